@@ -1,0 +1,1 @@
+"""Segue: sequence models from your own data to a deployed model."""
