@@ -1,1 +1,27 @@
-"""Segue: sequence models from your own data to a deployed model."""
+"""Segue: sequence models from your own data to a deployed model. `load`, `train`; everything else is private."""
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["load", "train"]
+
+
+def load(model: str | Path, device: str = "auto") -> Any:
+    """The trained model in a run directory or a model directory, ready for use.
+
+    A speech model has `transcribe(path)` and `evaluate(manifest)`.
+    """
+    from segue import tasks
+
+    return tasks.load(Path(model), device)
+
+
+def train(recipe: str | Path, out: str | Path, *overrides: str) -> Any:
+    """Trains a recipe (a path, or a shipped one's name) in the directory `out`, or goes on there.
+
+    `overrides` are "key.path=value". Returns the step reached and the best evaluation.
+    """
+    from segue import tasks
+    from segue.recipe import find
+
+    return tasks.train(find(str(recipe)), Path(out), overrides)

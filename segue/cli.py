@@ -1,0 +1,287 @@
+"""Which commands are there? One table; each command imports what it needs when it runs.
+
+Exit status: 0; 2 for a user's mistake, one clear message on standard error; 1 for a fault of ours, with a traceback;
+128 + signal where SIGINT or SIGTERM stopped a training that can go on.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from segue.errors import UserError
+
+Arguments = argparse.Namespace
+
+
+class Command(NamedTuple):
+    """A line of the table."""
+
+    summary: str
+    example: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Arguments], int | None]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit status."""
+    # Waiting threads should sleep: spinning ones cost up to six times on a shared machine. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    arguments = _parser().parse_args(words)
+    try:
+        return COMMANDS[arguments.command].run(arguments) or 0
+    except UserError as mistake:
+        print(f"segue: {mistake}", file=sys.stderr)
+    except OSError as error:  # a full disk, a folder that may not be written: not ours to mend
+        if isinstance(error, BrokenPipeError):  # `segue ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"segue: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="segue", description="Sequence models from your own data to a deployed model.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        each = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary[0].upper() + command.summary[1:] + ".",
+            epilog=f"example:\n  {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.arguments(each)
+    return parser
+
+
+# --- prepare ---
+
+
+def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("corpus", metavar="CORPUS", help="fsdd, ljspeech, librispeech, csv, tsv, nemo or kaldi")
+    parser.add_argument("source", metavar="SOURCE", type=Path, nargs="?", help="file or folder of the corpus")
+    parser.add_argument("out", metavar="OUT_DIR", type=Path, nargs="?", help="folder for the manifests")
+    parser.add_argument(
+        "options", metavar="KEY=VALUE", nargs="*", help="options; `segue prepare CORPUS` alone lists them"
+    )
+    _skip_bad_argument(parser)
+
+
+def _prepare(arguments: Arguments) -> None:
+    from segue import recipe
+    from segue.data import corpora
+
+    if arguments.source is None:
+        module = corpora.module_of(arguments.corpus)
+        options = recipe.dump(module.Options()).strip() or "(no options)"
+        print(f"{(module.__doc__ or '').strip()}\n\n{options}")
+        return
+    if arguments.out is None:
+        raise UserError("OUT_DIR is missing: segue prepare CORPUS SOURCE OUT_DIR")
+    written = corpora.prepare(
+        arguments.corpus, arguments.source, arguments.out, arguments.options, skip_bad=arguments.skip_bad
+    )
+    for path, utterances, seconds in written:
+        print(f"{path}: {utterances} utterances, {seconds / 60:.1f} minutes")
+
+
+# --- train ---
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="recipe file, or the name of one that ships")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="changes: optimizer.learning_rate=3e-4")
+    parser.add_argument("--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the recipe)")
+    _skip_bad_argument(parser)
+
+
+def _train(arguments: Arguments) -> int:
+    from segue import recipe, tasks
+
+    path = recipe.find(arguments.recipe)
+    run = arguments.out or Path("runs") / path.stem
+    overrides = [*arguments.overrides, *(["data.skip_bad=true"] if arguments.skip_bad else [])]
+    result = tasks.train(path, run, overrides)
+    if result.signal is not None:
+        print(f"stopped and saved at step {result.step}; the same command goes on from there", file=sys.stderr)
+        return 128 + int(result.signal)
+    print(f"{run / 'model'}: {result.metric} {result.best.score:.4f} at step {result.best.step}")
+    return 0
+
+
+# --- evaluate ---
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    _model_argument(parser)
+    parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="examples with references")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    _skip_bad_argument(parser)
+    _device_argument(parser)
+
+
+def _evaluate(arguments: Arguments) -> None:
+    from segue import tasks
+
+    model = tasks.load(arguments.model, arguments.device)
+    scores = model.evaluate(arguments.manifest, skip_bad=arguments.skip_bad)
+    if arguments.json:
+        print(json.dumps(scores))
+        return
+    for name, value in scores.items():
+        text = f"{value:.2%}" if name.endswith("_rate") else f"{value:.4f}" if isinstance(value, float) else f"{value}"
+        print(f"{name.replace('_', ' '):22} {text:>10}")
+
+
+# --- transcribe ---
+
+
+def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
+    _model_argument(parser)
+    parser.add_argument("audio", metavar="AUDIO", type=Path, nargs="+", help="wav, flac, ogg or mp3; of any length")
+    parser.add_argument("--format", choices=("text", "json", "srt", "vtt"), default="text", help="(default: text)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write a file for each recording there")
+    _device_argument(parser)
+
+
+def _transcribe(arguments: Arguments) -> int:
+    from segue import tasks
+
+    if arguments.format in ("srt", "vtt") and len(arguments.audio) > 1 and arguments.out is None:
+        raise UserError(f"--format {arguments.format} with several recordings needs --out DIR")
+    model = tasks.load(arguments.model, arguments.device)
+    has_failed = False
+    for path in arguments.audio:
+        try:
+            transcript = model.transcribe(path)
+        except UserError as problem:
+            print(f"segue: {problem}", file=sys.stderr)
+            has_failed = True
+            continue
+        text = transcript.written(arguments.format)
+        if arguments.out is not None:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            suffix = "txt" if arguments.format == "text" else arguments.format
+            (arguments.out / f"{path.stem}.{suffix}").write_text(text + "\n", encoding="utf-8")
+        elif arguments.format == "text" and len(arguments.audio) > 1:
+            print(f"{path}\t{text}", flush=True)
+        else:
+            print(text, flush=True)
+    return 2 if has_failed else 0
+
+
+# --- recipes ---
+
+
+def _recipes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("list", "show", "copy", "schema"), nargs="?", default="list")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="recipe (show, copy) or task (schema)")
+    parser.add_argument("rest", metavar="...", nargs="*", help="show: KEY=VALUE changes; copy: the new file")
+
+
+def _recipes(arguments: Arguments) -> None:
+    from segue import recipe, tasks
+
+    action, name, rest = arguments.action, arguments.name, arguments.rest
+    if action == "list":
+        for each, path in recipe.shipped().items():
+            first = path.read_text(encoding="utf-8").partition("\n")[0]
+            print(f"{each:28} {first.removeprefix('#').strip()}")
+        return
+    if name is None:
+        raise UserError(f"segue recipes {action}: a {'task' if action == 'schema' else 'recipe'} is missing")
+    if action == "schema":
+        print(json.dumps(recipe.schema(tasks.recipe_type(name)), indent=2))
+        return
+    path = recipe.find(name)
+    if action == "show":
+        draft = recipe.read(path, rest)
+        print(recipe.dump(recipe.validate(draft, tasks.module_of(draft).Recipe)), end="")
+        return
+    target = Path(rest[0]) if rest else Path(path.name)
+    if target.is_dir():
+        target = target / path.name
+    if target.exists():
+        raise UserError(f"{target}: exists already")
+    # A copy stands on its own: what it extends stays in the package.
+    text = path.read_text(encoding="utf-8")
+    if "extends" in recipe.read_alone(path):
+        draft = recipe.read(path)
+        text = recipe.dump(recipe.validate(draft, tasks.module_of(draft).Recipe))
+    target.write_text(text, encoding="utf-8")
+    print(target)
+
+
+# --- quickstart ---
+
+
+def _quickstart_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("quickstart"), help="(default: quickstart)")
+    parser.add_argument(
+        "--recordings", metavar="DIR", type=Path, help="real people: a folder named as fsdd's, or a manifest"
+    )
+
+
+def _quickstart(arguments: Arguments) -> int:
+    from segue import quickstart
+
+    return quickstart.run(arguments.out, arguments.recordings)
+
+
+def _model_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", type=Path, help="run directory or model directory")
+
+
+def _device_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
+
+
+def _skip_bad_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--skip-bad", action="store_true", help="leave out and count bad examples instead of stopping")
+
+
+COMMANDS = {
+    "quickstart": Command(
+        "the whole road on synthesised speech: train, evaluate, transcribe",
+        "segue quickstart --out quickstart",
+        _quickstart_arguments,
+        _quickstart,
+    ),
+    "prepare": Command(
+        "write the manifests of a corpus",
+        "segue prepare fsdd recordings/ data/fsdd longest=5 seed=0",
+        _prepare_arguments,
+        _prepare,
+    ),
+    "train": Command(
+        "train a recipe; run it again to resume",
+        "segue train digits_jasper data.root=data/fsdd --out runs/digits",
+        _train_arguments,
+        _train,
+    ),
+    "evaluate": Command(
+        "the task's metrics on a manifest",
+        "segue evaluate runs/digits data/fsdd/test.jsonl --json",
+        _evaluate_arguments,
+        _evaluate,
+    ),
+    "transcribe": Command(
+        "speech to text",
+        "segue transcribe runs/digits lecture.mp3 --format srt",
+        _transcribe_arguments,
+        _transcribe,
+    ),
+    "recipes": Command(
+        "the recipes that ship with the package",
+        "segue recipes show digits_jasper",
+        _recipes_arguments,
+        _recipes,
+    ),
+}

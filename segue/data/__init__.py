@@ -1,0 +1,1 @@
+"""From corpora to batches; knows no task and no model."""

@@ -1,0 +1,64 @@
+"""Which examples make up micro-batch n? A pure function of (lengths, budget, seed, n).
+
+Nothing here has state, so any number of ranks and loader workers sees the same order, and resuming needs only the step.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+class MicroBatch(NamedTuple):
+    """The examples of one micro-batch."""
+
+    epoch: int
+    """How often all examples were seen before."""
+    indices: Indices
+    """Positions in the list of examples."""
+
+
+class BatchPlan:
+    """Micro-batches without end: epoch after epoch, each example exactly once an epoch.
+
+    Examples are sorted by length into buckets. A bucket has a fixed number of micro-batches, as few as the budget
+    allows, of nearly equal size; so every epoch has equally many micro-batches and schedules do not drift.
+    """
+
+    def __init__(
+        self, lengths: NDArray[np.float64], budget: float, *, buckets: int, seed: int, is_shuffled: bool = True
+    ) -> None:
+        """`budget` bounds number of examples x longest one, in the unit of `lengths`; no example may be longer."""
+        assert len(lengths) > 0
+        assert lengths.max() <= budget
+        self._seed = seed
+        self._is_shuffled = is_shuffled
+        order = np.argsort(lengths, kind="stable")
+        self._buckets = [bucket for bucket in np.array_split(order, min(buckets, len(order))) if len(bucket)]
+        self._num_parts = []
+        for bucket in self._buckets:
+            largest = int(budget // lengths[bucket].max())
+            self._num_parts.append(-(-len(bucket) // largest))
+        self.num_micro_batches = sum(self._num_parts)
+        """Micro-batches in an epoch."""
+        self._epoch = -1
+        self._batches: list[Indices] = []
+
+    def micro_batch(self, number: int) -> MicroBatch:
+        """Micro-batch `number`, counted from 0 over all epochs."""
+        epoch, position = divmod(number, self.num_micro_batches)
+        if epoch != self._epoch:  # a cache only: neighbouring numbers share an epoch
+            self._batches, self._epoch = self._deal(epoch), epoch
+        return MicroBatch(epoch, self._batches[position])
+
+    def _deal(self, epoch: int) -> list[Indices]:
+        draw = np.random.default_rng([self._seed, 0, epoch])
+        batches: list[Indices] = []
+        for bucket, num_parts in zip(self._buckets, self._num_parts, strict=True):
+            order = draw.permutation(bucket) if self._is_shuffled else bucket
+            batches.extend(np.array_split(order, num_parts))
+        if self._is_shuffled:
+            batches = [batches[n] for n in draw.permutation(len(batches))]
+        return batches

@@ -1,0 +1,32 @@
+"""NeMo's manifests: checked, and written again with paths that hold where they lie now.
+
+SOURCE is one manifest, or a folder with train.jsonl (or .json), dev and test.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from segue.data.corpora import Example
+from segue.data.corpora.splits import SplitOptions, divide, sources
+from segue.data.manifest import Utterance, parse_manifest
+from segue.errors import UserError
+
+
+class Options(SplitOptions):
+    """NeMo's manifests."""
+
+
+def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
+    """Lines of all manifests."""
+    del out
+    suffix = ".json" if (source / "train.json").is_file() else ".jsonl"
+    lines = (
+        (split, _checked(line)) for split, path in sources(source, suffix).items() for line in parse_manifest(path)
+    )
+    yield from divide(lines, options)
+
+
+def _checked(line: Utterance | UserError) -> Utterance | UserError:
+    if isinstance(line, Utterance) and not line.audio.is_file():
+        return UserError(f"{line.origin}: audio_filepath: no such file: {line.audio}")
+    return line

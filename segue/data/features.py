@@ -1,0 +1,120 @@
+"""What does a speech model hear? Log-mel features, the same code in training, inference and the exported graph.
+
+They are what sherpa-onnx computes on a user's device: 25 ms frames every 10 ms, Kaldi's reflection at each utterance's
+own ends, pre-emphasis within each frame, periodic Hann window, power spectrum, Slaney mel filters.
+
+Shape letters: B batch, S samples, T frames, F mel bins.
+"""
+
+from typing import Annotated, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segue.layers.mask import length_mask
+from segue.recipe import Section
+
+FRAME_SECONDS = 0.025
+SHIFT_SECONDS = 0.010
+PRE_EMPHASIS = 0.97
+FLOOR = 1.1920929e-07  # float32's epsilon, Kaldi's floor under the logarithm
+VARIANCE_EPSILON = 1e-5
+
+Count = TypeVar("Count", int, Tensor)
+
+
+class FeaturesSection(Section):
+    """Log-mel features."""
+
+    sample_rate_hz: Annotated[int, Field(ge=4000, le=48000)] = 16000
+    """Audio at other rates is resampled to this one."""
+
+    mel_bins: Annotated[int, Field(gt=0, le=256)] = 64
+    """Mel filters from 0 Hz to half the sample rate."""
+
+
+class LogMel(nn.Module):
+    """Waveforms in [-1, 1] to log-mel features."""
+
+    def __init__(self, section: FeaturesSection) -> None:
+        super().__init__()
+        self.window = round(FRAME_SECONDS * section.sample_rate_hz)
+        self.shift = round(SHIFT_SECONDS * section.sample_rate_hz)
+        self.filters: Tensor
+        self.spectrum: Tensor
+        bins = 1 << (self.window - 1).bit_length()  # the power of two that holds a frame
+        filters = slaney_filters(section.mel_bins, bins, section.sample_rate_hz)
+        # Constants of the front end, not weights: rebuilt from the recipe, so never saved.
+        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+        self.register_buffer("spectrum", torch.from_numpy(_spectrum(self.window, bins)), persistent=False)
+
+    def num_frames(self, num_samples: Count) -> Count:
+        """Frames of utterances with so many samples: rounded, as Kaldi does with snip_edges=False."""
+        return (num_samples + self.shift // 2) // self.shift
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) samples, (B) their numbers -> (B, F, T) log-mel, (B) frames; frames after an utterance's end are junk.
+
+        Constants are float32 and the result is too, whatever precision the model runs in.
+        """
+        frames = self.num_frames(lengths)
+        total = (self.num_frames(waveforms.shape[1]) - 1) * self.shift + self.window
+        first = self.shift // 2 - self.window // 2
+        # Kaldi's reflection about each utterance's own ends, as often as a very short one needs: a triangular wave.
+        position = torch.arange(total, device=waveforms.device) + first
+        period = 2 * lengths.clamp(min=1).unsqueeze(1)
+        position = torch.remainder(position.unsqueeze(0), period)  # (B, total)
+        position = torch.minimum(position, period - 1 - position)
+        framed = waveforms.gather(1, position).unsqueeze(1)  # (B, 1, total)
+        # Framing, pre-emphasis, window and Fourier transform are linear: one convolution does them.
+        parts = F.conv1d(framed, self.spectrum, stride=self.shift)  # (B, 2 * bins, T)
+        real, imaginary = parts.chunk(2, dim=1)
+        mel = torch.matmul(self.filters, real.square() + imaginary.square())  # (B, F, T)
+        return mel.clamp(min=FLOOR).log(), frames
+
+
+def normalize(features: Tensor, frames: Tensor) -> Tensor:
+    """(B, F, T), (B) -> (B, F, T): each bin to mean 0 and variance 1 over its utterance's real frames; padding is 0.
+
+    The variance is biased, with an epsilon: a silent recording gives zeros, not infinities.
+    """
+    mask = length_mask(frames, features.shape[2])
+    count = frames.clamp(min=1).to(features.dtype).view(-1, 1, 1)
+    mean = features.masked_fill(~mask, 0.0).sum(dim=2, keepdim=True) / count
+    centred = (features - mean).masked_fill(~mask, 0.0)
+    variance = centred.square().sum(dim=2, keepdim=True) / count
+    return centred * torch.rsqrt(variance + VARIANCE_EPSILON)
+
+
+def slaney_filters(mel_bins: int, bins: int, sample_rate_hz: int) -> NDArray[np.float32]:
+    """(F, bins / 2 + 1): triangles of equal area, evenly spaced in Slaney's mel (Auditory Toolbox, 1998)."""
+    top = _hertz_to_mel(np.array(sample_rate_hz / 2))
+    corners = _mel_to_hertz(np.linspace(0.0, top, mel_bins + 2))
+    hertz = np.arange(bins // 2 + 1) * sample_rate_hz / bins
+    left, centre, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    rising, falling = (hertz - left) / (centre - left), (right - hertz) / (right - centre)
+    triangles = np.maximum(0.0, np.minimum(rising, falling))
+    return (triangles * 2.0 / (right - left)).astype(np.float32)
+
+
+# Slaney's scale: linear (200/3 Hz a mel) up to 1000 Hz = 15 mel, logarithmic above (27 mel a factor of 6.4).
+def _hertz_to_mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(hertz < 1000, hertz * 3 / 200, 15 + 27 * np.log(np.maximum(hertz, 1e-9) / 1000) / np.log(6.4))
+
+
+def _mel_to_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+
+
+def _spectrum(window: int, bins: int) -> NDArray[np.float32]:
+    """(2 * (bins / 2 + 1), 1, window): a frame's pre-emphasis, Hann window and real Fourier transform as kernels."""
+    emphasis = np.eye(window) - PRE_EMPHASIS * np.eye(window, k=-1)
+    emphasis[0, 0] = 1 - PRE_EMPHASIS  # Kaldi takes the sample before the first to equal the first
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    angle = 2 * np.pi * np.outer(np.arange(bins // 2 + 1), np.arange(window)) / bins
+    transform = np.concatenate([np.cos(angle), -np.sin(angle)]) * hann
+    return (transform @ emphasis).astype(np.float32)[:, None, :]

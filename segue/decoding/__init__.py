@@ -1,0 +1,1 @@
+"""Search: sees scores and step functions, never a model class."""

@@ -1,0 +1,108 @@
+"""What was said, and when? Greedy search over CTC scores, word times, and one transcript from overlapping windows.
+
+Connectionist temporal classification: Graves et al. 2006. Numpy only, so that serving needs no torch.
+
+Shape letters: T frames, V vocabulary (blank included).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Emission(NamedTuple):
+    """One token of a best path: a run of frames in which it scores highest."""
+
+    token: int
+    start: int
+    """First frame."""
+    end: int
+    """Frame after the last."""
+    confidence: float
+    """Highest probability in the run."""
+
+
+class Word(NamedTuple):
+    """A word and when it was said."""
+
+    word: str
+    start: float
+    """Seconds from the start of the audio."""
+    end: float
+    """Seconds."""
+    confidence: float
+    """Geometric mean of its tokens' probabilities."""
+
+
+def greedy(log_probs: NDArray[np.float32], blank: int, first_frame: int = 0) -> list[Emission]:
+    """(T, V) -> the tokens of the best path: repeats joined, blanks dropped. Frames count from `first_frame`."""
+    if not len(log_probs):
+        return []
+    best = log_probs.argmax(axis=1)
+    starts = np.flatnonzero(np.concatenate([[True], best[1:] != best[:-1]]))
+    ends = np.concatenate([starts[1:], [len(best)]])
+    peaks = np.exp(np.maximum.reduceat(log_probs.max(axis=1), starts))
+    return [
+        Emission(int(best[start]), int(start) + first_frame, int(end) + first_frame, float(peak))
+        for start, end, peak in zip(starts, ends, peaks, strict=True)
+        if best[start] != blank
+    ]
+
+
+def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_frame: float) -> list[Word]:
+    """Emissions as words. `pieces` is each token's text in UTF-8; words are what stands between spaces."""
+    found: list[Word] = []
+    text, tokens = b"", list[Emission]()
+
+    def close() -> None:
+        nonlocal text, tokens
+        if text:
+            confidence = float(np.exp(np.mean(np.log([max(t.confidence, 1e-30) for t in tokens]))))
+            start, end = tokens[0].start * seconds_per_frame, tokens[-1].end * seconds_per_frame
+            found.append(Word(text.decode("utf-8", errors="replace"), start, end, confidence))
+        text, tokens = b"", []
+
+    for emission in emissions:
+        first, *others = pieces[emission.token].split(b" ")
+        for number, part in enumerate([first, *others]):
+            if number:
+                close()
+            if part:
+                text += part
+                tokens.append(emission)
+    close()
+    return found
+
+
+def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, int]]) -> list[Emission]:
+    """One sequence from windows that overlap: `overlaps[n]` is the first frame, and the one after the last, that
+    windows n and n + 1 share.
+
+    Neighbours are cut in the middle of the widest gap in which neither emits anything. A token that the two place a
+    few frames apart lies on the same side of such a cut in both, so it is neither lost nor doubled.
+    """
+    merged = list(windows[0])
+    for following, (start, end) in zip(windows[1:], overlaps, strict=True):
+        cut = _widest_gap([*merged, *following], start, end)
+        merged = [e for e in merged if e.start + e.end < 2 * cut]
+        merged += [e for e in following if e.start + e.end >= 2 * cut]
+    return merged
+
+
+def _widest_gap(emissions: Sequence[Emission], start: int, end: int) -> float:
+    """Middle of the widest stretch of [start, end) that no emission touches; of the whole, if there is none."""
+    # The outer quarters are where one of the two windows has little context: cut there only if they are all there is.
+    quarter = (end - start) // 4
+    low, high = start + quarter, end - quarter
+    is_free = np.ones(max(high - low, 1), dtype=bool)
+    for emission in emissions:
+        if emission.end > low and emission.start < high:
+            is_free[max(emission.start - low, 0) : max(emission.end - low, 0)] = False
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_free, [False]]).astype(np.int8)))
+    if not len(edges):
+        return (start + end) / 2
+    runs = edges.reshape(-1, 2)
+    widest = runs[np.argmax(runs[:, 1] - runs[:, 0])]
+    return float(low + (widest[0] + widest[1]) / 2)

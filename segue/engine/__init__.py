@@ -1,0 +1,1 @@
+"""Training, once; knows no task, no model, no recipe file."""

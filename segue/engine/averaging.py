@@ -1,0 +1,121 @@
+"""Which weights are evaluated and shipped? Moving averages, averages of checkpoints, fresh BatchNorm statistics."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from segue.engine import checkpoint
+from segue.engine.checkpoint import Tensors
+
+
+class MovingAverage:
+    """Exponential moving average of weights and BatchNorm statistics (Polyak and Juditsky 1992).
+
+    The decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that early weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors: Tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Takes in the weights after `step` (from 1)."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        averages, values = [], []
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                averages.append(self.tensors[name])
+                values.append(value)
+            else:
+                self.tensors[name].copy_(value)
+        torch._foreach_lerp_(averages, values, share)
+
+
+@contextmanager
+def weights_of(model: nn.Module, tensors: Tensors | None) -> Iterator[None]:
+    """`model` has these weights inside the block and its own again after it; None leaves it as it is."""
+    if tensors is None:
+        yield
+        return
+    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(tensors)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+class Snapshots:
+    """The weights of the last, or the best, k evaluations, on disk."""
+
+    def __init__(self, folder: Path, count: int, by: str, direction: str) -> None:
+        self.folder = folder
+        self.count = count
+        self.by = by
+        self.direction = direction
+        self.kept: list[tuple[int, float]] = []
+        """(step, score)"""
+
+    def add(self, step: int, score: float, tensors: Tensors) -> None:
+        """Keeps these weights if they are among the k; drops files that no longer are."""
+        kept = sorted([*self.kept, (step, score)])
+        if self.by == "best":
+            sign = 1 if self.direction == "min" else -1
+            kept = sorted(kept, key=lambda item: (sign * item[1], -item[0]))[: self.count]
+        else:
+            kept = kept[-self.count :]
+        if (step, score) in kept:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_tensors(self._path(step), tensors)
+        self.kept = kept
+
+    def drop_others(self, *states: list[tuple[int, float]]) -> None:
+        """Deletes files that none of these lists (of kept checkpoints) needs any more."""
+        needed = {self._path(step) for state in (self.kept, *states) for step, _ in state}
+        for path in self.folder.glob("*.safetensors"):
+            if path not in needed:
+                path.unlink()
+
+    def average(self) -> Tensors:
+        """The mean of the kept weights."""
+        total: dict[str, Tensor] = {}
+        for step, _ in self.kept:
+            for name, value in load_file(self._path(step)).items():
+                total[name] = value.double() + total[name] if name in total else value.double()
+        return {name: value / len(self.kept) for name, value in total.items()}
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}.safetensors"
+
+
+def batch_norms(model: nn.Module) -> list[Any]:
+    """The model's batch normalisation layers."""
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+@torch.no_grad()
+def reestimate_batch_norms(model: nn.Module, forwards: Iterable[None]) -> None:
+    """Sets running statistics to their plain mean over some forward passes, which iterating `forwards` makes.
+
+    Statistics of averaged weights are not the average of the statistics (Izmailov et al. 2018, section 3.2).
+    """
+    norms = batch_norms(model)
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    was_training = model.training
+    model.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch: cumulative mean
+    for _ in forwards:
+        pass
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(was_training)

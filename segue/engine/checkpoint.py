@@ -1,0 +1,118 @@
+"""How is training kept safe? Checkpoints that either are complete and verified, or do not exist. No pickle.
+
+A checkpoint is a folder `step_N` with safetensors files and `state.json`, which holds their SHA-256. It is written
+under another name, flushed to the disk and renamed: killed at any moment, the previous checkpoint stays.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from segue.errors import UserError, warn
+
+Tensors = dict[str, Tensor]
+STATE = "state.json"
+PARTIAL = ".partial_"
+
+
+def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any], keep: int) -> Path:
+    """Publishes checkpoint `step` in `folder` and drops all but the newest `keep`.
+
+    `tensors` becomes one file per name; `state` is JSON. Raises a UserError if the disk refuses.
+    """
+    target, partial = folder / f"step_{step:08d}", folder / f"{PARTIAL}{step:08d}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{PARTIAL}*"):  # of a process that was killed
+            shutil.rmtree(left)
+        partial.mkdir()
+        for name, group in tensors.items():
+            write_tensors(partial / f"{name}.safetensors", group)
+        checksums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        write_text(partial / STATE, json.dumps({**state, "step": step, "sha256": checksums}, indent=1))
+        _flush(partial)
+        if target.exists():  # left by a run that was resumed from an earlier one
+            shutil.rmtree(target)
+        partial.rename(target)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"{target}: cannot save this checkpoint: {error}; earlier ones are intact, so make room and train again"
+        ) from None
+    for _, path in _all(folder)[keep:]:
+        shutil.rmtree(path)
+    return target
+
+
+def load_newest(folder: Path) -> tuple[dict[str, Tensors], dict[str, Any]] | None:
+    """Tensors and state of the newest checkpoint that verifies, or None; damaged ones are reported and passed over."""
+    for _, path in _all(folder):
+        try:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            for name, checksum in state["sha256"].items():
+                if _sha256(path / name) != checksum:
+                    raise ValueError(f"{name} is not what was saved")
+            return {Path(name).stem: load_file(path / name) for name in state["sha256"]}, state
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            warn(f"{path}: damaged checkpoint passed over: {error}")
+    return None
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """A safetensors file, replaced at once and flushed to the disk."""
+    partial = path.with_name(f"{PARTIAL}{path.name}")
+    # Contiguous copies: safetensors refuses views that share memory.
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    _flush(partial)
+    partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, replaced at once and flushed to the disk."""
+    partial = path.with_name(f"{PARTIAL}{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    _flush(partial)
+    partial.replace(path)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    """The optimizer's state as flat tensors, named `parameter.key`. Its settings come from the recipe."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{key}": value for number, values in state.items() for key, value in values.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """The inverse of `optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _all(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path), newest first."""
+    return sorted(((int(path.name.split("_")[1]), path) for path in folder.glob("step_*")), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Forces a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

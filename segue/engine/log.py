@@ -1,0 +1,112 @@
+"""What is said while a model learns? Console, `metrics.jsonl`, TensorBoard.
+
+`metrics.jsonl` has one object a logged step and is the truth; TensorBoard is a picture of it, drawn anew on resume.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from segue.engine import checkpoint
+
+
+class Log:
+    """The record of a run. A context manager: the progress bar lives inside it."""
+
+    def __init__(self, run: Path, step: int, num_steps: int) -> None:
+        """Goes on after `step`: whatever was logged later, by a process that was killed, is cut off."""
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+        self.path = run / "metrics.jsonl"
+        lines = _lines_until(self.path, step)
+        run.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text(self.path, "".join(line + "\n" for line in lines))
+        self._file = self.path.open("a", encoding="utf-8")
+        shutil.rmtree(run / "tensorboard", ignore_errors=True)
+        self._tensorboard = SummaryWriter(str(run / "tensorboard"))
+        for line in lines:
+            self._draw(json.loads(line))
+        self.console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not sys.stderr.isatty(),
+        )
+        self._bar = self._progress.add_task("train", total=num_steps, completed=step, text="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        self._file.close()
+        self._tensorboard.close()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar."""
+        self._progress.update(self._bar, completed=step)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """One step's numbers; nested ones, of an evaluation, under its name."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        self._draw(record)
+        self._tensorboard.flush()
+        text = f"loss {record['loss']:.4f}"
+        if "rate" in record:
+            text += f"  {record['rate']:.0f} {record['unit']}/s"
+        self._progress.update(self._bar, completed=record["step"], text=text)
+        evaluations = [f"{name}: {_scores(value)}" for name, value in record.items() if isinstance(value, dict)]
+        if evaluations or self._progress.disable:
+            self.say("  ".join([f"step {record['step']}", text, *evaluations]))
+
+    def say(self, text: str) -> None:
+        """A line for the person at the terminal."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def _draw(self, record: dict[str, Any]) -> None:
+        for name, value in _flat(record):
+            if name not in ("step", "time"):
+                self._tensorboard.add_scalar(name, value, record["step"], walltime=record["time"])
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """The complete lines of a log up to `step`."""
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # the last line of a process that was killed
+            continue
+        if record["step"] <= step:
+            kept.append(line)
+    return kept
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for name, value in record.items():
+        if isinstance(value, dict):
+            found.extend(_flat(value, f"{prefix}{name}/"))
+        elif isinstance(value, int | float):
+            found.append((prefix + name, float(value)))
+    return found
+
+
+def _scores(scores: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float))

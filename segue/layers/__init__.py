@@ -1,0 +1,1 @@
+"""Building blocks that two rooms use unchanged."""

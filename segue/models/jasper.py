@@ -1,0 +1,172 @@
+"""What is Jasper? One block of 1-D convolutions, repeated; Wave2Letter+ and QuartzNet are other sizes of it.
+
+Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Model" (arXiv:1904.03288); Kriman et al. 2019,
+"QuartzNet" (arXiv:1910.10261). Layer for layer as OpenSeq2Seq trained it: its published sizes are in `recipes/`.
+
+Shape letters: B batch, C channels, T frames, V vocabulary (blank included).
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from segue.layers.mask import length_mask
+from segue.recipe import Section
+
+# OpenSeq2Seq's batch normalisation: tdnn_encoder.py, epsilon 1e-3; momentum 0.9 in TensorFlow's sense.
+BATCH_NORM_EPSILON = 1e-3
+BATCH_NORM_MOMENTUM = 0.1
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class BlockSection(Section):
+    """One block: `repeats` times convolution, batch normalisation, ReLU, dropout."""
+
+    channels: PositiveInt
+    """Output channels."""
+    kernel: PositiveInt
+    """Kernel width in frames; odd."""
+    repeats: PositiveInt = 1
+    """Convolutions in the block (R in "Jasper BxR")."""
+    stride: PositiveInt = 1
+    """Stride of the first convolution."""
+    dilation: PositiveInt = 1
+    """Dilation of the convolutions."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout after each activation."""
+    has_residual: bool = True
+    """Whether the block's input is added before its last activation; never so in the first and the last blocks."""
+
+
+class JasperSection(Section):
+    """Jasper, Wave2Letter+ and QuartzNet."""
+
+    kind: Literal["jasper"]
+    """Jasper."""
+    residual: Literal["dense", "plain", "none"]
+    """What a block adds before its last activation: projections of its own input (plain), or of the inputs of all
+    residual blocks so far as well (dense)."""
+    is_separable: bool = False
+    """QuartzNet: each convolution wider than 1 is a depthwise and a pointwise one."""
+    blocks: Annotated[tuple[BlockSection, ...], Field(min_length=1)]
+    """The blocks, first to last."""
+
+
+class Jasper(nn.Module):
+    """Features to scores of tokens: blocks, then one linear layer."""
+
+    def __init__(self, section: JasperSection, features: int, vocabulary: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        channels = features
+        residual_inputs: list[int] = []  # channels of the tensors that a dense residual adds
+        for block in section.blocks:
+            if block.kernel % 2 == 0:
+                raise ValueError(f"model.blocks: kernel {block.kernel} is even; frames would shift")
+            sources: list[int] = []
+            if block.has_residual and section.residual != "none":
+                if block.stride != 1:
+                    raise ValueError("model.blocks: a block with a residual needs stride 1")
+                residual_inputs.append(channels)
+                sources = list(residual_inputs) if section.residual == "dense" else [channels]
+            self.blocks.append(Block(block, channels, sources, section.is_separable))
+            channels = block.channels
+        self.head = nn.Conv1d(channels, vocabulary, kernel_size=1)
+        self._is_dense = section.residual == "dense"
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.xavier_normal_(module.weight)  # OpenSeq2Seq's initialisation
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    @staticmethod
+    def subsampling(section: JasperSection) -> int:
+        """Input frames per output frame."""
+        factor = 1
+        for block in section.blocks:
+            factor *= block.stride
+        return factor
+
+    def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) normalised features, (B) frames -> (B, T', V) log-probabilities in float32, (B) output frames.
+
+        T' = ceil(T / subsampling). What stands after an utterance's end never reaches its real frames.
+        """
+        x = features
+        block_inputs: list[Tensor] = []  # of the blocks with residuals so far
+        size = x.shape[2]
+        mask = length_mask(frames, size)
+        for module in self.blocks:
+            assert isinstance(module, Block)
+            sources: list[Tensor] = []
+            if module.residuals:
+                block_inputs.append(x)
+                sources = block_inputs if self._is_dense else [x]
+            if module.stride != 1:
+                frames, size = output_frames(frames, module.stride), output_frames(size, module.stride)
+                mask = length_mask(frames, size)
+            x = module(x, mask, sources)
+        scores = self.head(x)  # (B, C, T') -> (B, V, T')
+        return scores.transpose(1, 2).float().log_softmax(dim=-1), frames
+
+
+class Block(nn.Module):
+    """R times (mask, convolution, batch normalisation, ReLU, dropout), with residuals added before the last ReLU."""
+
+    def __init__(self, section: BlockSection, channels: int, residual_channels: list[int], is_separable: bool) -> None:
+        super().__init__()
+        self.stride = section.stride
+        self.layers = nn.ModuleList()
+        for repeat in range(section.repeats):
+            stride = section.stride if repeat == 0 else 1
+            self.layers.append(_convolution(section, channels, stride, is_separable))
+            channels = section.channels
+        self.residuals = nn.ModuleList(
+            nn.Sequential(nn.Conv1d(c, section.channels, 1, bias=False), _batch_norm(section.channels))
+            for c in residual_channels
+        )
+        self.activation = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(section.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, sources: list[Tensor]) -> Tensor:
+        """(B, C, T), mask (B, 1, T') of the output, residual inputs (B, C', T) each -> (B, C'', T'), padding 0."""
+        for repeat, layer in enumerate(self.layers):
+            x = layer(x)
+            if repeat + 1 == len(self.layers):
+                for residual, source in zip(self.residuals, sources, strict=True):
+                    x = x + residual(source)
+            # Masked here, every convolution that follows, residual projections included, reads zeros in the padding.
+            x = self.dropout(self.activation(x)).masked_fill(~mask, 0.0)
+        return x
+
+
+Frames = TypeVar("Frames", Tensor, int)
+
+
+def output_frames(frames: Frames, stride: int) -> Frames:
+    """Frames that a convolution of this stride leaves: ceil(frames / stride)."""
+    return (frames + stride - 1) // stride
+
+
+def _convolution(section: BlockSection, channels: int, stride: int, is_separable: bool) -> nn.Sequential:
+    """Convolution without bias, "same" padding, then batch normalisation."""
+    span: dict[str, Any] = {
+        "kernel_size": section.kernel,
+        "stride": stride,
+        "dilation": section.dilation,
+        "padding": section.dilation * (section.kernel - 1) // 2,
+    }
+    if is_separable and section.kernel > 1:
+        convolutions = [
+            nn.Conv1d(channels, channels, **span, groups=channels, bias=False),  # depthwise: over time
+            nn.Conv1d(channels, section.channels, 1, bias=False),  # pointwise: over channels
+        ]
+    else:
+        convolutions = [nn.Conv1d(channels, section.channels, **span, bias=False)]
+    return nn.Sequential(*convolutions, _batch_norm(section.channels))
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm1d:
+    return nn.BatchNorm1d(channels, eps=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM)

@@ -1,0 +1,553 @@
+"""How is speech recognised? Manifests to batches, features to Jasper, CTC loss, word error rate, transcripts.
+
+Read this file first: it holds the whole task. Its recipe is at the top, then the model, the batches, what the engine
+asks for (`SpeechRecognition`), and what a user of a trained model asks for (`Transcriber`).
+
+Shape letters: B batch, S samples, T frames, F mel bins, V vocabulary (blank included, last), U target tokens.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
+from zlib import crc32
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segue import metrics, recipe
+from segue.data import audio, subtitles
+from segue.data import tokenizer as tokenizers
+from segue.data.augmentation import Augmentation, AugmentationSection, FeatureAugmentation, Joining
+from segue.data.batching import BatchPlan, MicroBatch
+from segue.data.features import FeaturesSection, LogMel, normalize
+from segue.data.manifest import Manifest, Utterance
+from segue.data.text import TextSection
+from segue.data.text import normalize as normalize_text
+from segue.data.tokenizer import Tokenizer, TokenizerSection
+from segue.decoding import ctc
+from segue.engine import trainer
+from segue.engine.checkpoint import write_text
+from segue.engine.optimizer import OptimizerSection, ScheduleSection
+from segue.engine.task import Loss, Split
+from segue.engine.trainer import EngineSection
+from segue.errors import UserError, some_of, warn
+from segue.models.jasper import Jasper, JasperSection, output_frames
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class DataSection(recipe.Section):
+    """Where the recordings are."""
+
+    root: str = "."
+    """Folder of the manifests."""
+    train: Annotated[tuple[str, ...], Field(min_length=1)] = ("train.jsonl",)
+    """Training manifests."""
+    dev: Annotated[tuple[str, ...], Field(min_length=1)] = ("dev.jsonl",)
+    """Development manifests: they choose the best model."""
+    longest_seconds: Seconds | None = None
+    """Longer training utterances are left out, and counted."""
+    skip_bad: bool = False
+    """Leave out, and count, examples that cannot be used, instead of stopping."""
+
+
+class BatchSection(recipe.Section):
+    """How much is learnt from at once."""
+
+    seconds: Seconds
+    """Budget of one micro-batch: utterances times the longest one, at the slowest speed."""
+    micro_batches: Annotated[int, Field(gt=0)] = 1
+    """Micro-batches in a step; devices share them out."""
+    buckets: Annotated[int, Field(gt=0)] = 8
+    """Groups of similar length that micro-batches are drawn from."""
+
+
+class Recipe(recipe.Section):
+    """Speech recognition by connectionist temporal classification."""
+
+    task: Literal["speech_recognition"]
+    """The task."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of weights, order, augmentation and dropout."""
+    data: DataSection = DataSection()
+    """Recordings."""
+    text: TextSection = TextSection()
+    """Text normalisation."""
+    tokenizer: TokenizerSection
+    """Output tokens."""
+    features: FeaturesSection = FeaturesSection()
+    """Front end."""
+    augmentation: AugmentationSection = AugmentationSection()
+    """Variation of the training speech."""
+    model: JasperSection
+    """Architecture."""
+    batch: BatchSection
+    """Batches."""
+    optimizer: OptimizerSection
+    """Optimizer."""
+    schedule: ScheduleSection
+    """Learning rate over time."""
+    engine: EngineSection
+    """Training."""
+
+
+class Recognizer(nn.Module):
+    """Waveforms to token scores: front end, normalisation, Jasper."""
+
+    def __init__(self, section: Recipe, vocabulary: int) -> None:
+        super().__init__()
+        self.front_end = LogMel(section.features)
+        self.model = Jasper(section.model, section.features.mel_bins, vocabulary)
+
+    def forward(
+        self, waveforms: Tensor, lengths: Tensor, augmentation: "FeatureTensors | None" = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, S) samples, (B) their numbers -> (B, T', V) log-probabilities, (B) output frames."""
+        with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+            features, frames = self.front_end(waveforms, lengths)
+            if augmentation is not None:
+                features = _warp(features, augmentation.warps)
+            features = normalize(features, frames)
+            if augmentation is not None:
+                features = _mask(features, augmentation)
+        log_probs, frames = self.model(features, frames)
+        return log_probs, frames
+
+
+class FeatureTensors(NamedTuple):
+    """`FeatureAugmentation` of a batch."""
+
+    warps: Tensor
+    """(B)"""
+    frequency_spans: Tensor
+    """(B, masks, 2)"""
+    time_spans: Tensor
+    """(B, masks, 2)"""
+
+
+def _warp(features: Tensor, warps: Tensor) -> Tensor:
+    """(B, F, T), (B) -> (B, F, T): bin f is read at f x warp, between its neighbours; past the last bin, from it."""
+    bins = features.shape[1]
+    place = (torch.arange(bins, device=features.device) * warps.unsqueeze(1)).clamp(max=bins - 1)  # (B, F)
+    below = place.floor().long()
+    share = (place - below).unsqueeze(2)
+    below = below.unsqueeze(2).expand_as(features)
+    above = (below + 1).clamp(max=bins - 1)
+    return torch.lerp(features.gather(1, below), features.gather(1, above), share)
+
+
+def _mask(features: Tensor, augmentation: FeatureTensors) -> Tensor:
+    """(B, F, T) -> (B, F, T) with masked bands and spans set to 0, the mean of normalised features."""
+    for axis, spans in ((1, augmentation.frequency_spans), (2, augmentation.time_spans)):
+        place = torch.arange(features.shape[axis], device=features.device)
+        inside = (place >= spans[..., :1]) & (place < spans[..., 1:])  # (B, masks, size)
+        features = features.masked_fill(inside.any(dim=1).unsqueeze(3 - axis), 0.0)
+    return features
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    """A micro-batch of utterances, padded."""
+
+    ids: list[str]
+    texts: list[str]
+    """Normalised references."""
+    amount: float
+    """Seconds of audio."""
+    num_skipped: int
+    waveforms: Tensor
+    """(B, S)"""
+    lengths: Tensor
+    """(B) samples"""
+    targets: Tensor
+    """(sum of target lengths) token numbers, one utterance after the other"""
+    target_lengths: Tensor
+    """(B)"""
+    augmentation: FeatureTensors | None
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch with its tensors on `device`."""
+        if device.type == "cpu":
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("waveforms", "lengths", "targets", "target_lengths")}
+        augmentation = self.augmentation and FeatureTensors(*(tensor.to(device) for tensor in self.augmentation))
+        return replace(self, **moved, augmentation=augmentation)
+
+
+class SpeechPrediction(NamedTuple):
+    """What was heard."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    loss: float
+    """Negative log-likelihood of the reference; 0 where CTC cannot align it."""
+    num_targets: int
+
+
+class SpeechRecognition:
+    """The task, as the engine asks for it (`engine/task.py`)."""
+
+    best_metric: tuple[str, Literal["min", "max"]] = ("word_error_rate", "min")
+    unit = "seconds"
+
+    def __init__(self, section: Recipe, tokenizer: Tokenizer, manifests: dict[Split, Manifest]) -> None:
+        self.recipe, self.tokenizer, self.manifests = section, tokenizer, manifests
+        self.blank = len(tokenizer)
+        self.front_end = LogMel(section.features)  # counts frames
+        root = Path(section.data.root)
+        self.augmentation = Augmentation(
+            section.augmentation, section.features.sample_rate_hz, section.features.mel_bins, root
+        )
+        self.joining: Joining | None = None
+        if "train" in manifests:
+            self._leave_out_unusable(manifests["train"])
+            if section.augmentation.joined_utterances > 1:
+                speakers = [utterance.speaker for utterance in manifests["train"]]
+                most = section.augmentation.joined_utterances
+                self.joining = Joining(manifests["train"].seconds, speakers, most, section.seed)
+        self._plans = {split: self._build_plan(split) for split in manifests}
+
+    def build_model(self) -> nn.Module:
+        """The model with fresh weights."""
+        return Recognizer(self.recipe, len(self.tokenizer) + 1)
+
+    def plan(self, split: Split) -> BatchPlan:
+        """Training data in buckets, shuffled; development data sorted by length."""
+        return self._plans[split]
+
+    def load(self, split: Split, micro_batch: MicroBatch) -> SpeechBatch:
+        """Reads, augments and pads the utterances of a micro-batch."""
+        examples = []
+        num_skipped = 0
+        for index in micro_batch.indices.tolist():
+            try:
+                examples.append(self._load_example(split, index, micro_batch.epoch))
+            except UserError as problem:
+                if not self.recipe.data.skip_bad:
+                    raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
+                num_skipped += 1
+        lengths = [len(example.samples) for example in examples]
+        waveforms = torch.zeros(len(examples), max(lengths, default=0))
+        for row, example in zip(waveforms, examples, strict=True):
+            row[: len(example.samples)] = torch.from_numpy(example.samples)
+        drawn = [example.augmentation for example in examples if example.augmentation is not None]
+        return SpeechBatch(
+            ids=[example.id for example in examples],
+            texts=[example.text for example in examples],
+            amount=sum(lengths) / self.recipe.features.sample_rate_hz,
+            num_skipped=num_skipped,
+            waveforms=waveforms,
+            lengths=torch.tensor(lengths, dtype=torch.int64),
+            targets=torch.tensor([token for example in examples for token in example.tokens], dtype=torch.int64),
+            target_lengths=torch.tensor([len(example.tokens) for example in examples], dtype=torch.int64),
+            augmentation=_collate(drawn) if drawn else None,
+        )
+
+    def num_targets(self, batch: SpeechBatch) -> int:
+        """Target tokens."""
+        return int(batch.target_lengths.sum())
+
+    def loss(self, model: nn.Module, batch: SpeechBatch) -> Loss:
+        """Negative log-likelihood of the references."""
+        log_probs, frames = model(batch.waveforms, batch.lengths, batch.augmentation)
+        return Loss(self._ctc_loss(log_probs, frames, batch).sum(), {})
+
+    def predict(self, model: nn.Module, batch: SpeechBatch) -> list[SpeechPrediction]:
+        """Greedy transcripts."""
+        log_probs, frames = model(batch.waveforms, batch.lengths)
+        # A reference that is longer than its frames has no alignment: it counts in the error rates, not in the loss.
+        losses = self._ctc_loss(log_probs, frames, batch, zero_infinity=True).tolist()
+        scores, num_frames = log_probs.cpu().numpy(), frames.tolist()
+        hypotheses = [
+            self.tokenizer.decode(e.token for e in ctc.greedy(row[:length], self.blank))
+            for row, length in zip(scores, num_frames, strict=True)
+        ]
+        columns = zip(batch.ids, batch.texts, hypotheses, losses, batch.target_lengths.tolist(), strict=True)
+        return [SpeechPrediction(*row) for row in columns]
+
+    def score(self, predictions: Sequence[SpeechPrediction]) -> dict[str, float]:
+        """Word and character error rates of normalised texts, and the loss per target."""
+        if not predictions:
+            raise UserError("nothing to score: no example could be used")
+        hypotheses = [normalize_text(p.hypothesis, self.recipe.text) for p in predictions]
+        scores = metrics.error_rates([p.reference for p in predictions], hypotheses)
+        return {**scores, "loss": sum(p.loss for p in predictions) / max(1, sum(p.num_targets for p in predictions))}
+
+    def fingerprint(self) -> str:
+        """Changes when an example of the training data does."""
+        manifest = self.manifests["train"]
+        return f"{len(manifest)} {manifest.checksum():08x}"
+
+    def save_assets(self, folder: Path, scores: dict[str, float]) -> None:
+        """Recipe, tokenizer and model card."""
+        write_text(folder / "recipe.toml", recipe.dump(self.recipe))
+        self.tokenizer.save(folder / "tokenizer.json")
+        write_text(folder / "README.md", _model_card(self.recipe, scores))
+
+    def _ctc_loss(self, log_probs: Tensor, frames: Tensor, batch: SpeechBatch, zero_infinity: bool = False) -> Tensor:
+        """(B) negative log-likelihoods (Graves et al. 2006, equation 8)."""
+        return F.ctc_loss(
+            log_probs.transpose(0, 1),  # (B, T, V) -> (T, B, V)
+            batch.targets,
+            frames,
+            batch.target_lengths,
+            blank=self.blank,
+            reduction="none",
+            zero_infinity=zero_infinity,
+        )
+
+    def _build_plan(self, split: Split) -> BatchPlan:
+        manifest, batch = self.manifests[split], self.recipe.batch
+        if split != "train":
+            longest = float(manifest.seconds.max())
+            return BatchPlan(manifest.seconds, max(batch.seconds, longest), buckets=16, seed=0, is_shuffled=False)
+        slowest = min(self.recipe.augmentation.speeds)
+        seconds = (manifest.seconds if self.joining is None else self.joining.seconds) / slowest
+        if seconds.max() > batch.seconds:
+            raise UserError(
+                f"batch.seconds: {batch.seconds} s cannot hold the longest utterance: {seconds.max():.2f} s "
+                f"(joined, and at speed {slowest}, where the recipe says so); raise it, or set data.longest_seconds"
+            )
+        return BatchPlan(seconds, batch.seconds, buckets=batch.buckets, seed=self.recipe.seed)
+
+    def _leave_out_unusable(self, manifest: Manifest) -> None:
+        """Checks every training text and length; raises, or leaves out and counts, as the recipe says."""
+        data, too_long, problems, unusable = self.recipe.data, [], [], []
+        for index, utterance in enumerate(manifest):
+            if data.longest_seconds is not None and utterance.seconds > data.longest_seconds:
+                too_long.append(index)
+                continue
+            problem = self._problem(utterance)
+            if problem is not None:
+                problems.append(f"{utterance.origin}: {problem}")
+                unusable.append(index)
+        if problems and not data.skip_bad:
+            raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
+        if problems:
+            warn(f"{len(problems)} unusable examples left out:\n{some_of(problems, 3)}")
+        if too_long:
+            warn(f"{len(too_long)} utterances longer than data.longest_seconds left out")
+        manifest.without([*too_long, *unusable])
+        if not len(manifest):
+            raise UserError(f"{', '.join(map(str, manifest.paths))}: no usable example")
+
+    def _problem(self, utterance: Utterance) -> str | None:
+        """Why CTC cannot learn from this utterance."""
+        text = normalize_text(utterance.text, self.recipe.text)
+        if not text:
+            return f"text: nothing is left of {utterance.text!r} after normalisation"
+        strange = self.tokenizer.unknown_characters(text)
+        if strange:
+            return f"text: outside the tokenizer's alphabet: {' '.join(map(repr, strange))}"
+        tokens = self.tokenizer.encode(text)
+        needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))  # a blank between repeats
+        if self.recipe.augmentation.joined_utterances > 1:
+            needed += 2  # a space to the next one, and a frame that rounding may take
+        fastest = max(self.recipe.augmentation.speeds)
+        samples = int(utterance.seconds / fastest * self.recipe.features.sample_rate_hz)
+        frames = output_frames(self.front_end.num_frames(samples), Jasper.subsampling(self.recipe.model))
+        if frames < needed:
+            return (
+                f"text: CTC needs {needed} frames for {len(tokens)} tokens, but {utterance.seconds} s at speed "
+                f"{fastest} give {frames}"
+            )
+        if not utterance.audio.is_file():
+            return f"audio_filepath: no such file: {utterance.audio}"
+        return None
+
+    def _load_example(self, split: Split, index: int, epoch: int) -> "_Example":
+        is_training = split == "train"
+        members = self.joining.members(index, epoch) if is_training and self.joining else [index]
+        utterances = [self.manifests[split][member] for member in members]
+        rate = self.recipe.features.sample_rate_hz
+        pieces = [_read(utterance, rate) for utterance in utterances]
+        samples = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        text = normalize_text(" ".join(utterance.text for utterance in utterances), self.recipe.text)
+        name = "+".join(utterance.id for utterance in utterances)
+        if not is_training:
+            # References may hold what the model cannot write; that is an error of the model's, not of the data.
+            tokens = [] if self.tokenizer.unknown_characters(text) else self.tokenizer.encode(text)
+            return _Example(name, text, samples, tokens, None)
+        draw = np.random.default_rng([self.recipe.seed, epoch, crc32(name.encode())])
+        samples = self.augmentation.waveform(samples, draw)
+        frames = self.front_end.num_frames(len(samples))
+        return _Example(name, text, samples, self.tokenizer.encode(text), self.augmentation.features(frames, draw))
+
+
+class _Example(NamedTuple):
+    id: str
+    text: str
+    samples: audio.Samples
+    tokens: list[int]
+    augmentation: FeatureAugmentation | None
+
+
+def _read(utterance: Utterance, sample_rate_hz: int) -> audio.Samples:
+    try:
+        samples = audio.read(utterance.audio, sample_rate_hz, utterance.offset_seconds, utterance.seconds)
+        if not samples.any():
+            raise UserError(f"{utterance.audio}: silent: every sample is 0")
+    except UserError as problem:
+        raise UserError(f"{utterance.origin}: {problem}") from None
+    return samples
+
+
+def _collate(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
+    return FeatureTensors(
+        torch.tensor([each.warp for each in drawn], dtype=torch.float32),
+        torch.from_numpy(np.stack([each.frequency_spans for each in drawn])),
+        torch.from_numpy(np.stack([each.time_spans for each in drawn])),
+    )
+
+
+def _model_card(section: Recipe, scores: dict[str, float]) -> str:
+    return f"""# Speech recognition model
+
+Trained with [Segue](https://pypi.org/project/segue/); the recipe beside this file says how and on what.
+
+- Input: speech, resampled to {section.features.sample_rate_hz} Hz. Output: text, {section.text.case} case.
+- Word error rate on {", ".join(section.data.dev)}: {scores["word_error_rate"]:.2%}; character error rate
+  {scores["character_error_rate"]:.2%} ({scores["utterances"]} utterances).
+
+    segue transcribe THIS_FOLDER some.wav
+"""
+
+
+def train(section: Recipe, run: Path) -> trainer.Result:
+    """Trains in the directory `run`, or goes on there."""
+    data = section.data
+    manifests: dict[Split, Manifest] = {
+        "train": Manifest([Path(data.root) / name for name in data.train], skip_bad=data.skip_bad),
+        "dev": Manifest([Path(data.root) / name for name in data.dev], skip_bad=data.skip_bad),
+    }
+    # Learnt once and kept: a resumed run must not depend on the tokenizer's training being repeatable.
+    kept = run / "tokenizer.json"
+    if kept.is_file():
+        tokenizer = Tokenizer.load(kept)
+    else:
+        texts = (normalize_text(utterance.text, section.text) for utterance in manifests["train"])
+        tokenizer = tokenizers.build(section.tokenizer, texts)
+        run.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(kept)
+    task = SpeechRecognition(section, tokenizer, manifests)
+    return trainer.Trainer(
+        task, run, section.engine, section.optimizer, section.schedule, section.batch.micro_batches, section.seed
+    ).train()
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording."""
+
+    audio: str
+    duration: float
+    """Seconds."""
+    text: str
+    words: list[ctc.Word]
+
+    def written(self, form: Literal["text", "json", "srt", "vtt"]) -> str:
+        """The transcript in a format, JSON on one line."""
+        if form == "text":
+            return self.text
+        if form == "json":
+            words = [
+                {"word": word, "start": round(start, 3), "end": round(end, 3), "confidence": round(confidence, 4)}
+                for word, start, end, confidence in self.words
+            ]
+            return json.dumps(
+                {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text, "words": words},
+                ensure_ascii=False,
+            )
+        return subtitles.write(self.words, form).rstrip("\n")
+
+
+class Transcriber:
+    """A trained model, ready for recordings of any length. It holds no state between calls."""
+
+    WINDOW_SECONDS = 24.0
+    OVERLAP_SECONDS = 6.0
+    BATCH = 4  # windows at once: bounds the memory of long recordings
+
+    def __init__(self, folder: Path, device: str = "auto") -> None:
+        """`folder` is a model directory."""
+        self.recipe = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
+        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        self.device = trainer.choose_device(device)
+        self.model = Recognizer(self.recipe, len(self.tokenizer) + 1)
+        _load_weights(self.model, folder / "model.safetensors")
+        self.model.eval().to(self.device)
+        rate = self.recipe.features.sample_rate_hz
+        # Windows start on output frames, so that frames of all windows share one clock.
+        self._frame_samples = self.model.front_end.shift * Jasper.subsampling(self.recipe.model)
+        self._seconds_per_frame = self._frame_samples / rate
+        self._window_frames = round(self.WINDOW_SECONDS / self._seconds_per_frame)
+        self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
+
+    def transcribe(self, path: Path) -> Transcript:
+        """The words of a recording, with times. Silence gives no words; a UserError says why a file cannot be read."""
+        emissions: list[list[ctc.Emission]] = []
+        windows, step = self._windows(path), self._window_frames - self._overlap_frames
+        while batch := list(islice(windows, self.BATCH)):
+            emissions += self._recognize(batch, len(emissions) * step)
+            last = len(batch[-1])
+        overlaps = [(n * step, n * step + self._overlap_frames) for n in range(1, len(emissions))]
+        words = ctc.words(ctc.merge(emissions, overlaps), self.tokenizer.pieces, self._seconds_per_frame)
+        num_samples = (len(emissions) - 1) * step * self._frame_samples + last
+        duration = num_samples / self.recipe.features.sample_rate_hz
+        words = [word._replace(end=min(word.end, duration)) for word in words]
+        return Transcript(str(path), duration, " ".join(word.word for word in words), words)
+
+    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float]:
+        """Error rates on a manifest, and how many bad examples were left out."""
+        scores, _ = self.heard(Manifest([manifest], skip_bad=skip_bad))
+        return scores
+
+    def heard(self, manifest: Manifest) -> tuple[dict[str, float], list[SpeechPrediction]]:
+        """Scores on a manifest, and what was heard in each utterance. Bad examples count as the manifest says."""
+        data = self.recipe.data.model_copy(update={"skip_bad": manifest.skip_bad})
+        task = SpeechRecognition(self.recipe.model_copy(update={"data": data}), self.tokenizer, {"dev": manifest})
+        predictions, num_skipped = trainer.predict(task, self.model, "dev", self.recipe.engine, self.device)
+        return {**task.score(predictions), "skipped": num_skipped + manifest.num_skipped}, predictions
+
+    def _windows(self, path: Path) -> Iterator[audio.Samples]:
+        """Overlapping windows; only the last one may be shorter."""
+        size, overlap = (n * self._frame_samples for n in (self._window_frames, self._overlap_frames))
+        held = np.zeros(0, np.float32)
+        for block in audio.stream(path, self.recipe.features.sample_rate_hz):
+            held = np.concatenate([held, block])
+            # One sample more than a window: the last window is never only what the one before it has heard.
+            while len(held) > size:
+                yield held[:size]
+                held = held[size - overlap :]
+        yield held
+
+    @torch.inference_mode()
+    def _recognize(self, windows: list[audio.Samples], first_frame: int) -> list[list[ctc.Emission]]:
+        """The tokens of consecutive windows; frames count from the start of the recording."""
+        lengths = torch.tensor([len(window) for window in windows])
+        waveforms = torch.zeros(len(windows), int(lengths.max()))
+        for row, window in zip(waveforms, windows, strict=True):
+            row[: len(window)] = torch.from_numpy(window)
+        log_probs, frames = self.model(waveforms.to(self.device), lengths.to(self.device))
+        step = self._window_frames - self._overlap_frames
+        return [
+            ctc.greedy(row[:length], len(self.tokenizer), first_frame + number * step)
+            for number, (row, length) in enumerate(zip(log_probs.cpu().numpy(), frames.tolist(), strict=True))
+        ]
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; was the model trained to its first evaluation?")
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:  # names every tensor that is missing or has another shape
+        raise UserError(f"{path}: these weights do not fit the recipe and tokenizer beside them: {error}") from None
