@@ -1,0 +1,111 @@
+"""Does the whole road work here? Synthesise speech, train a small Jasper, evaluate it on voices it never heard."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from segue import recipe, tasks
+from segue.data import audio, corpora
+from segue.data.corpora.fsdd import WORDS as DIGITS
+from segue.data.manifest import Manifest, Utterance, write_manifest
+from segue.data.synthesis import Synthesizer
+
+SAMPLE_RATE_HZ = 8000  # what telephones and fsdd have
+NUM_UTTERANCES = {"train": 2400, "dev": 150, "test": 200}
+
+# espeak-ng's variants of a voice; those of dev and test are heard nowhere else.
+VOICES = {
+    split: tuple(names.split())
+    for split, names in {
+        "train": "m1 m2 m3 m4 m6 m8 f1 f2 f4 f5 Alex Alicia Andrea Andy Diogo Gene Henrique Hugo Jacky Marco Michael "
+        "Mike Reed adam anika antonio belinda benjamin boris caleb david edward gustave iven linda marcelo max miguel "
+        "pablo paul quincy robert sandro shelby steph travis",
+        "dev": "m5 Annie iven2",
+        "test": "m7 f3 Lee Mario steph2 victor",
+    }.items()
+}
+ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc")
+
+VERBS = ("turn on", "turn off", "open", "close", "check", "find")
+THINGS = ("the light", "the door", "the window", "the heating", "the radio", "the kitchen light", "my phone", "the car")
+OTHERS = ("play the next song", "stop the music", "call home", "what time is it", "good morning", "cancel the alarm")
+
+
+def run(out: Path, recordings: Path | None) -> int:
+    """Walks the road in the folder `out`; prints the word error rate; returns the exit status of training."""
+    start = perf_counter()
+    data, run_folder = out / "data", out / "run"
+    if not all((data / f"{split}.jsonl").is_file() for split in NUM_UTTERANCES):
+        _say(f"1. Synthesising {sum(NUM_UTTERANCES.values())} utterances of {sum(map(len, VOICES.values()))} voices")
+        synthesise(data)
+    _say(f"2. Training a small Jasper in {run_folder}")
+    result = tasks.train(recipe.find("quickstart"), run_folder, [f"data.root={data}"])
+    if result.signal is not None:
+        _say("stopped and saved; the same command goes on from there")
+        return 128 + int(result.signal)
+    _say(f"3. Listening to voices it never heard: {', '.join(VOICES['test'])}\n")
+    model = tasks.load(run_folder)
+    manifest = Manifest([data / "test.jsonl"])
+    scores, predictions = model.heard(manifest)
+    for prediction in predictions[:: max(1, len(predictions) // 5)][:5]:
+        print(f"  said   {prediction.reference}\n  heard  {prediction.hypothesis}\n")
+    print(f"word error rate on held-out voices: {scores['word_error_rate']:.2%} ({scores['utterances']} utterances)")
+    if recordings is not None:
+        scores, _ = model.heard(Manifest(_manifests(recordings, out / "recordings")))
+        print(f"word error rate on {recordings}: {scores['word_error_rate']:.2%} ({scores['utterances']} utterances)")
+        print("(trained on synthesised speech only: real voices need real recordings)")
+    example = manifest[0].audio
+    print(f"""
+{perf_counter() - start:.0f} seconds. Next:
+  segue transcribe {run_folder} {example} --format json
+  segue evaluate {run_folder} {data / "test.jsonl"}
+  segue recipes list                  what else can be trained
+  segue prepare csv YOUR_TABLE.csv data/yours
+  segue recipes copy quickstart yours.toml && segue train yours.toml data.root=data/yours""")
+    return 0
+
+
+def synthesise(folder: Path, num_utterances: dict[str, int] | None = None) -> None:
+    """Writes digit strings and short commands, said by many voices, and their manifests."""
+    voice = Synthesizer()
+    for split, count in (num_utterances or NUM_UTTERANCES).items():
+        utterances = []
+        for number in range(count):
+            draw = np.random.default_rng([list(NUM_UTTERANCES).index(split), number])
+            text, speaker = _text(draw), str(draw.choice(VOICES[split]))
+            spoken = voice.say(
+                text,
+                voice=f"{draw.choice(ACCENTS)}+{speaker}",
+                words_per_minute=int(draw.integers(120, 220)),
+                pitch=int(draw.integers(30, 71)),
+            )
+            samples = audio.resample(spoken, voice.sample_rate_hz, SAMPLE_RATE_HZ)
+            file = folder / split / f"{number:05d}.flac"
+            audio.write(file, samples, SAMPLE_RATE_HZ)
+            seconds = len(samples) / SAMPLE_RATE_HZ
+            utterances.append(Utterance(file.stem, file, seconds, text, speaker=speaker, language="en"))
+        write_manifest(folder / f"{split}.jsonl", utterances)
+
+
+def _text(draw: np.random.Generator) -> str:
+    """Two digit strings for each command."""
+    if draw.random() < 2 / 3:
+        return " ".join(draw.choice(DIGITS, size=draw.integers(1, 6)))
+    if draw.random() < 1 / 4:
+        return str(draw.choice(OTHERS))
+    return f"{draw.choice(VERBS)} {draw.choice(THINGS)}"
+
+
+def _manifests(recordings: Path, folder: Path) -> Sequence[Path]:
+    """The manifest that `recordings` is, or manifests of a folder named as fsdd's."""
+    if recordings.is_file():
+        return [recordings]
+    no_strings = ["train_strings=0", "dev_strings=0", "test_strings=0"]
+    return [written.path for written in corpora.prepare("fsdd", recordings, folder, no_strings)]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
