@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +31,13 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status."""
     # Waiting threads should sleep: spinning ones cost up to six times on a shared machine. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    arguments = _parser().parse_args(words)
+    words = sys.argv[1:] if words is None else words
+    name = words[0] if words else "--help"
+    if name not in COMMANDS:
+        _contents().parse_args([name])  # help, version, or a mistake: it does not come back
     try:
-        return COMMANDS[arguments.command].run(arguments) or 0
+        # Intermixed: options may stand before, between and after the words.
+        return COMMANDS[name].run(_parser(name).parse_intermixed_args(words[1:])) or 0
     except UserError as mistake:
         print(f"segue: {mistake}", file=sys.stderr)
     except OSError as error:  # a full disk, a folder that may not be written: not ours to mend
@@ -43,21 +48,31 @@ def main(words: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def _contents() -> argparse.ArgumentParser:
+    lines = "\n".join(f"  {name:11} {command.summary}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="segue", description="Sequence models from your own data to a deployed model.", allow_abbrev=False
+        prog="segue",
+        usage="segue COMMAND ...",
+        description="Sequence models from your own data to a deployed model.",
+        epilog=f"commands:\n{lines}\n\n`segue COMMAND --help` says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        each = commands.add_parser(
-            name,
-            help=command.summary,
-            description=command.summary[0].upper() + command.summary[1:] + ".",
-            epilog=f"example:\n  {command.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        command.arguments(each)
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"segue {metadata.version('segue')}")
+    return parser
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"segue {name}",
+        description=command.summary[0].upper() + command.summary[1:] + ".",
+        epilog=f"example:\n  {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.arguments(parser)
     return parser
 
 

@@ -15,6 +15,9 @@ Samples = NDArray[np.float32]
 # Headers count samples, manifests round: more than this is missing audio, not rounding.
 TRUNCATION_SECONDS = 0.1
 
+# An mp3 frame is made from those before it: where reading starts inside a file, so much is decoded and dropped.
+LEAD_SECONDS = 0.5
+
 
 def duration(path: Path) -> float:
     """Seconds of audio that the file's header declares."""
@@ -30,20 +33,22 @@ def read(path: Path, sample_rate_hz: int, offset_seconds: float = 0.0, seconds: 
     Raises a UserError for a file that is missing, not audio, empty, shorter than asked for, or holds NaN or infinity.
     """
     with _open(path) as file:
-        if offset_seconds:
-            file.seek(min(round(offset_seconds * file.samplerate), file.frames))
-        wanted = -1 if seconds is None else round(seconds * file.samplerate)
+        rate = file.samplerate
+        first = round(offset_seconds * rate)
+        lead = min(first, round(LEAD_SECONDS * rate))
+        wanted = max(file.frames - first, 0) if seconds is None else round(seconds * rate)
         try:
-            samples = file.read(wanted, dtype="float32", always_2d=True)
+            if offset_seconds:
+                file.seek(min(first - lead, file.frames))
+            samples = file.read(lead + wanted, dtype="float32", always_2d=True)[lead:]
         except soundfile.LibsndfileError as error:
             raise UserError(f"{path}: damaged audio: {error}") from None
-        rate = file.samplerate
-        missing = (wanted if seconds is not None else file.frames) - len(samples)
-    if not len(samples):
+        missing = wanted - len(samples)
+    resampled = resample(_mono(samples, path), rate, sample_rate_hz)
+    if not len(resampled):
         raise UserError(f"{path}: holds no audio" + (f" after {offset_seconds} s" if offset_seconds else ""))
-    if missing > TRUNCATION_SECONDS * rate:
-        raise UserError(f"{path}: truncated: {missing / rate:.2f} s are missing")
-    return resample(_mono(samples, path), rate, sample_rate_hz)
+    _check_missing(missing, rate, path)
+    return resampled
 
 
 def stream(path: Path, sample_rate_hz: int, block_seconds: float = 10.0) -> Iterator[Samples]:
@@ -52,19 +57,26 @@ def stream(path: Path, sample_rate_hz: int, block_seconds: float = 10.0) -> Iter
         resampler = None
         if file.samplerate != sample_rate_hz:
             resampler = soxr.ResampleStream(file.samplerate, sample_rate_hz, 1, dtype="float32")
-        blocks = file.blocks(blocksize=round(block_seconds * file.samplerate), dtype="float32", always_2d=True)
-        found = False
-        try:
-            for block in blocks:
-                found = True
-                samples = _mono(block, path)
-                yield samples if resampler is None else resampler.resample_chunk(samples)
-        except soundfile.LibsndfileError as error:
-            raise UserError(f"{path}: damaged audio: {error}") from None
-        if not found:
+        # Otherwise soundfile seeks after each block, and the next one of an mp3 file starts with noise.
+        file.seekable = lambda: False
+        num_read = num_yielded = 0
+        is_last = False
+        while not is_last:
+            try:
+                # Not file.blocks(): where samples are missing it hands out what its buffer held before.
+                block = file.read(round(block_seconds * file.samplerate), dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise UserError(f"{path}: damaged audio: {error}") from None
+            num_read += len(block)
+            is_last = not len(block)
+            samples = _mono(block, path)
+            if resampler is not None:
+                samples = resampler.resample_chunk(samples, last=is_last)
+            num_yielded += len(samples)
+            yield samples
+        if not num_yielded:
             raise UserError(f"{path}: holds no audio")
-        if resampler is not None:
-            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        _check_missing(file.frames - num_read, file.samplerate, path)
 
 
 def write(path: Path, samples: Samples, sample_rate_hz: int) -> None:
@@ -84,12 +96,32 @@ def _mono(samples: Samples, path: Path) -> Samples:
     return np.asarray(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))  # (S, channels) -> (S,)
 
 
+def _check_missing(missing: int, rate: int, path: Path) -> None:
+    if missing > TRUNCATION_SECONDS * rate:
+        raise UserError(f"{path}: truncated: {missing / rate:.2f} s are missing")
+
+
 def _open(path: Path) -> soundfile.SoundFile:
     try:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise UserError(f"{path}: the file is empty")
-        return soundfile.SoundFile(path)
+        if path.suffix.lower() == ".raw":  # soundfile asks for a rate then, whatever the file holds
+            raise UserError(f"{path}: not audio that can be read (wav, flac, ogg, mp3): .raw has no header")
+        file = soundfile.SoundFile(path)
+        declared = _riff_size(path)
     except OSError as error:
         raise UserError(f"{path}: cannot read this audio file: {error.strerror}") from None
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path}: not audio that can be read (wav, flac, ogg, mp3): {error.error_string}") from None
+    # libsndfile takes a wav file that was cut for a shorter one, but its first chunk tells.
+    _check_missing(round((declared / size - 1) * file.frames), file.samplerate, path)
+    return file
+
+
+def _riff_size(path: Path) -> int:
+    """Bytes that a wav file declares; 0 for other files, and where a program that wrote to a pipe could not know."""
+    with path.open("rb") as file:
+        header = file.read(8)
+    size = int.from_bytes(header[4:], "little") + 8
+    return size if header[:4] == b"RIFF" and size < 0x7FFF0000 else 0

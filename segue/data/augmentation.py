@@ -153,6 +153,6 @@ class Joining:
 
 
 def _spans(count: int, widest: int, size: int, draw: np.random.Generator) -> NDArray[np.int64]:
-    widths = draw.integers(0, widest + 1, size=count)
-    starts = draw.integers(0, np.maximum(size - widths, 0) + 1)
+    widths = draw.integers(0, min(widest, size) + 1, size=count)
+    starts = draw.integers(0, size - widths + 1)
     return np.stack([starts, starts + widths], axis=1).astype(np.int64).reshape(count, 2)

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from segue.layers.mask import length_mask
 from segue.recipe import Section
 
-FRAME_SECONDS = 0.025
-SHIFT_SECONDS = 0.010
+FRAME_MS = 25
+SHIFT_MS = 10
 PRE_EMPHASIS = 0.97
 FLOOR = 1.1920929e-07  # float32's epsilon, Kaldi's floor under the logarithm
 VARIANCE_EPSILON = 1e-5
@@ -42,8 +42,8 @@ class LogMel(nn.Module):
 
     def __init__(self, section: FeaturesSection) -> None:
         super().__init__()
-        self.window = round(FRAME_SECONDS * section.sample_rate_hz)
-        self.shift = round(SHIFT_SECONDS * section.sample_rate_hz)
+        self.window = section.sample_rate_hz * FRAME_MS // 1000  # rounded down, as Kaldi does
+        self.shift = section.sample_rate_hz * SHIFT_MS // 1000
         self.filters: Tensor
         self.spectrum: Tensor
         bins = 1 << (self.window - 1).bit_length()  # the power of two that holds a frame
@@ -62,7 +62,9 @@ class LogMel(nn.Module):
         Constants are float32 and the result is too, whatever precision the model runs in.
         """
         frames = self.num_frames(lengths)
-        total = (self.num_frames(waveforms.shape[1]) - 1) * self.shift + self.window
+        # One frame at the least: the convolution needs one, even where an utterance is too short to have any.
+        longest: int = torch.sym_max(self.num_frames(waveforms.shape[1]), 1)  # type: ignore[no-untyped-call]
+        total = (longest - 1) * self.shift + self.window
         first = self.shift // 2 - self.window // 2
         # Kaldi's reflection about each utterance's own ends, as often as a very short one needs: a triangular wave.
         position = torch.arange(total, device=waveforms.device) + first

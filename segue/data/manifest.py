@@ -62,7 +62,7 @@ class Manifest(Sequence[Utterance]):
                 earlier = seen.setdefault(hash(utterance.id), (file_number, line_number))
                 if earlier != (file_number, line_number):
                     num_repeated += 1
-                    if b'"id"' in content[start:end]:
+                    if json.loads(content[start:end]).get("id") is not None:
                         where = f"{self.paths[earlier[0]]}:{earlier[1]}"
                         problems.append(f"{utterance.origin}: id: {utterance.id!r} stands already in {where}")
                         continue
@@ -182,7 +182,7 @@ def _parse(line: bytes, path: Path, number: int) -> Utterance:
     if not (np.isfinite(offset) and offset >= 0):
         raise UserError(f"{origin}: offset: seconds from 0 wanted, got {offset}")
     return Utterance(
-        id=str(values.get("id", f"{audio}@{offset}" if offset else audio)),
+        id=_text_or_none(values.get("id")) or (f"{audio}@{offset}" if offset else audio),
         audio=path.parent / audio,
         seconds=seconds,
         text=value("text", str, "a text"),

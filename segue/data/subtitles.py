@@ -41,7 +41,7 @@ def write(words: Sequence[TimedWord], form: Literal["srt", "vtt"]) -> str:
         return "WEBVTT\n" if form == "vtt" else ""
     file = pysubs2.SSAFile()
     file.events = events
-    return file.to_string(form)
+    return file.to_string(form, keep_ssa_tags=True)  # else a word in braces were taken for a style, and dropped
 
 
 def _cues(words: Sequence[TimedWord]) -> Iterator[list[TimedWord]]:

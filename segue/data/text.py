@@ -29,6 +29,7 @@ def normalize(text: str, rule: TextSection) -> str:
         text = text.lower()
     elif rule.case == "upper":
         text = text.upper()
+    text = unicodedata.normalize(rule.unicode_form, text)  # case may have split characters again: Ϊ́ from ΐ
     if rule.punctuation == "remove":
         text = text.replace("\u2019", "'").replace("\u2018", "'")
         text = "".join(" " if _is_punctuation(c) and c not in rule.keep_characters else c for c in text)

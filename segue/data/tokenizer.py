@@ -3,6 +3,7 @@
 Every kind is kept as one `tokenizer.json` of Hugging Face's `tokenizers`, which Python, Rust and JavaScript read.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -100,7 +101,11 @@ class Tokenizer:
         """Reads `tokenizer.json`."""
         if not path.is_file():
             raise UserError(f"{path}: no such file; a model directory holds one")
-        return Tokenizer(hf.Tokenizer.from_file(str(path)))
+        try:
+            inner = hf.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises nothing narrower
+            raise UserError(f"{path}: not a tokenizer: {error}") from None
+        return Tokenizer(inner)
 
     def _pieces(self) -> list[bytes]:
         self._alphabet = {character for token in self.tokens for character in token}
@@ -142,7 +147,20 @@ def _train(section: BPESection | UnigramSection, texts: Sequence[str]) -> hf.Tok
     inner.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_MARK, prepend_scheme="always")
     inner.decoder = decoders.Metaspace(replacement=WORD_MARK, prepend_scheme="always")
     inner.train_from_iterator(texts, trainer)
+    if isinstance(section, UnigramSection):
+        inner.model = models.Unigram(_settled(json.loads(inner.to_str())["model"]["vocab"]), None, False)
     return inner
+
+
+def _settled(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Unigram pieces with what the trainer leaves to chance taken out: last bits of scores, and the order of equals.
+
+    Characters that it could do without get the lowest score, plus 0.0001 for each that it happened to see before.
+    """
+    spare = min(score for _, score in pieces) + 1e-4 * len(pieces)
+    lowest = round(min(score for _, score in pieces), 6)
+    settled = [(piece, lowest if len(piece) == 1 and score < spare else round(score, 6)) for piece, score in pieces]
+    return sorted(settled, key=lambda each: (-each[1], each[0]))
 
 
 def _byte_characters() -> list[str]:

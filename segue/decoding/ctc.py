@@ -11,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# Windows place the same token a few frames apart; two that differ by more than twice this are not taken for the same.
+ALONE_FRAMES = 5
+
 
 class Emission(NamedTuple):
     """One token of a best path: a run of frames in which it scores highest."""
@@ -81,14 +84,52 @@ def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, i
     windows n and n + 1 share.
 
     Neighbours are cut in the middle of the widest gap in which neither emits anything. A token that the two place a
-    few frames apart lies on the same side of such a cut in both, so it is neither lost nor doubled.
+    few frames apart is taken to stand between its two places, so it is neither lost nor doubled, even in speech
+    without gaps.
     """
     merged = list(windows[0])
     for following, (start, end) in zip(windows[1:], overlaps, strict=True):
-        cut = _widest_gap([*merged, *following], start, end)
-        merged = [e for e in merged if e.start + e.end < 2 * cut]
-        merged += [e for e in following if e.start + e.end >= 2 * cut]
+        num_before = len(merged)
+        while num_before and merged[num_before - 1].end > start:
+            num_before -= 1
+        num_shared = next((n for n, e in enumerate(following) if e.start >= end), len(following))
+        left, right = merged[num_before:], list(following[:num_shared])
+        left_places, right_places = _places(left, right)
+        cut = _widest_gap([*left, *right], start, end)
+        merged[num_before:] = [e for e, place in zip(left, left_places, strict=True) if place < cut]
+        for emission in [
+            *(e for e, place in zip(right, right_places, strict=True) if place >= cut),
+            *following[num_shared:],
+        ]:
+            free = merged[-1].end if merged else 0  # where the windows disagree by a few frames, time still goes on
+            first = max(emission.start, free)
+            merged.append(emission._replace(start=first, end=max(emission.end, first + 1)))
     return merged
+
+
+def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[float], list[float]]:
+    """The middle of each emission in frames, and where both windows heard the same token, the mean of the two.
+
+    Which are the same is the alignment with the least cost: frames of shift, and ALONE_FRAMES for a token alone.
+    """
+    left_places, right_places = ([(e.start + e.end) / 2 for e in side] for side in (left, right))
+    # Least costs of aligning the first i with the first j.
+    costs = [[float(ALONE_FRAMES * (i + j)) for j in range(len(right) + 1)] for i in range(len(left) + 1)]
+    for i, (a, a_place) in enumerate(zip(left, left_places, strict=True)):
+        for j, (b, b_place) in enumerate(zip(right, right_places, strict=True)):
+            alone = min(costs[i][j + 1], costs[i + 1][j]) + ALONE_FRAMES
+            together = costs[i][j] + abs(a_place - b_place) if a.token == b.token else alone
+            costs[i + 1][j + 1] = min(alone, together)
+    i, j = len(left), len(right)
+    while i and j:
+        if costs[i][j] == costs[i - 1][j] + ALONE_FRAMES:
+            i -= 1
+        elif costs[i][j] == costs[i][j - 1] + ALONE_FRAMES:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            left_places[i] = right_places[j] = (left_places[i] + right_places[j]) / 2
+    return left_places, right_places
 
 
 def _widest_gap(emissions: Sequence[Emission], start: int, end: int) -> float:
@@ -103,6 +144,7 @@ def _widest_gap(emissions: Sequence[Emission], start: int, end: int) -> float:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_free, [False]]).astype(np.int8)))
     if not len(edges):
         return (start + end) / 2
-    runs = edges.reshape(-1, 2)
-    widest = runs[np.argmax(runs[:, 1] - runs[:, 0])]
-    return float(low + (widest[0] + widest[1]) / 2)
+    starts, ends = low + edges[::2], low + edges[1::2]
+    middles = (starts + ends) / 2
+    # Of equally wide ones the most central: there both windows have context.
+    return float(middles[np.lexsort((abs(2 * middles - start - end), starts - ends))[0]])

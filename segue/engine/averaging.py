@@ -63,7 +63,7 @@ class Snapshots:
         """(step, score)"""
 
     def add(self, step: int, score: float, tensors: Tensors) -> None:
-        """Keeps these weights if they are among the k; drops files that no longer are."""
+        """Keeps these weights if they are among the k."""
         kept = sorted([*self.kept, (step, score)])
         if self.by == "best":
             sign = 1 if self.direction == "min" else -1

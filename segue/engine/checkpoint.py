@@ -1,13 +1,15 @@
 """How is training kept safe? Checkpoints that either are complete and verified, or do not exist. No pickle.
 
-A checkpoint is a folder `step_N` with safetensors files and `state.json`, which holds their SHA-256. It is written
-under another name, flushed to the disk and renamed: killed at any moment, the previous checkpoint stays.
+A checkpoint is a folder `step_N` with safetensors files and `state.json`, which holds their SHA-256 and its own. It is
+written under another name, flushed to the disk and renamed: killed at any moment, the previous checkpoint stays.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from segue.errors import UserError, warn
 
 Tensors = dict[str, Tensor]
 STATE = "state.json"
+OWN_CHECKSUM = "own_sha256"
 PARTIAL = ".partial_"
 
 
@@ -37,41 +40,64 @@ def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, 
         for name, group in tensors.items():
             write_tensors(partial / f"{name}.safetensors", group)
         checksums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-        write_text(partial / STATE, json.dumps({**state, "step": step, "sha256": checksums}, indent=1))
+        state = {**state, "step": step, "sha256": checksums}
+        write_text(partial / STATE, json.dumps({**state, OWN_CHECKSUM: _own_checksum(state)}, indent=1))
         _flush(partial)
         if target.exists():  # left by a run that was resumed from an earlier one
             shutil.rmtree(target)
         partial.rename(target)
         _flush(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
-            f"{target}: cannot save this checkpoint: {error}; earlier ones are intact, so make room and train again"
+            f"{target}: cannot save this checkpoint: {error.strerror or error}; earlier ones are intact, so make room "
+            "and train again"
         ) from None
-    for _, path in _all(folder)[keep:]:
+    later = [path for number, path in _all(folder) if number > step]  # damaged: this run was resumed before them
+    earlier = [path for number, path in _all(folder) if number <= step]
+    for path in [*later, *earlier[keep:]]:
         shutil.rmtree(path)
     return target
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Tensors], dict[str, Any]] | None:
-    """Tensors and state of the newest checkpoint that verifies, or None; damaged ones are reported and passed over."""
-    for _, path in _all(folder):
+    """Tensors and state of the newest checkpoint that verifies; damaged ones are reported and passed over.
+
+    None if there is no checkpoint; a UserError if there are only damaged ones.
+    """
+    paths = [path for _, path in _all(folder)]
+    for path in paths:
         try:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            state = _load_state(path)
             for name, checksum in state["sha256"].items():
                 if _sha256(path / name) != checksum:
                     raise ValueError(f"{name} is not what was saved")
             return {Path(name).stem: load_file(path / name) for name in state["sha256"]}, state
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             warn(f"{path}: damaged checkpoint passed over: {error}")
+    if paths:
+        raise UserError(f"{folder}: no checkpoint in it can be read; delete this folder to train from the start")
     return None
+
+
+def states(folder: Path) -> Iterator[dict[str, Any]]:
+    """The state of every checkpoint that is not damaged, newest first."""
+    for _, path in _all(folder):
+        try:
+            yield _load_state(path)
+        except (OSError, ValueError):
+            continue
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """A safetensors file, replaced at once and flushed to the disk."""
     partial = path.with_name(f"{PARTIAL}{path.name}")
-    # Contiguous copies: safetensors refuses views that share memory.
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    try:
+        # Contiguous copies: safetensors refuses views that share memory.
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    except SafetensorError as error:  # what it raises for a full disk, too
+        partial.unlink(missing_ok=True)
+        raise OSError(errno.EIO, str(error), str(path)) from None
     _flush(partial)
     partial.replace(path)
 
@@ -102,6 +128,17 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
 def _all(folder: Path) -> list[tuple[int, Path]]:
     """(step, path), newest first."""
     return sorted(((int(path.name.split("_")[1]), path) for path in folder.glob("step_*")), reverse=True)
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    if not isinstance(state, dict) or state.pop(OWN_CHECKSUM, None) != _own_checksum(state):
+        raise ValueError(f"{STATE} is not what was saved")
+    return state
+
+
+def _own_checksum(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from time import perf_counter
 
 import torch
@@ -42,17 +42,20 @@ class Stream:
         self.seconds_waited = 0.0
         """Wall time that the model has waited for data so far."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch]:
         batches = iter(self._loader)
-        while True:
-            start = perf_counter()
-            batch = next(batches, None)
-            self.seconds_waited += perf_counter() - start
-            if batch is None:
-                return
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch.to(self._device)
+        try:
+            while True:
+                start = perf_counter()
+                batch = next(batches, None)
+                self.seconds_waited += perf_counter() - start
+                if batch is None:
+                    return
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch.to(self._device)
+        finally:
+            del batches  # ends the workers now; an error's traceback would keep them until the process ends, noisily
 
 
 def _leave_terminal(worker: int) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segue.engine import checkpoint
+from segue.errors import missing_extra
 
 
 class Log:
@@ -21,8 +22,10 @@ class Log:
 
     def __init__(self, run: Path, step: int, num_steps: int) -> None:
         """Goes on after `step`: whatever was logged later, by a process that was killed, is cut off."""
-        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
-
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+        except ModuleNotFoundError:
+            raise missing_extra("tensorboard", "train") from None
         self.path = run / "metrics.jsonl"
         lines = _lines_until(self.path, step)
         run.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from time import perf_counter, time
@@ -104,7 +104,7 @@ class Trainer:
         self.micro_batches, self.seed = micro_batches, seed
         self.device = choose_device(engine.device)
         precision.check(engine.precision, self.device)
-        self.threads = engine.threads or len(os.sched_getaffinity(0))
+        self.threads = engine.threads or _usable_cores()
         torch.set_num_threads(self.threads)
         torch.manual_seed(seed)
         self.model = task.build_model().to(self.device)
@@ -114,7 +114,6 @@ class Trainer:
         name, direction = task.best_metric
         self.metric_name, self.direction = name, direction
         self.snapshots = Snapshots(run / "snapshots", engine.average_count, engine.average_by, direction)
-        self._snapshots_at_last_save: list[tuple[int, float]] = []
         self.best: Best | None = None
         self.step = 0
         self._num_skipped = 0
@@ -125,10 +124,14 @@ class Trainer:
         engine = self.engine
         first, last = self.step * self.micro_batches, engine.steps * self.micro_batches
         stream = Stream(self.task, "train", range(first, last), engine.workers, self.device)
-        batches = iter(stream)
-        with Log(self.run, self.step, engine.steps) as self.log, _signals_noted() as noted:
+        with (
+            Log(self.run, self.step, engine.steps) as self.log,
+            _signals_noted() as noted,
+            closing(iter(stream)) as batches,
+        ):
             since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
-            while self.step < engine.steps and not noted:
+            is_interrupted = False
+            while self.step < engine.steps and not is_interrupted:
                 step_batches = list(islice(batches, self.micro_batches))
                 record = self._take_step(step_batches)
                 amount += sum(batch.amount for batch in step_batches)
@@ -145,11 +148,12 @@ class Trainer:
                         record["averaged"] = self._average_and_keep()
                     self.log.write(record)
                     since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
-                if is_last or noted or self.step % engine.save_every == 0:
+                is_interrupted = bool(noted)  # read once: a signal from here on still finds the loop going
+                if is_last or is_interrupted or self.step % engine.save_every == 0:
                     self._save()
         if self._num_skipped:
             warn(f"{self._num_skipped} bad examples were left out while training")
-        return Result(self.step, self.best, noted[0] if noted else None, self.metric_name)
+        return Result(self.step, self.best, noted[0] if is_interrupted else None, self.metric_name)
 
     def _take_step(self, batches: list[Batch]) -> dict[str, Any]:
         """One optimizer step over M micro-batches; the numbers for the log."""
@@ -179,13 +183,15 @@ class Trainer:
                 sums[1] += count
         norms.after_step()
         mean_loss = total.item() / num_targets
-        if not math.isfinite(mean_loss):
-            ids = [example for batch in batches for example in batch.ids]
-            raise UserError(
-                f"step {self.step + 1}: the loss is {mean_loss}; a lower optimizer.learning_rate or engine.clip_norm "
-                f"may help, or one of these examples is at fault: {', '.join(ids[:20])}"
-            )
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.engine.clip_norm or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.engine.clip_norm or math.inf).item()
+        # Nothing is updated yet: what was saved and what is in memory stay as they were before this step.
+        for what, size in (("loss", mean_loss), ("gradient's norm", norm)):
+            if not math.isfinite(size):
+                ids = [example for batch in batches for example in batch.ids]
+                raise UserError(
+                    f"step {self.step + 1}: the {what} is {size}; a lower optimizer.learning_rate or engine.clip_norm "
+                    f"may help, or one of these examples is at fault: {', '.join(ids[:20])}"
+                )
         self.optimizer.step()
         self.optimizer.zero_grad()
         epoch = self.step * self.micro_batches / self.task.plan("train").num_micro_batches
@@ -197,7 +203,7 @@ class Trainer:
             "loss": mean_loss,
             "epoch": round(epoch, 4),
             "learning_rate": self.optimizer_section.learning_rate * share,
-            "gradient_norm": norm.item(),
+            "gradient_norm": norm,
             **{name: (value / count).item() for name, (value, count) in metrics.items()},
             "time": time(),
         }
@@ -234,7 +240,7 @@ class Trainer:
         score = scores[self.metric_name]
         sign = 1 if self.direction == "min" else -1
         # An equal score counts as better: the later weights have learnt for longer.
-        if self.best is None or sign * score <= sign * self.best.score:
+        if self.best is None or math.isnan(self.best.score) or sign * score <= sign * self.best.score:
             self.best = Best(self.step, score)
             folder = self.run / "model"
             folder.mkdir(parents=True, exist_ok=True)
@@ -253,10 +259,10 @@ class Trainer:
             "data": self.task.fingerprint(),
             "num_skipped": self._num_skipped,
         }
-        checkpoint.save(self.run / "checkpoints", self.step, tensors, state, self.engine.keep_checkpoints)
-        # The checkpoint before this one stays usable: what its average would need stays too.
-        self.snapshots.drop_others(self._snapshots_at_last_save)
-        self._snapshots_at_last_save = self.snapshots.kept
+        folder = self.run / "checkpoints"
+        checkpoint.save(folder, self.step, tensors, state, self.engine.keep_checkpoints)
+        # Every checkpoint that is kept stays usable: what its average would need stays too.
+        self.snapshots.drop_others(*(state["snapshots"] for state in checkpoint.states(folder)))
 
     def _resume(self) -> None:
         """Takes up the newest checkpoint that verifies, if there is one."""
@@ -277,7 +283,6 @@ class Trainer:
             self.average.tensors = {name: value.to(self.device) for name, value in tensors["average"].items()}
         self.best = None if state["best"] is None else Best(*state["best"])
         self.snapshots.kept = [(step, score) for step, score in state["snapshots"]]
-        self._snapshots_at_last_save = self.snapshots.kept
         self._num_skipped = state["num_skipped"]
         self.step = state["step"]
 
@@ -308,6 +313,11 @@ def choose_device(name: str) -> torch.device:
     if not has[name]:
         raise UserError(f"device: this machine has no {name}; it has {', '.join(k for k, v in has.items() if v)}")
     return torch.device(name)
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use; only Linux can say that some are denied to it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _BatchNormMean:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field
 from torch import Tensor, nn
 
+from segue.errors import UserError
 from segue.layers.mask import length_mask
 from segue.recipe import Section
 
@@ -64,11 +65,13 @@ class Jasper(nn.Module):
         residual_inputs: list[int] = []  # channels of the tensors that a dense residual adds
         for block in section.blocks:
             if block.kernel % 2 == 0:
-                raise ValueError(f"model.blocks: kernel {block.kernel} is even; frames would shift")
+                raise UserError(f"model.blocks: kernel {block.kernel} is even; frames would shift")
+            if block.stride != 1 and residual_inputs and section.residual == "dense":
+                raise UserError("model.blocks: with dense residuals, no stride after the first block that has one")
             sources: list[int] = []
             if block.has_residual and section.residual != "none":
                 if block.stride != 1:
-                    raise ValueError("model.blocks: a block with a residual needs stride 1")
+                    raise UserError("model.blocks: a block with a residual needs stride 1")
                 residual_inputs.append(channels)
                 sources = list(residual_inputs) if section.residual == "dense" else [channels]
             self.blocks.append(Block(block, channels, sources, section.is_separable))
@@ -94,10 +97,10 @@ class Jasper(nn.Module):
 
         T' = ceil(T / subsampling). What stands after an utterance's end never reaches its real frames.
         """
-        x = features
-        block_inputs: list[Tensor] = []  # of the blocks with residuals so far
-        size = x.shape[2]
+        size = features.shape[2]
         mask = length_mask(frames, size)
+        x = features.masked_fill(~mask, 0.0)
+        block_inputs: list[Tensor] = []  # of the blocks with residuals so far
         for module in self.blocks:
             assert isinstance(module, Block)
             sources: list[Tensor] = []

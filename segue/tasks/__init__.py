@@ -72,6 +72,8 @@ _MAY_CHANGE = (
 
 def _claim(run: Path, section: recipe.Section) -> None:
     """Makes `run` the directory of this recipe; refuses one that belongs to another."""
+    from segue.engine.checkpoint import PARTIAL, write_text  # imports torch
+
     kept = run / "recipe.toml"
     if kept.is_file() and not any((run / "checkpoints").glob("step_*")):
         (run / "tokenizer.json").unlink(missing_ok=True)  # nothing was learnt yet: the recipe may still change
@@ -81,7 +83,7 @@ def _claim(run: Path, section: recipe.Section) -> None:
         if changed:
             listed = "\n".join(f"  {line}" for line in changed)
             raise UserError(f"{run}: belongs to another recipe; give another --out. It differs in\n{listed}")
-    elif run.exists() and any(run.iterdir()):
+    elif run.exists() and not all(path.name.startswith(PARTIAL) for path in run.iterdir()):
         raise UserError(f"{run}: not empty, and no run directory; give another --out")
     run.mkdir(parents=True, exist_ok=True)
-    kept.write_text(recipe.dump(section), encoding="utf-8")
+    write_text(kept, recipe.dump(section))

@@ -263,14 +263,15 @@ class SpeechRecognition:
     def predict(self, model: nn.Module, batch: SpeechBatch) -> list[SpeechPrediction]:
         """Greedy transcripts."""
         log_probs, frames = model(batch.waveforms, batch.lengths)
-        # A reference that is longer than its frames has no alignment: it counts in the error rates, not in the loss.
-        losses = self._ctc_loss(log_probs, frames, batch, zero_infinity=True).tolist()
+        # A reference that CTC cannot align (no tokens, or too many) counts in the error rates, not in the loss.
+        losses = self._ctc_loss(log_probs, frames, batch, zero_infinity=True) * (batch.target_lengths > 0)
         scores, num_frames = log_probs.cpu().numpy(), frames.tolist()
         hypotheses = [
             self.tokenizer.decode(e.token for e in ctc.greedy(row[:length], self.blank))
             for row, length in zip(scores, num_frames, strict=True)
         ]
-        columns = zip(batch.ids, batch.texts, hypotheses, losses, batch.target_lengths.tolist(), strict=True)
+        counts = batch.target_lengths.tolist()
+        columns = zip(batch.ids, batch.texts, hypotheses, losses.tolist(), counts, strict=True)
         return [SpeechPrediction(*row) for row in columns]
 
     def score(self, predictions: Sequence[SpeechPrediction]) -> dict[str, float]:
@@ -344,15 +345,16 @@ class SpeechRecognition:
         text = normalize_text(utterance.text, self.recipe.text)
         if not text:
             return f"text: nothing is left of {utterance.text!r} after normalisation"
-        strange = self.tokenizer.unknown_characters(text)
+        is_joined = self.recipe.augmentation.joined_utterances > 1
+        strange = self.tokenizer.unknown_characters(f"{text} " if is_joined else text)
         if strange:
             return f"text: outside the tokenizer's alphabet: {' '.join(map(repr, strange))}"
         tokens = self.tokenizer.encode(text)
         needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))  # a blank between repeats
-        if self.recipe.augmentation.joined_utterances > 1:
+        if is_joined:
             needed += 2  # a space to the next one, and a frame that rounding may take
         fastest = max(self.recipe.augmentation.speeds)
-        samples = int(utterance.seconds / fastest * self.recipe.features.sample_rate_hz)
+        samples = round(utterance.seconds / fastest * self.recipe.features.sample_rate_hz)
         frames = output_frames(self.front_end.num_frames(samples), Jasper.subsampling(self.recipe.model))
         if frames < needed:
             return (
@@ -538,9 +540,11 @@ class Transcriber:
             row[: len(window)] = torch.from_numpy(window)
         log_probs, frames = self.model(waveforms.to(self.device), lengths.to(self.device))
         step = self._window_frames - self._overlap_frames
+        rows = zip(windows, log_probs.cpu().numpy(), frames.tolist(), strict=True)
         return [
-            ctc.greedy(row[:length], len(self.tokenizer), first_frame + number * step)
-            for number, (row, length) in enumerate(zip(log_probs.cpu().numpy(), frames.tolist(), strict=True))
+            # Digital silence: no recording that a model learns from has it, so it could answer anything.
+            ctc.greedy(row[:length], len(self.tokenizer), first_frame + number * step) if window.any() else []
+            for number, (window, row, length) in enumerate(rows)
         ]
 
 

@@ -28,7 +28,7 @@ def _utterances(split: str, folder: Path) -> Iterator[Example]:
     segments = dict(_pairs(folder / "segments")) if (folder / "segments").is_file() else None
     speakers = dict(_pairs(folder / "utt2spk")) if (folder / "utt2spk").is_file() else {}
     for origin, line in read_lines(folder / "text"):
-        name, _, text = line.partition(" ")
+        name, text = _columns(line)
         speaker = speakers.get(name, ("", None))[1]
         try:
             if segments is None:
@@ -76,5 +76,11 @@ def _file(recordings: dict[str, tuple[str, str]], name: str, folder: Path) -> Pa
 def _pairs(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     """First column -> (file:line, the rest)."""
     for origin, line in read_lines(path):
-        name, _, rest = line.strip().partition(" ")
-        yield name, (origin, rest.strip())
+        name, rest = _columns(line)
+        yield name, (origin, rest)
+
+
+def _columns(line: str) -> tuple[str, str]:
+    """The first column and the rest; any white space stands between them."""
+    name, *rest = line.split(maxsplit=1)
+    return name, rest[0].rstrip() if rest else ""

@@ -4,6 +4,7 @@ SOURCE is one table, or a folder with train, dev and test. Audio paths are relat
 """
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,22 +46,31 @@ def _rows(split: str, table: Path, options: Options) -> Iterator[Example]:
     # Tab-separated tables seldom quote, and their texts may hold quotation marks.
     is_tab = table.suffix == ".tsv"
     reader = csv.DictReader(
-        content.splitlines(), delimiter="\t" if is_tab else ",", quoting=csv.QUOTE_NONE if is_tab else csv.QUOTE_MINIMAL
+        io.StringIO(content),  # not a list of lines: a quoted text may hold line ends
+        delimiter="\t" if is_tab else ",",
+        quoting=csv.QUOTE_NONE if is_tab else csv.QUOTE_MINIMAL,
+        strict=True,  # an open quote would swallow the rest of the table
     )
     columns = list(reader.fieldnames or [])
     audio_column = _column(table, "audio", columns, options.audio, AUDIO)
     text_column = _column(table, "text", columns, options.text, TEXT)
     speaker_column = _column(table, "speaker", columns, options.speaker, SPEAKER, is_needed=False)
-    for row in reader:
-        origin = f"{table}:{reader.line_num}"
-        name, text = row[audio_column], row[text_column]
-        if not name or text is None:
-            yield split, UserError(f"{origin}: {audio_column if not name else text_column}: missing")
-            continue
-        file = table.parent / name
-        if not file.is_file() and (table.parent / "clips" / name).is_file():
-            file = table.parent / "clips" / name
-        yield split, measured(file, text, origin, row[speaker_column] if speaker_column else None)
+    try:
+        for row in reader:
+            origin = f"{table}:{reader.line_num}"
+            name, text = row[audio_column], row[text_column]
+            if not name or text is None:
+                yield split, UserError(f"{origin}: {audio_column if not name else text_column}: missing")
+                continue
+            if any(row.get(None, ())):
+                yield split, UserError(f"{origin}: more columns than the header; quote texts that hold the separator")
+                continue
+            file = table.parent / name
+            if not file.is_file() and (table.parent / "clips" / name).is_file():
+                file = table.parent / "clips" / name
+            yield split, measured(file, text, origin, row.get(speaker_column) or None)
+    except csv.Error as error:
+        raise UserError(f"{table}:{reader.line_num + 1}: {error}") from None
 
 
 def _column(

@@ -1,0 +1,125 @@
+"""What several test files share: a tiny corpus in which every letter is a tone, a recipe over it, a trained model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segue.data import audio
+
+SAMPLE_RATE_HZ = 8000
+TONES_HZ = {"a": 400.0, "b": 900.0, "c": 1700.0, "d": 2800.0, " ": 3600.0}
+
+TINY_RECIPE = """\
+task = "speech_recognition"
+
+[data]
+root = "{root}"
+
+[tokenizer]
+kind = "characters"
+alphabet = " abcd"
+
+[features]
+sample_rate_hz = 8000
+mel_bins = 16
+
+[augmentation]
+speeds = [0.9, 1.0, 1.1]
+joined_utterances = 2
+noise_probability = 0.5
+frequency_masks = 1
+frequency_width = 2
+time_masks = 1
+time_width = 3
+
+[model]
+kind = "jasper"
+residual = "dense"
+blocks = [
+  {{ channels = 16, kernel = 7, stride = 2, has_residual = false, dropout = 0.1 }},
+  {{ channels = 16, kernel = 7, dropout = 0.1 }},
+  {{ channels = 24, kernel = 1, has_residual = false }},
+]
+
+[batch]
+seconds = 3.0
+micro_batches = 2
+buckets = 3
+
+[optimizer]
+kind = "novograd"
+learning_rate = 0.03
+betas = [0.95, 0.5]
+weight_decay = 1e-3
+
+[schedule]
+kind = "cosine"
+warmup_steps = 5
+
+[engine]
+steps = 30
+device = "cpu"
+threads = 1
+workers = 0
+log_every = 2
+evaluate_every = 10
+save_every = 8
+clip_norm = 5.0
+moving_average_decay = 0.9
+average_count = 2
+batch_norm_micro_batches = 6
+"""
+
+
+def speak(text: str, draw: np.random.Generator) -> audio.Samples:
+    """Every character a tone of 80 ms, over faint noise: (samples,)."""
+    time = np.arange(SAMPLE_RATE_HZ * 80 // 1000) / SAMPLE_RATE_HZ
+    window = np.hanning(len(time))
+    sound = np.concatenate([window * np.sin(2 * np.pi * TONES_HZ[character] * time) for character in text])
+    sound *= draw.uniform(0.2, 0.5)
+    return (sound + 0.002 * draw.standard_normal(len(sound))).astype(np.float32)
+
+
+def write_split(folder: Path, split: str, count: int, draw: np.random.Generator) -> None:
+    """`count` recordings of random letters by two speakers, and their manifest."""
+    lines = []
+    for number in range(count):
+        letters = "".join(draw.permutation(list("abcd"))[: draw.integers(3, 5)])
+        text = letters if number % 2 else f"{letters[:2]} {letters[2:]}"
+        samples = speak(text, draw)
+        name = f"{split}_{number:02d}.wav"
+        audio.write(folder / name, samples, SAMPLE_RATE_HZ)
+        line = {"audio_filepath": name, "duration": len(samples) / SAMPLE_RATE_HZ, "text": text}
+        lines.append(json.dumps({**line, "speaker": f"speaker_{number // 2 % 2}"}) + "\n")
+    (folder / f"{split}.jsonl").write_text("".join(lines))
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl, dev.jsonl, test.jsonl and their recordings. Not to be written to."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 36), ("dev", 8), ("test", 8)):
+        write_split(folder, split, count, draw)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe over `corpus` with all that resuming could get wrong: augmentation, dropout, BatchNorm, averages."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE.format(root=corpus))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory whose model has learnt the tones. Not to be written to."""
+    import segue
+
+    run = tmp_path_factory.mktemp("trained") / "run"
+    overrides = ("engine.steps=120", "augmentation.joined_utterances=1", "augmentation.noise_probability=0.0")
+    segue.train(tiny_recipe, run, *overrides)
+    return run

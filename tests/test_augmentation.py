@@ -1,0 +1,162 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue.data import audio
+from segue.data.augmentation import Augmentation, AugmentationSection, Joining
+from segue.data.batching import BatchPlan
+from segue.data.manifest import Utterance, write_manifest
+
+RATE = 8000
+SPEECH = np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE).astype(np.float32)
+
+
+def augmentation(mel_bins: int = 64, root: Path = Path(), **changes: Any) -> Augmentation:
+    return Augmentation(AugmentationSection(**changes), RATE, mel_bins, root)
+
+
+def test_the_same_draw_gives_the_same_result() -> None:
+    varied = augmentation(
+        speeds=(0.9, 1.0, 1.1), noise_probability=0.5, vocal_tract_warp=0.2, frequency_masks=2, time_masks=2
+    )
+    sounds, spans = set(), set()
+    for seed in [*range(10), *range(10)]:
+        sounds.add(varied.waveform(SPEECH, np.random.default_rng(seed)).tobytes())
+        drawn = varied.features(200, np.random.default_rng(seed))
+        spans.add((drawn.warp, drawn.frequency_spans.tobytes(), drawn.time_spans.tobytes()))
+    assert len(sounds) > 5  # the speed alone makes three
+    assert len(spans) == 10
+
+
+def test_the_defaults_vary_nothing() -> None:
+    plain, draw = augmentation(), np.random.default_rng(0)
+    np.testing.assert_array_equal(plain.waveform(SPEECH, draw), SPEECH)
+    drawn = plain.features(100, draw)
+    assert drawn.warp == 1.0
+    assert drawn.frequency_spans.shape == drawn.time_spans.shape == (0, 2)
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.9, 1.1, 2.0])
+def test_speed_shortens_speech_and_raises_its_pitch(speed: float) -> None:
+    faster = augmentation(speeds=(speed,)).waveform(SPEECH, np.random.default_rng(0))
+    assert abs(len(faster) - len(SPEECH) / speed) <= 1
+    pitch = np.abs(np.fft.rfft(faster, 10 * RATE)).argmax() / 10
+    assert pitch == pytest.approx(440 * speed, abs=1)
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_noise_has_the_asked_ratio_to_the_speech(tmp_path: Path, is_recorded: bool) -> None:
+    audio.write(tmp_path / "hum.wav", 0.1 * SPEECH[:3000] ** 3, RATE)  # shorter than the speech
+    write_manifest(tmp_path / "noise.jsonl", [Utterance("", tmp_path / "hum.wav", 3000 / RATE, "")])
+    noisy = augmentation(
+        root=tmp_path,
+        noise_probability=1.0,
+        noise_snr_db=(5.0, 20.0),
+        noise_manifest="noise.jsonl" if is_recorded else None,
+    )
+    ratios = []
+    for seed in range(20):
+        noise = noisy.waveform(SPEECH, np.random.default_rng(seed)) - SPEECH
+        ratios.append(10 * np.log10(np.square(SPEECH).mean() / np.square(noise).mean()))
+        if is_recorded:
+            np.testing.assert_allclose(noise[:1000], noise[3000:4000], atol=1e-5)
+    assert 4.99 < min(ratios) < 8
+    assert 17 < max(ratios) < 20.01
+
+
+def test_so_many_utterances_get_noise() -> None:
+    noisy = augmentation(noise_probability=0.3)
+    count = sum(not np.array_equal(noisy.waveform(SPEECH, np.random.default_rng(n)), SPEECH) for n in range(200))
+    assert 40 < count < 80
+
+
+@given(
+    masks=st.integers(0, 5),
+    widths=st.tuples(st.integers(0, 100), st.integers(0, 100)),
+    sizes=st.tuples(st.integers(1, 80), st.integers(0, 300)),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None)
+def test_masks_lie_inside_and_are_no_wider_than_asked(
+    masks: int, widths: tuple[int, int], sizes: tuple[int, int], seed: int
+) -> None:
+    mel_bins, num_frames = sizes
+    masked = augmentation(
+        mel_bins, frequency_masks=masks, frequency_width=widths[0], time_masks=masks, time_width=widths[1]
+    )
+    drawn = masked.features(num_frames, np.random.default_rng(seed))
+    for spans, size, widest in (
+        (drawn.frequency_spans, mel_bins, widths[0]),
+        (drawn.time_spans, num_frames, min(widths[1], num_frames // 5)),
+    ):
+        assert spans.shape == (masks, 2)
+        for start, end in spans.tolist():
+            assert 0 <= start <= end <= size
+            assert end - start <= widest
+
+
+@st.composite
+def speeches(draw: st.DrawFn) -> tuple[list[float], list[str | None], Joining]:
+    seconds = draw(st.lists(st.floats(0.1, 10), min_size=1, max_size=120))
+    names = st.sampled_from(["ann", "bob", None])
+    speakers = draw(st.lists(names, min_size=len(seconds), max_size=len(seconds)))
+    joining = Joining(np.array(seconds), speakers, draw(st.integers(1, 6)), draw(st.integers(0, 1000)))
+    return seconds, speakers, joining
+
+
+@given(speeches(), st.integers(0, 3))
+@settings(deadline=None)
+def test_joining_hears_each_utterance_once_an_epoch_with_its_speaker_within_the_bound(
+    speech: tuple[list[float], list[str | None], Joining], epoch: int
+) -> None:
+    seconds, speakers, joining = speech
+    joined = [joining.members(index, epoch) for index in range(len(joining))]
+    assert Counter(member for members in joined for member in members) == Counter(range(len(seconds)))
+    for members, bound in zip(joined, joining.seconds, strict=True):
+        assert len({speakers[member] for member in members}) == 1
+        assert len(members) == 1 or speakers[members[0]] is not None
+        assert sum(seconds[member] for member in members) <= bound + 1e-9
+        assert bound <= len(members) * max(seconds) + 1e-9
+
+
+@given(speeches(), st.integers(0, 2))
+@settings(deadline=None)
+def test_batches_of_joined_utterances_hold_every_utterance_once_within_the_budget(
+    speech: tuple[list[float], list[str | None], Joining], epoch: int
+) -> None:
+    seconds, _, joining = speech
+    budget = 2 * joining.seconds.max()
+    plan = BatchPlan(joining.seconds, budget, buckets=3, seed=0)
+    heard = Counter[int]()
+    for number in range(epoch * plan.num_micro_batches, (epoch + 1) * plan.num_micro_batches):
+        batch = plan.micro_batch(number)
+        joined = [joining.members(index, batch.epoch) for index in batch.indices.tolist()]
+        heard.update(member for members in joined for member in members)
+        longest = max(sum(seconds[member] for member in members) for members in joined)
+        assert len(joined) * longest <= budget + 1e-6
+    assert heard == Counter(range(len(seconds)))
+
+
+def test_joined_utterances_have_other_company_each_epoch_whatever_order_is_asked_in() -> None:
+    draw = np.random.default_rng(0)
+    joining = Joining(draw.uniform(1, 5, 100), ["ann"] * 100, 4, seed=0)
+    assert 4 >= max(len(joining.members(index, 0)) for index in range(len(joining))) > 1
+
+    def companies(epoch: int) -> set[frozenset[int]]:
+        joined = [joining.members(index, epoch) for index in range(len(joining))]
+        return {frozenset(members) for members in joined if len(members) > 1}
+
+    first, second = companies(0), companies(1)
+    assert len(first & second) <= 2
+    assert companies(0) == first
+
+
+def test_the_bound_on_joined_length_is_tight() -> None:
+    seconds = np.random.default_rng(0).uniform(1, 10, 500)
+    joining = Joining(seconds, ["ann"] * 500, 5, seed=0)
+    assert joining.seconds.sum() < 1.1 * seconds.sum()

@@ -1,0 +1,152 @@
+from itertools import groupby, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue.decoding.ctc import Emission, Word, greedy, merge, words
+
+VOCABULARY = [b" ", b"a", b"b", b"ab", b" a", b"b a", "é".encode(), "é".encode()[:1], "é".encode()[1:]]
+
+
+def scores(path: list[int], vocabulary: int, seed: int = 0) -> np.ndarray:
+    """(T, V) log-probabilities whose best path this is."""
+    logits = np.random.default_rng(seed).uniform(0, 1, (len(path), vocabulary))
+    logits[np.arange(len(path)), path] += 1
+    return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 3), st.integers(0, 1000))
+@settings(deadline=None)
+def test_greedy_is_the_best_path_without_repeats_and_blanks(path: list[int], blank: int, first_frame: int) -> None:
+    log_probs = scores(path, 4)
+    emissions = greedy(log_probs, blank, first_frame)
+    assert [emission.token for emission in emissions] == [token for token, _ in groupby(path) if token != blank]
+    frames = [token for emission in emissions for token in [emission.token] * (emission.end - emission.start)]
+    assert frames == [token for token in path if token != blank]
+    for token, start, end, confidence in emissions:
+        run = slice(start - first_frame, end - first_frame)
+        assert path[run] == [token] * (end - start)
+        assert confidence == pytest.approx(np.exp(log_probs[run, token].max()))
+
+
+def emitted(*tokens: int, confidence: float = 0.5) -> list[Emission]:
+    """Tokens of two frames each, one frame apart."""
+    return [Emission(token, 3 * number, 3 * number + 2, confidence) for number, token in enumerate(tokens)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "wanted"),
+    [
+        ((1, 2, 0, 1), [("ab", 0, 5), ("a", 9, 11)]),
+        ((0, 0, 1, 0), [("a", 6, 8)]),
+        ((3, 4, 2), [("ab", 0, 2), ("ab", 3, 8)]),
+        ((1, 5, 2), [("ab", 0, 5), ("ab", 3, 8)]),
+        ((6, 0, 7, 8), [("é", 0, 2), ("é", 6, 11)]),
+        ((7, 0), [("\ufffd", 0, 2)]),
+        ((), []),
+    ],
+)
+def test_words_stand_between_spaces_from_first_to_last_token(
+    tokens: tuple[int, ...], wanted: list[tuple[str, int, int]]
+) -> None:
+    found = words(emitted(*tokens), VOCABULARY, 0.04)
+    assert found == [Word(word, start * 0.04, end * 0.04, pytest.approx(0.5)) for word, start, end in wanted]
+
+
+def test_the_confidence_of_a_word_is_the_mean_of_its_tokens() -> None:
+    emissions = [Emission(1, 0, 1, 0.9), Emission(2, 1, 2, 0.4), Emission(0, 2, 3, 0.1), Emission(1, 3, 4, 0.0)]
+    assert [word.confidence for word in words(emissions, VOCABULARY, 1.0)] == pytest.approx([0.6, 0.0])
+
+
+# A recording of 500 frames, heard in windows of 120 that share 48.
+WINDOW, OVERLAP, LENGTH = 120, 48, 500
+STEP = WINDOW - OVERLAP
+NUM_WINDOWS = -(-(LENGTH - OVERLAP) // STEP)
+OVERLAPS = [(number * STEP, number * STEP + OVERLAP) for number in range(1, NUM_WINDOWS)]
+NOISE = 99
+
+
+def said(longest_gap: int, draw: np.random.Generator) -> list[Emission]:
+    """Tokens of 1 to 3 frames with gaps from 0 to `longest_gap` frames; none again within the next ten."""
+    frame, emissions = int(draw.integers(5)), list[Emission]()
+    while frame < LENGTH - 3:
+        recent = {emission.token for emission in emissions[-10:]}
+        token = int(draw.choice([token for token in range(28) if token not in recent]))
+        end = frame + int(draw.integers(1, 4))
+        emissions.append(Emission(token, frame, end, 1.0))
+        frame = end + int(draw.integers(longest_gap + 1))
+    return emissions
+
+
+def heard(
+    emissions: list[Emission], number: int, jitter: int, draw: np.random.Generator, *, is_noisy: bool
+) -> list[Emission]:
+    """What window `number` makes of them: tokens up to `jitter` frames away, and near its inner ends lost or wrong."""
+    first, last = number * STEP, number * STEP + WINDOW
+    edge = OVERLAP // 4 - 2 * jitter if is_noisy else 0
+    found, free = list[Emission](), first
+    for token, start, end, confidence in emissions:
+        if not first <= start < last:
+            continue
+        is_at_edge = (start < first + edge and number > 0) or (start >= last - edge and number < NUM_WINDOWS - 1)
+        if is_at_edge and draw.random() < 0.3:
+            continue
+        wrong = NOISE + int(draw.integers(5)) if is_at_edge and draw.random() < 0.5 else token
+        moved = max(start + int(draw.integers(-jitter, jitter + 1)), free)
+        free = moved + end - start
+        found.append(Emission(wrong, moved, free, confidence))
+    return found
+
+
+@given(
+    longest_gap=st.sampled_from([0, 1, 3, 10, 40]),
+    jitter=st.integers(0, 3),
+    is_noisy=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+@settings(deadline=None, max_examples=200)
+def test_merging_overlapping_windows_loses_and_doubles_nothing(
+    longest_gap: int, jitter: int, is_noisy: bool, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    emissions = said(longest_gap, draw)
+    windows = [heard(emissions, number, jitter, draw, is_noisy=is_noisy) for number in range(NUM_WINDOWS)]
+    merged = merge(windows, OVERLAPS)
+    assert [emission.token for emission in merged] == [emission.token for emission in emissions]
+    assert all(before.end <= after.start for before, after in pairwise(merged))
+
+
+@pytest.mark.parametrize("longest_gap", [0, 10])
+def test_windows_that_agree_merge_into_exactly_what_was_said(longest_gap: int) -> None:
+    draw = np.random.default_rng(0)
+    emissions = said(longest_gap, draw)
+    windows = [heard(emissions, number, 0, draw, is_noisy=False) for number in range(NUM_WINDOWS)]
+    assert merge(windows, OVERLAPS) == emissions
+
+
+def test_double_letters_in_speech_without_gaps_stay_double() -> None:
+    for seed in range(50):
+        draw = np.random.default_rng(seed)
+        emissions, frame = list[Emission](), 0
+        for before, letter in pairwise(" " + "all the tall bells fell off " * 16):
+            frame += letter == before  # the blank that CTC needs
+            emissions.append(Emission(ord(letter), frame, frame + 1, 1.0))
+            frame += 1
+        windows = [heard(emissions, number, 1, draw, is_noisy=False) for number in range(NUM_WINDOWS)]
+        merged = merge(windows, OVERLAPS)
+        assert [emission.token for emission in merged] == [emission.token for emission in emissions]
+
+
+def test_where_windows_disagree_each_is_believed_on_its_own_side() -> None:
+    left = [Emission(1, 10, 11, 1.0), Emission(2, 45, 46, 1.0), Emission(3, 58, 59, 1.0)]
+    right = [Emission(4, 41, 42, 1.0), Emission(5, 55, 56, 1.0), Emission(6, 70, 71, 1.0)]
+    assert [emission.token for emission in merge([left, right], [(40, 60)])] == [1, 2, 5, 6]
+
+
+def test_windows_may_hold_nothing() -> None:
+    assert merge([emitted(1, 2)], []) == emitted(1, 2)
+    assert merge([[], []], [(0, 10)]) == []
+    last = [Emission(1, 40, 41, 1.0)]
+    assert merge([emitted(1), [], last], [(10, 20), (30, 45)]) == [*emitted(1), *last]

@@ -1,0 +1,97 @@
+import kaldi_native_fbank
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
+
+from segue.data.features import FeaturesSection, LogMel, normalize
+
+Array = NDArray[np.float32]
+
+
+def kaldi(samples: Array, sample_rate_hz: int, mel_bins: int) -> Array:
+    """(S) -> (T, F): what sherpa-onnx computes for models trained in NeMo."""
+    options = kaldi_native_fbank.FbankOptions()
+    frames, mel = options.frame_opts, options.mel_opts
+    frames.samp_freq, frames.frame_length_ms, frames.frame_shift_ms = sample_rate_hz, 25, 10
+    frames.snip_edges, frames.remove_dc_offset, frames.dither = False, False, 0
+    frames.preemph_coeff, frames.window_type = 0.97, "hann"
+    mel.num_bins, mel.low_freq, mel.high_freq, mel.is_librosa = mel_bins, 0, 0, True
+    computed = kaldi_native_fbank.OnlineFbank(options)
+    computed.accept_waveform(sample_rate_hz, samples.tolist())
+    computed.input_finished()
+    rows = [computed.get_frame(number) for number in range(computed.num_frames_ready)]
+    return np.array(rows, dtype=np.float32).reshape(-1, mel_bins)
+
+
+def sound(num_samples: int, seed: int = 0) -> Array:
+    """Noise, loud and quiet, and stretches of exact silence."""
+    draw = np.random.default_rng(seed)
+    loudness = np.repeat(draw.choice([0.5, 1e-4, 0.0], size=num_samples // 300 + 1), 300)[:num_samples]
+    return (draw.uniform(-1, 1, num_samples) * loudness).astype(np.float32)
+
+
+def padded(waveforms: list[Array]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Waveforms as one batch; loud noise stands in the padding."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    batch = pad_sequence([torch.from_numpy(waveform) for waveform in waveforms], batch_first=True)
+    is_padding = torch.arange(batch.shape[1]) >= lengths.unsqueeze(1)
+    noise = torch.rand(batch.shape, generator=torch.Generator().manual_seed(0))
+    return torch.where(is_padding, noise, batch), lengths
+
+
+@pytest.mark.parametrize("sample_rate_hz", [8000, 11025, 16000, 22050, 44100])
+@pytest.mark.parametrize("mel_bins", [64, 80])
+def test_features_are_what_sherpa_onnx_computes(sample_rate_hz: int, mel_bins: int) -> None:
+    half_shift = sample_rate_hz // 200
+    lengths = [1, half_shift - 1, half_shift, half_shift + 1, 3 * half_shift, 12 * half_shift + 5, sample_rate_hz]
+    waveforms = [sound(length, seed) for seed, length in enumerate(lengths)]
+    module = LogMel(FeaturesSection(sample_rate_hz=sample_rate_hz, mel_bins=mel_bins))
+    features, frames = module(*padded(waveforms))
+    for waveform, row, num_frames in zip(waveforms, features, frames.tolist(), strict=True):
+        wanted = kaldi(waveform, sample_rate_hz, mel_bins)
+        assert num_frames == len(wanted) == module.num_frames(len(waveform))
+        np.testing.assert_allclose(row[:, :num_frames].T.numpy(), wanted, atol=1e-3, rtol=0)
+
+
+def test_an_utterance_too_short_for_a_frame_has_none_even_alone() -> None:
+    features, frames = LogMel(FeaturesSection())(torch.ones(1, 1), torch.tensor([1]))
+    assert frames.tolist() == [0]
+    assert normalize(features, frames).abs().max() == 0
+
+
+@given(st.lists(st.integers(1, 2000), min_size=2, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_padding_never_changes_a_real_frame(lengths: list[int]) -> None:
+    module = LogMel(FeaturesSection(sample_rate_hz=8000, mel_bins=20))
+    waveforms = [sound(length, seed) for seed, length in enumerate(lengths)]
+    features, frames = module(*padded(waveforms))
+    normalized = normalize(features, frames)
+    for number, waveform in enumerate(waveforms):
+        alone, alone_frames = module(torch.from_numpy(waveform).unsqueeze(0), torch.tensor([len(waveform)]))
+        real = slice(0, int(alone_frames))
+        torch.testing.assert_close(features[number, :, real], alone[0, :, real], atol=1e-5, rtol=0)
+        together = normalized[number, :, real]
+        torch.testing.assert_close(together, normalize(alone, alone_frames)[0, :, real], atol=1e-3, rtol=0)
+        assert not normalized[number, :, int(alone_frames) :].any()
+
+
+def test_normalized_bins_have_mean_0_and_variance_1_over_real_frames() -> None:
+    frames = torch.tensor([200, 50])
+    noise = 3 * torch.randn(2, 8, 200, generator=torch.Generator().manual_seed(0)) - 5
+    for row, count in zip(normalize(noise, frames), frames.tolist(), strict=True):
+        torch.testing.assert_close(row[:, :count].mean(dim=1), torch.zeros(8), atol=1e-5, rtol=0)
+        torch.testing.assert_close(row[:, :count].var(dim=1, correction=0), torch.ones(8), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_silence_and_constants_become_zeros(level: float) -> None:
+    waveforms, lengths = torch.full((2, 160_000), level), torch.tensor([160_000, 100])
+    module = LogMel(FeaturesSection())
+    features, frames = module(waveforms, lengths)
+    assert frames.tolist() == [1000, 1]
+    # 316 is 1 / sqrt(epsilon): what normalisation makes of the last bit of a mean.
+    assert normalize(features, frames).abs().max() < 316 * 1e-5

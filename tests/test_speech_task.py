@@ -1,0 +1,382 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segue import recipe
+from segue.data import audio
+from segue.data import tokenizer as tokenizers
+from segue.data.batching import MicroBatch
+from segue.data.features import LogMel
+from segue.data.manifest import Manifest
+from segue.decoding import ctc
+from segue.engine.task import Split
+from segue.errors import UserError
+from segue.tasks.speech_recognition import (
+    FeatureTensors,
+    Recipe,
+    Recognizer,
+    SpeechRecognition,
+    Transcriber,
+    Transcript,
+    _mask,
+    _warp,
+)
+
+RATE = 8000
+ALPHABET = " abc"
+BLANK = len(ALPHABET)
+FRAME = 160  # samples of an output frame: two frames of 10 ms
+
+RECIPE = f"""
+task = "speech_recognition"
+tokenizer = {{ kind = "characters", alphabet = "{ALPHABET}" }}
+features = {{ sample_rate_hz = {RATE}, mel_bins = 8 }}
+batch = {{ seconds = 100.0 }}
+optimizer = {{ kind = "adamw", learning_rate = 1e-3 }}
+schedule = {{ kind = "cosine", warmup_steps = 1 }}
+engine = {{ steps = 1, device = "cpu", threads = 1, workers = 0 }}
+
+[model]
+kind = "jasper"
+residual = "dense"
+blocks = [
+  {{ channels = 8, kernel = 5, stride = 2, has_residual = false }},
+  {{ channels = 8, kernel = 5, repeats = 2 }},
+  {{ channels = 8, kernel = 1, has_residual = false }},
+]
+"""
+
+
+def noise(num_samples: int, seed: int = 0) -> audio.Samples:
+    return np.random.default_rng(seed).uniform(-0.3, 0.3, num_samples).astype(np.float32)
+
+
+def section_of(folder: Path, *overrides: str) -> Recipe:
+    (folder / "recipe.toml").write_text(RECIPE)
+    return recipe.validate(recipe.read(folder / "recipe.toml", overrides), Recipe)
+
+
+def write_lines(folder: Path, examples: Sequence[tuple[str, int]], **keys: Any) -> Path:
+    """A manifest of noise with these texts and numbers of samples."""
+    lines = []
+    for number, (text, num_samples) in enumerate(examples):
+        soundfile.write(folder / f"{number}.wav", noise(num_samples, number), RATE, subtype="FLOAT")
+        line = {"audio_filepath": f"{number}.wav", "duration": num_samples / RATE, "text": text}
+        lines.append(json.dumps(line | keys) + "\n")
+    (folder / "x.jsonl").write_text("".join(lines))
+    return folder / "x.jsonl"
+
+
+def task_of(manifest: Path, *overrides: str, split: Split = "train") -> SpeechRecognition:
+    section = section_of(manifest.parent, *overrides)
+    tokenizer = tokenizers.build(section.tokenizer, [])
+    return SpeechRecognition(section, tokenizer, {split: Manifest([manifest], skip_bad=section.data.skip_bad)})
+
+
+def micro_batch(*indices: int, epoch: int = 0) -> MicroBatch:
+    return MicroBatch(epoch, np.array(indices))
+
+
+def random_model(task: SpeechRecognition) -> nn.Module:
+    torch.manual_seed(0)
+    return task.build_model().eval()
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A model directory whose weights are random."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    section = section_of(folder)
+    tokenizers.build(section.tokenizer, []).save(folder / "tokenizer.json")
+    torch.manual_seed(0)
+    save_file(Recognizer(section, len(ALPHABET) + 1).state_dict(), folder / "model.safetensors")
+    return folder
+
+
+TEXTS = ("a", "abc cab", "aab bcc a", "c b", "ab", "bbb", "cab cab cab")
+
+
+@torch.inference_mode()
+def test_the_loss_is_the_sum_over_utterances_whatever_the_batch(tmp_path: Path) -> None:
+    task = task_of(write_lines(tmp_path, [(text, 4000 + 1111 * n) for n, text in enumerate(TEXTS)]))
+    model = random_model(task)
+    wanted = []
+    for index in range(len(TEXTS)):
+        batch = task.load("train", micro_batch(index))
+        log_probs, frames = model(batch.waveforms, batch.lengths)
+        targets = torch.tensor([ALPHABET.index(letter) for letter in TEXTS[index]])
+        wanted.append(F.ctc_loss(log_probs[0], targets, frames[0], torch.tensor(len(targets)), BLANK, "sum").item())
+    for indices in ([0, 1, 2, 3, 4, 5, 6], [6, 0], [3]):
+        batch = task.load("train", micro_batch(*indices))
+        assert task.num_targets(batch) == sum(len(TEXTS[index]) for index in indices)
+        assert task.loss(model, batch).total.item() == pytest.approx(sum(wanted[n] for n in indices), rel=1e-5)
+        losses = [prediction.loss for prediction in task.predict(model, batch)]
+        assert losses == pytest.approx([wanted[index] for index in indices], rel=1e-5)
+
+
+@pytest.mark.parametrize(("text", "num_frames"), [("abcabc", 6), ("aabbcc", 9), ("aaa", 5), ("b a", 3)])
+@pytest.mark.parametrize("speed", [1.0, 1.25])
+@torch.inference_mode()
+def test_ctc_must_fit_at_the_fastest_speed(tmp_path: Path, text: str, num_frames: int, speed: float) -> None:
+    fewest = FRAME * num_frames - FRAME * 3 // 4  # of the last frame a quarter is enough
+    fits = write_lines(tmp_path, [(text, round(fewest * speed))])
+    task = task_of(fits, f"augmentation.speeds=[{speed}]")
+    assert np.isfinite(task.loss(random_model(task), task.load("train", micro_batch(0))).total.item())
+
+    too_short = write_lines(tmp_path, [("a", 800), (text, round(fewest * speed) - 2)])
+    with pytest.raises(UserError) as raised:
+        task_of(too_short, f"augmentation.speeds=[0.9, {speed}, 1.0]")
+    assert f"{too_short}:2: text: CTC needs {num_frames} frames for {len(text)} tokens" in str(raised.value)
+    if speed > 1:
+        task_of(too_short, "augmentation.speeds=[0.9, 1.0]")
+    else:
+        task = task_of(too_short, split="dev")
+        (prediction,) = task.predict(random_model(task), task.load("dev", micro_batch(1)))
+        assert (prediction.loss, prediction.num_targets) == (0.0, len(text))  # where torch has infinity
+
+
+def test_unusable_texts_are_named_or_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = write_lines(tmp_path, [("a b", 8000), ("Éx a, é", 8000), ("?!", 8000)])
+    with pytest.raises(UserError) as raised:
+        task_of(manifest)
+    assert str(raised.value).split("\n") == [
+        f"{manifest}:2: text: outside the tokenizer's alphabet: 'é' 'x'",
+        f"{manifest}:3: text: nothing is left of '?!' after normalisation",
+        "(--skip-bad leaves such examples out and counts them)",
+    ]
+    task = task_of(manifest, "data.skip_bad=true")
+    assert [utterance.text for utterance in task.manifests["train"]] == ["a b"]
+    assert task.manifests["train"].num_skipped == 2
+    assert "2 unusable examples left out" in capsys.readouterr().err
+
+
+def test_joining_needs_a_space_to_write(tmp_path: Path) -> None:
+    manifest = write_lines(tmp_path, [("a", 8000), ("b", 8000)], speaker="ann")
+    with pytest.raises(UserError, match=r"x\.jsonl:1: text: outside the tokenizer's alphabet: ' '"):
+        task_of(manifest, "tokenizer.alphabet=abc", "augmentation.joined_utterances=2")
+
+
+def test_a_budget_below_the_longest_utterance_is_refused(tmp_path: Path) -> None:
+    manifest = write_lines(tmp_path, [("a", 8000), ("b", 24000)])
+    with pytest.raises(UserError, match=r"batch\.seconds: 3\.0 s cannot hold the longest utterance: 3\.75 s"):
+        task_of(manifest, "batch.seconds=3.0", "augmentation.speeds=[0.8, 1.0]")
+    task = task_of(manifest, "batch.seconds=3.0", "augmentation.speeds=[0.8, 1.0]", "data.longest_seconds=2.0")
+    assert len(task.manifests["train"]) == 1
+
+
+def test_loading_depends_on_seed_epoch_and_example_alone(tmp_path: Path) -> None:
+    task = task_of(
+        write_lines(tmp_path, [(text, 8000 + 999 * n) for n, text in enumerate(TEXTS)]),
+        "augmentation.speeds=[0.9, 1.0, 1.1]",
+        "augmentation.noise_probability=0.5",
+        "augmentation.vocal_tract_warp=0.1",
+        "augmentation.time_masks=2",
+    )
+
+    def parts(batch: Any, row: int) -> list[bytes]:
+        waveform = batch.waveforms[row, : int(batch.lengths[row])]
+        return [waveform.numpy().tobytes(), *(tensor[row].numpy().tobytes() for tensor in batch.augmentation)]
+
+    together = task.load("train", micro_batch(4, 2, 0))
+    assert parts(together, 1) == parts(task.load("train", micro_batch(2)), 0)
+    assert parts(together, 1) != parts(task.load("train", micro_batch(2, epoch=1)), 0)
+
+
+def test_joined_utterances_are_heard_one_after_the_other(tmp_path: Path) -> None:
+    task = task_of(
+        write_lines(tmp_path, [("a b", 3000 + 100 * n) for n in range(9)], speaker="ann"),
+        "augmentation.joined_utterances=3",
+    )
+    assert task.joining is not None
+    for index in range(len(task.joining)):
+        members = task.joining.members(index, 5)
+        batch = task.load("train", micro_batch(index, epoch=5))
+        assert batch.ids == ["+".join(f"{member}.wav" for member in members)]
+        assert batch.texts == [" ".join("a b" for _ in members)]
+        recordings = np.concatenate([noise(3000 + 100 * member, member) for member in members])
+        np.testing.assert_array_equal(batch.waveforms[0].numpy(), recordings)
+
+
+def test_bad_audio_is_named_with_its_line_or_counted(tmp_path: Path) -> None:
+    manifest = write_lines(tmp_path, [("a", 8000), ("b", 8000), ("c", 8000)])
+    soundfile.write(tmp_path / "1.wav", np.zeros(8000), RATE)
+    (tmp_path / "2.wav").write_text("no audio")
+    task = task_of(manifest)
+    with pytest.raises(UserError, match=r"x\.jsonl:2: .*1\.wav: silent: every sample is 0 \(--skip-bad"):
+        task.load("train", micro_batch(0, 1))
+    with pytest.raises(UserError, match=r"x\.jsonl:3: .*2\.wav: not audio"):
+        task.load("train", micro_batch(2))
+    batch = task_of(manifest, "data.skip_bad=true").load("train", micro_batch(0, 1, 2))
+    assert (batch.ids, batch.num_skipped) == (["0.wav"], 2)
+
+
+def test_masks_set_their_spans_to_zero_and_nothing_else() -> None:
+    features = torch.rand(2, 6, 9) + 1
+    bands = torch.tensor([[[1, 3], [5, 6]], [[0, 0], [4, 4]]])
+    spans = torch.tensor([[[0, 0], [9, 9]], [[2, 4], [3, 7]]])
+    wanted = features.clone()
+    wanted[0, 1:3] = wanted[0, 5] = 0
+    wanted[1, :, 2:7] = 0
+    assert torch.equal(_mask(features, FeatureTensors(torch.ones(2), bands, spans)), wanted)
+
+
+def test_a_warp_reads_each_bin_at_its_multiple() -> None:
+    ramp = torch.arange(8.0).view(1, 8, 1).expand(3, 8, 4)
+    warped = _warp(ramp, torch.tensor([1.0, 0.75, 1.25]))
+    assert torch.equal(warped[0], ramp[0])
+    torch.testing.assert_close(warped[1], 0.75 * ramp[1])
+    torch.testing.assert_close(warped[2], (1.25 * ramp[2]).clamp(max=7))
+
+
+class Reader(nn.Module):
+    """A model that reads its tokens off the waveform: token n is said where the level is (n + 1) / 10."""
+
+    def __init__(self, front_end: LogMel) -> None:
+        super().__init__()
+        self.front_end = front_end
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        frames = (self.front_end.num_frames(lengths) + 1) // 2
+        whole = F.pad(waveforms, (0, -waveforms.shape[1] % FRAME)).unflatten(1, (-1, FRAME))  # (B, T, samples)
+        tokens = (10 * whole.amax(dim=2)).round().long() - 1
+        return F.one_hot(tokens % (BLANK + 1), BLANK + 1).float().add(1e-3).log(), frames
+
+
+def spoken(num_samples: int, longest_gap: int) -> tuple[audio.Samples, list[ctc.Emission]]:
+    """A waveform for `Reader`, and what it says, to its last frame. No token follows itself."""
+    draw = np.random.default_rng(0)
+    levels, emissions = np.zeros(num_samples // FRAME + 1, np.float32), list[ctc.Emission]()
+    num_frames = ((num_samples + FRAME // 4) // (FRAME // 2) + 1) // 2
+    frame = 3
+    while frame < num_frames:
+        token = int(emissions[-1].token + draw.integers(1, BLANK) if emissions else 1) % BLANK
+        end = min(frame + int(draw.integers(1, 3)), num_frames)
+        levels[frame:end] = (token + 1) / 10
+        emissions.append(ctc.Emission(token, frame, end, 1.001))
+        frame = end + int(draw.integers(longest_gap + 1))
+    return np.repeat(levels, FRAME)[:num_samples], emissions
+
+
+@pytest.mark.parametrize("longest_gap", [0, 4, 60])
+@pytest.mark.parametrize("num_samples", [4000, 19200, 19201, 33600, 160_000, 160_100])
+def test_windows_of_a_long_recording_say_what_one_window_does(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, longest_gap: int, num_samples: int
+) -> None:
+    samples, emissions = spoken(num_samples, longest_gap)
+    soundfile.write(model_folder / "long.wav", samples, RATE, subtype="FLOAT")
+    transcripts = []
+    for window_seconds in (2.4, 10_000.0):
+        monkeypatch.setattr(Transcriber, "WINDOW_SECONDS", window_seconds)
+        monkeypatch.setattr(Transcriber, "OVERLAP_SECONDS", 0.6)
+        transcriber = Transcriber(model_folder, "cpu")
+        transcriber.model = Reader(transcriber.model.front_end)  # type: ignore[assignment]
+        transcripts.append(transcriber.transcribe(model_folder / "long.wav"))
+    assert transcripts[0] == transcripts[1]
+    assert transcripts[0].duration == num_samples / RATE
+    said = ctc.words(emissions, [letter.encode() for letter in ALPHABET], FRAME / RATE)
+    assert transcripts[0].words == [
+        word._replace(end=min(word.end, num_samples / RATE), confidence=pytest.approx(word.confidence)) for word in said
+    ]
+    assert transcripts[0].text == " ".join(word.word for word in said)
+
+
+def test_a_transcript_writes_every_format() -> None:
+    words = [ctc.Word("héllo", 0.12345, 0.5, 0.98765), ctc.Word("you", 0.6, 1.0, 0.5)]
+    transcript = Transcript("dir/a.wav", 1.23456, "héllo you", words)
+    line = transcript.written("json")
+    assert "\n" not in line
+    assert "héllo" in line
+    assert json.loads(line) == {
+        "audio": "dir/a.wav",
+        "duration": 1.235,
+        "text": "héllo you",
+        "words": [
+            {"word": "héllo", "start": 0.123, "end": 0.5, "confidence": 0.9877},
+            {"word": "you", "start": 0.6, "end": 1.0, "confidence": 0.5},
+        ],
+    }
+    assert transcript.written("text") == "héllo you"
+    assert transcript.written("srt") == "1\n00:00:00,123 --> 00:00:01,000\nhéllo you"
+    assert transcript.written("vtt").startswith("WEBVTT\n\n1\n00:00:00.123 --> 00:00:01.000\nhéllo you")
+
+
+@pytest.mark.parametrize("num_samples", [1, 39, 40, 8000, 30 * RATE])
+def test_silence_gives_no_words(model_folder: Path, num_samples: int) -> None:
+    soundfile.write(model_folder / "x.wav", np.zeros(num_samples), RATE)
+    transcript = Transcriber(model_folder, "cpu").transcribe(model_folder / "x.wav")
+    assert (transcript.text, transcript.words, transcript.duration) == ("", [], num_samples / RATE)
+
+
+@pytest.mark.parametrize("num_samples", [1, 39, 40, 200, 8000, 30 * RATE])
+def test_every_length_of_sound_has_a_transcript(model_folder: Path, num_samples: int) -> None:
+    soundfile.write(model_folder / "x.wav", noise(num_samples), RATE)
+    transcript = Transcriber(model_folder, "cpu").transcribe(model_folder / "x.wav")
+    assert transcript.duration == num_samples / RATE
+    for word in transcript.words:
+        assert 0 <= word.start < word.end <= transcript.duration
+        assert 0 < word.confidence <= 1
+
+
+def test_what_cannot_be_heard_is_refused(model_folder: Path) -> None:
+    transcriber = Transcriber(model_folder, "cpu")
+    samples = noise(30 * RATE)
+    samples[-1] = np.nan  # in the last window
+    soundfile.write(model_folder / "nan.wav", samples, RATE, subtype="FLOAT")
+    soundfile.write(model_folder / "zero.wav", samples[:0], RATE)
+    (model_folder / "empty.wav").touch()
+    for name, message in (("nan", "holds NaN"), ("zero", "holds no audio"), ("empty", "the file is empty")):
+        with pytest.raises(UserError, match=rf"{name}\.wav: {message}"):
+            transcriber.transcribe(model_folder / f"{name}.wav")
+
+
+def test_references_that_the_model_cannot_write_are_its_errors_and_not_in_the_loss(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    transcriber = Transcriber(model_folder, "cpu")
+    alone = transcriber.evaluate(write_lines(tmp_path, [("ab", 8000)]))
+    scores = transcriber.evaluate(write_lines(tmp_path, [("ab", 8000), ("Zoo, zebra!", 8000), ("", 8000)]))
+    assert (scores["utterances"], scores["words"], scores["skipped"]) == (3, 3, 0)
+    assert scores["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert scores["substitutions"] + scores["deletions"] >= 2
+
+
+def test_evaluation_does_not_depend_on_the_batch(model_folder: Path, tmp_path: Path) -> None:
+    manifest = write_lines(tmp_path, [(text, 4000 + 777 * n) for n, text in enumerate(TEXTS)])
+    transcriber = Transcriber(model_folder, "cpu")
+    _, together = transcriber.heard(Manifest([manifest]))
+    for prediction in together:
+        transcript = transcriber.transcribe(tmp_path / prediction.id)
+        assert transcript.text == " ".join(prediction.hypothesis.split())
+
+
+def test_evaluation_names_bad_audio_or_counts_it(model_folder: Path, tmp_path: Path) -> None:
+    manifest = write_lines(tmp_path, [("a", 8000), ("b", 8000)])
+    with manifest.open("a") as file:
+        file.write("nonsense\n")
+    (tmp_path / "0.wav").write_text("no audio")
+    transcriber = Transcriber(model_folder, "cpu")
+    with pytest.raises(UserError, match=r"x\.jsonl:3: not JSON"):
+        transcriber.evaluate(manifest)
+    scores = transcriber.evaluate(manifest, skip_bad=True)
+    assert (scores["utterances"], scores["skipped"]) == (1, 2)
+
+
+def test_weights_that_do_not_fit_are_refused(model_folder: Path) -> None:
+    tokenizers.build(tokenizers.CharactersSection(kind="characters", alphabet="ab"), []).save(
+        model_folder / "tokenizer.json"
+    )
+    with pytest.raises(UserError, match=r"model\.safetensors: these weights do not fit (.|\n)*head\.weight"):
+        Transcriber(model_folder, "cpu")
+    (model_folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
+        Transcriber(model_folder, "cpu")
