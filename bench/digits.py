@@ -2,8 +2,9 @@
 
     python bench/digits.py RECORDINGS OUT_DIR [official george jackson lucas nicolas yweweler] [-- key=value ...]
 
-RECORDINGS is the folder of the Free Spoken Digit Dataset. `official` trains on the official split; a name
-keeps that speaker out of training and development and tests on all of his or her recordings. Finished runs are not repeated.
+RECORDINGS is the folder of the Free Spoken Digit Dataset. `official` trains on the official split; a speaker's name
+keeps him or her out of training and development, and tests on all of that speaker's recordings. Finished runs are not
+repeated.
 """
 
 import json

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from segue.data import audio
 from segue.data.audio import Samples
@@ -52,6 +52,13 @@ class AugmentationSection(Section):
 
     time_width: Count = 6
     """Longest masked span in frames of 10 ms; never over a fifth of the utterance."""
+
+    @field_validator("noise_snr_db")
+    @classmethod
+    def _in_order(cls, lowest_and_highest: tuple[float, float]) -> tuple[float, float]:
+        if lowest_and_highest[0] > lowest_and_highest[1]:
+            raise ValueError("the lowest comes first")
+        return lowest_and_highest
 
 
 class FeatureAugmentation(NamedTuple):

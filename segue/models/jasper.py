@@ -6,12 +6,11 @@ Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Model" (arX
 Shape letters: B batch, C channels, T frames, V vocabulary (blank included).
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from segue.errors import UserError
 from segue.layers.mask import length_mask
 from segue.recipe import Section
 
@@ -54,6 +53,18 @@ class JasperSection(Section):
     blocks: Annotated[tuple[BlockSection, ...], Field(min_length=1)]
     """The blocks, first to last."""
 
+    @model_validator(mode="after")
+    def _frames_line_up(self) -> Self:
+        with_residual = [block.has_residual and self.residual != "none" for block in self.blocks]
+        for number, block in enumerate(self.blocks):
+            if block.kernel % 2 == 0:
+                raise ValueError(f"block {number}: kernel {block.kernel} is even; frames would shift")
+            if block.stride != 1 and with_residual[number]:
+                raise ValueError(f"block {number}: a block with a residual needs stride 1")
+            if block.stride != 1 and self.residual == "dense" and any(with_residual[:number]):
+                raise ValueError(f"block {number}: with dense residuals, no stride after the first block that has one")
+        return self
+
 
 class Jasper(nn.Module):
     """Features to scores of tokens: blocks, then one linear layer."""
@@ -64,14 +75,8 @@ class Jasper(nn.Module):
         channels = features
         residual_inputs: list[int] = []  # channels of the tensors that a dense residual adds
         for block in section.blocks:
-            if block.kernel % 2 == 0:
-                raise UserError(f"model.blocks: kernel {block.kernel} is even; frames would shift")
-            if block.stride != 1 and residual_inputs and section.residual == "dense":
-                raise UserError("model.blocks: with dense residuals, no stride after the first block that has one")
             sources: list[int] = []
             if block.has_residual and section.residual != "none":
-                if block.stride != 1:
-                    raise UserError("model.blocks: a block with a residual needs stride 1")
                 residual_inputs.append(channels)
                 sources = list(residual_inputs) if section.residual == "dense" else [channels]
             self.blocks.append(Block(block, channels, sources, section.is_separable))

@@ -80,12 +80,15 @@ def _split(speaker: str, index: int, test_speaker: str | None) -> str | None:
     return "dev" if index in DEV_INDICES else "train"
 
 
-def _string(singles: Sequence[Utterance], longest: int, file: Path, draw: np.random.Generator) -> Utterance:
+def _string(singles: Sequence[Utterance], longest: int, file: Path, draw: np.random.Generator) -> Utterance | UserError:
     """One recording after the other, without pauses beyond their own, in one new file."""
     speaker = singles[int(draw.integers(len(singles)))].speaker
     own = [each for each in singles if each.speaker == speaker]
     chosen = [own[n] for n in draw.integers(len(own), size=draw.integers(1, longest + 1))]
-    samples = np.concatenate([audio.read(each.audio, SAMPLE_RATE_HZ) for each in chosen])
+    try:
+        samples = np.concatenate([audio.read(each.audio, SAMPLE_RATE_HZ) for each in chosen])
+    except UserError as problem:
+        return problem
     audio.write(file, samples, SAMPLE_RATE_HZ)
     return Utterance(
         id=file.stem,
