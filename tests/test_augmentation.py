@@ -160,3 +160,27 @@ def test_the_bound_on_joined_length_is_tight() -> None:
     seconds = np.random.default_rng(0).uniform(1, 10, 500)
     joining = Joining(seconds, ["ann"] * 500, 5, seed=0)
     assert joining.seconds.sum() < 1.1 * seconds.sum()
+
+
+@pytest.mark.parametrize("num_pieces", [1, 3])
+def test_pauses_stand_only_around_utterances_and_below_the_longest(num_pieces: int) -> None:
+    pausing = augmentation(longest_pause_seconds=0.5)
+    lengths = set()
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        pieces = [np.full(400, number + 1.0, np.float32) for number in range(num_pieces)]
+        joined = pausing.join(pieces, draw)
+        assert len(joined) <= 400 * num_pieces + (num_pieces + 1) * RATE // 2
+        lengths.add(len(joined))
+        for number in range(num_pieces):  # each utterance is there, whole, in its order
+            [places] = np.nonzero(joined == number + 1.0)
+            assert len(places) == 400
+            assert places[-1] - places[0] == 399
+        assert np.all(np.diff(joined[np.isin(joined, [1.0, 2.0, 3.0])]) >= 0)
+    assert len(lengths) > 10
+    assert 400 * num_pieces in lengths  # now and then no pause at all
+
+
+def test_without_pauses_utterances_follow_each_other_at_once() -> None:
+    joined = augmentation().join([SPEECH, -SPEECH], np.random.default_rng(0))
+    np.testing.assert_array_equal(joined, np.concatenate([SPEECH, -SPEECH]))

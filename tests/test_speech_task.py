@@ -380,3 +380,19 @@ def test_weights_that_do_not_fit_are_refused(model_folder: Path) -> None:
     (model_folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
         Transcriber(model_folder, "cpu")
+
+
+def test_no_loaded_batch_exceeds_its_budget(tmp_path: Path) -> None:
+    manifest = write_lines(tmp_path, [("a b", 3000 + 500 * n) for n in range(30)], speaker="ann")
+    task = task_of(
+        manifest,
+        "augmentation.speeds=[0.9, 1.1]",
+        "augmentation.joined_utterances=3",
+        "augmentation.longest_pause_seconds=0.4",
+        "batch.seconds=12.0",
+        "batch.buckets=3",
+    )
+    plan = task.plan("train")
+    for number in range(2 * plan.num_micro_batches):
+        waveforms = task.load("train", plan.micro_batch(number)).waveforms
+        assert waveforms.numel() <= 12.0 * RATE + len(waveforms)  # resampling may round a sample up

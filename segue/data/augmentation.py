@@ -3,6 +3,7 @@
 Every draw comes from a generator that the caller seeds by (seed, epoch, example): order and workers change nothing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -19,6 +20,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Indices = NDArray[np.int64]
 
+# Between speech and the noise of a pause: from a busy street to a recording booth.
+PAUSE_SNR_DB = (10.0, 80.0)
+
 
 class AugmentationSection(Section):
     """Variation of the training speech; the defaults vary nothing."""
@@ -28,6 +32,9 @@ class AugmentationSection(Section):
 
     joined_utterances: Annotated[int, Field(ge=1, le=100)] = 1
     """Up to this many utterances of one speaker become one, joined afresh each epoch."""
+
+    longest_pause_seconds: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Before, between and after utterances every other time a pause, of up to this long and as quiet as it comes."""
 
     noise_probability: Share = 0.0
     """Share of utterances with added noise."""
@@ -80,6 +87,22 @@ class Augmentation:
         self.sample_rate_hz = sample_rate_hz
         self.mel_bins = mel_bins
         self.noise = None if section.noise_manifest is None else Manifest([root / section.noise_manifest])
+
+    def join(self, pieces: Sequence[Samples], draw: np.random.Generator) -> Samples:
+        """Utterances of (S) each, one after the other -> (S'), with pauses."""
+        if not self.section.longest_pause_seconds:
+            return np.concatenate(pieces)
+        speech = float(np.sqrt(np.mean([np.square(piece).mean() for piece in pieces])))
+        quiet = speech * 10 ** (-draw.uniform(*PAUSE_SNR_DB) / 20) if draw.random() < 0.9 else 0.0  # or digital silence
+        parts = [self._pause(quiet, draw)]
+        for piece in pieces:
+            parts += [piece, self._pause(quiet, draw)]
+        return np.concatenate(parts)
+
+    def _pause(self, level: float, draw: np.random.Generator) -> Samples:
+        seconds = draw.uniform(0, self.section.longest_pause_seconds) if draw.random() < 0.5 else 0.0
+        noise = draw.standard_normal(int(seconds * self.sample_rate_hz), dtype=np.float32)
+        return noise * np.float32(level)
 
     def waveform(self, samples: Samples, draw: np.random.Generator) -> Samples:
         """(S) -> (S'): speed, then noise."""
@@ -144,6 +167,8 @@ class Joining:
                 places.append(tuple(left[:size]))
                 left = left[size:]
         self._places = places
+        self.counts = np.array([len(place) for place in places])
+        """Utterances in each joined utterance."""
         self.seconds = np.array([bound[list(place)].sum() for place in places])
         """Upper bound on the length of each joined utterance."""
 

@@ -310,12 +310,16 @@ class SpeechRecognition:
         if split != "train":
             longest = float(manifest.seconds.max())
             return BatchPlan(manifest.seconds, max(batch.seconds, longest), buckets=16, seed=0, is_shuffled=False)
-        slowest = min(self.recipe.augmentation.speeds)
-        seconds = (manifest.seconds if self.joining is None else self.joining.seconds) / slowest
+        section = self.recipe.augmentation
+        slowest = min(section.speeds)
+        seconds = manifest.seconds if self.joining is None else self.joining.seconds
+        counts = 1 if self.joining is None else self.joining.counts
+        seconds = (seconds + (counts + 1) * section.longest_pause_seconds) / slowest
         if seconds.max() > batch.seconds:
             raise UserError(
                 f"batch.seconds: {batch.seconds} s cannot hold the longest utterance: {seconds.max():.2f} s "
-                f"(joined, and at speed {slowest}, where the recipe says so); raise it, or set data.longest_seconds"
+                f"(joined, with pauses, and at speed {slowest}, where the recipe says so); raise it, or set "
+                "data.longest_seconds"
             )
         return BatchPlan(seconds, batch.seconds, buckets=batch.buckets, seed=self.recipe.seed)
 
@@ -371,15 +375,14 @@ class SpeechRecognition:
         utterances = [self.manifests[split][member] for member in members]
         rate = self.recipe.features.sample_rate_hz
         pieces = [_read(utterance, rate) for utterance in utterances]
-        samples = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         text = normalize_text(" ".join(utterance.text for utterance in utterances), self.recipe.text)
         name = "+".join(utterance.id for utterance in utterances)
         if not is_training:
             # References may hold what the model cannot write; that is an error of the model's, not of the data.
             tokens = [] if self.tokenizer.unknown_characters(text) else self.tokenizer.encode(text)
-            return _Example(name, text, samples, tokens, None)
+            return _Example(name, text, pieces[0], tokens, None)
         draw = np.random.default_rng([self.recipe.seed, epoch, crc32(name.encode())])
-        samples = self.augmentation.waveform(samples, draw)
+        samples = self.augmentation.waveform(self.augmentation.join(pieces, draw), draw)
         frames = self.front_end.num_frames(len(samples))
         return _Example(name, text, samples, self.tokenizer.encode(text), self.augmentation.features(frames, draw))
 
