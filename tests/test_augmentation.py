@@ -164,7 +164,7 @@ def test_the_bound_on_joined_length_is_tight() -> None:
 
 @pytest.mark.parametrize("num_pieces", [1, 3])
 def test_pauses_stand_only_around_utterances_and_below_the_longest(num_pieces: int) -> None:
-    pausing = augmentation(longest_pause_seconds=0.5)
+    pausing = augmentation(pause_probability=0.8, longest_pause_seconds=0.5)
     lengths = set()
     for seed in range(40):
         draw = np.random.default_rng(seed)

@@ -388,6 +388,7 @@ def test_no_loaded_batch_exceeds_its_budget(tmp_path: Path) -> None:
         manifest,
         "augmentation.speeds=[0.9, 1.1]",
         "augmentation.joined_utterances=3",
+        "augmentation.pause_probability=0.5",
         "augmentation.longest_pause_seconds=0.4",
         "batch.seconds=12.0",
         "batch.buckets=3",

@@ -33,8 +33,11 @@ class AugmentationSection(Section):
     joined_utterances: Annotated[int, Field(ge=1, le=100)] = 1
     """Up to this many utterances of one speaker become one, joined afresh each epoch."""
 
-    longest_pause_seconds: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Before, between and after utterances every other time a pause, of up to this long and as quiet as it comes."""
+    pause_probability: Share = 0.0
+    """Share of (joined) utterances with pauses before, between and after their parts."""
+
+    longest_pause_seconds: Annotated[float, Field(gt=0, le=10)] = 0.5
+    """Longest pause; its noise is anything from a street's to none."""
 
     noise_probability: Share = 0.0
     """Share of utterances with added noise."""
@@ -90,7 +93,7 @@ class Augmentation:
 
     def join(self, pieces: Sequence[Samples], draw: np.random.Generator) -> Samples:
         """Utterances of (S) each, one after the other -> (S'), with pauses."""
-        if not self.section.longest_pause_seconds:
+        if draw.random() >= self.section.pause_probability:
             return np.concatenate(pieces)
         speech = float(np.sqrt(np.mean([np.square(piece).mean() for piece in pieces])))
         quiet = speech * 10 ** (-draw.uniform(*PAUSE_SNR_DB) / 20) if draw.random() < 0.9 else 0.0  # or digital silence
@@ -100,7 +103,7 @@ class Augmentation:
         return np.concatenate(parts)
 
     def _pause(self, level: float, draw: np.random.Generator) -> Samples:
-        seconds = draw.uniform(0, self.section.longest_pause_seconds) if draw.random() < 0.5 else 0.0
+        seconds = draw.uniform(0, self.section.longest_pause_seconds)
         noise = draw.standard_normal(int(seconds * self.sample_rate_hz), dtype=np.float32)
         return noise * np.float32(level)
 

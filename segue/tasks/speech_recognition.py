@@ -314,7 +314,9 @@ class SpeechRecognition:
         slowest = min(section.speeds)
         seconds = manifest.seconds if self.joining is None else self.joining.seconds
         counts = 1 if self.joining is None else self.joining.counts
-        seconds = (seconds + (counts + 1) * section.longest_pause_seconds) / slowest
+        if section.pause_probability:
+            seconds = seconds + (counts + 1) * section.longest_pause_seconds
+        seconds = seconds / slowest
         if seconds.max() > batch.seconds:
             raise UserError(
                 f"batch.seconds: {batch.seconds} s cannot hold the longest utterance: {seconds.max():.2f} s "
