@@ -7,6 +7,7 @@ Exit status: 0; 2 for a user's mistake, one clear message on standard error; 1 f
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -38,6 +39,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         # Intermixed: options may stand before, between and after the words.
         return COMMANDS[name].run(_parser(name).parse_intermixed_args(words[1:])) or 0
+    except KeyboardInterrupt:  # a training answers the first one itself: it saves and says how to go on
+        print("segue: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     except UserError as mistake:
         print(f"segue: {mistake}", file=sys.stderr)
     except OSError as error:  # a full disk, a folder that may not be written: not ours to mend

@@ -115,7 +115,7 @@ class Task(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Changes when the training data do: the order would be another."""
+        """Changes when the data do: order and scores would be others."""
         ...
 
     def save_assets(self, folder: Path, scores: dict[str, float]) -> None:

@@ -129,6 +129,7 @@ class Trainer:
             _signals_noted() as noted,
             closing(iter(stream)) as batches,
         ):
+            self._introduce()
             since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
             is_interrupted = False
             while self.step < engine.steps and not is_interrupted:
@@ -154,6 +155,17 @@ class Trainer:
         if self._num_skipped:
             warn(f"{self._num_skipped} bad examples were left out while training")
         return Result(self.step, self.best, noted[0] if is_interrupted else None, self.metric_name)
+
+    def _introduce(self) -> None:
+        """Says what is about to happen."""
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        device = f"cpu, {self.threads} threads" if self.device.type == "cpu" else str(self.device)
+        per_epoch = self.task.plan("train").num_micro_batches / self.micro_batches
+        start = f"on from step {self.step} to" if self.step else "up to"
+        self.log.say(
+            f"{count:,} parameters ({device}, {self.engine.precision}); {start} step {self.engine.steps}, "
+            f"{per_epoch:.1f} steps an epoch"
+        )
 
     def _take_step(self, batches: list[Batch]) -> dict[str, Any]:
         """One optimizer step over M micro-batches; the numbers for the log."""
@@ -272,7 +284,7 @@ class Trainer:
         tensors, state = found
         if state["data"] != self.task.fingerprint():
             raise UserError(
-                f"{self.run}: the training data changed since step {state['step']}; give another --out, or put the "
+                f"{self.run}: the data changed since step {state['step']}; give another --out, or put the "
                 "data back as they were"
             )
         if state["threads"] != self.threads:

@@ -1,13 +1,21 @@
 """One task, one file. A task's module has `Recipe` and `train`; the speech tasks have a `Transcriber`."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from segue import recipe
 from segue.errors import UserError, missing_extra
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: runs are not locked there
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
 
 TASKS = {"speech_recognition": "segue.tasks.speech_recognition"}
 """Name in a recipe's `task` -> module."""
@@ -44,8 +52,9 @@ def train(path: Path, run: Path, overrides: Sequence[str] = ()) -> Any:
     draft = recipe.read(path, overrides)
     module = module_of(draft)
     section = recipe.validate(draft, module.Recipe)
-    _claim(run, section)
-    return module.train(section, run)
+    with _alone_in(run):
+        _claim(run, section)
+        return module.train(section, run)
 
 
 def load(model: Path, device: str = "auto") -> Any:
@@ -70,6 +79,19 @@ _MAY_CHANGE = (
 )
 
 
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Refuses a run directory that another process trains in. The lock ends with the process, however it ends."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{run}: another process is training there; give another --out, or wait") from None
+        yield
+
+
 def _claim(run: Path, section: recipe.Section) -> None:
     """Makes `run` the directory of this recipe; refuses one that belongs to another."""
     from segue.engine.checkpoint import PARTIAL, write_text  # imports torch
@@ -83,7 +105,6 @@ def _claim(run: Path, section: recipe.Section) -> None:
         if changed:
             listed = "\n".join(f"  {line}" for line in changed)
             raise UserError(f"{run}: belongs to another recipe; give another --out. It differs in\n{listed}")
-    elif run.exists() and not all(path.name.startswith(PARTIAL) for path in run.iterdir()):
+    elif not all(path.name.startswith((PARTIAL, LOCK)) for path in run.iterdir()):
         raise UserError(f"{run}: not empty, and no run directory; give another --out")
-    run.mkdir(parents=True, exist_ok=True)
     write_text(kept, recipe.dump(section))

@@ -283,9 +283,8 @@ class SpeechRecognition:
         return {**scores, "loss": sum(p.loss for p in predictions) / max(1, sum(p.num_targets for p in predictions))}
 
     def fingerprint(self) -> str:
-        """Changes when an example of the training data does."""
-        manifest = self.manifests["train"]
-        return f"{len(manifest)} {manifest.checksum():08x}"
+        """Changes when an example of the training or development data does."""
+        return " ".join(f"{split} {len(each)} {each.checksum():08x}" for split, each in self.manifests.items())
 
     def save_assets(self, folder: Path, scores: dict[str, float]) -> None:
         """Recipe, tokenizer and model card."""

@@ -1,0 +1,94 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segue.engine.averaging import MovingAverage, Snapshots, reestimate_batch_norms, weights_of
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def weights(value: float) -> dict[str, Tensor]:
+    return {"weight": torch.full((2, 3), value), "count": torch.tensor(round(value))}
+
+
+def test_the_moving_average_forgets_early_weights_sooner() -> None:
+    model = small_model()
+    average = MovingAverage(model, decay=0.4)
+    expected = {name: value.double() for name, value in model.state_dict().items()}
+    for step in range(1, 6):
+        model(torch.randn(8, 3))  # changes the running statistics
+        with torch.no_grad():
+            model[0].weight.add_(torch.randn(4, 3))
+        decay = min(0.4, (1 + step) / (10 + step))  # 0.18, 0.25, 0.31, 0.36, 0.4
+        for name, value in model.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value.double()
+        average.update(model, step)
+    expected["1.num_batches_tracked"] = torch.tensor(5)
+    torch.testing.assert_close(average.tensors, expected, check_dtype=False)
+
+
+def test_weights_are_lent_and_given_back_even_after_an_error() -> None:
+    model = small_model()
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    lent = {name: torch.ones_like(value) for name, value in own.items()}
+    with pytest.raises(AssertionError), weights_of(model, lent):
+        torch.testing.assert_close(dict(model.state_dict()), own)  # wrong: these are the lent ones
+    torch.testing.assert_close(dict(model.state_dict()), own, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("by", "direction", "kept"),
+    [("last", "min", [20, 30, 40]), ("best", "min", [40, 10, 30]), ("best", "max", [20, 30, 10])],
+)
+def test_the_average_is_of_the_last_or_the_best_evaluations(
+    tmp_path: Path, by: str, direction: str, kept: list[int]
+) -> None:
+    snapshots = Snapshots(tmp_path, 3, by, direction)
+    for step, score in ((10, 2.0), (20, 9.0), (30, 2.5), (40, 1.0)):
+        snapshots.add(step, score, weights(step / 7))
+    snapshots.drop_others()
+    assert [step for step, _ in snapshots.kept] == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:08d}.safetensors" for step in sorted(kept)]
+    torch.testing.assert_close(
+        snapshots.average()["weight"].float(), torch.full((2, 3), sum(kept) / 7 / 3), rtol=1e-6, atol=0
+    )
+
+
+def test_of_equal_evaluations_the_later_is_kept(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, 1, "best", "min")
+    snapshots.add(10, 0.5, weights(1.0))
+    snapshots.add(20, 0.5, weights(2.0))
+    assert snapshots.kept == [(20, 0.5)]
+
+
+def test_what_another_checkpoint_needs_is_not_deleted(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path, 1, "last", "min")
+    for step in (10, 20, 30):
+        snapshots.add(step, 0.0, weights(step))
+    snapshots.drop_others([(10, 0.0)])
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["step_00000010", "step_00000030"]
+
+
+def test_reestimated_batch_norm_statistics_are_those_of_a_full_pass() -> None:
+    model = small_model().eval()
+    model[1].running_mean.fill_(99.0)
+    inputs = 3 * torch.randn(5, 16, 3) + 1
+    with torch.no_grad():
+        seen = model[0](inputs)  # (batches, examples, channels): what the normalisation sees
+
+    def forwards() -> Iterator[None]:
+        for batch in inputs:
+            model(batch)
+            yield
+
+    reestimate_batch_norms(model, forwards())
+    torch.testing.assert_close(model[1].running_mean, seen.flatten(0, 1).mean(dim=0))
+    torch.testing.assert_close(model[1].running_var, seen.var(dim=1).mean(dim=0))
+    assert model[1].momentum == 0.1
+    assert not model.training

@@ -1,0 +1,263 @@
+import errno
+import io
+import itertools
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from segue.engine import checkpoint
+from segue.engine.optimizer import AdamWSection, NovoGradSection, OptimizerSection, build_optimizer
+from segue.errors import UserError
+from segue.tasks import LOCK
+
+FILES = ["model.safetensors", "optimizer.safetensors", "state.json"]
+
+
+class Killed(BaseException):
+    """What no code handles: the process ends here."""
+
+
+@pytest.fixture(autouse=True)
+def _without_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # slow, and these tests do not cut the power
+
+
+def save(folder: Path, step: int, keep: int = 2, size: int = 8) -> None:
+    tensors = {name: {"weight": torch.full((size,), float(step))} for name in ("model", "optimizer")}
+    checkpoint.save(folder, step, tensors, {"best": [step, step / 7], "data": "36 cafe"}, keep)
+
+
+def loaded_step(folder: Path) -> int:
+    """The step of the newest checkpoint that loads; all of it has to belong to that step."""
+    found = checkpoint.load_newest(folder)
+    assert found is not None
+    tensors, state = found
+    step: int = state["step"]
+    assert state["best"] == [step, step / 7]
+    assert {name: group["weight"].tolist() for name, group in tensors.items()} == {
+        "model": [step] * 8,
+        "optimizer": [step] * 8,
+    }
+    return step
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def damage(path: Path, position: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@contextmanager
+def failing(monkeypatch: pytest.MonkeyPatch, number: int, failure: BaseException) -> Iterator[list[str]]:
+    """Inside the block, file operation `number` (from 0) raises `failure`; a file being written is left half done.
+
+    Yields a list that has the name of this operation as soon as it was reached.
+    """
+    count = itertools.count()
+    reached: list[str] = []
+
+    def sabotage(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def operation(*arguments: Any, **options: Any) -> Any:
+            if next(count) != number:
+                return real(*arguments, **options)
+            reached.append(name)
+            if name == "save_file":
+                real(*arguments, **options)
+                os.truncate(arguments[1], 50)
+            raise failure
+
+        patch.setattr(module, name, operation)
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"):
+            sabotage(os, name)
+        sabotage(io, "open")
+        sabotage(checkpoint, "save_file")
+        yield reached
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), Killed()], ids=["full", "kill"])
+def test_a_failure_at_any_file_operation_leaves_a_checkpoint_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failure: BaseException
+) -> None:
+    steps_found, operations = set(), set()
+    for number in itertools.count():
+        folder = tmp_path / str(number)
+        save(folder, 10)
+        save(folder, 20)
+        try:
+            with failing(monkeypatch, number, failure) as reached:
+                save(folder, 30)
+        except (Killed, OSError, UserError):
+            pass
+        if not reached:
+            break
+        operations.update(reached)
+        steps_found.add(loaded_step(folder))
+        save(folder, 30)
+        assert loaded_step(folder) == 30
+        assert names(folder) == ["step_00000020", "step_00000030"]
+    assert steps_found == {20, 30}
+    assert operations == {"open", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir", "save_file"}
+    assert capsys.readouterr().err == ""  # none was damaged
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), Killed()], ids=["full", "kill"])
+def test_a_text_file_is_the_old_one_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("old")
+    for number in itertools.count():
+        try:
+            with failing(monkeypatch, number, failure):
+                checkpoint.write_text(path, "new")
+        except (Killed, OSError):
+            assert path.read_text() == "old"
+        else:
+            break
+    assert number > 2
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_flipped_bit_is_reported_and_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    save(tmp_path, 10)
+    save(tmp_path, 20)
+    path = tmp_path / "step_00000020" / file
+    for position in range(path.stat().st_size):
+        damage(path, position, bit=position % 8)
+        assert loaded_step(tmp_path) == 10, f"byte {position} of {path.read_bytes()!r}"
+        assert f"{path.parent}: damaged checkpoint passed over" in capsys.readouterr().err
+        damage(path, position, bit=position % 8)  # mends it
+    assert loaded_step(tmp_path) == 20
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("size", [None, 0, 40], ids=["missing", "empty", "truncated"])
+def test_an_incomplete_checkpoint_is_reported_and_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, size: int | None
+) -> None:
+    save(tmp_path, 10)
+    save(tmp_path, 20)
+    path = tmp_path / "step_00000020" / file
+    path.unlink() if size is None else os.truncate(path, size)
+    assert loaded_step(tmp_path) == 10
+    assert f"{path.parent}: damaged checkpoint passed over" in capsys.readouterr().err
+
+
+def test_training_does_not_start_anew_where_every_checkpoint_is_damaged(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    damage(tmp_path / "step_00000010" / "state.json", 5)
+    with pytest.raises(UserError, match=f"{tmp_path}: no checkpoint in it can be read"):
+        checkpoint.load_newest(tmp_path)
+    assert checkpoint.load_newest(tmp_path / "other") is None
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40):
+        save(tmp_path, step, keep=3)
+    assert names(tmp_path) == ["step_00000020", "step_00000030", "step_00000040"]
+
+
+def test_damaged_checkpoints_of_later_steps_make_room_for_good_ones(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        save(tmp_path, step, keep=3)
+    for step in (20, 30):
+        damage(tmp_path / f"step_000000{step}" / "model.safetensors", 90)
+    assert loaded_step(tmp_path) == 10
+    save(tmp_path, 15)
+    assert names(tmp_path) == ["step_00000010", "step_00000015"]
+    assert loaded_step(tmp_path) == 15
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Inside the block the system refuses to write more than `size` bytes into a file, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_refuses_is_a_message_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    with (
+        largest_file(20_000),
+        pytest.raises(UserError, match=r"step_00000020: cannot save .*: File too large.*make room"),
+    ):
+        save(tmp_path, 20, size=50_000)
+    assert names(tmp_path) == ["step_00000010"]
+    assert loaded_step(tmp_path) == 10
+
+
+def test_weights_that_do_not_fit_on_the_disk_leave_the_earlier_ones(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.write_tensors(path, {"weight": torch.zeros(8)})
+    before = path.read_bytes()
+    with largest_file(20_000), pytest.raises(OSError, match=r"File too large.*model\.safetensors"):
+        checkpoint.write_tensors(path, {"weight": torch.zeros(50_000)})
+    assert path.read_bytes() == before
+    assert names(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        AdamWSection(kind="adamw", learning_rate=0.1, weight_decay=0.01),
+        NovoGradSection(kind="novograd", learning_rate=0.1, betas=(0.95, 0.5), weight_decay=0.01),
+    ],
+    ids=lambda section: section.kind,
+)
+def test_an_optimizer_goes_on_from_its_tensors(tmp_path: Path, section: OptimizerSection) -> None:
+    def learn(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for step in steps:
+            torch.manual_seed(step)
+            model(torch.randn(4, 3)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    torch.manual_seed(0)
+    model, resumed = nn.Linear(3, 2), nn.Linear(3, 2)
+    optimizer, resumed_optimizer = build_optimizer(section, model), build_optimizer(section, resumed)
+    learn(model, optimizer, range(5))
+    checkpoint.save(
+        tmp_path, 5, {"model": model.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer)}, {}, keep=1
+    )
+    learn(model, optimizer, range(5, 10))
+
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None
+    resumed.load_state_dict(found[0]["model"])
+    checkpoint.load_optimizer(resumed_optimizer, found[0]["optimizer"])
+    learn(resumed, resumed_optimizer, range(5, 10))
+    torch.testing.assert_close(dict(resumed.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+
+
+def test_no_file_of_a_run_holds_a_pickle(trained: Path) -> None:
+    files = [
+        path
+        for path in trained.rglob("*")
+        if path.is_file() and path.parent.name != "tensorboard" and path.name != LOCK
+    ]
+    assert {path.suffix for path in files} == {".json", ".jsonl", ".md", ".safetensors", ".toml"}
+    for path in files:
+        content = path.read_bytes()
+        assert not content.startswith((b"PK", b"\x80")), path  # torch.save's zip, pickle

@@ -1,0 +1,369 @@
+"""The one loop, on a toy task: a small network fits numbers. Batches are tiny, so that every claim can be computed."""
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import segue
+from segue.engine.optimizer import AdamWSection, ConstantSection
+from segue.engine.task import Loss, Split
+from segue.engine.trainer import EngineSection, Result, Trainer, choose_device
+from segue.errors import UserError
+
+NUM_EXAMPLES = 12
+
+
+class ToyMicroBatch(NamedTuple):
+    epoch: int
+    indices: NDArray[np.int64]
+
+
+class ToyPlan:
+    """Examples in order, `size` at a time."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.num_micro_batches = NUM_EXAMPLES // size
+
+    def micro_batch(self, number: int) -> ToyMicroBatch:
+        epoch, position = divmod(number, self.num_micro_batches)
+        return ToyMicroBatch(epoch, np.arange(position * self.size, (position + 1) * self.size))
+
+
+class ToyBatch(NamedTuple):
+    ids: list[str]
+    inputs: Tensor
+    """(examples, 3)"""
+    num_targets: Tensor
+    """(examples) how often each example's error counts"""
+    num_skipped: int = 0
+
+    @property
+    def amount(self) -> float:
+        return float(len(self.ids))
+
+    def to(self, device: torch.device) -> Self:
+        return self
+
+
+class Guess(NamedTuple):
+    id: str
+    value: float
+
+
+class ToyTask:
+    """Numbers from numbers. `scores` are those of the evaluations to come, `bad` the examples that are left out."""
+
+    unit = "examples"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        size: int,
+        scores: Sequence[float] = (),
+        bad: Sequence[int] = (),
+        direction: Literal["min", "max"] = "min",
+    ) -> None:
+        self.model, self.size, self.bad = model, size, bad
+        self.scores = list(scores)
+        self.best_metric: tuple[str, Literal["min", "max"]] = ("squared_error", direction)
+        draw = np.random.default_rng(0)
+        self.inputs = torch.from_numpy(draw.standard_normal((NUM_EXAMPLES, 3), dtype=np.float32))
+        self.num_targets_of = torch.from_numpy(draw.integers(1, 9, NUM_EXAMPLES))
+
+    def build_model(self) -> nn.Module:
+        return self.model
+
+    def plan(self, split: Split) -> ToyPlan:
+        return ToyPlan(self.size)
+
+    def load(self, split: Split, micro_batch: ToyMicroBatch) -> ToyBatch:
+        good = [index for index in micro_batch.indices.tolist() if index not in self.bad]
+        num_skipped = len(micro_batch.indices) - len(good)
+        return ToyBatch([f"example_{n}" for n in good], self.inputs[good], self.num_targets_of[good], num_skipped)
+
+    def num_targets(self, batch: ToyBatch) -> int:
+        return int(batch.num_targets.sum())
+
+    def loss(self, model: nn.Module, batch: ToyBatch) -> Loss:
+        errors = (model(batch.inputs).sum(dim=1) - batch.inputs.prod(dim=1)).square() * batch.num_targets
+        largest = batch.inputs.abs().max(dim=1).values
+        return Loss(errors.sum(), {"largest": (largest.sum(), torch.tensor(len(batch.ids)))})
+
+    def predict(self, model: nn.Module, batch: ToyBatch) -> list[Guess]:
+        assert not model.training
+        return [Guess(*row) for row in zip(batch.ids, model(batch.inputs).sum(dim=1).tolist(), strict=True)]
+
+    def score(self, predictions: Sequence[Guess]) -> dict[str, float]:
+        assert [guess.id for guess in predictions] == [f"example_{n}" for n in range(NUM_EXAMPLES)]
+        return {"squared_error": self.scores.pop(0) if self.scores else 0.0}
+
+    def fingerprint(self) -> str:
+        return "toy"
+
+    def save_assets(self, folder: Path, scores: dict[str, float]) -> None:
+        (folder / "scores.json").write_text(json.dumps(scores))
+
+
+def network(*, has_batch_norm: bool = False) -> nn.Module:
+    torch.manual_seed(1)
+    middle: list[nn.Module] = [nn.BatchNorm1d(8)] if has_batch_norm else []
+    return nn.Sequential(nn.Linear(3, 8), *middle, nn.Tanh(), nn.Linear(8, 1))
+
+
+def trainer(task: ToyTask, run: Path, micro_batches: int = 1, **engine: Any) -> Trainer:
+    given = {"log_every": 1, "evaluate_every": 100, "save_every": 100, "device": "cpu", "threads": 1, "workers": 0}
+    return Trainer(
+        task,
+        run,
+        EngineSection(**{"steps": 4, **given, **engine}),
+        AdamWSection(kind="adamw", learning_rate=0.01),
+        ConstantSection(kind="constant"),
+        micro_batches,
+        seed=0,
+    )
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_many_micro_batches_take_the_step_of_one_big_batch(tmp_path: Path) -> None:
+    trained = []
+    for size, micro_batches in ((6, 1), (2, 3)):
+        task = ToyTask(network(), size)
+        trainer(task, tmp_path / f"{micro_batches}", micro_batches, clip_norm=0.5).train()
+        trained.append(dict(task.model.state_dict()))
+    torch.testing.assert_close(trained[0], trained[1], rtol=1e-5, atol=1e-6)
+    for key in ("loss", "largest", "gradient_norm", "epoch"):
+        of_one, of_many = ([record[key] for record in records(tmp_path / name)] for name in ("1", "3"))
+        assert of_one == pytest.approx(of_many, rel=1e-5), key
+
+
+def test_the_loss_is_divided_by_the_targets_of_the_whole_step(tmp_path: Path) -> None:
+    task = ToyTask(network(), 2)
+    with torch.no_grad():
+        errors = (task.model(task.inputs[:6]).sum(dim=1) - task.inputs[:6].prod(dim=1)).square()
+    repeats = task.num_targets_of[:6]
+    trainer(task, tmp_path, micro_batches=3, steps=1).train()
+    assert records(tmp_path)[0]["loss"] == pytest.approx(((errors * repeats).sum() / repeats.sum()).item(), rel=1e-5)
+
+
+def test_batch_norm_statistics_are_averaged_over_a_steps_micro_batches(tmp_path: Path) -> None:
+    # Micro-batches of 4; the second is all bad and counts for nothing.
+    model = nn.BatchNorm1d(3, affine=False)
+    model.register_parameter("unused", nn.Parameter(torch.ones(1)))
+    task = ToyTask(nn.Sequential(nn.Identity(), model, nn.Linear(3, 1)), 4, bad=[4, 5, 6, 7])
+    first, last = task.inputs[:4], task.inputs[8:]
+    training = trainer(task, tmp_path, micro_batches=3, steps=1)
+    training._evaluate_and_keep = dict  # type: ignore[method-assign]
+    training.train()
+    mean, variance = (first.mean(dim=0) + last.mean(dim=0)) / 2, (first.var(dim=0) + last.var(dim=0)) / 2
+    torch.testing.assert_close(model.running_mean, 0.1 * mean)
+    torch.testing.assert_close(model.running_var, 0.9 + 0.1 * variance)
+
+
+def test_the_whole_gradient_is_clipped(tmp_path: Path) -> None:
+    training = trainer(ToyTask(network(), 6), tmp_path, clip_norm=0.01)
+    seen = []
+    training.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: seen.append(
+            torch.nn.utils.get_total_norm(p.grad for g in optimizer.param_groups for p in g["params"]).item()
+        )
+    )
+    training.train()
+    assert seen == pytest.approx([0.01] * 4, rel=1e-4)
+    assert all(record["gradient_norm"] > 0.01 for record in records(tmp_path))  # logged as it was
+
+
+class Broken(nn.Module):
+    """(examples, 3) -> (examples, 1); a micro-batch with the bad example has no finite loss, or gradient."""
+
+    def __init__(self, bad: Tensor, *, has_finite_loss: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        self.bad, self.has_finite_loss = bad, has_finite_loss
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.linear(inputs)
+        if not (inputs == self.bad).all(dim=1).any():
+            return found
+        return found + (0 * found).sqrt() if self.has_finite_loss else found * torch.inf  # a root is steep at 0
+
+
+@pytest.mark.parametrize("has_finite_loss", [False, True], ids=["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_with_the_ids(
+    tmp_path: Path, has_finite_loss: bool
+) -> None:
+    task = ToyTask(network(), 2)
+    task.model = Broken(task.inputs[9], has_finite_loss=has_finite_loss)
+    training = trainer(task, tmp_path, micro_batches=3, save_every=1)
+    with pytest.raises(UserError, match=r"step 2: the .* is (inf|nan); .* example_6, .* example_11$"):
+        training.train()
+    assert all(value.isfinite().all() for value in task.model.state_dict().values())
+    assert [record["step"] for record in records(tmp_path)] == [1]
+    assert trainer(task, tmp_path).step == 1
+
+
+@pytest.mark.parametrize(
+    ("direction", "scores", "best"),
+    [
+        ("min", [5.0, 3.0, 4.0, 3.5], 2),
+        ("max", [5.0, 6.0, 4.0, 3.5], 2),
+        ("min", [5.0, 3.0, 3.0, 3.5], 3),  # of equals, the one that has learnt for longer
+        ("min", [float("nan"), 3.0, float("nan"), 4.0], 2),
+    ],
+)
+def test_the_best_evaluation_is_what_is_kept(
+    tmp_path: Path, direction: Literal["min", "max"], scores: list[float], best: int
+) -> None:
+    task = ToyTask(network(), 4, scores, direction=direction)
+    training = trainer(task, tmp_path, evaluate_every=1)
+    weights = []
+    training.optimizer.register_step_post_hook(
+        lambda *_: weights.append({name: value.clone() for name, value in task.model.state_dict().items()})
+    )
+    result = training.train()
+    assert result.best == (best, scores[best - 1])
+    torch.testing.assert_close(load_file(tmp_path / "model" / "model.safetensors"), weights[best - 1], rtol=0, atol=0)
+    assert json.loads((tmp_path / "model" / "scores.json").read_text()) == {"squared_error": scores[best - 1]}
+    assert [record["dev"]["squared_error"] for record in records(tmp_path)] == pytest.approx(scores, nan_ok=True)
+
+
+def test_a_resumed_run_keeps_the_best_model_of_before(tmp_path: Path) -> None:
+    trainer(ToyTask(network(), 4, [1.0]), tmp_path, steps=4).train()
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert trainer(ToyTask(network(), 4, [5.0]), tmp_path, steps=8).train().best == (4, 1.0)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_the_moving_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
+    task = ToyTask(network(has_batch_norm=True), 4)
+    training = trainer(task, tmp_path, moving_average_decay=0.9)
+    training.train()
+    assert training.average is not None
+    kept = load_file(tmp_path / "model" / "model.safetensors")
+    torch.testing.assert_close(kept, training.average.tensors, rtol=0, atol=0)
+    assert not torch.equal(kept["0.weight"], task.model.state_dict()["0.weight"])
+
+
+@pytest.mark.parametrize(("score_of_average", "is_kept"), [(1.0, True), (3.0, False)])
+def test_the_average_of_evaluations_is_kept_if_it_is_no_worse(
+    tmp_path: Path, score_of_average: float, is_kept: bool
+) -> None:
+    task = ToyTask(network(), 4, [4.0, 3.0, 2.0, 2.5, score_of_average])
+    training = trainer(task, tmp_path, evaluate_every=1, average_count=3)
+    weights = []
+    training.optimizer.register_step_post_hook(lambda *_: weights.append(task.model[0].weight.detach().clone()))
+    training.train()
+    expected = torch.stack(weights[1:]).mean(dim=0) if is_kept else weights[2]
+    torch.testing.assert_close(load_file(tmp_path / "model" / "model.safetensors")["0.weight"], expected)
+    assert records(tmp_path)[-1]["averaged"] == {"squared_error": score_of_average}
+
+
+def test_each_logged_step_has_one_line_with_step_and_loss(tmp_path: Path) -> None:
+    trainer(ToyTask(network(), 4), tmp_path, steps=11, log_every=3, evaluate_every=5).train()
+    found = records(tmp_path)
+    assert [record["step"] for record in found] == [3, 5, 6, 9, 10, 11]
+    assert [record["step"] for record in found if "dev" in record] == [5, 10, 11]
+    assert all({"loss", "epoch", "learning_rate", "gradient_norm", "rate", "time"} <= record.keys() for record in found)
+
+
+def test_what_was_logged_after_the_checkpoint_is_cut_off_on_resume(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    task = ToyTask(network(), 4)
+    training = trainer(task, tmp_path, steps=9, save_every=4)
+    training._evaluate_and_keep = lambda: 1 / 0  # type: ignore[method-assign,return-value,assignment]
+    with pytest.raises(ZeroDivisionError):
+        training.train()  # logged up to step 8, and saved
+    (tmp_path / "checkpoints" / "step_00000008").rename(tmp_path / "lost")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')  # killed while writing
+    trainer(task, tmp_path, steps=9).train()
+    assert [record["step"] for record in records(tmp_path)] == list(range(1, 10))
+    drawn = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in drawn.Scalars("loss")] == list(range(1, 10))
+
+
+def test_bad_examples_are_counted_over_the_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = ToyTask(network(), 4, bad=[5])
+    task.score = lambda predictions: {"squared_error": 0.0}  # type: ignore[method-assign]
+    trainer(task, tmp_path, steps=4).train()
+    trainer(task, tmp_path, steps=9).train()
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    # Micro-batches 1, 4 and 7 hold the bad example.
+    assert said == [f"warning: {count} bad examples were left out while training" for count in (1, 3)]
+
+
+def test_a_step_without_any_good_example_stops_the_run(tmp_path: Path) -> None:
+    task = ToyTask(network(), 4, bad=[4, 5, 6, 7])
+    with pytest.raises(UserError, match="step 2: every example of its batch is bad"):
+        trainer(task, tmp_path).train()
+
+
+def test_what_averages_need_stays_for_every_checkpoint_that_is_kept(tmp_path: Path) -> None:
+    def train(scores: list[float]) -> Result:
+        rhythm = {"steps": 8, "evaluate_every": 2, "save_every": 2, "keep_checkpoints": 3}
+        task = ToyTask(network(), 4, scores)
+        return trainer(task, tmp_path, **rhythm, average_count=2, average_by="best").train()
+
+    train([2.0, 3.0, 0.1, 0.2, 1.0])
+    for step in (6, 8):
+        (tmp_path / "checkpoints" / f"step_0000000{step}" / "state.json").write_text("{}")
+    # Resumed from step 4; this time, as on devices that are not exact, the later evaluations are worse.
+    assert train([9.0, 9.0, 0.5]).best == (8, 0.5)
+    snapshots = [load_file(tmp_path / "snapshots" / f"step_0000000{step}.safetensors")["0.weight"] for step in (2, 4)]
+    kept = load_file(tmp_path / "model" / "model.safetensors")["0.weight"]
+    torch.testing.assert_close(kept, (snapshots[0] + snapshots[1]) / 2)
+
+
+def test_a_run_whose_training_data_changed_is_refused(tmp_path: Path) -> None:
+    task = ToyTask(network(), 4)
+    trainer(task, tmp_path).train()
+    task.fingerprint = lambda: "others"  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=f"{tmp_path}: the data changed since step 4"):
+        trainer(task, tmp_path, steps=8)
+
+
+def test_another_number_of_threads_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer(ToyTask(network(), 4), tmp_path, threads=1).train()
+    trainer(ToyTask(network(), 4), tmp_path, threads=2)
+    assert "warning: 2 threads instead of 1: results may differ in the last bits" in capsys.readouterr().err
+
+
+def test_a_signal_ends_the_run_after_its_step_and_saves(tmp_path: Path) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    training = trainer(ToyTask(network(), 4), tmp_path, steps=9)
+    training.optimizer.register_step_post_hook(lambda *_: training.step == 4 and os.kill(os.getpid(), signal.SIGTERM))
+    result = training.train()
+    assert (result.step, result.signal, result.best) == (5, signal.SIGTERM, None)
+    resumed = trainer(ToyTask(network(), 4), tmp_path, steps=9)
+    assert resumed.step == 5
+    assert resumed.train().signal is None
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_bfloat16_learns_the_same_speech(tiny_recipe: Path, tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        overrides = ("engine.steps=6", "engine.log_every=1", f"engine.precision={precision}")
+        segue.train(tiny_recipe, tmp_path / precision, *overrides)
+    exact, rounded = ([record["loss"] for record in records(tmp_path / name)] for name in ("float32", "bfloat16"))
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert rounded != exact
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    missing = "cuda" if not torch.cuda.is_available() else "mps"
+    with pytest.raises(UserError, match=f"this machine has no {missing}; it has .*cpu"):
+        choose_device(missing)

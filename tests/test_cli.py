@@ -1,0 +1,346 @@
+import fcntl
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import pysubs2
+import pytest
+
+from segue import recipe, tasks
+from segue.cli import COMMANDS, main
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Segue = Callable[..., Outcome]
+
+
+@pytest.fixture
+def segue(capsys: pytest.CaptureFixture[str]) -> Segue:
+    """Runs one command line in this process."""
+
+    def run(*words: object) -> Outcome:
+        capsys.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as end:  # argparse
+            status = int(end.code or 0)
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+def in_new_process(program: str, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def assert_mistake(outcome: Outcome, message: str) -> None:
+    """Status 2 and one message on standard error; nothing on standard output, where a program reads results."""
+    assert outcome.status == 2, outcome
+    assert outcome.out == ""
+    assert outcome.err.startswith("segue: ")
+    assert message in outcome.err
+    assert outcome.err.count("segue: ") == 1
+    assert "Traceback" not in outcome.err
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(segue: Segue, name: str) -> None:
+    outcome = segue(name, "--help")
+    assert outcome.status == 0
+    assert f"example:\n  segue {name} " in outcome.out
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
+    program = """
+import sys
+from segue.cli import COMMANDS, main
+for words in (["--help"], *([name, "--help"] for name in COMMANDS)):
+    try:
+        main(words)
+    except SystemExit as end:
+        assert not end.code
+print(*sys.modules, file=sys.stderr)
+"""
+    finished = in_new_process(program)
+    assert finished.returncode == 0, finished.stderr
+    assert all(f"\n  {name} " in finished.stdout for name in COMMANDS)
+    heavy = {"torch", "numpy", "pydantic", "rich", "tokenizers", "soundfile", "jiwer"}
+    assert heavy.isdisjoint(finished.stderr.split())
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong_line", "message"),
+    [
+        ("clip_norm = 5.0", "clip_nrom = 5.0", "engine.clip_nrom: no such key (did you mean 'clip_norm'?)"),
+        ("clip_norm = 5.0", 'clip_norm = "five"', 'engine.clip_norm: should be float, not "five"'),
+        (
+            'device = "cpu"',
+            'device = "tpu"',
+            "engine.device: should be 'auto' or 'cpu' or 'cuda' or 'mps', not \"tpu\"",
+        ),
+        ("betas = [0.95, 0.5]", "betas = [0.95, 1.5]", "optimizer.betas.1: should be less than 1, not 1.5"),
+    ],
+)
+def test_a_mistake_in_a_recipe_names_file_line_and_key(
+    segue: Segue, tiny_recipe: Path, tmp_path: Path, line: str, wrong_line: str, message: str
+) -> None:
+    text = tiny_recipe.read_text()
+    path = tmp_path / "wrong.toml"
+    path.write_text(text.replace(line, wrong_line))
+    number = text.splitlines().index(line) + 1
+    assert_mistake(segue("train", path, "--out", tmp_path / "run"), f"{path}:{number}: {message}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{'text': ", "train.jsonl:3: not JSON: "),
+        ('{"audio_filepath": "train_02.wav", "duration": 1.0}', "train.jsonl:3: lacks the key 'text'"),
+        (
+            '{"audio_filepath": "no.wav", "duration": 1.0, "text": "abc"}',
+            "train.jsonl:3: audio_filepath: no such file: ",
+        ),
+        (None, "train.jsonl: cannot read this manifest: No such file or directory"),
+    ],
+)
+def test_a_mistake_in_a_manifest_names_file_line_and_key(
+    segue: Segue, tiny_recipe: Path, corpus: Path, tmp_path: Path, line: str | None, message: str
+) -> None:
+    for path in corpus.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    lines = (corpus / "train.jsonl").read_text().splitlines()
+    (tmp_path / "train.jsonl").unlink()
+    if line is not None:
+        (tmp_path / "train.jsonl").write_text("\n".join([*lines[:2], line, *lines[3:]]))
+    outcome = segue("train", tiny_recipe, f"data.root={tmp_path}", "--out", tmp_path / "run")
+    assert_mistake(outcome, f"{tmp_path}/{message}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train digits_jaspr", "digits_jaspr: no such file, and no such recipe (did you mean 'digits_jasper'?)"),
+        ("train {recipe} engine.stpes=3", "command line: engine.stpes: no such key (did you mean 'steps'?)"),
+        ("train {recipe} steps", "command line: steps: should be key=value, like "),
+        ("train {recipe} --out {corpus}", "{corpus}: not empty, and no run directory; give another --out"),
+        ("evaluate {corpus} {corpus}/test.jsonl", "{corpus}: not a run directory or a model directory"),
+        ("evaluate {trained} {corpus}/no.jsonl", "{corpus}/no.jsonl: cannot read this manifest"),
+        ("transcribe {trained} a.wav b.wav --format srt", "--format srt with several recordings needs --out DIR"),
+        ("prepare csv {corpus}/no.csv {corpus}", "{corpus}/no.csv: no such file or folder"),
+        ("prepare libri {corpus} {corpus}", "no such corpus: 'libri' (corpora: fsdd, "),
+        ("recipes show", "a recipe is missing"),
+        ("recipes schema speech", "no such task: 'speech' (tasks: speech_recognition"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_message(
+    segue: Segue, tiny_recipe: Path, corpus: Path, trained: Path, words: str, message: str
+) -> None:
+    places = {"recipe": tiny_recipe, "corpus": corpus, "trained": trained}
+    assert_mistake(segue(*words.format(**places).split()), message.format(**places))
+
+
+def test_an_unknown_device_is_refused_with_those_there_are(segue: Segue, trained: Path) -> None:
+    outcome = segue("transcribe", trained, "some.wav", "--device", "tpu")
+    assert outcome.status == 2
+    assert "--device: invalid choice: 'tpu' (choose from " in outcome.err.splitlines()[-1]
+
+
+def test_a_run_directory_of_another_recipe_is_refused_and_left_alone(
+    segue: Segue, tiny_recipe: Path, trained: Path
+) -> None:
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    outcome = segue("train", tiny_recipe, "--out", trained)
+    assert_mistake(outcome, f"{trained}: belongs to another recipe; give another --out. It differs in\n")
+    differences = {line.strip() for line in outcome.err.splitlines()[1:]}
+    assert differences == {
+        "engine.steps: 120 -> 30",
+        "augmentation.joined_utterances: 1 -> 2",
+        "augmentation.noise_probability: 0.0 -> 0.5",
+    }
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_two_trainings_never_share_a_run_directory(segue: Segue, tiny_recipe: Path, tmp_path: Path) -> None:
+    with (tmp_path / tasks.LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        outcome = segue("train", tiny_recipe, "--out", tmp_path)
+    assert_mistake(outcome, f"{tmp_path}: another process is training there")
+
+
+def test_without_torch_training_says_what_to_install_and_preparing_works(
+    tiny_recipe: Path, corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    program = """
+import sys
+from segue.cli import main
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.exit(main())
+"""
+    for words in (
+        ("train", tiny_recipe, "--out", tmp_path / "run"),
+        ("evaluate", trained, corpus / "test.jsonl"),
+        ("transcribe", trained, corpus / "test_00.wav"),
+    ):
+        finished = in_new_process(program, *words)
+        outcome = Outcome(finished.returncode, finished.stdout, finished.stderr)
+        assert_mistake(outcome, "this needs the package torch: pip install 'segue[train]'")
+    finished = in_new_process(program, "prepare", "nemo", corpus, tmp_path / "prepared")
+    assert finished.returncode == 0, finished.stderr
+
+
+# --- commands ---
+
+
+def texts_of(corpus: Path, split: str) -> dict[Path, str]:
+    lines = [json.loads(line) for line in (corpus / f"{split}.jsonl").read_text().splitlines()]
+    return {corpus / line["audio_filepath"]: line["text"] for line in lines}
+
+
+def test_from_a_table_to_scores(segue: Segue, tiny_recipe: Path, corpus: Path, tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        rows = [f"{path},{text}\n" for path, text in texts_of(corpus, split).items()]
+        (tmp_path / f"{split}.csv").write_text("".join(["path,sentence\n", *rows]))
+    manifests, run = tmp_path / "manifests", tmp_path / "run"
+
+    outcome = segue("prepare", "csv", tmp_path, manifests)
+    assert outcome.status == 0, outcome
+    assert f"{manifests}/train.jsonl: 36 utterances, " in outcome.out
+
+    words = ("train", tiny_recipe, f"data.root={manifests}", "engine.steps=2", "--out", run)
+    outcome = segue(*words)
+    assert outcome.status == 0, outcome
+    assert outcome.out.startswith(f"{run}/model: word_error_rate ")
+    assert segue(*words).out == outcome.out  # nothing is left to do
+
+    outcome = segue("evaluate", run, manifests / "test.jsonl", "--json")
+    assert outcome.status == 0, outcome
+    scores = json.loads(outcome.out)
+    assert scores["utterances"] == 8
+    assert scores["word_error_rate"] == (
+        (scores["substitutions"] + scores["insertions"] + scores["deletions"]) / scores["words"]
+    )
+
+
+def test_a_trained_model_has_learnt_what_it_was_taught(segue: Segue, corpus: Path, trained: Path) -> None:
+    scores = json.loads(segue("evaluate", trained / "model", corpus / "test.jsonl", "--json").out)
+    assert scores["word_error_rate"] < 0.2
+    assert scores["utterances"] == 8
+    assert scores["skipped"] == 0
+    outcome = segue("evaluate", trained, corpus / "test.jsonl")
+    assert f"word error rate {scores['word_error_rate']:.2%}".split() == outcome.out.splitlines()[0].split()
+    outcome = segue("transcribe", trained, *texts_of(corpus, "test"))
+    right = [f"{path}\t{text}" for path, text in texts_of(corpus, "test").items()]
+    assert sum(a == b for a, b in zip(outcome.out.splitlines(), right, strict=True)) >= 6
+
+
+def test_a_transcript_has_words_and_times_in_every_format(segue: Segue, corpus: Path, trained: Path) -> None:
+    path, text = next((path, text) for path, text in texts_of(corpus, "train").items() if " " in text)
+    assert segue("transcribe", trained, path).out == f"{text}\n"
+
+    transcript = json.loads(segue("transcribe", trained, path, "--format", "json").out)
+    assert transcript["audio"] == str(path)
+    assert transcript["duration"] == pytest.approx(0.08 * len(text), abs=0.001)
+    assert transcript["text"] == text
+    assert [word["word"] for word in transcript["words"]] == text.split()
+    for word in transcript["words"]:
+        start = 0.08 * text.index(word["word"])  # a tone lasts 80 ms
+        assert word["start"] == pytest.approx(start, abs=0.08)
+        assert word["end"] == pytest.approx(start + 0.08 * len(word["word"]), abs=0.08)
+        assert 0.5 < word["confidence"] <= 1
+
+    for form in ("srt", "vtt"):
+        written = segue("transcribe", trained, path, "--format", form).out
+        (cue,) = pysubs2.SSAFile.from_string(written, format_=form)
+        assert cue.text == text
+        assert cue.start == 1000 * transcript["words"][0]["start"]
+        assert cue.end == 1000 * transcript["words"][-1]["end"]
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("text", "txt"), ("json", "json"), ("srt", "srt"), ("vtt", "vtt")])
+def test_transcripts_of_several_recordings_go_to_files(
+    segue: Segue, corpus: Path, trained: Path, tmp_path: Path, form: str, suffix: str
+) -> None:
+    paths = [corpus / "test_00.wav", corpus / "test_01.wav"]
+    outcome = segue("transcribe", trained, *paths, "--format", form, "--out", tmp_path / "out")
+    assert (outcome.status, outcome.out) == (0, "")
+    for path in paths:
+        written = (tmp_path / "out" / f"{path.stem}.{suffix}").read_text()
+        assert written == segue("transcribe", trained, path, "--format", form).out
+
+
+def test_recordings_that_cannot_be_read_do_not_stop_the_others(
+    segue: Segue, corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    missing, text_file = tmp_path / "missing.wav", tmp_path / "letter.wav"
+    text_file.write_text("Dear all, this is no audio.")
+    good = [corpus / "test_00.wav", corpus / "test_01.wav"]
+    outcome = segue("transcribe", trained, missing, good[0], text_file, good[1])
+    assert outcome.status == 2
+    assert [line.split("\t")[0] for line in outcome.out.splitlines()] == list(map(str, good))
+    of_missing, of_text_file = outcome.err.splitlines()
+    assert of_missing == f"segue: {missing}: cannot read this audio file: No such file or directory"
+    assert of_text_file.startswith(f"segue: {text_file}: not audio that can be read")
+
+
+# --- recipes ---
+
+
+def recipe_in(text: str) -> recipe.Section:
+    name = tomllib.loads(text)["task"]
+    return recipe.loads(text, tasks.recipe_type(name))
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_what_is_shown_of_a_shipped_recipe_loads_back_equal(segue: Segue, name: str) -> None:
+    shown = segue("recipes", "show", name)
+    assert shown.status == 0, shown
+    draft = recipe.read(recipe.shipped()[name])
+    assert recipe_in(shown.out) == recipe.validate(draft, tasks.module_of(draft).Recipe)
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_a_copied_recipe_stands_on_its_own(segue: Segue, tmp_path: Path, name: str) -> None:
+    outcome = segue("recipes", "copy", name, tmp_path)
+    assert outcome == (0, f"{tmp_path / name}.toml\n", "")
+    assert segue("recipes", "show", tmp_path / f"{name}.toml").out == segue("recipes", "show", name).out
+    assert_mistake(segue("recipes", "copy", name, tmp_path), f"{tmp_path / name}.toml: exists already")
+
+
+def test_shown_recipes_have_the_changes_of_the_command_line(segue: Segue) -> None:
+    shown: Any = recipe_in(segue("recipes", "show", "digits_jasper", "engine.steps=7", "seed=3").out)
+    assert (shown.engine.steps, shown.seed) == (7, 3)
+
+
+def test_every_shipped_recipe_is_listed_and_fits_the_schema(segue: Segue) -> None:
+    listed = segue("recipes", "list").out.splitlines()
+    assert [line.split()[0] for line in listed] == list(recipe.shipped())
+    assert all(len(line.split()) > 3 for line in listed)  # with what it is for
+    for path in recipe.shipped().values():
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        if "extends" not in values:
+            schema = json.loads(segue("recipes", "schema", values["task"]).out)
+            jsonschema.validate(values, schema)
