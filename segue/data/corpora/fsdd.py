@@ -1,7 +1,7 @@
 """Free Spoken Digit Dataset: single digits, and strings of digits made from them.
 
 Files are named `{digit}_{speaker}_{index}.wav` (github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0). The
-official test set is index 0 to 4; the next four of each digit and speaker are taken from training for development.
+official test set is index 0 to 4. For development, the last four training recordings of each digit and speaker are set aside.
 """
 
 import re
@@ -20,7 +20,7 @@ from segue.recipe import Section
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEST_INDICES = range(5)
-DEV_INDICES = range(5, 9)
+DEV_RECORDINGS = 4
 SAMPLE_RATE_HZ = 8000
 Count = Annotated[int, Field(ge=0)]
 
@@ -44,21 +44,21 @@ class Options(Section):
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Single recordings as train, dev and test; strings as train_strings, dev_strings and test_strings."""
-    splits: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
-    speakers = set()
+    files: dict[tuple[int, str], dict[int, Path]] = {}  # by digit and speaker, then index
     for file in sorted(source.glob("*.wav")):
         name = re.fullmatch(r"(\d)_(\w+)_(\d+)", file.stem)
         if name is None:
             yield "train", UserError(f"{file}: not named like 7_speaker_12.wav (digit, speaker, index)")
-            continue
-        digit, speaker, index = int(name[1]), name[2], int(name[3])
-        speakers.add(speaker)
-        found = measured(file, WORDS[digit], str(file), speaker)
-        split = _split(speaker, index, options.test_speaker)
-        if isinstance(found, Utterance) and split is not None:
-            splits[split].append(found)
-        if split is not None:
+        else:
+            files.setdefault((int(name[1]), name[2]), {})[int(name[3])] = file
+    splits: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
+    for (digit, speaker), recordings in files.items():
+        for split, index in _divide(sorted(recordings), speaker, options.test_speaker):
+            found = measured(recordings[index], WORDS[digit], str(recordings[index]), speaker)
+            if isinstance(found, Utterance):
+                splits[split].append(found)
             yield split, found
+    speakers = {speaker for _, speaker in files}
     if options.test_speaker is not None and options.test_speaker not in speakers:
         raise UserError(
             f"test_speaker: no such speaker: {options.test_speaker} (speakers: {', '.join(sorted(speakers))})"
@@ -71,13 +71,17 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
             yield f"{split}_strings", _string(singles, options.longest, file, draw)
 
 
-def _split(speaker: str, index: int, test_speaker: str | None) -> str | None:
-    """None: not used. With a test speaker, the others' official test recordings stay unused."""
-    if test_speaker is not None and speaker == test_speaker:
-        return "test"
-    if index in TEST_INDICES:
-        return "test" if test_speaker is None else None
-    return "dev" if index in DEV_INDICES else "train"
+def _divide(indices: list[int], speaker: str, test_speaker: str | None) -> Iterator[tuple[str, int]]:
+    """The split of each index. With a test speaker, the others' official test recordings stay unused."""
+    if speaker == test_speaker:
+        yield from (("test", index) for index in indices)
+        return
+    if test_speaker is None:
+        yield from (("test", index) for index in indices if index in TEST_INDICES)
+    others = [index for index in indices if index not in TEST_INDICES]
+    num_train = len(others) - min(DEV_RECORDINGS, len(others) // 2)
+    yield from (("train", index) for index in others[:num_train])
+    yield from (("dev", index) for index in others[num_train:])
 
 
 def _string(singles: Sequence[Utterance], longest: int, file: Path, draw: np.random.Generator) -> Utterance | UserError:
