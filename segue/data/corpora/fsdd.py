@@ -1,7 +1,8 @@
 """Free Spoken Digit Dataset: single digits, and strings of digits made from them.
 
 Files are named `{digit}_{speaker}_{index}.wav` (github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0). The
-official test set is index 0 to 4. For development, the last four training recordings of each digit and speaker are set aside.
+official test set is index 0 to 4. For development, the last four training recordings of each digit and speaker are set
+aside.
 """
 
 import re
