@@ -38,6 +38,7 @@ def run(out: Path, recordings: Path | None) -> int:
     """Walks the road in the folder `out`; prints the word error rate; returns the exit status of training."""
     start = perf_counter()
     data, run_folder = out / "data", out / "run"
+    people = None if recordings is None else Manifest(_manifests(recordings, out / "recordings"))
     if not all((data / f"{split}.jsonl").is_file() for split in NUM_UTTERANCES):
         _say(f"1. Synthesising {sum(NUM_UTTERANCES.values())} utterances of {sum(map(len, VOICES.values()))} voices")
         synthesise(data)
@@ -53,8 +54,8 @@ def run(out: Path, recordings: Path | None) -> int:
     for prediction in predictions[:: max(1, len(predictions) // 5)][:5]:
         print(f"  said   {prediction.reference}\n  heard  {prediction.hypothesis}\n")
     print(f"word error rate on held-out voices: {scores['word_error_rate']:.2%} ({scores['utterances']} utterances)")
-    if recordings is not None:
-        scores, _ = model.heard(Manifest(_manifests(recordings, out / "recordings")))
+    if people is not None:
+        scores, _ = model.heard(people)
         print(f"word error rate on {recordings}: {scores['word_error_rate']:.2%} ({scores['utterances']} utterances)")
         print("(trained on synthesised speech only: real voices need real recordings)")
     example = manifest[0].audio
