@@ -28,6 +28,7 @@ def test_the_same_draw_gives_the_same_result() -> None:
     for seed in [*range(10), *range(10)]:
         sounds.add(varied.waveform(SPEECH, np.random.default_rng(seed)).tobytes())
         drawn = varied.features(200, np.random.default_rng(seed))
+        assert drawn is not None
         spans.add((drawn.warp, drawn.frequency_spans.tobytes(), drawn.time_spans.tobytes()))
     assert len(sounds) > 5  # the speed alone makes three
     assert len(spans) == 10
@@ -36,9 +37,7 @@ def test_the_same_draw_gives_the_same_result() -> None:
 def test_the_defaults_vary_nothing() -> None:
     plain, draw = augmentation(), np.random.default_rng(0)
     np.testing.assert_array_equal(plain.waveform(SPEECH, draw), SPEECH)
-    drawn = plain.features(100, draw)
-    assert drawn.warp == 1.0
-    assert drawn.frequency_spans.shape == drawn.time_spans.shape == (0, 2)
+    assert plain.features(100, draw) is None
 
 
 @pytest.mark.parametrize("speed", [0.5, 0.9, 1.1, 2.0])
@@ -76,7 +75,7 @@ def test_so_many_utterances_get_noise() -> None:
 
 
 @given(
-    masks=st.integers(0, 5),
+    masks=st.integers(1, 5),
     widths=st.tuples(st.integers(0, 100), st.integers(0, 100)),
     sizes=st.tuples(st.integers(1, 80), st.integers(0, 300)),
     seed=st.integers(0, 1000),
@@ -90,6 +89,7 @@ def test_masks_lie_inside_and_are_no_wider_than_asked(
         mel_bins, frequency_masks=masks, frequency_width=widths[0], time_masks=masks, time_width=widths[1]
     )
     drawn = masked.features(num_frames, np.random.default_rng(seed))
+    assert drawn is not None
     for spans, size, widest in (
         (drawn.frequency_spans, mel_bins, widths[0]),
         (drawn.time_spans, num_frames, min(widths[1], num_frames // 5)),

@@ -118,9 +118,11 @@ class Augmentation:
             samples = samples + noise * np.float32(np.sqrt(power / 10 ** (decibels / 10)))
         return samples
 
-    def features(self, num_frames: int, draw: np.random.Generator) -> FeatureAugmentation:
-        """The warp and the masks for features of so many frames."""
+    def features(self, num_frames: int, draw: np.random.Generator) -> FeatureAugmentation | None:
+        """The warp and the masks for features of so many frames; None where the section has neither."""
         section = self.section
+        if not (section.vocal_tract_warp or section.frequency_masks or section.time_masks):
+            return None
         longest = min(section.time_width, num_frames // 5)
         return FeatureAugmentation(
             warp=1.0 + section.vocal_tract_warp * float(draw.uniform(-1, 1)),

@@ -67,11 +67,12 @@ class LogMel(nn.Module):
         total = (longest - 1) * self.shift + self.window
         first = self.shift // 2 - self.window // 2
         # Kaldi's reflection about each utterance's own ends, as often as a very short one needs: a triangular wave.
-        position = torch.arange(total, device=waveforms.device) + first
-        period = 2 * lengths.clamp(min=1).unsqueeze(1)
+        # In int32, whose remainder takes a fifth of the time on a CPU.
+        position = torch.arange(total, dtype=torch.int32, device=waveforms.device) + first
+        period = 2 * lengths.to(torch.int32).clamp(min=1).unsqueeze(1)
         position = torch.remainder(position.unsqueeze(0), period)  # (B, total)
         position = torch.minimum(position, period - 1 - position)
-        framed = waveforms.gather(1, position).unsqueeze(1)  # (B, 1, total)
+        framed = waveforms.gather(1, position.long()).unsqueeze(1)  # (B, 1, total)
         # Framing, pre-emphasis, window and Fourier transform are linear: one convolution does them.
         parts = F.conv1d(framed, self.spectrum, stride=self.shift)  # (B, 2 * bins, T)
         real, imaginary = parts.chunk(2, dim=1)

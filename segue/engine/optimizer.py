@@ -127,7 +127,7 @@ def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.
     options: dict[str, Any] = {"lr": section.learning_rate, "betas": section.betas, "eps": section.epsilon}
     if isinstance(section, NovoGradSection):
         return NovoGrad(groups, **options)
-    return torch.optim.AdamW(groups, **options, foreach=True)
+    return torch.optim.AdamW(groups, **options, fused=True)
 
 
 class NovoGrad(torch.optim.Optimizer):

@@ -179,7 +179,7 @@ class Trainer:
         self.model.train()
         total = torch.zeros((), device=self.device)
         metrics: dict[str, list[Tensor]] = {}
-        norms = _BatchNormMean(self.model)
+        norms = _BatchNormMean(self.model, self.micro_batches)
         for number, batch in enumerate(batches):
             if not batch.ids:
                 continue
@@ -338,10 +338,9 @@ class _BatchNormMean:
     So they depend neither on the order of the micro-batches nor on who computes them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._buffers: list[Tensor] = [
-            buffer for norm in averaging.batch_norms(model) for buffer in (norm.running_mean, norm.running_var)
-        ]
+    def __init__(self, model: nn.Module, micro_batches: int) -> None:
+        norms = averaging.batch_norms(model) if micro_batches > 1 else []  # one is its own mean
+        self._buffers: list[Tensor] = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
         self._before = [buffer.clone() for buffer in self._buffers]
         self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
         self._count = 0

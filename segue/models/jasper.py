@@ -140,13 +140,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, sources: list[Tensor]) -> Tensor:
         """(B, C, T), mask (B, 1, T') of the output, residual inputs (B, C', T) each -> (B, C'', T'), padding 0."""
+        padding = ~mask
         for repeat, layer in enumerate(self.layers):
             x = layer(x)
             if repeat + 1 == len(self.layers):
                 for residual, source in zip(self.residuals, sources, strict=True):
                     x = x + residual(source)
             # Masked here, every convolution that follows, residual projections included, reads zeros in the padding.
-            x = self.dropout(self.activation(x)).masked_fill(~mask, 0.0)
+            x = self.dropout(self.activation(x.masked_fill_(padding, 0.0)))
         return x
 
 

@@ -1,0 +1,531 @@
+"""How fast does Segue train Jasper, beside NeMo 3.0? Seconds of audio per second, with the same work on both sides.
+
+Two questions, for two sizes of model:
+
+- compute: waveforms in memory -> features -> Jasper -> CTC -> backward -> clip -> AdamW; the same plain loop on both.
+- loop: what a user runs. Segue: its Trainer (engine/trainer.py), with evaluation and checkpoints put off. NeMo: its
+  AudioToCharDataset under a DataLoader as its own `setup_training_data` builds it, in the plain loop, which is faster
+  than lightning's Trainer. One loader process each, reading and decoding (and resampling) the recordings.
+
+Each side is a process with its own interpreter. Blocks of steps alternate, A B B A ..., while the other side waits;
+blocks of a pair take the same batches, which Segue's batch plan deals out beforehand. A ratio is the geometric mean
+over pairs, with a 95 % bootstrap interval. Before anything is timed, NeMo gets Segue's fresh weights, and both must
+agree on parameters, samples, frames, targets and the loss of the first batch.
+
+The peer's environment (Linux; torch first and alone, the same build as Segue's):
+
+    python3.11 -m venv nemo && nemo/bin/pip install torch==2.13.0
+    nemo/bin/pip install 'nemo_toolkit[asr]==3.0.0' torch==2.13.0
+
+Two manifests (not to be prepared anew meanwhile), and the run (five to ten minutes):
+
+    segue prepare fsdd free-spoken-digit-dataset/recordings data/fsdd
+    segue prepare ljspeech LJSpeech-1.1 data/ljspeech
+    python bench/training_speech.py --peer nemo/bin/python \\
+        --small data/fsdd/train_strings.jsonl --medium data/ljspeech/train.jsonl
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter, sleep
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+MODES = ("compute", "loop")
+CLIP_NORM = 1.0
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 1e-3
+MEL_BINS = 64
+LOADERS = 1
+PREFETCH = 4  # batches read ahead, as Segue does
+BATCHES_IN_MEMORY = 8
+WARM_UP_STEPS = 8
+PLANNED_BATCHES = 20_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and its data."""
+
+    sample_rate_hz: int
+    batch_seconds: float
+    blocks: tuple[tuple[int, int, int, int, int], ...]
+    """Channels, kernel, repeats, stride, dilation. The last one, and strided and dilated ones, have no residual."""
+
+
+SMALL_BLOCKS = ((64, 11, 1, 2, 1), (64, 11, 2, 1, 1), (64, 13, 2, 1, 1), (96, 15, 2, 1, 1), (128, 1, 1, 1, 1))
+MEDIUM_BLOCKS = (
+    (256, 11, 1, 2, 1),
+    *((256, kernel, 1, 1, 1) for kernel in (11, 13, 17, 21, 25)),
+    (256, 29, 1, 1, 2),
+    (512, 1, 1, 1, 1),
+)
+SIZES = {
+    "small": Size(8000, 24.0, SMALL_BLOCKS),  # as recipes/speech_recognition/digits_jasper.toml, residuals plain
+    "medium": Size(16000, 24.0, MEDIUM_BLOCKS),  # Jasper 5x1: kernels of the paper's table 1, 256 channels
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What both sides follow."""
+
+    recipe: dict[str, Any]
+    """Segue's; NeMo's configuration is made from it."""
+    alphabet: str
+    utterances: list[dict[str, Any]]
+    """Manifest lines with absolute paths and normalised texts."""
+    batches: list[list[int]]
+    """Positions in `utterances`."""
+    folder: str
+    """For files of this run."""
+    threads: int
+
+
+class ModeEnds(Exception):  # noqa: N818
+    """The parent has seen enough of a mode."""
+
+
+class Pace:
+    """Lets a loop run in blocks: times each, reports it, waits until the next is asked for."""
+
+    def __init__(self, answer: Callable[[dict[str, Any]], None]) -> None:
+        self._answer = answer
+        self._processor_seconds = 0.0
+
+    def wait(self) -> None:
+        """Returns when a block is asked for."""
+        order = sys.stdin.readline().strip()
+        if not order.isdigit():
+            raise ModeEnds
+        self._steps, self._audio_seconds, self._start = int(order), 0.0, perf_counter()
+
+    def after_step(self, audio_seconds: float) -> None:
+        """To be called after each optimizer step."""
+        self._audio_seconds += audio_seconds
+        self._steps -= 1
+        if self._steps == 0:
+            wall_seconds = perf_counter() - self._start
+            # From the end of one block to the end of the next, so that reading ahead while waiting is counted.
+            before, self._processor_seconds = self._processor_seconds, processor_seconds()
+            self._answer(
+                {"audio": self._audio_seconds, "wall": wall_seconds, "processor": self._processor_seconds - before}
+            )
+            self.wait()
+
+
+def processor_seconds() -> float:
+    """Processor time of this process and its loader processes so far."""
+    total = 0
+    for number in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])  # proc(5): utime, stime
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def run_plain_loop(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Any],
+    loss: Callable[[Any], tuple[Tensor, float]],
+    pace: Pace,
+) -> None:
+    """Trains; `loss` gives the loss of a batch and its seconds of audio."""
+    model.train()
+    parameters = list(model.parameters())
+    for batch in batches:
+        value, audio_seconds = loss(batch)
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        pace.after_step(audio_seconds)
+
+
+def endless(batches: list[Any]) -> Iterable[Any]:
+    while True:
+        yield from batches
+
+
+# --- Segue ---
+
+
+def build_task(plan: Plan) -> Any:
+    from segue.data import tokenizer
+    from segue.data.manifest import Manifest
+    from segue.tasks.speech_recognition import Recipe, SpeechRecognition
+
+    section = Recipe.model_validate_json(json.dumps(plan.recipe))
+    manifest = Manifest([Path(section.data.root) / name for name in section.data.train])
+    return SpeechRecognition(section, tokenizer.build(section.tokenizer, []), {"train": manifest})
+
+
+class SegueSide:
+    """Segue, as its Trainer runs it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.task = build_task(plan)
+        dealt = self.task.plan("train")
+        assert all(
+            dealt.micro_batch(number).indices.tolist() == batch for number, batch in enumerate(plan.batches[:100])
+        )
+        self.batches = [self.task.load("train", dealt.micro_batch(number)) for number in range(BATCHES_IN_MEMORY)]
+        torch.manual_seed(0)
+        self.model = self.task.build_model()
+        torch.save(list(self.model.parameters()), Path(plan.folder) / "weights.pt")
+
+    def facts(self) -> dict[str, Any]:
+        batch = self.batches[0]
+        _, frames = self.model(batch.waveforms, batch.lengths)
+        return {
+            "parameters": [list(parameter.shape) for parameter in self.model.parameters()],
+            "samples": batch.lengths.tolist(),
+            "frames": frames.tolist(),
+            "targets": batch.targets.tolist(),
+            "loss": self.task.loss(self.model, batch).total.item() / len(batch.ids),
+        }
+
+    def compute(self, pace: Pace) -> None:
+        from segue.engine.optimizer import build_optimizer
+
+        def loss(batch: Any) -> tuple[Tensor, float]:
+            return self.task.loss(self.model, batch).total / self.task.num_targets(batch), batch.amount
+
+        optimizer = build_optimizer(self.task.recipe.optimizer, self.model)
+        run_plain_loop(self.model, optimizer, endless(self.batches), loss, pace)
+
+    def loop(self, pace: Pace) -> None:
+        from segue.engine.trainer import Trainer
+
+        class PacedTrainer(Trainer):
+            def _take_step(self, batches: list[Any]) -> dict[str, Any]:
+                record = super()._take_step(batches)
+                pace.after_step(sum(batch.amount for batch in batches))
+                return record
+
+        section = self.task.recipe
+        PacedTrainer(
+            self.task,
+            Path(self.plan.folder) / "run",
+            section.engine,
+            section.optimizer,
+            section.schedule,
+            section.batch.micro_batches,
+            section.seed,
+        ).train()
+
+
+# --- NeMo ---
+
+
+class NemoSide:
+    """NeMo's EncDecCTCModel and AudioToCharDataset."""
+
+    def __init__(self, plan: Plan) -> None:
+        from nemo.collections.asr.data.audio_to_text import AudioToCharDataset
+        from nemo.collections.asr.models import EncDecCTCModel
+        from nemo.utils import logging
+
+        logging.setLevel(logging.ERROR)
+        self.plan = plan
+        self.sample_rate_hz = plan.recipe["features"]["sample_rate_hz"]
+        manifest = Path(plan.folder) / "nemo.jsonl"
+        manifest.write_text("".join(json.dumps(utterance) + "\n" for utterance in plan.utterances))
+        self.dataset = AudioToCharDataset(
+            str(manifest), labels=list(plan.alphabet), sample_rate=self.sample_rate_hz, normalize=False
+        )
+        self.batches = [self.dataset.collate_fn(self.dataset[batch]) for batch in plan.batches[:BATCHES_IN_MEMORY]]
+        self.model = EncDecCTCModel(cfg=nemo_configuration(plan)).train()
+        weights = torch.load(Path(plan.folder) / "weights.pt")
+        with torch.no_grad():
+            for parameter, weight in zip(self.model.parameters(), weights, strict=True):
+                parameter.copy_(weight)
+
+    def loss(self, batch: Any) -> tuple[Tensor, float]:
+        waveforms, lengths, targets, target_lengths = batch
+        log_probs, frames, _ = self.model(input_signal=waveforms, input_signal_length=lengths)
+        loss = self.model.loss(
+            log_probs=log_probs, targets=targets, input_lengths=frames, target_lengths=target_lengths
+        )
+        return loss, int(lengths.sum()) / self.sample_rate_hz
+
+    def facts(self) -> dict[str, Any]:
+        waveforms, lengths, targets, target_lengths = self.batches[0]
+        _, frames, _ = self.model(input_signal=waveforms, input_signal_length=lengths)
+        return {
+            "parameters": [list(parameter.shape) for parameter in self.model.parameters()],
+            "samples": lengths.tolist(),
+            "frames": frames.tolist(),
+            "targets": torch.cat([row[:end] for row, end in zip(targets, target_lengths, strict=True)]).tolist(),
+            "loss": self.loss(self.batches[0])[0].item(),
+        }
+
+    def compute(self, pace: Pace) -> None:
+        self._train(endless(self.batches), pace)
+
+    def loop(self, pace: Pace) -> None:
+        loader = torch.utils.data.DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=self.plan.batches,  # lists of positions, as NeMo's own semi-sorted sampler gives them
+            collate_fn=self.dataset.collate_fn,
+            num_workers=LOADERS,
+            prefetch_factor=PREFETCH,
+        )
+        self._train(loader, pace)
+
+    def _train(self, batches: Iterable[Any], pace: Pace) -> None:
+        from nemo.core.optim.optimizers import get_optimizer
+
+        optimizer = get_optimizer("adamw")(self.model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        run_plain_loop(self.model, optimizer, batches, self.loss, pace)
+
+
+def nemo_configuration(plan: Plan) -> Any:
+    from omegaconf import OmegaConf
+
+    labels = list(plan.alphabet)
+    blocks = [
+        {
+            "filters": block["channels"],
+            "kernel": [block["kernel"]],
+            "repeat": block["repeats"],
+            "stride": [block["stride"]],
+            "dilation": [block["dilation"]],
+            "dropout": 0.0,
+            "residual": block["has_residual"],
+            "separable": False,
+        }
+        for block in plan.recipe["model"]["blocks"]
+    ]
+    return OmegaConf.create(
+        {
+            "sample_rate": plan.recipe["features"]["sample_rate_hz"],
+            "labels": labels,
+            "preprocessor": {
+                "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+                "sample_rate": plan.recipe["features"]["sample_rate_hz"],
+                "features": MEL_BINS,
+                "normalize": "per_feature",
+                "window_size": 0.025,
+                "window_stride": 0.01,
+                "dither": 0.0,
+                "pad_to": 0,
+            },
+            "encoder": {
+                "_target_": "nemo.collections.asr.modules.ConvASREncoder",
+                "feat_in": MEL_BINS,
+                "activation": "relu",
+                "conv_mask": True,
+                "jasper": blocks,
+            },
+            "decoder": {
+                "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
+                "feat_in": blocks[-1]["filters"],
+                "num_classes": len(labels),
+                "vocabulary": labels,
+            },
+        }
+    )
+
+
+# --- The process of one side ---
+
+
+def serve(side: str, plan_path: Path) -> None:
+    """Answers on what was standard output; whatever the libraries print goes to standard error."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(value: dict[str, Any]) -> None:
+        print(json.dumps(value), file=channel, flush=True)
+
+    plan = Plan(**json.loads(plan_path.read_text()))
+    torch.set_num_threads(plan.threads)
+    chosen = SegueSide(plan) if side == "segue" else NemoSide(plan)
+    answer(chosen.facts())
+    for mode in MODES:
+        pace = Pace(answer)
+        try:
+            pace.wait()
+            getattr(chosen, mode)(pace)
+        except ModeEnds:
+            continue
+
+
+class Side:
+    """A side's process, seen from the parent."""
+
+    def __init__(self, name: str, python: str, plan_path: Path) -> None:
+        self.name = name
+        self._log = plan_path.with_name(f"{name}.log")
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [python, __file__, "--side", name, str(plan_path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                text=True,
+            )
+        self.facts = self._answer()
+
+    def run(self, steps: int) -> dict[str, float]:
+        self._order(str(steps))
+        return self._answer()
+
+    def end_mode(self) -> None:
+        self._order("end")
+
+    def wait(self) -> None:
+        self._process.wait()
+
+    def _order(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text + "\n")
+        self._process.stdin.flush()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended:\n{self._log.read_text()[-4000:]}")
+        return dict(json.loads(line))
+
+
+# --- The parent ---
+
+
+def write_plan(size: Size, manifest_path: Path, folder: Path, threads: int) -> Path:
+    """Deals out the batches with Segue's plan and writes what both sides follow."""
+    from segue.data.manifest import Manifest
+    from segue.data.text import TextSection, normalize
+
+    manifest = Manifest([manifest_path])
+    texts = [normalize(utterance.text, TextSection()) for utterance in manifest]
+    alphabet = "".join(sorted(set("".join(texts))))
+    names = ("channels", "kernel", "repeats", "stride", "dilation")
+    blocks: list[dict[str, Any]] = [dict(zip(names, block, strict=True)) for block in size.blocks]
+    for number, block in enumerate(blocks):
+        block["has_residual"] = block["stride"] == block["dilation"] == 1 and number < len(blocks) - 1
+    recipe = {
+        "task": "speech_recognition",
+        "data": {"root": str(manifest_path.parent.resolve()), "train": [manifest_path.name]},
+        "tokenizer": {"kind": "characters", "alphabet": alphabet},
+        "features": {"sample_rate_hz": size.sample_rate_hz, "mel_bins": MEL_BINS},
+        "model": {"kind": "jasper", "residual": "plain", "blocks": blocks},
+        "batch": {"seconds": size.batch_seconds},
+        "optimizer": {"kind": "adamw", "learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY},
+        "schedule": {"kind": "constant"},
+        "engine": {
+            "steps": PLANNED_BATCHES,
+            "device": "cpu",
+            "threads": threads,
+            "workers": LOADERS,
+            "evaluate_every": PLANNED_BATCHES,
+            "save_every": PLANNED_BATCHES,
+            "clip_norm": CLIP_NORM,
+        },
+    }
+    utterances = [
+        {"audio_filepath": str(utterance.audio.resolve()), "duration": utterance.seconds, "text": text}
+        for utterance, text in zip(manifest, texts, strict=True)
+    ]
+    plan = Plan(recipe, alphabet, utterances, [], str(folder), threads)
+    dealt = build_task(plan).plan("train")
+    plan.batches.extend(dealt.micro_batch(number).indices.tolist() for number in range(PLANNED_BATCHES))
+    for utterance in utterances:
+        Path(utterance["audio_filepath"]).read_bytes()  # into the page cache, for both
+    path = folder / "plan.json"
+    path.write_text(json.dumps(asdict(plan)))
+    return path
+
+
+def check_same_work(segue: dict[str, Any], nemo: dict[str, Any]) -> None:
+    """Both sides see the same batch with the same model."""
+    count, frames = sum(map(math.prod, segue["parameters"])), [sum(facts["frames"]) for facts in (segue, nemo)]
+    print(f"  {count} parameters; the first batch: {frames[0]} output frames beside {frames[1]}, ", end="")
+    print(f"loss {segue['loss']:.3f} beside {nemo['loss']:.3f}")
+    assert segue["parameters"] == nemo["parameters"]
+    assert segue["targets"] == nemo["targets"]
+    for name, tolerance in (("samples", 2), ("frames", 1)):
+        assert all(abs(a - b) <= tolerance for a, b in zip(segue[name], nemo[name], strict=True)), name
+    # The same weights on features that differ in the window's ends and the logarithm's floor.
+    assert abs(segue["loss"] / nemo["loss"] - 1) < 0.05
+
+
+def measure(sides: dict[str, Side], mode: str, pairs: int, block_seconds: float) -> None:
+    """Alternates blocks and prints the ratios."""
+    slowest = max(side.run(WARM_UP_STEPS)["wall"] for side in sides.values()) / WARM_UP_STEPS
+    steps = max(1, round(block_seconds / slowest))
+    blocks: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for pair in range(pairs):
+        for name in sorted(sides, reverse=pair % 2 == 0):
+            sleep(0.2)  # the other side's loader reads ahead, then rests
+            blocks[name].append(sides[name].run(steps))
+    for side in sides.values():
+        side.end_mode()
+    speed = {name: np.array([block["audio"] / block["wall"] for block in blocks[name]]) for name in sides}
+    processor = {name: np.array([block["processor"] / block["audio"] for block in blocks[name]]) for name in sides}
+    faster = interval(speed["segue"] / speed["nemo"])
+    processor_share = interval(processor["segue"] / processor["nemo"])
+    print(f"  {mode}: {pairs} pairs of {steps} steps; s of audio a second: ", end="")
+    print(", ".join(f"{name} {np.median(values):.1f}" for name, values in speed.items()))
+    print(f"    segue / nemo: speed {faster}, processor time {processor_share}", flush=True)
+
+
+def interval(ratios: np.ndarray) -> str:
+    """Geometric mean with its 95 % bootstrap interval."""
+    logs = np.log(ratios)
+    resampled = np.random.default_rng(0).choice(logs, (10_000, len(logs))).mean(axis=1)
+    low, high = np.exp(np.quantile(resampled, [0.025, 0.975]))
+    return f"{math.exp(logs.mean()):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", help="python of NeMo's environment")
+    parser.add_argument("--small", type=Path, metavar="MANIFEST", help="for the small model, at 8 kHz")
+    parser.add_argument("--medium", type=Path, metavar="MANIFEST", help="for the medium model, at 16 kHz")
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--block-seconds", type=float, default=1.0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        serve(options.side[0], Path(options.side[1]))
+        return
+    if options.peer is None:
+        parser.error("--peer is missing")
+    for name, size in SIZES.items():
+        manifest = getattr(options, name)
+        if manifest is None:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            plan_path = write_plan(size, manifest, Path(folder), options.threads)
+            print(f"{name}, torch {torch.__version__}, {options.threads} thread(s):")
+            pythons = {"segue": sys.executable, "nemo": options.peer}
+            sides = {side: Side(side, python, plan_path) for side, python in pythons.items()}
+            check_same_work(sides["segue"].facts, sides["nemo"].facts)
+            for mode in MODES:
+                measure(sides, mode, options.pairs, options.block_seconds)
+            for side in sides.values():
+                side.wait()  # they still write into the folder
+
+
+if __name__ == "__main__":
+    main()
