@@ -109,7 +109,7 @@ def _open(path: Path) -> soundfile.SoundFile:
         if path.suffix.lower() == ".raw":  # soundfile asks for a rate then, whatever the file holds
             raise UserError(f"{path}: not audio that can be read (wav, flac, ogg, mp3): .raw has no header")
         file = soundfile.SoundFile(path)
-        declared = _riff_size(path)
+        declared = _riff_size(path) if file.format in ("WAV", "WAVEX") else 0
     except OSError as error:
         raise UserError(f"{path}: cannot read this audio file: {error.strerror}") from None
     except soundfile.LibsndfileError as error:
