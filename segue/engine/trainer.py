@@ -59,7 +59,7 @@ class EngineSection(Section):
     moving_average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Evaluate and keep an exponential moving average of the weights."""
     average_count: Annotated[int, Field(ge=0)] = 0
-    """At the end, average the weights of so many evaluations; 0 or 1 does not."""
+    """At the end, average the weights of so many evaluations and keep that as the model; 0 or 1 does not."""
     average_by: Literal["last", "best"] = "last"
     """Which evaluations those are."""
     batch_norm_micro_batches: Annotated[int, Field(gt=0)] = 50
@@ -224,18 +224,27 @@ class Trainer:
         """Evaluates the weights that would be shipped; keeps them if they are the best, or for the final average."""
         weights = None if self.average is None else self.average.tensors
         with weights_of(self.model, weights):
-            scores = self._keep_if_best()
+            scores = self._evaluate()
+            score, sign = scores[self.metric_name], 1 if self.direction == "min" else -1
+            # An equal score counts as better: the later weights have learnt for longer.
+            if self.best is None or math.isnan(self.best.score) or sign * score <= sign * self.best.score:
+                self._keep(scores)
             if self.engine.average_count > 1:
                 self.snapshots.add(self.step, scores[self.metric_name], self.model.state_dict())
         return scores
 
     def _average_and_keep(self) -> dict[str, float]:
-        """The average of the kept evaluations' weights: evaluated, and shipped if it is no worse than the best."""
+        """The average of the kept evaluations' weights: evaluated and shipped.
+
+        Even where a single evaluation scored better: on few development data that is luck, which averaging is against.
+        """
         weights = self.snapshots.average()
         with weights_of(self.model, weights):
             count = min(self.engine.batch_norm_micro_batches, self.step * self.micro_batches)
             averaging.reestimate_batch_norms(self.model, self._forwards(count))
-            return self._keep_if_best()
+            scores = self._evaluate()
+            self._keep(scores)
+        return scores
 
     def _forwards(self, count: int) -> Iterator[None]:
         """Forward passes over the first `count` training micro-batches."""
@@ -245,20 +254,17 @@ class Trainer:
                 self.task.loss(self.model, batch)
                 yield
 
-    def _keep_if_best(self) -> dict[str, float]:
-        """Evaluates the model; writes it to `model/` if no earlier one was better."""
+    def _evaluate(self) -> dict[str, float]:
         predictions, _ = predict(self.task, self.model, "dev", self.engine, self.device)
-        scores = self.task.score(predictions)
-        score = scores[self.metric_name]
-        sign = 1 if self.direction == "min" else -1
-        # An equal score counts as better: the later weights have learnt for longer.
-        if self.best is None or math.isnan(self.best.score) or sign * score <= sign * self.best.score:
-            self.best = Best(self.step, score)
-            folder = self.run / "model"
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_tensors(folder / "model.safetensors", self.model.state_dict())
-            self.task.save_assets(folder, scores)
-        return scores
+        return self.task.score(predictions)
+
+    def _keep(self, scores: dict[str, float]) -> None:
+        """Writes the model, as the best so far, to `model/`."""
+        self.best = Best(self.step, scores[self.metric_name])
+        folder = self.run / "model"
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_tensors(folder / "model.safetensors", self.model.state_dict())
+        self.task.save_assets(folder, scores)
 
     def _save(self) -> None:
         tensors = {"model": self.model.state_dict(), "optimizer": checkpoint.optimizer_tensors(self.optimizer)}
