@@ -117,6 +117,7 @@ class Trainer:
         self.best: Best | None = None
         self.step = 0
         self._num_skipped = 0
+        self._num_empty = 0  # steps in a row whose examples were all bad
         self._resume()
 
     def train(self) -> Result:
@@ -171,8 +172,9 @@ class Trainer:
         """One optimizer step over M micro-batches; the numbers for the log."""
         num_targets = sum(self.task.num_targets(batch) for batch in batches)
         self._num_skipped += sum(batch.num_skipped for batch in batches)
-        if num_targets == 0:
-            raise UserError(f"step {self.step + 1}: every example of its batch is bad; mend the data")
+        self._num_empty = 0 if num_targets else self._num_empty + 1
+        if self._num_empty * self.micro_batches >= self.task.plan("train").num_micro_batches:
+            raise UserError(f"step {self.step + 1}: every example of the last epoch is bad; mend the data")
         share = rate_share(self.schedule, self.step, self.engine.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.optimizer_section.learning_rate * share
@@ -186,6 +188,7 @@ class Trainer:
             torch.manual_seed(_mix(self.seed, self.step, number))  # dropout
             with precision.autocast(self.engine.precision, self.device):
                 loss = self.task.loss(self.model, batch)
+            assert num_targets > 0
             (loss.total / num_targets).backward()  # type: ignore[no-untyped-call]
             norms.after_micro_batch()
             total += loss.total.detach()
@@ -194,7 +197,7 @@ class Trainer:
                 sums[0] += value
                 sums[1] += count
         norms.after_step()
-        mean_loss = total.item() / num_targets
+        mean_loss = total.item() / max(1, num_targets)  # of no examples: 0, and nothing is updated
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.engine.clip_norm or math.inf).item()
         # Nothing is updated yet: what was saved and what is in memory stay as they were before this step.
         for what, size in (("loss", mean_loss), ("gradient's norm", norm)):
@@ -358,7 +361,7 @@ class _BatchNormMean:
         self._count += 1
 
     def after_step(self) -> None:
-        if self._buffers:
+        if self._buffers and self._count:
             torch._foreach_copy_(self._buffers, torch._foreach_div(self._sums, self._count))
 
 

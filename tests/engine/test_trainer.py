@@ -308,9 +308,28 @@ def test_bad_examples_are_counted_over_the_whole_run(tmp_path: Path, capsys: pyt
     assert said == [f"warning: {count} bad examples were left out while training" for count in (1, 3)]
 
 
-def test_a_step_without_any_good_example_stops_the_run(tmp_path: Path) -> None:
+def test_a_step_without_any_good_example_updates_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
     task = ToyTask(network(), 4, bad=[4, 5, 6, 7])
-    with pytest.raises(UserError, match="step 2: every example of its batch is bad"):
+    task.score = lambda predictions: {"squared_error": 0.0}  # type: ignore[method-assign]
+    training = trainer(task, tmp_path, steps=3, log_every=1)
+    weights = []
+    take_step = training._take_step
+
+    def noted(batches: list[Any]) -> dict[str, Any]:
+        record = take_step(batches)
+        weights.append(task.model[0].weight.detach().clone())
+        return record
+
+    training._take_step = noted  # type: ignore[method-assign]
+    training.train()
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert records(tmp_path)[1]["loss"] == 0.0
+
+
+def test_an_epoch_without_any_good_example_stops_the_run(tmp_path: Path) -> None:
+    task = ToyTask(network(), 4, bad=range(NUM_EXAMPLES))
+    with pytest.raises(UserError, match="step 3: every example of the last epoch is bad"):
         trainer(task, tmp_path).train()
 
 
