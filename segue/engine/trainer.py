@@ -160,7 +160,9 @@ class Trainer:
     def _introduce(self) -> None:
         """Says what is about to happen."""
         count = sum(parameter.numel() for parameter in self.model.parameters())
-        device = f"cpu, {self.threads} threads" if self.device.type == "cpu" else str(self.device)
+        device = (
+            f"cpu, {self.threads} thread{'s' * (self.threads > 1)}" if self.device.type == "cpu" else str(self.device)
+        )
         per_epoch = self.task.plan("train").num_micro_batches / self.micro_batches
         start = f"on from step {self.step} to" if self.step else "up to"
         self.log.say(
