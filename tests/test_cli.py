@@ -344,3 +344,11 @@ def test_every_shipped_recipe_is_listed_and_fits_the_schema(segue: Segue) -> Non
         if "extends" not in values:
             schema = json.loads(segue("recipes", "schema", values["task"]).out)
             jsonschema.validate(values, schema)
+
+
+def test_a_run_that_stopped_at_a_bad_example_goes_on_without_it(
+    segue: Segue, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    words = ("train", tiny_recipe, "--out", tmp_path / "run", "engine.steps=2", "engine.save_every=1")
+    assert segue(*words).status == 0
+    assert segue(*words, "--skip-bad").status == 0

@@ -70,6 +70,7 @@ def load(model: Path, device: str = "auto") -> Any:
 # What may differ when a run goes on: none of it changes what is learnt.
 _MAY_CHANGE = (
     "data.root",
+    "data.skip_bad",  # a run that stopped at a bad example may go on without it
     "engine.device",
     "engine.workers",
     "engine.threads",
