@@ -164,11 +164,12 @@ def endless(batches: list[Any]) -> Iterable[Any]:
 
 def build_task(plan: Plan) -> Any:
     from segue.data import tokenizer
+    from segue.data.examples import Utterance
     from segue.data.manifest import Manifest
     from segue.tasks.speech_recognition import Recipe, SpeechRecognition
 
     section = Recipe.model_validate_json(json.dumps(plan.recipe))
-    manifest = Manifest([Path(section.data.root) / name for name in section.data.train])
+    manifest = Manifest(Utterance, [Path(section.data.root) / name for name in section.data.train])
     return SpeechRecognition(section, tokenizer.build(section.tokenizer, []), {"train": manifest})
 
 
@@ -412,10 +413,11 @@ class Side:
 
 def write_plan(size: Size, manifest_path: Path, folder: Path, threads: int) -> Path:
     """Deals out the batches with Segue's plan and writes what both sides follow."""
+    from segue.data.examples import Utterance
     from segue.data.manifest import Manifest
     from segue.data.text import TextSection, normalize
 
-    manifest = Manifest([manifest_path])
+    manifest = Manifest(Utterance, [manifest_path])
     texts = [normalize(utterance.text, TextSection()) for utterance in manifest]
     alphabet = "".join(sorted(set("".join(texts))))
     names = ("channels", "kernel", "repeats", "stride", "dilation")

@@ -84,7 +84,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
 
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("corpus", metavar="CORPUS", help="fsdd, ljspeech, librispeech, csv, tsv, nemo or kaldi")
+    speech, pairs = "fsdd, ljspeech, librispeech, csv, tsv, nemo, kaldi", "multi30k, wmt14, parallel, cmudict, csv, tsv"
+    parser.add_argument("corpus", metavar="CORPUS", help=f"speech: {speech}; text pairs: {pairs}")
     parser.add_argument("source", metavar="SOURCE", type=Path, nargs="?", help="file or folder of the corpus")
     parser.add_argument("out", metavar="OUT_DIR", type=Path, nargs="?", help="folder for the manifests")
     parser.add_argument(
@@ -107,8 +108,8 @@ def _prepare(arguments: Arguments) -> None:
     written = corpora.prepare(
         arguments.corpus, arguments.source, arguments.out, arguments.options, skip_bad=arguments.skip_bad
     )
-    for path, utterances, seconds in written:
-        print(f"{path}: {utterances} utterances, {seconds / 60:.1f} minutes")
+    for path, _, summary in written:
+        print(f"{path}: {summary}")
 
 
 # --- train ---

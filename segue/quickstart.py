@@ -10,7 +10,8 @@ import numpy as np
 from segue import recipe, tasks
 from segue.data import audio, corpora
 from segue.data.corpora.fsdd import WORDS as DIGITS
-from segue.data.manifest import Manifest, Utterance, write_manifest
+from segue.data.examples import Utterance
+from segue.data.manifest import Manifest, write_manifest
 from segue.data.synthesis import Synthesizer
 
 SAMPLE_RATE_HZ = 8000  # what telephones and fsdd have
@@ -38,7 +39,7 @@ def run(out: Path, recordings: Path | None) -> int:
     """Walks the road in the folder `out`; prints the word error rate; returns the exit status of training."""
     start = perf_counter()
     data, run_folder = out / "data", out / "run"
-    people = None if recordings is None else Manifest(_manifests(recordings, out / "recordings"))
+    people = None if recordings is None else Manifest(Utterance, _manifests(recordings, out / "recordings"))
     if not all((data / f"{split}.jsonl").is_file() for split in NUM_UTTERANCES):
         _say(f"1. Synthesising {sum(NUM_UTTERANCES.values())} utterances of {sum(map(len, VOICES.values()))} voices")
         synthesise(data)
@@ -49,7 +50,7 @@ def run(out: Path, recordings: Path | None) -> int:
         return 128 + int(result.signal)
     _say(f"3. Listening to voices it never heard: {', '.join(VOICES['test'])}\n")
     model = tasks.load(run_folder)
-    manifest = Manifest([data / "test.jsonl"])
+    manifest = Manifest(Utterance, [data / "test.jsonl"])
     scores, predictions = model.heard(manifest)
     for prediction in predictions[:: max(1, len(predictions) // 5)][:5]:
         print(f"  said   {prediction.reference}\n  heard  {prediction.hypothesis}\n")

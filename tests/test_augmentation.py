@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from segue.data import audio
 from segue.data.augmentation import Augmentation, AugmentationSection, Joining
 from segue.data.batching import BatchPlan
-from segue.data.manifest import Utterance, write_manifest
+from segue.data.examples import Utterance
+from segue.data.manifest import write_manifest
 
 RATE = 8000
 SPEECH = np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE).astype(np.float32)

@@ -1,3 +1,4 @@
+import gzip
 import json
 import shutil
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segue.data.manifest import Manifest, Utterance, parse_manifest, write_manifest
+from segue.data.examples import Utterance
+from segue.data.manifest import Manifest, parse_manifest, write_manifest
 from segue.errors import UserError
 
 
@@ -33,22 +35,22 @@ def test_what_is_written_reads_back(
         for number, text in enumerate(texts)
     ]
     assert write_manifest(path, written) == len(texts)
-    read = Manifest([path])
+    read = Manifest(Utterance, [path])
     assert len(read) == len(texts)
     for before, after in zip(written, read, strict=True):
         assert after.audio.resolve() == before.audio
         assert (after.seconds, after.text, after.offset_seconds) == (before.seconds, before.text, before.offset_seconds)
         assert (after.speaker, after.language) == (before.speaker, before.language)
-    assert read.seconds.tolist() == [utterance.seconds for utterance in written]
+    assert read.sizes.tolist() == [utterance.seconds for utterance in written]
 
 
 def test_a_folder_of_manifest_and_audio_can_move(tmp_path: Path) -> None:
     (tmp_path / "old" / "clips").mkdir(parents=True)
     (tmp_path / "old" / "clips" / "a.wav").touch()
     write_manifest(tmp_path / "old" / "x.jsonl", [Utterance("", tmp_path / "old" / "clips" / "a.wav", 1.0, "a")])
-    before = Manifest([tmp_path / "old" / "x.jsonl"])
+    before = Manifest(Utterance, [tmp_path / "old" / "x.jsonl"])
     shutil.move(tmp_path / "old", tmp_path / "new")
-    after = Manifest([tmp_path / "new" / "x.jsonl"])
+    after = Manifest(Utterance, [tmp_path / "new" / "x.jsonl"])
     assert after[0].audio.is_file()
     assert after[0].id == before[0].id
     assert after.checksum() == before.checksum()
@@ -64,7 +66,7 @@ def test_a_write_that_fails_leaves_the_old_manifest(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write_manifest(path, utterances())
-    assert Manifest([path])[0].text == "old"
+    assert Manifest(Utterance, [path])[0].text == "old"
 
 
 BAD_LINES = {
@@ -92,9 +94,9 @@ def test_a_bad_line_is_named_with_file_and_number(tmp_path: Path, bad: str) -> N
     path = tmp_path / "x.jsonl"
     path.write_text("\n" + line() + bad.strip() + "\n")
     with pytest.raises(UserError) as raised:
-        Manifest([path])
+        Manifest(Utterance, [path])
     assert f"{path}:3: {BAD_LINES[bad]}" in str(raised.value)
-    good, problem = parse_manifest(path)
+    good, problem = parse_manifest(path, Utterance)
     assert isinstance(good, Utterance)
     assert isinstance(problem, UserError)
 
@@ -102,14 +104,14 @@ def test_a_bad_line_is_named_with_file_and_number(tmp_path: Path, bad: str) -> N
 def test_bad_bytes_are_named_with_file_and_number(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(line().encode() + b'{"audio_filepath": "\xff.wav", "duration": 1, "text": ""}')
-    with pytest.raises(UserError, match=r"x\.jsonl:2: not JSON"):
-        Manifest([path])
+    with pytest.raises(UserError, match=r"x\.jsonl:2: not UTF-8"):
+        Manifest(Utterance, [path])
 
 
 def test_skip_bad_counts_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join([line("a.wav"), *BAD_LINES, line("b.wav")]))
-    manifest = Manifest([path], skip_bad=True)
+    manifest = Manifest(Utterance, [path], skip_bad=True)
     assert [utterance.audio.name for utterance in manifest] == ["a.wav", "b.wav"]
     assert manifest.num_skipped == len(BAD_LINES)
     assert f"{len(BAD_LINES)} bad manifest lines left out" in capsys.readouterr().err
@@ -119,7 +121,7 @@ def test_an_id_stands_for_one_example_in_all_manifests(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(line(id=1) + line(id="x"))
     (tmp_path / "b.jsonl").write_text(line(id="y") + line(id="x"))
     with pytest.raises(UserError) as raised:
-        Manifest([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+        Manifest(Utterance, [tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
     assert f"{tmp_path / 'b.jsonl'}:2: id: 'x' stands already in {tmp_path / 'a.jsonl'}:2" in str(raised.value)
 
 
@@ -129,26 +131,26 @@ def test_repeated_audio_without_an_id_is_kept_and_said(
 ) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(2 * line(**keys))
-    assert [utterance.id for utterance in Manifest([path])] == ["a.wav", "a.wav"]
+    assert [utterance.id for utterance in Manifest(Utterance, [path])] == ["a.wav", "a.wav"]
     assert "1 lines" in capsys.readouterr().err
 
 
 def test_segments_of_one_file_have_different_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(line() + line(offset=1.5) + line(offset=3))
-    assert [utterance.id for utterance in Manifest([path])] == ["a.wav", "a.wav@1.5", "a.wav@3.0"]
+    assert [utterance.id for utterance in Manifest(Utterance, [path])] == ["a.wav", "a.wav@1.5", "a.wav@3.0"]
     assert capsys.readouterr().err == ""
 
 
 def test_what_is_left_out_is_counted_and_changes_the_checksum(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("".join(line(f"{number}.wav", duration=number + 1) for number in range(4)))
-    manifest = Manifest([path])
+    manifest = Manifest(Utterance, [path])
     before = manifest.checksum()
     manifest.without([1, 2])
     assert [utterance.audio.name for utterance in manifest[:]] == ["0.wav", "3.wav"]
     assert manifest[-1].origin == f"{path}:4"
-    assert manifest.seconds.tolist() == [1.0, 4.0]
+    assert manifest.sizes.tolist() == [1.0, 4.0]
     assert manifest.num_skipped == 2
     assert manifest.checksum() != before
 
@@ -157,9 +159,31 @@ def test_what_is_left_out_is_counted_and_changes_the_checksum(tmp_path: Path) ->
 def test_a_manifest_without_examples_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.jsonl").write_text(content)
     with pytest.raises(UserError, match="no examples in it"):
-        Manifest([tmp_path / "x.jsonl"])
+        Manifest(Utterance, [tmp_path / "x.jsonl"])
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.jsonl: cannot read this manifest: No such file"):
-        Manifest([tmp_path / "x.jsonl"])
+        Manifest(Utterance, [tmp_path / "x.jsonl"])
+
+
+def test_a_packed_manifest_is_read_as_its_content_is(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(("\n" + line() + line("b.wav")).encode()))
+    (tmp_path / "x.jsonl").write_text("\n" + line() + line("b.wav"))
+    packed, plain = (Manifest(Utterance, [tmp_path / name]) for name in ("x.jsonl.gz", "x.jsonl"))
+    assert [utterance.audio for utterance in packed] == [utterance.audio for utterance in plain]
+    assert packed[1].origin == f"{tmp_path / 'x.jsonl.gz'}:3"
+    assert packed.checksum() == plain.checksum()
+    write_manifest(tmp_path / "y.jsonl.gz", plain)
+    again = Manifest(Utterance, [tmp_path / "y.jsonl.gz"])
+    assert [utterance.audio for utterance in again] == [utterance.audio for utterance in plain]
+
+
+PACKED = gzip.compress(b"{}" * 99)
+
+
+@pytest.mark.parametrize("content", [b"plain", PACKED[:-9], PACKED[:10] + b"\xff" * 30])
+def test_a_damaged_packed_manifest_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.jsonl.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.jsonl\.gz: cannot read this manifest: \w"):
+        Manifest(Utterance, [tmp_path / "x.jsonl.gz"])

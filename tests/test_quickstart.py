@@ -6,6 +6,7 @@ import pytest
 from segue import quickstart
 from segue.cli import main
 from segue.data import audio
+from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.data.synthesis import Synthesizer
 from segue.errors import UserError
@@ -20,7 +21,7 @@ def test_each_split_is_said_by_its_own_voices_at_a_speaking_pace(tmp_path: Path)
     counts = {"train": 12, "dev": 3, "test": 3}
     quickstart.synthesise(tmp_path, counts)
     for split, count in counts.items():
-        manifest = Manifest([tmp_path / f"{split}.jsonl"])
+        manifest = Manifest(Utterance, [tmp_path / f"{split}.jsonl"])
         assert len(manifest) == count
         for utterance in manifest:
             assert utterance.speaker in quickstart.VOICES[split]

@@ -15,6 +15,7 @@ from segue import recipe
 from segue.data import audio
 from segue.data import tokenizer as tokenizers
 from segue.data.batching import MicroBatch
+from segue.data.examples import Utterance
 from segue.data.features import LogMel
 from segue.data.manifest import Manifest
 from segue.decoding import ctc
@@ -79,7 +80,9 @@ def write_lines(folder: Path, examples: Sequence[tuple[str, int]], **keys: Any) 
 def task_of(manifest: Path, *overrides: str, split: Split = "train") -> SpeechRecognition:
     section = section_of(manifest.parent, *overrides)
     tokenizer = tokenizers.build(section.tokenizer, [])
-    return SpeechRecognition(section, tokenizer, {split: Manifest([manifest], skip_bad=section.data.skip_bad)})
+    return SpeechRecognition(
+        section, tokenizer, {split: Manifest(Utterance, [manifest], skip_bad=section.data.skip_bad)}
+    )
 
 
 def micro_batch(*indices: int, epoch: int = 0) -> MicroBatch:
@@ -353,7 +356,7 @@ def test_references_that_the_model_cannot_write_are_its_errors_and_not_in_the_lo
 def test_evaluation_does_not_depend_on_the_batch(model_folder: Path, tmp_path: Path) -> None:
     manifest = write_lines(tmp_path, [(text, 4000 + 777 * n) for n, text in enumerate(TEXTS)])
     transcriber = Transcriber(model_folder, "cpu")
-    _, together = transcriber.heard(Manifest([manifest]))
+    _, together = transcriber.heard(Manifest(Utterance, [manifest]))
     for prediction in together:
         transcript = transcriber.transcribe(tmp_path / prediction.id)
         assert transcript.text == " ".join(prediction.hypothesis.split())

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from segue.data import audio
 from segue.data.audio import Samples
+from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.recipe import Section
 
@@ -89,7 +90,7 @@ class Augmentation:
         self.section = section
         self.sample_rate_hz = sample_rate_hz
         self.mel_bins = mel_bins
-        self.noise = None if section.noise_manifest is None else Manifest([root / section.noise_manifest])
+        self.noise = None if section.noise_manifest is None else Manifest(Utterance, [root / section.noise_manifest])
 
     def join(self, pieces: Sequence[Samples], draw: np.random.Generator) -> Samples:
         """Utterances of (S) each, one after the other -> (S'), with pauses."""

@@ -1,98 +1,104 @@
 """Which examples are there? JSONL manifests, one example a line, with the keys that NeMo users know."""
 
+import gzip
 import json
-import os
+import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from segue.data.examples import Example
 from segue.errors import UserError, some_of, warn
+from segue.recipe import Section
+
+E = TypeVar("E", bound=Example)
 
 
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One line of a speech manifest."""
+class ManifestsSection(Section):
+    """Where the examples are."""
 
-    id: str
-    """The line's `id`, or its audio path as written (with `@offset` where it has one)."""
-    audio: Path
-    """`audio_filepath`; a relative one is resolved against the manifest's folder."""
-    seconds: float
-    """`duration`, from `offset_seconds` on."""
-    text: str
-    offset_seconds: float = 0.0
-    speaker: str | None = None
-    language: str | None = None
-    """`lang`"""
-    origin: str = ""
-    """`file:line`, for messages."""
+    root: str = "."
+    """Folder of the manifests."""
+    train: Annotated[tuple[str, ...], Field(min_length=1)] = ("train.jsonl",)
+    """Training manifests."""
+    dev: Annotated[tuple[str, ...], Field(min_length=1)] = ("dev.jsonl",)
+    """Development manifests: they choose the best model."""
+    skip_bad: bool = False
+    """Leave out, and count, examples that cannot be used, instead of stopping."""
 
 
-class Manifest(Sequence[Utterance]):
-    """Utterances of one or more manifests, checked line by line when they are read.
+class Manifest(Sequence[E]):
+    """Examples of one or more manifests, checked line by line when they are read.
 
     Lines stay as bytes and are parsed when asked for: a hundred thousand of them cost little memory, and loader
     processes that share them by fork touch no reference counts.
     """
 
-    def __init__(self, paths: Sequence[Path], *, skip_bad: bool = False) -> None:
+    def __init__(self, kind: type[E], paths: Sequence[Path], *, skip_bad: bool = False) -> None:
         """Reads `paths` in order. Bad lines raise a UserError that names them, or are counted with `skip_bad`."""
+        self.kind = kind
         self.paths = [Path(path) for path in paths]
         self.skip_bad = skip_bad
         self._contents: list[bytes] = []
         self.num_skipped = 0
-        places, seconds, problems = array("q"), array("d"), list[str]()
+        places, sizes, problems = array("q"), array("d"), list[str]()
         seen: dict[int, tuple[int, int]] = {}
         num_repeated = 0
         for file_number, path in enumerate(self.paths):
-            content = _read(path)
+            content = read_content(path, "manifest")
             self._contents.append(content)
             for line_number, start, end in _lines(content):
                 try:
-                    utterance = _parse(content[start:end], path, line_number)
+                    values, origin = _values(content[start:end], path, line_number)
+                    example = kind.parse(values, path, origin)
                 except UserError as problem:
                     problems.append(str(problem))
                     continue
-                earlier = seen.setdefault(hash(utterance.id), (file_number, line_number))
-                if earlier != (file_number, line_number):
-                    num_repeated += 1
-                    if json.loads(content[start:end]).get("id") is not None:
-                        where = f"{self.paths[earlier[0]]}:{earlier[1]}"
-                        problems.append(f"{utterance.origin}: id: {utterance.id!r} stands already in {where}")
-                        continue
+                has_id = values.get("id") is not None
+                # Without an id of its own, a line whose stand-in for it cannot repeat needs no place in this dict.
+                if has_id or kind.repeats:
+                    earlier = seen.setdefault(hash(example.id), (file_number, line_number))
+                    if earlier != (file_number, line_number):
+                        num_repeated += 1
+                        if has_id:
+                            where = f"{self.paths[earlier[0]]}:{earlier[1]}"
+                            problems.append(f"{origin}: id: {example.id!r} stands already in {where}")
+                            continue
                 places.extend((file_number, line_number, start, end))
-                seconds.append(utterance.seconds)
+                sizes.append(example.size)
         if problems and not skip_bad:
             raise UserError(some_of(problems) + "\n(--skip-bad leaves such lines out and counts them)")
         if problems:
             self.num_skipped = len(problems)
             warn(f"{len(problems)} bad manifest lines left out:\n{some_of(problems, 3)}")
         if num_repeated and not problems:
-            warn(f"{num_repeated} lines of {', '.join(map(str, self.paths))} repeat audio of an earlier line")
-        if not seconds:
+            warn(f"{num_repeated} lines of {', '.join(map(str, self.paths))} repeat {kind.repeats} of an earlier line")
+        if not sizes:
             raise UserError(f"{', '.join(map(str, self.paths))}: no examples in it")
         self._places = np.frombuffer(places, dtype=np.int64).reshape(-1, 4)
-        self.seconds: NDArray[np.float64] = np.frombuffer(seconds, dtype=np.float64)
+        self.sizes: NDArray[np.float64] = np.frombuffer(sizes, dtype=np.float64)
+        """Each example's `size`."""
 
     def __len__(self) -> int:
-        return len(self.seconds)
+        return len(self.sizes)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         file_number, line_number, start, end = self._places[index].tolist()
-        return _parse(self._contents[file_number][start:end], self.paths[file_number], line_number)
+        return _parse(self.kind, self._contents[file_number][start:end], self.paths[file_number], line_number)
 
     def checksum(self) -> int:
         """Of the lines in use: another number for other data, whichever folder they lie in."""
         number = 0
-        for file_number, _, start, end in self._places.tolist():
+        for file_number, _, start, end in map(np.ndarray.tolist, self._places):
             number = crc32(self._contents[file_number][start:end], number)
         return number
 
@@ -100,49 +106,56 @@ class Manifest(Sequence[Utterance]):
         """Leaves out the examples with these indices."""
         keep = np.setdiff1d(np.arange(len(self)), np.fromiter(indices, dtype=np.int64))
         self.num_skipped += len(self) - len(keep)
-        self._places, self.seconds = self._places[keep], self.seconds[keep]
+        self._places, self.sizes = self._places[keep], self.sizes[keep]
 
 
-def parse_manifest(path: Path) -> Iterator[Utterance | UserError]:
+def parse_manifest(path: Path, kind: type[E]) -> Iterator[E | UserError]:
     """Each line of a manifest, or in its place what is wrong with it."""
-    content = _read(path)
+    content = read_content(path, "manifest")
     for number, start, end in _lines(content):
         try:
-            yield _parse(content[start:end], path, number)
+            yield _parse(kind, content[start:end], path, number)
         except UserError as problem:
             yield problem
 
 
-def write_manifest(path: Path, utterances: Iterable[Utterance]) -> int:
-    """Writes one line per utterance, audio paths relative to the manifest where that is possible; returns the count."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_manifest(path: Path, examples: Iterable[Example]) -> int:
+    """Writes one line per example, audio paths relative to the manifest where that is possible; returns the count."""
     count = 0
-    folder = path.parent.resolve()
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for utterance in utterances:
-            line: dict[str, Any] = {
-                "audio_filepath": os.path.relpath(utterance.audio.resolve(), folder),
-                "duration": round(utterance.seconds, 6),
-                "text": utterance.text,
-            }
-            if utterance.offset_seconds:
-                line["offset"] = utterance.offset_seconds
-            if utterance.speaker is not None:
-                line["speaker"] = utterance.speaker
-            if utterance.language is not None:
-                line["lang"] = utterance.language
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    with open_manifest(path) as write:
+        for example in examples:
+            write(example)
             count += 1
-    partial.replace(path)
     return count
 
 
-def _read(path: Path) -> bytes:
+@contextmanager
+def open_manifest(path: Path) -> Iterator[Callable[[Example], None]]:
+    """What writes one example after the other; the manifest takes its place when the `with` block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent.resolve()
+    partial = path.with_name(path.name + ".partial")
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this manifest: {error.strerror}") from None
+        is_packed = path.suffix == ".gz"
+        with gzip.open(partial, "wt", encoding="utf-8") if is_packed else partial.open("w", encoding="utf-8") as file:
+            yield lambda example: print(json.dumps(example.line(folder), ensure_ascii=False), file=file)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read_content(path: Path, name: str) -> bytes:
+    """The bytes of a file, unpacked where it ends in .gz; `name` says in messages what it is."""
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, name, error) from None
+
+
+def unreadable(path: Path, name: str, error: Exception) -> UserError:
+    """The error for a file whose reading raised an OSError, or as gzip does an EOFError or a zlib.error."""
+    return UserError(f"{path}: cannot read this {name}: {getattr(error, 'strerror', None) or error}")
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -156,42 +169,20 @@ def _lines(content: bytes) -> Iterator[tuple[int, int, int]]:
         start, number = end + 1, number + 1
 
 
-def _parse(line: bytes, path: Path, number: int) -> Utterance:
+def _parse(kind: type[E], line: bytes, path: Path, number: int) -> E:
+    values, origin = _values(line, path, number)
+    return kind.parse(values, path, origin)
+
+
+def _values(line: bytes, path: Path, number: int) -> tuple[dict[str, Any], str]:
+    """The JSON object in a line, and the line's `file:line`."""
     origin = f"{path}:{number}"
     try:
         values = json.loads(line)
+    except UnicodeDecodeError:
+        raise UserError(f"{origin}: not UTF-8") from None
     except ValueError as error:
         raise UserError(f"{origin}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{origin}: not a JSON object")
-
-    def value(key: str, wanted: type | tuple[type, ...], name: str, default: Any = None) -> Any:
-        given = values.get(key, default)
-        if given is None and key not in values:
-            raise UserError(f"{origin}: lacks the key {key!r}")
-        if not isinstance(given, wanted) or isinstance(given, bool):
-            raise UserError(f"{origin}: {key}: {name} wanted, got {json.dumps(given)[:60]}")
-        return given
-
-    number_types = (int, float)
-    audio = value("audio_filepath", str, "a path")
-    seconds = float(value("duration", number_types, "seconds"))
-    offset = float(value("offset", number_types, "seconds", 0.0))
-    if not (np.isfinite(seconds) and seconds > 0):
-        raise UserError(f"{origin}: duration: seconds above 0 wanted, got {seconds}")
-    if not (np.isfinite(offset) and offset >= 0):
-        raise UserError(f"{origin}: offset: seconds from 0 wanted, got {offset}")
-    return Utterance(
-        id=_text_or_none(values.get("id")) or (f"{audio}@{offset}" if offset else audio),
-        audio=path.parent / audio,
-        seconds=seconds,
-        text=value("text", str, "a text"),
-        offset_seconds=offset,
-        speaker=_text_or_none(values.get("speaker")),
-        language=_text_or_none(values.get("lang")),
-        origin=origin,
-    )
-
-
-def _text_or_none(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return values, origin

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from segue.errors import UserError, warn
 
@@ -100,6 +100,16 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
         raise OSError(errno.EIO, str(error), str(path)) from None
     _flush(partial)
     partial.replace(path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Weights of a model directory; a UserError if they are missing, or are not this model's."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; was the model trained to its first evaluation?")
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:  # names every tensor that is missing or has another shape
+        raise UserError(f"{path}: these weights do not fit the recipe and tokenizer beside them: {error}") from None
 
 
 def write_text(path: Path, text: str) -> None:

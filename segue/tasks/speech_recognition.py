@@ -17,7 +17,6 @@ from zlib import crc32
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,14 +25,15 @@ from segue.data import audio, subtitles
 from segue.data import tokenizer as tokenizers
 from segue.data.augmentation import Augmentation, AugmentationSection, FeatureAugmentation, Joining
 from segue.data.batching import BatchPlan, MicroBatch
+from segue.data.examples import Utterance
 from segue.data.features import FeaturesSection, LogMel, normalize
-from segue.data.manifest import Manifest, Utterance
+from segue.data.manifest import Manifest, ManifestsSection
 from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
 from segue.data.tokenizer import Tokenizer, TokenizerSection
 from segue.decoding import ctc
 from segue.engine import trainer
-from segue.engine.checkpoint import write_text
+from segue.engine.checkpoint import load_weights, write_text
 from segue.engine.optimizer import OptimizerSection, ScheduleSection
 from segue.engine.task import Loss, Split
 from segue.engine.trainer import EngineSection
@@ -43,19 +43,11 @@ from segue.models.jasper import Jasper, JasperSection, output_frames
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class DataSection(recipe.Section):
+class DataSection(ManifestsSection):
     """Where the recordings are."""
 
-    root: str = "."
-    """Folder of the manifests."""
-    train: Annotated[tuple[str, ...], Field(min_length=1)] = ("train.jsonl",)
-    """Training manifests."""
-    dev: Annotated[tuple[str, ...], Field(min_length=1)] = ("dev.jsonl",)
-    """Development manifests: they choose the best model."""
     longest_seconds: Seconds | None = None
     """Longer training utterances are left out, and counted."""
-    skip_bad: bool = False
-    """Leave out, and count, examples that cannot be used, instead of stopping."""
 
 
 class BatchSection(recipe.Section):
@@ -198,7 +190,7 @@ class SpeechRecognition:
     best_metric: tuple[str, Literal["min", "max"]] = ("word_error_rate", "min")
     unit = "seconds"
 
-    def __init__(self, section: Recipe, tokenizer: Tokenizer, manifests: dict[Split, Manifest]) -> None:
+    def __init__(self, section: Recipe, tokenizer: Tokenizer, manifests: dict[Split, Manifest[Utterance]]) -> None:
         self.recipe, self.tokenizer, self.manifests = section, tokenizer, manifests
         self.blank = len(tokenizer)
         self.front_end = LogMel(section.features)  # counts frames
@@ -212,7 +204,7 @@ class SpeechRecognition:
             if section.augmentation.joined_utterances > 1:
                 speakers = [utterance.speaker for utterance in manifests["train"]]
                 most = section.augmentation.joined_utterances
-                self.joining = Joining(manifests["train"].seconds, speakers, most, section.seed)
+                self.joining = Joining(manifests["train"].sizes, speakers, most, section.seed)
         self._plans = {split: self._build_plan(split) for split in manifests}
 
     def build_model(self) -> nn.Module:
@@ -307,11 +299,11 @@ class SpeechRecognition:
     def _build_plan(self, split: Split) -> BatchPlan:
         manifest, batch = self.manifests[split], self.recipe.batch
         if split != "train":
-            longest = float(manifest.seconds.max())
-            return BatchPlan(manifest.seconds, max(batch.seconds, longest), buckets=16, seed=0, is_shuffled=False)
+            longest = float(manifest.sizes.max())
+            return BatchPlan(manifest.sizes, max(batch.seconds, longest), buckets=16, seed=0, is_shuffled=False)
         section = self.recipe.augmentation
         slowest = min(section.speeds)
-        seconds = manifest.seconds if self.joining is None else self.joining.seconds
+        seconds = manifest.sizes if self.joining is None else self.joining.seconds
         counts = 1 if self.joining is None else self.joining.counts
         if section.pause_probability:
             seconds = seconds + (counts + 1) * section.longest_pause_seconds
@@ -324,7 +316,7 @@ class SpeechRecognition:
             )
         return BatchPlan(seconds, batch.seconds, buckets=batch.buckets, seed=self.recipe.seed)
 
-    def _leave_out_unusable(self, manifest: Manifest) -> None:
+    def _leave_out_unusable(self, manifest: Manifest[Utterance]) -> None:
         """Checks every training text and length; raises, or leaves out and counts, as the recipe says."""
         data, too_long, problems, unusable = self.recipe.data, [], [], []
         for index, utterance in enumerate(manifest):
@@ -430,9 +422,9 @@ Trained with [Segue](https://pypi.org/project/segue/); the recipe beside this fi
 def train(section: Recipe, run: Path) -> trainer.Result:
     """Trains in the directory `run`, or goes on there."""
     data = section.data
-    manifests: dict[Split, Manifest] = {
-        "train": Manifest([Path(data.root) / name for name in data.train], skip_bad=data.skip_bad),
-        "dev": Manifest([Path(data.root) / name for name in data.dev], skip_bad=data.skip_bad),
+    manifests: dict[Split, Manifest[Utterance]] = {
+        "train": Manifest(Utterance, [Path(data.root) / name for name in data.train], skip_bad=data.skip_bad),
+        "dev": Manifest(Utterance, [Path(data.root) / name for name in data.dev], skip_bad=data.skip_bad),
     }
     # Learnt once and kept: a resumed run must not depend on the tokenizer's training being repeatable.
     kept = run / "tokenizer.json"
@@ -488,7 +480,7 @@ class Transcriber:
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
         self.device = trainer.choose_device(device)
         self.model = Recognizer(self.recipe, len(self.tokenizer) + 1)
-        _load_weights(self.model, folder / "model.safetensors")
+        load_weights(self.model, folder / "model.safetensors")
         self.model.eval().to(self.device)
         rate = self.recipe.features.sample_rate_hz
         # Windows start on output frames, so that frames of all windows share one clock.
@@ -513,10 +505,10 @@ class Transcriber:
 
     def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float]:
         """Error rates on a manifest, and how many bad examples were left out."""
-        scores, _ = self.heard(Manifest([manifest], skip_bad=skip_bad))
+        scores, _ = self.heard(Manifest(Utterance, [manifest], skip_bad=skip_bad))
         return scores
 
-    def heard(self, manifest: Manifest) -> tuple[dict[str, float], list[SpeechPrediction]]:
+    def heard(self, manifest: Manifest[Utterance]) -> tuple[dict[str, float], list[SpeechPrediction]]:
         """Scores on a manifest, and what was heard in each utterance. Bad examples count as the manifest says."""
         data = self.recipe.data.model_copy(update={"skip_bad": manifest.skip_bad})
         task = SpeechRecognition(self.recipe.model_copy(update={"data": data}), self.tokenizer, {"dev": manifest})
@@ -550,12 +542,3 @@ class Transcriber:
             ctc.greedy(row[:length], len(self.tokenizer), first_frame + number * step) if window.any() else []
             for number, (window, row, length) in enumerate(rows)
         ]
-
-
-def _load_weights(model: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; was the model trained to its first evaluation?")
-    try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:  # names every tensor that is missing or has another shape
-        raise UserError(f"{path}: these weights do not fit the recipe and tokenizer beside them: {error}") from None

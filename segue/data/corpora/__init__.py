@@ -1,21 +1,25 @@
 """How does a corpus become manifests? One file per corpus; this one has their table and writes what they find.
 
 A corpus module has `Options`, a Section, and `examples(source, out, options)`, which yields a split's name and an
-utterance, or in its place the UserError that says what is wrong with it. Nothing else in the house knows the corpus.
+utterance or a pair, or in its place the UserError that says what is wrong with it. Nothing else in the house knows the
+corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`.
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from segue import recipe
 from segue.data import audio
-from segue.data.manifest import Utterance, write_manifest
+from segue.data.examples import Pair, Utterance
+from segue.data.manifest import open_manifest, read_content
 from segue.errors import UserError, some_of, warn
 
-Example = tuple[str, Utterance | UserError]
+Example = tuple[str, Utterance | Pair | UserError]
 
 CORPORA = {
     "fsdd": "fsdd",
@@ -25,6 +29,10 @@ CORPORA = {
     "tsv": "table",
     "nemo": "nemo",
     "kaldi": "kaldi",
+    "multi30k": "multi30k",
+    "parallel": "parallel",
+    "wmt14": "wmt14",
+    "cmudict": "cmudict",
 }
 """Name on the command line -> module in this folder."""
 
@@ -33,8 +41,9 @@ class Written(NamedTuple):
     """A manifest that `prepare` wrote."""
 
     path: Path
-    utterances: int
-    seconds: float
+    num_examples: int
+    summary: str
+    """As "2050 utterances, 15.2 minutes" or "29000 pairs"."""
 
 
 def module_of(corpus: str) -> ModuleType:
@@ -53,27 +62,49 @@ def prepare(
     """
     module = module_of(corpus)
     options = recipe.validate(recipe.from_overrides(overrides), module.Options)
-    if not source.exists():
+    is_there: Callable[[Path], bool] = getattr(module, "is_there", Path.exists)
+    if not is_there(source):
         raise UserError(f"{source}: no such file or folder")
-    splits: dict[str, list[Utterance]] = {}
+    splits: dict[str, _Split] = {}
     problems: list[str] = []
-    for split, found in module.examples(source, out, options):
-        if isinstance(found, UserError):
-            problems.append(str(found))
-        else:
-            splits.setdefault(split, []).append(found)
-    if problems and not skip_bad:
-        raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
-    if problems:
-        warn(f"{len(problems)} bad examples left out:\n{some_of(problems, 3)}")
-    if not splits:
-        raise UserError(f"{source}: no usable example")
-    written = []
-    for split, utterances in splits.items():
-        path = out / f"{split}.jsonl"
-        write_manifest(path, utterances)
-        written.append(Written(path, len(utterances), sum(each.seconds for each in utterances)))
-    return written
+    with ExitStack() as stack:  # an error leaves it, and with it every manifest as it was
+        for split, found in module.examples(source, out, options):
+            if isinstance(found, UserError):
+                problems.append(str(found))
+                continue
+            if split not in splits:
+                path = out / f"{split}.jsonl"
+                splits[split] = _Split(path, stack.enter_context(open_manifest(path)))
+            splits[split].add(found)
+        if problems and not skip_bad:
+            raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
+        if problems:
+            warn(f"{len(problems)} bad examples left out:\n{some_of(problems, 3)}")
+        if not splits:
+            raise UserError(f"{source}: no usable example")
+    return [split.written() for split in splits.values()]
+
+
+@dataclass
+class _Split:
+    """A manifest that grows: millions of pairs need not lie in memory at once."""
+
+    path: Path
+    write: Callable[[Utterance | Pair], None]
+    count: int = 0
+    seconds: float | None = None
+
+    def add(self, example: Utterance | Pair) -> None:
+        self.write(example)
+        self.count += 1
+        if isinstance(example, Utterance):
+            self.seconds = (self.seconds or 0.0) + example.seconds
+
+    def written(self) -> Written:
+        summary = f"{self.count} pairs"
+        if self.seconds is not None:
+            summary = f"{self.count} utterances, {self.seconds / 60:.1f} minutes"
+        return Written(self.path, self.count, summary)
 
 
 def measured(file: Path, text: str, origin: str, speaker: str | None = None) -> Utterance | UserError:
@@ -90,9 +121,7 @@ def measured(file: Path, text: str, origin: str, speaker: str | None = None) -> 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """("file:line", text) of each line that is not blank."""
     try:
-        content = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this file: {error.strerror}") from None
+        content = read_content(path, "file").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}:{_line_at(error)}: not UTF-8") from None
     for number, line in enumerate(content.split("\n"), 1):

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from segue.data import audio
 from segue.data.corpora import Example, measured
-from segue.data.manifest import Utterance
+from segue.data.examples import Utterance
 from segue.errors import UserError
 from segue.recipe import Section
 

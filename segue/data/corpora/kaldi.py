@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segue.data.corpora import Example, measured, read_lines
 from segue.data.corpora.splits import SplitOptions, divide, sources
-from segue.data.manifest import Utterance
+from segue.data.examples import Utterance
 from segue.errors import UserError
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segue.data.corpora import Example
-from segue.data.corpora.splits import SplitOptions, divide, sources
-from segue.data.manifest import Utterance, parse_manifest
+from segue.data.corpora.splits import SplitOptions, divide, sources, unpacked_or_packed
+from segue.data.examples import Utterance
+from segue.data.manifest import parse_manifest
 from segue.errors import UserError
 
 
@@ -19,9 +20,11 @@ class Options(SplitOptions):
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Lines of all manifests."""
     del out
-    suffix = ".json" if (source / "train.json").is_file() else ".jsonl"
+    suffix = ".json" if unpacked_or_packed(source / "train.json") else ".jsonl"
     lines = (
-        (split, _checked(line)) for split, path in sources(source, suffix).items() for line in parse_manifest(path)
+        (split, _checked(line))
+        for split, path in sources(source, suffix).items()
+        for line in parse_manifest(path, Utterance)
     )
     yield from divide(lines, options)
 

@@ -1,0 +1,57 @@
+"""CMUdict: 126,052 English words as people say them in North America (github.com/cmusphinx/cmudict, BSD licence).
+
+SOURCE is cmudict.dict or its folder. A pair goes from a word's letters to its phonemes, with a space between them; a
+word's other pronunciations are as right.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from segue.data.corpora import Example, read_lines
+from segue.data.corpora.splits import Share, SplitOptions, divide
+from segue.data.examples import Pair
+from segue.errors import UserError
+
+ENTRY = re.compile(r"(\S+?)(?:\(\d+\))?((?: +[A-Z]+[012]?)+) *(?:#.*)?")
+
+
+class Options(SplitOptions):
+    """CMUdict."""
+
+    keep_stress: bool = False
+    """Keep the digits of vowels: 1 primary stress, 2 secondary, 0 none."""
+    dev_share: Share = 0.05
+    """Share of the words for development."""
+    test_share: Share = 0.05
+    """Share of the words for test."""
+
+
+def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
+    """A pair for each pronunciation of a word in train, so that all are learnt, and for each word in dev and test."""
+    del out
+    for split, found in divide(_words(source / "cmudict.dict" if source.is_dir() else source, options), options):
+        yield split, found
+        if split == "train" and isinstance(found, Pair):
+            ways = (found.target, *found.alternatives)
+            for number, way in enumerate(found.alternatives, 1):
+                others = ways[:number] + ways[number + 1 :]
+                yield split, Pair(found.id, found.source, way, others, origin=found.origin)
+
+
+def _words(path: Path, options: Options) -> Iterator[Example]:
+    """Each word with its first pronunciation as the target."""
+    words: dict[str, tuple[str, list[str]]] = {}
+    for origin, line in read_lines(path):
+        entry = ENTRY.fullmatch(line)
+        if entry is None:
+            yield "", UserError(f"{origin}: a word and its phonemes wanted, as in: record R EH1 K ER0 D")
+            continue
+        phonemes = entry[2].split()
+        if not options.keep_stress:
+            phonemes = [phoneme.rstrip("012") for phoneme in phonemes]
+        way, (_, ways) = " ".join(phonemes), words.setdefault(entry[1], (origin, []))
+        if way not in ways:
+            ways.append(way)
+    for word, (origin, ways) in words.items():
+        yield "", Pair(word, word, ways[0], tuple(ways[1:]), origin=origin)

@@ -1,0 +1,86 @@
+"""How are two files read that belong together line by line?"""
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+from segue.data.corpora.splits import unpacked_or_packed
+from segue.data.examples import Pair
+from segue.data.manifest import unreadable
+from segue.errors import UserError
+
+
+class EmptyLineError(UserError):
+    """A line of only white space where a text is wanted."""
+
+
+Line = tuple[int, str | UserError]
+"""Its number, from 1, and its text, or in its place what is wrong with it."""
+
+
+def stems(folder: Path, pattern: str, language: str) -> list[str]:
+    """What stands before `.LANGUAGE`, and maybe .gz, in the names of files; `pattern` is of that."""
+    ending = f".{language}"
+    names = {path.name.removesuffix(".gz") for path in folder.glob(f"{pattern}{ending}*")}
+    return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+
+
+def pairs(stem: Path, source_language: str, target_language: str) -> Iterator[Pair | UserError]:
+    """The lines of STEM.SOURCE_LANGUAGE with those of STEM.TARGET_LANGUAGE; both may end in .gz."""
+    wanted = [stem.with_name(f"{stem.name}.{language}") for language in (source_language, target_language)]
+    source, target = map(unpacked_or_packed, wanted)
+    if source is None or target is None:
+        raise UserError(f"{wanted[0] if source is None else wanted[1]}: no such file, also not with .gz")
+    yield from join(source, target, source_language, target_language)
+
+
+def lines(path: Path) -> Iterator[Line]:
+    """Lines as they stand, without their ends."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield number, _text(line, f"{path}:{number}", "utf-8-sig" if number == 1 else "utf-8")
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, "file", error) from None
+
+
+def join(
+    source: Path,
+    target: Path,
+    source_language: str | None,
+    target_language: str | None,
+    read: Callable[[Path], Iterator[Line]] = lines,
+) -> Iterator[Pair | UserError]:
+    """A pair for each line of both files, or what is wrong with it: an EmptyLineError, or not UTF-8.
+
+    Files of different length raise a UserError at the end: which lines belong together is then unknown.
+    """
+    count, more = 0, {source: 0, target: 0}
+    for first, second in zip_longest(read(source), read(target)):
+        if first is None or second is None:
+            more[source if second is None else target] += 1
+            continue
+        count += 1
+        (number, text), (_, translation) = first, second
+        if isinstance(text, UserError):
+            yield text
+        elif isinstance(translation, UserError):
+            yield translation
+        else:
+            origin = f"{source}:{number}"
+            yield Pair(origin, text, translation, (), source_language, target_language, origin)
+    if any(more.values()):
+        raise UserError(
+            f"{source} has {count + more[source]} lines and {target} has {count + more[target]}: each line of one "
+            "wants a line of the other"
+        )
+
+
+def _text(line: bytes, origin: str, encoding: str) -> str | UserError:
+    try:
+        text = line.decode(encoding).rstrip("\r\n")
+    except UnicodeDecodeError:
+        return UserError(f"{origin}: not UTF-8")
+    return text if text.strip() else EmptyLineError(f"{origin}: empty")

@@ -1,0 +1,176 @@
+"""What does a line of a manifest say? An utterance, or a pair of texts."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+
+from segue.errors import UserError
+
+
+class Example(Protocol):
+    """One line of a manifest, of any kind."""
+
+    repeats: ClassVar[str]
+    """What lines without an `id` share where their ids are equal; "" where the ids of such lines always differ."""
+
+    @property
+    def id(self) -> str:
+        """The line's `id`, or what stands for it."""
+
+    @property
+    def origin(self) -> str:
+        """`file:line`, for messages."""
+
+    @property
+    def size(self) -> float:
+        """How much there is to learn from, to batch like with like."""
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
+        """The example in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
+
+    def line(self, folder: Path) -> dict[str, Any]:
+        """What a manifest that lies in `folder`, a resolved path, says of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One line of a speech manifest."""
+
+    repeats: ClassVar[str] = "audio"
+
+    id: str
+    """The line's `id`, or its audio path as written (with `@offset` where it has one)."""
+    audio: Path
+    """`audio_filepath`; a relative one is resolved against the manifest's folder."""
+    seconds: float
+    """`duration`, from `offset_seconds` on."""
+    text: str
+    offset_seconds: float = 0.0
+    speaker: str | None = None
+    language: str | None = None
+    """`lang`"""
+    origin: str = ""
+    """`file:line`, for messages."""
+
+    @property
+    def size(self) -> float:
+        """Seconds."""
+        return self.seconds
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
+        """The utterance in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
+        audio = _value(values, origin, "audio_filepath", str, "a path")
+        seconds = float(_value(values, origin, "duration", (int, float), "seconds"))
+        offset = float(_value(values, origin, "offset", (int, float), "seconds", 0.0))
+        if not (np.isfinite(seconds) and seconds > 0):
+            raise UserError(f"{origin}: duration: seconds above 0 wanted, got {seconds}")
+        if not (np.isfinite(offset) and offset >= 0):
+            raise UserError(f"{origin}: offset: seconds from 0 wanted, got {offset}")
+        return cls(
+            id=_text_or_none(values.get("id")) or (f"{audio}@{offset}" if offset else audio),
+            audio=path.parent / audio,
+            seconds=seconds,
+            text=_value(values, origin, "text", str, "a text"),
+            offset_seconds=offset,
+            speaker=_text_or_none(values.get("speaker")),
+            language=_text_or_none(values.get("lang")),
+            origin=origin,
+        )
+
+    def line(self, folder: Path) -> dict[str, Any]:
+        """What a manifest in `folder` says of it: the audio's path from there where that is possible, and no id."""
+        line: dict[str, Any] = {
+            "audio_filepath": os.path.relpath(self.audio.resolve(), folder),
+            "duration": round(self.seconds, 6),
+            "text": self.text,
+        }
+        if self.offset_seconds:
+            line["offset"] = self.offset_seconds
+        if self.speaker is not None:
+            line["speaker"] = self.speaker
+        if self.language is not None:
+            line["lang"] = self.language
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One line of a manifest of text pairs; neither text is blank."""
+
+    repeats: ClassVar[str] = ""
+
+    id: str
+    """The line's `id`, or FILE_NAME:LINE."""
+    source: str
+    target: str
+    alternatives: tuple[str, ...] = ()
+    """Other right targets."""
+    source_language: str | None = None
+    target_language: str | None = None
+    origin: str = ""
+    """`file:line`, for messages."""
+
+    @property
+    def size(self) -> float:
+        """Characters of the longer side."""
+        return max(len(self.source), len(self.target))
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
+        """The pair in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
+        alternatives = _value(values, origin, "alternatives", list, "a list of texts", [])
+        if not all(isinstance(each, str) for each in alternatives):
+            raise UserError(f"{origin}: alternatives: a list of texts wanted, got {json.dumps(alternatives)[:60]}")
+        return cls(
+            id=_text_or_none(values.get("id")) or path.name + origin.removeprefix(str(path)),
+            source=_filled(_value(values, origin, "source", str, "a text"), origin, "source"),
+            target=_filled(_value(values, origin, "target", str, "a text"), origin, "target"),
+            alternatives=tuple(_filled(each, origin, "alternatives") for each in alternatives),
+            source_language=_text_or_none(values.get("source_language")),
+            target_language=_text_or_none(values.get("target_language")),
+            origin=origin,
+        )
+
+    def line(self, folder: Path) -> dict[str, Any]:
+        """What a manifest says of it, wherever it lies; no id."""
+        del folder
+        line: dict[str, Any] = {"source": self.source, "target": self.target}
+        if self.alternatives:
+            line["alternatives"] = list(self.alternatives)
+        if self.source_language is not None:
+            line["source_language"] = self.source_language
+        if self.target_language is not None:
+            line["target_language"] = self.target_language
+        return line
+
+
+def _value(
+    values: dict[str, Any], origin: str, key: str, wanted: type | tuple[type, ...], name: str, default: Any = None
+) -> Any:
+    given = values.get(key, default)
+    if given is None and key not in values:
+        raise UserError(f"{origin}: lacks the key {key!r}")
+    if not isinstance(given, wanted) or isinstance(given, bool):
+        raise UserError(f"{origin}: {key}: {name} wanted, got {json.dumps(given)[:60]}")
+    return given
+
+
+def _filled(text: str, origin: str, key: str) -> str:
+    """The text itself, if it holds something, and only what can be written as UTF-8."""
+    if not text or text.isspace():
+        raise UserError(f"{origin}: {key}: empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON may escape half a character
+        raise UserError(f"{origin}: {key}: half a character: {text[error.start]!r}") from None
+    return text
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else str(value)
