@@ -1,0 +1,553 @@
+"""How did a model do, example by example? One self-contained HTML file."""
+
+import math
+import re
+import unicodedata
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal, NamedTuple
+from xml.etree.ElementTree import Element, tostring
+
+import jiwer
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_WORST, NUM_MEDIAN, NUM_BEST = 20, 10, 5
+NUM_LENGTH_GROUPS = 8
+NUM_CONFUSIONS = 15
+NUM_MAPS = 5
+MOST_TOKENS = 64  # of a side of an attention map; more are neither read nor small
+FAINTEST = 0.05  # of a map's largest weight: what is fainter cannot be seen, and would be most of the file
+
+Direction = Literal["min", "max"]
+
+
+class Example(NamedTuple):
+    """One evaluated example."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    score: float
+    """Of this example alone: an error rate (1.0 is 100 %) or a score such as chrF (0 to 100)."""
+    source: str | None = None
+    """The text that was translated."""
+    alternatives: tuple[str, ...] = ()
+    """Other right references."""
+    length: float = 0.0
+    """What scores are grouped by."""
+    audio: bytes | None = None
+    """A wav, flac, ogg or mp3 file to play; needed for those that `chosen` names, and for no others."""
+    extra: str = ""
+    """A short note."""
+
+
+class AttentionMap(NamedTuple):
+    """Where a model looked while it wrote a sentence."""
+
+    id: str
+    rows: Sequence[str]
+    """Target tokens."""
+    columns: Sequence[str]
+    """Source tokens."""
+    weights: NDArray[np.float32]
+    """(rows, columns), or (heads or layers, rows, columns), of which the mean is drawn."""
+
+
+class Evaluation(NamedTuple):
+    """What a report shows."""
+
+    title: str
+    scores: Mapping[str, float | str]
+    """Of the whole set, in order. Names that end in "rate" are shown in per cent, strings as they are."""
+    examples: Sequence[Example]
+    score_name: str
+    """What an example's score is: "word error rate", "chrF"."""
+    direction: Direction
+    """Which score is better."""
+    length_name: str
+    """What an example's length counts: "seconds", "source tokens"."""
+    facts: Mapping[str, str]
+    """What was evaluated, and when."""
+    attention: Sequence[AttentionMap] = ()
+
+
+def chosen(examples: Sequence[Example], direction: Direction) -> list[int]:
+    """The indices of the examples that a report shows: only these need their audio."""
+    return [index for indices in _chosen(examples, direction).values() for index in indices]
+
+
+def write(evaluation: Evaluation, path: Path) -> None:
+    """The report as an HTML file, replaced at once."""
+    assert all(math.isfinite(example.score) for example in evaluation.examples)
+    compared = _compare(evaluation.examples)
+    html = page(
+        evaluation.title,
+        evaluation.facts,
+        {
+            "Scores": [_scores(evaluation.scores)],
+            f"{_capital(evaluation.score_name)} by length": _by_length(evaluation),
+            "Confusions": _confusions(compared),
+            **_examples(evaluation, compared),
+            "Attention": [_attention(each) for each in evaluation.attention[:NUM_MAPS]],
+        },
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial_{path.name}")
+    try:
+        # Half a surrogate pair, which JSON can hold, has no UTF-8; browsers show its number as a replacement character.
+        partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# --- the page ---
+
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1c1c1e; --quiet: #63636b; --line: #dcdce0; --page: #fff; --bar: #3d6f9e;
+  --left-out: #a01c1c; --left-out-back: #fcebea; --added: #0a5c38; --added-back: #e4f4ea;
+  --other: #7a4600; --other-back: #fdf0d8; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e6e9; --quiet: #9c9ca6; --line: #3a3a41; --page: #17171a;
+  --bar: #7fb0de; --left-out: #ff9d96; --left-out-back: #431d1c; --added: #7ddba6; --added-back: #123522;
+  --other: #f5c474; --other-back: #3d2c0e; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 58rem; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; -webkit-text-size-adjust: 100%; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .75rem; }
+h2 { font-size: 1.15rem; line-height: 1.3; margin: 2.5rem 0 .75rem; padding-top: .75rem;
+  border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
+p { margin: .5rem 0; max-width: 46rem; }
+dl, dd, figure { margin: 0; }
+dt, .quiet, nav { color: var(--quiet); font-size: .875rem; }
+a { color: inherit; }
+nav { display: flex; flex-wrap: wrap; gap: .125rem 1.25rem; margin-top: 1rem; }
+.facts { display: flex; flex-wrap: wrap; gap: 0 1.5rem; font-size: .875rem; }
+.facts dt, .facts dd { display: inline; }
+.scores { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem 1.5rem; }
+.scores .text { grid-column: 1 / -1; }
+.scores .number dd { font-size: 1.375rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
+svg { display: block; }
+svg text { fill: currentColor; font-size: 12px; }
+svg .quiet { fill: var(--quiet); font-size: 12px; }
+svg .line { stroke: var(--line); fill: none; }
+svg .bar { fill: var(--bar); }
+.chart { width: 100%; max-width: 42rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem 1.5rem .2rem 0; text-align: start; border-bottom: 1px solid var(--line); }
+th { color: var(--quiet); font-size: .875rem; font-weight: normal; }
+td:last-child, th:last-child { text-align: end; padding-right: 0; white-space: nowrap; }
+summary { cursor: pointer; margin: .5rem 0; }
+article { padding: .875rem 0; border-top: 1px solid var(--line); }
+article:first-of-type { border-top: 0; }
+article header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 1rem; color: var(--quiet);
+  font-size: .875rem; }
+article header b { color: var(--text); font-size: 1rem; min-width: 3.5rem; font-variant-numeric: tabular-nums; }
+audio { display: block; width: 100%; max-width: 24rem; height: 2.25rem; margin: .5rem 0; }
+.texts { display: grid; grid-template-columns: 5rem minmax(0, 1fr); gap: .375rem 0; margin-top: .375rem; }
+.texts p { margin: 0; max-width: none; }
+.side { color: var(--quiet); font-size: .75rem; line-height: 1.8667; }
+.side span { display: block; }
+.words { display: flex; flex-wrap: wrap; gap: .5rem .3em; line-height: 1.4; margin: 0 -.15em; }
+.words > span { max-width: 100%; }
+.words > span > * { display: block; min-height: 1.4em; padding: 0 .15em; border-radius: .2em; text-decoration: none; }
+.words .same { color: var(--quiet); }
+.words i { font-style: normal; font-weight: bold; padding-inline-end: .15em; }
+.words .left-out { color: var(--left-out); background: var(--left-out-back); }
+.words .added { color: var(--added); background: var(--added-back); }
+.words .other { color: var(--other); background: var(--other-back); }
+.legend { display: inline-flex; gap: 0; margin: 0 .35em 0 0; vertical-align: baseline; }
+@media (max-width: 36rem) { .side { display: none; } .texts { display: block; } .texts p { margin-bottom: .375rem; } }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } audio, nav { display: none; }
+  article, figure, .chart, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } .wide { overflow: visible; }
+  .wide svg { max-width: 100%; height: auto; }
+  details::details-content { content-visibility: visible; block-size: auto; } }
+"""
+
+Part = Element | str
+
+
+def page(title: str, facts: Mapping[str, str], sections: Mapping[str, Sequence[Part]]) -> str:
+    """An HTML page that needs nothing beside it: a title, facts, and those of the sections that have content."""
+    shown = {name: parts for name, parts in sections.items() if parts}
+    anchors = {name: f"section-{number}" for number, name in enumerate(shown)}
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        # Whatever a text smuggles in: the browser runs no script and fetches nothing.
+        tag(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; style-src 'unsafe-inline'; media-src data:",
+        ),
+        tag("title", title),
+        tag("style", STYLE),
+    )
+    known = [tag("div", tag("dt", name), ": ", tag("dd", value, dir="auto")) for name, value in facts.items()]
+    header = tag(
+        "header",
+        tag("h1", title),
+        tag("dl", *known, class_="facts"),
+        tag("nav", *(tag("a", name, href=f"#{anchor}") for name, anchor in anchors.items())),
+    )
+    body = [tag("section", tag("h2", name), *parts, id=anchors[name]) for name, parts in shown.items()]
+    root = tag("html", head, tag("body", header, tag("main", *body)), lang="en")
+    return f"<!doctype html>\n{tostring(root, encoding='unicode', method='html')}\n"
+
+
+def tag(name_: str, *content: Part, **attributes: str) -> Element:
+    """An element. What is given as text stays text: it is escaped when it is written."""
+    element = Element(name_, {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()})
+    for part in content:
+        if isinstance(part, Element):
+            element.append(part)
+        elif len(element):
+            element[-1].tail = (element[-1].tail or "") + part
+        else:
+            element.text = (element.text or "") + part
+    return element
+
+
+# --- scores ---
+
+
+def _scores(scores: Mapping[str, float | str]) -> Element:
+    return tag(
+        "dl",
+        *(
+            tag(
+                "div",
+                tag("dt", name.replace("_", " ")),
+                tag("dd", _headline(name, value)),
+                class_="text" if isinstance(value, str) else "number",
+            )
+            for name, value in scores.items()
+        ),
+        class_="scores",
+    )
+
+
+def _headline(name: str, value: float | str) -> str:
+    """A score of the whole set, with the digits that one compares models by."""
+    if isinstance(value, str):
+        return value
+    if name.endswith("rate"):
+        return f"{value:.2%}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def _score(name: str, value: float) -> str:
+    """A score of one example or of a few."""
+    return f"{value:.1%}" if name.endswith("rate") else f"{value:.1f}"
+
+
+def _capital(text: str) -> str:
+    """A sentence's start; "chrF" and "BLEU" stay as they are."""
+    return text[:1].upper() + text[1:] if text == text.lower() else text
+
+
+# --- scores by length ---
+
+
+def _by_length(evaluation: Evaluation) -> list[Part]:
+    """Bars of equally many examples each; nothing where all are of one length.
+
+    Places across are per cent of the width and text is in pixels, so that it can be read on a telephone too.
+    """
+    lengths = np.array([example.length for example in evaluation.examples])
+    if len(set(lengths.tolist())) < 2:
+        return []
+    scores = np.array([example.score for example in evaluation.examples])
+    groups = _length_groups(lengths)
+    means = [float(scores[group].mean()) for group in groups]
+    name = evaluation.score_name
+    ticks = _ticks(max(means))
+    first, across, top, row = 24.0, 52.0, 30, 26  # the bars' start and room in per cent; pixels
+    scale = across / max(ticks[-1], *means)
+    bottom = top + row * len(groups)
+    parts = [
+        _text(evaluation.length_name, f"{first}%", 14, class_="quiet", text_anchor="end", dx="-8"),
+        _text(f"mean {name}", f"{first}%", 14, class_="quiet"),
+        _text("examples", "100%", 14, class_="quiet", text_anchor="end"),
+    ]
+    for tick in ticks:
+        x = f"{first + scale * tick:.2f}%"
+        parts.append(tag("line", x1=x, x2=x, y1=f"{top - 6}", y2=f"{bottom}", class_="line"))
+        text = f"{tick:.4g}" if not name.endswith("rate") else f"{100 * tick:.4g}%"
+        parts.append(_text(text, x, bottom + 16, class_="quiet", text_anchor="middle"))
+    for number, (group, mean) in enumerate(zip(groups, means, strict=True)):
+        y = top + row * number
+        shortest, longest = _length(lengths[group].min()), _length(lengths[group].max())
+        label = shortest if shortest == longest else f"{shortest}\N{EN DASH}{longest}"
+        width = f"{scale * mean:.2f}%"
+        parts += [
+            _text(label, f"{first}%", y + 13, text_anchor="end", dx="-8"),
+            tag("rect", x=f"{first}%", y=f"{y}", width=width, height=f"{row - 8}", class_="bar"),
+            _text(_score(name, mean), f"{first + scale * mean:.2f}%", y + 13, dx="5"),
+            _text(f"{len(group):,}", "100%", y + 13, text_anchor="end"),
+        ]
+    label = f"Mean {name} by {evaluation.length_name}"
+    chart = tag("svg", *parts, class_="chart", height=f"{bottom + 22}", role="img", aria_label=label)
+    note = (
+        f"{'Lower' if evaluation.direction == 'min' else 'Higher'} is better. Each example counts once here, whatever "
+    )
+    note += "its length, so the mean of all can differ from the score of the whole set."
+    return [chart, tag("p", note, class_="quiet")]
+
+
+def _length_groups(lengths: NDArray[np.float64]) -> list[NDArray[np.intp]]:
+    """Indices by quantiles of length, shortest first. Equal lengths stay together."""
+    num_groups = max(2, min(NUM_LENGTH_GROUPS, len(lengths) // 5))
+    starts = np.unique(np.sort(lengths)[len(lengths) * np.arange(num_groups) // num_groups])
+    group = np.searchsorted(starts, lengths, side="right") - 1
+    return [np.flatnonzero(group == number) for number in range(len(starts))]
+
+
+def _ticks(largest: float) -> list[float]:
+    """Round numbers from 0 up to at most `largest`, at least two and at most six."""
+    if largest <= 0:
+        return [0.0, 1.0]
+    power = 10.0 ** math.floor(math.log10(largest))
+    step = next(step for step in (power / 5, power / 2, power, 2 * power) if largest / step < 6)
+    return [step * number for number in range(int(largest / step + 1e-9) + 1)]
+
+
+def _length(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def _text(text: str, x: str, y: float, **attributes: str) -> Element:
+    return tag("text", text, x=x, y=f"{y:g}", **attributes)
+
+
+# --- differences ---
+
+# A word, or one character of Chinese or Japanese, which put no spaces between words.
+DENSE = "\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+WORD = re.compile(f"[{DENSE}]|[^\\s{DENSE}]+")
+
+NOTHING = "\N{EMPTY SET}"
+SIGNS = {"left-out": "\N{MINUS SIGN}", "added": "+", "other": "~"}
+
+Pair = tuple[str | None, str | None]
+
+
+class Compared(NamedTuple):
+    """A hypothesis beside its nearest reference."""
+
+    pairs: list[Pair]
+    """Words of the reference and of the hypothesis; None where the other has one more."""
+    num_errors: int
+
+
+def _compare(examples: Sequence[Example]) -> list[Compared]:
+    """Each hypothesis aligned with that of its references from which the fewest words differ; the first of equals."""
+    if not examples:
+        return []
+    tried = [(index, right) for index, each in enumerate(examples) for right in (each.reference, *each.alternatives)]
+    references = [WORD.findall(right) for _, right in tried]
+    hypotheses = [WORD.findall(examples[index].hypothesis) for index, _ in tried]
+    aligned = jiwer.process_words([" ".join(words) for words in references], [" ".join(words) for words in hypotheses])
+    nearest: dict[int, Compared] = {}
+    for (index, _), right, said, chunks in zip(tried, references, hypotheses, aligned.alignments, strict=True):
+        pairs: list[Pair] = []
+        for chunk in chunks:
+            words = right[chunk.ref_start_idx : chunk.ref_end_idx]
+            pairs += zip_longest(words, said[chunk.hyp_start_idx : chunk.hyp_end_idx])
+        compared = Compared(pairs, sum(word != other for word, other in pairs))
+        if index not in nearest or compared.num_errors < nearest[index].num_errors:
+            nearest[index] = compared
+    return [nearest[index] for index in range(len(examples))]
+
+
+def _differences(pairs: Sequence[Pair]) -> Element:
+    """The reference's words above those of the hypothesis, marked by colour and by sign."""
+    cells = []
+    empty = [NOTHING if all(pair[side] is None for pair in pairs) else "" for side in (0, 1)]
+    for right, said in pairs or [(None, None)]:
+        above, below = (tag("span", word or nothing) for word, nothing in zip((right, said), empty, strict=True))
+        if right == said:
+            below.set("class", "same")
+        elif said is None:
+            above = _marked(right or "", "left-out")
+        elif right is None:
+            below = _marked(said, "added")
+        else:
+            above.set("class", "other")
+            below = _marked(said, "other")
+        cells.append(tag("span", above, below))
+        empty = ["", ""]  # once is enough
+    return tag("div", *cells, class_="words", dir="auto")
+
+
+def _marked(word: str, kind: str) -> Element:
+    return tag("span", tag("i", SIGNS[kind]), word, class_=kind)
+
+
+def _confusions(compared: Iterable[Compared]) -> list[Part]:
+    """The words most often taken for others."""
+    counts = Counter(pair for each in compared for pair in each.pairs if None not in pair and pair[0] != pair[1])
+    if not counts:
+        return []
+    shown = counts.most_common(NUM_CONFUSIONS)
+    head = tag("tr", *(tag("th", name) for name in ("reference", "hypothesis", "times")))
+    rows = [
+        tag("tr", tag("td", right or "", dir="auto"), tag("td", said or "", dir="auto"), tag("td", f"{count:,}"))
+        for (right, said), count in shown
+    ]
+    table = tag("table", tag("thead", head), tag("tbody", *rows))
+    if len(counts) == len(shown):
+        return [table]
+    return [table, tag("p", f"The {len(shown)} most frequent of {len(counts):,}.", class_="quiet")]
+
+
+# --- examples ---
+
+
+def _chosen(examples: Sequence[Example], direction: Direction) -> dict[str, list[int]]:
+    """Indices of the worst (worst first), of those around the median, and of the best (best first).
+
+    Fewer examples than would be shown are shared out alike. None is twice among them, and what has no difference from
+    a reference is not among the worst.
+    """
+    sign = -1 if direction == "min" else 1
+    order = sorted(range(len(examples)), key=lambda index: sign * examples[index].score)
+    num_shown = NUM_WORST + NUM_MEDIAN + NUM_BEST
+    share = min(1, len(order) / num_shown)
+    num_worst, num_median = math.ceil(NUM_WORST * share), math.ceil(NUM_MEDIAN * share)
+    num_best = max(0, min(num_shown, len(order)) - num_worst - num_median)
+    rest, best = order[: len(order) - num_best], order[len(order) - num_best :]
+    worst = [index for index in rest[:num_worst] if not _is_flawless(examples[index])]
+    rest = [index for index in rest if index not in worst]
+    start = max(0, min(len(order) // 2 - num_median // 2 - len(worst), len(rest) - num_median))
+    return {"worst": worst, "median": rest[start : start + num_median], "best": best[::-1]}
+
+
+def _is_flawless(example: Example) -> bool:
+    return any(example.hypothesis.split() == right.split() for right in (example.reference, *example.alternatives))
+
+
+def _examples(evaluation: Evaluation, compared: Sequence[Compared]) -> dict[str, list[Part]]:
+    """Sections of examples."""
+    worst, median, best = (
+        [_example(evaluation, index, compared[index]) for index in indices]
+        for indices in _chosen(evaluation.examples, evaluation.direction).values()
+    )
+    count = f"{len(evaluation.examples):,}"
+    return {
+        f"The {len(worst)} worst of {count}": [_legend(), *worst] if worst else [],
+        f"{len(median)} around the median": [*median],
+        f"The {len(best)} best": [tag("details", tag("summary", "Show them"), *best)] if best else [],
+    }
+
+
+def _legend() -> Element:
+    samples = [tag("span", tag("span", _marked("word", kind)), class_="words legend") for kind in SIGNS]
+    meanings = ("left out, ", "added, ", f"another word; {NOTHING} stands for no words at all.")
+    parts = [part for pair in zip(samples, meanings, strict=True) for part in pair]
+    return tag("p", "Reference above, hypothesis below. ", *parts, class_="quiet")
+
+
+def _example(evaluation: Evaluation, index: int, compared: Compared) -> Element:
+    example = evaluation.examples[index]
+    notes = [f"{_length(example.length)} {evaluation.length_name}" if example.length else "", example.extra]
+    if example.alternatives:
+        notes.append(f"nearest of {1 + len(example.alternatives)} references")
+    parts: list[Part] = [
+        tag(
+            "header",
+            tag("b", _score(evaluation.score_name, example.score), title=evaluation.score_name),
+            tag("span", example.id, dir="auto"),
+            *(tag("span", note) for note in notes if note),
+        )
+    ]
+    if example.audio is not None:
+        source = f"data:{_media_type(example.audio)};base64,{b64encode(example.audio).decode()}"
+        parts.append(tag("audio", controls="", preload="metadata", src=source))
+    texts: list[Part] = []
+    if example.source is not None:
+        texts += [tag("div", "source", class_="side"), tag("p", example.source or NOTHING, dir="auto")]
+    sides = tag("div", tag("span", "reference"), tag("span", "hypothesis"), class_="side")
+    return tag("article", *parts, tag("div", *texts, sides, _differences(compared.pairs), class_="texts"))
+
+
+def _media_type(audio: bytes) -> str:
+    """What a file's first bytes say."""
+    starts = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}
+    return starts.get(audio[:4], "audio/mpeg")
+
+
+# --- attention ---
+
+
+def _attention(attention: AttentionMap) -> Element:
+    """A heat map: how much of its attention each target token gave to each source token."""
+    weights = np.asarray(attention.weights, np.float32)
+    assert weights.shape[-2:] == (len(attention.rows), len(attention.columns))
+    note = "Rows: target tokens; columns: source tokens"
+    if weights.ndim == 3:
+        note += f"; the mean of {len(weights)}"
+        weights = weights.mean(0)
+    if max(weights.shape) > MOST_TOKENS:
+        note += f"; the first {MOST_TOKENS} of {len(attention.rows)} and {len(attention.columns)}"
+    weights = weights[:MOST_TOKENS, :MOST_TOKENS]
+    largest = float(weights.max(initial=0)) or 1.0
+    note += f"; the strongest colour is {largest:.2f}."
+    rows, columns = map(_labels, (attention.rows, attention.columns))
+    size = 18  # of a cell, in pixels
+    left = max(map(_pixels, rows), default=0) + 12
+    slant = max(map(_pixels, columns), default=0) * math.sqrt(0.5)
+    top = slant + 16
+    parts = [_text(row, f"{left - 6:.0f}", top + size * n + 13, text_anchor="end") for n, row in enumerate(rows)]
+    for number, column in enumerate(columns):
+        x, y = left + size * (number + 0.5) + 2, top - 5
+        parts.append(_text(column, f"{x:g}", y, transform=f"rotate(-45 {x:g} {y:g})"))
+    cells = [
+        tag(
+            "rect",
+            tag("title", f"{rows[row]} ← {columns[column]}: {weights[row, column]:.2f}"),
+            x=f"{column}",
+            y=f"{row}",
+            width="1",
+            height="1",
+            fill_opacity=f"{weights[row, column] / largest:.2f}",
+        )
+        for row, column in np.argwhere(weights >= FAINTEST * largest).tolist()
+    ]
+    width, height = size * len(columns), size * len(rows)
+    frame = tag("rect", x=f"{left:g}", y=f"{top:g}", width=f"{width}", height=f"{height}", class_="line")
+    parts += [tag("g", *cells, class_="bar", transform=f"translate({left:g} {top:g}) scale({size})"), frame]
+    across, down = f"{left + width + slant + 8:.0f}", f"{top + height + 2:.0f}"
+    heat_map = tag(
+        "svg",
+        *parts,
+        width=across,
+        height=down,
+        viewBox=f"0 0 {across} {down}",
+        role="img",
+        aria_label=f"Attention of {attention.id}",
+    )
+    return tag(
+        "figure",
+        tag("h3", attention.id, dir="auto"),
+        tag("p", note, class_="quiet"),
+        tag("div", heat_map, class_="wide", tabindex="0"),
+    )
+
+
+def _labels(tokens: Sequence[str]) -> list[str]:
+    return [token if len(token) <= 18 else f"{token[:17]}…" for token in tokens[:MOST_TOKENS]]
+
+
+def _pixels(text: str) -> float:
+    """About how wide a label is."""
+    return sum(12.5 if unicodedata.east_asian_width(character) in "WF" else 7 for character in text)

@@ -1,0 +1,341 @@
+"""Tests of the report read it as a browser does: through a parser, never by cutting strings."""
+
+from base64 import b64decode
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pytest
+
+from segue import report
+from segue.report import AttentionMap, Evaluation, Example, chosen
+
+VOID = {"meta", "input", "br", "img", "link"}
+MINUS = "\N{MINUS SIGN}"
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Node(NamedTuple):
+    """An element as a browser sees it."""
+
+    tag: str
+    attributes: dict[str, str]
+    children: list["Node | str"]
+
+    def text(self) -> str:
+        return "".join(child if isinstance(child, str) else child.text() for child in self.children)
+
+    def all(self, tag: str = "", class_: str = "") -> list["Node"]:
+        """Elements below, in order."""
+        found = []
+        for child in self.children:
+            if isinstance(child, Node):
+                if tag in ("", child.tag) and (not class_ or class_ in child.attributes.get("class", "").split()):
+                    found.append(child)
+                found += child.all(tag, class_)
+        return found
+
+
+class Reader(HTMLParser):
+    """Builds the tree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Node("", {}, [])
+        self.open = [self.root]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        node = Node(tag, {key: value or "" for key, value in attrs}, [])
+        self.open[-1].children.append(node)
+        if tag not in VOID:
+            self.open.append(node)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new folder" / "report.html"
+
+
+def evaluation(
+    examples: Sequence[Example],
+    direction: Literal["min", "max"] = "min",
+    score_name: str = "word error rate",
+    scores: dict[str, float | str] | None = None,
+    attention: Sequence[AttentionMap] = (),
+) -> Evaluation:
+    facts = {"model": "runs/digits"}
+    return Evaluation("A title", scores or {}, examples, score_name, direction, "seconds", facts, attention)
+
+
+def read(shown: Evaluation, path: Path) -> Node:
+    report.write(shown, path)
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    reader.close()
+    assert reader.open == [reader.root]
+    return reader.root
+
+
+def examples(count: int) -> list[Example]:
+    """Scores from bad to good and back, no two alike."""
+    return [
+        Example(f"example {number}", "one two", "one too", score=(number * 7 % count) / count, length=number / 4)
+        for number in range(count)
+    ]
+
+
+def shown_ids(page: Node) -> list[str]:
+    return [article.all("header")[0].all("span")[0].text() for article in page.all("article")]
+
+
+def words(page: Node) -> list[tuple[str, str]]:
+    """The first example's words: reference and hypothesis, with their signs."""
+    cells = page.all("article")[0].all(class_="words")[0].children
+    pairs = []
+    for cell in cells:
+        assert isinstance(cell, Node)
+        above, below = (child for child in cell.children if isinstance(child, Node))
+        pairs.append((above.text(), below.text()))
+    return pairs
+
+
+def differences(path: Path, reference: str, hypothesis: str, *alternatives: str) -> list[tuple[str, str]]:
+    return words(read(evaluation([Example("a", reference, hypothesis, 0.5, alternatives=alternatives)]), path))
+
+
+def test_no_text_becomes_markup(path: Path) -> None:
+    text = f"{SCRIPT}\"'&amp;"
+    scored = [
+        Example(text, text, text, 1.0, source=text, length=1.0, extra=text),
+        Example("b", f"a {text}", "b b", 1.0, length=2.0),
+    ]
+    attention = AttentionMap(text, [text], [text], np.ones((1, 1), np.float32))
+    page = read(Evaluation(text, {text: text}, scored, text, "min", text, {text: text}, [attention]), path)
+    assert page.all("script") == []
+    (article,) = (each for each in page.all("article") if each.all("p"))
+    assert article.text().count(text) == 6  # id, length's name, note, source, reference, hypothesis
+    for place in ("title", "h1", "h3", "dt", "dd", "td"):
+        assert text in [node.text() for node in page.all(place)], place
+    assert [svg.attributes["aria-label"] for svg in page.all("svg")] == [
+        f"Mean {text} by {text}",
+        f"Attention of {text}",
+    ]
+
+
+def test_every_score_and_fact_is_shown_in_order(path: Path) -> None:
+    scores: dict[str, float | str] = {
+        "word_error_rate": 0.0873,
+        "loss": 0.28341,
+        "signature": "nrefs:1|tok:13a",
+        "words": 15321,
+        "bleu": 27.3123,
+    }
+    page = read(evaluation([], scores=scores), path)
+    scores_list = page.all(class_="scores")[0]
+    assert [name.text() for name in scores_list.all("dt")] == ["word error rate", "loss", "signature", "words", "bleu"]
+    assert [value.text() for value in scores_list.all("dd")] == [
+        "8.73%",
+        "0.2834",
+        "nrefs:1|tok:13a",
+        "15,321",
+        "27.31",
+    ]
+    assert page.all(class_="facts")[0].text() == "model: runs/digits"
+
+
+def test_nothing_comes_from_outside_and_nothing_runs(path: Path) -> None:
+    spoken = [each._replace(audio=b"RIFF....", source="see https://example.org") for each in examples(60)]
+    attention = AttentionMap("a", ["x"], ["y"], np.ones((1, 1), np.float32))
+    page = read(evaluation(spoken, attention=[attention]), path)
+    for node in page.all():
+        assert node.tag not in {"script", "link", "iframe", "object", "embed", "img"}
+        for name, value in node.attributes.items():
+            assert not name.startswith("on")
+            assert name not in {"src", "href"} or value.startswith(("data:", "#"))
+    style = page.all("style")[0].text()
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(node for node in page.all("meta") if "http-equiv" in node.attributes)
+    assert policy.attributes["content"].startswith("default-src 'none';")
+
+
+def test_links_lead_to_sections(path: Path) -> None:
+    page = read(evaluation(examples(60)), path)
+    targets = {f"#{section.attributes['id']}" for section in page.all("section")}
+    assert {link.attributes["href"] for link in page.all("a")} == targets
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_the_worst_come_first_then_the_middle_then_the_best(direction: Literal["min", "max"]) -> None:
+    scored = examples(201)
+    indices = chosen(scored, direction)
+    ordered = sorted((example.score for example in scored), reverse=direction == "min")
+    assert [scored[index].score for index in indices[:20]] == ordered[:20]
+    assert {scored[index].score for index in indices[20:30]} == set(ordered[95:105])
+    assert [scored[index].score for index in indices[30:]] == ordered[::-1][:5]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 12, 34, 35, 36, 1000])
+def test_what_is_shown_is_what_was_chosen(count: int, path: Path) -> None:
+    scored = examples(count)
+    indices = chosen(scored, "min")
+    assert len(set(indices)) == len(indices) == min(count, 35)
+    assert shown_ids(read(evaluation(scored), path)) == [f"example {index}" for index in indices]
+
+
+def test_what_is_right_is_not_among_the_worst(path: Path) -> None:
+    right = Example("right", "one two", "one  two", 0.0, length=1.0)
+    scored = [right] * 30 + [Example("wrong", "one two", "one", 0.5, length=2.0)] + [right] * 30
+    page = read(evaluation(scored), path)
+    headings = [heading.text() for heading in page.all("h2")]
+    assert "The 1 worst of 61" in headings
+    assert shown_ids(page).count("wrong") == 1
+    assert shown_ids(page)[0] == "wrong"
+    assert chosen([right], "min") == [0]
+
+
+def test_words_left_out_added_and_taken_for_others_are_told_apart_by_sign_and_class(path: Path) -> None:
+    page = read(evaluation([Example("a", "the cat sat on big mats", "the dog sat big mats today", 0.5)]), path)
+    assert words(page) == [
+        ("the", "the"),
+        ("cat", "~dog"),
+        ("sat", "sat"),
+        (f"{MINUS}on", ""),
+        ("big", "big"),
+        ("mats", "mats"),
+        ("", "+today"),
+    ]
+    article = page.all("article")[0]
+    assert [node.text() for node in article.all(class_="left-out")] == [f"{MINUS}on"]
+    assert [node.text() for node in article.all(class_="added")] == ["+today"]
+    assert [node.text() for node in article.all(class_="other")] == ["cat", "~dog"]
+
+
+def test_no_words_are_shown_as_an_empty_set(path: Path) -> None:
+    assert differences(path, "one two", "") == [(f"{MINUS}one", "∅"), (f"{MINUS}two", "")]
+    assert differences(path, "", "one two") == [("∅", "+one"), ("", "+two")]
+    assert differences(path, "", "  ") == [("∅", "∅")]
+
+
+def test_the_nearest_reference_is_compared(path: Path) -> None:
+    near = "a dog runs there"
+    assert differences(path, "it is a cat", "a dog runs here", "nothing", near)[-1] == ("there", "~here")
+    assert differences(path, near, "a dog runs here", "it is a cat")[-1] == ("there", "~here")
+    assert differences(path, "a b", "a c", "a d") == [("a", "a"), ("b", "~c")]  # the first of equals
+
+
+def test_chinese_and_japanese_are_compared_by_character(path: Path) -> None:
+    assert differences(path, "両方 abc。", "両者 abc。") == [("両", "両"), ("方", "~者"), ("abc", "abc"), ("。", "。")]
+
+
+def test_sounds_are_embedded_where_they_are_given_and_shown(path: Path) -> None:
+    scored = examples(100)
+    first, second = chosen(scored, "min")[:2]
+    hidden = next(iter(set(range(100)) - set(chosen(scored, "min"))))
+    for index, sound in ((first, b"RIFFone"), (second, b"fLaCtwo"), (hidden, b"RIFFhidden")):
+        scored[index] = scored[index]._replace(audio=sound)
+    sounds = [node.attributes["src"] for node in read(evaluation(scored), path).all("audio")]
+    assert [source.partition(",")[0] for source in sounds] == ["data:audio/wav;base64", "data:audio/flac;base64"]
+    assert [b64decode(source.partition(",")[2]) for source in sounds] == [b"RIFFone", b"fLaCtwo"]
+
+
+def test_attention_is_the_mean_over_heads_under_the_names_of_tokens(path: Path) -> None:
+    weights = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.0, 1.0]]], np.float32)
+    page = read(evaluation([], attention=[AttentionMap("first", ["Ein", "Hund"], ["a", "dog"], weights)]), path)
+    svg = page.all("svg")[0]
+    assert [label.text() for label in svg.all("text")] == ["Ein", "Hund", "a", "dog"]
+    assert [cell.text() for cell in svg.all("title")] == [
+        "Ein ← a: 0.50",
+        "Ein ← dog: 0.50",
+        "Hund ← a: 0.25",
+        "Hund ← dog: 0.75",
+    ]
+    cells = [cell.attributes for cell in svg.all("g")[0].all("rect")]
+    assert [(cell["x"], cell["y"], cell["fill-opacity"]) for cell in cells[2:]] == [
+        ("0", "1", "0.33"),
+        ("1", "1", "1.00"),
+    ]
+
+
+def test_five_maps_are_drawn_and_what_is_cut_off_is_said(path: Path) -> None:
+    long = AttentionMap("long", ["t"] * 70, ["s"] * 90, np.eye(70, 90, dtype=np.float32))
+    page = read(evaluation([], attention=[long] * 6), path)
+    assert len(page.all("svg")) == 5
+    assert len(page.all("svg")[0].all("text")) == 2 * report.MOST_TOKENS
+    assert "the first 64 of 70 and 90" in page.all("figure")[0].text()
+
+
+def test_lengths_are_grouped_by_quantiles_with_counts_and_means(path: Path) -> None:
+    scored = [Example(str(n), "a", "b", score=float(n >= 20), length=float(n)) for n in range(40)]
+    chart = read(evaluation(scored), path).all("svg")[0]
+    texts = [node.text() for node in chart.all("text")]
+    assert texts[:3] == ["seconds", "mean word error rate", "examples"]
+    groups = [f"{start}\N{EN DASH}{start + 4}" for start in range(0, 40, 5)]
+    bars = [each for group in groups[:4] for each in (group, "0.0%", "5")]
+    bars += [each for group in groups[4:] for each in (group, "100.0%", "5")]
+    assert texts[-24:] == bars
+    widths = {node.attributes["width"] for node in chart.all("rect")}
+    assert widths == {"0.00%", "52.00%"}
+
+
+def test_equal_lengths_are_in_one_group_and_one_length_is_no_chart(path: Path) -> None:
+    scored = [Example(str(n), "a", "b", score=20.0, length=float(n % 3)) for n in range(40)]
+    chart = read(evaluation(scored, "max", "chrF"), path).all("svg")[0]
+    bars = [node.text() for node in chart.all("text")][-9:]
+    assert bars == ["0", "20.0", "14", "1", "20.0", "13", "2", "20.0", "13"]
+    same = [each._replace(length=3.0) for each in scored]
+    assert read(evaluation(same, "max", "chrF"), path).all("svg") == []
+
+
+def test_confusions_are_counted_over_all_examples(path: Path) -> None:
+    scored = [Example(str(n), "two cats", "too cats", 0.5) for n in range(50)] + [Example("x", "a b", "a c", 0.5)]
+    rows = read(evaluation(scored), path).all("tr")
+    assert [[cell.text() for cell in row.all("td")] for row in rows[1:]] == [["two", "too", "50"], ["b", "c", "1"]]
+    assert read(evaluation([Example("a", "one two", "one", 0.5)]), path).all("table") == []
+
+
+def test_texts_of_any_script_keep_their_direction(path: Path) -> None:
+    hebrew = Example("a", "שני ילדים", "שני נערים", 0.5, source="Zwei größere 👧🏽")
+    page = read(evaluation([hebrew]), path)
+    article = page.all("article")[0]
+    assert words(page) == [("שני", "שני"), ("ילדים", "~נערים")]
+    assert article.all("p")[0].text() == "Zwei größere 👧🏽"
+    assert {node.attributes["dir"] for node in (*article.all("p"), *article.all(class_="words"))} == {"auto"}
+
+
+def test_half_a_surrogate_pair_breaks_nothing(path: Path) -> None:
+    report.write(evaluation([Example("a", "one \ud83d", "one", 0.5)]), path)
+    assert "one" in path.read_text(encoding="utf-8")
+
+
+def test_a_thousand_examples_stay_under_two_megabytes(path: Path) -> None:
+    draw = np.random.default_rng(0)
+    texts = [" ".join(f"word{number}" for number in draw.integers(0, 500, size=60)) for _ in range(1000)]
+    scored = [Example(str(n), text, texts[n - 1], 0.5, source=text, length=n) for n, text in enumerate(texts)]
+    weights = draw.dirichlet(np.full(60, 0.2), size=(8, 60)).astype(np.float32)
+    tokens = [f"token{number}" for number in range(60)]
+    report.write(evaluation(scored, attention=[AttentionMap("a", tokens, tokens, weights)] * 5), path)
+    assert path.stat().st_size < 2_000_000
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report.write(evaluation(examples(3)), path)
+    before = path.read_bytes()
+
+    def full(self: Path, data: bytes) -> int:
+        self.open("wb").close()  # cut off, as a full disk does
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space left"):
+        report.write(evaluation(examples(5)), path)
+    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
+    assert path.read_bytes() == before
