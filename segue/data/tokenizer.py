@@ -1,4 +1,4 @@
-"""How does text become numbers? Characters, bytes, BPE and unigram pieces behind one face.
+"""How does text become numbers? Characters, words, bytes, BPE and unigram pieces behind one face.
 
 Every kind is kept as one `tokenizer.json` of Hugging Face's `tokenizers`, which Python, Rust and JavaScript read.
 """
@@ -6,7 +6,7 @@ Every kind is kept as one `tokenizer.json` of Hugging Face's `tokenizers`, which
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tokenizers as hf
 from pydantic import Field
@@ -16,6 +16,9 @@ from segue.errors import UserError
 from segue.recipe import Section
 
 WORD_MARK = "\u2581"  # sentencepiece's sign for a space before a piece
+UNKNOWN = "<unk>"
+"""The special token, where a tokenizer has it, for what no other token can write."""
+SPECIAL_SCORE = -1e6
 
 
 class CharactersSection(Section):
@@ -25,6 +28,13 @@ class CharactersSection(Section):
     """Characters."""
     alphabet: str = " abcdefghijklmnopqrstuvwxyz'"
     """Every character that a text may hold, in the order of the outputs."""
+
+
+class WordsSection(Section):
+    """One token a word between spaces, those of the training texts: for phonemes and other small sets."""
+
+    kind: Literal["words"]
+    """Words."""
 
 
 class BytesSection(Section):
@@ -53,20 +63,28 @@ class UnigramSection(Section):
 
 
 TokenizerSection = Annotated[
-    CharactersSection | BytesSection | BPESection | UnigramSection, Field(discriminator="kind")
+    CharactersSection | WordsSection | BytesSection | BPESection | UnigramSection, Field(discriminator="kind")
 ]
 
 
 class Tokenizer:
-    """Text to token numbers and back."""
+    """Text to token numbers and back. Special tokens have numbers and no text: no text can be mistaken for them."""
 
     def __init__(self, inner: hf.Tokenizer) -> None:
+        inner.encode_special_tokens = True  # a text that holds "</s>" is text
         self._inner = inner
+        self._is_of_words = isinstance(inner.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
         vocabulary = inner.get_vocab()
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise UserError("tokenizer: its token numbers have gaps")
         self.tokens: list[str] = sorted(vocabulary, key=vocabulary.__getitem__)
         """Token by number, as the file writes it."""
+        self.special: dict[str, int] = {
+            added.content: number for number, added in inner.get_added_tokens_decoder().items() if added.special
+        }
+        """Special tokens and their numbers."""
+        self.unknown: int | None = self.special.get(UNKNOWN)
+        """The token for what no other can write, if there is one."""
         self.pieces: list[bytes] = self._pieces()
         """The text that each token stands for, in UTF-8: joined in order they give the text."""
 
@@ -74,23 +92,42 @@ class Tokenizer:
         return len(self.tokens)
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of `text`; a UserError names what no token can write."""
-        strange = self.unknown_characters(text)
-        if strange:
-            raise UserError(f"outside the tokenizer's alphabet: {' '.join(map(repr, strange))}")
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
+        """Token numbers of `text`. Without an unknown token a UserError names what no token can write."""
+        if self.unknown is None:
+            strange = self.unknown_characters(text)
+            if strange:
+                raise UserError(f"outside the tokenizer's alphabet: {' '.join(map(repr, strange))}")
+        numbers: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        if self.unknown is not None and self._is_of_words:  # where a word may read like a special token
+            numbers = [self.unknown if self.tokens[number] in self.special else number for number in numbers]
+        return numbers
+
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has."""
+        return [len(each.ids) for each in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, numbers: Iterable[int]) -> str:
         """The text of token numbers."""
         return b"".join(self.pieces[n] for n in numbers).decode("utf-8", errors="replace").strip(" ")
 
+    def chunks(self, text: str) -> list[str]:
+        """The parts of `text` that are cut into pieces independently of each other."""
+        return [chunk for chunk, _ in self._inner.pre_tokenizer.pre_tokenize_str(text)]
+
     def unknown_characters(self, text: str) -> list[str]:
-        """The characters of `text` that no token can write, each once, in order."""
+        """The characters of `text` (words, for a tokenizer of words) that no token can write, each once, in order."""
         if isinstance(self._inner.pre_tokenizer, pre_tokenizers.ByteLevel):
             return []
+        if self._is_of_words:
+            return [word for word in dict.fromkeys(text.split()) if self._inner.token_to_id(word) is None]
         return [c for c in dict.fromkeys(text) if c not in self._alphabet and c != " "] + (
             [" "] if " " in text and " " not in self._alphabet and WORD_MARK not in self._alphabet else []
         )
+
+    def to_json(self) -> str:
+        """What `tokenizer.json` holds."""
+        text: str = self._inner.to_str()
+        return text
 
     def save(self, path: Path) -> None:
         """Writes `tokenizer.json`."""
@@ -108,47 +145,86 @@ class Tokenizer:
         return Tokenizer(inner)
 
     def _pieces(self) -> list[bytes]:
-        self._alphabet = {character for token in self.tokens for character in token}
+        texts = ["" if token in self.special else token for token in self.tokens]
+        self._alphabet = {character for text in texts for character in text}
         if isinstance(self._inner.pre_tokenizer, pre_tokenizers.ByteLevel):
             byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
-            return [bytes(byte_of[c] for c in token) for token in self.tokens]
-        return [token.replace(WORD_MARK, " ").encode() for token in self.tokens]
+            return [bytes(byte_of[c] for c in text) for text in texts]
+        if self._is_of_words:
+            return [f" {text}".encode() if text else b"" for text in texts]
+        return [text.replace(WORD_MARK, " ").encode() for text in texts]
 
 
-def build(section: TokenizerSection, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer that a recipe describes; the kinds that learn do so from `texts`, the same way each time."""
+def build(section: TokenizerSection, texts: Iterable[str], special: Sequence[str] = ()) -> Tokenizer:
+    """The tokenizer that a recipe describes; the kinds that learn do so from `texts`, the same way each time.
+
+    `special` tokens get the first numbers. With `UNKNOWN` among them, any text can be encoded.
+    """
+    unknown = UNKNOWN if UNKNOWN in special else None
+    first = {token: number for number, token in enumerate(special)}
     match section:
         case CharactersSection():
             if len(set(section.alphabet)) != len(section.alphabet):
                 raise UserError("tokenizer.alphabet: a character stands in it twice")
-            inner = hf.Tokenizer(models.WordLevel({c: n for n, c in enumerate(section.alphabet)}))
+            inner = hf.Tokenizer(_word_level([*special, *section.alphabet], unknown))
             inner.pre_tokenizer = pre_tokenizers.Split(hf.Regex(r"[\s\S]"), behavior="isolated")
             inner.decoder = decoders.Fuse()
+        case WordsSection():
+            words = sorted({word for text in texts for word in text.split()})
+            inner = hf.Tokenizer(_word_level([*special, *words], unknown))
+            inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         case BytesSection():
-            inner = hf.Tokenizer(models.BPE({c: n for n, c in enumerate(_byte_characters())}, []))
+            inner = hf.Tokenizer(
+                models.BPE({**first, **{c: n for n, c in enumerate(_byte_characters(), len(special))}}, [])
+            )
             inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
             inner.decoder = decoders.ByteLevel()
         case BPESection() | UnigramSection():
-            inner = _train(section, list(texts))
+            inner = _train(section, list(texts), special, unknown)
+    inner.add_special_tokens(list(special))
     return Tokenizer(inner)
 
 
-def _train(section: BPESection | UnigramSection, texts: Sequence[str]) -> hf.Tokenizer:
+def _word_level(words: Sequence[str], unknown: str | None) -> models.WordLevel:
+    vocabulary = {word: number for number, word in enumerate(words)}
+    return models.WordLevel(vocabulary) if unknown is None else models.WordLevel(vocabulary, unk_token=unknown)
+
+
+def _train(
+    section: BPESection | UnigramSection, texts: Sequence[str], special: Sequence[str], unknown: str | None
+) -> hf.Tokenizer:
     alphabet = sorted({c for text in texts for c in text if c != " "})
-    if section.size < len(alphabet) + 2:
+    if section.size < len(alphabet) + 2 + len(special):
         raise UserError(f"tokenizer.size: {section.size} is less than the {len(alphabet)} characters of the texts")
+    options: dict[str, Any] = {
+        "vocab_size": section.size,
+        "initial_alphabet": alphabet,
+        "special_tokens": list(special),
+        "show_progress": False,
+    }
     trainer: trainers.Trainer
     if isinstance(section, BPESection):
-        inner = hf.Tokenizer(models.BPE())
-        trainer = trainers.BpeTrainer(vocab_size=section.size, initial_alphabet=alphabet, show_progress=False)
+        inner = hf.Tokenizer(models.BPE(unk_token=unknown))
+        trainer = trainers.BpeTrainer(**options)
     else:
         inner = hf.Tokenizer(models.Unigram())
-        trainer = trainers.UnigramTrainer(vocab_size=section.size, initial_alphabet=alphabet, show_progress=False)
-    inner.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_MARK, prepend_scheme="always")
+        trainer = trainers.UnigramTrainer(**options, unk_token=unknown)
+    # Punctuation apart from words, as sentencepiece has it: else "street." and "street," would be pieces of their own.
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement=WORD_MARK, prepend_scheme="always"),
+            pre_tokenizers.Punctuation(behavior="isolated"),
+        ]
+    )
     inner.decoder = decoders.Metaspace(replacement=WORD_MARK, prepend_scheme="always")
     inner.train_from_iterator(texts, trainer)
     if isinstance(section, UnigramSection):
-        inner.model = models.Unigram(_settled(json.loads(inner.to_str())["model"]["vocab"]), None, False)
+        vocabulary = json.loads(inner.to_str())["model"]["vocab"]
+        learnt = _settled([each for each in vocabulary if each[0] not in special])
+        # So low that no text is ever cut into them.
+        reserved = [(token, SPECIAL_SCORE) for token in special]
+        unknown_number = None if unknown is None else list(special).index(unknown)
+        inner.model = models.Unigram([*reserved, *learnt], unknown_number, False)
     return inner
 
 

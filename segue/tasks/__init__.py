@@ -17,7 +17,7 @@ except ModuleNotFoundError:  # Windows: runs are not locked there
 
 LOCK = ".lock"
 
-TASKS = {"speech_recognition": "segue.tasks.speech_recognition"}
+TASKS = {"speech_recognition": "segue.tasks.speech_recognition", "translation": "segue.tasks.translation"}
 """Name in a recipe's `task` -> module."""
 
 

@@ -1,0 +1,238 @@
+"""Which sequence does a model write? Beam search, greedy search and sampling over any step function.
+
+A hypothesis scores sum of log-probabilities / length ** alpha, where the length counts its tokens and its end token.
+Greedy search is beam search with one beam. Nothing here knows a model: `Steps` is all that a search needs.
+
+Shape letters: B sentences, K beams, N rows = sentences x beams, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from segue.recipe import Section
+
+
+class SearchSection(Section):
+    """How the best output is looked for."""
+
+    beams: Annotated[int, Field(gt=0)] = 5
+    """Hypotheses that are followed at once; 1 is greedy search."""
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    """Exponent of the length that a hypothesis's log-probability is divided by; 0 favours short outputs."""
+    longest_factor: Annotated[float, Field(gt=0)] = 2.0
+    """An output is at the most this many times as long as its source..."""
+    longest_extra: Annotated[int, Field(ge=0)] = 10
+    """... plus so many tokens."""
+    no_repeat_ngram: Annotated[int, Field(ge=0)] = 0
+    """No n-gram of this length stands twice in an output; 0 permits all."""
+
+
+class Steps(Protocol):
+    """A model that writes: the scores of the next token of every row, and a state that can be rearranged."""
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """(N) last tokens -> (N, V) unnormalised log-probabilities of the next ones."""
+        ...
+
+    def select(self, rows: Tensor, sentences: Tensor | None) -> None:
+        """Goes on with these rows in this order, and with these sentences alone (None: all)."""
+        ...
+
+
+class Hypothesis(NamedTuple):
+    """One output."""
+
+    tokens: list[int]
+    """Without the end token."""
+    score: float
+    """Log-probability / length ** alpha"""
+    log_probability: float
+    """Of the tokens and the end token; in nats."""
+    is_complete: bool
+    """Whether it came to its end token within the permitted length."""
+
+
+@torch.inference_mode()
+def beam_search(
+    steps: Steps,
+    longest: Sequence[int],
+    *,
+    begin: int,
+    end: int,
+    beams: int,
+    alpha: float,
+    num_best: int = 1,
+    forbidden: Sequence[int] = (),
+    prefixes: Sequence[Sequence[int]] | None = None,
+    no_repeat_ngram: int = 0,
+    is_exhaustive: bool = False,
+    device: torch.device | None = None,
+) -> list[list[Hypothesis]]:
+    """The `num_best` (at the most `beams`) best hypotheses of each sentence, best first.
+
+    `longest[b]` bounds the tokens of sentence b, its end token not counted. `steps` has B x K rows, sentence by
+    sentence. A sentence is done, and costs nothing more, when it has K hypotheses and no live one scores better than
+    the worst of them at its present length; `is_exhaustive` asks instead that none could at any permitted length.
+    Tokens of `prefixes` are taken as they are, with the model's log-probabilities.
+    """
+    assert 1 <= num_best <= beams
+    num_sentences = len(longest)
+    finished: list[list[Hypothesis]] = [[] for _ in range(num_sentences)]
+    alive = list(range(num_sentences))  # the sentences still searched, in the order of their rows
+    written: list[list[list[int]]] = [[[] for _ in range(beams)] for _ in alive]  # tokens of each row
+    totals = torch.full((num_sentences, beams), -torch.inf, device=device)
+    totals[:, 0] = 0.0  # all rows are alike at first: only one may go on
+    last = torch.full((num_sentences * beams,), begin, dtype=torch.int64, device=device)
+    banned = torch.tensor(list(forbidden), dtype=torch.int64, device=device)
+    length = 0  # tokens that every live hypothesis has
+    while alive:
+        scores = steps.step(last).float()
+        scores[:, banned] = -torch.inf
+        scores = scores.log_softmax(dim=1).view(len(alive), beams, -1)
+        if prefixes is not None:
+            for place, sentence in enumerate(alive):
+                if length < len(prefixes[sentence]):
+                    _only(scores[place], prefixes[sentence][length])
+        if no_repeat_ngram:
+            for rows, of_sentence in zip(scores, written, strict=True):
+                for row, tokens in zip(rows, of_sentence, strict=True):
+                    row[_repeating(tokens, no_repeat_ngram)] = -torch.inf
+        vocabulary = scores.shape[2]
+        candidates = (scores + totals.unsqueeze(2)).flatten(1)  # (B, K V)
+        # Twice as many as beams: each beam may end, and then as many go on.
+        best, places = candidates.topk(min(2 * beams, candidates.shape[1]), dim=1)
+        length += 1
+        kept_sentences: list[int] = []
+        rows_kept: list[int] = []
+        tokens_kept: list[int] = []
+        totals_kept: list[list[float]] = []
+        written_kept: list[list[list[int]]] = []
+        for place, (values, choices) in enumerate(zip(best.tolist(), places.tolist(), strict=True)):
+            sentence, of_sentence = alive[place], written[place]
+            done, limit = finished[sentence], longest[sentence]
+            live: list[tuple[int, int, float]] = []  # row, token, total
+            cut_rows: set[int] = set()
+            for rank, (total, choice) in enumerate(zip(values, choices, strict=True)):
+                if total == -torch.inf or len(live) == beams:
+                    break
+                row, token = divmod(choice, vocabulary)
+                if token == end:
+                    if rank < beams:
+                        done.append(Hypothesis(of_sentence[row], total / length**alpha, total, True))
+                elif length <= limit:
+                    live.append((row, token, total))
+                elif rank < beams and row not in cut_rows:
+                    # No room for this token: the hypothesis stays as it was, without its end.
+                    cut_rows.add(row)
+                    cut = totals[place, row].item()
+                    done.append(Hypothesis(of_sentence[row], cut / max(1, length - 1) ** alpha, cut, False))
+            done.sort(key=lambda each: (each.is_complete, each.score), reverse=True)
+            del done[beams:]
+            if not live:
+                continue
+            if len(done) == beams:
+                reach = (limit + 1 if is_exhaustive else length) ** alpha
+                if live[0][2] / reach <= done[-1].score:
+                    continue
+            live += [(live[0][0], live[0][1], -torch.inf)] * (beams - len(live))  # a small vocabulary: rows left over
+            kept_sentences.append(place)
+            rows_kept += [place * beams + row for row, _, _ in live]
+            tokens_kept += [token for _, token, _ in live]
+            totals_kept.append([total for _, _, total in live])
+            written_kept.append([[*of_sentence[row], token] for row, token, _ in live])
+        has_fewer = len(kept_sentences) < len(alive)
+        alive, written = [alive[place] for place in kept_sentences], written_kept
+        if alive:
+            sentences = torch.tensor(kept_sentences, device=device) if has_fewer else None
+            steps.select(torch.tensor(rows_kept, device=device), sentences)
+            totals = torch.tensor(totals_kept, device=device)
+            last = torch.tensor(tokens_kept, device=device)
+    return [each[:num_best] for each in finished]
+
+
+@torch.inference_mode()
+def sample(
+    steps: Steps,
+    longest: Sequence[int],
+    *,
+    begin: int,
+    end: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    forbidden: Sequence[int] = (),
+    device: torch.device | None = None,
+) -> list[Hypothesis]:
+    """One random hypothesis a sentence; `steps` has one row for each. Scores are log-probabilities of the model itself.
+
+    Scores are divided by `temperature`; then the `top_k` likeliest tokens stay (0: all), and of these the fewest that
+    hold `top_p` of the probability (Holtzman et al. 2020, arXiv:1904.09751).
+    """
+    assert temperature > 0
+    assert 0 < top_p <= 1
+    results: list[Hypothesis | None] = [None] * len(longest)
+    alive = list(range(len(longest)))
+    written: list[list[int]] = [[] for _ in alive]
+    totals = [0.0 for _ in alive]
+    last = torch.full((len(longest),), begin, dtype=torch.int64, device=device)
+    banned = torch.tensor(list(forbidden), dtype=torch.int64, device=device)
+    while alive:
+        scores = steps.step(last).float()
+        scores[:, banned] = -torch.inf
+        log_probs = scores.log_softmax(dim=1)
+        chances = _cut(scores / temperature, top_k, top_p).softmax(dim=1)
+        chosen = torch.multinomial(chances, 1, generator=generator)  # (N, 1)
+        gained = log_probs.gather(1, chosen).squeeze(1).tolist()
+        kept: list[int] = []
+        for place, (token, gain) in enumerate(zip(chosen.squeeze(1).tolist(), gained, strict=True)):
+            sentence, tokens = alive[place], written[place]
+            if token == end or len(tokens) == longest[sentence]:
+                total = totals[place] + (gain if token == end else 0.0)
+                results[sentence] = Hypothesis(tokens, total, total, token == end)
+                continue
+            tokens.append(token)
+            totals[place] += gain
+            kept.append(place)
+        rows = torch.tensor(kept, dtype=torch.int64, device=device)
+        if kept:
+            steps.select(rows, rows if len(kept) < len(alive) else None)
+        last = chosen.squeeze(1).index_select(0, rows)
+        alive = [alive[place] for place in kept]
+        written = [written[place] for place in kept]
+        totals = [totals[place] for place in kept]
+    return [each for each in results if each is not None]
+
+
+def _cut(scores: Tensor, top_k: int, top_p: float) -> Tensor:
+    """(N, V) -> (N, V) with all but the likeliest tokens at minus infinity."""
+    if top_k:
+        weakest = scores.topk(min(top_k, scores.shape[1]), dim=1).values[:, -1:]
+        scores = scores.masked_fill(scores < weakest, -torch.inf)
+    if top_p < 1:
+        ordered, places = scores.sort(dim=1, descending=True)
+        chances = ordered.softmax(dim=1)
+        before = chances.cumsum(dim=1) - chances  # of all that are likelier
+        ordered = ordered.masked_fill(before >= top_p, -torch.inf)
+        scores = scores.scatter(1, places, ordered)
+    return scores
+
+
+def _only(scores: Tensor, token: int) -> None:
+    """(K, V): every other token becomes impossible."""
+    kept = scores[:, token].clone()
+    scores.fill_(-torch.inf)
+    scores[:, token] = kept
+
+
+def _repeating(tokens: Sequence[int], size: int) -> list[int]:
+    """The tokens that would make an n-gram of `size` stand twice."""
+    if len(tokens) < size:
+        return []
+    tail = tuple(tokens[len(tokens) - size + 1 :])
+    starts = range(len(tokens) - size + 1)
+    return [tokens[at + size - 1] for at in starts if tuple(tokens[at : at + size - 1]) == tail]

@@ -1,0 +1,82 @@
+"""What is attention? Queries that look for keys and take their values (Vaswani et al. 2017, section 3.2).
+
+Shape letters: B batch, T queries, S keys, D width, H heads, d width of a head.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segue.layers.positions import rotate
+
+
+class Attention(nn.Module):
+    """Multi-head attention; with fewer heads for keys and values where asked (Ainslie et al. 2023, arXiv:2305.13245)"""
+
+    def __init__(self, width: int, heads: int, key_value_heads: int, *, dropout: float, is_rotary: bool) -> None:
+        super().__init__()
+        self.heads, self.key_value_heads = heads, key_value_heads
+        self.head_width = width // heads
+        self.dropout, self.is_rotary = dropout, is_rotary
+        # Separate, not fused: tensor parallelism splits each by columns, and Llama's and Marian's names need them.
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, key_value_heads * self.head_width)
+        self.value = nn.Linear(width, key_value_heads * self.head_width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
+        """(B, T, D), (B, S, D), mask (B, 1, 1, S) -> (B, T, D). Positions count from 0."""
+        keys, values = self.keys_and_values(memory)
+        return self.attend(x, keys, values, mask, is_causal=is_causal)
+
+    def keys_and_values(self, memory: Tensor, first_position: int = 0) -> tuple[Tensor, Tensor]:
+        """(B, S, D) -> twice (B, H', S, d): what a cache keeps."""
+        keys = self._by_head(self.key(memory), self.key_value_heads)
+        values = self._by_head(self.value(memory), self.key_value_heads)
+        if self.is_rotary:
+            keys = rotate(keys, _positions(keys, first_position))
+        return keys, values
+
+    def attend(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mask: Tensor | None = None,
+        *,
+        is_causal: bool = False,
+        first_position: int = 0,
+    ) -> Tensor:
+        """(B, T, D) queries, (B, H', S, d) keys and values -> (B, T, D)."""
+        queries = self._by_head(self.query(x), self.heads)
+        if self.is_rotary:
+            queries = rotate(queries, _positions(queries, first_position))
+        found = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=is_causal,
+            enable_gqa=self.key_value_heads != self.heads,
+        )
+        return self.output(found.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # (B, H, T, d) -> (B, T, D)
+
+    def weights(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, T, D), (B, S, D) -> (B, H, T, S): how much each query takes from each key; to be looked at."""
+        queries, (keys, _) = self._by_head(self.query(x), self.heads), self.keys_and_values(memory)
+        if self.is_rotary:
+            queries = rotate(queries, _positions(queries, 0))
+        keys = keys.repeat_interleave(self.heads // self.key_value_heads, dim=1)
+        scores = queries @ keys.transpose(2, 3) / self.head_width**0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        weights: Tensor = scores.softmax(dim=-1)
+        return weights
+
+    def _by_head(self, x: Tensor, heads: int) -> Tensor:
+        return x.view(*x.shape[:2], heads, self.head_width).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
+
+
+def _positions(x: Tensor, first: int) -> Tensor:
+    return torch.arange(first, first + x.shape[-2], device=x.device)

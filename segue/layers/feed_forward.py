@@ -1,0 +1,32 @@
+"""What does each token compute by itself? Two layers with an activation between them, or a gated pair.
+
+Shape letters: B batch, T tokens, D width.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Activation = Literal["relu", "gelu", "swiglu"]
+
+
+class FeedForward(nn.Module):
+    """Position-wise network (Vaswani et al. 2017, section 3.3); SwiGLU as in Shazeer 2020 (arXiv:2002.05202)."""
+
+    def __init__(self, width: int, hidden: int, activation: Activation, *, dropout: float) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up = nn.Linear(width, hidden)
+        self.gate = nn.Linear(width, hidden) if activation == "swiglu" else None
+        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        hidden = self.up(x)
+        if self.gate is not None:
+            hidden = F.silu(self.gate(x)) * hidden
+        else:
+            hidden = F.relu(hidden) if self.activation == "relu" else F.gelu(hidden)
+        return self.down(self.dropout(hidden))  # type: ignore[no-any-return]

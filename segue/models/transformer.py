@@ -1,0 +1,253 @@
+"""What is the Transformer? An encoder that reads a sequence, a decoder that writes another (Vaswani et al. 2017).
+
+arXiv:1706.03762, layer for layer; with today's choices of norm, positions and activation beside the paper's.
+
+Shape letters: B batch, S source tokens, T target tokens, P real target tokens of a batch, D width, H heads,
+d width of a head, V vocabulary, N rows of a search: sentences times beams.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segue.layers.attention import Attention
+from segue.layers.feed_forward import Activation, FeedForward
+from segue.layers.mask import length_mask
+from segue.layers.positions import sinusoids
+from segue.recipe import Section
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TransformerSection(Section):
+    """Encoder-decoder Transformer."""
+
+    kind: Literal["transformer"]
+    """Transformer."""
+    width: PositiveInt
+    """Size of a token's vector between layers (d_model)."""
+    feed_forward: PositiveInt
+    """Hidden units of the position-wise networks (d_ff)."""
+    heads: PositiveInt
+    """Attention heads; they divide the width."""
+    key_value_heads: PositiveInt | None = None
+    """Heads of keys and values; they divide `heads`. Without it, as many as `heads`."""
+    encoder_layers: PositiveInt
+    """Layers that read."""
+    decoder_layers: PositiveInt
+    """Layers that write."""
+    norm: Literal["pre", "post"] = "pre"
+    """Layer normalisation before each sublayer and at the end (easier to train), or after each sum (the paper)."""
+    positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
+    """Positions: sinusoids added to the embeddings (the paper), or rotations of queries and keys."""
+    activation: Activation = "relu"
+    """Of the position-wise networks: relu (the paper), gelu, or the gated swiglu, which has three matrices, not two."""
+    tied: Literal["all", "target", "none"] = "all"
+    """Which share one matrix: source, target and output embeddings; target and output; none."""
+    dropout: Dropout = 0.1
+    """On embeddings and on what each sublayer adds (P_drop)."""
+    attention_dropout: Dropout = 0.0
+    """On attention weights."""
+    feed_forward_dropout: Dropout = 0.0
+    """Inside the position-wise networks."""
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.heads % (self.key_value_heads or self.heads):
+            raise ValueError(f"heads {self.heads} is not a multiple of key_value_heads {self.key_value_heads}")
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ValueError(f"width {self.width} is odd; sines and cosines need an even one")
+        if self.positions == "rotary" and self.width // self.heads % 2:
+            raise ValueError(f"width / heads = {self.width // self.heads} is odd; rotations need pairs")
+        return self
+
+
+class Transformer(nn.Module):
+    """Source tokens and earlier target tokens to scores of the next target token."""
+
+    def __init__(self, section: TransformerSection, source_vocabulary: int, target_vocabulary: int) -> None:
+        super().__init__()
+        if section.tied == "all":
+            assert source_vocabulary == target_vocabulary
+        width = section.width
+        # What is tied is one parameter under one name, not two names for it.
+        self.target_embedding = nn.Embedding(target_vocabulary, width)
+        self.source_embedding = None if section.tied == "all" else nn.Embedding(source_vocabulary, width)
+        self.encoder = nn.ModuleList(EncoderLayer(section) for _ in range(section.encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(section) for _ in range(section.decoder_layers))
+        is_pre = section.norm == "pre"
+        self.encoder_norm = nn.LayerNorm(width) if is_pre else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(width) if is_pre else nn.Identity()
+        self.head = nn.Linear(width, target_vocabulary, bias=False) if section.tied == "none" else None
+        self.dropout = nn.Dropout(section.dropout)
+        self._scale = math.sqrt(width)
+        self._is_rotary = section.positions == "rotary"
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=width**-0.5)  # unit variance once scaled
+
+    def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, target_lengths: Tensor) -> Tensor:
+        """(B, S), (B), (B, T) tokens so far, (B) -> (P, V) scores of the token after each real one, row by row."""
+        mask = length_mask(source_lengths, source.shape[1]).unsqueeze(1)  # (B, 1, 1, S)
+        x = self.hidden(target, self.encode(source, mask), mask)
+        # Only real positions: the largest matrix of a small model is this one.
+        return self._scores(x[length_mask(target_lengths, target.shape[1]).squeeze(1)])
+
+    def encode(self, source: Tensor, mask: Tensor) -> Tensor:
+        """(B, S), (B, 1, 1, S) -> (B, S, D)."""
+        x = self._embed(self.source_embedding or self.target_embedding, source)
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return self.encoder_norm(x)  # type: ignore[no-any-return]
+
+    def hidden(self, target: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """(B, T), (B, S, D), (B, 1, 1, S) -> (B, T, D): what the head turns into scores."""
+        x = self._embed(self.target_embedding, target)
+        for layer in self.decoder:
+            x = layer(x, memory, mask)
+        return self.decoder_norm(x)  # type: ignore[no-any-return]
+
+    def begin(self, source: Tensor, source_lengths: Tensor) -> "Cache":
+        """(B, S), (B): reads the sources, before their targets are written step by step."""
+        mask = length_mask(source_lengths, source.shape[1]).unsqueeze(1)  # (B, 1, 1, S)
+        memory = self.encode(source, mask)
+        cross = [layer.cross_attention.keys_and_values(memory) for layer in self._decoder_layers()]
+        return Cache(mask, cross)
+
+    def step(self, tokens: Tensor, cache: "Cache") -> Tensor:
+        """(N) last tokens -> (N, V) scores of the next ones; the cache grows by one position. N is a multiple of B."""
+        x = self._embed(self.target_embedding, tokens.unsqueeze(1), first_position=cache.num_steps)  # (N, 1, D)
+        for number, layer in enumerate(self._decoder_layers()):
+            x = layer.step(x, cache, number)
+        cache.num_steps += 1
+        return self._scores(self.decoder_norm(x).squeeze(1))
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        return F.linear(x, (self.head or self.target_embedding).weight)
+
+    def _decoder_layers(self) -> "list[DecoderLayer]":
+        return list(self.decoder)  # type: ignore[arg-type]
+
+    def _embed(self, embedding: nn.Module, tokens: Tensor, first_position: int = 0) -> Tensor:
+        """(B, T) -> (B, T, D)."""
+        x = embedding(tokens) * self._scale
+        if not self._is_rotary:
+            positions = torch.arange(first_position, first_position + tokens.shape[1], device=tokens.device)
+            x = x + sinusoids(positions, x.shape[2])
+        return self.dropout(x)  # type: ignore[no-any-return]
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then a position-wise network, each added to its input."""
+
+    def __init__(self, section: TransformerSection) -> None:
+        super().__init__()
+        self.attention = _attention(section, is_rotary=section.positions == "rotary")
+        self.attention_norm = nn.LayerNorm(section.width)
+        self.feed_forward = _feed_forward(section)
+        self.feed_forward_norm = nn.LayerNorm(section.width)
+        self.dropout = nn.Dropout(section.dropout)
+        self.is_pre = section.norm == "pre"
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, S, D), (B, 1, 1, S) -> (B, S, D)."""
+        if self.is_pre:
+            y = self.attention_norm(x)
+            x = x + self.dropout(self.attention(y, y, mask))
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+        x = self.attention_norm(x + self.dropout(self.attention(x, x, mask)))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))  # type: ignore[no-any-return]
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over earlier tokens, attention over the source, then a position-wise network."""
+
+    def __init__(self, section: TransformerSection) -> None:
+        super().__init__()
+        self.attention = _attention(section, is_rotary=section.positions == "rotary")
+        self.attention_norm = nn.LayerNorm(section.width)
+        self.cross_attention = _attention(section, is_rotary=False)  # the source has no common clock with the target
+        self.cross_attention_norm = nn.LayerNorm(section.width)
+        self.feed_forward = _feed_forward(section)
+        self.feed_forward_norm = nn.LayerNorm(section.width)
+        self.dropout = nn.Dropout(section.dropout)
+        self.is_pre = section.norm == "pre"
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D), (B, S, D), (B, 1, 1, S) -> (B, T, D)."""
+        if self.is_pre:
+            y = self.attention_norm(x)
+            x = x + self.dropout(self.attention(y, y, is_causal=True))
+            x = x + self.dropout(self.cross_attention(self.cross_attention_norm(x), memory, mask))
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+        x = self.attention_norm(x + self.dropout(self.attention(x, x, is_causal=True)))
+        x = self.cross_attention_norm(x + self.dropout(self.cross_attention(x, memory, mask)))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, cache: "Cache", number: int) -> Tensor:
+        """(N, 1, D) the newest position -> (N, 1, D); `number` is this layer's."""
+        y = self.attention_norm(x) if self.is_pre else x
+        keys, values = cache.extend(number, *self.attention.keys_and_values(y, cache.num_steps))
+        x = x + self.attention.attend(y, keys, values, first_position=cache.num_steps)
+        x = x if self.is_pre else self.attention_norm(x)
+        y = self.cross_attention_norm(x) if self.is_pre else x
+        # The beams of a sentence are so many queries on one copy of its keys: (N, 1, D) -> (B, N / B, D) and back.
+        y = y.view(cache.mask.shape[0], -1, y.shape[2])
+        x = x + self.cross_attention.attend(y, *cache.cross[number], cache.mask).view_as(x)
+        x = x if self.is_pre else self.cross_attention_norm(x)
+        x = x + self.feed_forward(self.feed_forward_norm(x) if self.is_pre else x)
+        return x if self.is_pre else self.feed_forward_norm(x)
+
+
+class Cache:
+    """Keys and values of a decoder's attention while it writes: of the source, and of the tokens so far."""
+
+    def __init__(self, mask: Tensor, cross: list[tuple[Tensor, Tensor]]) -> None:
+        self.mask = mask
+        """(B, 1, 1, S): real source tokens"""
+        self.cross = cross
+        """For each layer (B, H', S, d) keys and values"""
+        self.num_steps = 0
+        self._own: list[tuple[Tensor, Tensor]] = []  # for each layer (N, H', steps, d)
+
+    def extend(self, number: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds (N, H', 1, d) to layer `number`; returns all of it."""
+        if number == len(self._own):
+            self._own.append((keys, values))
+        else:
+            before = self._own[number]
+            self._own[number] = (torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2))
+        return self._own[number]
+
+    def select(self, rows: Tensor, sentences: Tensor | None = None) -> None:
+        """Goes on with these rows, in this order, and with these sentences alone (None: all)."""
+        self._own = [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self._own]
+        if sentences is not None:
+            self.mask = self.mask.index_select(0, sentences)
+            self.cross = [(k.index_select(0, sentences), v.index_select(0, sentences)) for k, v in self.cross]
+
+
+def _attention(section: TransformerSection, *, is_rotary: bool) -> Attention:
+    return Attention(
+        section.width,
+        section.heads,
+        section.key_value_heads or section.heads,
+        dropout=section.attention_dropout,
+        is_rotary=is_rotary,
+    )
+
+
+def _feed_forward(section: TransformerSection) -> FeedForward:
+    return FeedForward(section.width, section.feed_forward, section.activation, dropout=section.feed_forward_dropout)
