@@ -5,14 +5,15 @@ Exit status: 0; 2 for a user's mistake, one clear message on standard error; 1 f
 """
 
 import argparse
+import datetime
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from segue.errors import UserError
 
@@ -143,15 +144,22 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     _model_argument(parser)
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="examples with references")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--report", metavar="FILE.html", type=Path, help="scores, and examples from worst to best")
     _skip_bad_argument(parser)
     _device_argument(parser)
 
 
 def _evaluate(arguments: Arguments) -> None:
-    from segue import tasks
+    model = _model(arguments, "evaluate")
+    if arguments.report is None:
+        scores = model.evaluate(arguments.manifest, skip_bad=arguments.skip_bad)
+    else:
+        from segue import report
 
-    model = tasks.load(arguments.model, arguments.device)
-    scores = model.evaluate(arguments.manifest, skip_bad=arguments.skip_bad)
+        evaluation = model.explain(arguments.manifest, skip_bad=arguments.skip_bad)
+        facts = {"model": str(arguments.model), **evaluation.facts, "date": f"{datetime.date.today():%Y-%m-%d}"}
+        report.write(evaluation._replace(facts=facts), arguments.report)
+        scores = evaluation.scores
     if arguments.json:
         print(json.dumps(scores))
         return
@@ -172,11 +180,9 @@ def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _transcribe(arguments: Arguments) -> int:
-    from segue import tasks
-
     if arguments.format in ("srt", "vtt") and len(arguments.audio) > 1 and arguments.out is None:
         raise UserError(f"--format {arguments.format} with several recordings needs --out DIR")
-    model = tasks.load(arguments.model, arguments.device)
+    model = _model(arguments, "transcribe")
     has_failed = False
     for path in arguments.audio:
         try:
@@ -194,6 +200,65 @@ def _transcribe(arguments: Arguments) -> int:
             print(f"{path}\t{text}", flush=True)
         else:
             print(text, flush=True)
+    return 2 if has_failed else 0
+
+
+# --- translate ---
+
+
+def _translate_arguments(parser: argparse.ArgumentParser) -> None:
+    _model_argument(parser)
+    parser.add_argument(
+        "files", metavar="FILE", type=Path, nargs="*", help="txt, srt, vtt or ass; none: standard input"
+    )
+    parser.add_argument("--to", metavar="LANG", help="target language, where the model knows several")
+    parser.add_argument(
+        "--out", metavar="PATH", type=Path, help="folder, or file for one FILE (default: NAME.LANG.srt beside NAME.srt)"
+    )
+    parser.add_argument(
+        "--beams", metavar="N", type=_positive, help="hypotheses followed at once (default: the recipe's)"
+    )
+    parser.add_argument("--context", metavar="N", type=int, default=0, help="lines before each that are read with it")
+    parser.add_argument("--line-length", metavar="N", type=_positive, default=42, help="subtitles (default: 42)")
+    parser.add_argument(
+        "--reading-speed", metavar="CPS", type=float, default=17.0, help="characters a second to warn at (default: 17)"
+    )
+    _device_argument(parser)
+
+
+def _translate(arguments: Arguments) -> int:
+    from segue import translate_files
+    from segue.data.subtitle_translation import Shape
+
+    model = _model(arguments, "translate")
+    model.check_language(arguments.to)
+    search = model.recipe.search
+    if arguments.beams is not None:
+        search = search.model_copy(update={"beams": arguments.beams})
+
+    def translator(lines: Iterable[str]) -> Iterator[str]:
+        # A person who types line by line wants each answered.
+        window = 1 if not arguments.files and sys.stdin.isatty() else model.WINDOW
+        found: Iterator[str] = model.translate_lines(
+            lines, arguments.to, search=search, context=arguments.context, window=window
+        )
+        return found
+
+    if not arguments.files:
+        for line in translator(translate_files.lines(sys.stdin.buffer, "standard input")):
+            print(line, flush=sys.stdin.isatty())
+        return 0
+    language = arguments.to or next(iter(model.languages), "translated")
+    targets = translate_files.targets(arguments.files, arguments.out, language)
+    shape = Shape(arguments.line_length, reading_speed=arguments.reading_speed)
+    has_failed = False
+    for path, target in zip(arguments.files, targets, strict=True):
+        try:
+            translate_files.translate(path, target, translator, shape)
+            print(target, flush=True)
+        except UserError as problem:
+            print(f"segue: {problem}", file=sys.stderr)
+            has_failed = True
     return 2 if has_failed else 0
 
 
@@ -255,6 +320,27 @@ def _quickstart(arguments: Arguments) -> int:
     return quickstart.run(arguments.out, arguments.recordings)
 
 
+def _model(arguments: Arguments, ability: str) -> Any:
+    """The trained model that the command line names."""
+    from segue import tasks
+
+    model = tasks.load(arguments.model, arguments.device)
+    if not hasattr(model, ability):
+        can = [name for name in COMMANDS if hasattr(model, name)]
+        raise UserError(f"{arguments.model}: this model does not {ability}; it can {', '.join(can)}")
+    return model
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "whole number above 0"  # what argparse calls it in messages
+
+
 def _model_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="run directory or model directory")
 
@@ -297,6 +383,12 @@ COMMANDS = {
         "segue transcribe runs/digits lecture.mp3 --format srt",
         _transcribe_arguments,
         _transcribe,
+    ),
+    "translate": Command(
+        "text to text: lines from standard input, txt, srt, vtt and ass files",
+        "segue translate runs/multi30k film.srt --to de",
+        _translate_arguments,
+        _translate,
     ),
     "recipes": Command(
         "the recipes that ship with the package",

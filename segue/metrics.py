@@ -59,3 +59,13 @@ def nearest(references: Sequence[str], hypothesis: str) -> str:
     """The reference that the fewest word edits turn into the hypothesis; the first of equals."""
     words = hypothesis.split()
     return min(references, key=lambda reference: Levenshtein.distance(reference.split(), words))
+
+
+def sentence_score(references: Sequence[str], hypothesis: str, *, is_by_edits: bool) -> float:
+    """Of one output: word edits per word of the nearest reference, or chrF (0 to 100; Popovic 2015)."""
+    if is_by_edits:
+        words = nearest(references, hypothesis).split()
+        return Levenshtein.distance(words, hypothesis.split()) / max(1, len(words))
+    import sacrebleu
+
+    return float(sacrebleu.sentence_chrf(hypothesis, list(references)).score)

@@ -8,76 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from xml.etree.ElementTree import Element, tostring
 
 import jiwer
 import numpy as np
 from numpy.typing import NDArray
 
-NUM_WORST, NUM_MEDIAN, NUM_BEST = 20, 10, 5
+from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, Example, shown
+
 NUM_LENGTH_GROUPS = 8
 NUM_CONFUSIONS = 15
-NUM_MAPS = 5
 MOST_TOKENS = 64  # of a side of an attention map; more are neither read nor small
 FAINTEST = 0.05  # of a map's largest weight: what is fainter cannot be seen, and would be most of the file
-
-Direction = Literal["min", "max"]
-
-
-class Example(NamedTuple):
-    """One evaluated example."""
-
-    id: str
-    reference: str
-    hypothesis: str
-    score: float
-    """Of this example alone: an error rate (1.0 is 100 %) or a score such as chrF (0 to 100)."""
-    source: str | None = None
-    """The text that was translated."""
-    alternatives: tuple[str, ...] = ()
-    """Other right references."""
-    length: float = 0.0
-    """What scores are grouped by."""
-    audio: bytes | None = None
-    """A wav, flac, ogg or mp3 file to play; needed for those that `chosen` names, and for no others."""
-    extra: str = ""
-    """A short note."""
-
-
-class AttentionMap(NamedTuple):
-    """Where a model looked while it wrote a sentence."""
-
-    id: str
-    rows: Sequence[str]
-    """Target tokens."""
-    columns: Sequence[str]
-    """Source tokens."""
-    weights: NDArray[np.float32]
-    """(rows, columns), or (heads or layers, rows, columns), of which the mean is drawn."""
-
-
-class Evaluation(NamedTuple):
-    """What a report shows."""
-
-    title: str
-    scores: Mapping[str, float | str]
-    """Of the whole set, in order. Names that end in "rate" are shown in per cent, strings as they are."""
-    examples: Sequence[Example]
-    score_name: str
-    """What an example's score is: "word error rate", "chrF"."""
-    direction: Direction
-    """Which score is better."""
-    length_name: str
-    """What an example's length counts: "seconds", "source tokens"."""
-    facts: Mapping[str, str]
-    """What was evaluated, and when."""
-    attention: Sequence[AttentionMap] = ()
-
-
-def chosen(examples: Sequence[Example], direction: Direction) -> list[int]:
-    """The indices of the examples that a report shows: only these need their audio."""
-    return [index for indices in _chosen(examples, direction).values() for index in indices]
 
 
 def write(evaluation: Evaluation, path: Path) -> None:
@@ -413,34 +356,11 @@ def _confusions(compared: Iterable[Compared]) -> list[Part]:
 # --- examples ---
 
 
-def _chosen(examples: Sequence[Example], direction: Direction) -> dict[str, list[int]]:
-    """Indices of the worst (worst first), of those around the median, and of the best (best first).
-
-    Fewer examples than would be shown are shared out alike. None is twice among them, and what has no difference from
-    a reference is not among the worst.
-    """
-    sign = -1 if direction == "min" else 1
-    order = sorted(range(len(examples)), key=lambda index: sign * examples[index].score)
-    num_shown = NUM_WORST + NUM_MEDIAN + NUM_BEST
-    share = min(1, len(order) / num_shown)
-    num_worst, num_median = math.ceil(NUM_WORST * share), math.ceil(NUM_MEDIAN * share)
-    num_best = max(0, min(num_shown, len(order)) - num_worst - num_median)
-    rest, best = order[: len(order) - num_best], order[len(order) - num_best :]
-    worst = [index for index in rest[:num_worst] if not _is_flawless(examples[index])]
-    rest = [index for index in rest if index not in worst]
-    start = max(0, min(len(order) // 2 - num_median // 2 - len(worst), len(rest) - num_median))
-    return {"worst": worst, "median": rest[start : start + num_median], "best": best[::-1]}
-
-
-def _is_flawless(example: Example) -> bool:
-    return any(example.hypothesis.split() == right.split() for right in (example.reference, *example.alternatives))
-
-
 def _examples(evaluation: Evaluation, compared: Sequence[Compared]) -> dict[str, list[Part]]:
     """Sections of examples."""
     worst, median, best = (
         [_example(evaluation, index, compared[index]) for index in indices]
-        for indices in _chosen(evaluation.examples, evaluation.direction).values()
+        for indices in shown(evaluation.examples, evaluation.direction).values()
     )
     count = f"{len(evaluation.examples):,}"
     return {

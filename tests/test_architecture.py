@@ -16,6 +16,7 @@ def test_what_serving_shares_with_training_imports_no_torch() -> None:
         "segue.cli",
         "segue.data.audio",
         "segue.data.corpora",
+        "segue.data.examples",
         "segue.data.manifest",
         "segue.data.subtitles",
         "segue.data.tokenizer",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segue import report
-from segue.report import AttentionMap, Evaluation, Example, chosen
+from segue.evaluation import AttentionMap, Evaluation, Example, chosen
 
 VOID = {"meta", "input", "br", "img", "link"}
 MINUS = "\N{MINUS SIGN}"

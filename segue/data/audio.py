@@ -1,5 +1,6 @@
 """How do sound files become samples? Any rate, any channels, wav, flac, ogg and mp3, to mono float32 in [-1, 1]."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,13 @@ def write(path: Path, samples: Samples, sample_rate_hz: int) -> None:
     """Writes mono samples with 16 bits, in the format of the suffix; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, sample_rate_hz, subtype="PCM_16")
+
+
+def encoded(samples: Samples, sample_rate_hz: int) -> bytes:
+    """Mono samples as the bytes of an ogg file, which browsers play."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, sample_rate_hz, format="OGG", subtype="VORBIS")
+    return file.getvalue()
 
 
 def resample(samples: Samples, from_hz: float, to_hz: float) -> Samples:

@@ -77,7 +77,7 @@ def beam_search(
     `longest[b]` bounds the tokens of sentence b, its end token not counted. `steps` has B x K rows, sentence by
     sentence. A sentence is done, and costs nothing more, when it has K hypotheses and no live one scores better than
     the worst of them at its present length; `is_exhaustive` asks instead that none could at any permitted length.
-    Tokens of `prefixes` are taken as they are, with the model's log-probabilities.
+    Tokens of `prefixes` are taken as they are, forbidden ones too, with the model's log-probabilities.
     """
     assert 1 <= num_best <= beams
     num_sentences = len(longest)
@@ -90,17 +90,20 @@ def beam_search(
     banned = torch.tensor(list(forbidden), dtype=torch.int64, device=device)
     length = 0  # tokens that every live hypothesis has
     while alive:
-        scores = steps.step(last).float()
-        scores[:, banned] = -torch.inf
-        scores = scores.log_softmax(dim=1).view(len(alive), beams, -1)
-        if prefixes is not None:
-            for place, sentence in enumerate(alive):
-                if length < len(prefixes[sentence]):
-                    _only(scores[place], prefixes[sentence][length])
+        scores = steps.step(last).float().view(len(alive), beams, -1)
+        given = {} if prefixes is None else _given(prefixes, alive, length)
+        permitted = {place: scores[place, :, token].clone() for place, token in given.items()}
+        scores[:, :, banned] = -torch.inf
+        for place, token in given.items():
+            scores[place, :, token] = permitted[place]
+        scores = scores.log_softmax(dim=2)
+        for place, token in given.items():
+            _only(scores[place], token)
         if no_repeat_ngram:
-            for rows, of_sentence in zip(scores, written, strict=True):
-                for row, tokens in zip(rows, of_sentence, strict=True):
-                    row[_repeating(tokens, no_repeat_ngram)] = -torch.inf
+            for place, of_sentence in enumerate(written):
+                for row, tokens in zip(scores[place], of_sentence, strict=True):
+                    if place not in given:
+                        row[_repeating(tokens, no_repeat_ngram)] = -torch.inf
         vocabulary = scores.shape[2]
         candidates = (scores + totals.unsqueeze(2)).flatten(1)  # (B, K V)
         # Twice as many as beams: each beam may end, and then as many go on.
@@ -115,21 +118,24 @@ def beam_search(
             sentence, of_sentence = alive[place], written[place]
             done, limit = finished[sentence], longest[sentence]
             live: list[tuple[int, int, float]] = []  # row, token, total
-            cut_rows: set[int] = set()
+            ended: set[int] = set()
+            stuck: set[int] = set()
             for rank, (total, choice) in enumerate(zip(values, choices, strict=True)):
                 if total == -torch.inf or len(live) == beams:
                     break
                 row, token = divmod(choice, vocabulary)
                 if token == end:
                     if rank < beams:
+                        ended.add(row)
                         done.append(Hypothesis(of_sentence[row], total / length**alpha, total, True))
                 elif length <= limit:
                     live.append((row, token, total))
-                elif rank < beams and row not in cut_rows:
-                    # No room for this token: the hypothesis stays as it was, without its end.
-                    cut_rows.add(row)
-                    cut = totals[place, row].item()
-                    done.append(Hypothesis(of_sentence[row], cut / max(1, length - 1) ** alpha, cut, False))
+                elif rank < beams:
+                    stuck.add(row)
+            # No room for another token: what did not end stays as it was, without its end.
+            for row in sorted(stuck - ended):
+                total = totals[place, row].item()
+                done.append(Hypothesis(of_sentence[row], total / max(1, length - 1) ** alpha, total, False))
             done.sort(key=lambda each: (each.is_complete, each.score), reverse=True)
             del done[beams:]
             if not live:
@@ -220,6 +226,11 @@ def _cut(scores: Tensor, top_k: int, top_p: float) -> Tensor:
         ordered = ordered.masked_fill(before >= top_p, -torch.inf)
         scores = scores.scatter(1, places, ordered)
     return scores
+
+
+def _given(prefixes: Sequence[Sequence[int]], alive: Sequence[int], length: int) -> dict[int, int]:
+    """Place among the live sentences -> the next token, of those whose prefix is longer than `length`."""
+    return {place: prefixes[n][length] for place, n in enumerate(alive) if length < len(prefixes[n])}
 
 
 def _only(scores: Tensor, token: int) -> None:

@@ -122,13 +122,13 @@ class Transformer(nn.Module):
         """(B, S), (B): reads the sources, before their targets are written step by step."""
         mask = length_mask(source_lengths, source.shape[1]).unsqueeze(1)  # (B, 1, 1, S)
         memory = self.encode(source, mask)
-        cross = [layer.cross_attention.keys_and_values(memory) for layer in self._decoder_layers()]
+        cross = [layer.cross_attention.keys_and_values(memory) for layer in self.decoder_layers()]
         return Cache(mask, cross)
 
     def step(self, tokens: Tensor, cache: "Cache") -> Tensor:
         """(N) last tokens -> (N, V) scores of the next ones; the cache grows by one position. N is a multiple of B."""
         x = self._embed(self.target_embedding, tokens.unsqueeze(1), first_position=cache.num_steps)  # (N, 1, D)
-        for number, layer in enumerate(self._decoder_layers()):
+        for number, layer in enumerate(self.decoder_layers()):
             x = layer.step(x, cache, number)
         cache.num_steps += 1
         return self._scores(self.decoder_norm(x).squeeze(1))
@@ -137,7 +137,8 @@ class Transformer(nn.Module):
         """(..., D) -> (..., V)."""
         return F.linear(x, (self.head or self.target_embedding).weight)
 
-    def _decoder_layers(self) -> "list[DecoderLayer]":
+    def decoder_layers(self) -> "list[DecoderLayer]":
+        """The layers that write, first to last."""
         return list(self.decoder)  # type: ignore[arg-type]
 
     def _embed(self, embedding: nn.Module, tokens: Tensor, first_position: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""One task, one file. A task's module has `Recipe` and `train`; the speech tasks have a `Transcriber`."""
+"""One task, one file. A task's module has `Recipe`, `train`, and `load` for what a user does with a trained model."""
 
 import importlib
 from collections.abc import Iterator, Sequence
@@ -64,7 +64,7 @@ def load(model: Path, device: str = "auto") -> Any:
         if (model / "recipe.toml").is_file() or (model / "checkpoints").is_dir():
             raise UserError(f"{model}: no model in it yet; training writes one at its first evaluation")
         raise UserError(f"{model}: not a run directory or a model directory (it has no recipe.toml)")
-    return module_of(recipe.read(folder / "recipe.toml")).Transcriber(folder, device)
+    return module_of(recipe.read(folder / "recipe.toml")).load(folder, device)
 
 
 # What may differ when a run goes on: none of it changes what is learnt.

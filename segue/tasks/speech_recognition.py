@@ -38,6 +38,7 @@ from segue.engine.optimizer import OptimizerSection, ScheduleSection
 from segue.engine.task import Loss, Split
 from segue.engine.trainer import EngineSection
 from segue.errors import UserError, some_of, warn
+from segue.evaluation import Evaluation, Example, chosen
 from segue.models.jasper import Jasper, JasperSection, output_frames
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -505,8 +506,36 @@ class Transcriber:
 
     def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float]:
         """Error rates on a manifest, and how many bad examples were left out."""
-        scores, _ = self.heard(Manifest(Utterance, [manifest], skip_bad=skip_bad))
-        return scores
+        return self.heard(Manifest(Utterance, [manifest], skip_bad=skip_bad))[0]
+
+    def explain(self, manifest: Path, skip_bad: bool = False) -> Evaluation:
+        """Scores on a manifest, and what was heard in each utterance; with the sound of some."""
+        utterances = Manifest(Utterance, [manifest], skip_bad=skip_bad)
+        scores, predictions = self.heard(utterances)
+        of_id = {utterance.id: utterance for utterance in utterances}
+        examples = [
+            Example(
+                each.id,
+                each.reference,
+                each.hypothesis,
+                metrics.sentence_score([each.reference], each.hypothesis, is_by_edits=True),
+                length=of_id[each.id].seconds,
+            )
+            for each in predictions
+        ]
+        for index in chosen(examples, "min"):
+            samples = _read(of_id[examples[index].id], self.recipe.features.sample_rate_hz)
+            sound = audio.encoded(samples, self.recipe.features.sample_rate_hz)
+            examples[index] = examples[index]._replace(audio=sound)
+        return Evaluation(
+            title=f"Speech recognition of {manifest.name}",
+            scores=scores,
+            examples=examples,
+            score_name="word error rate",
+            direction="min",
+            length_name="seconds",
+            facts={"manifest": str(manifest), "parameters": f"{sum(p.numel() for p in self.model.parameters()):,}"},
+        )
 
     def heard(self, manifest: Manifest[Utterance]) -> tuple[dict[str, float], list[SpeechPrediction]]:
         """Scores on a manifest, and what was heard in each utterance. Bad examples count as the manifest says."""
@@ -542,3 +571,8 @@ class Transcriber:
             ctc.greedy(row[:length], len(self.tokenizer), first_frame + number * step) if window.any() else []
             for number, (window, row, length) in enumerate(rows)
         ]
+
+
+def load(folder: Path, device: str) -> Transcriber:
+    """The model in a model directory."""
+    return Transcriber(folder, device)

@@ -6,7 +6,8 @@ Read this file first: it holds the whole task. Its recipe is at the top, then th
 Shape letters: B batch, S source tokens, T target tokens, P real target tokens of a batch, V vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,27 +20,27 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segue import metrics, recipe
-from segue.data import tokenizer as tokenizers
+from segue.data import sentences
 from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest, ManifestsSection
 from segue.data.subwords import RandomCuts, SubwordsSection
 from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
-from segue.data.tokenizer import UNKNOWN, Tokenizer, TokenizerSection
+from segue.data.tokenizer import TokenizerSection
+from segue.data.vocabularies import END, PADDING, Vocabularies
 from segue.decoding.autoregressive import Hypothesis, SearchSection, beam_search
 from segue.engine import trainer
-from segue.engine.checkpoint import write_text
+from segue.engine.checkpoint import load_weights, write_text
 from segue.engine.optimizer import OptimizerSection, ScheduleSection
 from segue.engine.task import Loss, Split
 from segue.engine.trainer import EngineSection
 from segue.errors import UserError, some_of, warn
+from segue.evaluation import NUM_MAPS, AttentionMap, Direction, Evaluation, Example, chosen
+from segue.layers.attention import Attention
 from segue.layers.loss import cross_entropy
 from segue.layers.mask import length_mask
 from segue.models.transformer import Transformer, TransformerSection
-
-PADDING, BEGIN, END = "<pad>", "<s>", "</s>"
-TO_LANGUAGE = "<2{}>"  # before the source (Johnson et al. 2017, arXiv:1611.04558, section 3)
 
 
 class DataSection(ManifestsSection):
@@ -95,70 +96,13 @@ class Recipe(recipe.Section):
     """Training."""
 
 
-class Vocabularies:
-    """The tokenizers of both sides, and the languages that a multilingual model can write."""
-
-    def __init__(self, source: Tokenizer, target: Tokenizer) -> None:
-        self.source, self.target = source, target
-        before, after = TO_LANGUAGE.split("{}")
-        self.languages = [
-            token.removeprefix(before).removesuffix(after) for token in source.special if token.startswith(before)
-        ]
-        """Target languages of the training data, none where they did not say."""
-        for tokenizer in (source, target):
-            for token in (PADDING, BEGIN, END, UNKNOWN):
-                if token not in tokenizer.special:
-                    raise UserError(f"tokenizer: it lacks the special token {token}; it belongs to another task")
-        self.padding, self.begin, self.end = (target.special[token] for token in (PADDING, BEGIN, END))
-
-    def source_tokens(self, tokens: list[int], language: str | None) -> list[int]:
-        """What the encoder reads: the target language where there are several, the tokens, the end."""
-        first = [self.source.special[TO_LANGUAGE.format(language)]] if len(self.languages) > 1 else []
-        return [*first, *tokens, self.source.special[END]]
-
-    def check(self, language: str | None) -> None:
-        """Raises a UserError where the model cannot write this language."""
-        if language is None and len(self.languages) > 1:
-            raise UserError(f"a target language is needed (languages: {', '.join(self.languages)})")
-        if language is not None and self.languages and language not in self.languages:
-            raise UserError(f"unknown target language {language!r} (languages: {', '.join(self.languages)})")
-
-    def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json`, and `source_tokenizer.json` where the source has its own."""
-        folder.mkdir(parents=True, exist_ok=True)
-        if self.source is not self.target:
-            self.source.save(folder / "source_tokenizer.json")
-        self.target.save(folder / "tokenizer.json")  # last: where it is, all is
-
-    @staticmethod
-    def load(folder: Path) -> "Vocabularies":
-        """Reads what `save` wrote."""
-        target, source = Tokenizer.load(folder / "tokenizer.json"), folder / "source_tokenizer.json"
-        return Vocabularies(Tokenizer.load(source) if source.is_file() else target, target)
-
-    @staticmethod
-    def build(section: Recipe, pairs: Iterable[Pair]) -> "Vocabularies":
-        """Learnt from the training pairs."""
-        sources, targets, languages = list[str](), list[str](), set[str]()
-        for pair in pairs:
-            sources.append(normalize_text(pair.source, section.text))
-            targets.append(normalize_text(pair.target, section.text))
-            if pair.target_language is not None:
-                languages.add(pair.target_language)
-        special = [PADDING, BEGIN, END, UNKNOWN, *(TO_LANGUAGE.format(each) for each in sorted(languages))]
-        if section.source_tokenizer is not None:
-            source = tokenizers.build(section.source_tokenizer, sources, special)
-            return Vocabularies(source, tokenizers.build(section.tokenizer, targets, special))
-        joint = tokenizers.build(section.tokenizer, sources + targets, special)
-        return Vocabularies(joint, joint)
-
-
 @dataclass(frozen=True)
 class PairBatch:
     """A micro-batch of pairs, padded."""
 
     ids: list[str]
     sources: list[str]
+    target_languages: list[str | None]
     references: list[tuple[str, ...]]
     """Right translations of each, normalised."""
     amount: float
@@ -186,6 +130,7 @@ class PairPrediction(NamedTuple):
 
     id: str
     source: str
+    target_language: str | None
     references: tuple[str, ...]
     hypothesis: str
     loss: float
@@ -238,6 +183,7 @@ class Translation:
         return PairBatch(
             ids=[pair.id for pair in pairs],
             sources=[self._normalized(pair.source) for pair in pairs],
+            target_languages=[pair.target_language for pair in pairs],
             references=[tuple(map(self._normalized, (pair.target, *pair.alternatives))) for pair in pairs],
             amount=float(target_lengths.sum()),
             num_skipped=0,
@@ -265,8 +211,8 @@ class Translation:
         found = search(model, self.vocabularies, batch.source, batch.source_lengths, self.search)
         hypotheses = [self.vocabularies.target.decode(best[0].tokens) for best in found]
         counts = batch.target_lengths.tolist()
-        columns = zip(batch.ids, batch.sources, batch.references, hypotheses, losses, counts, strict=True)
-        return [PairPrediction(*row) for row in columns]
+        said = (batch.ids, batch.sources, batch.target_languages, batch.references)
+        return [PairPrediction(*row) for row in zip(*said, hypotheses, losses, counts, strict=True)]
 
     def score(self, predictions: Sequence[PairPrediction]) -> dict[str, float]:
         """BLEU and chrF, or error rates against the nearest reference; mean loss per target token, in nats."""
@@ -453,9 +399,230 @@ def train(section: Recipe, run: Path) -> trainer.Result:
     if (run / "tokenizer.json").is_file():
         vocabularies = Vocabularies.load(run)
     else:
-        vocabularies = Vocabularies.build(section, manifests["train"])
+        vocabularies = Vocabularies.build(section.tokenizer, section.source_tokenizer, section.text, manifests["train"])
         vocabularies.save(run)
     task = Translation(section, vocabularies, manifests)
     return trainer.Trainer(
         task, run, section.engine, section.optimizer, section.schedule, section.batch.micro_batches, section.seed
     ).train()
+
+
+class Translator:
+    """A trained model, ready for texts of any length. It holds no state between calls."""
+
+    BATCH = 32  # sentences at once
+    WINDOW = 1024  # lines at once: bounds memory, and gives sentences of like length to batch
+
+    def __init__(self, folder: Path, device: str = "auto") -> None:
+        """`folder` is a model directory."""
+        self.recipe = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
+        self.vocabularies = Vocabularies.load(folder)
+        self.device = trainer.choose_device(device)
+        self.model = build_model(self.recipe, self.vocabularies)
+        load_weights(self.model, folder / "model.safetensors")
+        self.model.eval().to(self.device)
+
+    @property
+    def languages(self) -> list[str]:
+        """The target languages that the training data named."""
+        return self.vocabularies.languages
+
+    def check_language(self, target_language: str | None) -> None:
+        """Raises a UserError where the model cannot write this language, or needs one."""
+        self.vocabularies.check(target_language)
+
+    def translate(
+        self, texts: Sequence[str], target_language: str | None = None, search: SearchSection | None = None
+    ) -> list[str]:
+        """The translation of each text, in order; "" of one that holds no word.
+
+        Texts with more tokens than any that the model learnt from are translated by sentences. Characters that the
+        model does not know are warned about. A UserError if the model cannot write the target language.
+        """
+        self.vocabularies.check(target_language)
+        pieces: list[str] = []
+        owners: list[int] = []
+        for number, text in enumerate(texts):
+            for piece in self._pieces(normalize_text(text, self.recipe.text)):
+                pieces.append(piece)
+                owners.append(number)
+        self._warn_of_unknown(pieces)
+        results = [""] * len(texts)
+        for number, piece, best in zip(owners, pieces, self._search(pieces, target_language, search), strict=True):
+            gap = " " if piece.endswith(" ") else ""
+            results[number] += self.vocabularies.target.decode(best[0].tokens) + gap
+        return [result.rstrip(" ") for result in results]
+
+    def translate_lines(
+        self,
+        lines: Iterable[str],
+        target_language: str | None = None,
+        *,
+        search: SearchSection | None = None,
+        context: int = 0,
+        window: int = WINDOW,
+    ) -> Iterator[str]:
+        """The translation of each line, in order, in bounded memory.
+
+        With `context`, a line is read together with so many lines before it, and its translation goes on from theirs:
+        for models that learnt from more than one sentence at a time. That goes line by line, and is slow.
+        """
+        lines = iter(lines)
+        if not context:
+            while block := list(islice(lines, window)):
+                yield from self.translate(block, target_language, search)
+            return
+        before: deque[tuple[str, str]] = deque(maxlen=context)
+        for line in lines:
+            translation = self._in_context(line, list(before), target_language, search)
+            if line.strip():
+                before.append((line, translation))
+            yield translation
+
+    def best(
+        self, text: str, count: int, target_language: str | None = None, search: SearchSection | None = None
+    ) -> list[tuple[str, float]]:
+        """The `count` best translations of one sentence, best first, with their scores (`decoding/autoregressive`)."""
+        self.vocabularies.check(target_language)
+        [found] = self._search([normalize_text(text, self.recipe.text)], target_language, search, num_best=count)
+        return [(self.vocabularies.target.decode(each.tokens), each.score) for each in found]
+
+    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float | str]:
+        """Scores on a manifest, and how many bad examples were left out."""
+        return self._translated(Manifest(Pair, [manifest], skip_bad=skip_bad))[0]
+
+    def explain(self, manifest: Path, skip_bad: bool = False) -> Evaluation:
+        """Scores on a manifest, and what became of each example; with attention maps of some."""
+        scores, predictions = self._translated(Manifest(Pair, [manifest], skip_bad=skip_bad))
+        is_by_edits = self.recipe.metric == "word_error_rate"
+        examples = []
+        for each in predictions:
+            length = len(each.source) if is_by_edits else len(self.vocabularies.source.encode(each.source))
+            value = metrics.sentence_score(each.references, each.hypothesis, is_by_edits=is_by_edits)
+            first, *others = each.references
+            examples.append(
+                Example(each.id, first, each.hypothesis, value, each.source, tuple(others), length=float(length))
+            )
+        direction: Direction = "min" if is_by_edits else "max"
+        indices = chosen(examples, direction)
+        mapped = indices[:: max(1, len(indices) // NUM_MAPS)][:NUM_MAPS]
+        return Evaluation(
+            title=f"Translation of {manifest.name}",
+            scores=scores,
+            examples=examples,
+            score_name="word error rate" if is_by_edits else "chrF",
+            direction=direction,
+            length_name="characters" if is_by_edits else "source tokens",
+            facts={"manifest": str(manifest), "parameters": f"{sum(p.numel() for p in self.model.parameters()):,}"},
+            attention=[self._attention(predictions[index]) for index in mapped],
+        )
+
+    def _pieces(self, text: str) -> list[str]:
+        """The text, or its sentences where it is longer than what the model learnt from."""
+        length = self.vocabularies.source.num_tokens
+        longest = self.recipe.data.longest_tokens
+        if not text:
+            return []
+        # No token is shorter than a byte: most lines need not be counted.
+        if len(text.encode()) <= longest or length([text])[0] <= longest:
+            return [text]
+        return sentences.pieces(text, longest, lambda piece: length([piece])[0])
+
+    def _search(
+        self,
+        texts: Sequence[str],
+        target_language: str | None,
+        section: SearchSection | None,
+        *,
+        num_best: int = 1,
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The best outputs for each normalised text; like lengths are searched together."""
+        vocabularies = self.vocabularies
+        rows = [vocabularies.source_tokens(vocabularies.source.encode(text), target_language) for text in texts]
+        results: list[list[Hypothesis]] = [[] for _ in rows]
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        for start in range(0, len(order), self.BATCH):
+            numbers = order[start : start + self.BATCH]
+            found = search(
+                self.model,
+                vocabularies,
+                _padded([rows[number] for number in numbers], vocabularies.source.special[PADDING]).to(self.device),
+                torch.tensor([len(rows[number]) for number in numbers], device=self.device),
+                section or self.recipe.search,
+                num_best=num_best,
+                prefixes=None if prefixes is None else [prefixes[number] for number in numbers],
+            )
+            for number, best in zip(numbers, found, strict=True):
+                results[number] = best
+        return results
+
+    def _in_context(
+        self,
+        line: str,
+        before: list[tuple[str, str]],
+        target_language: str | None,
+        section: SearchSection | None,
+    ) -> str:
+        """The translation of a line that goes on from lines before it and their translations."""
+        text = normalize_text(line, self.recipe.text)
+        length, longest = self.vocabularies.source.num_tokens, self.recipe.data.longest_tokens
+        whole = " ".join([*(normalize_text(source, self.recipe.text) for source, _ in before), text])
+        if not text or not before or length([whole])[0] > longest:
+            # Without words, or longer than what the model learnt from: with one line less before it.
+            return (
+                self._in_context(line, before[1:], target_language, section)
+                if text and before
+                else self.translate([line], target_language, section)[0]
+            )
+        prefix = self.vocabularies.target.encode(" ".join(translation for _, translation in before))
+        self._warn_of_unknown([text])
+        [[best]] = self._search([whole], target_language, section, prefixes=[prefix])
+        return self.vocabularies.target.decode(best.tokens[len(prefix) :])
+
+    def _warn_of_unknown(self, texts: Sequence[str]) -> None:
+        unknown = dict.fromkeys(
+            character for text in texts for character in self.vocabularies.source.unknown_characters(text)
+        )
+        if unknown:
+            shown = " ".join(map(repr, list(unknown)[:10])) + (" ..." if len(unknown) > 10 else "")
+            warn(f"{len(unknown)} characters that the model does not know, which it can only guess at: {shown}")
+
+    def _translated(self, manifest: Manifest[Pair]) -> tuple[dict[str, float | str], list[PairPrediction]]:
+        data = self.recipe.data.model_copy(update={"skip_bad": manifest.skip_bad})
+        section = self.recipe.model_copy(update={"data": data})
+        task = Translation(section, self.vocabularies, {"dev": manifest}, self.recipe.search)
+        predictions, num_skipped = trainer.predict(task, self.model, "dev", self.recipe.engine, self.device)
+        scores = score(self.recipe, predictions, is_full=True)
+        return {**scores, "skipped": num_skipped + manifest.num_skipped}, predictions
+
+    @torch.inference_mode()
+    def _attention(self, prediction: PairPrediction) -> AttentionMap:
+        """Where the decoder looked while it wrote its translation: all heads of all layers, watched by a hook."""
+        vocabularies = self.vocabularies
+        language = prediction.target_language
+        source = vocabularies.source_tokens(vocabularies.source.encode(prediction.source), language)
+        target = [vocabularies.begin, *vocabularies.target.encode(prediction.hypothesis)]
+        seen: list[Tensor] = []
+
+        def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            assert isinstance(module, Attention)
+            del output
+            seen.append(module.weights(*inputs)[0])  # (B = 1, H, T, S) -> (H, T, S)
+
+        handles = [layer.cross_attention.register_forward_hook(watch) for layer in self.model.decoder_layers()]
+        try:
+            self.model(
+                *(torch.tensor(each, device=self.device) for each in ([source], [len(source)], [target], [len(target)]))
+            )
+        finally:
+            for handle in handles:
+                handle.remove()
+        rows = [*(vocabularies.target.tokens[token] for token in target[1:]), END]
+        columns = [vocabularies.source.tokens[token] for token in source]
+        return AttentionMap(prediction.id, rows, columns, torch.cat(seen).float().cpu().numpy())
+
+
+def load(folder: Path, device: str) -> Translator:
+    """The model in a model directory."""
+    return Translator(folder, device)

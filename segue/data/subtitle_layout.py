@@ -1,0 +1,394 @@
+"""What in a cue is words, and how do other words take their place: with its tags, in lines of readable length?"""
+
+# ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
+
+import html
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Literal, NamedTuple
+
+from segue.data import sentences
+from segue.data.subtitle_files import Form
+
+_LINE = {"srt": r"\n|\\N|<[bB][rR] */?>", "vtt": r"\n", "ass": r"\\[nN]"}
+_SPACE = {"srt": "\u00a0", "vtt": "\u00a0", "ass": r"\\h|\u00a0"}
+_TAG = {
+    "srt": r"</?[a-zA-Z][^<>]*>|< */? *(?:i|b|u|s|font)\b[^<>]*>|\{\\[^{}]*\}",
+    "vtt": r"<[^<>]*>|\{\\[^{}]*\}",
+    "ass": r"\{[^}]*+\}",
+}
+_TOKEN = {
+    form: re.compile(rf"(?P<line>{_LINE[form]})|(?P<tag>{_TAG[form]})|(?P<space>{_SPACE[form]})") for form in _LINE
+}
+_ENTITY = re.compile(r"&#?\w{1,10};")
+_TAG_NAME = re.compile(r"<[ /]*([a-zA-Z]*)")
+_OVERRIDE = re.compile(r"\\([ibus])[0-9]")
+_CLOSING = re.compile(r"<\s*/.*|\{(?:\\(?:[ibus]0|r))+\}", re.DOTALL)
+
+_DASH = re.compile(r"(?:[-‐‑–—−]++|>{2,3}+)(?!\d)")
+_NOTES = "♩♪♫♬"
+_NOTE_BEFORE = re.compile(rf"[{_NOTES}]++|[#*](?=\s)")
+_NOTE_AFTER = re.compile(rf"(?:[{_NOTES}]++|(?<=\s)[#*])\Z")
+_BRACKETS = {"[": "]", "(": ")", "［": "］", "（": "）", "【": "】"}
+_STOPS = ".!?…。！？"
+_LONGEST_LABEL = 40
+_SPACE_RUN = re.compile(r"\s+")
+_SPACE_OR_NOT = re.compile(r"\s+|\S+")
+
+_SPACES = re.compile(r"[^\S\u00a0\u2007\u202f]+")  # those between words: no-break spaces stay in a translation
+_NO_LINE_START = re.compile(r"[!?:;,.%»”)\]]+\Z|\d+\Z")  # French punctuation; a number, that players take for a cue's
+
+Kind = Literal["words", "opening", "closing", "dash", "label", "note", "other", "space", "row"]
+_BREAKS_AFTER = ("words", "closing", "other")
+_BREAKS_BEFORE = ("words", "opening", "other")
+
+
+class Part(NamedTuple):
+    """A stretch of a cue's plain text. Only those of the kind "words" are translated."""
+
+    kind: Kind
+    start: int
+    end: int
+
+
+class Tag(NamedTuple):
+    """A tag and its place in the plain text."""
+
+    text: str
+    position: int
+
+
+class Cue(NamedTuple):
+    """A cue's text without its tags, cut into parts without a gap."""
+
+    plain: str
+    tags: list[Tag]
+    parts: list[Part]
+    form: Form
+
+    def text_of(self, part: Part) -> str:
+        """The words of a part in one line."""
+        text = ""
+        for line in self.plain[part.start : part.end].split("\n"):
+            line = " ".join(line.split())
+            text += " " * bool(text and line and sentences.are_apart(text, line)) + line
+        return text
+
+
+class Laid(NamedTuple):
+    """A cue's text as a file writes it, and its size."""
+
+    body: str
+    num_lines: int
+    widest: int
+    num_characters: int
+
+
+class _Word(NamedTuple):
+    text: str
+    gap: Literal["", " ", "\n"]
+    may_break: bool  # whether a line may end after it
+
+
+def read(body: str, form: Form) -> Cue:
+    """A cue's text taken apart."""
+    plain = ""
+    tags: list[Tag] = []
+    position = 0
+    for token in _tokens(body, form):
+        plain += _unescaped(body[position : token.start()], form)
+        position = token.end()
+        if token["tag"]:
+            tags.append(Tag(token["tag"], len(plain)))
+        else:
+            plain += "\n" if token["line"] else "\u00a0"
+    plain += _unescaped(body[position:], form)
+    return Cue(plain, tags, list(_parts(plain)), form)
+
+
+def clean(text: str, form: Form) -> str:
+    """A translation in one line and without what the form would take for a tag."""
+    if form == "ass":
+        text = text.replace("{", "(").replace("}", ")")
+    if form != "vtt":  # which can write these as text
+        text = _TOKEN[form].sub(lambda token: "" if token["tag"] else "\u00a0" if token["space"] else " ", text)
+    return _SPACES.sub(" ", text).strip()
+
+
+def write(cue: Cue, texts: Mapping[int, str], line_length: int) -> Laid:
+    """The cue with other words: `texts` are by the index of their part.
+
+    Tags keep their order, and their place by its share of the characters, at the nearest end of a word.
+    """
+    words: list[_Word] = []
+    spans: list[tuple[int, int]] = []  # words of each part
+    for index, part in enumerate(cue.parts):
+        start = len(words)
+        if part.kind in ("space", "row"):
+            if words and words[-1].gap != "\n":
+                after = cue.parts[index + 1].kind if index + 1 < len(cue.parts) else ""
+                may_break = cue.parts[index - 1].kind in _BREAKS_AFTER and after in _BREAKS_BEFORE
+                words[-1] = _Word(words[-1].text, "\n" if part.kind == "row" else " ", may_break)
+        elif part.kind == "words":
+            found = sentences.words(texts[index])
+            words += [_Word(word.rstrip(" "), " " if word.endswith(" ") else "", True) for word in found]
+            if found:
+                words[-1] = _Word(words[-1].text, "", False)
+        else:
+            inside = {tag.position for tag in cue.tags if part.start < tag.position < part.end}
+            cuts = [part.start, *sorted(inside), part.end]
+            words += [_Word(cue.plain[a:b], "", False) for a, b in pairwise(cuts)]
+        spans.append((start, len(words)))
+    if words:
+        words[-1] = _Word(words[-1].text, "", False)
+    laid = _in_lines(words, line_length)
+    lines = "".join(word.text + word.gap for word in laid).split("\n")
+    places = _places(cue, words, spans)
+    num_characters = sum(len(word.text) + bool(word.gap) for word in words)
+    return Laid(_with_tags(cue, laid, places), len(lines), max(map(len, lines)), num_characters)
+
+
+def _tokens(body: str, form: Form) -> Iterator[re.Match[str]]:
+    """Tags, line ends and hard spaces; in time linear in the body, since behind the last "}" no "{" begins a tag."""
+    last = body.rfind("}") + 1 if form == "ass" else len(body)
+    yield from _TOKEN[form].finditer(body, 0, last)
+    if last < len(body):
+        yield from _TOKEN[form].finditer(body.replace("{", " "), last)
+
+
+def _unescaped(text: str, form: Form) -> str:
+    return _ENTITY.sub(lambda entity: html.unescape(entity[0]), text) if form == "vtt" else text
+
+
+def _parts(plain: str) -> Iterator[Part]:
+    """The parts of a text, row by row: a dash, a label, a note or a description in brackets begins a row."""
+    rows: list[int] = [0]
+    position = 0
+    was_apart = False
+    for line in plain.split("\n"):
+        start, end = position, position + len(line)
+        text = line.strip()
+        is_apart = text[:1] in _BRACKETS and text.find(_BRACKETS[text[0]]) == len(text) - 1
+        begins = _DASH.match(text) or _NOTE_BEFORE.match(text) or _label_end(text, 0, len(text))
+        if start and (begins or is_apart or was_apart):
+            rows.append(start)
+        was_apart = bool(is_apart or _NOTE_AFTER.search(text[-8:]))
+        position = end + 1
+    for start, next_start in zip(rows, [*rows[1:], len(plain) + 1], strict=True):
+        if start:
+            yield Part("row", start - 1, start)
+        yield from _row(plain, start, next_start - 1)
+
+
+def _row(plain: str, start: int, end: int) -> list[Part]:
+    """The parts of one row or of what stands in brackets."""
+    left: list[Part] = []
+    right: list[Part] = []
+    while start < end:
+        kind: Kind = "space"
+        if match := _SPACE_RUN.match(plain, start, end):
+            stop = match.end()
+        elif match := _DASH.match(plain, start, end):
+            stop, kind = match.end(), "dash"
+        elif match := _NOTE_BEFORE.match(plain, start, end):
+            stop, kind = match.end(), "note"
+        elif stop := _label_end(plain, start, end):
+            kind = "label"
+        elif (stop := plain.find(_BRACKETS.get(plain[start], "\0"), start, end) + 1) and (
+            stop == end or plain[stop].isspace() or plain[stop] == ":"
+        ):
+            stop += plain.startswith(":", stop, end)
+            left += _in_brackets(plain, start, stop)
+            start = stop
+            continue
+        else:
+            break
+        left.append(Part(kind, start, stop))
+        start = stop
+    while start < end:
+        opening = next((a for a, b in _BRACKETS.items() if b == plain[end - 1]), "\0")
+        if plain[end - 1].isspace():
+            stop, kind = start + len(plain[start:end].rstrip()), "space"
+        elif match := _NOTE_AFTER.search(plain[max(start, end - 8) : end]):
+            stop, kind = end - len(match[0]), "note"
+        elif (stop := plain.rfind(opening, start, end)) > start and plain[start:stop].rstrip().endswith(tuple(_STOPS)):
+            right = _in_brackets(plain, stop, end) + right
+            end = stop
+            continue
+        else:
+            break
+        right.insert(0, Part(kind, stop, end))
+        end = stop
+    if any(map(str.isalpha, plain[start:end])):
+        left.append(Part("words", start, end))
+    else:
+        for match in _SPACE_OR_NOT.finditer(plain, start, end):
+            kind = "other" if not match[0].isspace() else "row" if "\n" in match[0] else "space"
+            left.append(Part(kind, *match.span()))
+    return left + right
+
+
+def _in_brackets(plain: str, start: int, end: int) -> list[Part]:
+    closing = end - 1 - (plain[end - 1] == ":")
+    inside = _row(plain, start + 1, closing)
+    return [Part("opening", start, start + 1), *inside, Part("closing", closing, end)]
+
+
+def _label_end(plain: str, start: int, end: int) -> int:
+    """Where a speaker's name as in "JOHN: Hello." ends; 0 where none begins."""
+    colon = plain.find(":", start, min(end, start + _LONGEST_LABEL))
+    if colon < 0 or not plain[start:colon].isupper() or "\n" in plain[start:colon]:
+        return 0
+    return colon + 1 if colon + 1 == end or plain[colon + 1].isspace() else 0
+
+
+def _places(cue: Cue, words: Sequence[_Word], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Before which of the words each tag comes, in their order and so that a pair keeps words between."""
+    solid = list(accumulate((not character.isspace() for character in cue.plain), initial=0))
+    reached = list(accumulate((_solid(word.text) for word in words), initial=0))
+    starts = [part.start for part in cue.parts]
+    ends = [part.end for part in cue.parts]
+    places: list[int] = []
+    for tag in cue.tags:
+        closes = _CLOSING.fullmatch(tag.text)
+        index = bisect_left(ends, tag.position) if closes else bisect_right(starts, tag.position) - 1
+        if 0 <= index < len(spans):
+            part, (first, last) = cue.parts[index], spans[index]
+            share = (solid[tag.position] - solid[part.start]) / max(1, solid[part.end] - solid[part.start])
+            place = nearest(reached, reached[first] + share * (reached[last] - reached[first]), first, last)
+        else:
+            place = 0
+        places.append(max(place, *places[-1:]) if places else place)
+    pairs = [(a, b) for a, b in _pairs(cue.tags) if solid[cue.tags[a].position] < solid[cue.tags[b].position]]
+    first_of = {b: a for a, b in pairs}
+    last_of = dict(pairs)
+    for index, place in enumerate(places):
+        least = places[first_of[index]] + 1 if index in first_of else 0
+        places[index] = min(len(words), max(place, least, places[index - 1] if index else 0))
+    for index in reversed(range(len(places))):
+        most = places[last_of[index]] - 1 if index in last_of else len(words)
+        places[index] = max(0, min(places[index], most, places[index + 1] if index + 1 < len(places) else most))
+    return places
+
+
+def nearest(reached: Sequence[int], wanted: float, first: int, last: int) -> int:
+    """The index from `first` to `last` at which the rising numbers `reached` come closest to `wanted`."""
+    index = bisect_left(reached, wanted, first, last)
+    return index - 1 if index > first and wanted - reached[index - 1] <= reached[index] - wanted else index
+
+
+def _pairs(tags: Sequence[Tag]) -> Iterator[tuple[int, int]]:
+    """Indices of the tags that open and close one thing."""
+    is_open: dict[str, list[int]] = {}
+    for index, tag in enumerate(tags):
+        found = _TAG_NAME.match(tag.text) or _OVERRIDE.search(tag.text)
+        same = is_open.setdefault(found[1].lower() if found else "", [])
+        if not _CLOSING.fullmatch(tag.text):
+            same.append(index)
+        elif same:
+            yield same.pop(), index
+
+
+def lasting_tags(cue: Cue) -> tuple[str, ...]:
+    """The tags that hold for the whole cue: those at its start that are not closed before its end."""
+    end = len(cue.plain.rstrip())
+    closed = {a for a, b in _pairs(cue.tags) if cue.tags[b].position < end}
+    start = len(cue.plain) - len(cue.plain.lstrip())
+    return tuple(tag.text for index, tag in enumerate(cue.tags) if tag.position <= start and index not in closed)
+
+
+def _solid(text: str) -> int:
+    """Characters that are no space."""
+    return len(text) - sum(map(str.isspace, text))
+
+
+def _with_tags(cue: Cue, words: Sequence[_Word], places: Sequence[int]) -> str:
+    """The text as the file writes it: before a space go the tags that close, behind it those that open."""
+    parts: list[str] = []
+    at = 0
+    line = {"srt": "\n", "vtt": "\n", "ass": r"\N"}[cue.form]
+    for index in range(len(words) + 1):
+        gap = words[index - 1].gap.replace("\n", line) if index else ""
+        while at < len(places) and places[at] <= index:
+            if gap and not _CLOSING.fullmatch(cue.tags[at].text):
+                parts.append(gap)
+                gap = ""
+            parts.append(cue.tags[at].text)
+            at += 1
+        parts.append(gap)
+        if index < len(words):
+            parts.append(_escaped(words[index].text, cue.form))
+    return "".join(parts)
+
+
+def _escaped(text: str, form: Form) -> str:
+    if form == "vtt":
+        return html.escape(text, quote=False).replace("\u00a0", "&nbsp;")
+    return text.replace("\u00a0", r"\h") if form == "ass" else text
+
+
+def _in_lines(words: Sequence[_Word], line_length: int) -> list[_Word]:
+    """The words with line ends in place of some spaces: as few lines as fit, and balanced ones."""
+    laid: list[_Word] = []
+    start = 0
+    for index, word in enumerate(words):
+        if word.gap == "\n" or index + 1 == len(words):
+            row = list(words[start : index + 1])
+            for last in _breaks(row, line_length):
+                row[last] = _Word(row[last].text, "\n", True)
+            laid += row
+            start = index + 1
+    return laid
+
+
+def _breaks(row: Sequence[_Word], line_length: int) -> list[int]:
+    """The words of a row behind which a line ends."""
+    ends = [0]  # where each word ends, with its gap
+    for word in row:
+        ends.append(ends[-1] + len(word.text) + (word.gap == " "))
+
+    def width(start: int, stop: int) -> int:
+        return ends[stop] - ends[start] - (row[stop - 1].gap == " ")
+
+    stops = [index + 1 for index, word in enumerate(row) if word.may_break and index + 1 < len(row)]
+    greedy: list[int] = []
+    start, last = 0, 0
+    for stop in [*stops, len(row)]:
+        if width(start, stop) > line_length and last > start:
+            greedy.append(last)
+            start = last
+        last = stop
+    num_lines = len(greedy) + 1
+    if not 1 < num_lines < 6:
+        return [stop - 1 for stop in greedy]
+    target = width(0, len(row)) / num_lines
+    # The least cost to reach each stop, and the stops on the way; a line is as wide as fits, or one word.
+    reached: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+    for number in range(num_lines):
+        found: dict[int, tuple[float, list[int]]] = {}
+        ends_here = [len(row)] if number + 1 == num_lines else stops
+        for start, (cost, way) in reached.items():
+            before = [stop for stop in ends_here if stop > start]
+            for stop in before:
+                size = width(start, stop)
+                if size > line_length and stop != next(here for here in [*stops, len(row)] if here > start):
+                    break
+                total = cost + (size - target) ** 2 + (_break_cost(row, stop) if stop < len(row) else 0.0)
+                if stop not in found or total < found[stop][0]:
+                    found[stop] = (total, [*way, stop - 1])
+        reached = found
+    return reached[len(row)][1][:-1] if len(row) in reached else [stop - 1 for stop in greedy]
+
+
+def _break_cost(row: Sequence[_Word], stop: int) -> float:
+    """What it costs to end a line here, in squared characters of unbalance."""
+    word, following = row[stop - 1].text, row[stop].text
+    if _NO_LINE_START.match(following):
+        return 1e6
+    if sentences.has_stop(word):
+        return 0.0
+    if sentences.ends_clause(word):
+        return 40.0
+    return 350.0 if sentences.is_short(word) else 200.0

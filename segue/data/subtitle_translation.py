@@ -1,0 +1,328 @@
+"""How is a subtitle file translated, in time and in shape?"""
+
+# ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+from segue.data import sentences, subtitle_files, subtitle_layout
+from segue.data.subtitle_files import Form
+from segue.data.subtitle_files import decode as decode
+
+LONGEST_GAP_MS = 1500  # a sentence goes on in the next cue up to this pause
+LONGEST_OVERLAP_MS = 200  # and where cues overlap by a few frames
+MOST_CUES_OF_A_SENTENCE = 6
+LEAST_SHARE_OF_STOPS = 0.1  # of cues; with fewer, the file has no punctuation that could tell where a sentence ends
+WORTH_OF_PUNCTUATION = 0.3  # of a cue's share: so far from its place a sentence is cut, to be cut behind punctuation
+SHOWN = 5  # cues that a warning names
+
+_BROKEN_OFF = re.compile(r"(?:[-–—:;]|[\"'”’»)\]」』）])\Z")
+_DOTS_AFTER = re.compile(r"(?<=[^ .…]) ?(?:\.\.+|…+)\Z")
+_DOTS_BEFORE = re.compile(r"(?:\.\.+|…+) ?(?=[^ .…])")
+
+
+class Shape(NamedTuple):
+    """What can be read: the usual limits of broadcasters."""
+
+    line_length: int = 42
+    """Characters."""
+
+    lines: int = 2
+    reading_speed: float = 17.0
+    """Characters a second."""
+
+
+class Translated(NamedTuple):
+    """A file in another language, and what a person should look at."""
+
+    text: str
+    warnings: list[str]
+    num_cues: int
+    num_sentences: int
+    """Of those that were translated: what `translator` was given."""
+
+
+class _Segment(NamedTuple):
+    """Words of one cue that stand together."""
+
+    cue: int
+    part: int
+    text: str
+    before: str = ""
+    """Dots that say that a sentence goes on, as `after`: the translator does not see them."""
+
+    after: str = ""
+
+
+class _Sentence(NamedTuple):
+    """A sentence and how many characters of it each segment of its group holds."""
+
+    text: str
+    shares: dict[int, int]
+
+
+class _Group(NamedTuple):
+    """Segments that share sentences, in the order of time."""
+
+    segments: list[_Segment]
+    sentences: list[_Sentence]
+
+
+def translate(content: bytes, form: Form, translator: Callable[[list[str]], list[str]], shape: Shape) -> Translated:
+    """The subtitles with the sentences that `translator` returns, in the order in which it was given them.
+
+    Times, the order of cues and all that is no text stay as they were. A sentence over several cues is translated as
+    one and shared out again. `translator` is called once or, where nothing is to translate, never; it cares for batches
+    and long sentences.
+    """
+    encoding = subtitle_files.encoding_of(content)
+    file = subtitle_files.read(content.decode(encoding), form)
+    cues = [subtitle_layout.read(cue.body, form) for cue in file.cues]
+    groups = _groups(file.cues, cues)
+    asked = [sentence.text for group in groups for sentence in group.sentences if _has_letters(sentence.text)]
+    answers = translator([text.rstrip() for text in asked]) if asked else []
+    assert len(answers) == len(asked), "a translator returns as many sentences as it is given"
+    texts: list[dict[int, str]] = [{} for _ in cues]
+    left: set[int] = set()
+    position = 0
+    for group in groups:
+        translations: list[str] = []
+        for sentence in group.sentences:
+            translation = sentence.text.rstrip()
+            if _has_letters(sentence.text):
+                translation = subtitle_layout.clean(answers[position], form)
+                position += 1
+                if not translation:
+                    translation = sentence.text.rstrip()
+                    left |= {group.segments[index].cue for index in sentence.shares}
+            translations.append(translation)
+        for segment, text in zip(group.segments, _shared_out(group, translations, file.cues, shape), strict=True):
+            texts[segment.cue][segment.part] = text
+    laid = [
+        subtitle_layout.write(cue, of_cue, shape.line_length) if of_cue else None
+        for cue, of_cue in zip(cues, texts, strict=True)
+    ]
+    bodies = [old.body if new is None else new.body for old, new in zip(file.cues, laid, strict=True)]
+    warnings = [
+        *_of_file(file, encoding),
+        *_of_shape(file.cues, cues, laid, shape),
+        _told(sorted(left), "left untranslated, since the translation came back empty", file.cues),
+    ]
+    return Translated(subtitle_files.write(file, bodies), list(filter(None, warnings)), len(cues), len(asked))
+
+
+def _has_letters(text: str) -> bool:
+    return any(map(str.isalpha, text))
+
+
+def _groups(file_cues: Sequence[subtitle_files.Cue], cues: Sequence[subtitle_layout.Cue]) -> list[_Group]:
+    """The segments of a file, those with a common sentence in one group."""
+    order = sorted(range(len(cues)), key=lambda index: (file_cues[index].start, file_cues[index].end, index))
+    chains: list[list[_Segment]] = []
+    last: dict[tuple[object, ...], tuple[int, int]] = {}  # of each place: its last chain, and cues in its last sentence
+    spoken = [
+        [_Segment(index, number, cue.text_of(part)) for number, part in enumerate(cue.parts) if part.kind == "words"]
+        for index, cue in enumerate(cues)
+    ]
+    spoken = [[] if cue.skipped else segments for cue, segments in zip(file_cues, spoken, strict=True)]
+    num_stops = sum(bool(segments and sentences.has_stop(segments[-1].text)) for segments in spoken)
+    may_join = num_stops >= LEAST_SHARE_OF_STOPS * sum(map(bool, spoken))
+    for index in order:
+        segments = spoken[index]
+        if not segments:
+            continue
+        kinds = [part.kind for part in cues[index].parts if part.kind not in ("space", "note")]
+        is_music = any(part.kind == "note" for part in cues[index].parts)
+        place = (file_cues[index].place, subtitle_layout.lasting_tags(cues[index]), is_music)
+        is_aside = kinds[0] == "opening" and kinds.index("closing") == len(kinds) - 1
+        before, num_cues = (-1, 0) if is_aside else last.pop(place, (-1, 0))
+        follows = may_join and kinds[0] == "words" and 0 < num_cues < MOST_CUES_OF_A_SENTENCE
+        if follows:
+            previous = chains[before][-1]
+            gap = file_cues[index].start - file_cues[previous.cue].end
+            is_near = -LONGEST_OVERLAP_MS <= gap < LONGEST_GAP_MS
+            follows = is_near and _goes_on(previous.text, segments[0].text, is_music)
+        for number, segment in enumerate(segments):
+            if number == 0 and follows:
+                chains[before][-1:] = _without_dots(chains[before][-1], segment)
+            else:
+                chains.append([segment])
+        if kinds[-1] == "words":
+            is_one = follows and len(segments) == 1 and len(sentences.split(segments[0].text)) == 1
+            chain = before if follows and len(segments) == 1 else len(chains) - 1
+            last[place] = chain, num_cues + 1 if is_one else 1
+    return [_grouped(chain) for chain in chains]
+
+
+def _goes_on(before: str, after: str, is_music: bool) -> bool:
+    """Whether a sentence of one cue goes on in the next."""
+    first = after.lstrip("\"'“„‚‘«»‹›([{¿¡….")[:1]
+    if before.isupper() != after.isupper() and len(before) > 1 and len(after) > 1:  # a sign or title beside speech
+        return False
+    if (is_music or _BROKEN_OFF.search(before)) and not first.islower():
+        return False
+    return len(sentences.split(f"{before} {after}")) < len(sentences.split(before)) + len(sentences.split(after))
+
+
+def _without_dots(before: _Segment, after: _Segment) -> tuple[_Segment, _Segment]:
+    """Two segments of one sentence without the ellipses where the one goes over into the other."""
+    if dots := _DOTS_AFTER.search(before.text):
+        before = before._replace(text=before.text[: dots.start()], after=dots[0])
+    if dots := _DOTS_BEFORE.match(after.text):
+        after = after._replace(text=after.text[dots.end() :], before=dots[0])
+    return before, after
+
+
+def _grouped(segments: list[_Segment]) -> _Group:
+    """The sentences of segments, and which characters of each are whose."""
+    text = ""
+    ends: list[int] = []
+    for segment in segments:
+        text += " " * bool(text and sentences.are_apart(text, segment.text)) + segment.text
+        ends.append(len(text))
+    found: list[_Sentence] = []
+    start = index = 0
+    for sentence in sentences.split(text):
+        end = start + len(sentence)
+        shares: dict[int, int] = {}
+        while start < end:
+            stop = min(end, ends[index])
+            size = sum(not character.isspace() for character in text[start:stop])
+            if size:
+                shares[index] = size
+            start = stop
+            if start == ends[index] and index + 1 < len(ends):
+                index += 1
+            elif start == ends[index]:
+                break
+        start = end
+        found.append(_Sentence(sentence, shares))
+    return _Group(segments, found)
+
+
+def _shared_out(
+    group: _Group, translations: Sequence[str], cues: Sequence[subtitle_files.Cue], shape: Shape
+) -> list[str]:
+    """The text of each segment: by its share of the source, or, where a cue were too fast, also by its seconds."""
+    seconds = [max(0, cues[segment.cue].end - cues[segment.cue].start) / 1000 for segment in group.segments]
+
+    def with_weights(by_seconds: float) -> list[str]:
+        parts: list[list[tuple[str, str]]] = [[] for _ in group.segments]
+        for sentence, translation in zip(group.sentences, translations, strict=True):
+            size, duration = sum(sentence.shares.values()), sum(seconds[index] for index in sentence.shares)
+            weights = [
+                (1 - by_seconds) * share / size + by_seconds * (seconds[index] / duration if duration else 0)
+                for index, share in sentence.shares.items()
+            ]
+            for index, text in zip(sentence.shares, _portions(translation, weights), strict=True):
+                parts[index].append((sentence.text, text))
+        joined = [sentences.join([source for source, _ in part], [text for _, text in part]) for part in parts]
+        return [f"{each.before}{text}{each.after}" for each, text in zip(group.segments, joined, strict=True)]
+
+    def speed(texts: Sequence[str]) -> float:
+        return max(len(text) / duration if duration else 0.0 for text, duration in zip(texts, seconds, strict=True))
+
+    texts = with_weights(0.0)
+    if len(texts) > 1 and speed(texts) > shape.reading_speed:
+        texts = min(texts, with_weights(0.5), key=speed)
+    return texts
+
+
+def _portions(text: str, weights: Sequence[float]) -> list[str]:
+    """`text` cut between words in proportion to `weights`, rather behind punctuation; none empty if words suffice.
+
+    What is cut in its own proportions is cut exactly there: a text that stays the same stays where it was.
+    """
+    if len(weights) == 1:
+        return [text]
+    words = sentences.words(text)
+    reached = list(accumulate((len(word.rstrip()) for word in words), initial=0))
+    worst = WORTH_OF_PUNCTUATION * reached[-1] / len(weights)
+    cuts = [0]
+    least = 1 if len(words) >= len(weights) else 0
+    for number, share in enumerate(list(accumulate(weights))[:-1], 1):
+        costs: dict[int, float] = {}
+        for cut in range(cuts[-1] + least, len(words) + 1 - least * (len(weights) - number)):
+            distance = abs(reached[cut] - share * reached[-1])
+            word = words[cut - 1] if cut else ""
+            penalty = 0.0 if sentences.ends_clause(word) else 1.5 * worst if sentences.is_short(word) else worst
+            costs[cut] = distance + penalty if distance > 1e-6 else 0.0
+        cuts.append(min(costs, key=lambda cut: costs[cut]))
+    return ["".join(words[a:b]).rstrip() for a, b in zip(cuts, [*cuts[1:], len(words)], strict=True)]
+
+
+def _told(numbers: Sequence[int], what: str, cues: Sequence[subtitle_files.Cue], notes: Sequence[str] = ()) -> str:
+    """One warning about some cues, "" about none: how many they are, and the first of them."""
+    if not numbers:
+        return ""
+    named = [
+        f"{number + 1} ({notes[at] if notes else _clock(cues[number].start)})"
+        for at, number in enumerate(numbers[:SHOWN])
+    ]
+    more = ", ..." if len(numbers) > SHOWN else ""
+    return f"{'1 cue is' if len(numbers) == 1 else f'{len(numbers)} cues are'} {what}: {', '.join(named)}{more}"
+
+
+def _clock(milliseconds: int) -> str:
+    seconds = milliseconds // 1000
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _of_file(file: subtitle_files.File, encoding: str) -> list[str]:
+    """What is odd about the file itself; it stays as it is."""
+    cues = file.cues
+    order = sorted(range(len(cues)), key=lambda index: (cues[index].start, cues[index].end, index))
+    overlapping: list[int] = []
+    latest = 0
+    for index in order:
+        if cues[index].start < latest and cues[index].end > cues[index].start:
+            overlapping.append(index)
+        latest = max(latest, cues[index].end)
+    every = range(len(cues))
+    told = [
+        _told([i for i in every[1:] if cues[i].start < cues[i - 1].start], "earlier than the one before", cues),
+        _told(sorted(overlapping), "seen while another still is", cues),
+        _told([i for i in every if cues[i].end <= cues[i].start], "of no length in time", cues),
+        _told([i for i in every if not cues[i].body], "empty", cues),
+        _told([i for i in every if cues[i].skipped == "effect"], "a generated effect, and left as it was", cues),
+    ]
+    if not encoding.startswith("utf"):
+        told.append(f"the file is not in Unicode, and read as {encoding}: if letters are wrong, save it as UTF-8 first")
+    if file.num_outside:
+        told.append(f"blocks that belong to no cue, and stay as they were: {file.num_outside}")
+    return told
+
+
+def _of_shape(
+    file_cues: Sequence[subtitle_files.Cue],
+    cues: Sequence[subtitle_layout.Cue],
+    laid: Sequence[subtitle_layout.Laid | None],
+    shape: Shape,
+) -> list[str]:
+    """Which cues are too much to read."""
+    fast: dict[int, str] = {}
+    large: dict[int, str] = {}
+    empty: list[int] = []
+    for index, (times, cue, new) in enumerate(zip(file_cues, cues, laid, strict=True)):
+        if times.skipped:
+            continue
+        num_characters = len(cue.plain) if new is None else new.num_characters
+        seconds = (times.end - times.start) / 1000
+        if seconds > 0 and num_characters / seconds > shape.reading_speed:
+            fast[index] = f"{num_characters / seconds:.1f}"
+        if new is None:
+            continue
+        if not new.num_characters:
+            empty.append(index)
+        if new.widest > shape.line_length:
+            large[index] = f"{new.widest} characters"
+        elif new.num_lines > shape.lines:
+            large[index] = f"{new.num_lines} lines"
+    limit = f"{shape.lines} lines of {shape.line_length} characters"
+    return [
+        _told(list(fast), f"faster than {shape.reading_speed:g} characters a second", file_cues, list(fast.values())),
+        _told(list(large), f"larger than {limit}", file_cues, list(large.values())),
+        _told(empty, "without words now: their sentence has fewer than they are", file_cues),
+    ]

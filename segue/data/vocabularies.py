@@ -1,0 +1,73 @@
+"""Which tokens do the two sides of a translation have? Two tokenizers, or a joint one, and the languages to write."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from segue.data import tokenizer
+from segue.data.examples import Pair
+from segue.data.text import TextSection, normalize
+from segue.data.tokenizer import UNKNOWN, Tokenizer, TokenizerSection
+from segue.errors import UserError
+
+PADDING, BEGIN, END = "<pad>", "<s>", "</s>"
+TO_LANGUAGE = "<2{}>"  # before the source (Johnson et al. 2017, arXiv:1611.04558, section 3)
+
+
+class Vocabularies:
+    """The tokenizers of both sides, and the languages that a multilingual model can write."""
+
+    def __init__(self, source: Tokenizer, target: Tokenizer) -> None:
+        self.source, self.target = source, target
+        before, after = TO_LANGUAGE.split("{}")
+        self.languages = [
+            token.removeprefix(before).removesuffix(after) for token in source.special if token.startswith(before)
+        ]
+        """Target languages of the training data, none where they did not say."""
+        for side in (source, target):
+            for token in (PADDING, BEGIN, END, UNKNOWN):
+                if token not in side.special:
+                    raise UserError(f"tokenizer: it lacks the special token {token}; it belongs to another task")
+        self.padding, self.begin, self.end = (target.special[token] for token in (PADDING, BEGIN, END))
+
+    def source_tokens(self, tokens: list[int], language: str | None) -> list[int]:
+        """What the encoder reads: the target language where there are several, the tokens, the end."""
+        first = [self.source.special[TO_LANGUAGE.format(language)]] if len(self.languages) > 1 else []
+        return [*first, *tokens, self.source.special[END]]
+
+    def check(self, language: str | None) -> None:
+        """Raises a UserError where the model cannot write this language."""
+        if language is None and len(self.languages) > 1:
+            raise UserError(f"a target language is needed (languages: {', '.join(self.languages)})")
+        if language is not None and self.languages and language not in self.languages:
+            raise UserError(f"unknown target language {language!r} (languages: {', '.join(self.languages)})")
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json`, and `source_tokenizer.json` where the source has its own."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.source is not self.target:
+            self.source.save(folder / "source_tokenizer.json")
+        self.target.save(folder / "tokenizer.json")  # last: where it is, all is
+
+    @staticmethod
+    def load(folder: Path) -> "Vocabularies":
+        """Reads what `save` wrote."""
+        target, source = Tokenizer.load(folder / "tokenizer.json"), folder / "source_tokenizer.json"
+        return Vocabularies(Tokenizer.load(source) if source.is_file() else target, target)
+
+    @staticmethod
+    def build(
+        section: TokenizerSection, source_section: TokenizerSection | None, rule: TextSection, pairs: Iterable[Pair]
+    ) -> "Vocabularies":
+        """Learnt from the training pairs: from both sides together where the source has no tokenizer of its own."""
+        sources, targets, languages = list[str](), list[str](), set[str]()
+        for pair in pairs:
+            sources.append(normalize(pair.source, rule))
+            targets.append(normalize(pair.target, rule))
+            if pair.target_language is not None:
+                languages.add(pair.target_language)
+        special = [PADDING, BEGIN, END, UNKNOWN, *(TO_LANGUAGE.format(each) for each in sorted(languages))]
+        if source_section is not None:
+            source = tokenizer.build(source_section, sources, special)
+            return Vocabularies(source, tokenizer.build(section, targets, special))
+        joint = tokenizer.build(section, sources + targets, special)
+        return Vocabularies(joint, joint)

@@ -1,0 +1,102 @@
+"""How are files translated? Lines of text, in a stream; subtitles, as whole files. Knows no model."""
+
+import codecs
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, get_args
+
+from segue.data import subtitle_translation
+from segue.data.subtitle_files import Form
+from segue.data.subtitle_translation import Shape
+from segue.errors import UserError, warn
+
+Translate = Callable[[Iterable[str]], Iterator[str]]
+"""Lines to their translations, in order, one for one, reading few lines ahead."""
+
+TEXT = ("", ".txt")  # suffixes of files that hold a text a line
+WIDE_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before that of UTF-16, which it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+SUBTITLES = tuple(f".{form}" for form in get_args(Form))
+
+
+def lines(file: BinaryIO, name: str) -> Iterator[str]:
+    """The lines of a stream in UTF-8, with or without a byte order mark, without their ends."""
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}:{number}: not UTF-8: {error.reason} at byte {error.start + 1}") from None
+        yield text.rstrip("\r\n")
+
+
+def targets(sources: list[Path], out: Path | None, language: str) -> list[Path]:
+    """Where the translations go: NAME.LANG.srt beside each NAME.srt or in the folder `out`; or the one file `out`.
+
+    Raises a UserError for files that cannot be translated, and where one would be written over another.
+    """
+    known = (*TEXT, *SUBTITLES)
+    for source in sources:
+        if source.suffix.lower() not in known:
+            raise UserError(f"{source}: what kind of file is this? Known: {', '.join(filter(None, known))}")
+    if out is not None and out.suffix.lower() in known and out.suffix and not out.is_dir():
+        if len(sources) > 1:
+            raise UserError(f"--out {out}: one file cannot hold {len(sources)} translations; give a folder")
+        if out.suffix.lower() != sources[0].suffix.lower():
+            raise UserError(
+                f"--out {out}: {sources[0]} stays of its kind, so the name has to end in {sources[0].suffix}"
+            )
+        found = [out]
+    else:
+        names = [f"{source.stem}.{language}{source.suffix}" for source in sources]
+        found = [(source.parent if out is None else out) / name for source, name in zip(sources, names, strict=True)]
+    taken = [path.resolve() for path in sources]
+    for path in found:
+        if path.resolve() in taken:
+            raise UserError(f"{path}: is to be read or written already; give another --out")
+        taken.append(path.resolve())
+    return found
+
+
+def translate(source: Path, target: Path, translator: Translate, shape: Shape) -> None:
+    """Translates a file into another of its kind, in UTF-8; warns of what a person should look at.
+
+    `target` is replaced at once when all of it is done. A UserError if the file cannot be read.
+    """
+    if not source.is_file():
+        raise UserError(f"{source}: no such file")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".partial_{target.name}")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as written:
+            if source.suffix.lower() in TEXT:
+                for line in _text(source, translator):
+                    written.write(line + "\n")
+            else:
+                [form] = [form for form in get_args(Form) if source.suffix.lower() == f".{form}"]
+                try:
+                    found = subtitle_translation.translate(
+                        source.read_bytes(), form, lambda texts: list(translator(texts)), shape
+                    )
+                except UserError as problem:
+                    raise UserError(f"{source}: {problem}") from None
+                for warning in found.warnings:
+                    warn(f"{source}: {warning}")
+                written.write(found.text)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _text(source: Path, translator: Translate) -> Iterator[str]:
+    with source.open("rb") as file:
+        start = file.read(4)
+        file.seek(0)
+        mark = next((mark for mark in WIDE_MARKS if start.startswith(mark)), None)
+        if mark is None:
+            yield from translator(lines(file, str(source)))
+        else:
+            yield from translator(file.read().decode(WIDE_MARKS[mark]).splitlines())
