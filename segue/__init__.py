@@ -9,7 +9,7 @@ __all__ = ["load", "train"]
 def load(model: str | Path, device: str = "auto") -> Any:
     """The trained model in a run directory or a model directory, ready for use.
 
-    A speech model has `transcribe(path)` and `evaluate(manifest)`.
+    A speech model has `transcribe(path)`, a translation model `translate(texts)`; both have `evaluate(manifest)`.
     """
     from segue import tasks
 

@@ -189,6 +189,14 @@ def test_a_sentence_over_three_cues_is_translated_as_one_and_shared_out_in_propo
     assert found == ["Ich glaube,", "dass wir nie hätten", "kommen sollen. Halt!"]
 
 
+def test_a_sentence_is_rather_cut_behind_punctuation() -> None:
+    table = {"I don't know what you are talking about, but I like it.": "我不知道你在说什么，但是我很喜欢它。"}
+    assert translated("I don't know what you are talking about,", "but I like it.", by=by_table(table)) == [
+        "我不知道你在说什么，",
+        "但是我很喜欢它。",
+    ]
+
+
 def test_every_cue_of_a_sentence_gets_words_if_there_are_enough() -> None:
     assert translated("One long beginning of it", "and", "an end.", by=lambda texts: ["A b c"]) == ["A", "b", "c"]
     result = translate(srt("This is", "a sentence", "of three.").encode(), "srt", lambda texts: ["Eins."], SLOW)
@@ -217,6 +225,15 @@ def test_cues_of_other_sentences_speakers_or_styles_are_not_joined(texts: tuple[
     given: list[str] = []
     translate(srt(*texts, "End.").encode(), "srt", lambda each: given.extend(each) or each, SLOW)
     assert len(given) == 3 or texts[0] == "What?"
+
+
+@pytest.mark.parametrize(
+    "texts", [("<i>We</i> were", "never."), ("<i>We were</i>", "<i>never.</i>"), ("♪ we", "♪ go ♪")]
+)
+def test_a_sentence_goes_on_in_a_cue_of_the_same_style(texts: tuple[str, str]) -> None:
+    given: list[str] = []
+    translate(srt(*texts, "End.").encode(), "srt", lambda each: given.extend(each) or each, SLOW)
+    assert len(given) == 2
 
 
 def test_the_last_cue_of_a_place_is_what_a_sentence_goes_on_from() -> None:
@@ -351,8 +368,21 @@ def test_nothing_to_translate_asks_no_translator() -> None:
 def test_lines_are_few_balanced_and_end_behind_punctuation() -> None:
     found = translated("I would really like to go there, but I simply cannot do that.", by=same)
     assert found == ["I would really like to go there,\\Nbut I simply cannot do that."]
+    assert translated("aaaaa bbbbb ccccc ddddd, eee. fffff ggggg hhhhh iiiii", by=same) == [
+        "aaaaa bbbbb ccccc ddddd, eee.\\Nfffff ggggg hhhhh iiiii"
+    ]
     assert translated("this one fits\non a line", by=same) == ["this one fits on a line"]
     assert translated("你" * 50, by=same) == ["你" * 25 + "\\N" + "你" * 25]
+
+
+def test_no_line_begins_with_a_mark_or_number_or_ends_with_a_note() -> None:
+    assert translated("aaaaa bbbbb ccccc ddddd ! eeeee fffff ggggg ddddd", by=same) == [
+        "aaaaa bbbbb ccccc ddddd !\\Neeeee fffff ggggg ddddd"
+    ]
+    assert translated("aaaaa bbbbb ccccc ddddd 1999 eeeee fffff ggggg ddd", by=same) == [
+        "aaaaa bbbbb ccccc ddddd 1999\\Neeeee fffff ggggg ddd"
+    ]
+    assert translated(f"♪ {'x' * 42} ♪", by=same) == [f"♪ {'x' * 42} ♪"]
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=12), min_size=1, max_size=16))
@@ -446,7 +476,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 
 def test_line_ends_and_all_lines_but_the_words_stay_in_subrip() -> None:
     text = """7|00:00:01,5 --> 0:00:02.75  X1:1 X2:2 Y1:3 Y2:4|Hello.|||00:00:03,000 --> 00:00:04,000|You.|12|\
-00:00:05,000 --> 00:00:06,000||Apart||9|00:00:07,000 --> 00:00:08,000|42||""".replace("|", "\r\n")
+00:00:05,000 --> 00:00:06,000||Apart||9||00:00:07,000 --> 00:00:08,000|42||""".replace("|", "\r\n")
     expected = text.replace("Hello", "HELLO").replace("You", "YOU").replace("Apart", "APART")
     result = translate(codecs.BOM_UTF8 + text.encode(), "srt", shouted, SLOW)
     assert result.text == expected

@@ -124,6 +124,7 @@ def write(cue: Cue, texts: Mapping[int, str], line_length: int) -> Laid:
     """
     words: list[_Word] = []
     spans: list[tuple[int, int]] = []  # words of each part
+    tagged = sorted({tag.position for tag in cue.tags})
     for index, part in enumerate(cue.parts):
         start = len(words)
         if part.kind in ("space", "row"):
@@ -137,9 +138,8 @@ def write(cue: Cue, texts: Mapping[int, str], line_length: int) -> Laid:
             if found:
                 words[-1] = _Word(words[-1].text, "", False)
         else:
-            inside = {tag.position for tag in cue.tags if part.start < tag.position < part.end}
-            cuts = [part.start, *sorted(inside), part.end]
-            words += [_Word(cue.plain[a:b], "", False) for a, b in pairwise(cuts)]
+            inside = tagged[bisect_right(tagged, part.start) : bisect_left(tagged, part.end)]
+            words += [_Word(cue.plain[a:b], "", False) for a, b in pairwise([part.start, *inside, part.end])]
         spans.append((start, len(words)))
     if words:
         words[-1] = _Word(words[-1].text, "", False)
@@ -257,7 +257,7 @@ def _places(cue: Cue, words: Sequence[_Word], spans: Sequence[tuple[int, int]]) 
         if 0 <= index < len(spans):
             part, (first, last) = cue.parts[index], spans[index]
             share = (solid[tag.position] - solid[part.start]) / max(1, solid[part.end] - solid[part.start])
-            place = nearest(reached, reached[first] + share * (reached[last] - reached[first]), first, last)
+            place = _nearest(reached, reached[first] + share * (reached[last] - reached[first]), first, last)
         else:
             place = 0
         places.append(max(place, *places[-1:]) if places else place)
@@ -273,7 +273,7 @@ def _places(cue: Cue, words: Sequence[_Word], spans: Sequence[tuple[int, int]]) 
     return places
 
 
-def nearest(reached: Sequence[int], wanted: float, first: int, last: int) -> int:
+def _nearest(reached: Sequence[int], wanted: float, first: int, last: int) -> int:
     """The index from `first` to `last` at which the rising numbers `reached` come closest to `wanted`."""
     index = bisect_left(reached, wanted, first, last)
     return index - 1 if index > first and wanted - reached[index - 1] <= reached[index] - wanted else index

@@ -15,7 +15,7 @@ LONGEST_GAP_MS = 1500  # a sentence goes on in the next cue up to this pause
 LONGEST_OVERLAP_MS = 200  # and where cues overlap by a few frames
 MOST_CUES_OF_A_SENTENCE = 6
 LEAST_SHARE_OF_STOPS = 0.1  # of cues; with fewer, the file has no punctuation that could tell where a sentence ends
-WORTH_OF_PUNCTUATION = 0.3  # of a cue's share: so far from its place a sentence is cut, to be cut behind punctuation
+WORTH_OF_PUNCTUATION = 0.4  # of a cue's share: so far from its place a sentence is cut, to be cut behind punctuation
 SHOWN = 5  # cues that a warning names
 
 _BROKEN_OFF = re.compile(r"(?:[-–—:;]|[\"'”’»)\]」』）])\Z")
@@ -123,10 +123,13 @@ def _groups(file_cues: Sequence[subtitle_files.Cue], cues: Sequence[subtitle_lay
     chains: list[list[_Segment]] = []
     last: dict[tuple[object, ...], tuple[int, int]] = {}  # of each place: its last chain, and cues in its last sentence
     spoken = [
-        [_Segment(index, number, cue.text_of(part)) for number, part in enumerate(cue.parts) if part.kind == "words"]
+        [
+            _Segment(index, number, cue.text_of(part))
+            for number, part in enumerate(cue.parts)
+            if part.kind == "words" and not file_cues[index].skipped
+        ]
         for index, cue in enumerate(cues)
     ]
-    spoken = [[] if cue.skipped else segments for cue, segments in zip(file_cues, spoken, strict=True)]
     num_stops = sum(bool(segments and sentences.has_stop(segments[-1].text)) for segments in spoken)
     may_join = num_stops >= LEAST_SHARE_OF_STOPS * sum(map(bool, spoken))
     for index in order:
@@ -193,11 +196,7 @@ def _grouped(segments: list[_Segment]) -> _Group:
             if size:
                 shares[index] = size
             start = stop
-            if start == ends[index] and index + 1 < len(ends):
-                index += 1
-            elif start == ends[index]:
-                break
-        start = end
+            index += start == ends[index]
         found.append(_Sentence(sentence, shares))
     return _Group(segments, found)
 
@@ -213,7 +212,7 @@ def _shared_out(
         for sentence, translation in zip(group.sentences, translations, strict=True):
             size, duration = sum(sentence.shares.values()), sum(seconds[index] for index in sentence.shares)
             weights = [
-                (1 - by_seconds) * share / size + by_seconds * (seconds[index] / duration if duration else 0)
+                (1 - by_seconds) * share / size + by_seconds * (seconds[index] / duration if duration else share / size)
                 for index, share in sentence.shares.items()
             ]
             for index, text in zip(sentence.shares, _portions(translation, weights), strict=True):

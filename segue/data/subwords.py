@@ -62,9 +62,10 @@ class RandomCuts:
         self._variant = variant
 
     def encode(self, text: str, draw: np.random.Generator) -> list[int]:
-        """Token numbers of `text`; `draw` picks the variants."""
+        """Token numbers of `text`; `draw` picks the variants. Errors are those of the tokenizer's `encode`."""
         if not self.is_random:
             return self._tokenizer.encode(text)
+        self._tokenizer.check(text)
         chunks = self._tokenizer.chunks(text)
         numbers = draw.integers(NUM_VARIANTS, size=len(chunks)).tolist()
         return [token for chunk, number in zip(chunks, numbers, strict=True) for token in self._variant(chunk, number)]
@@ -119,6 +120,10 @@ class _Lattice:
         while end:
             weights = [math.exp(weight - sums[end]) for weight, _ in ends[end]]
             start = draw.choices([start for _, start in ends[end]], weights)[0]
-            pieces.append(chunk[start:end])
+            piece = chunk[start:end]
+            if piece not in self._scores and pieces and pieces[-1] not in self._scores:
+                pieces[-1] = piece + pieces[-1]  # neighbours that are unknown are one token, as with the library
+            else:
+                pieces.append(piece)
             end = start
         return pieces[::-1]

@@ -93,14 +93,17 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of `text`. Without an unknown token a UserError names what no token can write."""
-        if self.unknown is None:
-            strange = self.unknown_characters(text)
-            if strange:
-                raise UserError(f"outside the tokenizer's alphabet: {' '.join(map(repr, strange))}")
+        self.check(text)
         numbers: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         if self.unknown is not None and self._is_of_words:  # where a word may read like a special token
             numbers = [self.unknown if self.tokens[number] in self.special else number for number in numbers]
         return numbers
+
+    def check(self, text: str) -> None:
+        """Without an unknown token, raises a UserError that names what no token can write."""
+        strange = self.unknown_characters(text) if self.unknown is None else []
+        if strange:
+            raise UserError(f"outside the tokenizer's alphabet: {' '.join(map(repr, strange))}")
 
     def num_tokens(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has."""
@@ -119,7 +122,8 @@ class Tokenizer:
         if isinstance(self._inner.pre_tokenizer, pre_tokenizers.ByteLevel):
             return []
         if self._is_of_words:
-            return [word for word in dict.fromkeys(text.split()) if self._inner.token_to_id(word) is None]
+            known = self._inner.token_to_id
+            return [word for word in dict.fromkeys(text.split()) if known(word) is None or word in self.special]
         return [c for c in dict.fromkeys(text) if c not in self._alphabet and c != " "] + (
             [" "] if " " in text and " " not in self._alphabet and WORD_MARK not in self._alphabet else []
         )
@@ -170,7 +174,7 @@ def build(section: TokenizerSection, texts: Iterable[str], special: Sequence[str
             inner.pre_tokenizer = pre_tokenizers.Split(hf.Regex(r"[\s\S]"), behavior="isolated")
             inner.decoder = decoders.Fuse()
         case WordsSection():
-            words = sorted({word for text in texts for word in text.split()})
+            words = sorted({word for text in texts for word in text.split()} - set(special))
             inner = hf.Tokenizer(_word_level([*special, *words], unknown))
             inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         case BytesSection():

@@ -119,7 +119,6 @@ def beam_search(
             done, limit = finished[sentence], longest[sentence]
             live: list[tuple[int, int, float]] = []  # row, token, total
             ended: set[int] = set()
-            stuck: set[int] = set()
             for rank, (total, choice) in enumerate(zip(values, choices, strict=True)):
                 if total == -torch.inf or len(live) == beams:
                     break
@@ -130,12 +129,10 @@ def beam_search(
                         done.append(Hypothesis(of_sentence[row], total / length**alpha, total, True))
                 elif length <= limit:
                     live.append((row, token, total))
-                elif rank < beams:
-                    stuck.add(row)
-            # No room for another token: what did not end stays as it was, without its end.
-            for row in sorted(stuck - ended):
-                total = totals[place, row].item()
-                done.append(Hypothesis(of_sentence[row], total / max(1, length - 1) ** alpha, total, False))
+            if length > limit:  # no room for another token: what did not end stays as it was, without its end
+                for row, total in enumerate(totals[place].tolist()):
+                    if row not in ended and total > -torch.inf:
+                        done.append(Hypothesis(of_sentence[row], total / max(1, limit) ** alpha, total, False))
             done.sort(key=lambda each: (each.is_complete, each.score), reverse=True)
             del done[beams:]
             if not live:
