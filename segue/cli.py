@@ -228,7 +228,7 @@ def _translate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _translate(arguments: Arguments) -> int:
     from segue import translate_files
-    from segue.data.subtitle_translation import Shape
+    from segue.data.subtitles.translation import Shape
 
     model = _model(arguments, "translate")
     model.check_language(arguments.to)

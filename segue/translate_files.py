@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, get_args
 
-from segue.data import subtitle_translation
-from segue.data.subtitle_files import Form
-from segue.data.subtitle_translation import Shape
+from segue.data.subtitles import translation
+from segue.data.subtitles.files import Form
+from segue.data.subtitles.translation import Shape
 from segue.errors import UserError, warn
 
 Translate = Callable[[Iterable[str]], Iterator[str]]
@@ -78,7 +78,7 @@ def translate(source: Path, target: Path, translator: Translate, shape: Shape) -
             else:
                 [form] = [form for form in get_args(Form) if source.suffix.lower() == f".{form}"]
                 try:
-                    found = subtitle_translation.translate(
+                    found = translation.translate(
                         source.read_bytes(), form, lambda texts: list(translator(texts)), shape
                     )
                 except UserError as problem:

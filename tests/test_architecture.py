@@ -18,11 +18,14 @@ def test_what_serving_shares_with_training_imports_no_torch() -> None:
         "segue.data.corpora",
         "segue.data.examples",
         "segue.data.manifest",
-        "segue.data.subtitles",
+        "segue.data.subtitles.cues",
+        "segue.data.subtitles.translation",
         "segue.data.tokenizer",
         "segue.decoding.ctc",
         "segue.metrics",
         "segue.recipe",
+        "segue.report",
+        "segue.translate_files",
     )
     program = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

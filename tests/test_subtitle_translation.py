@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.data.subtitle_files import Form
-from segue.data.subtitle_translation import Shape, Translated, decode, translate
+from segue.data.subtitles.files import Form, decode
+from segue.data.subtitles.translation import Shape, Translated, translate
 from segue.errors import UserError
 
 Translator = Callable[[list[str]], list[str]]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.data import subtitles
+from segue.data.subtitles.cues import write
 from segue.decoding.ctc import Word
 
 Form = Literal["srt", "vtt"]
@@ -29,7 +29,7 @@ def spoken(draw: st.DrawFn) -> list[Word]:
 @given(words=spoken())
 @settings(deadline=None)
 def test_pysubs2_reads_back_every_word_at_its_time(form: Form, words: list[Word]) -> None:
-    cues = list(pysubs2.SSAFile.from_string(subtitles.write(words, form), format_=form)) if words else []
+    cues = list(pysubs2.SSAFile.from_string(write(words, form), format_=form)) if words else []
     assert " ".join(cue.text for cue in cues) == " ".join(word.word for word in words)
     position = 0
     for cue in cues:
@@ -46,16 +46,16 @@ def test_pysubs2_reads_back_every_word_at_its_time(form: Form, words: list[Word]
 
 def test_words_share_a_cue_while_it_can_be_read() -> None:
     words = [Word("word", 0.3 * number, 0.3 * number + 0.2, 1.0) for number in range(40)]
-    cues = list(pysubs2.SSAFile.from_string(subtitles.write(words, "srt")))
+    cues = list(pysubs2.SSAFile.from_string(write(words, "srt")))
     assert [len(cue.text.split()) for cue in cues] == [17, 17, 6]  # 17 words are 84 characters
 
 
 def test_what_is_written_is_the_format() -> None:
     words = [Word("good", 3661.5, 3661.75, 1.0), Word("night", 3662.0, 3662.25, 1.0)]
-    assert subtitles.write(words, "srt") == "1\n01:01:01,500 --> 01:01:02,250\ngood night\n\n"
-    assert subtitles.write(words, "vtt") == "WEBVTT\n\n1\n01:01:01.500 --> 01:01:02.250\ngood night\n\n"
+    assert write(words, "srt") == "1\n01:01:01,500 --> 01:01:02,250\ngood night\n\n"
+    assert write(words, "vtt") == "WEBVTT\n\n1\n01:01:01.500 --> 01:01:02.250\ngood night\n\n"
 
 
 def test_no_words_are_an_empty_file() -> None:
-    assert subtitles.write([], "srt") == ""
-    assert subtitles.write([], "vtt").strip() == "WEBVTT"
+    assert write([], "srt") == ""
+    assert write([], "vtt").strip() == "WEBVTT"

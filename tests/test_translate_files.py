@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segue import translate_files
-from segue.data.subtitle_translation import Shape
+from segue.data.subtitles.translation import Shape
 from segue.errors import UserError
 
 SRT = "1\n00:00:01,000 --> 00:00:03,000\nOne two.\n\n2\n00:00:04,000 --> 00:00:06,000\n<i>Three.</i>\n"
@@ -32,7 +32,7 @@ def test_lines_come_without_their_ends_and_empty_ones_stay() -> None:
 def test_a_line_that_is_not_utf8_is_named_after_those_before_it_were_given() -> None:
     lines = translate_files.lines(io.BytesIO(b"good\nbad \xff\n"), "standard input")
     assert next(lines) == "good"
-    with pytest.raises(UserError, match="standard input:2: not UTF-8: .* at byte 5"):
+    with pytest.raises(UserError, match=r"standard input:2: not UTF-8: .* at byte 5"):
         next(lines)
 
 
@@ -101,7 +101,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     source, target = tmp_path / "a.txt", tmp_path / "b.txt"
     source.write_bytes(b"one\n\xff\n")
     target.write_text("before")
-    with pytest.raises(UserError, match="a.txt:2: not UTF-8"):
+    with pytest.raises(UserError, match=r"a.txt:2: not UTF-8"):
         translate(source, target)
     assert target.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]

@@ -116,7 +116,8 @@ class _Lattice:
             highest = max(weight for weight, _ in found)
             sums.append(highest + math.log(sum(math.exp(weight - highest) for weight, _ in found)))
             ends.append(found)
-        pieces, end = [], len(chunk)
+        pieces: list[str] = []
+        end = len(chunk)
         while end:
             weights = [math.exp(weight - sums[end]) for weight, _ in ends[end]]
             start = draw.choices([start for _, start in ends[end]], weights)[0]

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue import metrics, recipe
-from segue.data import audio, subtitles
+from segue.data import audio
 from segue.data import tokenizer as tokenizers
 from segue.data.augmentation import Augmentation, AugmentationSection, FeatureAugmentation, Joining
 from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Utterance
 from segue.data.features import FeaturesSection, LogMel, normalize
 from segue.data.manifest import Manifest, ManifestsSection
+from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
 from segue.data.tokenizer import Tokenizer, TokenizerSection
@@ -465,7 +466,7 @@ class Transcript:
                 {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text, "words": words},
                 ensure_ascii=False,
             )
-        return subtitles.write(self.words, form).rstrip("\n")
+        return cues.write(self.words, form).rstrip("\n")
 
 
 class Transcriber:

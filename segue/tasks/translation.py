@@ -586,7 +586,8 @@ class Translator:
         )
         if unknown:
             shown = " ".join(map(repr, list(unknown)[:10])) + (" ..." if len(unknown) > 10 else "")
-            warn(f"{len(unknown)} characters that the model does not know, which it can only guess at: {shown}")
+            plural = "s" * (len(unknown) > 1)
+            warn(f"{len(unknown)} character{plural} that the model does not know, and can only guess at: {shown}")
 
     def _translated(self, manifest: Manifest[Pair]) -> tuple[dict[str, float | str], list[PairPrediction]]:
         data = self.recipe.data.model_copy(update={"skip_bad": manifest.skip_bad})

@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 from segue.data import sentences
-from segue.data.subtitle_files import Form
+from segue.data.subtitles.files import Form
 
 _LINE = {"srt": r"\n|\\N|<[bB][rR] */?>", "vtt": r"\n", "ass": r"\\[nN]"}
 _SPACE = {"srt": "\u00a0", "vtt": "\u00a0", "ass": r"\\h|\u00a0"}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-from segue.data import sentences, subtitle_files, subtitle_layout
-from segue.data.subtitle_files import Form
-from segue.data.subtitle_files import decode as decode
+from segue.data import sentences
+from segue.data.subtitles import files, layout
+from segue.data.subtitles.files import Form
 
 LONGEST_GAP_MS = 1500  # a sentence goes on in the next cue up to this pause
 LONGEST_OVERLAP_MS = 200  # and where cues overlap by a few frames
@@ -77,9 +77,9 @@ def translate(content: bytes, form: Form, translator: Callable[[list[str]], list
     one and shared out again. `translator` is called once or, where nothing is to translate, never; it cares for batches
     and long sentences.
     """
-    encoding = subtitle_files.encoding_of(content)
-    file = subtitle_files.read(content.decode(encoding), form)
-    cues = [subtitle_layout.read(cue.body, form) for cue in file.cues]
+    encoding = files.encoding_of(content)
+    file = files.read(content.decode(encoding), form)
+    cues = [layout.read(cue.body, form) for cue in file.cues]
     groups = _groups(file.cues, cues)
     asked = [sentence.text for group in groups for sentence in group.sentences if _has_letters(sentence.text)]
     answers = translator([text.rstrip() for text in asked]) if asked else []
@@ -92,7 +92,7 @@ def translate(content: bytes, form: Form, translator: Callable[[list[str]], list
         for sentence in group.sentences:
             translation = sentence.text.rstrip()
             if _has_letters(sentence.text):
-                translation = subtitle_layout.clean(answers[position], form)
+                translation = layout.clean(answers[position], form)
                 position += 1
                 if not translation:
                     translation = sentence.text.rstrip()
@@ -101,7 +101,7 @@ def translate(content: bytes, form: Form, translator: Callable[[list[str]], list
         for segment, text in zip(group.segments, _shared_out(group, translations, file.cues, shape), strict=True):
             texts[segment.cue][segment.part] = text
     laid = [
-        subtitle_layout.write(cue, of_cue, shape.line_length) if of_cue else None
+        layout.write(cue, of_cue, shape.line_length) if of_cue else None
         for cue, of_cue in zip(cues, texts, strict=True)
     ]
     bodies = [old.body if new is None else new.body for old, new in zip(file.cues, laid, strict=True)]
@@ -110,14 +110,14 @@ def translate(content: bytes, form: Form, translator: Callable[[list[str]], list
         *_of_shape(file.cues, cues, laid, shape),
         _told(sorted(left), "left untranslated, since the translation came back empty", file.cues),
     ]
-    return Translated(subtitle_files.write(file, bodies), list(filter(None, warnings)), len(cues), len(asked))
+    return Translated(files.write(file, bodies), list(filter(None, warnings)), len(cues), len(asked))
 
 
 def _has_letters(text: str) -> bool:
     return any(map(str.isalpha, text))
 
 
-def _groups(file_cues: Sequence[subtitle_files.Cue], cues: Sequence[subtitle_layout.Cue]) -> list[_Group]:
+def _groups(file_cues: Sequence[files.Cue], cues: Sequence[layout.Cue]) -> list[_Group]:
     """The segments of a file, those with a common sentence in one group."""
     order = sorted(range(len(cues)), key=lambda index: (file_cues[index].start, file_cues[index].end, index))
     chains: list[list[_Segment]] = []
@@ -138,7 +138,7 @@ def _groups(file_cues: Sequence[subtitle_files.Cue], cues: Sequence[subtitle_lay
             continue
         kinds = [part.kind for part in cues[index].parts if part.kind not in ("space", "note")]
         is_music = any(part.kind == "note" for part in cues[index].parts)
-        place = (file_cues[index].place, subtitle_layout.lasting_tags(cues[index]), is_music)
+        place = (file_cues[index].place, layout.lasting_tags(cues[index]), is_music)
         is_aside = kinds[0] == "opening" and kinds.index("closing") == len(kinds) - 1
         before, num_cues = (-1, 0) if is_aside else last.pop(place, (-1, 0))
         follows = may_join and kinds[0] == "words" and 0 < num_cues < MOST_CUES_OF_A_SENTENCE
@@ -201,9 +201,7 @@ def _grouped(segments: list[_Segment]) -> _Group:
     return _Group(segments, found)
 
 
-def _shared_out(
-    group: _Group, translations: Sequence[str], cues: Sequence[subtitle_files.Cue], shape: Shape
-) -> list[str]:
+def _shared_out(group: _Group, translations: Sequence[str], cues: Sequence[files.Cue], shape: Shape) -> list[str]:
     """The text of each segment: by its share of the source, or, where a cue were too fast, also by its seconds."""
     seconds = [max(0, cues[segment.cue].end - cues[segment.cue].start) / 1000 for segment in group.segments]
 
@@ -252,7 +250,7 @@ def _portions(text: str, weights: Sequence[float]) -> list[str]:
     return ["".join(words[a:b]).rstrip() for a, b in zip(cuts, [*cuts[1:], len(words)], strict=True)]
 
 
-def _told(numbers: Sequence[int], what: str, cues: Sequence[subtitle_files.Cue], notes: Sequence[str] = ()) -> str:
+def _told(numbers: Sequence[int], what: str, cues: Sequence[files.Cue], notes: Sequence[str] = ()) -> str:
     """One warning about some cues, "" about none: how many they are, and the first of them."""
     if not numbers:
         return ""
@@ -269,7 +267,7 @@ def _clock(milliseconds: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
-def _of_file(file: subtitle_files.File, encoding: str) -> list[str]:
+def _of_file(file: files.File, encoding: str) -> list[str]:
     """What is odd about the file itself; it stays as it is."""
     cues = file.cues
     order = sorted(range(len(cues)), key=lambda index: (cues[index].start, cues[index].end, index))
@@ -295,9 +293,9 @@ def _of_file(file: subtitle_files.File, encoding: str) -> list[str]:
 
 
 def _of_shape(
-    file_cues: Sequence[subtitle_files.Cue],
-    cues: Sequence[subtitle_layout.Cue],
-    laid: Sequence[subtitle_layout.Laid | None],
+    file_cues: Sequence[files.Cue],
+    cues: Sequence[layout.Cue],
+    laid: Sequence[layout.Laid | None],
     shape: Shape,
 ) -> list[str]:
     """Which cues are too much to read."""

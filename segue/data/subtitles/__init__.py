@@ -1,0 +1,1 @@
+"""Subtitles: written from words with times, and translated in time and in shape."""
