@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, Example, shown
+from segue.files import replacing
 
 NUM_LENGTH_GROUPS = 8
 NUM_CONFUSIONS = 15
@@ -38,14 +39,9 @@ def write(evaluation: Evaluation, path: Path) -> None:
             "Attention": [_attention(each) for each in evaluation.attention[:NUM_MAPS]],
         },
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial_{path.name}")
-    try:
+    with replacing(path) as partial:
         # Half a surrogate pair, which JSON can hold, has no UTF-8; browsers show its number as a replacement character.
         partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # --- the page ---

@@ -9,6 +9,7 @@ from segue.data.subtitles import translation
 from segue.data.subtitles.files import Form
 from segue.data.subtitles.translation import Shape
 from segue.errors import UserError, warn
+from segue.files import replacing
 
 Translate = Callable[[Iterable[str]], Iterator[str]]
 """Lines to their translations, in order, one for one, reading few lines ahead."""
@@ -68,27 +69,19 @@ def translate(source: Path, target: Path, translator: Translate, shape: Shape) -
     """
     if not source.is_file():
         raise UserError(f"{source}: no such file")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".partial_{target.name}")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as written:
-            if source.suffix.lower() in TEXT:
-                for line in _text(source, translator):
-                    written.write(line + "\n")
-            else:
-                [form] = [form for form in get_args(Form) if source.suffix.lower() == f".{form}"]
-                try:
-                    found = translation.translate(
-                        source.read_bytes(), form, lambda texts: list(translator(texts)), shape
-                    )
-                except UserError as problem:
-                    raise UserError(f"{source}: {problem}") from None
-                for warning in found.warnings:
-                    warn(f"{source}: {warning}")
-                written.write(found.text)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(target) as partial, partial.open("w", encoding="utf-8", newline="") as written:
+        if source.suffix.lower() in TEXT:
+            for line in _text(source, translator):
+                written.write(line + "\n")
+            return
+        [form] = [form for form in get_args(Form) if source.suffix.lower() == f".{form}"]
+        try:
+            found = translation.translate(source.read_bytes(), form, lambda texts: list(translator(texts)), shape)
+        except UserError as problem:
+            raise UserError(f"{source}: {problem}") from None
+        for warning in found.warnings:
+            warn(f"{source}: {warning}")
+        written.write(found.text)
 
 
 def _text(source: Path, translator: Translate) -> Iterator[str]:

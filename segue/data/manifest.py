@@ -16,6 +16,7 @@ from pydantic import Field
 
 from segue.data.examples import Example
 from segue.errors import UserError, some_of, warn
+from segue.files import replacing
 from segue.recipe import Section
 
 E = TypeVar("E", bound=Example)
@@ -132,17 +133,13 @@ def write_manifest(path: Path, examples: Iterable[Example]) -> int:
 @contextmanager
 def open_manifest(path: Path) -> Iterator[Callable[[Example], None]]:
     """What writes one example after the other; the manifest takes its place when the `with` block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.resolve()
-    partial = path.with_name(path.name + ".partial")
-    try:
-        is_packed = path.suffix == ".gz"
-        with gzip.open(partial, "wt", encoding="utf-8") if is_packed else partial.open("w", encoding="utf-8") as file:
-            yield lambda example: print(json.dumps(example.line(folder), ensure_ascii=False), file=file)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    is_packed = path.suffix == ".gz"
+    with (
+        replacing(path) as partial,
+        gzip.open(partial, "wt", encoding="utf-8") if is_packed else partial.open("w", encoding="utf-8") as file,
+    ):
+        yield lambda example: print(json.dumps(example.line(folder), ensure_ascii=False), file=file)
 
 
 def read_content(path: Path, name: str) -> bytes:

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from segue.errors import UserError, warn
+from segue.files import PARTIAL, replacing
 
 Tensors = dict[str, Tensor]
 STATE = "state.json"
 OWN_CHECKSUM = "own_sha256"
-PARTIAL = ".partial_"
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any], keep: int) -> Path:
@@ -91,15 +91,13 @@ def states(folder: Path) -> Iterator[dict[str, Any]]:
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """A safetensors file, replaced at once and flushed to the disk."""
-    partial = path.with_name(f"{PARTIAL}{path.name}")
-    try:
-        # Contiguous copies: safetensors refuses views that share memory.
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
-    except SafetensorError as error:  # what it raises for a full disk, too
-        partial.unlink(missing_ok=True)
-        raise OSError(errno.EIO, str(error), str(path)) from None
-    _flush(partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        try:
+            # Contiguous copies: safetensors refuses views that share memory.
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        except SafetensorError as error:  # what it raises for a full disk, too
+            raise OSError(errno.EIO, str(error), str(path)) from None
+        _flush(partial)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -114,10 +112,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """A text file, replaced at once and flushed to the disk."""
-    partial = path.with_name(f"{PARTIAL}{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    _flush(partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+        _flush(partial)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:

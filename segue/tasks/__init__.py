@@ -9,6 +9,7 @@ from typing import Any
 
 from segue import recipe
 from segue.errors import UserError, missing_extra
+from segue.files import PARTIAL
 
 try:
     import fcntl
@@ -95,7 +96,7 @@ def _alone_in(run: Path) -> Iterator[None]:
 
 def _claim(run: Path, section: recipe.Section) -> None:
     """Makes `run` the directory of this recipe; refuses one that belongs to another."""
-    from segue.engine.checkpoint import PARTIAL, write_text  # imports torch
+    from segue.engine.checkpoint import write_text  # imports torch
 
     kept = run / "recipe.toml"
     if kept.is_file() and not any((run / "checkpoints").glob("step_*")):
