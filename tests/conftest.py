@@ -1,4 +1,7 @@
-"""What several test files share: a tiny corpus in which every letter is a tone, a recipe over it, a trained model."""
+"""What several test files share, for each task: a tiny corpus, a recipe over it, a trained model.
+
+In the speech corpus every letter is a tone; in the translation corpus a translation is the source's words backwards.
+"""
 
 import json
 from pathlib import Path
@@ -122,4 +125,81 @@ def trained(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     run = tmp_path_factory.mktemp("trained") / "run"
     overrides = ("engine.steps=120", "augmentation.joined_utterances=1", "augmentation.noise_probability=0.0")
     segue.train(tiny_recipe, run, *overrides)
+    return run
+
+
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+REVERSAL_RECIPE = """\
+task = "translation"
+
+[data]
+root = "{root}"
+
+[tokenizer]
+kind = "words"
+
+[model]
+kind = "transformer"
+width = 32
+feed_forward = 64
+heads = 4
+encoder_layers = 2
+decoder_layers = 2
+positions = "rotary"
+dropout = 0.0
+
+[batch]
+tokens = 512
+
+[optimizer]
+kind = "adamw"
+learning_rate = 0.01
+betas = [0.9, 0.98]
+
+[schedule]
+kind = "cosine"
+warmup_steps = 20
+
+[engine]
+steps = 240
+device = "cpu"
+threads = 1
+workers = 0
+log_every = 40
+evaluate_every = 80
+save_every = 80
+clip_norm = 1.0
+"""
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl, dev.jsonl and test.jsonl: 3 to 6 number words and the same backwards, none twice."""
+    folder = tmp_path_factory.mktemp("pairs")
+    draw = np.random.default_rng(0)
+    sources: dict[str, None] = {}
+    while len(sources) < 3120:
+        sources[" ".join(draw.choice(NUMBERS, draw.integers(3, 7)))] = None
+    lines = [json.dumps({"source": each, "target": " ".join(each.split()[::-1])}) + "\n" for each in sources]
+    for split, part in (("train", lines[:3000]), ("dev", lines[3000:3060]), ("test", lines[3060:])):
+        (folder / f"{split}.jsonl").write_text("".join(part))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reversal_recipe(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe over `pairs`."""
+    path = tmp_path_factory.mktemp("reversal") / "reversal.toml"
+    path.write_text(REVERSAL_RECIPE.format(root=pairs))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_translator(reversal_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory whose model turns sentences around. Not to be written to."""
+    import segue
+
+    run = tmp_path_factory.mktemp("trained_translator") / "run"
+    segue.train(reversal_recipe, run)
     return run

@@ -12,6 +12,7 @@ from segue.data.tokenizer import (
     Tokenizer,
     TokenizerSection,
     UnigramSection,
+    WordsSection,
 )
 from segue.errors import UserError
 
@@ -116,6 +117,167 @@ def test_a_size_below_the_number_of_characters_is_refused(kind: str) -> None:
 def test_a_character_twice_in_the_alphabet_is_refused() -> None:
     with pytest.raises(UserError, match=r"tokenizer\.alphabet: a character stands in it twice"):
         tokenizers.build(CharactersSection(kind="characters", alphabet="aba"), [])
+
+
+# --- Special tokens ---
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<2de>")
+UNKNOWN = SPECIAL.index("<unk>")
+SENTENCES = [*TEXTS, "a cab, a dad; 'bad'!", "c'd a cab. bad, bad dad"]
+ALL_SECTIONS: dict[str, TokenizerSection] = {
+    **SECTIONS,
+    "characters": CharactersSection(kind="characters", alphabet=" .,;!" + ALPHABET),
+    "bpe": BPESection(kind="bpe", size=40),
+    "unigram": UnigramSection(kind="unigram", size=40),
+    "words": WordsSection(kind="words"),
+}
+WITH_SPECIAL = {kind: tokenizers.build(section, SENTENCES, SPECIAL) for kind, section in ALL_SECTIONS.items()}
+all_kinds = pytest.mark.parametrize("kind", ALL_SECTIONS)
+
+
+@all_kinds
+def test_special_tokens_have_the_first_numbers_and_no_text(kind: str) -> None:
+    tokenizer = WITH_SPECIAL[kind]
+    assert tokenizer.tokens[: len(SPECIAL)] == list(SPECIAL)
+    assert tokenizer.special == {token: number for number, token in enumerate(SPECIAL)}
+    assert tokenizer.unknown == UNKNOWN
+    assert tokenizer.pieces[: len(SPECIAL)] == [b""] * len(SPECIAL)
+    assert all(tokenizer.pieces[len(SPECIAL) :])
+    numbers = tokenizer.encode(SENTENCES[0])
+    assert tokenizer.decode([1, *numbers[:1], 0, *numbers[1:], 2, 0, 0]) == SENTENCES[0]
+
+
+@all_kinds
+def test_the_same_tokens_are_learnt_beside_special_ones(kind: str) -> None:
+    section = ALL_SECTIONS[kind]
+    if isinstance(section, BPESection | UnigramSection):
+        section = section.model_copy(update={"size": section.size - len(SPECIAL)})
+    plain = tokenizers.build(section, SENTENCES)
+    assert plain.special == {}
+    assert plain.unknown is None
+    assert WITH_SPECIAL[kind].tokens[len(SPECIAL) :] == plain.tokens
+    for text in SENTENCES:
+        assert WITH_SPECIAL[kind].encode(text) == [number + len(SPECIAL) for number in plain.encode(text)]
+
+
+@all_kinds
+@pytest.mark.parametrize(
+    "text", ["</s>", "a </s> b", "<unk>", "a<pad>", "<s>a cab</s>", "<2de> bad", " <2de>", "<pad></s>"]
+)
+@pytest.mark.parametrize("has_unknown", [True, False])
+def test_a_special_token_in_a_text_is_text(kind: str, text: str, has_unknown: bool) -> None:
+    special = [token for token in SPECIAL if has_unknown or token != "<unk>"]
+    tokenizer = tokenizers.build(ALL_SECTIONS[kind], SENTENCES, special)
+    if kind == "bytes":
+        assert tokenizer.decode(tokenizer.encode(text)) == text.strip()
+    elif has_unknown:
+        numbers = tokenizer.encode(text)
+        assert UNKNOWN in numbers  # for < and >
+        assert not set(numbers) & {number for token, number in tokenizer.special.items() if token != "<unk>"}
+        assert tokenizer.num_tokens([text]) == [len(numbers)]
+    else:
+        with pytest.raises(UserError, match=r"outside the tokenizer's alphabet: .*<"):
+            tokenizer.encode(text)
+
+
+@all_kinds
+def test_special_tokens_in_the_training_texts_are_text(kind: str) -> None:
+    texts = [*SENTENCES, "a </s> b", "the <unk> <2de> word", "<pad>"]
+    tokenizer = tokenizers.build(ALL_SECTIONS[kind].model_copy(update={"size": 50}), texts, SPECIAL)
+    assert tokenizer.tokens[: len(SPECIAL)] == list(SPECIAL)
+    assert set(tokenizer.encode("a </s> b <pad>")) <= {UNKNOWN, *range(len(SPECIAL), len(tokenizer))}
+    if kind in ("bytes", "bpe", "unigram"):
+        assert tokenizer.decode(tokenizer.encode("a </s> b")) == "a </s> b"
+
+
+def test_no_text_is_cut_into_a_special_token_even_where_it_could_be_one_piece() -> None:
+    tokenizer = tokenizers.build(UnigramSection(kind="unigram", size=40), SENTENCES, ["<unk>", "cab"])
+    assert tokenizer.special["cab"] not in tokenizer.encode("a cab")
+    assert tokenizer.decode(tokenizer.encode("a cab")) == "a cab"
+
+
+@all_kinds
+def test_a_saved_tokenizer_keeps_its_special_tokens(kind: str, tmp_path: Path) -> None:
+    saved = WITH_SPECIAL[kind]
+    saved.save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert (loaded.tokens, loaded.pieces, loaded.special) == (saved.tokens, saved.pieces, saved.special)
+    assert loaded.unknown == UNKNOWN
+    for text in (*SENTENCES, "a </s> b", "zoo"):
+        assert loaded.encode(text) == saved.encode(text)
+    assert loaded.to_json() == saved.to_json()
+
+
+@all_kinds
+def test_what_no_token_can_write_is_the_unknown_token(kind: str) -> None:
+    tokenizer = WITH_SPECIAL[kind]
+    numbers = tokenizer.encode("a zoo bad")
+    if kind == "bytes":
+        assert UNKNOWN not in numbers
+        return
+    count = {"characters": 3, "words": 1, "bpe": 3, "unigram": 1}[kind]  # unigram joins neighbours
+    assert numbers.count(UNKNOWN) == count
+    assert " ".join(tokenizer.decode(numbers).split()) == "a bad"
+    assert tokenizer.num_tokens(["a zoo bad"]) == [len(numbers)]
+    assert tokenizer.unknown_characters("a zoo bad") == (["zoo"] if kind == "words" else ["z", "o"])
+
+
+@all_kinds
+@given(texts=st.lists(st.text("abcxyz 日,<>/s", max_size=12), max_size=4))
+@settings(deadline=None)
+def test_texts_have_as_many_tokens_as_they_are_encoded_in(kind: str, texts: list[str]) -> None:
+    tokenizer = WITH_SPECIAL[kind]
+    assert tokenizer.num_tokens(texts) == [len(tokenizer.encode(text)) for text in texts]
+
+
+# --- Words and punctuation ---
+
+PUNCTUATED = st.lists(st.text(ALPHABET + ".,;!", min_size=1, max_size=8), max_size=6).map(" ".join)
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes", "bpe", "unigram"])
+@given(text=PUNCTUATED)
+@settings(deadline=None)
+def test_punctuation_and_special_tokens_lose_nothing_of_a_text(kind: str, text: str) -> None:
+    tokenizer = WITH_SPECIAL[kind]
+    numbers = tokenizer.encode(text)
+    assert not set(numbers) & set(range(len(SPECIAL)))
+    assert tokenizer.decode(numbers) == text
+
+
+@learnt_kinds
+def test_punctuation_stands_apart_from_words(kind: str) -> None:
+    texts = ["street. street, street! (street) street; a street", "street. street. street,"] * 3
+    tokenizer = tokenizers.build({"bpe": BPESection, "unigram": UnigramSection}[kind](kind=kind, size=60), texts)
+    for token in tokenizer.tokens:
+        assert token.isalpha() or token.strip("\u2581") in ("", *".,!();") or token.strip("\u2581").isalpha(), token
+    alone = tokenizer.encode("street")
+    for mark in ".,!;":
+        assert tokenizer.encode(f"street{mark}")[: len(alone)] == alone
+        assert len(tokenizer.encode(f"street{mark}")) == len(alone) + 1
+    assert tokenizer.chunks("(a street).") == ["\u2581", "(", "a", "\u2581street", ")", "."]
+
+
+def test_words_are_those_of_the_texts_in_order() -> None:
+    texts = ["AH0 B  AE1", "B\tK", "", "'m <b> 日本"]
+    tokenizer = tokenizers.build(WordsSection(kind="words"), texts)
+    assert tokenizer.tokens == ["'m", "<b>", "AE1", "AH0", "B", "K", "日本"]
+    assert tokenizer.pieces == [f" {word}".encode() for word in tokenizer.tokens]
+    assert tokenizer.encode(" K  'm\tB ") == [5, 0, 4]
+    assert tokenizer.decode([5, 0, 4]) == "K 'm B"
+    assert tokenizer.chunks("K 'm B") == ["K", "'m", "B"]
+    assert tokenizer.unknown_characters("K X B Y X") == ["X", "Y"]
+    with pytest.raises(UserError, match="outside the tokenizer's alphabet: 'X' 'Y'"):
+        tokenizer.encode("K X B Y X")
+
+
+@given(st.lists(st.sampled_from([word for text in SENTENCES for word in text.split()])).map(" ".join))
+@settings(deadline=None)
+def test_words_give_the_encoded_text_back(text: str) -> None:
+    tokenizer = WITH_SPECIAL["words"]
+    numbers = tokenizer.encode(text)
+    assert len(numbers) == len(text.split())
+    assert tokenizer.decode(numbers) == text
 
 
 def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:

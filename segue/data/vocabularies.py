@@ -44,8 +44,11 @@ class Vocabularies:
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json`, and `source_tokenizer.json` where the source has its own."""
         folder.mkdir(parents=True, exist_ok=True)
-        if self.source is not self.target:
-            self.source.save(folder / "source_tokenizer.json")
+        source = folder / "source_tokenizer.json"
+        if self.source is self.target:
+            source.unlink(missing_ok=True)  # of an earlier recipe
+        else:
+            self.source.save(source)
         self.target.save(folder / "tokenizer.json")  # last: where it is, all is
 
     @staticmethod

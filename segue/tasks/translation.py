@@ -257,18 +257,18 @@ class Translation:
         unusable: list[int] = []
         pairs = iter(manifest)
         while block := list(islice(pairs, 10_000)):
-            sources = vocabularies.source.num_tokens([self._normalized(pair.source) for pair in block])
-            targets = vocabularies.target.num_tokens([self._normalized(pair.target) for pair in block])
+            texts = [(self._normalized(pair.source), self._normalized(pair.target)) for pair in block]
+            sources = vocabularies.source.num_tokens([source for source, _ in texts])
+            targets = vocabularies.target.num_tokens([target for _, target in texts])
             for pair, source, target in zip(block, sources, targets, strict=True):
-                try:
-                    vocabularies.check(pair.target_language)
-                except UserError as problem:
-                    problems.append(f"{pair.origin}: target_language: {problem}")
+                problem = self._problem(pair, source, target)
+                if problem is not None:
+                    problems.append(f"{pair.origin}: {problem}")
                     unusable.append(len(lengths))
+                elif split == "train" and max(source, target) > data.longest_tokens:
+                    too_long.append(len(lengths))
                 # One more on each side: the end; and the language that may stand before the source.
                 lengths.append(max(source + 1 + (len(vocabularies.languages) > 1), target + 1))
-                if split == "train" and max(source, target) > data.longest_tokens:
-                    too_long.append(len(lengths) - 1)
         if problems and not data.skip_bad:
             raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
         if problems:
@@ -280,6 +280,17 @@ class Translation:
         if not len(manifest):
             raise UserError(f"{', '.join(map(str, manifest.paths))}: no usable example")
         return np.delete(np.array(lengths, np.float64), left_out)
+
+    def _problem(self, pair: Pair, num_source: int, num_target: int) -> str | None:
+        """Why nothing can be learnt from this pair, or scored with it."""
+        for name, text, number in (("source", pair.source, num_source), ("target", pair.target, num_target)):
+            if not number:
+                return f"{name}: nothing is left of {text!r} after normalisation"
+        try:
+            self.vocabularies.check(pair.target_language)
+        except UserError as problem:
+            return f"target_language: {problem}"
+        return None
 
     def _build_plan(self, split: Split) -> BatchPlan:
         lengths, batch = self._lengths[split], self.recipe.batch
