@@ -26,6 +26,7 @@ def test_losses_and_gradients_are_torch_s(
     monkeypatch.setattr(loss, "ROWS", 8)
     logits, targets = random_rows(num_rows, dtype)
     weights = torch.rand(num_rows)  # so that each row's gradient has a size of its own
+    exact = logits.detach().double().requires_grad_()
     found, likelihood = cross_entropy(logits, targets, smoothing)
     (found * weights).sum().backward()
     assert found.dtype == likelihood.dtype == torch.float32
@@ -33,7 +34,6 @@ def test_losses_and_gradients_are_torch_s(
     assert logits.grad is not None
     assert logits.grad.dtype == dtype
 
-    exact = logits.detach().double().requires_grad_()
     wanted = F.cross_entropy(exact, targets, label_smoothing=smoothing, reduction="none")
     (wanted * weights).sum().backward()
     assert exact.grad is not None
@@ -45,8 +45,33 @@ def test_losses_and_gradients_are_torch_s(
 
 def test_more_rows_than_one_chunk_as_shipped() -> None:
     logits, targets = random_rows(2 * loss.ROWS + 1, torch.float32)
+    wanted = F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="none")
     found, _ = cross_entropy(logits, targets, 0.1)
-    torch.testing.assert_close(found, F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="none"))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_scores_are_overwritten_only_where_they_need_a_gradient() -> None:
+    logits, targets = random_rows(5, torch.float32)
+    before = logits.detach().clone()
+    cross_entropy(logits.detach(), targets)
+    assert torch.equal(logits, before)
+    cross_entropy(logits, targets)
+    assert not torch.equal(logits, before)
+
+
+def test_a_gradient_that_is_used_up_is_not_used_again() -> None:
+    logits, targets = random_rows(5, torch.float32)
+    found, _ = cross_entropy(logits * 1, targets)
+    found.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.sum().backward()
+
+
+def test_whoever_still_needs_the_scores_hears_of_it() -> None:
+    logits, targets = random_rows(5, torch.float32)
+    found, _ = cross_entropy(logits.tanh(), targets)  # its gradient is made from its output
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.sum().backward()
 
 
 def test_no_targets_cost_nothing() -> None:

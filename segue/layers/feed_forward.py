@@ -8,6 +8,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segue.layers.dropout import Dropout
+
 Activation = Literal["relu", "gelu", "swiglu"]
 
 
@@ -20,7 +22,7 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.gate = nn.Linear(width, hidden) if activation == "swiglu" else None
         self.down = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue.layers.attention import Attention
+from segue.layers.dropout import Dropout
 from segue.layers.feed_forward import Activation, FeedForward
 from segue.layers.mask import length_mask
 from segue.layers.positions import sinusoids
 from segue.recipe import Section
 
 PositiveInt = Annotated[int, Field(gt=0)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TransformerSection(Section):
@@ -49,11 +50,11 @@ class TransformerSection(Section):
     """Of the position-wise networks: relu (the paper), gelu, or the gated swiglu, which has three matrices, not two."""
     tied: Literal["all", "target", "none"] = "all"
     """Which share one matrix: source, target and output embeddings; target and output; none."""
-    dropout: Dropout = 0.1
+    dropout: Share = 0.1
     """On embeddings and on what each sublayer adds (P_drop)."""
-    attention_dropout: Dropout = 0.0
+    attention_dropout: Share = 0.0
     """On attention weights."""
-    feed_forward_dropout: Dropout = 0.0
+    feed_forward_dropout: Share = 0.0
     """Inside the position-wise networks."""
 
     @model_validator(mode="after")
@@ -86,7 +87,7 @@ class Transformer(nn.Module):
         self.encoder_norm = nn.LayerNorm(width) if is_pre else nn.Identity()
         self.decoder_norm = nn.LayerNorm(width) if is_pre else nn.Identity()
         self.head = nn.Linear(width, target_vocabulary, bias=False) if section.tied == "none" else None
-        self.dropout = nn.Dropout(section.dropout)
+        self.dropout = Dropout(section.dropout)
         self._scale = math.sqrt(width)
         self._is_rotary = section.positions == "rotary"
         for module in self.modules():
@@ -159,7 +160,7 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(section.width)
         self.feed_forward = _feed_forward(section)
         self.feed_forward_norm = nn.LayerNorm(section.width)
-        self.dropout = nn.Dropout(section.dropout)
+        self.dropout = Dropout(section.dropout)
         self.is_pre = section.norm == "pre"
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention_norm = nn.LayerNorm(section.width)
         self.feed_forward = _feed_forward(section)
         self.feed_forward_norm = nn.LayerNorm(section.width)
-        self.dropout = nn.Dropout(section.dropout)
+        self.dropout = Dropout(section.dropout)
         self.is_pre = section.norm == "pre"
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
