@@ -7,10 +7,9 @@ Two questions, for two sizes of model:
   AudioToCharDataset under a DataLoader as its own `setup_training_data` builds it, in the plain loop, which is faster
   than lightning's Trainer. One loader process each, reading and decoding (and resampling) the recordings.
 
-Each side is a process with its own interpreter. Blocks of steps alternate, A B B A ..., while the other side waits;
-blocks of a pair take the same batches, which Segue's batch plan deals out beforehand. A ratio is the geometric mean
-over pairs, with a 95 % bootstrap interval. Before anything is timed, NeMo gets Segue's fresh weights, and both must
-agree on parameters, samples, frames, targets and the loss of the first batch.
+Each side is a process with its own interpreter. Blocks of steps take turns (turns.py); blocks of a pair take the same
+batches, which Segue's batch plan deals out beforehand. Before anything is timed, NeMo gets Segue's fresh weights, and
+both must agree on parameters, samples, frames, targets and the loss of the first batch.
 
 The peer's environment (Linux; torch first and alone, the same build as Segue's):
 
@@ -30,17 +29,17 @@ import json
 import math
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+import turns
 from torch import Tensor, nn
 
 MODES = ("compute", "loop")
@@ -348,12 +347,7 @@ def nemo_configuration(plan: Plan) -> Any:
 
 def serve(side: str, plan_path: Path) -> None:
     """Answers on what was standard output; whatever the libraries print goes to standard error."""
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(value: dict[str, Any]) -> None:
-        print(json.dumps(value), file=channel, flush=True)
-
+    answer = turns.channel()
     plan = Plan(**json.loads(plan_path.read_text()))
     torch.set_num_threads(plan.threads)
     chosen = SegueSide(plan) if side == "segue" else NemoSide(plan)
@@ -365,47 +359,6 @@ def serve(side: str, plan_path: Path) -> None:
             getattr(chosen, mode)(pace)
         except ModeEnds:
             continue
-
-
-class Side:
-    """A side's process, seen from the parent."""
-
-    def __init__(self, name: str, python: str, plan_path: Path) -> None:
-        self.name = name
-        self._log = plan_path.with_name(f"{name}.log")
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [python, __file__, "--side", name, str(plan_path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                text=True,
-            )
-        self.facts = self._answer()
-
-    def run(self, steps: int) -> dict[str, float]:
-        self._order(str(steps))
-        return self._answer()
-
-    def end_mode(self) -> None:
-        self._order("end")
-
-    def wait(self) -> None:
-        self._process.wait()
-
-    def _order(self, text: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(text + "\n")
-        self._process.stdin.flush()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended:\n{self._log.read_text()[-4000:]}")
-        return dict(json.loads(line))
 
 
 # --- The parent ---
@@ -470,32 +423,20 @@ def check_same_work(segue: dict[str, Any], nemo: dict[str, Any]) -> None:
     assert abs(segue["loss"] / nemo["loss"] - 1) < 0.05
 
 
-def measure(sides: dict[str, Side], mode: str, pairs: int, block_seconds: float) -> None:
+def measure(sides: dict[str, turns.Side], mode: str, pairs: int, block_seconds: float) -> None:
     """Alternates blocks and prints the ratios."""
-    slowest = max(side.run(WARM_UP_STEPS)["wall"] for side in sides.values()) / WARM_UP_STEPS
+    slowest = max(side.ask(WARM_UP_STEPS)["wall"] for side in sides.values()) / WARM_UP_STEPS
     steps = max(1, round(block_seconds / slowest))
-    blocks: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for pair in range(pairs):
-        for name in sorted(sides, reverse=pair % 2 == 0):
-            sleep(0.2)  # the other side's loader reads ahead, then rests
-            blocks[name].append(sides[name].run(steps))
+    blocks = turns.take_turns(sides, [steps] * pairs)
     for side in sides.values():
-        side.end_mode()
+        side.tell("end")
     speed = {name: np.array([block["audio"] / block["wall"] for block in blocks[name]]) for name in sides}
     processor = {name: np.array([block["processor"] / block["audio"] for block in blocks[name]]) for name in sides}
-    faster = interval(speed["segue"] / speed["nemo"])
-    processor_share = interval(processor["segue"] / processor["nemo"])
+    faster = turns.interval(speed["segue"] / speed["nemo"])
+    processor_share = turns.interval(processor["segue"] / processor["nemo"])
     print(f"  {mode}: {pairs} pairs of {steps} steps; s of audio a second: ", end="")
     print(", ".join(f"{name} {np.median(values):.1f}" for name, values in speed.items()))
     print(f"    segue / nemo: speed {faster}, processor time {processor_share}", flush=True)
-
-
-def interval(ratios: np.ndarray) -> str:
-    """Geometric mean with its 95 % bootstrap interval."""
-    logs = np.log(ratios)
-    resampled = np.random.default_rng(0).choice(logs, (10_000, len(logs))).mean(axis=1)
-    low, high = np.exp(np.quantile(resampled, [0.025, 0.975]))
-    return f"{math.exp(logs.mean()):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:
@@ -521,12 +462,15 @@ def main() -> None:
             plan_path = write_plan(size, manifest, Path(folder), options.threads)
             print(f"{name}, torch {torch.__version__}, {options.threads} thread(s):")
             pythons = {"segue": sys.executable, "nemo": options.peer}
-            sides = {side: Side(side, python, plan_path) for side, python in pythons.items()}
+            sides = {
+                side: turns.Side(side, [python, __file__, "--side", side, str(plan_path)], Path(folder) / f"{side}.log")
+                for side, python in pythons.items()
+            }
             check_same_work(sides["segue"].facts, sides["nemo"].facts)
             for mode in MODES:
                 measure(sides, mode, options.pairs, options.block_seconds)
             for side in sides.values():
-                side.wait()  # they still write into the folder
+                side.end()
 
 
 if __name__ == "__main__":
