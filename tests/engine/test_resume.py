@@ -260,6 +260,7 @@ def test_a_run_killed_while_it_is_set_up_starts_again(
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)  # the recipe is written, but not under its name
+        patch.setattr(os, "unlink", killed)  # nor does what is killed clean up
         with pytest.raises(KeyboardInterrupt):
             segue.train(tiny_recipe, run)
     assert sorted(path.name for path in run.iterdir()) == [".lock", ".partial_recipe.toml"]
