@@ -576,19 +576,16 @@ class Translator:
         section: SearchSection | None,
     ) -> str:
         """The translation of a line that goes on from lines before it and their translations."""
-        text = normalize_text(line, self.recipe.text)
         length, longest = self.vocabularies.source.num_tokens, self.recipe.data.longest_tokens
-        whole = " ".join([*(normalize_text(source, self.recipe.text) for source, _ in before), text])
-        if not text or not before or length([whole])[0] > longest:
-            # Without words, or longer than what the model learnt from: with one line less before it.
-            return (
-                self._in_context(line, before[1:], target_language, section)
-                if text and before
-                else self.translate([line], target_language, section)[0]
-            )
-        prefix = self.vocabularies.target.encode(" ".join(translation for _, translation in before))
+        text, *sources = (normalize_text(each, self.recipe.text) for each in (line, *(source for source, _ in before)))
+        translations = [translation for _, translation in before]
+        while sources and length([" ".join([*sources, text])])[0] > longest:  # more than the model learnt from
+            del sources[0], translations[0]
+        if not text or not sources:
+            return self.translate([line], target_language, section)[0]
         self._warn_of_unknown([text])
-        [[best]] = self._search([whole], target_language, section, prefixes=[prefix])
+        prefix = self.vocabularies.target.encode(" ".join(translations))
+        [[best]] = self._search([" ".join([*sources, text])], target_language, section, prefixes=[prefix])
         return self.vocabularies.target.decode(best.tokens[len(prefix) :])
 
     def _warn_of_unknown(self, texts: Sequence[str]) -> None:
