@@ -269,7 +269,7 @@ def test_five_maps_are_drawn_and_what_is_cut_off_is_said(path: Path) -> None:
     long = AttentionMap("long", ["t"] * 70, ["s"] * 90, np.eye(70, 90, dtype=np.float32))
     page = read(evaluation([], attention=[long] * 6), path)
     assert len(page.all("svg")) == 5
-    assert len(page.all("svg")[0].all("text")) == 2 * report.MOST_TOKENS
+    assert len(page.all("svg")[0].all("text")) == 2 * 64
     assert "the first 64 of 70 and 90" in page.all("figure")[0].text()
 
 

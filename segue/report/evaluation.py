@@ -9,14 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element
 
 import jiwer
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, Example, shown
-from segue.files import replacing
+from segue.report import page
+from segue.report.page import Part, headline, svg_text, tag, ticks
 
 NUM_LENGTH_GROUPS = 8
 NUM_CONFUSIONS = 15
@@ -28,61 +29,24 @@ def write(evaluation: Evaluation, path: Path) -> None:
     """The report as an HTML file, replaced at once."""
     assert all(math.isfinite(example.score) for example in evaluation.examples)
     compared = _compare(evaluation.examples)
-    html = page(
-        evaluation.title,
-        evaluation.facts,
-        {
-            "Scores": [_scores(evaluation.scores)],
-            f"{_capital(evaluation.score_name)} by length": _by_length(evaluation),
-            "Confusions": _confusions(compared),
-            **_examples(evaluation, compared),
-            "Attention": [_attention(each) for each in evaluation.attention[:NUM_MAPS]],
-        },
-    )
-    with replacing(path) as partial:
-        # Half a surrogate pair, which JSON can hold, has no UTF-8; browsers show its number as a replacement character.
-        partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
-
-
-# --- the page ---
+    sections: dict[str, Sequence[Part]] = {
+        "Scores": [_scores(evaluation.scores)],
+        f"{_capital(evaluation.score_name)} by length": _by_length(evaluation),
+        "Confusions": _confusions(compared),
+        **_examples(evaluation, compared),
+        "Attention": [_attention(each) for each in evaluation.attention[:NUM_MAPS]],
+    }
+    page.write(path, evaluation.title, evaluation.facts, sections, STYLE)
 
 
 STYLE = """
-:root { color-scheme: light dark; --text: #1c1c1e; --quiet: #63636b; --line: #dcdce0; --page: #fff; --bar: #3d6f9e;
-  --left-out: #a01c1c; --left-out-back: #fcebea; --added: #0a5c38; --added-back: #e4f4ea;
+:root { --bar: #3d6f9e; --left-out: #a01c1c; --left-out-back: #fcebea; --added: #0a5c38; --added-back: #e4f4ea;
   --other: #7a4600; --other-back: #fdf0d8; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e6e9; --quiet: #9c9ca6; --line: #3a3a41; --page: #17171a;
-  --bar: #7fb0de; --left-out: #ff9d96; --left-out-back: #431d1c; --added: #7ddba6; --added-back: #123522;
-  --other: #f5c474; --other-back: #3d2c0e; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 58rem; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; -webkit-text-size-adjust: 100%; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .75rem; }
-h2 { font-size: 1.15rem; line-height: 1.3; margin: 2.5rem 0 .75rem; padding-top: .75rem;
-  border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
-p { margin: .5rem 0; max-width: 46rem; }
-dl, dd, figure { margin: 0; }
-dt, .quiet, nav { color: var(--quiet); font-size: .875rem; }
-a { color: inherit; }
-nav { display: flex; flex-wrap: wrap; gap: .125rem 1.25rem; margin-top: 1rem; }
-.facts { display: flex; flex-wrap: wrap; gap: 0 1.5rem; font-size: .875rem; }
-.facts dt, .facts dd { display: inline; }
-.scores { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1rem 1.5rem; }
-.scores .text { grid-column: 1 / -1; }
-.scores .number dd { font-size: 1.375rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
-svg { display: block; }
-svg text { fill: currentColor; font-size: 12px; }
-svg .quiet { fill: var(--quiet); font-size: 12px; }
-svg .line { stroke: var(--line); fill: none; }
+@media (prefers-color-scheme: dark) { :root { --bar: #7fb0de; --left-out: #ff9d96; --left-out-back: #431d1c;
+  --added: #7ddba6; --added-back: #123522; --other: #f5c474; --other-back: #3d2c0e; } }
 svg .bar { fill: var(--bar); }
 .chart { width: 100%; max-width: 42rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem 1.5rem .2rem 0; text-align: start; border-bottom: 1px solid var(--line); }
-th { color: var(--quiet); font-size: .875rem; font-weight: normal; }
 td:last-child, th:last-child { text-align: end; padding-right: 0; white-space: nowrap; }
-summary { cursor: pointer; margin: .5rem 0; }
 article { padding: .875rem 0; border-top: 1px solid var(--line); }
 article:first-of-type { border-top: 0; }
 article header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 1rem; color: var(--quiet);
@@ -103,55 +67,9 @@ audio { display: block; width: 100%; max-width: 24rem; height: 2.25rem; margin: 
 .words .other { color: var(--other); background: var(--other-back); }
 .legend { display: inline-flex; gap: 0; margin: 0 .35em 0 0; vertical-align: baseline; }
 @media (max-width: 36rem) { .side { display: none; } .texts { display: block; } .texts p { margin-bottom: .375rem; } }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } audio, nav { display: none; }
-  article, figure, .chart, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } .wide { overflow: visible; }
-  .wide svg { max-width: 100%; height: auto; }
-  details::details-content { content-visibility: visible; block-size: auto; } }
+@media print { audio { display: none; } article, .chart { break-inside: avoid; }
+  .wide svg { max-width: 100%; height: auto; } }
 """
-
-Part = Element | str
-
-
-def page(title: str, facts: Mapping[str, str], sections: Mapping[str, Sequence[Part]]) -> str:
-    """An HTML page that needs nothing beside it: a title, facts, and those of the sections that have content."""
-    shown = {name: parts for name, parts in sections.items() if parts}
-    anchors = {name: f"section-{number}" for number, name in enumerate(shown)}
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # Whatever a text smuggles in: the browser runs no script and fetches nothing.
-        tag(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; style-src 'unsafe-inline'; media-src data:",
-        ),
-        tag("title", title),
-        tag("style", STYLE),
-    )
-    known = [tag("div", tag("dt", name), ": ", tag("dd", value, dir="auto")) for name, value in facts.items()]
-    header = tag(
-        "header",
-        tag("h1", title),
-        tag("dl", *known, class_="facts"),
-        tag("nav", *(tag("a", name, href=f"#{anchor}") for name, anchor in anchors.items())),
-    )
-    body = [tag("section", tag("h2", name), *parts, id=anchors[name]) for name, parts in shown.items()]
-    root = tag("html", head, tag("body", header, tag("main", *body)), lang="en")
-    return f"<!doctype html>\n{tostring(root, encoding='unicode', method='html')}\n"
-
-
-def tag(name_: str, *content: Part, **attributes: str) -> Element:
-    """An element. What is given as text stays text: it is escaped when it is written."""
-    element = Element(name_, {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()})
-    for part in content:
-        if isinstance(part, Element):
-            element.append(part)
-        elif len(element):
-            element[-1].tail = (element[-1].tail or "") + part
-        else:
-            element.text = (element.text or "") + part
-    return element
 
 
 # --- scores ---
@@ -164,24 +82,13 @@ def _scores(scores: Mapping[str, float | str]) -> Element:
             tag(
                 "div",
                 tag("dt", name.replace("_", " ")),
-                tag("dd", _headline(name, value)),
+                tag("dd", value if isinstance(value, str) else headline(name, value)),
                 class_="text" if isinstance(value, str) else "number",
             )
             for name, value in scores.items()
         ),
         class_="scores",
     )
-
-
-def _headline(name: str, value: float | str) -> str:
-    """A score of the whole set, with the digits that one compares models by."""
-    if isinstance(value, str):
-        return value
-    if name.endswith("rate"):
-        return f"{value:.2%}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
 def _score(name: str, value: float) -> str:
@@ -209,30 +116,30 @@ def _by_length(evaluation: Evaluation) -> list[Part]:
     groups = _length_groups(lengths)
     means = [float(scores[group].mean()) for group in groups]
     name = evaluation.score_name
-    ticks = _ticks(max(means))
+    marks = ticks(0, max(means) if max(means) > 0 else 1)
     first, across, top, row = 24.0, 52.0, 30, 26  # the bars' start and room in per cent; pixels
-    scale = across / max(ticks[-1], *means)
+    scale = across / max(marks[-1], *means)
     bottom = top + row * len(groups)
     parts = [
-        _text(evaluation.length_name, f"{first}%", 14, class_="quiet", text_anchor="end", dx="-8"),
-        _text(f"mean {name}", f"{first}%", 14, class_="quiet"),
-        _text("examples", "100%", 14, class_="quiet", text_anchor="end"),
+        svg_text(evaluation.length_name, f"{first}%", 14, class_="quiet", text_anchor="end", dx="-8"),
+        svg_text(f"mean {name}", f"{first}%", 14, class_="quiet"),
+        svg_text("examples", "100%", 14, class_="quiet", text_anchor="end"),
     ]
-    for tick in ticks:
+    for tick in marks:
         x = f"{first + scale * tick:.2f}%"
         parts.append(tag("line", x1=x, x2=x, y1=f"{top - 6}", y2=f"{bottom}", class_="line"))
         text = f"{tick:.4g}" if not name.endswith("rate") else f"{100 * tick:.4g}%"
-        parts.append(_text(text, x, bottom + 16, class_="quiet", text_anchor="middle"))
+        parts.append(svg_text(text, x, bottom + 16, class_="quiet", text_anchor="middle"))
     for number, (group, mean) in enumerate(zip(groups, means, strict=True)):
         y = top + row * number
         shortest, longest = _length(lengths[group].min()), _length(lengths[group].max())
         label = shortest if shortest == longest else f"{shortest}\N{EN DASH}{longest}"
         width = f"{scale * mean:.2f}%"
         parts += [
-            _text(label, f"{first}%", y + 13, text_anchor="end", dx="-8"),
+            svg_text(label, f"{first}%", y + 13, text_anchor="end", dx="-8"),
             tag("rect", x=f"{first}%", y=f"{y}", width=width, height=f"{row - 8}", class_="bar"),
-            _text(_score(name, mean), f"{first + scale * mean:.2f}%", y + 13, dx="5"),
-            _text(f"{len(group):,}", "100%", y + 13, text_anchor="end"),
+            svg_text(_score(name, mean), f"{first + scale * mean:.2f}%", y + 13, dx="5"),
+            svg_text(f"{len(group):,}", "100%", y + 13, text_anchor="end"),
         ]
     label = f"Mean {name} by {evaluation.length_name}"
     chart = tag("svg", *parts, class_="chart", height=f"{bottom + 22}", role="img", aria_label=label)
@@ -251,21 +158,8 @@ def _length_groups(lengths: NDArray[np.float64]) -> list[NDArray[np.intp]]:
     return [np.flatnonzero(group == number) for number in range(len(starts))]
 
 
-def _ticks(largest: float) -> list[float]:
-    """Round numbers from 0 up to at most `largest`, at least two and at most six."""
-    if largest <= 0:
-        return [0.0, 1.0]
-    power = 10.0 ** math.floor(math.log10(largest))
-    step = next(step for step in (power / 5, power / 2, power, 2 * power) if largest / step < 6)
-    return [step * number for number in range(int(largest / step + 1e-9) + 1)]
-
-
 def _length(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
-
-
-def _text(text: str, x: str, y: float, **attributes: str) -> Element:
-    return tag("text", text, x=x, y=f"{y:g}", **attributes)
 
 
 # --- differences ---
@@ -423,10 +317,10 @@ def _attention(attention: AttentionMap) -> Element:
     left = max(map(_pixels, rows), default=0) + 12
     slant = max(map(_pixels, columns), default=0) * math.sqrt(0.5)
     top = slant + 16
-    parts = [_text(row, f"{left - 6:.0f}", top + size * n + 13, text_anchor="end") for n, row in enumerate(rows)]
+    parts = [svg_text(row, f"{left - 6:.0f}", top + size * n + 13, text_anchor="end") for n, row in enumerate(rows)]
     for number, column in enumerate(columns):
         x, y = left + size * (number + 0.5) + 2, top - 5
-        parts.append(_text(column, f"{x:g}", y, transform=f"rotate(-45 {x:g} {y:g})"))
+        parts.append(svg_text(column, f"{x:g}", y, transform=f"rotate(-45 {x:g} {y:g})"))
     cells = [
         tag(
             "rect",

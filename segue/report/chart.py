@@ -1,0 +1,285 @@
+"""How is a curve drawn? Lines against steps as inline SVG, as readable on a telephone as on a wide page."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+from xml.etree.ElementTree import Element
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.report.logs import Series
+from segue.report.page import Part, svg_text, tag, ticks
+
+ACROSS, HEIGHT = 1000, 180
+"""The plot's size: across in units that stretch with the page, down in pixels."""
+COLUMNS = 250  # of each, a line's least and greatest value are drawn: finer cannot be seen
+FEW = 25  # so many points, or more, are no single dots; where they are noisy, they are smoothed
+NUM_COLOURS, NUM_DASHES = 6, 2
+BULK = (2, 98)  # percentiles of what an axis has to show; values far outside may be cut off
+
+Floats = NDArray[np.float64]
+Scale = Literal["zero", "free", "log"]
+"""Linear from 0; what fits the values, logarithmic where most of them span over two decades; logarithmic."""
+Kind = Literal["best", "averaged", "skipped"]
+
+# Colours that differ by 34 or more in CIE L*a*b*, in light and in dark, also for people who lack one kind of cone
+# (simulated after Machado et al. 2009), and stand out from the page (contrast above 3).
+STYLE = """
+:root { --colour-0: #1c3bde; --colour-1: #982832; --colour-2: #0e9e92; --colour-3: #6b3687; --colour-4: #b77f0d;
+  --colour-5: #110d21; --run: currentColor; }
+@media (prefers-color-scheme: dark) { :root { --colour-0: #7c8ce2; --colour-1: #ff3222; --colour-2: #38ee86;
+  --colour-3: #ca658b; --colour-4: #ffe40e; --colour-5: #d4fff4; } }
+.colour-0 { --run: var(--colour-0); } .colour-1 { --run: var(--colour-1); } .colour-2 { --run: var(--colour-2); }
+.colour-3 { --run: var(--colour-3); } .colour-4 { --run: var(--colour-4); } .colour-5 { --run: var(--colour-5); }
+.dash-1 { stroke-dasharray: 7 3; }
+.plot { width: calc(100% - 5.25rem); margin-left: 4rem; overflow: visible; }
+polyline { fill: none; stroke: var(--run); stroke-width: 1.75; stroke-linejoin: round;
+  vector-effect: non-scaling-stroke; }
+.raw { stroke-width: 1; stroke-opacity: .35; stroke-dasharray: none; }
+.many .raw { stroke-opacity: .15; }
+.dot { fill: var(--run); }
+.mark { overflow: visible; }
+.mark path { fill: var(--page); stroke: var(--run); stroke-width: 2; stroke-dasharray: none; }
+.mark .skipped { fill: var(--run); stroke: none; }
+.swatch { display: inline-block; vertical-align: middle; margin-right: .35rem; overflow: visible; }
+.swatch line { stroke: var(--run); stroke-width: 3; }
+"""
+
+# Around the point that is marked; a skipped step has none, and stands on the axis.
+SHAPES: dict[Kind, str] = {
+    "best": "M-4.5,0a4.5,4.5 0 1 0 9,0a4.5,4.5 0 1 0 -9,0z",
+    "averaged": "M0,-6L6,0L0,6L-6,0z",
+    "skipped": "M0,-7L4,0L-4,0z",
+}
+
+
+class Mark(NamedTuple):
+    """A step that a chart points out."""
+
+    kind: Kind
+    step: int
+    value: float | None
+    """None: on the axis."""
+    text: str
+
+
+class Line(NamedTuple):
+    """What one run has in a chart."""
+
+    style: str
+    series: Series
+    marks: Sequence[Mark] = ()
+
+
+def style(number: int) -> str:
+    """The CSS classes of a run: first colours, then dashes tell runs apart."""
+    return f"colour-{number % NUM_COLOURS} dash-{number // NUM_COLOURS}"
+
+
+def swatch(style: str, kind: Kind | None = None) -> Element:
+    """A line, or a mark, as it is drawn in charts: for legends."""
+    if kind is None:
+        drawn = tag("line", x1="0", x2="22", y1="5", y2="5")
+        return tag("svg", drawn, width="22", height="10", class_=f"swatch {style}", aria_hidden="true")
+    drawn = tag("svg", tag("path", d=SHAPES[kind], class_=kind), x="7", y="7", class_="mark")
+    return tag("svg", drawn, width="14", height="14", class_=f"swatch {style}", aria_hidden="true")
+
+
+def draw(
+    title: str, unit: str, lines: Sequence[Line], last_step: int, scale: Scale, is_noisy: bool, notes: Sequence[Part]
+) -> Element:
+    """A figure: title, unit and notes above the lines. `is_noisy` draws each as it is, faintly, and smoothed."""
+    axis = _axis([line.series.values for line in lines], scale)
+    faint: list[Element] = []
+    bold: list[Element] = []
+    points: list[Element] = []
+    for line in lines:
+        few = len(line.series.steps) < FEW
+        if few or not is_noisy:
+            bold.append(_line(thinned(line.series, last_step), last_step, axis, line.style))
+        else:
+            faint.append(_line(thinned(line.series, last_step), last_step, axis, f"raw {line.style}"))
+            bold.append(_line(smoothed(line.series), last_step, axis, line.style))
+        points += [*(_dots(line, last_step, axis) if few else []), *_marks(line, last_step, axis)]
+    stretched = tag(
+        "svg",
+        *faint,
+        *bold,
+        width="100%",
+        height=f"{HEIGHT}",
+        viewBox=f"0 0 {ACROSS} {HEIGHT}",
+        preserveAspectRatio="none",
+    )
+    label = f"{title} against steps"
+    picture = tag(
+        "svg",
+        *_grid(axis, last_step),
+        stretched,
+        *points,
+        class_="plot",
+        height=f"{HEIGHT + 40}",
+        role="img",
+        aria_label=label,
+    )
+    heading: list[Part] = [tag("b", title), " ", tag("span", unit, class_="quiet")]
+    cut = _cut(axis, [line.series.values for line in lines])
+    said = [tag("p", note, class_="quiet") for note in (*notes, *cut)]
+    return tag("figure", tag("figcaption", *heading, *said), picture, class_="curve")
+
+
+def smoothed(series: Series) -> Series:
+    """At points along the series the median of 8 % of the values, around each.
+
+    At the start of fewer, as many on both sides, so that it follows a steep fall.
+    """
+    count, half = len(series.steps), len(series.steps) // 25
+    at = np.unique(np.linspace(0, count - 1, COLUMNS).round().astype(int))
+    reaches = np.minimum(at, half)
+    windows = zip((at - reaches).tolist(), (at + reaches + 1).tolist(), strict=True)
+    return Series(series.steps[at], np.array([np.median(series.values[low:high]) for low, high in windows]))
+
+
+def thinned(series: Series, last_step: int) -> Series:
+    """The first and last point, and the lowest and highest in each of `COLUMNS` equal parts of the plot."""
+    column = np.floor(series.steps * (COLUMNS / last_step))
+    order = np.lexsort((series.values, column))
+    starts = np.flatnonzero(np.diff(column[order], prepend=-1))
+    ends = np.append(starts[1:], len(order)) - 1
+    kept = np.unique(np.concatenate([order[starts], order[ends], [0, len(order) - 1]]))
+    return Series(series.steps[kept], series.values[kept])
+
+
+# --- the axis of values ---
+
+
+class _Axis(NamedTuple):
+    """Its ends as they are, or their logarithms."""
+
+    low: float
+    high: float
+    is_log: bool
+
+    def places(self, values: Floats) -> Floats:
+        """Pixels from the top. What is cut off lies a little outside."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = np.log10(np.maximum(values, 0)) if self.is_log else values
+        return HEIGHT * (1 - np.clip((scaled - self.low) / (self.high - self.low), -0.2, 1.2))
+
+    def ticks(self) -> list[float]:
+        if not self.is_log:
+            return ticks(self.low, self.high)
+        first, last = math.ceil(self.low), math.floor(self.high)
+        if last - first >= 2:
+            return [10.0**power for power in range(first, last + 1, math.ceil((last - first + 1) / 6))]
+        fine = [digit * 10.0**power for power in range(first - 1, last + 1) for digit in (1, 2, 5)]
+        found = [value for value in fine if self.low <= math.log10(value) <= self.high]
+        return found if len(found) > 2 else ticks(10**self.low, 10**self.high)
+
+
+def _axis(series: Sequence[Floats], scale: Scale) -> _Axis:
+    """An axis that one huge first loss does not spoil: what lies far outside of most values is cut off."""
+    if scale == "zero":
+        _, high = _ends([*series, np.zeros(1)])
+        return _Axis(min(0.0, *(float(values.min()) for values in series)), high, is_log=False)
+    positive = [values[values > 0] for values in series if (values > 0).any()]
+    low, high = _bulk(series)
+    is_spread = min(map(np.min, series)) > 0 and high > 100 * low
+    if positive and (scale == "log" or is_spread):
+        return _Axis(*_ends([np.log10(values) for values in positive]), is_log=True)
+    return _Axis(*_ends(series), is_log=False)
+
+
+def _bulk(series: Sequence[Floats]) -> tuple[float, float]:
+    """Where most of the values of each line lie, however few another line has."""
+    bounds = np.array([np.percentile(values, BULK) for values in series])
+    return float(bounds[:, 0].min()), float(bounds[:, 1].max())
+
+
+def _ends(series: Sequence[Floats]) -> tuple[float, float]:
+    """All values with a margin; without those that would leave less than half of the axis to most of them."""
+    low, high = _bulk(series)
+    room = high - low
+    least, most = (float(end) for end in (min(map(np.min, series)), max(map(np.max, series))))
+    if not room or low - least <= room:
+        low = least
+    if not room or most - high <= room:
+        high = most
+    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def _cut(axis: _Axis, series: Sequence[Floats]) -> list[str]:
+    """A note on the values that the axis does not reach."""
+    values = np.concatenate(series)
+    low, high = (10**axis.low, 10**axis.high) if axis.is_log else (axis.low, axis.high)
+    above, below = values[values > high], values[values < low]
+    said = []
+    if len(above):
+        said.append(f"{len(above):,} above, up to {_rounded(above.max())}")
+    if len(below):
+        said.append(f"{len(below):,} below, down to {_rounded(below.min())}")
+    return [f"Cut off: {' and '.join(said)}, of {len(values):,} values."] if said else []
+
+
+def _rounded(value: float) -> str:
+    return _number(float(f"{value:.3g}"))
+
+
+def _number(value: float) -> str:
+    """At most six digits: `12,000`, `0.0015`, `2e-5`."""
+    if 1e6 <= abs(value) < 1e7:
+        return f"{value:,.0f}"
+    digits, _, exponent = f"{value:,.6g}".partition("e")
+    return f"{digits}e{int(exponent)}" if exponent else digits
+
+
+# --- parts of the drawing ---
+
+
+def _grid(axis: _Axis, last_step: int) -> list[Element]:
+    found = []
+    for value in axis.ticks():
+        y = float(axis.places(np.array([value]))[0])
+        found.append(tag("line", x1="0", x2="100%", y1=f"{y:.1f}", y2=f"{y:.1f}", class_="line"))
+        found.append(svg_text(_number(value), "0", round(y + 4, 1), class_="quiet", text_anchor="end", dx="-8"))
+    for value in ticks(0, last_step):
+        x = _across(value, last_step)
+        found.append(tag("line", x1=x, x2=x, y1="0", y2=f"{HEIGHT}", class_="line"))
+        found.append(svg_text(_number(value), x, HEIGHT + 16, class_="quiet", text_anchor="middle"))
+    found.append(svg_text("step", "50%", HEIGHT + 34, class_="quiet", text_anchor="middle"))
+    return found
+
+
+def _line(series: Series, last_step: int, axis: _Axis, style: str) -> Element:
+    across, down = series.steps * (ACROSS / last_step), axis.places(series.values)
+    points = " ".join(f"{x:.0f},{y:.1f}" for x, y in zip(across.tolist(), down.tolist(), strict=True))
+    return tag("polyline", points=points, class_=style)
+
+
+def _dots(line: Line, last_step: int, axis: _Axis) -> list[Element]:
+    places = zip(line.series.steps.tolist(), axis.places(line.series.values).tolist(), strict=True)
+    return [
+        tag("circle", cx=_across(step, last_step), cy=f"{y:.1f}", r="2.5", class_=f"dot {line.style}")
+        for step, y in places
+        if 0 <= y <= HEIGHT
+    ]
+
+
+def _marks(line: Line, last_step: int, axis: _Axis) -> list[Element]:
+    found: dict[tuple[Kind, int], Element] = {}
+    for mark in line.marks:
+        y = HEIGHT if mark.value is None else float(np.clip(axis.places(np.array([mark.value]))[0], 0, HEIGHT))
+        column = mark.step * COLUMNS // last_step  # marks closer than that would cover each other
+        found[mark.kind, column] = tag(
+            "svg",
+            tag("path", tag("title", mark.text), d=SHAPES[mark.kind], class_=mark.kind),
+            x=_across(mark.step, last_step),
+            y=f"{y:.1f}",
+            class_=f"mark {line.style}",
+        )
+    return list(found.values())
+
+
+def _across(step: float, last_step: int) -> str:
+    return f"{100 * step / last_step:.2f}%"

@@ -1,0 +1,150 @@
+"""What did a run write down? Its log, its recipe, where it ran."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue import recipe
+from segue.errors import UserError
+
+Record = dict[str, Any]
+
+# Words in the names of scores, by which of two values is the better one.
+LOWER = {"loss", "rate", "perplexity", "bits", "ter", "insertions", "deletions", "substitutions"}
+HIGHER = {"bleu", "chrf", "accuracy"}
+
+
+class Series(NamedTuple):
+    """Values at steps: finite, in order."""
+
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+    def point(self, index: int) -> tuple[int, float]:
+        """A step and its value."""
+        return int(self.steps[index]), float(self.values[index])
+
+
+class Run(NamedTuple):
+    """A run directory's texts."""
+
+    label: str
+    """Tells it from the other runs of a report."""
+    path: Path
+    records: Sequence[Record]
+    """The lines of `metrics.jsonl`; at least one."""
+    recipe_text: str
+    recipe: Mapping[str, str]
+    """Values as text by dotted key."""
+    environment: Mapping[str, str]
+    metric: str | None
+    """The score that chooses the best model, where something was evaluated."""
+
+    def series(self, name: str, group: str = "") -> Series:
+        """A number's values; of the scores in `group`, `dev` or `averaged`, where one is named."""
+        found = [(each["step"], (each.get(group) or {}) if group else each) for each in self.records]
+        points = [(step, values[name]) for step, values in found if _is_finite(values.get(name))]
+        steps, values = np.array(points, np.float64).reshape(-1, 2).T
+        return Series(steps, values)
+
+    def best(self, name: str) -> tuple[int, float] | None:
+        """Step and value of a score's best evaluation; of equals the last, as training has it.
+
+        None where nothing was evaluated, or where it is not known which values are better.
+        """
+        series, is_lower = self.series(name, "dev"), is_lower_better(name)
+        if is_lower is None or not len(series.steps):
+            return None
+        last_first = series.values[::-1] * (1 if is_lower else -1)
+        return series.point(len(last_first) - 1 - int(np.argmin(last_first)))
+
+
+def is_lower_better(name: str) -> bool | None:
+    """What a score's name says about it; None where it says nothing."""
+    words = set(name.lower().split("_"))
+    return True if words & LOWER else False if words & HIGHER else None
+
+
+def read(paths: Sequence[Path]) -> list[Run]:
+    """The runs in these directories."""
+    resolved = [path.resolve() for path in paths]
+    for number, path in enumerate(paths):
+        if resolved[number] in resolved[:number]:
+            raise UserError(f"{path}: given twice")
+    return [_run(path, label) for path, label in zip(paths, _labels(resolved), strict=True)]
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The names of directories, with as many of the folders around them as tell them apart."""
+    for depth in count(1):
+        labels = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def _run(path: Path, label: str) -> Run:
+    if not (path / "recipe.toml").is_file() or (path / "model.safetensors").is_file():
+        raise UserError(f"{path}: not a run directory")
+    values = recipe.read_alone(path / "recipe.toml")
+    records = _records(path / "metrics.jsonl")
+    scores: Record = next((each["dev"] for each in records if each.get("dev")), {})
+    metric = values["metric"] if values.get("metric") in scores else next(iter(scores), None)
+    text = (path / "recipe.toml").read_text(encoding="utf-8")
+    return Run(label, path, records, text, _flat(values), _environment(path), metric)
+
+
+def _records(path: Path) -> list[Record]:
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    records: list[Record] = []
+    for number, line in enumerate(lines, 1):
+        record = _record(line)
+        if record is None and number == len(lines):  # nothing, or what a process is still writing
+            break
+        if record is None:
+            raise UserError(f"{path}:{number}: damaged: not the numbers of a step")
+        if records and record["step"] < records[-1]["step"]:
+            raise UserError(f"{path}:{number}: damaged: step {record['step']} after step {records[-1]['step']}")
+        records.append(record)
+    if not records:
+        raise UserError(f"{path}: nothing was logged yet")
+    return records
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
+def _environment(run: Path) -> dict[str, str]:
+    path, difference = run / "environment.json", run / "git.diff"
+    try:
+        found = _flat(json.loads(path.read_bytes())) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    return found | ({"not committed": str(difference)} if difference.is_file() else {})
+
+
+def _flat(value: Any, key: str = "") -> dict[str, str]:
+    """Values as text by dotted key; items of an array of tables count from 0."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = {str(index): item for index, item in enumerate(value)}
+    if isinstance(value, dict):
+        prefix = f"{key}." if key else ""
+        return {name: text for each in value for name, text in _flat(value[each], f"{prefix}{each}").items()}
+    if value is None:
+        return {}
+    return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
