@@ -21,7 +21,7 @@ def train(recipe: str | Path, out: str | Path, *overrides: str) -> Any:
 
     `overrides` are "key.path=value". Returns the step reached and the best evaluation.
     """
-    from segue import tasks
+    from segue import training
     from segue.recipe import find
 
-    return tasks.train(find(str(recipe)), Path(out), overrides)
+    return training.train(find(str(recipe)), Path(out), overrides)

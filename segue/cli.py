@@ -1,7 +1,7 @@
 """Which commands are there? One table; each command imports what it needs when it runs.
 
 Exit status: 0; 2 for a user's mistake, one clear message on standard error; 1 for a fault of ours, with a traceback;
-128 + signal where SIGINT or SIGTERM stopped a training that can go on.
+128 + signal where SIGINT, SIGTERM or SIGUSR1 stopped a training that can go on; 75 where its watchdog did.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segue.errors import UserError
+from segue.errors import UserError, warn
 
 Arguments = argparse.Namespace
 
@@ -117,23 +117,55 @@ def _prepare(arguments: Arguments) -> None:
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="recipe file, or the name of one that ships")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="recipe file, or the name of one that ships")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="changes: optimizer.learning_rate=3e-4")
     parser.add_argument("--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the recipe)")
+    parser.add_argument(
+        "--find-learning-rate", action="store_true", help="try 100 steps at growing rates; nothing is kept"
+    )
+    parser.add_argument("--replay", metavar="FILE", type=Path, help="take a step again that was not finite")
     _skip_bad_argument(parser)
 
 
 def _train(arguments: Arguments) -> int:
-    from segue import recipe, tasks
+    from segue import recipe, training
 
+    if arguments.replay is not None:
+        return _replay(arguments.replay)
+    if arguments.recipe is None:
+        raise UserError("RECIPE is missing: segue train RECIPE (segue recipes list)")
     path = recipe.find(arguments.recipe)
     run = arguments.out or Path("runs") / path.stem
     overrides = [*arguments.overrides, *(["data.skip_bad=true"] if arguments.skip_bad else [])]
-    result = tasks.train(path, run, overrides)
+    if arguments.find_learning_rate:
+        rates, suggested = training.learning_rates(path, overrides)
+        for rate, loss in rates:
+            print(f"{rate:10.3g} {loss:10.4f}")
+        print(f"optimizer.learning_rate={suggested:.2g}")
+        return 0
+    processes = training.num_processes(path, overrides)
+    if processes > 1:
+        start = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "segue"]
+        os.execv(sys.executable, [sys.executable, "-m", *start, *sys.argv[1:]])
+    result = training.train(path, run, overrides)
     if result.signal is not None:
-        print(f"stopped and saved at step {result.step}; the same command goes on from there", file=sys.stderr)
+        warn(f"stopped and saved at step {result.step}; the same command goes on from there")
         return 128 + int(result.signal)
-    print(f"{run / 'model'}: {result.metric} {result.best.score:.4f} at step {result.best.step}")
+    if os.environ.get("RANK", "0") == "0":
+        assert result.best is not None  # the last step is always evaluated
+        print(f"{run / 'model'}: {result.metric} {result.best.score:.4f} at step {result.best.step}")
+    return 0
+
+
+def _replay(path: Path) -> int:
+    from segue import training
+
+    for finding in training.take_again(path):
+        print(f"loss {finding.loss:g}  gradient norm {finding.gradient_norm:g}  {', '.join(finding.ids)}")
+        if finding.first_module is not None:
+            print(f"  first output that is not finite: {finding.first_module}")
+        for example, loss in finding.examples:
+            print(f"  {example} alone: loss {loss:g}")
     return 0
 
 
@@ -260,6 +292,25 @@ def _translate(arguments: Arguments) -> int:
             print(f"segue: {problem}", file=sys.stderr)
             has_failed = True
     return 2 if has_failed else 0
+
+
+# --- report ---
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run directories, also of running trainings")
+    parser.add_argument(
+        "--out", metavar="FILE.html", type=Path, help="(default: RUN/report.html; report.html for several)"
+    )
+
+
+def _report(arguments: Arguments) -> None:
+    from segue.report import runs
+
+    folder = arguments.runs[0] if len(arguments.runs) == 1 else Path()
+    path = arguments.out or folder / "report.html"
+    runs.write(arguments.runs, path)
+    print(path)
 
 
 # --- recipes ---
@@ -389,6 +440,12 @@ COMMANDS = {
         "segue translate runs/multi30k film.srt --to de",
         _translate_arguments,
         _translate,
+    ),
+    "report": Command(
+        "the curves of one run or of several as one HTML page",
+        "segue report runs/first runs/second --out report.html",
+        _report_arguments,
+        _report,
     ),
     "recipes": Command(
         "the recipes that ship with the package",

@@ -1,5 +1,6 @@
 """What a user can mend: mistakes get one clear line, not a traceback."""
 
+import os
 import sys
 
 
@@ -13,7 +14,9 @@ def missing_extra(package: str, extra: str) -> UserError:
 
 
 def warn(message: str) -> None:
-    """Says `message` on standard error, where it disturbs no result that a program reads."""
+    """Says `message` on standard error, where it disturbs no result that a program reads; one rank speaks for all."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 

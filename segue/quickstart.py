@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from segue import recipe, tasks
+from segue import recipe, tasks, training
 from segue.data import audio, corpora
 from segue.data.corpora.fsdd import WORDS as DIGITS
 from segue.data.examples import Utterance
@@ -44,7 +44,7 @@ def run(out: Path, recordings: Path | None) -> int:
         _say(f"1. Synthesising {sum(NUM_UTTERANCES.values())} utterances of {sum(map(len, VOICES.values()))} voices")
         synthesise(data)
     _say(f"2. Training a small Jasper in {run_folder}")
-    result = tasks.train(recipe.find("quickstart"), run_folder, [f"data.root={data}"])
+    result = training.train(recipe.find("quickstart"), run_folder, [f"data.root={data}"])
     if result.signal is not None:
         _say("stopped and saved; the same command goes on from there")
         return 128 + int(result.signal)

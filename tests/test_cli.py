@@ -1,5 +1,6 @@
-import fcntl
 import json
+import os
+import socket
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,7 @@ import jsonschema
 import pysubs2
 import pytest
 
-from segue import recipe, tasks
+from segue import recipe, tasks, training
 from segue.cli import COMMANDS, main
 
 
@@ -179,10 +180,10 @@ def test_a_run_directory_of_another_recipe_is_refused_and_left_alone(
 
 
 def test_two_trainings_never_share_a_run_directory(segue: Segue, tiny_recipe: Path, tmp_path: Path) -> None:
-    with (tmp_path / tasks.LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        outcome = segue("train", tiny_recipe, "--out", tmp_path)
-    assert_mistake(outcome, f"{tmp_path}: another process is training there")
+    lock = training._lock(tmp_path)  # as a training does
+    outcome = segue("train", tiny_recipe, "--out", tmp_path)
+    lock.close()
+    assert_mistake(outcome, f"{tmp_path}: process {os.getpid()} on {socket.gethostname()} is training there")
 
 
 def test_without_torch_training_says_what_to_install_and_preparing_works(

@@ -45,6 +45,7 @@ class BatchPlan:
         """Micro-batches in an epoch."""
         self._epoch = -1
         self._batches: list[Indices] = []
+        self._order = order
 
     def micro_batch(self, number: int) -> MicroBatch:
         """Micro-batch `number`, counted from 0 over all epochs."""
@@ -52,6 +53,12 @@ class BatchPlan:
         if epoch != self._epoch:  # a cache only: neighbouring numbers share an epoch
             self._batches, self._epoch = self._deal(epoch), epoch
         return MicroBatch(epoch, self._batches[position])
+
+    def heaviest(self) -> tuple[int, int]:
+        """Numbers of the first epoch's micro-batches with the longest example, and with the most examples."""
+        batches = self._deal(0)
+        longest = next(number for number, batch in enumerate(batches) if self._order[-1] in batch)
+        return longest, max(range(len(batches)), key=lambda number: len(batches[number]))
 
     def _deal(self, epoch: int) -> list[Indices]:
         draw = np.random.default_rng([self._seed, 0, epoch])

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segue.engine import checkpoint
+from segue.engine import checkpoint, parts
 from segue.engine.checkpoint import Tensors
+from segue.engine.parallel import ALONE, World
 
 
 class MovingAverage:
@@ -30,8 +30,8 @@ class MovingAverage:
         averages, values = [], []
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                averages.append(self.tensors[name])
-                values.append(value)
+                averages.append(parts.local(self.tensors[name]))
+                values.append(parts.local(value))
             else:
                 self.tensors[name].copy_(value)
         torch._foreach_lerp_(averages, values, share)
@@ -54,8 +54,9 @@ def weights_of(model: nn.Module, tensors: Tensors | None) -> Iterator[None]:
 class Snapshots:
     """The weights of the last, or the best, k evaluations, on disk."""
 
-    def __init__(self, folder: Path, count: int, by: str, direction: str) -> None:
+    def __init__(self, folder: Path, count: int, by: str, direction: str, world: World = ALONE) -> None:
         self.folder = folder
+        self._world = world
         self.count = count
         self.by = by
         self.direction = direction
@@ -63,7 +64,7 @@ class Snapshots:
         """(step, score)"""
 
     def add(self, step: int, score: float, tensors: Tensors) -> None:
-        """Keeps these weights if they are among the k."""
+        """Keeps these whole weights if they are among the k."""
         kept = sorted([*self.kept, (step, score)])
         if self.by == "best":
             sign = 1 if self.direction == "min" else -1
@@ -71,12 +72,13 @@ class Snapshots:
         else:
             kept = kept[-self.count :]
         if (step, score) in kept:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_tensors(self._path(step), tensors)
+            self._world.first(lambda: checkpoint.write_tensors(self._path(step), tensors))
         self.kept = kept
 
     def drop_others(self, *states: list[tuple[int, float]]) -> None:
         """Deletes files that none of these lists (of kept checkpoints) needs any more."""
+        if not self._world.is_first:
+            return
         needed = {self._path(step) for state in (self.kept, *states) for step, _ in state}
         for path in self.folder.glob("*.safetensors"):
             if path not in needed:
@@ -94,18 +96,13 @@ class Snapshots:
         return self.folder / f"step_{step:08d}.safetensors"
 
 
-def batch_norms(model: nn.Module) -> list[Any]:
-    """The model's batch normalisation layers."""
-    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
 @torch.no_grad()
 def reestimate_batch_norms(model: nn.Module, forwards: Iterable[None]) -> None:
     """Sets running statistics to their plain mean over some forward passes, which iterating `forwards` makes.
 
     Statistics of averaged weights are not the average of the statistics (Izmailov et al. 2018, section 3.2).
     """
-    norms = batch_norms(model)
+    norms = parts.batch_norms(model)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]

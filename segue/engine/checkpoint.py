@@ -1,7 +1,8 @@
 """How is training kept safe? Checkpoints that either are complete and verified, or do not exist. No pickle.
 
-A checkpoint is a folder `step_N` with safetensors files and `state.json`, which holds their SHA-256 and its own. It is
-written under another name, flushed to the disk and renamed: killed at any moment, the previous checkpoint stays.
+A checkpoint is a folder `step_N` with safetensors files, one from each rank, and `state.json`, which holds their
+SHA-256 and its own. It is written under another name, flushed to the disk and renamed: killed at any moment, the one
+before stays. Ranks write and read their own parts (torch.distributed.checkpoint), whatever the layout was before.
 """
 
 import errno
@@ -9,15 +10,25 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as distributed_load
+from torch.distributed.checkpoint.state_dict_saver import save as distributed_save
 
+from segue.engine import parts
+from segue.engine.parallel import World
 from segue.errors import UserError, warn
 from segue.files import PARTIAL, replacing
 
@@ -26,58 +37,147 @@ STATE = "state.json"
 OWN_CHECKSUM = "own_sha256"
 
 
-def save(folder: Path, step: int, tensors: dict[str, Tensors], state: dict[str, Any], keep: int) -> Path:
-    """Publishes checkpoint `step` in `folder` and drops all but the newest `keep`.
+class Checkpoints:
+    """The checkpoints of a run. Every rank calls every method, at the same place."""
 
-    `tensors` becomes one file per name; `state` is JSON. Raises a UserError if the disk refuses.
-    """
-    target, partial = folder / f"step_{step:08d}", folder / f"{PARTIAL}{step:08d}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{PARTIAL}*"):  # of a process that was killed
-            shutil.rmtree(left)
-        partial.mkdir()
-        for name, group in tensors.items():
-            write_tensors(partial / f"{name}.safetensors", group)
-        checksums = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+    def __init__(self, folder: Path, keep: int, world: World) -> None:
+        """Keeps the newest `keep`."""
+        self.folder, self._keep, self._world = folder, keep, world
+        # Its own group: it saves while the training goes on.
+        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._thread: Thread | None = None
+        self._problem: UserError | None = None
+
+    def save(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
+        """Copies `tensors`, which may be spread, and publishes them beside the training; `state` is JSON.
+
+        A UserError of the save before this one, for instance a full disk, is raised here or by `wait`.
+        """
+        self.wait()
+        copies = {name: parts.spread_like(_copied(tensor), tensor) for name, tensor in tensors.items()}
+        self._thread = Thread(target=self._save, args=(step, copies, state), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was last given to `save` is on the disk."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._problem is not None:
+            problem, self._problem = self._problem, None
+            raise problem
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits, so that what was given to `save` is not lost, however the training ended."""
+        try:
+            self.wait()
+        except UserError as problem:
+            if value is None:
+                raise
+            warn(str(problem))
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that verifies, and its state; damaged ones are reported and passed over.
+
+        None if there is no checkpoint; a UserError if there are only damaged ones.
+        """
+        paths = self._world.first(lambda: [path for _, path in _all(self.folder)])
+        for path in paths:
+            problem: str | None = None
+            try:
+                state = _load_state(path)
+                # Ranks share the work of reading it all.
+                for name, checksum in list(state["sha256"].items())[self._world.rank :: self._world.size]:
+                    if _sha256(path / name) != checksum:
+                        raise ValueError(f"{name} is not what was saved")
+            except (OSError, ValueError) as error:
+                problem = str(error)
+            problems = [each for each in self._world.gather(problem) if each is not None]
+            if not problems:
+                return path, state
+            warn(f"{path}: damaged checkpoint passed over: {problems[0]}")
+        if paths:
+            raise UserError(
+                f"{self.folder}: no checkpoint in it can be read; delete this folder to train from the start"
+            )
+        return None
+
+    def read(self, path: Path, tensors: Tensors) -> None:
+        """Fills `tensors`, which may be spread, from a checkpoint. A UserError names the first that does not fit."""
+        reader = HuggingFaceStorageReader(str(path))
+        known = reader.read_metadata().state_dict_metadata
+        for name, tensor in tensors.items():
+            saved = known.get(name)
+            if not isinstance(saved, TensorStorageMetadata) or saved.size != tensor.shape:
+                there = f"has {tuple(saved.size)}" if isinstance(saved, TensorStorageMetadata) else "lacks it"
+                raise UserError(
+                    f"{path}: a checkpoint of another model: {name} is {tuple(tensor.shape)}, the checkpoint {there}"
+                )
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is, with one rank
+            distributed_load(dict(tensors), storage_reader=reader, process_group=self._group)
+
+    def _save(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
+        target, partial = self.folder / f"step_{step:08d}", self.folder / f"{PARTIAL}{step:08d}"
+        is_first = self._world.is_first
+        try:
+            self._together(lambda: _make_empty(partial) if is_first else None)
+            self._together(lambda: self._write(partial, tensors))
+            checksums: dict[str, str] = {}
+            for each in self._together(lambda: _flushed(partial, self._world.rank)):
+                checksums.update(each)
+            self._together(lambda: self._publish(partial, target, step, state, checksums) if is_first else None)
+        except OSError as error:
+            if is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+            self._problem = UserError(
+                f"{target}: cannot save this checkpoint: {error.strerror or error}; earlier ones are intact, so make "
+                "room and train again"
+            )
+
+    def _write(self, partial: Path, tensors: Tensors) -> None:
+        if self._group is None:  # all of it, in the form that the writer of many ranks would give it
+            write_tensors(partial / "shard-00001-model-00001-of-00001.safetensors", tensors)
+            return
+        writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
+        distributed_save(tensors, storage_writer=writer, process_group=self._group)
+
+    def _together(self, act: Any) -> list[Any]:
+        """What `act` returned on each rank; where any failed, all raise an OSError."""
+        result, problem = None, None
+        try:
+            result = act()
+        except Exception as error:  # whatever a writer raises; the others wait for an answer
+            problem = _reason(error)
+        if self._group is None:
+            results = [(result, problem)]
+        else:
+            results = [(None, None)] * self._world.size
+            dist.all_gather_object(results, (result, problem), group=self._group)
+        for _, failed in results:
+            if failed is not None:
+                raise OSError(errno.EIO, failed)
+        return [value for value, _ in results]
+
+    def _publish(
+        self, partial: Path, target: Path, step: int, state: dict[str, Any], checksums: dict[str, str]
+    ) -> None:
         state = {**state, "step": step, "sha256": checksums}
         write_text(partial / STATE, json.dumps({**state, OWN_CHECKSUM: _own_checksum(state)}, indent=1))
         _flush(partial)
         if target.exists():  # left by a run that was resumed from an earlier one
             shutil.rmtree(target)
         partial.rename(target)
-        _flush(folder)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(
-            f"{target}: cannot save this checkpoint: {error.strerror or error}; earlier ones are intact, so make room "
-            "and train again"
-        ) from None
-    later = [path for number, path in _all(folder) if number > step]  # damaged: this run was resumed before them
-    earlier = [path for number, path in _all(folder) if number <= step]
-    for path in [*later, *earlier[keep:]]:
-        shutil.rmtree(path)
-    return target
-
-
-def load_newest(folder: Path) -> tuple[dict[str, Tensors], dict[str, Any]] | None:
-    """Tensors and state of the newest checkpoint that verifies; damaged ones are reported and passed over.
-
-    None if there is no checkpoint; a UserError if there are only damaged ones.
-    """
-    paths = [path for _, path in _all(folder)]
-    for path in paths:
-        try:
-            state = _load_state(path)
-            for name, checksum in state["sha256"].items():
-                if _sha256(path / name) != checksum:
-                    raise ValueError(f"{name} is not what was saved")
-            return {Path(name).stem: load_file(path / name) for name in state["sha256"]}, state
-        except (OSError, ValueError, SafetensorError) as error:
-            warn(f"{path}: damaged checkpoint passed over: {error}")
-    if paths:
-        raise UserError(f"{folder}: no checkpoint in it can be read; delete this folder to train from the start")
-    return None
+        _flush(self.folder)
+        later = [path for number, path in _all(self.folder) if number > step]  # damaged: this run was resumed before
+        earlier = [path for number, path in _all(self.folder) if number <= step]
+        for path in [*later, *earlier[self._keep :]]:
+            shutil.rmtree(path)
 
 
 def states(folder: Path) -> Iterator[dict[str, Any]]:
@@ -89,12 +189,12 @@ def states(folder: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def write_tensors(path: Path, tensors: Tensors) -> None:
+def write_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
     """A safetensors file, replaced at once and flushed to the disk."""
     with replacing(path) as partial:
         try:
             # Contiguous copies: safetensors refuses views that share memory.
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
         except SafetensorError as error:  # what it raises for a full disk, too
             raise OSError(errno.EIO, str(error), str(path)) from None
         _flush(partial)
@@ -117,19 +217,34 @@ def write_text(path: Path, text: str) -> None:
         _flush(partial)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    """The optimizer's state as flat tensors, named `parameter.key`. Its settings come from the recipe."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{key}": value for number, values in state.items() for key, value in values.items()}
+def _copied(tensor: Tensor) -> Tensor:
+    """This rank's part, in the processor's memory, where the training does not change it."""
+    part = parts.local(tensor)
+    return part.clone() if part.device.type == "cpu" else part.cpu()
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """The inverse of `optimizer_tensors`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def _make_empty(partial: Path) -> None:
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    for left in partial.parent.glob(f"{PARTIAL}*"):  # of a process that was killed
+        shutil.rmtree(left)
+    partial.mkdir()
+
+
+def _flushed(partial: Path, rank: int) -> dict[str, str]:
+    """The checksums of a rank's files, once they are on the disk."""
+    checksums = {}
+    for path in sorted(partial.glob(f"shard-{rank + 1:05d}-*.safetensors")):
+        _flush(path)
+        checksums[path.name] = _sha256(path)
+    return checksums
+
+
+def _reason(error: BaseException) -> str:
+    """Why a file could not be written, without torch's wrapping."""
+    failures = getattr(error, "failures", {})  # of torch's CheckpointException: rank -> (error, trace)
+    for failed, _ in failures.values():
+        return _reason(failed)
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _all(folder: Path) -> list[tuple[int, Path]]:

@@ -68,7 +68,7 @@ class Log:
         self._file.flush()
         self._draw(record)
         self._tensorboard.flush()
-        text = f"loss {record['loss']:.4f}"
+        text = f"loss {record['loss']:.4f}" if "loss" in record else "skipped: gradients not finite"
         if "rate" in record:
             text += f"  {record['rate']:.0f} {record['unit']}/s"
         self._progress.update(self._bar, completed=record["step"], text=text)
@@ -84,6 +84,27 @@ class Log:
         for name, value in _flat(record):
             if name not in ("step", "time"):
                 self._tensorboard.add_scalar(name, value, record["step"], walltime=record["time"])
+
+
+class Silence:
+    """The log of a rank that does not speak."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def advance(self, step: int) -> None:
+        """Nothing."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

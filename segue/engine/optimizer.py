@@ -1,4 +1,4 @@
-"""How do gradients become steps, and how large? Optimizers and schedules."""
+"""How do gradients become steps? Optimizers, for tensors that are whole and for those that are spread over ranks."""
 
 import math
 from collections.abc import Callable
@@ -7,12 +7,33 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+from torch.optim.adamw import adamw
 
+from segue.engine import parts
+from segue.errors import UserError, some_of
 from segue.recipe import Section
 
 Rate = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Group = dict[str, Any]
+
+
+class LARCSection(Section):
+    """Gradients in proportion to their tensor's weights (You et al. 2017, arXiv:1708.03888), as OpenSeq2Seq has it.
+
+    It is made for plain momentum: NovoGrad, AdamW and Muon divide by the gradient's size themselves.
+    """
+
+    mode: Literal["clip", "scale"] = "clip"
+    """"clip" only ever lowers the learning rate of a tensor; "scale" (LARS) also raises it."""
+    trust: Rate = 1e-3
+    """Eta: learning rate times norm of the gradient, as a share of the norm of the weights."""
+    min_update: Rate = 1e-7
+    """Least factor of a gradient; tensors that are all zero get it, and hardly move."""
+    epsilon: Rate = 1e-7
+    """Added to the gradient norm."""
 
 
 class NovoGradSection(Section):
@@ -28,6 +49,8 @@ class NovoGradSection(Section):
     """Added to the normalised gradient, times the weight; not on biases and norms."""
     epsilon: Rate = 1e-8
     """Added to the gradient norm."""
+    larc: LARCSection | None = None
+    """Gradients in proportion to weights."""
 
 
 class AdamWSection(Section):
@@ -43,91 +66,149 @@ class AdamWSection(Section):
     """Decoupled; not on biases and norms."""
     epsilon: Rate = 1e-8
     """Added to the root of the second moment."""
+    larc: LARCSection | None = None
+    """Gradients in proportion to weights."""
 
 
-OptimizerSection = Annotated[NovoGradSection | AdamWSection, Field(discriminator="kind")]
+class MuonSection(Section):
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) for hidden matrices, AdamW for the rest.
 
-Steps = Annotated[int, Field(ge=0)]
-FinalShare = Annotated[float, Field(ge=0, le=1)]
+    Hidden matrices are the weights of linear layers in a model's stacks of layers. Embeddings, output head,
+    convolutions, norms and biases are the rest.
+    """
 
-
-class PolynomialSection(Section):
-    """(1 - progress) ** power, after a linear warm-up."""
-
-    kind: Literal["polynomial"]
-    """Polynomial decay."""
-    power: Rate = 2.0
-    """Exponent; OpenSeq2Seq's Jasper used 2."""
-    warmup_steps: Steps = 0
-    """Steps of linear growth from 0."""
-    final_share: FinalShare = 0.0
-    """Share of the peak rate that is left at the last step."""
-
-
-class CosineSection(Section):
-    """Half a cosine from the peak down (Loshchilov and Hutter 2017, arXiv:1608.03983), after a linear warm-up."""
-
-    kind: Literal["cosine"]
-    """Cosine decay."""
-    warmup_steps: Steps = 0
-    """Steps of linear growth from 0."""
-    final_share: FinalShare = 0.0
-    """Share of the peak rate that is left at the last step."""
+    kind: Literal["muon"]
+    """Muon."""
+    learning_rate: Rate
+    """Peak learning rate of the hidden matrices; the schedule scales it."""
+    momentum: Beta = 0.95
+    """Decay of the gradient's average."""
+    adamw_learning_rate: Rate
+    """Peak learning rate of the rest; the schedule scales it."""
+    adamw_betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay of the averages of gradient and squared gradient."""
+    adamw_epsilon: Rate = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Decay = 0.0
+    """Decoupled; not on biases and norms."""
+    larc: LARCSection | None = None
+    """Gradients in proportion to weights."""
 
 
-class NoamSection(Section):
-    """Linear warm-up, then step ** -0.5 (Vaswani et al. 2017, equation 3), with `learning_rate` at the peak."""
-
-    kind: Literal["noam"]
-    """Inverse square root."""
-    warmup_steps: Annotated[int, Field(gt=0)]
-    """Steps of linear growth; the peak is at their end."""
+OptimizerSection = Annotated[NovoGradSection | AdamWSection | MuonSection, Field(discriminator="kind")]
 
 
-class ConstantSection(Section):
-    """Always the same, after a linear warm-up."""
+class Updater:
+    """Takes the steps of a recipe's optimizer with a model's trained parameters.
 
-    kind: Literal["constant"]
-    """Constant."""
-    warmup_steps: Steps = 0
-    """Steps of linear growth from 0."""
+    Every rank that holds a part of the model calls `step`, with gradients for the same parameters.
+    """
+
+    def __init__(self, section: OptimizerSection, model: nn.Module) -> None:
+        """`model` is spread already; a UserError if the optimizer has nothing to do in it."""
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert trained
+        self.names, self.parameters = list(trained), list(trained.values())
+        self._larc = section.larc
+        self._optimizers = _optimizers(section, model, self.parameters)
+        states = {id(tensor): state for each, _ in self._optimizers for tensor, state in each.state.items()}
+        self._states: list[dict[str, Tensor]] = [states[id(parameter)] for parameter in self.parameters]
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """A step at this share of the peak learning rate. LARC scales the gradients in place."""
+        for optimizer, peak in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate
+                if self._larc is not None:
+                    _limit(self._larc, group)
+            optimizer.step()
+
+    def clear(self) -> None:
+        """Drops the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state, "{parameter}.{key}", complete before the first step; it shares the optimizer's memory.
+
+        What has a parameter's shape is spread as the parameter is; what is one number is the same on every rank.
+        """
+        return {
+            f"{name}.{key}": parts.spread_like(value, parameter) if value.ndim else value
+            for name, parameter, state in zip(self.names, self.parameters, self._states, strict=True)
+            for key, value in state.items()
+        }
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`: copies. A UserError if they are not of this optimizer and model."""
+        own = self.tensors()
+        wrong = [f"{name} is missing" for name in own if name not in tensors]
+        for name, tensor in tensors.items():
+            if name not in own:
+                wrong.append(f"{name} is not part of it")
+            elif tensor.shape != own[name].shape:
+                wrong.append(f"{name} is of shape {tuple(tensor.shape)}, not {tuple(own[name].shape)}")
+        if wrong:
+            raise UserError(f"the saved state is not of this recipe's optimizer and model:\n{some_of(wrong, 3)}")
+        for name, tensor in tensors.items():
+            parts.local(own[name]).copy_(parts.local(tensor))
 
 
-ScheduleSection = Annotated[
-    PolynomialSection | CosineSection | NoamSection | ConstantSection, Field(discriminator="kind")
-]
+def hidden_matrices(model: nn.Module) -> list[Tensor]:
+    """Weights of the nn.Linear modules inside nn.ModuleLists: embeddings and the head lie outside."""
+    modules = [module for unit in parts.units(model) for module in unit.modules()]
+    return [module.weight for module in modules if isinstance(module, nn.Linear)]
 
 
-def rate_share(section: ScheduleSection, step: int, num_steps: int) -> float:
-    """Share of the peak learning rate at `step` (from 0) of `num_steps`."""
-    warmup = section.warmup_steps
-    if step < warmup:
-        return (step + 1) / warmup
-    if isinstance(section, ConstantSection):
-        return 1.0
-    if isinstance(section, NoamSection):
-        return math.sqrt(warmup / (step + 1))
-    progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
-    if isinstance(section, CosineSection):
-        share = 0.5 * (1 + math.cos(math.pi * progress))
-    else:
-        share = (1 - progress) ** section.power
-    return section.final_share + (1 - section.final_share) * share
-
-
-def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a recipe. Tensors of one dimension (biases, norms) are not decayed."""
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": section.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    options: dict[str, Any] = {"lr": section.learning_rate, "betas": section.betas, "eps": section.epsilon}
+def _optimizers(
+    section: OptimizerSection, model: nn.Module, trained: list[nn.Parameter]
+) -> list[tuple[torch.optim.Optimizer, float]]:
+    """The optimizers of all trained parameters, and their peak learning rates."""
+    rate, decay = section.learning_rate, section.weight_decay
     if isinstance(section, NovoGradSection):
-        return NovoGrad(groups, **options)
-    return torch.optim.AdamW(groups, **options, fused=True)
+        return [(NovoGrad(_groups(trained, decay), lr=rate, betas=section.betas, eps=section.epsilon), rate)]
+    if isinstance(section, AdamWSection):
+        return [(AdamW(_groups(trained, decay), lr=rate, betas=section.betas, eps=section.epsilon), rate)]
+    hidden = {id(weight) for weight in hidden_matrices(model)}
+    matrices = [parameter for parameter in trained if id(parameter) in hidden]
+    others = [parameter for parameter in trained if id(parameter) not in hidden]
+    if not matrices:
+        raise UserError("optimizer.kind: muon trains linear layers in stacks, and this model has none; try adamw")
+    found: list[tuple[torch.optim.Optimizer, float]] = [
+        (Muon(matrices, lr=rate, momentum=section.momentum, weight_decay=decay), rate)
+    ]
+    if others:
+        rate, betas = section.adamw_learning_rate, section.adamw_betas
+        found.append((AdamW(_groups(others, decay), lr=rate, betas=betas, eps=section.adamw_epsilon), rate))
+    return found
+
+
+def _groups(trained: list[nn.Parameter], decay: float) -> list[Group]:
+    """Tensors of one dimension (biases, norms) are not decayed."""
+    weights: Group = {"params": [tensor for tensor in trained if tensor.ndim > 1], "weight_decay": decay}
+    others: Group = {"params": [tensor for tensor in trained if tensor.ndim <= 1], "weight_decay": 0.0}
+    return [group for group in (weights, others) if group["params"]]
+
+
+def _limit(section: LARCSection, group: Group) -> None:
+    """Multiplies each tensor's gradient g, weights w, by t |w| / (|g| + epsilon), t for trust; at least min_update.
+
+    Clipping divides that by the learning rate, and takes 1 where it is more.
+    """
+    tensors = _with_gradients(group)
+    if not tensors:
+        return
+    gradients = _gradients(tensors)
+    norms = parts.whole_norms([*map(parts.local, tensors), *gradients], [*tensors, *tensors])
+    of_weights, of_gradients = norms.chunk(2)
+    if section.mode == "clip":
+        factors = section.trust * of_weights / (group["lr"] * (of_gradients + section.epsilon))
+        factors = factors.clamp(section.min_update, 1.0)
+    else:
+        factors = (section.trust * of_weights / (of_gradients + section.epsilon)).clamp(section.min_update)
+    torch._foreach_mul_(gradients, factors.unbind())
 
 
 class NovoGrad(torch.optim.Optimizer):
@@ -138,29 +219,140 @@ class NovoGrad(torch.optim.Optimizer):
 
     def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        _begin(self, like_weights=("momentum",), numbers=("step", "squared_norm"))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Updates every tensor that has a gradient."""
         assert closure is None
         for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if not weights:
+            tensors = _with_gradients(group)
+            if not tensors:
                 continue
-            gradients = [p.grad for p in weights]
-            (beta1, beta2), norms = group["betas"], torch._foreach_norm(gradients)
-            for weight, norm in zip(weights, norms, strict=True):
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                    state["squared_norm"] = norm.square()
-                else:
-                    state["squared_norm"].mul_(beta2).add_(norm.square(), alpha=1 - beta2)
-            momenta: list[Tensor] = [self.state[w]["momentum"] for w in weights]
-            divisors = [self.state[w]["squared_norm"].sqrt() + group["eps"] for w in weights]
-            updates = torch._foreach_div(gradients, divisors)
+            weights, gradients = [parts.local(tensor) for tensor in tensors], _gradients(tensors)
+            momenta, steps, averages = (self._states(tensors, key) for key in ("momentum", "step", "squared_norm"))
+            beta1, beta2 = group["betas"]
+            squares = parts.whole_norms(gradients, tensors).square()
+            is_first = torch.stack(steps) == 0
+            torch._foreach_mul_(averages, beta2)
+            torch._foreach_add_(averages, squares.unbind(), alpha=1 - beta2)
+            squares = torch.where(is_first, squares, torch.stack(averages))
+            torch._foreach_copy_(averages, squares.unbind())
+            torch._foreach_add_(steps, 1)
+            updates = torch._foreach_div(gradients, (squares.sqrt() + group["eps"]).unbind())
             if group["weight_decay"]:
                 torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
             torch._foreach_mul_(momenta, beta1)
             torch._foreach_add_(momenta, updates)
             torch._foreach_add_(weights, momenta, alpha=-group["lr"])
+
+    def _states(self, tensors: list[Tensor], key: str) -> list[Tensor]:
+        return [self.state[tensor][key] for tensor in tensors]
+
+
+class AdamW(torch.optim.Optimizer):
+    """torch's fused AdamW, on parts of tensors."""
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        _begin(self, like_weights=("average", "squared_average"), numbers=("step",))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Updates every tensor that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            tensors = _with_gradients(group)
+            states = [self.state[tensor] for tensor in tensors]
+            adamw(
+                [parts.local(tensor) for tensor in tensors],
+                _gradients(tensors),
+                [state["average"] for state in states],
+                [state["squared_average"] for state in states],
+                [],
+                [state["step"] for state in states],
+                fused=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )
+
+
+class Muon(torch.optim.Optimizer):
+    """For each matrix of weights w with gradient g, as torch.optim.Muon with Nesterov's momentum:
+
+    m = beta m + (1 - beta) g;  u = orthogonal(beta m + (1 - beta) g);  w -= lr (decay w + s u)
+
+    where s is sqrt(max(1, rows / columns)). A spread matrix is gathered to be orthogonalised.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        _begin(self, like_weights=("momentum",), numbers=())
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Updates every matrix that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            rate, beta = group["lr"], group["momentum"]
+            tensors = _with_gradients(group)
+            for tensor, gradient in zip(tensors, _gradients(tensors), strict=True):
+                weight, momentum = parts.local(tensor), self.state[tensor]["momentum"]
+                momentum.lerp_(gradient, 1 - beta)
+                update = parts.spread_like(gradient.lerp(momentum, beta), tensor)
+                update = _own_part(_orthogonal(parts.whole(update)), tensor)
+                rows, columns = tensor.shape
+                weight.mul_(1 - rate * group["weight_decay"])
+                weight.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
+
+
+def _orthogonal(matrix: Tensor) -> Tensor:
+    """(rows, columns) -> the same, bfloat16, with singular values near 1: five Newton-Schulz iterations.
+
+    X -> a X + b (X X') X + c (X X')^2 X, with the coefficients of Jordan et al. 2024.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.bfloat16()
+    x = x.T if is_tall else x  # X X' is then the smaller product
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if is_tall else x
+
+
+def _own_part(whole: Tensor, tensor: Tensor) -> Tensor:
+    """This rank's part of what every rank has the whole of, cut as `tensor` is."""
+    if not isinstance(tensor, DTensor):
+        return whole
+    mesh = tensor.device_mesh
+    everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return parts.local(everywhere.redistribute(mesh, tensor.placements))
+
+
+def _begin(optimizer: torch.optim.Optimizer, like_weights: tuple[str, ...], numbers: tuple[str, ...]) -> None:
+    """Zeros as the state of every tensor: a checkpoint is read into a state that exists."""
+    for group in optimizer.param_groups:
+        for tensor in group["params"]:
+            part = parts.local(tensor)
+            optimizer.state[tensor] = {key: part.new_zeros(()) for key in numbers}
+            optimizer.state[tensor] |= {key: torch.zeros_like(part) for key in like_weights}
+
+
+def _with_gradients(group: Group) -> list[Tensor]:
+    return [tensor for tensor in group["params"] if tensor.grad is not None]
+
+
+def _gradients(tensors: list[Tensor]) -> list[Tensor]:
+    """This rank's parts, cut as the tensors are."""
+    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        # Otherwise it is a sum that nobody took: torch's SequenceParallel leaves such ones.
+        assert not isinstance(tensor, DTensor) or tensor.placements == getattr(gradient, "placements", None)
+    return [parts.local(gradient) for gradient in gradients]

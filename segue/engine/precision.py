@@ -1,30 +1,211 @@
-"""In which number format does a model compute? float32, or bfloat16 where the hardware has units for it."""
+"""In which number format does a model compute, and what does it keep? float32, bfloat16, or float16 with loss scaling.
 
+Weights, gradients, losses, softmax and norms are float32 in each of them.
+"""
+
+import math
 import platform
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from segue.errors import warn
+from segue.engine.parts import batch_norms, units
+from segue.errors import UserError, warn
+from segue.recipe import Section
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Matmul = Literal["ieee", "tf32"]
+Scale = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PATIENCE = 100
+"""Steps in a row without finite gradients at a scale that cannot fall, after which a run stops."""
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context for a forward pass: weights stay float32; losses, softmax and norms do too."""
+    """The context for a forward pass."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 def check(precision: Precision, device: torch.device) -> None:
-    """Warns where bfloat16 would be emulated: measured eight times slower than float32."""
-    if precision == "bfloat16" and device.type == "cpu" and not _has_bfloat16_units():
-        warn("engine.precision: this processor has no bfloat16 units; float32 is about 8 times faster here")
+    """A UserError where the device cannot compute in this format; a warning where it would be slower than float32."""
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UserError(f"engine.precision: {torch.cuda.get_device_name(device)} has no bfloat16; use float16")
+        if precision == "float16" and capability < (5, 3):
+            raise UserError(f"engine.precision: {torch.cuda.get_device_name(device)} has no float16; use float32")
+    elif device.type == "cpu":
+        # Measured eight times slower than float32 where it is emulated.
+        if precision == "bfloat16" and not _has_bfloat16_units():
+            warn("engine.precision: this processor has no bfloat16 units; float32 is about 8 times faster here")
+        if precision == "float16" and not _has_float16_units():
+            warn("engine.precision: this processor has no float16 units; float32 is faster here, and needs no scaling")
+
+
+def set_matmul(matmul: Matmul) -> None:
+    """How CUDA multiplies float32 matrices and convolves."""
+    torch.backends.cuda.matmul.fp32_precision = matmul
+    torch.backends.cudnn.conv.fp32_precision = matmul  # type: ignore[attr-defined]  # torch's own default is tf32
+    torch.backends.cudnn.rnn.fp32_precision = matmul  # type: ignore[attr-defined]
 
 
 def _has_bfloat16_units() -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
         return True  # not known; Arm servers have them
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _has_float16_units() -> bool:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return torch.cpu._is_amx_fp16_supported()
+
+
+# --- Recomputation ---
+
+
+def recompute(model: nn.Module) -> None:
+    """Makes each layer keep only its input and compute again in the backward pass (Chen et al. 2016, arXiv:1604.06174).
+
+    A layer is an item of a ModuleList. The second time BatchNorm leaves its running statistics alone.
+    """
+    for unit in units(model):
+        norms = batch_norms(unit)
+        contexts = partial(_contexts, norms) if norms else None
+        options: dict[str, Any] = {} if contexts is None else {"context_fn": contexts}
+        unit.forward = partial(checkpoint, unit.forward, use_reentrant=False, **options)
+
+
+def _contexts(norms: list[Any]) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+    return nullcontext(), _WithoutTracking(norms)
+
+
+class _WithoutTracking:
+    def __init__(self, norms: list[Any]) -> None:
+        self._norms = norms
+
+    def __enter__(self) -> None:
+        for norm in self._norms:
+            norm.track_running_stats = False
+
+    def __exit__(self, *_: object) -> None:
+        for norm in self._norms:
+            norm.track_running_stats = True
+
+
+# --- Loss scaling ---
+
+
+class BackoffSection(Section):
+    """Halved by an overflow, doubled after a time without one; never above where it starts, as OpenSeq2Seq had it."""
+
+    kind: Literal["backoff"]
+    """Backoff."""
+    maximum: Scale = 2.0**14
+    """Where it starts, and its largest value."""
+    minimum: Scale = 1.0
+    """Smallest value."""
+    factor: Annotated[float, Field(gt=1)] = 2.0
+    """By what it falls and grows."""
+    window: Annotated[int, Field(gt=0)] = 2000
+    """Steps without an overflow before it grows."""
+
+
+class LogMaxSection(Section):
+    """Follows the largest gradient, as if log-normal: 2 ** (log_max - mean - deviations * sigma), as in OpenSeq2Seq."""
+
+    kind: Literal["logmax"]
+    """LogMax."""
+    minimum: Scale = 1.0
+    """Smallest value, and where it starts."""
+    maximum: Scale = 2.0**14
+    """Largest value."""
+    log_max: float = 16.0
+    """Base-2 logarithm of what float16 can hold."""
+    decay_mean: Share = 0.99
+    """Of the average of log2 of the largest gradient."""
+    decay_square: Share = 0.999
+    """Of the averages that give its variance."""
+    deviations: Scale = 3.09
+    """Standard deviations above the mean that must still fit: 1 overflow in 1000 steps."""
+
+
+class StaticSection(Section):
+    """Always the same."""
+
+    kind: Literal["static"]
+    """Static."""
+    scale: Scale
+    """What the loss is multiplied by."""
+
+
+LossScalingSection = Annotated[BackoffSection | LogMaxSection | StaticSection, Field(discriminator="kind")]
+
+
+class LossScale:
+    """What a float16 loss is multiplied by before the backward pass (Micikevicius et al. 2018, arXiv:1710.03740)."""
+
+    def __init__(self, section: LossScalingSection) -> None:
+        self._section = section
+        self.state: dict[str, float] = {"num_clean": 0, "num_overflows_in_a_row": 0}
+        """All that it remembers; JSON."""
+        if isinstance(section, StaticSection):
+            self.state["scale"] = section.scale
+        elif isinstance(section, BackoffSection):
+            self.state["scale"] = section.maximum
+        else:
+            self.state |= {"scale": section.minimum, "num_seen": 0, "mean": 0.0, "slow_mean": 0.0, "square": 0.0}
+
+    @property
+    def value(self) -> float:
+        """The scale of the next step."""
+        return self.state["scale"]
+
+    def update(self, largest: float | None) -> None:
+        """After a step: the largest magnitude in the unscaled gradient, None if that was not finite.
+
+        Raises a UserError where no smaller scale would help.
+        """
+        section, state = self._section, self.state
+        is_clean = largest is not None
+        state["num_clean"] = state["num_clean"] + 1 if is_clean else 0
+        state["num_overflows_in_a_row"] = 0 if is_clean else state["num_overflows_in_a_row"] + 1
+        is_lowest = isinstance(section, StaticSection) or state["scale"] <= section.minimum
+        patience = PATIENCE if isinstance(section, StaticSection) else 1
+        if is_lowest and state["num_overflows_in_a_row"] >= patience:
+            raise UserError(
+                f"engine.loss_scaling: the gradients are not finite at the smallest loss scale ({state['scale']:g}); a "
+                "lower optimizer.learning_rate or engine.clip_norm may help, or engine.precision bfloat16 or float32"
+            )
+        if isinstance(section, BackoffSection):
+            if not is_clean:
+                state["scale"] = max(section.minimum, state["scale"] / section.factor)
+            elif state["num_clean"] % section.window == 0:
+                state["scale"] = min(section.maximum, state["scale"] * section.factor)
+        elif isinstance(section, LogMaxSection):
+            self._follow(section, largest)
+
+    def _follow(self, section: LogMaxSection, largest: float | None) -> None:
+        state = self.state
+        # What overflowed counts as the largest that float16 holds, unscaled: that widens the variance at once.
+        seen = section.log_max if largest is None else math.log2(max(largest, 2.0**-24))
+        state["num_seen"] += 1
+        for name, decay, value in (
+            ("mean", section.decay_mean, seen),
+            ("slow_mean", section.decay_square, seen),
+            ("square", section.decay_square, seen * seen),
+        ):
+            state[name] = decay * state[name] + (1 - decay) * value
+        fast, slow = (1 - decay ** state["num_seen"] for decay in (section.decay_mean, section.decay_square))
+        variance = max(0.0, state["square"] / slow - (state["slow_mean"] / slow) ** 2)
+        cutoff = state["mean"] / fast + section.deviations * math.sqrt(variance)
+        state["scale"] = min(section.maximum, max(section.minimum, 2.0 ** (section.log_max - cutoff)))

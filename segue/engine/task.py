@@ -68,6 +68,10 @@ class Plan(Protocol):
         """Micro-batch `number`, counted from 0 over all epochs."""
         ...
 
+    def heaviest(self) -> tuple[int, ...]:
+        """Numbers of the first epoch's micro-batches that may need the most memory."""
+        ...
+
 
 class Prediction(Protocol):
     """What a model said about one example, with all that scoring needs."""
@@ -92,6 +96,14 @@ class Task(Protocol):
 
     def plan(self, split: Split) -> Plan:
         """The order of a split."""
+        ...
+
+    def budgets(self) -> tuple[float, float]:
+        """The smallest budget of a training micro-batch, and one that no more data could fill."""
+        ...
+
+    def with_budget(self, budget: float) -> Self:
+        """The same task with other training micro-batches."""
         ...
 
     def load(self, split: Split, micro_batch: Any) -> Batch:

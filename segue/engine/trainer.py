@@ -1,7 +1,8 @@
-"""How is a model trained? The one loop: accumulate, clip, step, log, evaluate, save, stop.
+"""How is a model trained? The one loop: step, log, evaluate, save, stop.
 
 Everything a step does follows from (recipe, data, step): the data order, augmentation and dropout hold no state. So a
-checkpoint is weights, optimizer, averages and the step, and a resumed run repeats what an uninterrupted one does.
+checkpoint is weights, optimizer, averages and the step, and a resumed run repeats what an uninterrupted one does, on
+however many ranks.
 """
 
 import math
@@ -13,57 +14,27 @@ from itertools import islice
 from pathlib import Path
 from time import perf_counter, time
 from types import FrameType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from segue.engine import averaging, checkpoint, precision
+from segue.engine import averaging, environment, layout, parts, precision, replay
 from segue.engine.averaging import MovingAverage, Snapshots, weights_of
+from segue.engine.checkpoint import Checkpoints, Tensors, states, write_tensors
 from segue.engine.loading import Stream
-from segue.engine.log import Log
-from segue.engine.optimizer import OptimizerSection, ScheduleSection, build_optimizer, rate_share
-from segue.engine.precision import Precision
+from segue.engine.log import Log, Silence
+from segue.engine.optimizer import OptimizerSection, Updater
+from segue.engine.parallel import ALONE, Parallel, World, choose_device
+from segue.engine.schedule import ScheduleSection, rate_share
+from segue.engine.settings import EngineSection
+from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
 from segue.engine.task import Batch, Split, Task
+from segue.engine.watchdog import Watchdog
 from segue.errors import UserError, warn
-from segue.recipe import Section
 
-Steps = Annotated[int, Field(gt=0)]
-
-
-class EngineSection(Section):
-    """How long and on what to train."""
-
-    steps: Steps
-    """Optimizer steps in the whole run."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes cuda, then mps, then cpu."""
-    precision: Precision = "float32"
-    """Number format of the forward pass; weights stay float32."""
-    threads: Annotated[int, Field(gt=0)] | None = None
-    """CPU threads of the model; without it, as many as there are cores to use."""
-    workers: Annotated[int, Field(ge=0)] = 1
-    """Processes that read data ahead; 0 reads in the training process. It never changes a result."""
-    log_every: Steps = 10
-    """Steps between lines in metrics.jsonl."""
-    evaluate_every: Steps = 500
-    """Steps between evaluations on the development data; the last step is always evaluated."""
-    save_every: Steps = 500
-    """Steps between checkpoints; the last step is always saved."""
-    keep_checkpoints: Steps = 2
-    """Checkpoints that are kept."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of the whole gradient."""
-    moving_average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Evaluate and keep an exponential moving average of the weights."""
-    average_count: Annotated[int, Field(ge=0)] = 0
-    """At the end, average the weights of so many evaluations and keep that as the model; 0 or 1 does not."""
-    average_by: Literal["last", "best"] = "last"
-    """Which evaluations those are."""
-    batch_norm_micro_batches: Annotated[int, Field(gt=0)] = 50
-    """Micro-batches from which BatchNorm statistics of averaged weights are estimated."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+"""A terminal, a scheduler that takes the machine back, and one that says so before."""
 
 
 class Best(NamedTuple):
@@ -86,7 +57,7 @@ class Result(NamedTuple):
 
 
 class Trainer:
-    """Trains a task's model in a run directory, from where the run left off."""
+    """Trains a task's model in a run directory, from where the run left off. Every rank has one."""
 
     def __init__(
         self,
@@ -97,145 +68,165 @@ class Trainer:
         schedule: ScheduleSection,
         micro_batches: int,
         seed: int,
+        world: World = ALONE,
     ) -> None:
         """`micro_batches` is the number of micro-batches in a step."""
-        self.task, self.run, self.engine = task, run, engine
+        self.task, self.run, self.engine, self.world = task, run, engine, world
         self.optimizer_section, self.schedule = optimizer, schedule
         self.micro_batches, self.seed = micro_batches, seed
         self.device = choose_device(engine.device)
-        precision.check(engine.precision, self.device)
-        self.threads = engine.threads or _usable_cores()
+        self.threads = engine.threads or max(1, _usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         torch.set_num_threads(self.threads)
+        if world.is_first:
+            precision.check(engine.precision, self.device)
+        precision.set_matmul(engine.matmul)
         torch.manual_seed(seed)
-        self.model = task.build_model().to(self.device)
-        self.optimizer = build_optimizer(optimizer, self.model)
+        self.model = task.build_model()
+        self.parallel = Parallel(world, self._layout(), self.device)
+        self.model.to(self.device)
+        if engine.recompute:
+            precision.recompute(self.model)
+        spread = self.parallel.spread(self.model, precision.DTYPES[engine.precision], is_offloaded=engine.offload)
+        if engine.compile:
+            self.model.compile()
+        self.updater = Updater(optimizer, self.model)
         decay = engine.moving_average_decay
         self.average = None if decay is None else MovingAverage(self.model, decay)
+        self.watchdog = Watchdog(run / ".ranks", world, engine.watchdog_seconds)
+        self.steps = Steps(
+            task, self.model, spread, self.parallel, self.updater, engine, micro_batches, seed, self.watchdog
+        )
         name, direction = task.best_metric
         self.metric_name, self.direction = name, direction
-        self.snapshots = Snapshots(run / "snapshots", engine.average_count, engine.average_by, direction)
+        self.snapshots = Snapshots(run / "snapshots", engine.average_count, engine.average_by, direction, world)
+        self.checkpoints = Checkpoints(run / "checkpoints", engine.keep_checkpoints, world)
         self.best: Best | None = None
         self.step = 0
         self._num_skipped = 0
         self._num_empty = 0  # steps in a row whose examples were all bad
+        self._num_overflows = 0
+        self._whole_model: nn.Module | None = None
         self._resume()
 
     def train(self) -> Result:
-        """Trains to the last step, or until SIGINT or SIGTERM, saves, and says how it ended."""
+        """Trains to the last step, or until a signal of STOP_SIGNALS, saves, and says how it ended."""
         engine = self.engine
         first, last = self.step * self.micro_batches, engine.steps * self.micro_batches
-        stream = Stream(self.task, "train", range(first, last), engine.workers, self.device)
+        own = range(first + self.parallel.data_rank, last, self.parallel.layout.data_ranks)
+        stream = Stream(self.task, "train", own, engine.workers, self.device)
         with (
-            Log(self.run, self.step, engine.steps) as self.log,
+            Log(self.run, self.step, engine.steps) if self.world.is_first else Silence() as self.log,
             _signals_noted() as noted,
+            self.watchdog,
+            self.checkpoints,
             closing(iter(stream)) as batches,
+            stream.explained(),
         ):
             self._introduce()
             since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
             is_interrupted = False
             while self.step < engine.steps and not is_interrupted:
-                step_batches = list(islice(batches, self.micro_batches))
-                record = self._take_step(step_batches)
-                amount += sum(batch.amount for batch in step_batches)
+                self.watchdog.note("reads data", step=self.step + 1)
+                outcome, record = self._take_step(
+                    list(islice(batches, self.micro_batches // self.parallel.layout.data_ranks)), bool(noted)
+                )
+                amount += outcome.amount
                 self.log.advance(self.step)
                 is_last = self.step == engine.steps
                 is_evaluated = is_last or self.step % engine.evaluate_every == 0
-                if is_evaluated or self.step % engine.log_every == 0:
+                if is_evaluated or self.step % engine.log_every == 0 or "is_skipped" in record:
                     now = perf_counter()
                     record["rate"], record["unit"] = amount / (now - since), self.task.unit
                     record["data_wait"] = (stream.seconds_waited - waited) / (now - since)
+                    record["memory_gb"] = environment.peak_memory_gb(self.device)
                     if is_evaluated:
                         record["dev"] = self._evaluate_and_keep()
                     if is_last and engine.average_count > 1:
                         record["averaged"] = self._average_and_keep()
                     self.log.write(record)
                     since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
-                is_interrupted = bool(noted)  # read once: a signal from here on still finds the loop going
+                # Of several ranks each learns of a signal in the step after it, and stops after the same step.
+                is_interrupted = outcome.is_stopping or (self.world.size == 1 and bool(noted))
                 if is_last or is_interrupted or self.step % engine.save_every == 0:
                     self._save()
+            self.watchdog.note("saves")
         if self._num_skipped:
             warn(f"{self._num_skipped} bad examples were left out while training")
-        return Result(self.step, self.best, noted[0] if is_interrupted else None, self.metric_name)
+        if self._num_overflows:
+            warn(f"{self._num_overflows} steps were skipped, for their gradients were not finite in float16")
+        number = max(self.world.gather(noted[0] if noted else 0)) if is_interrupted else None
+        return Result(self.step, self.best, number, self.metric_name)
+
+    def _layout(self) -> layout.Layout:
+        engine, is_cuda = self.engine, self.device.type == "cuda"
+        return layout.choose(
+            self.world.size,
+            engine.data_parallel,
+            engine.shard,
+            engine.tensor_parallel,
+            micro_batches=self.micro_batches,
+            num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            memory_bytes=torch.cuda.get_device_properties(self.device).total_memory if is_cuda else None,
+        )
 
     def _introduce(self) -> None:
         """Says what is about to happen."""
+        if self.world.is_first:
+            environment.write(self.run, self.device, self.parallel.layout)
         count = sum(parameter.numel() for parameter in self.model.parameters())
         device = (
             f"cpu, {self.threads} thread{'s' * (self.threads > 1)}" if self.device.type == "cpu" else str(self.device)
         )
+        ranks = f", {self.world.size} ranks: {self.parallel.layout}" if self.world.size > 1 else ""
         per_epoch = self.task.plan("train").num_micro_batches / self.micro_batches
         start = f"on from step {self.step} to" if self.step else "up to"
         self.log.say(
-            f"{count:,} parameters ({device}, {self.engine.precision}); {start} step {self.engine.steps}, "
+            f"{count:,} parameters ({device}, {self.engine.precision}{ranks}); {start} step {self.engine.steps}, "
             f"{per_epoch:.1f} steps an epoch"
         )
 
-    def _take_step(self, batches: list[Batch]) -> dict[str, Any]:
-        """One optimizer step over M micro-batches; the numbers for the log."""
-        num_targets = sum(self.task.num_targets(batch) for batch in batches)
-        self._num_skipped += sum(batch.num_skipped for batch in batches)
-        self._num_empty = 0 if num_targets else self._num_empty + 1
-        if self._num_empty * self.micro_batches >= self.task.plan("train").num_micro_batches:
-            raise UserError(f"step {self.step + 1}: every example of the last epoch is bad; mend the data")
+    def _take_step(self, batches: list[Batch], is_asked_to_stop: bool) -> tuple[Outcome, dict[str, Any]]:
+        """One optimizer step; what it came to, and the numbers for the log."""
         share = rate_share(self.schedule, self.step, self.engine.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.optimizer_section.learning_rate * share
-        self.model.train()
-        total = torch.zeros((), device=self.device)
-        metrics: dict[str, list[Tensor]] = {}
-        norms = _BatchNormMean(self.model, self.micro_batches)
-        for number, batch in enumerate(batches):
-            if not batch.ids:
-                continue
-            torch.manual_seed(_mix(self.seed, self.step, number))  # dropout
-            with precision.autocast(self.engine.precision, self.device):
-                loss = self.task.loss(self.model, batch)
-            assert num_targets > 0
-            (loss.total / num_targets).backward()  # type: ignore[no-untyped-call]
-            norms.after_micro_batch()
-            total += loss.total.detach()
-            for name, (value, count) in loss.metrics.items():
-                sums = metrics.setdefault(name, [torch.zeros_like(total), torch.zeros_like(total)])
-                sums[0] += value
-                sums[1] += count
-        norms.after_step()
-        mean_loss = total.item() / max(1, num_targets)  # of no examples: 0, and nothing is updated
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.engine.clip_norm or math.inf).item()
-        # Nothing is updated yet: what was saved and what is in memory stay as they were before this step.
-        for what, size in (("loss", mean_loss), ("gradient's norm", norm)):
-            if not math.isfinite(size):
-                ids = [example for batch in batches for example in batch.ids]
-                raise UserError(
-                    f"step {self.step + 1}: the {what} is {size}; a lower optimizer.learning_rate or engine.clip_norm "
-                    f"may help, or one of these examples is at fault: {', '.join(ids[:20])}"
-                )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        epoch = self.step * self.micro_batches / self.task.plan("train").num_micro_batches
+        scale = self.steps.scale
+        numbers: dict[str, Any] = {} if scale is None else {"loss_scale": scale.value}
+        try:
+            outcome = self.steps.take(batches, self.step, share, is_stopping=is_asked_to_stop)
+        except NotFiniteError as problem:
+            ids = [example for each in self.world.gather([e for b in batches for e in b.ids]) for example in each]
+            raise replay.keep(self.run, self.step, self._state(), ids, problem, self.world) from None
+        self._num_skipped += outcome.num_skipped
+        per_epoch = self.task.plan("train").num_micro_batches
+        self._num_empty = 0 if outcome.num_targets else self._num_empty + 1
+        if self._num_empty * self.micro_batches >= per_epoch:
+            raise UserError(f"step {self.step + 1}: every example of the last epoch is bad; mend the data")
+        epoch = self.step * self.micro_batches / per_epoch
         self.step += 1
-        if self.average is not None:
+        if self.average is not None and outcome.is_updated:
             self.average.update(self.model, self.step)
-        return {
+        if outcome.num_targets and not outcome.is_updated:
+            self._num_overflows += 1
+            numbers["is_skipped"] = True
+        else:
+            numbers |= {"loss": outcome.loss, "gradient_norm": outcome.norm, **outcome.metrics}
+        return outcome, {
             "step": self.step,
-            "loss": mean_loss,
             "epoch": round(epoch, 4),
             "learning_rate": self.optimizer_section.learning_rate * share,
-            "gradient_norm": norm,
-            **{name: (value / count).item() for name, (value, count) in metrics.items()},
+            **numbers,
             "time": time(),
         }
 
     def _evaluate_and_keep(self) -> dict[str, float]:
         """Evaluates the weights that would be shipped; keeps them if they are the best, or for the final average."""
-        weights = None if self.average is None else self.average.tensors
-        with weights_of(self.model, weights):
-            scores = self._evaluate()
+        with self._whole(None if self.average is None else self.average.tensors) as model:
+            scores = self._evaluate(model)
             score, sign = scores[self.metric_name], 1 if self.direction == "min" else -1
             # An equal score counts as better: the later weights have learnt for longer.
             if self.best is None or math.isnan(self.best.score) or sign * score <= sign * self.best.score:
-                self._keep(scores)
+                self._keep(model, scores)
             if self.engine.average_count > 1:
-                self.snapshots.add(self.step, scores[self.metric_name], self.model.state_dict())
+                self.snapshots.add(self.step, scores[self.metric_name], model.state_dict())
         return scores
 
     def _average_and_keep(self) -> dict[str, float]:
@@ -243,56 +234,85 @@ class Trainer:
 
         Even where a single evaluation scored better: on few development data that is luck, which averaging is against.
         """
-        weights = self.snapshots.average()
-        with weights_of(self.model, weights):
+        with self._whole(self.snapshots.average()) as model:
             count = min(self.engine.batch_norm_micro_batches, self.step * self.micro_batches)
-            averaging.reestimate_batch_norms(self.model, self._forwards(count))
-            scores = self._evaluate()
-            self._keep(scores)
+            averaging.reestimate_batch_norms(model, self._forwards(model, count))
+            scores = self._evaluate(model)
+            self._keep(model, scores)
         return scores
 
-    def _forwards(self, count: int) -> Iterator[None]:
+    @contextmanager
+    def _whole(self, tensors: Tensors | None) -> Iterator[nn.Module]:
+        """The model with these weights (None: its own), whole on every rank, for searches differ in length."""
+        if not self.parallel.is_sharded:
+            with weights_of(self.model, tensors):
+                yield self.model
+            return
+        if self._whole_model is None:
+            self._whole_model = self.task.build_model().to(self.device)
+        state = self._whole_model.state_dict()
+        for name, tensor in (tensors or self.model.state_dict()).items():
+            state[name].copy_(parts.whole(tensor))
+        yield self._whole_model
+
+    def _forwards(self, model: nn.Module, count: int) -> Iterator[None]:
         """Forward passes over the first `count` training micro-batches."""
         for number, batch in enumerate(Stream(self.task, "train", range(count), self.engine.workers, self.device)):
+            self.watchdog.note("estimates BatchNorm statistics", batch.ids)
             if batch.ids:
-                torch.manual_seed(_mix(self.seed, number, 0))
-                self.task.loss(self.model, batch)
+                torch.manual_seed(mixed(self.seed, number, 0))
+                self.task.loss(model, batch)
                 yield
 
-    def _evaluate(self) -> dict[str, float]:
-        predictions, _ = predict(self.task, self.model, "dev", self.engine, self.device)
-        return self.task.score(predictions)
+    def _evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Ranks share the examples; one scores them."""
+        found, _ = predict(self.task, model, "dev", self.engine, self.device, self.world, self.watchdog)
+        self.watchdog.note("scores the evaluation")
+        return self.world.first(lambda: self.task.score(found))
 
-    def _keep(self, scores: dict[str, float]) -> None:
+    def _keep(self, model: nn.Module, scores: dict[str, float]) -> None:
         """Writes the model, as the best so far, to `model/`."""
         self.best = Best(self.step, scores[self.metric_name])
-        folder = self.run / "model"
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_tensors(folder / "model.safetensors", self.model.state_dict())
-        self.task.save_assets(folder, scores)
 
-    def _save(self) -> None:
-        tensors = {"model": self.model.state_dict(), "optimizer": checkpoint.optimizer_tensors(self.optimizer)}
+        def write() -> None:
+            folder = self.run / "model"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_tensors(folder / "model.safetensors", model.state_dict())
+            self.task.save_assets(folder, scores)
+
+        self.world.first(write)
+
+    def _state(self) -> dict[str, Tensors]:
+        """All tensors of a checkpoint; by what they belong to."""
+        tensors = {"model": dict(self.model.state_dict()), "optimizer": self.updater.tensors()}
         if self.average is not None:
             tensors["average"] = self.average.tensors
+        return tensors
+
+    def _save(self) -> None:
+        self.watchdog.note("saves")
         state = {
             "best": self.best,
             "snapshots": self.snapshots.kept,
             "threads": self.threads,
+            "layout": self.parallel.layout,
             "data": self.task.fingerprint(),
             "num_skipped": self._num_skipped,
+            "num_overflows": self._num_overflows,
+            "loss_scale": None if self.steps.scale is None else self.steps.scale.state,
         }
-        folder = self.run / "checkpoints"
-        checkpoint.save(folder, self.step, tensors, state, self.engine.keep_checkpoints)
+        self.checkpoints.save(self.step, _flat(self._state()), state)
+        if self.step == self.engine.steps:
+            self.checkpoints.wait()
         # Every checkpoint that is kept stays usable: what its average would need stays too.
-        self.snapshots.drop_others(*(state["snapshots"] for state in checkpoint.states(folder)))
+        self.snapshots.drop_others(*(state["snapshots"] for state in states(self.checkpoints.folder)))
 
     def _resume(self) -> None:
         """Takes up the newest checkpoint that verifies, if there is one."""
-        found = checkpoint.load_newest(self.run / "checkpoints")
+        found = self.checkpoints.newest()
         if found is None:
             return
-        tensors, state = found
+        path, state = found
         if state["data"] != self.task.fingerprint():
             raise UserError(
                 f"{self.run}: the data changed since step {state['step']}; give another --out, or put the "
@@ -300,42 +320,54 @@ class Trainer:
             )
         if state["threads"] != self.threads:
             warn(f"{self.threads} threads instead of {state['threads']}: results may differ in the last bits")
-        self.model.load_state_dict(tensors["model"])
-        checkpoint.load_optimizer(self.optimizer, tensors["optimizer"])
-        if self.average is not None:
-            self.average.tensors = {name: value.to(self.device) for name, value in tensors["average"].items()}
+        if state["layout"] != list(self.parallel.layout):
+            before = layout.Layout(*state["layout"])
+            warn(f"{self.parallel.layout} instead of {before}: results may differ in the last bits")
+        self.checkpoints.read(path, _flat(self._state()))  # in place
+        if self.steps.scale is not None and state["loss_scale"] is not None:
+            self.steps.scale.state = state["loss_scale"]
         self.best = None if state["best"] is None else Best(*state["best"])
         self.snapshots.kept = [(step, score) for step, score in state["snapshots"]]
-        self._num_skipped = state["num_skipped"]
+        self._num_skipped, self._num_overflows = state["num_skipped"], state["num_overflows"]
         self.step = state["step"]
 
 
 @torch.no_grad()
 def predict(
-    task: Task, model: nn.Module, split: Split, engine: EngineSection, device: torch.device
+    task: Task,
+    model: nn.Module,
+    split: Split,
+    engine: EngineSection,
+    device: torch.device,
+    world: World = ALONE,
+    watchdog: Watchdog | None = None,
 ) -> tuple[list[Any], int]:
-    """What `model` says about every example of a split, once each, and how many bad ones were left out."""
+    """What `model` says about every example of a split, once each, and how many bad ones were left out.
+
+    Ranks deal the micro-batches out; each gets all predictions, in the same order on any number of ranks.
+    """
     was_training = model.training
     model.eval()
-    predictions: list[Any] = []
+    own = range(world.rank, task.plan(split).num_micro_batches, world.size)
+    predictions: list[tuple[int, list[Any]]] = []
     num_skipped = 0
-    for batch in Stream(task, split, range(task.plan(split).num_micro_batches), engine.workers, device):
-        num_skipped += batch.num_skipped
-        if batch.ids:
-            with precision.autocast(engine.precision, device):
-                predictions.extend(task.predict(model, batch))
+    stream = Stream(task, split, own, engine.workers, device)
+    with stream.explained():
+        for number, batch in zip(own, stream, strict=True):
+            if watchdog is not None:
+                watchdog.note("evaluates", batch.ids)
+            num_skipped += batch.num_skipped
+            if batch.ids:
+                with precision.autocast(engine.precision, device):
+                    predictions.append((number, list(task.predict(model, batch))))
     model.train(was_training)
-    return predictions, num_skipped
+    gathered = world.gather((predictions, num_skipped))
+    ordered = sorted((part for each, _ in gathered for part in each), key=lambda part: part[0])
+    return [prediction for _, part in ordered for prediction in part], sum(count for _, count in gathered)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a recipe; a UserError if this machine lacks it."""
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if has[kind])
-    if not has[name]:
-        raise UserError(f"device: this machine has no {name}; it has {', '.join(k for k, v in has.items() if v)}")
-    return torch.device(name)
+def _flat(groups: dict[str, Tensors]) -> dict[str, Tensor]:
+    return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
 def _usable_cores() -> int:
@@ -343,35 +375,11 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class _BatchNormMean:
-    """Running statistics of a step: the mean over its micro-batches, each of which starts from the step before.
-
-    So they depend neither on the order of the micro-batches nor on who computes them.
-    """
-
-    def __init__(self, model: nn.Module, micro_batches: int) -> None:
-        norms = averaging.batch_norms(model) if micro_batches > 1 else []  # one is its own mean
-        self._buffers: list[Tensor] = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
-        self._before = [buffer.clone() for buffer in self._buffers]
-        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
-        self._count = 0
-
-    def after_micro_batch(self) -> None:
-        if self._buffers:
-            torch._foreach_add_(self._sums, self._buffers)
-            torch._foreach_copy_(self._buffers, self._before)
-        self._count += 1
-
-    def after_step(self) -> None:
-        if self._buffers and self._count:
-            torch._foreach_copy_(self._buffers, torch._foreach_div(self._sums, self._count))
-
-
 @contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """Inside the block SIGINT and SIGTERM only note themselves; a second one acts as usual."""
+    """Inside the block STOP_SIGNALS only note themselves; a second one acts as usual."""
     noted: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
@@ -386,8 +394,3 @@ def _signals_noted() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _mix(*numbers: int) -> int:
-    """One seed from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

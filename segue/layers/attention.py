@@ -31,8 +31,8 @@ class Attention(nn.Module):
 
     def keys_and_values(self, memory: Tensor, first_position: int = 0) -> tuple[Tensor, Tensor]:
         """(B, S, D) -> twice (B, H', S, d): what a cache keeps."""
-        keys = self._by_head(self.key(memory), self.key_value_heads)
-        values = self._by_head(self.value(memory), self.key_value_heads)
+        keys = self._by_head(self.key(memory))
+        values = self._by_head(self.value(memory))
         if self.is_rotary:
             keys = rotate(keys, _positions(keys, first_position))
         return keys, values
@@ -48,7 +48,7 @@ class Attention(nn.Module):
         first_position: int = 0,
     ) -> Tensor:
         """(B, T, D) queries, (B, H', S, d) keys and values -> (B, T, D)."""
-        queries = self._by_head(self.query(x), self.heads)
+        queries = self._by_head(self.query(x))
         if self.is_rotary:
             queries = rotate(queries, _positions(queries, first_position))
         found = F.scaled_dot_product_attention(
@@ -64,7 +64,7 @@ class Attention(nn.Module):
 
     def weights(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, D), (B, S, D) -> (B, H, T, S): how much each query takes from each key; to be looked at."""
-        queries, (keys, _) = self._by_head(self.query(x), self.heads), self.keys_and_values(memory)
+        queries, (keys, _) = self._by_head(self.query(x)), self.keys_and_values(memory)
         if self.is_rotary:
             queries = rotate(queries, _positions(queries, 0))
         keys = keys.repeat_interleave(self.heads // self.key_value_heads, dim=1)
@@ -74,8 +74,9 @@ class Attention(nn.Module):
         weights: Tensor = scores.softmax(dim=-1)
         return weights
 
-    def _by_head(self, x: Tensor, heads: int) -> Tensor:
-        return x.view(*x.shape[:2], heads, self.head_width).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
+    def _by_head(self, x: Tensor) -> Tensor:
+        # (B, T, D) -> (B, H, T, d); under tensor parallelism a rank has some of the heads.
+        return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
 
 
 def _positions(x: Tensor, first: int) -> Tensor:

@@ -8,6 +8,7 @@ Shape letters: B batch, S samples, T frames, F mel bins, V vocabulary (blank inc
 
 import json
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,14 +37,21 @@ from segue.data.tokenizer import Tokenizer, TokenizerSection
 from segue.decoding import ctc
 from segue.engine import trainer
 from segue.engine.checkpoint import load_weights, write_text
-from segue.engine.optimizer import OptimizerSection, ScheduleSection
+from segue.engine.loading import holding
+from segue.engine.optimizer import OptimizerSection
+from segue.engine.parallel import World, choose_device
+from segue.engine.schedule import ScheduleSection
+from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split
-from segue.engine.trainer import EngineSection
 from segue.errors import UserError, some_of, warn
 from segue.evaluation import Evaluation, Example, chosen
 from segue.models.jasper import Jasper, JasperSection, output_frames
 
 Seconds = Annotated[float, Field(gt=0)]
+
+
+BUDGET = "seconds"
+"""What `batch` bounds a micro-batch by."""
 
 
 class DataSection(ManifestsSection):
@@ -55,8 +64,9 @@ class DataSection(ManifestsSection):
 class BatchSection(recipe.Section):
     """How much is learnt from at once."""
 
-    seconds: Seconds
-    """Budget of one micro-batch: utterances times the longest one, at the slowest speed."""
+    seconds: Seconds | Literal["auto"]
+    """Budget of one micro-batch: utterances times the longest one, at the slowest speed. "auto" tries what fits in
+    memory, once, and writes the number into the run's recipe."""
     micro_batches: Annotated[int, Field(gt=0)] = 1
     """Micro-batches in a step; devices share them out."""
     buckets: Annotated[int, Field(gt=0)] = 8
@@ -217,6 +227,19 @@ class SpeechRecognition:
         """Training data in buckets, shuffled; development data sorted by length."""
         return self._plans[split]
 
+    def budgets(self) -> tuple[float, float]:
+        """The longest utterance; all utterances, each as long."""
+        seconds = self._seconds()
+        return float(seconds.max()), float(seconds.max() * len(seconds))
+
+    def with_budget(self, budget: float) -> Self:
+        """The same task with other training micro-batches."""
+        other = copy(self)
+        batch = self.recipe.batch.model_copy(update={"seconds": budget})
+        other.recipe = self.recipe.model_copy(update={"batch": batch})
+        other._plans = {split: other._build_plan(split) for split in self._plans}
+        return other
+
     def load(self, split: Split, micro_batch: MicroBatch) -> SpeechBatch:
         """Reads, augments and pads the utterances of a micro-batch."""
         examples = []
@@ -299,24 +322,28 @@ class SpeechRecognition:
         )
 
     def _build_plan(self, split: Split) -> BatchPlan:
-        manifest, batch = self.manifests[split], self.recipe.batch
+        sizes, batch = self.manifests[split].sizes, self.recipe.batch
         if split != "train":
-            longest = float(manifest.sizes.max())
-            return BatchPlan(manifest.sizes, max(batch.seconds, longest), buckets=16, seed=0, is_shuffled=False)
+            budget = 0.0 if batch.seconds == "auto" else batch.seconds
+            return BatchPlan(sizes, max(budget, float(sizes.max())), buckets=16, seed=0, is_shuffled=False)
+        seconds = self._seconds()
+        budget = float(seconds.max()) if batch.seconds == "auto" else batch.seconds  # auto: not resolved yet
+        if seconds.max() > budget:
+            raise UserError(
+                f"batch.seconds: {budget} s cannot hold the longest utterance: {seconds.max():.2f} s "
+                f"(joined, with pauses, at speed {min(self.recipe.augmentation.speeds)}, where the recipe says so); "
+                "raise it, or set data.longest_seconds"
+            )
+        return BatchPlan(seconds, budget, buckets=batch.buckets, seed=self.recipe.seed)
+
+    def _seconds(self) -> NDArray[np.float64]:
+        """Of each training utterance: joined, with pauses, at the slowest speed."""
         section = self.recipe.augmentation
-        slowest = min(section.speeds)
-        seconds = manifest.sizes if self.joining is None else self.joining.seconds
+        seconds = self.manifests["train"].sizes if self.joining is None else self.joining.seconds
         counts = 1 if self.joining is None else self.joining.counts
         if section.pause_probability:
             seconds = seconds + (counts + 1) * section.longest_pause_seconds
-        seconds = seconds / slowest
-        if seconds.max() > batch.seconds:
-            raise UserError(
-                f"batch.seconds: {batch.seconds} s cannot hold the longest utterance: {seconds.max():.2f} s "
-                f"(joined, with pauses, and at speed {slowest}, where the recipe says so); raise it, or set "
-                "data.longest_seconds"
-            )
-        return BatchPlan(seconds, batch.seconds, buckets=batch.buckets, seed=self.recipe.seed)
+        return seconds / min(section.speeds)
 
     def _leave_out_unusable(self, manifest: Manifest[Utterance]) -> None:
         """Checks every training text and length; raises, or leaves out and counts, as the recipe says."""
@@ -368,6 +395,7 @@ class SpeechRecognition:
         is_training = split == "train"
         members = self.joining.members(index, epoch) if is_training and self.joining else [index]
         utterances = [self.manifests[split][member] for member in members]
+        holding(utterances[0].id)
         rate = self.recipe.features.sample_rate_hz
         pieces = [_read(utterance, rate) for utterance in utterances]
         text = normalize_text(" ".join(utterance.text for utterance in utterances), self.recipe.text)
@@ -421,8 +449,8 @@ Trained with [Segue](https://pypi.org/project/segue/); the recipe beside this fi
 """
 
 
-def train(section: Recipe, run: Path) -> trainer.Result:
-    """Trains in the directory `run`, or goes on there."""
+def build_task(section: Recipe, run: Path, world: World) -> SpeechRecognition:
+    """The task of a run; its tokenizer is learnt and kept there. Every rank calls it."""
     data = section.data
     manifests: dict[Split, Manifest[Utterance]] = {
         "train": Manifest(Utterance, [Path(data.root) / name for name in data.train], skip_bad=data.skip_bad),
@@ -430,17 +458,16 @@ def train(section: Recipe, run: Path) -> trainer.Result:
     }
     # Learnt once and kept: a resumed run must not depend on the tokenizer's training being repeatable.
     kept = run / "tokenizer.json"
-    if kept.is_file():
-        tokenizer = Tokenizer.load(kept)
-    else:
-        texts = (normalize_text(utterance.text, section.text) for utterance in manifests["train"])
-        tokenizer = tokenizers.build(section.tokenizer, texts)
-        run.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(kept)
-    task = SpeechRecognition(section, tokenizer, manifests)
-    return trainer.Trainer(
-        task, run, section.engine, section.optimizer, section.schedule, section.batch.micro_batches, section.seed
-    ).train()
+
+    def build() -> None:
+        if not kept.is_file():
+            texts = (normalize_text(utterance.text, section.text) for utterance in manifests["train"])
+            run.mkdir(parents=True, exist_ok=True)
+            tokenizers.build(section.tokenizer, texts).save(kept)
+
+    world.first(build)
+    tokenizer = Tokenizer.load(kept)
+    return SpeechRecognition(section, tokenizer, manifests)
 
 
 @dataclass(frozen=True)
@@ -480,7 +507,7 @@ class Transcriber:
         """`folder` is a model directory."""
         self.recipe = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        self.device = trainer.choose_device(device)
+        self.device = choose_device(device)
         self.model = Recognizer(self.recipe, len(self.tokenizer) + 1)
         load_weights(self.model, folder / "model.safetensors")
         self.model.eval().to(self.device)

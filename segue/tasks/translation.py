@@ -8,6 +8,7 @@ Shape letters: B batch, S source tokens, T target tokens, P real target tokens o
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -32,15 +33,21 @@ from segue.data.vocabularies import END, PADDING, Vocabularies
 from segue.decoding.autoregressive import Hypothesis, SearchSection, beam_search
 from segue.engine import trainer
 from segue.engine.checkpoint import load_weights, write_text
-from segue.engine.optimizer import OptimizerSection, ScheduleSection
+from segue.engine.loading import holding
+from segue.engine.optimizer import OptimizerSection
+from segue.engine.parallel import World, choose_device
+from segue.engine.schedule import ScheduleSection
+from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split
-from segue.engine.trainer import EngineSection
 from segue.errors import UserError, some_of, warn
 from segue.evaluation import NUM_MAPS, AttentionMap, Direction, Evaluation, Example, chosen
 from segue.layers.attention import Attention
 from segue.layers.loss import cross_entropy
 from segue.layers.mask import length_mask
 from segue.models.transformer import Transformer, TransformerSection
+
+BUDGET = "tokens"
+"""What `batch` bounds a micro-batch by."""
 
 
 class DataSection(ManifestsSection):
@@ -53,8 +60,9 @@ class DataSection(ManifestsSection):
 class BatchSection(recipe.Section):
     """How much is learnt from at once."""
 
-    tokens: Annotated[int, Field(gt=0)]
-    """Budget of one micro-batch: pairs times the longest side of any of them, random cuts not counted."""
+    tokens: Annotated[int, Field(gt=0)] | Literal["auto"]
+    """Budget of one micro-batch: pairs times the longest side of any of them, random cuts not counted. "auto" tries
+    what fits in memory, once, and writes the number into the run's recipe."""
     micro_batches: Annotated[int, Field(gt=0)] = 1
     """Micro-batches in a step; devices share them out."""
     buckets: Annotated[int, Field(gt=0)] = 16
@@ -173,6 +181,19 @@ class Translation:
         """Training data in buckets, shuffled; development data sorted by length."""
         return self._plans[split]
 
+    def budgets(self) -> tuple[float, float]:
+        """The longest pair; all pairs, each as long."""
+        lengths = self._lengths["train"]
+        return float(lengths.max()), float(lengths.max() * len(lengths))
+
+    def with_budget(self, budget: float) -> Self:
+        """The same task with other training micro-batches."""
+        other = copy(self)
+        batch = self.recipe.batch.model_copy(update={"tokens": int(budget)})
+        other.recipe = self.recipe.model_copy(update={"batch": batch})
+        other._plans = {split: other._build_plan(split) for split in self._plans}
+        return other
+
     def load(self, split: Split, micro_batch: MicroBatch) -> PairBatch:
         """Reads, cuts and pads the pairs of a micro-batch."""
         pairs = [self.manifests[split][index] for index in micro_batch.indices.tolist()]
@@ -240,6 +261,7 @@ class Translation:
 
     def _tokens(self, split: Split, pair: Pair, epoch: int) -> tuple[list[int], list[int]]:
         """What the encoder reads, and the target's tokens."""
+        holding(pair.id)
         vocabularies, texts = self.vocabularies, (self._normalized(pair.source), self._normalized(pair.target))
         if split == "train" and self._cuts is not None and self._cuts[1].is_random:
             draw = np.random.default_rng([self.recipe.seed, epoch, crc32(pair.id.encode())])
@@ -295,14 +317,15 @@ class Translation:
     def _build_plan(self, split: Split) -> BatchPlan:
         lengths, batch = self._lengths[split], self.recipe.batch
         longest = float(lengths.max())
+        tokens = longest if batch.tokens == "auto" else batch.tokens  # not resolved yet
         if split != "train":
-            return BatchPlan(lengths, max(batch.tokens, longest), buckets=16, seed=0, is_shuffled=False)
-        if longest > batch.tokens:
+            return BatchPlan(lengths, max(tokens, longest), buckets=16, seed=0, is_shuffled=False)
+        if longest > tokens:
             raise UserError(
-                f"batch.tokens: {batch.tokens} cannot hold the longest pair: {longest:.0f} tokens; raise it, or lower "
+                f"batch.tokens: {tokens} cannot hold the longest pair: {longest:.0f} tokens; raise it, or lower "
                 "data.longest_tokens"
             )
-        return BatchPlan(lengths, batch.tokens, buckets=batch.buckets, seed=self.recipe.seed)
+        return BatchPlan(lengths, tokens, buckets=batch.buckets, seed=self.recipe.seed)
 
 
 def build_model(section: Recipe, vocabularies: Vocabularies) -> Transformer:
@@ -399,23 +422,23 @@ Trained with [Segue](https://pypi.org/project/segue/); the recipe beside this fi
 """
 
 
-def train(section: Recipe, run: Path) -> trainer.Result:
-    """Trains in the directory `run`, or goes on there."""
+def build_task(section: Recipe, run: Path, world: World) -> Translation:
+    """The task of a run; its tokenizer is learnt and kept there. Every rank calls it."""
     data = section.data
     manifests: dict[Split, Manifest[Pair]] = {
         "train": Manifest(Pair, [Path(data.root) / name for name in data.train], skip_bad=data.skip_bad),
         "dev": Manifest(Pair, [Path(data.root) / name for name in data.dev], skip_bad=data.skip_bad),
     }
+
     # Learnt once and kept: a resumed run must not depend on the tokenizer's training being repeatable.
-    if (run / "tokenizer.json").is_file():
-        vocabularies = Vocabularies.load(run)
-    else:
-        vocabularies = Vocabularies.build(section.tokenizer, section.source_tokenizer, section.text, manifests["train"])
-        vocabularies.save(run)
-    task = Translation(section, vocabularies, manifests)
-    return trainer.Trainer(
-        task, run, section.engine, section.optimizer, section.schedule, section.batch.micro_batches, section.seed
-    ).train()
+    def build() -> None:
+        if not (run / "tokenizer.json").is_file():
+            sections = (section.tokenizer, section.source_tokenizer, section.text)
+            Vocabularies.build(*sections, manifests["train"]).save(run)
+
+    world.first(build)
+    vocabularies = Vocabularies.load(run)
+    return Translation(section, vocabularies, manifests)
 
 
 class Translator:
@@ -428,7 +451,7 @@ class Translator:
         """`folder` is a model directory."""
         self.recipe = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
         self.vocabularies = Vocabularies.load(folder)
-        self.device = trainer.choose_device(device)
+        self.device = choose_device(device)
         self.model = build_model(self.recipe, self.vocabularies)
         load_weights(self.model, folder / "model.safetensors")
         self.model.eval().to(self.device)

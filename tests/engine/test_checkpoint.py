@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from segue.engine import checkpoint
-from segue.engine.optimizer import AdamWSection, NovoGradSection, OptimizerSection, build_optimizer
+from segue.engine.checkpoint import Checkpoints
+from segue.engine.parallel import World
 from segue.errors import UserError
-from segue.tasks import LOCK
+from segue.training import LOCK
 
-FILES = ["model.safetensors", "optimizer.safetensors", "state.json"]
+WEIGHTS = "shard-00001-model-00001-of-00001.safetensors"
+FILES = [WEIGHTS, "state.json"]
 
 
 class Killed(BaseException):
@@ -30,21 +31,23 @@ def _without_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save(folder: Path, step: int, keep: int = 2, size: int = 8) -> None:
-    tensors = {name: {"weight": torch.full((size,), float(step))} for name in ("model", "optimizer")}
-    checkpoint.save(folder, step, tensors, {"best": [step, step / 7], "data": "36 cafe"}, keep)
+    tensors = {f"{name}.weight": torch.full((size,), float(step)) for name in ("model", "optimizer")}
+    checkpoints = Checkpoints(folder, keep, World())
+    checkpoints._save(step, tensors, {"best": [step, step / 7], "data": "36 cafe"})  # what a thread does
+    checkpoints.wait()
 
 
 def loaded_step(folder: Path) -> int:
     """The step of the newest checkpoint that loads; all of it has to belong to that step."""
-    found = checkpoint.load_newest(folder)
+    checkpoints = Checkpoints(folder, 2, World())
+    found = checkpoints.newest()
     assert found is not None
-    tensors, state = found
+    path, state = found
     step: int = state["step"]
     assert state["best"] == [step, step / 7]
-    assert {name: group["weight"].tolist() for name, group in tensors.items()} == {
-        "model": [step] * 8,
-        "optimizer": [step] * 8,
-    }
+    tensors = {f"{name}.weight": torch.zeros(8) for name in ("model", "optimizer")}
+    checkpoints.read(path, tensors)
+    assert [tensor.tolist() for tensor in tensors.values()] == [[step] * 8] * 2
     return step
 
 
@@ -60,7 +63,7 @@ def damage(path: Path, position: int, bit: int = 0) -> None:
 
 @contextmanager
 def failing(monkeypatch: pytest.MonkeyPatch, number: int, failure: BaseException) -> Iterator[list[str]]:
-    """Inside the block, file operation `number` (from 0) raises `failure`; a file being written is left half done.
+    """Inside the block, file operation `number` (from 0) raises `failure`.
 
     Yields a list that has the name of this operation as soon as it was reached.
     """
@@ -74,9 +77,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, failure: BaseException
             if next(count) != number:
                 return real(*arguments, **options)
             reached.append(name)
-            if name == "save_file":
-                real(*arguments, **options)
-                os.truncate(arguments[1], 50)
             raise failure
 
         patch.setattr(module, name, operation)
@@ -85,7 +85,6 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, failure: BaseException
         for name in ("open", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"):
             sabotage(os, name)
         sabotage(io, "open")
-        sabotage(checkpoint, "save_file")
         yield reached
 
 
@@ -111,7 +110,7 @@ def test_a_failure_at_any_file_operation_leaves_a_checkpoint_that_loads(
         assert loaded_step(folder) == 30
         assert names(folder) == ["step_00000020", "step_00000030"]
     assert steps_found == {20, 30}
-    assert operations == {"open", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir", "save_file"}
+    assert operations == {"open", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"}
     assert capsys.readouterr().err == ""  # none was damaged
 
 
@@ -165,8 +164,8 @@ def test_training_does_not_start_anew_where_every_checkpoint_is_damaged(tmp_path
     save(tmp_path, 10)
     damage(tmp_path / "step_00000010" / "state.json", 5)
     with pytest.raises(UserError, match=f"{tmp_path}: no checkpoint in it can be read"):
-        checkpoint.load_newest(tmp_path)
-    assert checkpoint.load_newest(tmp_path / "other") is None
+        Checkpoints(tmp_path, 2, World()).newest()
+    assert Checkpoints(tmp_path / "other", 2, World()).newest() is None
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -179,7 +178,7 @@ def test_damaged_checkpoints_of_later_steps_make_room_for_good_ones(tmp_path: Pa
     for step in (10, 20, 30):
         save(tmp_path, step, keep=3)
     for step in (20, 30):
-        damage(tmp_path / f"step_000000{step}" / "model.safetensors", 90)
+        damage(tmp_path / f"step_000000{step}" / WEIGHTS, 90)
     assert loaded_step(tmp_path) == 10
     save(tmp_path, 15)
     assert names(tmp_path) == ["step_00000010", "step_00000015"]
@@ -218,37 +217,46 @@ def test_weights_that_do_not_fit_on_the_disk_leave_the_earlier_ones(tmp_path: Pa
     assert names(tmp_path) == [path.name]
 
 
+def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 2, World())
+    weight = torch.zeros(1000)
+    checkpoints.save(10, {"weight": weight}, {})
+    weight += 1  # the training goes on
+    checkpoints.wait()
+    read = {"weight": torch.full((1000,), 7.0)}
+    checkpoints.read(tmp_path / "step_00000010", read)
+    assert not read["weight"].any()
+
+
+def test_numbers_of_every_kind_come_back(tmp_path: Path) -> None:
+    tensors = {
+        "scalar": torch.tensor(2.5),
+        "count": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+        "half": torch.randn(3, 2).bfloat16(),
+        "turned": torch.arange(6.0).view(2, 3).t(),
+    }
+    checkpoints = Checkpoints(tmp_path, 2, World())
+    checkpoints.save(1, tensors, {})
+    checkpoints.wait()
+    read = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    checkpoints.read(tmp_path / "step_00000001", read)
+    torch.testing.assert_close(read, tensors, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
-    "section",
-    [
-        AdamWSection(kind="adamw", learning_rate=0.1, weight_decay=0.01),
-        NovoGradSection(kind="novograd", learning_rate=0.1, betas=(0.95, 0.5), weight_decay=0.01),
-    ],
-    ids=lambda section: section.kind,
+    ("name", "tensor", "there"),
+    [("model.weight", torch.zeros(9), "has (8,)"), ("model.bias", torch.zeros(2), "lacks it")],
 )
-def test_an_optimizer_goes_on_from_its_tensors(tmp_path: Path, section: OptimizerSection) -> None:
-    def learn(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
-        for step in steps:
-            torch.manual_seed(step)
-            model(torch.randn(4, 3)).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-    torch.manual_seed(0)
-    model, resumed = nn.Linear(3, 2), nn.Linear(3, 2)
-    optimizer, resumed_optimizer = build_optimizer(section, model), build_optimizer(section, resumed)
-    learn(model, optimizer, range(5))
-    checkpoint.save(
-        tmp_path, 5, {"model": model.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer)}, {}, keep=1
-    )
-    learn(model, optimizer, range(5, 10))
-
-    found = checkpoint.load_newest(tmp_path)
-    assert found is not None
-    resumed.load_state_dict(found[0]["model"])
-    checkpoint.load_optimizer(resumed_optimizer, found[0]["optimizer"])
-    learn(resumed, resumed_optimizer, range(5, 10))
-    torch.testing.assert_close(dict(resumed.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+def test_a_checkpoint_of_another_model_names_the_first_parameter_that_differs(
+    tmp_path: Path, name: str, tensor: torch.Tensor, there: str
+) -> None:
+    save(tmp_path, 10)
+    with pytest.raises(UserError, match="another model") as caught:
+        Checkpoints(tmp_path, 2, World()).read(
+            tmp_path / "step_00000010", {"optimizer.weight": torch.zeros(8), name: tensor}
+        )
+    assert f"{name} is {tuple(tensor.shape)}, the checkpoint {there}" in str(caught.value)
 
 
 def test_no_file_of_a_run_holds_a_pickle(trained: Path) -> None:
@@ -257,7 +265,7 @@ def test_no_file_of_a_run_holds_a_pickle(trained: Path) -> None:
         for path in trained.rglob("*")
         if path.is_file() and path.parent.name != "tensorboard" and path.name != LOCK
     ]
-    assert {path.suffix for path in files} == {".json", ".jsonl", ".md", ".safetensors", ".toml"}
+    assert {path.suffix for path in files} | {".diff"} == {".diff", ".json", ".jsonl", ".md", ".safetensors", ".toml"}
     for path in files:
         content = path.read_bytes()
         assert not content.startswith((b"PK", b"\x80")), path  # torch.save's zip, pickle

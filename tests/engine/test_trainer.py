@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import segue
-from segue.engine.optimizer import AdamWSection, ConstantSection
+from segue.engine.optimizer import AdamWSection
+from segue.engine.parallel import choose_device
+from segue.engine.schedule import ConstantSection
+from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split
-from segue.engine.trainer import EngineSection, Result, Trainer, choose_device
+from segue.engine.trainer import Result, Trainer
 from segue.errors import UserError
 
 NUM_EXAMPLES = 12
@@ -115,6 +118,18 @@ class ToyTask:
         (folder / "scores.json").write_text(json.dumps(scores))
 
 
+def around_update(training: Trainer, before: Callable[[], Any] = int, after: Callable[[], Any] = int) -> None:
+    """Acts before and after each update of the weights."""
+    step = training.updater.step
+
+    def watched(rate: float) -> None:
+        before()
+        step(rate)
+        after()
+
+    training.updater.step = watched  # type: ignore[method-assign]
+
+
 def network(*, has_batch_norm: bool = False) -> nn.Module:
     torch.manual_seed(1)
     middle: list[nn.Module] = [nn.BatchNorm1d(8)] if has_batch_norm else []
@@ -176,10 +191,11 @@ def test_batch_norm_statistics_are_averaged_over_a_steps_micro_batches(tmp_path:
 def test_the_whole_gradient_is_clipped(tmp_path: Path) -> None:
     training = trainer(ToyTask(network(), 6), tmp_path, clip_norm=0.01)
     seen = []
-    training.optimizer.register_step_pre_hook(
-        lambda optimizer, *_: seen.append(
-            torch.nn.utils.get_total_norm(p.grad for g in optimizer.param_groups for p in g["params"]).item()
-        )
+    around_update(
+        training,
+        before=lambda: seen.append(
+            torch.nn.utils.get_total_norm(p.grad for p in training.updater.parameters if p.grad is not None).item()
+        ),
     )
     training.train()
     assert seen == pytest.approx([0.01] * 4, rel=1e-4)
@@ -208,7 +224,9 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_with_the_ids(
     task = ToyTask(network(), 2)
     task.model = Broken(task.inputs[9], has_finite_loss=has_finite_loss)
     training = trainer(task, tmp_path, micro_batches=3, save_every=1)
-    with pytest.raises(UserError, match=r"step 2: the .* is (inf|nan); .* example_6, .* example_11$"):
+    with pytest.raises(
+        UserError, match=r"step 2: the .* is (inf|nan); .* example_6, .* example_11 .segue train --replay"
+    ):
         training.train()
     assert all(value.isfinite().all() for value in task.model.state_dict().values())
     assert [record["step"] for record in records(tmp_path)] == [1]
@@ -230,8 +248,8 @@ def test_the_best_evaluation_is_what_is_kept(
     task = ToyTask(network(), 4, scores, direction=direction)
     training = trainer(task, tmp_path, evaluate_every=1)
     weights = []
-    training.optimizer.register_step_post_hook(
-        lambda *_: weights.append({name: value.clone() for name, value in task.model.state_dict().items()})
+    around_update(
+        training, after=lambda: weights.append({name: value.clone() for name, value in task.model.state_dict().items()})
     )
     result = training.train()
     assert result.best == (best, scores[best - 1])
@@ -264,7 +282,7 @@ def test_an_average_that_was_asked_for_is_kept_whatever_single_evaluations_score
     task = ToyTask(network(), 4, [4.0, 3.0, 2.0, 2.5, score_of_average])
     training = trainer(task, tmp_path, evaluate_every=1, average_count=3)
     weights = []
-    training.optimizer.register_step_post_hook(lambda *_: weights.append(task.model[0].weight.detach().clone()))
+    around_update(training, after=lambda: weights.append(task.model[0].weight.detach().clone()))
     result = training.train()
     expected = torch.stack(weights[1:]).mean(dim=0)
     torch.testing.assert_close(load_file(tmp_path / "model" / "model.safetensors")["0.weight"], expected)
@@ -315,10 +333,10 @@ def test_a_step_without_any_good_example_updates_nothing_and_the_run_goes_on(tmp
     weights = []
     take_step = training._take_step
 
-    def noted(batches: list[Any]) -> dict[str, Any]:
-        record = take_step(batches)
+    def noted(*arguments: Any) -> Any:
+        taken = take_step(*arguments)
         weights.append(task.model[0].weight.detach().clone())
-        return record
+        return taken
 
     training._take_step = noted  # type: ignore[method-assign]
     training.train()
@@ -366,7 +384,7 @@ def test_another_number_of_threads_is_warned_about(tmp_path: Path, capsys: pytes
 def test_a_signal_ends_the_run_after_its_step_and_saves(tmp_path: Path) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     training = trainer(ToyTask(network(), 4), tmp_path, steps=9)
-    training.optimizer.register_step_post_hook(lambda *_: training.step == 4 and os.kill(os.getpid(), signal.SIGTERM))
+    around_update(training, after=lambda: training.step == 4 and os.kill(os.getpid(), signal.SIGTERM))
     result = training.train()
     assert (result.step, result.signal, result.best) == (5, signal.SIGTERM, None)
     resumed = trainer(ToyTask(network(), 4), tmp_path, steps=9)

@@ -1,0 +1,72 @@
+"""Over which devices is a model spread? Copies, shards of a copy, tensor-parallel parts of a shard. Plain data."""
+
+from typing import NamedTuple
+
+from segue.errors import UserError
+
+BYTES_PER_PARAMETER = 16
+"""float32 weights, gradients and two moments of AdamW."""
+SHARE_FOR_STATE = 0.5
+"""Of a device's memory: the rest is for activations."""
+
+
+class Layout(NamedTuple):
+    """The numbers of ranks along each axis; their product is the number of all ranks."""
+
+    data_parallel: int
+    """Copies of the model, each with its own micro-batches."""
+    shard: int
+    """Ranks that hold one copy's parameters, gradients and optimizer between them (FSDP), each with its own
+    micro-batches."""
+    tensor_parallel: int
+    """Ranks that compute each layer together, on the same micro-batches."""
+
+    @property
+    def size(self) -> int:
+        """Ranks."""
+        return self.data_parallel * self.shard * self.tensor_parallel
+
+    @property
+    def data_ranks(self) -> int:
+        """Groups of ranks that see different micro-batches."""
+        return self.data_parallel * self.shard
+
+    def __str__(self) -> str:
+        return f"data_parallel {self.data_parallel} x shard {self.shard} x tensor_parallel {self.tensor_parallel}"
+
+
+def choose(
+    num_ranks: int,
+    data_parallel: int | None,
+    shard: int | None,
+    tensor_parallel: int,
+    *,
+    micro_batches: int,
+    num_parameters: int,
+    memory_bytes: float | None,
+) -> Layout:
+    """The layout of a recipe on `num_ranks`; what it leaves open is filled so that a copy's state fits.
+
+    `memory_bytes` is a device's; None (a processor's, shared by its ranks) shards nothing. Raises a UserError where the
+    numbers do not multiply to `num_ranks`, or do not divide `micro_batches`.
+    """
+    rest, remainder = divmod(num_ranks, (data_parallel or 1) * (shard or 1) * tensor_parallel)
+    if remainder or (rest != 1 and data_parallel is not None and shard is not None):
+        given = {"data_parallel": data_parallel, "shard": shard, "tensor_parallel": tensor_parallel}
+        said = " x ".join(f"engine.{name} {value}" for name, value in given.items() if value is not None)
+        raise UserError(f"{said} does not divide the {num_ranks} ranks that were started")
+    if shard is None:
+        shard = 1
+        if data_parallel is not None:
+            shard = rest
+        elif memory_bytes is not None:
+            state = num_parameters / tensor_parallel * BYTES_PER_PARAMETER
+            fitting = [n for n in range(1, rest + 1) if rest % n == 0 and state / n <= memory_bytes * SHARE_FOR_STATE]
+            shard = min(fitting, default=rest)
+    layout = Layout(num_ranks // (shard * tensor_parallel), shard, tensor_parallel)
+    if micro_batches % layout.data_ranks:
+        raise UserError(
+            f"batch.micro_batches: {micro_batches} cannot be dealt out to {layout.data_ranks} ranks that see different "
+            f"data; a multiple of {layout.data_ranks} can"
+        )
+    return layout

@@ -1,0 +1,218 @@
+"""How do many ranks train one model? Who they are, what they tell each other, how the model is spread over them.
+
+A rank is a process that torchrun started, with a device of its own. Models are written for one device; one table here
+says which layers tensor parallelism splits, and how.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+from segue.engine.layout import Layout
+from segue.engine.parts import batch_norms, units
+from segue.errors import UserError
+from segue.layers.attention import Attention
+from segue.layers.feed_forward import FeedForward
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(hours=2)
+"""Of a collective: a rank that evaluates alone lets the others wait. The watchdog speaks long before."""
+
+# Matrices whose outputs, or inputs, are dealt out: a pair of them needs one sum over the ranks (Shoeybi et al. 2019,
+# arXiv:1909.08053, section 3).
+_BY_OUTPUTS, _BY_INPUTS = ColwiseParallel, RowwiseParallel
+_SPLITS: dict[type[nn.Module], dict[str, type[ParallelStyle]]] = {
+    Attention: {"query": _BY_OUTPUTS, "key": _BY_OUTPUTS, "value": _BY_OUTPUTS, "output": _BY_INPUTS},
+    FeedForward: {"up": _BY_OUTPUTS, "gate": _BY_OUTPUTS, "down": _BY_INPUTS},
+}
+
+
+class World(NamedTuple):
+    """The processes of a training."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank speaks and writes for all."""
+        return self.rank == 0
+
+    def first(self, act: Callable[[], T]) -> T:
+        """What `act` returns on the first rank, given to all. A user's mistake there ends all of them, told once."""
+        if self.size == 1:
+            return act()
+        box: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                box = [act(), None]
+            except (UserError, OSError) as error:
+                dist.broadcast_object_list([None, str(error)])
+                raise
+        dist.broadcast_object_list(box)
+        if box[1] is not None:
+            raise SystemExit(2)
+        result: T = box[0]
+        return result
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in order of ranks."""
+        values: list[Any] = [None] * self.size
+        if self.size == 1:
+            return [value]
+        dist.all_gather_object(values, value)
+        return values
+
+
+ALONE = World()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[World]:
+    """Meets the other ranks that torchrun started, for the length of the block; alone without torchrun."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    chosen = choose_device(device)
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield World(dist.get_rank(), size)
+        dist.barrier()  # none leaves while another still needs it
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a recipe, on this rank; a UserError if this machine lacks it."""
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if has[kind])
+    if not has[name]:
+        raise UserError(f"device: this machine has no {name}; it has {', '.join(k for k, v in has.items() if v)}")
+    if name != "cuda":
+        return torch.device(name)
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise UserError(f"{number + 1} ranks or more on a machine with {count} GPUs; start at most {count} on it")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+class Parallel:
+    """A layout of ranks at work: which micro-batches are this rank's, and what all of them sum."""
+
+    def __init__(self, world: World, layout: Layout, device: torch.device) -> None:
+        """All ranks must call this together."""
+        assert layout.size == world.size
+        self.world, self.layout, self.device = world, layout, device
+        self._mesh: DeviceMesh | None = None
+        self.data_rank, self.is_first_of_tensor = 0, True
+        if world.size > 1:
+            self._mesh = init_device_mesh(device.type, tuple(layout), mesh_dim_names=Layout._fields)
+            self._data = self._mesh["data_parallel", "shard"]._flatten("data")
+            self.data_rank = self._data.get_local_rank()
+            self.is_first_of_tensor = self._mesh.get_local_rank("tensor_parallel") == 0
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether parameters are DTensors."""
+        return self.layout.shard > 1 or self.layout.tensor_parallel > 1
+
+    def spread(self, model: nn.Module, dtype: torch.dtype, *, is_offloaded: bool) -> nn.Module:
+        """Spreads `model`, in place; what to call for a loss. `dtype` is that of the forward pass."""
+        if self.layout.tensor_parallel > 1:
+            _split_layers(model, self._axis("tensor_parallel"))
+        if self.is_sharded and self.layout.data_ranks > 1:
+            self._shard(model, dtype, is_offloaded)
+            return model
+        if self.layout.data_parallel == 1:
+            return model
+        group = self._axis("data_parallel").get_group()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers has another name from torch 2.13 on
+            # Buffers: the engine averages those of BatchNorm over a step's micro-batches.
+            spread = DistributedDataParallel(
+                model, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        spread.register_comm_hook(group, _sum)
+        return spread
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks that saw different data, in place."""
+        if self._mesh is not None and self.layout.data_ranks > 1:
+            dist.all_reduce(values, group=self._data.get_group())
+        return values
+
+    def sum_of_all(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        if self._mesh is not None:
+            dist.all_reduce(values)
+        return values
+
+    @contextmanager
+    def accumulating(self, spread: nn.Module, *, is_last: bool) -> Iterator[None]:
+        """A backward pass inside: gradients are summed over copies of the model in the last one of a step."""
+        if isinstance(spread, DistributedDataParallel) and not is_last:
+            with spread.no_sync():
+                yield
+            return
+        if isinstance(spread, FSDPModule):
+            spread.set_requires_all_reduce(is_last)
+            spread.set_is_last_backward(is_last)
+        yield
+
+    def _shard(self, model: nn.Module, dtype: torch.dtype, is_offloaded: bool) -> None:
+        mesh = self._mesh
+        assert mesh is not None
+        offload = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if is_offloaded else OffloadPolicy()
+        for module in [*units(model), model]:
+            # BatchNorm's weights have to match its float32 statistics; autocast takes care of the rest.
+            gathered = torch.float32 if batch_norms(module) else dtype
+            policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
+            fully_shard(module, mesh=mesh["data_parallel", "shard"], mp_policy=policy, offload_policy=offload)
+            assert isinstance(module, FSDPModule)
+            # Sums: the engine has divided by the targets of the whole step.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+    def _axis(self, name: str) -> DeviceMesh:
+        assert self._mesh is not None
+        return self._mesh[name]
+
+
+def _sum(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """For DistributedDataParallel, which would average."""
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]
+
+
+def _split_layers(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Tensor parallelism: deals out the matrices of each layer in the table."""
+    parts = mesh.size()
+    num_split = 0
+    for module in model.modules():
+        splits = _SPLITS.get(type(module))
+        if splits is None:
+            continue
+        for heads in (module.heads, module.key_value_heads) if isinstance(module, Attention) else ():
+            if heads % parts:
+                raise UserError(f"engine.tensor_parallel: {parts} does not divide the model's {heads} heads")
+        plan = {name: style() for name, style in splits.items() if getattr(module, name) is not None}
+        parallelize_module(module, mesh, plan)
+        num_split += 1
+    if not num_split:
+        raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")

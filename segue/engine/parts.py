@@ -1,0 +1,75 @@
+"""What does a rank hold of a tensor that is spread over many? Its part, and what takes all parts to know.
+
+A spread tensor is a DTensor: of FSDP, of tensor parallelism, or of both, then on a mesh of more axes. Arithmetic on
+local parts needs neither torch's dispatch of DTensors nor tensors of one mesh.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part, which shares the tensor's memory; the tensor itself where it is not spread."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach()
+    with torch.no_grad():
+        return tensor.to_local()
+
+
+def spread_like(part: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor that this rank's part belongs to, spread as `tensor` is; the part itself where that is not."""
+    if not isinstance(tensor, DTensor):
+        return part
+    mesh, placements = tensor.device_mesh, tensor.placements
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+
+
+@torch.no_grad()
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, on every rank that holds a part: they must all call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+@torch.no_grad()
+def whole_norms(parts: Sequence[Tensor], tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
+    """(number of tensors) norms of whole tensors, the same on every rank; order 2, or infinity.
+
+    `parts` are local parts of something that is spread as `tensors` are: gradients as their parameters, for instance.
+    """
+    parts = [part if part.numel() else part.new_zeros(1) for part in parts]  # an empty one has no largest element
+    norms = torch.stack(torch._foreach_norm(parts, order))
+    groups: dict[tuple[dist.ProcessGroup, ...], list[int]] = {}
+    for number, tensor in enumerate(tensors):
+        if isinstance(tensor, DTensor):
+            groups.setdefault(_groups(tensor), []).append(number)
+    for process_groups, numbers in groups.items():
+        found = norms[numbers] ** 2 if order == 2 else norms[numbers]
+        for group in process_groups:
+            dist.all_reduce(found, dist.ReduceOp.SUM if order == 2 else dist.ReduceOp.MAX, group=group)
+        norms[numbers] = found.sqrt() if order == 2 else found
+    return norms
+
+
+def _groups(tensor: DTensor) -> tuple[dist.ProcessGroup, ...]:
+    """The groups of ranks between which the tensor is cut, an axis each."""
+    axes = enumerate(tensor.placements)
+    return tuple(tensor.device_mesh.get_group(axis) for axis, place in axes if isinstance(place, Shard | _StridedShard))
+
+
+def units(model: nn.Module) -> list[nn.Module]:
+    """The model's layers: each item of its outermost ModuleLists."""
+    found: list[nn.Module] = []
+    for child in model.children():
+        found.extend(child if isinstance(child, nn.ModuleList) else units(child))
+    return found
+
+
+def batch_norms(model: nn.Module) -> list[Any]:
+    """The model's batch normalisation layers."""
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

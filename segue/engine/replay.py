@@ -1,0 +1,124 @@
+"""What went wrong in a step? A step that was not finite is kept in a file, from which it can be taken again, alone."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from segue.engine import parts, precision
+from segue.engine.checkpoint import Tensors, write_tensors
+from segue.engine.parallel import World, choose_device
+from segue.engine.settings import EngineSection
+from segue.engine.step import NotFiniteError, mixed
+from segue.engine.task import Batch, Task
+from segue.errors import UserError
+
+_SHOWN_IDS = 20
+
+
+def keep(
+    run: Path, step: int, state: dict[str, Tensors], ids: Sequence[str], problem: NotFiniteError, world: World
+) -> UserError:
+    """Writes the weights before step `step` (from 0); the error to raise, which names the file and the examples.
+
+    Every rank calls it: weights may be spread.
+    """
+    path = run / f"replay_step_{step + 1:08d}.safetensors"
+    weights = {name: parts.whole(tensor) for name, tensor in state["model"].items()}
+    if world.is_first:
+        write_tensors(path, weights, {"segue_step": json.dumps(step)})
+    more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+    return UserError(
+        f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help, or one of these "
+        f"examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} (segue train --replay {path} takes it again)"
+    )
+
+
+def step_of(path: Path) -> int:
+    """The step, from 0, that a replay file keeps."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(json.loads((file.metadata() or {})["segue_step"]))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a replay file: {error}") from None
+
+
+class Finding(NamedTuple):
+    """What one micro-batch of the step came to."""
+
+    ids: list[str]
+    loss: float
+    """Per target of the step."""
+    gradient_norm: float
+    first_module: str | None
+    """The first whose output was not finite, in the order of the forward pass."""
+    examples: list[tuple[str, float]]
+    """Where the loss or gradient is not finite: each example's own loss, taken alone."""
+
+
+def take_again(task: Task, engine: EngineSection, micro_batches: int, seed: int, path: Path) -> Iterator[Finding]:
+    """Forward and backward over the micro-batches of the step in a replay file, one after the other."""
+    step = step_of(path)
+    device = choose_device(engine.device)
+    model = task.build_model().to(device)
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path}: of another model: {error}") from None
+    plan = task.plan("train")
+    planned = [plan.micro_batch(step * micro_batches + number) for number in range(micro_batches)]
+    batches = [task.load("train", each).to(device) for each in planned]
+    num_targets = max(1, sum(task.num_targets(batch) for batch in batches))
+    model.train()
+    for number, batch in enumerate(batches):
+        if not batch.ids:
+            continue
+        model.load_state_dict(weights)  # BatchNorm: each micro-batch starts from the step before
+        suspects: list[str] = []
+        handles = [
+            module.register_forward_hook(_noting(name, suspects))
+            for name, module in model.named_modules()
+            if not list(module.children())
+        ]
+        torch.manual_seed(mixed(seed, step, number))
+        total = _loss(task, model, batch, engine, device)
+        (total / num_targets).backward()  # type: ignore[no-untyped-call]
+        for handle in handles:
+            handle.remove()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+        model.zero_grad()
+        is_finite = bool(total.isfinite()) and norm < float("inf")
+        examples = [] if is_finite else list(_alone(task, model, planned[number], engine, device))
+        yield Finding(batch.ids, total.item() / num_targets, norm, suspects[0] if suspects else None, examples)
+
+
+def _loss(task: Task, model: nn.Module, batch: Batch, engine: EngineSection, device: torch.device) -> Tensor:
+    with precision.autocast(engine.precision, device):
+        return task.loss(model, batch).total
+
+
+def _alone(
+    task: Task, model: nn.Module, planned: Any, engine: EngineSection, device: torch.device
+) -> Iterator[tuple[str, float]]:
+    with torch.no_grad():
+        for index in range(len(planned.indices)):
+            batch = task.load("train", planned._replace(indices=planned.indices[index : index + 1])).to(device)
+            if batch.ids:
+                yield batch.ids[0], _loss(task, model, batch, engine, device).item()
+
+
+def _noting(name: str, suspects: list[str]) -> Any:
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        del module, inputs
+        tensors = output if isinstance(output, tuple) else (output,)
+        if any(isinstance(each, Tensor) and not bool(each.isfinite().all()) for each in tensors):
+            suspects.append(name)
+
+    return note

@@ -1,0 +1,204 @@
+"""What is one optimizer step? Forward and backward over its micro-batches, scale, sum over ranks, clip, update.
+
+A step of M micro-batches is the same step on any number of ranks that divides M: they deal the micro-batches out, each
+loss is divided by the targets of the whole step before its backward pass, dropout is seeded by micro-batch, and
+BatchNorm sees one micro-batch at a time.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segue.engine import parts
+from segue.engine.optimizer import Updater
+from segue.engine.parallel import Parallel
+from segue.engine.precision import LogMaxSection, LossScale, autocast
+from segue.engine.settings import EngineSection
+from segue.engine.task import Batch, Task
+from segue.engine.watchdog import WAITS, Watchdog
+from segue.errors import UserError
+
+
+class Outcome(NamedTuple):
+    """What a step came to, the same on every rank."""
+
+    loss: float
+    """Mean over the step's targets."""
+    norm: float
+    """Of the whole gradient, before it was clipped; 0 without targets."""
+    metrics: dict[str, float]
+    num_targets: int
+    num_skipped: int
+    """Bad examples that were left out."""
+    amount: float
+    """Data in the task's unit."""
+    is_updated: bool
+    """False where float16 overflowed, or every example was bad."""
+    is_stopping: bool
+    """Whether any rank was asked to stop."""
+
+
+class NotFiniteError(Exception):
+    """A loss or gradient that is not finite, before anything was updated."""
+
+    def __init__(self, what: str, size: float) -> None:
+        super().__init__(f"the {what} is {size}")
+
+
+class Steps:
+    """Takes optimizer steps."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        spread: nn.Module,
+        parallel: Parallel,
+        updater: Updater,
+        engine: EngineSection,
+        micro_batches: int,
+        seed: int,
+        watchdog: Watchdog,
+    ) -> None:
+        """`spread` is what to call for a loss; `micro_batches` the number in a step, over all ranks."""
+        self.task, self.model, self.spread, self.parallel, self.updater = task, model, spread, parallel, updater
+        self.engine, self.micro_batches, self.seed, self.watchdog = engine, micro_batches, seed, watchdog
+        self.scale = LossScale(engine.loss_scaling) if engine.precision == "float16" else None
+        self._stand_in: Batch | None = None
+
+    def take(self, batches: Sequence[Batch], step: int, rate: float, *, is_stopping: bool = False) -> Outcome:
+        """Step `step` (from 0) over this rank's micro-batches at this share of the peak learning rate."""
+        parallel, updater = self.parallel, self.updater
+        num_targets, num_skipped, amount, is_stopping = self._counted(batches, is_stopping)
+        if not num_targets:
+            return Outcome(0.0, 0.0, {}, 0, num_skipped, amount, False, is_stopping)
+        norms = _BatchNormMean(self.model, is_needed=self.micro_batches > 1 or self.scale is not None)
+        total, metrics = self._backward(batches, step, num_targets, norms)
+        norms.after_step(parallel)
+        sums = [total, *(value for pair in metrics.values() for value in pair)]
+        numbers = parallel.sum(torch.stack([value.float() for value in sums])).tolist()
+        loss = numbers[0] / num_targets
+        means = {name: numbers[1 + 2 * n] / numbers[2 + 2 * n] for n, name in enumerate(metrics)}
+
+        trained = [parameter for parameter in updater.parameters if parameter.grad is not None]
+        gradients = [parts.local(parameter.grad) for parameter in trained if parameter.grad is not None]
+        scale = 1.0 if self.scale is None else self.scale.value
+        whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, trained)) / scale
+        norm = whole_norm.item()
+        is_finite = math.isfinite(loss) and math.isfinite(norm)
+        if self.scale is None:
+            # Nothing is updated yet: what was saved and what is in memory stay as they were before this step.
+            for what, size in (("loss", loss), ("gradient's norm", norm)):
+                if not math.isfinite(size):
+                    raise NotFiniteError(what, size)
+        else:
+            largest = norm
+            if is_finite and isinstance(self.engine.loss_scaling, LogMaxSection):
+                largest = parts.whole_norms(gradients, trained, math.inf).max().item() / scale
+            self.scale.update(largest if is_finite else None)
+        if is_finite:
+            clipped = (self.engine.clip_norm or math.inf) / (whole_norm + 1e-6)
+            factor = clipped.clamp(max=1.0).item() / scale
+            if factor != 1.0:
+                torch._foreach_mul_(gradients, factor)
+            updater.step(rate)
+        else:
+            norms.roll_back()
+        updater.clear()
+        return Outcome(loss, norm, means, num_targets, num_skipped, amount, is_finite, is_stopping)
+
+    def _counted(self, batches: Sequence[Batch], is_stopping: bool) -> tuple[int, int, float, bool]:
+        """Targets, examples left out, amount of data, and whether to stop, over all ranks."""
+        here = [0.0, 0.0, 0.0, float(is_stopping)]
+        if self.parallel.is_first_of_tensor:  # the others of its group have the same batches
+            here[0] = sum(self.task.num_targets(batch) for batch in batches)
+            here[1] = sum(batch.num_skipped for batch in batches)
+            here[2] = sum(batch.amount for batch in batches)
+        self.watchdog.note(WAITS)
+        total = self.parallel.sum_of_all(torch.tensor(here, dtype=torch.float64)).tolist()
+        return int(total[0]), int(total[1]), total[2], total[3] > 0
+
+    def _backward(
+        self, batches: Sequence[Batch], step: int, num_targets: int, norms: "_BatchNormMean"
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """Leaves the gradients of the whole step; this rank's loss, summed, and metrics as (sum, count)."""
+        parallel, device = self.parallel, self.parallel.device
+        self.model.train()
+        total = torch.zeros((), device=device)
+        metrics: dict[str, tuple[Tensor, Tensor]] = {}
+        for place, own in enumerate(batches):
+            batch, is_real = (own, True) if own.ids else (self._stand_in, False)
+            if parallel.layout.size == 1 and not is_real:
+                continue
+            if batch is None:
+                raise UserError(f"step {step + 1}: every example of a micro-batch is bad; mend the data")
+            if parallel.layout.size > 1:
+                # All ranks must take part in every pass: one whose micro-batch is empty repeats another, times 0.
+                self._stand_in = batch
+            self.watchdog.note("computes", batch.ids)
+            number = place * parallel.layout.data_ranks + parallel.data_rank
+            torch.manual_seed(mixed(self.seed, step, number))  # dropout
+            with parallel.accumulating(self.spread, is_last=place + 1 == len(batches)):
+                with autocast(self.engine.precision, device):
+                    loss = self.task.loss(self.spread, batch)
+                share = (
+                    loss.total / num_targets * (float(is_real) if self.scale is None else is_real * self.scale.value)
+                )
+                share.backward()  # type: ignore[no-untyped-call]
+            norms.after_micro_batch(is_real=is_real)
+            for name, (value, count) in loss.metrics.items():
+                before = metrics.get(name, (torch.zeros_like(total), torch.zeros_like(total)))
+                metrics[name] = (before[0] + value * is_real, before[1] + count * is_real)
+            total = total + loss.total.detach() * is_real
+        return total, metrics
+
+
+class _BatchNormMean:
+    """Running statistics of a step: the mean over its micro-batches, each of which starts from the step before.
+
+    So they depend neither on the order of the micro-batches nor on who computes them.
+    """
+
+    def __init__(self, model: nn.Module, *, is_needed: bool) -> None:
+        norms = parts.batch_norms(model) if is_needed else []  # one micro-batch is its own mean
+        self._buffers: list[Tensor] = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+        self._counters: list[Tensor] = [norm.num_batches_tracked for norm in norms]
+        self._before = [buffer.clone() for buffer in self._buffers]
+        self._counted_before = [counter.clone() for counter in self._counters]
+        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
+        self._count = 0
+
+    def after_micro_batch(self, *, is_real: bool) -> None:
+        if not self._buffers:
+            return
+        if is_real:
+            torch._foreach_add_(self._sums, self._buffers)
+            self._count += 1
+        torch._foreach_copy_(self._buffers, self._before)
+
+    def after_step(self, parallel: Parallel) -> None:
+        if not self._buffers:
+            return
+        count = torch.full((1,), float(self._count), device=self._sums[0].device)
+        summed = parallel.sum(torch.cat([count, *(each.flatten() for each in self._sums)]))
+        self._count = int(summed[0].item())
+        found = torch.split(summed[1:], [each.numel() for each in self._sums])
+        torch._foreach_copy_(self._buffers, [each.view_as(s) for each, s in zip(found, self._sums, strict=True)])
+        torch._foreach_div_(self._buffers, self._count)
+        for counter, before in zip(self._counters, self._counted_before, strict=True):
+            counter.copy_(before + self._count)
+
+    def roll_back(self) -> None:
+        """As before the step."""
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._before)
+            torch._foreach_copy_(self._counters, self._counted_before)
+
+
+def mixed(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

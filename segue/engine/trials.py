@@ -1,0 +1,100 @@
+"""What batch and what learning rate? Tried on the model itself, on steps that no run keeps."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from segue.engine import environment
+from segue.engine.loading import Stream
+from segue.engine.step import NotFiniteError
+from segue.engine.trainer import Trainer
+from segue.errors import UserError
+
+MEMORY_SHARE = 0.8
+"""Of the memory that is free, for a batch: fragments, evaluation and longer texts need the rest."""
+GROWTH = 1.5
+
+
+class Rate(NamedTuple):
+    """One step of the search for a learning rate."""
+
+    learning_rate: float
+    loss: float
+    """Smoothed."""
+
+
+def learning_rates(trainer: Trainer, smallest: float, largest: float, num_steps: int) -> Iterator[Rate]:
+    """Loss while the learning rate grows geometrically, until it is 4 times its lowest (Smith 2017, arXiv:1506.01186).
+
+    The trainer is of no use afterwards.
+    """
+    smoothed, lowest = 0.0, math.inf
+    size = trainer.micro_batches
+    stream = iter(Stream(trainer.task, "train", range(num_steps * size), trainer.engine.workers, trainer.device))
+    for number in range(num_steps):
+        batches = list(islice(stream, size))
+        rate = smallest * (largest / smallest) ** (number / max(1, num_steps - 1))
+        try:
+            outcome = trainer.steps.take(batches, number, rate / trainer.optimizer_section.learning_rate)
+        except NotFiniteError:
+            return
+        smoothed = 0.9 * smoothed + 0.1 * outcome.loss
+        loss = smoothed / (1 - 0.9 ** (number + 1))
+        yield Rate(rate, loss)
+        lowest = min(lowest, loss)
+        if loss > 4 * lowest:
+            return
+
+
+def suggested(rates: Sequence[Rate]) -> float:
+    """A third of the rate with the lowest loss: where it still falls, short of where training breaks."""
+    return min(rates, key=lambda each: each.loss).learning_rate / 3
+
+
+def largest_budget(smallest: float, largest: float, take: Callable[[float], None], device: torch.device) -> float:
+    """The largest budget of a micro-batch, between two, whose step fits in memory; `take` makes one step with a budget.
+
+    It grows by half until memory says no, or until the next would not fit if memory grew in proportion.
+    """
+    limit = _free_bytes(device) * MEMORY_SHARE
+    budget, fitting, before = smallest, 0.0, _peak_bytes(device)
+    while True:
+        try:
+            take(budget)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        used = _peak_bytes(device) - before
+        if used > limit:
+            break
+        fitting = budget
+        if budget >= largest or used * GROWTH > limit:
+            break
+        budget = min(largest, budget * GROWTH)
+    if not fitting:
+        raise UserError(f"not even a micro-batch of {smallest:g} fits in memory; shorten the examples or the model")
+    return fitting
+
+
+def _peak_bytes(device: torch.device) -> float:
+    return environment.peak_memory_gb(device) * 1e9
+
+
+def _free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    free = 0.0
+    for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = float(line.split()[1]) * 1024
+    try:  # a container may have less
+        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8").strip()
+        free = free if most == "max" else min(free, float(most) - float(used))
+    except OSError:
+        pass
+    return free

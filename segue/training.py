@@ -1,0 +1,213 @@
+"""How does a recipe become a run? One directory, one training in it; first what has to be tried out, then the loop."""
+
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from segue import recipe, tasks
+from segue.errors import UserError, missing_extra, warn
+from segue.files import PARTIAL
+
+try:
+    import torch
+
+    from segue.engine import parallel, replay, trials
+    from segue.engine.checkpoint import write_text
+    from segue.engine.parallel import ALONE, World
+    from segue.engine.step import NotFiniteError
+    from segue.engine.trainer import Result, Trainer
+except ModuleNotFoundError as error:
+    if error.name in ("torch", "safetensors"):
+        raise missing_extra(error.name, "train") from None
+    raise
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: runs are not locked there
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+RECIPE = "recipe.toml"
+
+
+def train(path: Path, run: Path, overrides: Sequence[str] = ()) -> Result:
+    """Trains the recipe at `path` in the directory `run`, or goes on there; `overrides` are key.path=value.
+
+    Under torchrun every rank calls it.
+    """
+    section, module = _read(path, overrides)
+    with parallel.joined(section.engine.device) as world, _alone_in(run, world):
+        section = world.first(lambda: _claim(run, section, module.BUDGET))
+        task = module.build_task(section, run, world)
+        if getattr(section.batch, module.BUDGET) == "auto":
+            budget = world.first(lambda: _largest_budget(task, section, module.BUDGET, run))
+            section, task = _with_budget(section, module.BUDGET, budget), task.with_budget(budget)
+            world.first(lambda: write_text(run / RECIPE, recipe.dump(section)))
+        return _trainer(task, section, run, world).train()
+
+
+def num_processes(path: Path, overrides: Sequence[str] = ()) -> int:
+    """How many processes a training on this machine should have: one for each of its GPUs that the recipe can use."""
+    section, _ = _read(path, overrides)
+    engine = section.engine
+    if "WORLD_SIZE" in os.environ or engine.device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return 1
+    count = torch.cuda.device_count()
+    if engine.data_parallel is not None and engine.shard is not None:
+        return int(min(count, engine.data_parallel * engine.shard * engine.tensor_parallel))
+    groups = count // engine.tensor_parallel
+    used = max((n for n in range(1, groups + 1) if section.batch.micro_batches % n == 0), default=1)
+    if used < groups:
+        warn(
+            f"batch.micro_batches: {section.batch.micro_batches} keeps {used} of {groups} GPUs or groups of them busy; "
+            f"a multiple of {groups} would use all"
+        )
+    return used * int(engine.tensor_parallel)
+
+
+def learning_rates(
+    path: Path, overrides: Sequence[str] = (), *, smallest: float = 1e-6, largest: float = 1.0, num_steps: int = 100
+) -> tuple[list[trials.Rate], float]:
+    """Losses while the learning rate grows, and the rate to try; no run is written."""
+    section, module = _read(path, overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        trainer = _trainer(module.build_task(section, run, ALONE), section, run, ALONE)
+        rates = list(trials.learning_rates(trainer, smallest, largest, num_steps))
+    if not rates:
+        raise UserError(f"{path}: the loss is not finite even at a learning rate of {smallest:g}")
+    return rates, trials.suggested(rates)
+
+
+def take_again(path: Path) -> Iterator[replay.Finding]:
+    """The step in a replay file, micro-batch by micro-batch."""
+    replay.step_of(path)
+    run = path.parent
+    if not (run / RECIPE).is_file():
+        raise UserError(f"{path}: no {RECIPE} beside it; a replay file is read in its run directory")
+    section, module = _read(run / RECIPE, ())
+    task = module.build_task(section, run, ALONE)
+    return replay.take_again(task, section.engine, section.batch.micro_batches, section.seed, path)
+
+
+def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, ModuleType]:
+    """A recipe, and the module of its task."""
+    draft = recipe.read(path, overrides)
+    module = tasks.module_of(draft)
+    return recipe.validate(draft, module.Recipe), module
+
+
+def _trainer(task: Any, section: Any, run: Path, world: World) -> Trainer:
+    batch = section.batch
+    return Trainer(
+        task, run, section.engine, section.optimizer, section.schedule, batch.micro_batches, section.seed, world
+    )
+
+
+def _largest_budget(task: Any, section: Any, name: str, run: Path) -> float:
+    """What fits on one device."""
+    engine = section.engine
+    if engine.tensor_parallel > 1 or (engine.shard or 1) > 1:
+        raise UserError(
+            f'batch.{name}: "auto" tries one device; a model that is sharded needs a number (segue estimate)'
+        )
+    alone = engine.model_copy(update={"data_parallel": None, "shard": None, "compile": False})
+    device = parallel.choose_device(engine.device)
+
+    def take(budget: float) -> None:
+        trial = task.with_budget(budget)
+        trainer = Trainer(trial, run, alone, section.optimizer, section.schedule, 1, section.seed)
+        plan = trial.plan("train")
+        for number in plan.heaviest():
+            batch = trial.load("train", plan.micro_batch(number)).to(device)
+            try:
+                trainer.steps.take([batch], number, rate=0.0)
+            except NotFiniteError:
+                continue  # memory is the question here
+
+    smallest, largest = task.budgets()
+    found = trials.largest_budget(smallest, largest, take, device)
+    print(f"batch.{name}: {found:g} fits in memory", file=sys.stderr, flush=True)
+    return found
+
+
+def _with_budget(section: Any, name: str, budget: float) -> Any:
+    value = int(budget) if name == "tokens" else round(budget, 2)
+    return section.model_copy(update={"batch": section.batch.model_copy(update={name: value})})
+
+
+# What may differ when a run goes on: none of it changes what is learnt.
+_MAY_CHANGE = (
+    "data.root",
+    "data.skip_bad",  # a run that stopped at a bad example may go on without it
+    "engine.device",
+    "engine.data_parallel",
+    "engine.shard",
+    "engine.tensor_parallel",
+    "engine.offload",
+    "engine.recompute",
+    "engine.compile",
+    "engine.watchdog_seconds",
+    "engine.workers",
+    "engine.threads",
+    "engine.log_every",
+    "engine.save_every",
+    "engine.keep_checkpoints",
+)
+
+
+@contextmanager
+def _alone_in(run: Path, world: World) -> Iterator[None]:
+    """Refuses a run directory that another training is in. The lock ends with its process, however that ends."""
+    locks: list[Any] = []  # of the first rank: a file stays with its process
+    world.first(lambda: locks.append(_lock(run)))
+    try:
+        yield
+    finally:
+        for lock in locks:
+            lock.close()
+
+
+def _lock(run: Path) -> Any:
+    run.mkdir(parents=True, exist_ok=True)
+    lock = (run / LOCK).open("a+", encoding="utf-8")
+    if fcntl is not None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise UserError(f"{run}: {holder} is training there; give another --out, or wait") from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    return lock
+
+
+def _claim(run: Path, section: Any, budget: str) -> Any:
+    """Makes `run` the directory of this recipe; refuses one that belongs to another.
+
+    The recipe, with the budget that an "auto" came to when the run began.
+    """
+    kept = run / RECIPE
+    if kept.is_file() and not any((run / "checkpoints").glob("step_*")):
+        (run / "tokenizer.json").unlink(missing_ok=True)  # nothing was learnt yet: the recipe may still change
+    elif kept.is_file():
+        before = recipe.validate(recipe.read(kept), type(section))
+        if getattr(section.batch, budget) == "auto":
+            section = _with_budget(section, budget, getattr(before.batch, budget))
+        changed = [line for line in recipe.differences(before, section) if not line.startswith(_MAY_CHANGE)]
+        if changed:
+            listed = "\n".join(f"  {line}" for line in changed)
+            raise UserError(f"{run}: belongs to another recipe; give another --out. It differs in\n{listed}")
+    elif not all(path.name.startswith((PARTIAL, LOCK)) for path in run.iterdir()):
+        raise UserError(f"{run}: not empty, and no run directory; give another --out")
+    write_text(kept, recipe.dump(section))
+    return section

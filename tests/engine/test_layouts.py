@@ -1,0 +1,93 @@
+"""The proof that the number of ranks changes nothing: the same steps from the same four micro-batches."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+STEPS = 6
+LAYOUTS = {
+    "alone": (1, 1, 1),
+    "2 copies": (2, 1, 1),
+    "4 copies": (4, 1, 1),
+    "2 shards": (1, 2, 1),
+    "2 tensor-parallel": (1, 1, 2),
+    "2 shards x 2 tensor-parallel": (1, 2, 2),
+}
+OF_DATA = [name for name, layout in LAYOUTS.items() if layout[2] == 1]
+PRECISIONS = ("float32", "bfloat16", "float16")
+# Relative, for the losses. Lower precisions round activations to 8 and 11 bits: 2^-8 and 2^-11 are 4e-3 and 5e-4. Sums
+# in another order move a rounding here and there, and FSDP rounds weights before they are gathered, not after.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 4e-3, "float16": 5e-4}
+
+
+def command(recipe: Path, run: Path, layout: tuple[int, int, int], precision: str, *overrides: str) -> Any:
+    data_parallel, shard, tensor_parallel = layout
+    ranks = data_parallel * shard * tensor_parallel
+    return ranks, [
+        *("train", recipe, "--out", run, "batch.micro_batches=4", f"engine.steps={STEPS}", "engine.log_every=1"),
+        *(f"engine.data_parallel={data_parallel}", f"engine.shard={shard}"),
+        *(f"engine.tensor_parallel={tensor_parallel}", f"engine.precision={precision}", *overrides),
+    ]
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_recipe: Path, reversal_recipe: Path, run_ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run for each task, layout and precision."""
+    folder = tmp_path_factory.mktemp("layouts")
+    commands = [
+        command(recipe, folder / f"{task}, {name}, {precision}", LAYOUTS[name], precision, *overrides)
+        for precision in PRECISIONS
+        for task, recipe, names, overrides in (
+            ("translation", reversal_recipe, LAYOUTS, ["batch.tokens=100"]),
+            ("speech", tiny_recipe, OF_DATA, []),
+        )
+        for name in names
+    ]
+    ended = run_ranks(commands)
+    assert [set(statuses) for statuses in ended.statuses] == [{0}] * len(commands), ended.said
+    return folder
+
+
+CASES = [
+    (task, name, precision)
+    for precision in PRECISIONS
+    for task, names in (("translation", LAYOUTS), ("speech", OF_DATA))
+    for name in names
+    if name != "alone"
+]
+
+
+@pytest.mark.parametrize(("task", "name", "precision"), CASES)
+def test_any_layout_takes_the_same_steps(runs: Path, task: str, name: str, precision: str) -> None:
+    alone, spread = (records(runs / f"{task}, {each}, {precision}") for each in ("alone", name))
+    assert [each["step"] for each in spread] == list(range(1, STEPS + 1))
+    for expected, found in zip(alone, spread, strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=TOLERANCE[precision])
+        assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=10 * TOLERANCE[precision])
+        assert found["learning_rate"] == expected["learning_rate"]
+        assert found["rate"] > 0
+    assert len({each["loss"] for each in spread}) == STEPS
+
+
+@pytest.mark.parametrize("task", ["translation", "speech"])
+@pytest.mark.parametrize("name", ["2 copies", "2 shards", "2 tensor-parallel", "2 shards x 2 tensor-parallel"])
+def test_any_layout_ships_the_same_model(runs: Path, task: str, name: str) -> None:
+    if task == "speech" and name not in OF_DATA:
+        pytest.skip("Jasper has no tensor parallelism")
+    alone, spread = (
+        load_file(runs / f"{task}, {each}, float32" / "model" / "model.safetensors") for each in ("alone", name)
+    )
+    assert spread.keys() == alone.keys()
+    for key, tensor in alone.items():
+        assert (spread[key].double() - tensor.double()).abs().max() <= 2e-3 * max(1.0, tensor.double().abs().max()), key
+    assert (
+        (records(runs / f"{task}, {name}, float32")[-1]["dev"]).keys()
+        == records(runs / f"{task}, alone, float32")[-1]["dev"].keys()
+    )
