@@ -2,21 +2,21 @@
 
 import faulthandler
 import json
+import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic, time
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from segue.engine.parallel import World
+from segue.engine.parallel import TRY_AGAIN, World
 from segue.files import replacing
 
-STATUS = 75
-"""Exit status of a rank that the watchdog ends: EX_TEMPFAIL of sysexits.h, for the next start may go on."""
-WAITS = "waits for the other ranks"
+WAITS, SILENT = "waits for the other ranks", "not heard of"
 _SHOWN_IDS = 20
 
 
@@ -24,6 +24,8 @@ class Place(NamedTuple):
     """Where a rank is."""
 
     step: int
+    num_notes: int
+    """Since this step began: whoever holds the others up has the fewest."""
     act: str
     ids: list[str]
     since: float
@@ -42,7 +44,8 @@ class Watchdog:
 
     def __init__(self, folder: Path, world: World, patience_seconds: float) -> None:
         self._folder, self._world, self._patience = folder, world, patience_seconds
-        self._place = Place(0, "starts", [], time())
+        self._place = Place(0, 0, "starts", [], time())
+        self._held: Callable[[], list[str]] | None = None
         self._noted = monotonic()
         self._is_over = Event()
         self._thread = Thread(target=self._watch, daemon=True, name="watchdog")
@@ -58,47 +61,68 @@ class Watchdog:
         if self._thread.is_alive():
             self._thread.join()
         self._path(self._world.rank).unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or another rank is still in it
+            self._folder.rmdir()
 
-    def note(self, act: str, ids: Sequence[str] = (), step: int | None = None) -> None:
-        """This rank got on to something else."""
-        step = self._place.step if step is None else step
-        self._place = Place(step, act, list(ids[:_SHOWN_IDS]), time())
+    def note(
+        self,
+        act: str,
+        ids: Sequence[str] = (),
+        step: int | None = None,
+        held: Callable[[], list[str]] | None = None,
+    ) -> None:
+        """This rank got on to something else; `held` says which examples others hold that it waits for."""
+        place = self._place
+        step, count = (place.step, place.num_notes + 1) if step is None else (step, 0)
+        self._held = held
+        self._place = Place(step, count, act, list(ids[:_SHOWN_IDS]), time())
         self._noted = monotonic()
 
     def _watch(self) -> None:
         interval = min(1.0, self._patience / 4)
-        written: Place | None = None
         while not self._is_over.wait(interval):
-            if self._world.size > 1 and self._place is not written:
-                written = self._place
-                with replacing(self._path(self._world.rank)) as partial:
-                    partial.write_text(json.dumps(written), encoding="utf-8")
+            if self._world.size > 1:  # also where nothing is new: a rank that is frozen does not write
+                # The disk may be full, or the folder another rank's to make or delete at this moment.
+                with suppress(OSError), replacing(self._path(self._world.rank)) as partial:
+                    partial.write_text(json.dumps(self._here()), encoding="utf-8")
             if monotonic() - self._noted > self._patience:
                 self._stop()
 
     def _stop(self) -> None:
         places = self._places()
         # Those who wait are held up by those who do not, or by those who stayed at an earlier step.
-        culprits = [rank for rank, place in places.items() if place.act != WAITS] or list(places)
-        earliest = min(places[rank].step for rank in culprits)
+        suspects = [rank for rank, place in places.items() if place.act != WAITS] or list(places)
+        earliest = min(places[rank][:2] for rank in suspects)
+        culprits = [rank for rank, place in places.items() if place.act.startswith(SILENT)]
+        culprits = culprits or [rank for rank in suspects if places[rank][:2] == earliest]
         lines = [f"segue: no progress for {self._patience:g} s (engine.watchdog_seconds):"]
         lines += [
-            f"  rank {rank} {'(holds the others up) ' if rank in culprits and place.step == earliest else ''}at {place}"
+            f"  rank {rank} {'(holds the others up) ' if rank in culprits and len(places) > 1 else ''}at {place}"
             for rank, place in sorted(places.items())
         ]
         print("\n".join(lines), file=sys.stderr, flush=True)
         faulthandler.dump_traceback(sys.stderr)
-        os._exit(STATUS)
+        for loader in multiprocessing.active_children():  # one that hangs would stay
+            loader.kill()
+        os._exit(TRY_AGAIN)
+
+    def _here(self) -> Place:
+        place, held = self._place, self._held
+        return place if held is None else place._replace(ids=held())
 
     def _places(self) -> dict[int, Place]:
-        places = {self._world.rank: self._place}
+        places = {self._world.rank: self._here()}
         for rank in range(self._world.size):
             if rank != self._world.rank:
                 try:
                     found: Any = json.loads(self._path(rank).read_text(encoding="utf-8"))
-                    places[rank] = Place(*found)
+                    place = Place(*found)
+                    # Both by the clock of the disk.
+                    age = self._path(self._world.rank).stat().st_mtime - self._path(rank).stat().st_mtime
+                    is_silent = age > self._patience / 2
+                    places[rank] = place._replace(act=f"{SILENT} since it {place.act}") if is_silent else place
                 except (OSError, ValueError, TypeError):
-                    places[rank] = Place(0, "not heard of", [], time())
+                    places[rank] = Place(0, 0, SILENT, [], time())
         return places
 
     def _path(self, rank: int) -> Path:

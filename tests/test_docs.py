@@ -1,0 +1,32 @@
+"""What the pages in docs/ and the README say is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from segue import recipe, tasks
+from segue.cli import COMMANDS
+from segue.engine.settings import EngineSection
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_keys_in_the_docs_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    keys = set(re.findall(r"\bengine\.(\w+)", text))
+    assert keys <= set(EngineSection.model_fields)
+    batch = set(re.findall(r"\bbatch\.(\w+)", text))
+    known = {name for task in tasks.TASKS for name in tasks.recipe_type(task).model_fields["batch"].annotation.model_fields}
+    assert batch <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    commands = set(re.findall(r"^(?:\$ |    |.*-m )?segue (\w+)", text, re.MULTILINE))
+    assert commands <= set(COMMANDS), page
+    named = set(re.findall(r"segue train ([a-z0-9_]+) ", text))
+    assert named <= set(recipe.shipped())
