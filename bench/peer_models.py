@@ -1,8 +1,9 @@
-"""How do transformers and JoeyNMT hold a Segue Transformer? Its sizes and weights in theirs.
+"""How do others hold a Segue model? Its sizes and weights in models of transformers, JoeyNMT, torch and NeMo.
 
 Runs in the peers' environments, without Segue. `sizes` is a recipe's `model`, complete.
 """
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +49,20 @@ JOEYNMT_DECODER = {
     "cross_attention": "src_trg_att",
     "cross_attention_norm": "dec_layer_norm",
 }
+TORCH = {
+    "encoder_norm": "transformer.encoder.norm",
+    "decoder_norm": "transformer.decoder.norm",
+    "attention": "self_attn",
+    "attention_norm": "norm1",
+    "cross_attention": "multihead_attn",
+    "cross_attention_norm": "norm2",
+    "output": "out_proj",
+    "feed_forward": "",
+    "up": "linear1",
+    "down": "linear2",
+}
+TORCH_ENCODER = {"encoder": "transformer.encoder.layers", "feed_forward_norm": "norm2"}
+TORCH_DECODER = {"decoder": "transformer.decoder.layers", "feed_forward_norm": "norm3"}
 
 
 def strange(sizes: dict[str, Any]) -> list[str]:
@@ -128,6 +143,109 @@ def joeynmt(sizes: dict[str, Any], weights: dict[str, Tensor], padding: int, beg
     for positions in (model.encoder.pe, model.decoder.pe):
         positions.pe = torch.cat([positions.pe[:, :, 0::2], positions.pe[:, :, 1::2]], dim=2)
     return model
+
+
+def nemo(recipe: dict[str, Any], labels: list[str], weights: Iterable[Tensor]) -> Any:
+    """NeMo's EncDecCTCModel with its own front end; `recipe` is complete, `weights` are the parameters in order."""
+    from nemo.collections.asr.models import EncDecCTCModel
+    from nemo.utils import logging
+    from omegaconf import OmegaConf
+
+    logging.setLevel(logging.ERROR)
+    sizes, mel_bins = recipe["model"], recipe["features"]["mel_bins"]
+    sample_rate_hz = recipe["features"]["sample_rate_hz"]
+    blocks = [
+        {
+            "filters": block["channels"],
+            "kernel": [block["kernel"]],
+            "repeat": block.get("repeats", 1),
+            "stride": [block.get("stride", 1)],
+            "dilation": [block.get("dilation", 1)],
+            "dropout": block.get("dropout", 0.0),
+            "residual": block.get("has_residual", True),
+            "residual_dense": block.get("has_residual", True) and sizes["residual"] == "dense",
+            "separable": sizes.get("is_separable", False),
+        }
+        for block in sizes["blocks"]
+    ]
+    preprocessor = {
+        "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+        "sample_rate": sample_rate_hz,
+        "features": mel_bins,
+        "normalize": "per_feature",
+        "window_size": 0.025,
+        "window_stride": 0.01,
+        "dither": 0.0,
+        "pad_to": 0,
+    }
+    encoder = {
+        "_target_": "nemo.collections.asr.modules.ConvASREncoder",
+        "feat_in": mel_bins,
+        "activation": "relu",
+        "conv_mask": True,
+        "jasper": blocks,
+    }
+    decoder = {
+        "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
+        "feat_in": blocks[-1]["filters"],
+        "num_classes": len(labels),
+        "vocabulary": labels,
+    }
+    parts = {"preprocessor": preprocessor, "encoder": encoder, "decoder": decoder}
+    model = EncDecCTCModel(cfg=OmegaConf.create({"sample_rate": sample_rate_hz, "labels": labels, **parts}))
+    with torch.no_grad():
+        for parameter, weight in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+    return model
+
+
+class TorchTransformer(nn.Module):
+    """torch.nn.Transformer between an embedding and its transpose. It has one dropout for all places."""
+
+    def __init__(self, sizes: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        assert sizes["dropout"] == sizes["attention_dropout"] == sizes["feed_forward_dropout"]
+        assert not strange(sizes)
+        assert sizes["norm"] == "pre"
+        width = sizes["width"]
+        self.target_embedding = nn.Embedding(len(weights["target_embedding.weight"]), width)
+        self.transformer = nn.Transformer(
+            width,
+            sizes["heads"],
+            sizes["encoder_layers"],
+            sizes["decoder_layers"],
+            sizes["feed_forward"],
+            sizes["dropout"],
+            batch_first=True,
+            norm_first=True,
+        )
+        self.dropout = nn.Dropout(sizes["dropout"])
+        angles = torch.arange(LONGEST).unsqueeze(1) * 10_000.0 ** (-torch.arange(0, width, 2) / width)
+        self.register_buffer("positions", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
+        self.register_buffer("later", nn.Transformer.generate_square_subsequent_mask(LONGEST), persistent=False)
+        sides = {"encoder": TORCH_ENCODER, "decoder": TORCH_DECODER}
+        own = {_renamed(name, TORCH | sides.get(name.split(".")[0], {})): weight for name, weight in weights.items()}
+        for name in [name for name in own if ".query." in name]:
+            parts = [own.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+            own[name.replace("query.", "in_proj_")] = torch.cat(parts)
+        _load(self, own)
+
+    def forward(self, source: Tensor, is_padding: Tensor, target: Tensor) -> Tensor:
+        """(B, S), (B, S), (B, T) -> (B, T, V)."""
+        size = target.shape[1]
+        x = self.transformer(
+            self._embed(source),
+            self._embed(target),
+            tgt_mask=self.later[:size, :size],
+            src_key_padding_mask=is_padding,
+            memory_key_padding_mask=is_padding,
+            tgt_is_causal=True,
+        )
+        return nn.functional.linear(x, self.target_embedding.weight)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        x = self.target_embedding(tokens) * self.target_embedding.embedding_dim**0.5
+        return self.dropout(x + self.positions[: tokens.shape[1]])  # type: ignore[no-any-return]
 
 
 def padded(rows: list[list[int]], value: int) -> Tensor:

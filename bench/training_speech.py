@@ -24,20 +24,17 @@ Two manifests (not to be prepared anew meanwhile), and the run (five to ten minu
         --small data/fsdd/train_strings.jsonl --medium data/ljspeech/train.jsonl
 """
 
-import argparse
 import json
 import math
-import multiprocessing
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
+import peer_models
 import torch
 import turns
 from torch import Tensor, nn
@@ -93,63 +90,21 @@ class Plan:
     threads: int
 
 
-class ModeEnds(Exception):  # noqa: N818
-    """The parent has seen enough of a mode."""
-
-
-class Pace:
-    """Lets a loop run in blocks: times each, reports it, waits until the next is asked for."""
-
-    def __init__(self, answer: Callable[[dict[str, Any]], None]) -> None:
-        self._answer = answer
-        self._processor_seconds = 0.0
-
-    def wait(self) -> None:
-        """Returns when a block is asked for."""
-        order = sys.stdin.readline().strip()
-        if not order.isdigit():
-            raise ModeEnds
-        self._steps, self._audio_seconds, self._start = int(order), 0.0, perf_counter()
-
-    def after_step(self, audio_seconds: float) -> None:
-        """To be called after each optimizer step."""
-        self._audio_seconds += audio_seconds
-        self._steps -= 1
-        if self._steps == 0:
-            wall_seconds = perf_counter() - self._start
-            # From the end of one block to the end of the next, so that reading ahead while waiting is counted.
-            before, self._processor_seconds = self._processor_seconds, processor_seconds()
-            self._answer(
-                {"audio": self._audio_seconds, "wall": wall_seconds, "processor": self._processor_seconds - before}
-            )
-            self.wait()
-
-
-def processor_seconds() -> float:
-    """Processor time of this process and its loader processes so far."""
-    total = 0
-    for number in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
-        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])  # proc(5): utime, stime
-    return total / os.sysconf("SC_CLK_TCK")
-
-
 def run_plain_loop(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    update: Callable[[], None],
     batches: Iterable[Any],
     loss: Callable[[Any], tuple[Tensor, float]],
-    pace: Pace,
+    pace: turns.Pace,
 ) -> None:
-    """Trains; `loss` gives the loss of a batch and its seconds of audio."""
+    """Trains; `loss` gives the loss of a batch and its seconds of audio, `update` uses the gradients up."""
     model.train()
     parameters = list(model.parameters())
     for batch in batches:
         value, audio_seconds = loss(batch)
         value.backward()
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
+        update()
         pace.after_step(audio_seconds)
 
 
@@ -198,23 +153,28 @@ class SegueSide:
             "loss": self.task.loss(self.model, batch).total.item() / len(batch.ids),
         }
 
-    def compute(self, pace: Pace) -> None:
-        from segue.engine.optimizer import build_optimizer
+    def compute(self, pace: turns.Pace) -> None:
+        from segue.engine.optimizer import Updater
+
+        updater = Updater(self.task.recipe.optimizer, self.model)
+
+        def update() -> None:
+            updater.step(1.0)
+            updater.clear()
 
         def loss(batch: Any) -> tuple[Tensor, float]:
             return self.task.loss(self.model, batch).total / self.task.num_targets(batch), batch.amount
 
-        optimizer = build_optimizer(self.task.recipe.optimizer, self.model)
-        run_plain_loop(self.model, optimizer, endless(self.batches), loss, pace)
+        run_plain_loop(self.model, update, endless(self.batches), loss, pace)
 
-    def loop(self, pace: Pace) -> None:
+    def loop(self, pace: turns.Pace) -> None:
         from segue.engine.trainer import Trainer
 
         class PacedTrainer(Trainer):
-            def _take_step(self, batches: list[Any]) -> dict[str, Any]:
-                record = super()._take_step(batches)
+            def _take_step(self, batches: list[Any], is_asked_to_stop: bool) -> Any:
+                found = super()._take_step(batches, is_asked_to_stop)
                 pace.after_step(sum(batch.amount for batch in batches))
-                return record
+                return found
 
         section = self.task.recipe
         PacedTrainer(
@@ -236,10 +196,7 @@ class NemoSide:
 
     def __init__(self, plan: Plan) -> None:
         from nemo.collections.asr.data.audio_to_text import AudioToCharDataset
-        from nemo.collections.asr.models import EncDecCTCModel
-        from nemo.utils import logging
 
-        logging.setLevel(logging.ERROR)
         self.plan = plan
         self.sample_rate_hz = plan.recipe["features"]["sample_rate_hz"]
         manifest = Path(plan.folder) / "nemo.jsonl"
@@ -248,11 +205,8 @@ class NemoSide:
             str(manifest), labels=list(plan.alphabet), sample_rate=self.sample_rate_hz, normalize=False
         )
         self.batches = [self.dataset.collate_fn(self.dataset[batch]) for batch in plan.batches[:BATCHES_IN_MEMORY]]
-        self.model = EncDecCTCModel(cfg=nemo_configuration(plan)).train()
         weights = torch.load(Path(plan.folder) / "weights.pt")
-        with torch.no_grad():
-            for parameter, weight in zip(self.model.parameters(), weights, strict=True):
-                parameter.copy_(weight)
+        self.model = peer_models.nemo(plan.recipe, list(plan.alphabet), weights).train()
 
     def loss(self, batch: Any) -> tuple[Tensor, float]:
         waveforms, lengths, targets, target_lengths = batch
@@ -273,10 +227,10 @@ class NemoSide:
             "loss": self.loss(self.batches[0])[0].item(),
         }
 
-    def compute(self, pace: Pace) -> None:
+    def compute(self, pace: turns.Pace) -> None:
         self._train(endless(self.batches), pace)
 
-    def loop(self, pace: Pace) -> None:
+    def loop(self, pace: turns.Pace) -> None:
         loader = torch.utils.data.DataLoader(
             self.dataset,
             batch_size=None,
@@ -287,59 +241,16 @@ class NemoSide:
         )
         self._train(loader, pace)
 
-    def _train(self, batches: Iterable[Any], pace: Pace) -> None:
+    def _train(self, batches: Iterable[Any], pace: turns.Pace) -> None:
         from nemo.core.optim.optimizers import get_optimizer
 
         optimizer = get_optimizer("adamw")(self.model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        run_plain_loop(self.model, optimizer, batches, self.loss, pace)
 
+        def update() -> None:
+            optimizer.step()
+            optimizer.zero_grad()
 
-def nemo_configuration(plan: Plan) -> Any:
-    from omegaconf import OmegaConf
-
-    labels = list(plan.alphabet)
-    blocks = [
-        {
-            "filters": block["channels"],
-            "kernel": [block["kernel"]],
-            "repeat": block["repeats"],
-            "stride": [block["stride"]],
-            "dilation": [block["dilation"]],
-            "dropout": 0.0,
-            "residual": block["has_residual"],
-            "separable": False,
-        }
-        for block in plan.recipe["model"]["blocks"]
-    ]
-    return OmegaConf.create(
-        {
-            "sample_rate": plan.recipe["features"]["sample_rate_hz"],
-            "labels": labels,
-            "preprocessor": {
-                "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
-                "sample_rate": plan.recipe["features"]["sample_rate_hz"],
-                "features": MEL_BINS,
-                "normalize": "per_feature",
-                "window_size": 0.025,
-                "window_stride": 0.01,
-                "dither": 0.0,
-                "pad_to": 0,
-            },
-            "encoder": {
-                "_target_": "nemo.collections.asr.modules.ConvASREncoder",
-                "feat_in": MEL_BINS,
-                "activation": "relu",
-                "conv_mask": True,
-                "jasper": blocks,
-            },
-            "decoder": {
-                "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
-                "feat_in": blocks[-1]["filters"],
-                "num_classes": len(labels),
-                "vocabulary": labels,
-            },
-        }
-    )
+        run_plain_loop(self.model, update, batches, self.loss, pace)
 
 
 # --- The process of one side ---
@@ -353,11 +264,11 @@ def serve(side: str, plan_path: Path) -> None:
     chosen = SegueSide(plan) if side == "segue" else NemoSide(plan)
     answer(chosen.facts())
     for mode in MODES:
-        pace = Pace(answer)
+        pace = turns.Pace(answer)
         try:
             pace.wait()
             getattr(chosen, mode)(pace)
-        except ModeEnds:
+        except turns.LoopEnds:
             continue
 
 
@@ -430,8 +341,8 @@ def measure(sides: dict[str, turns.Side], mode: str, pairs: int, block_seconds: 
     blocks = turns.take_turns(sides, [steps] * pairs)
     for side in sides.values():
         side.tell("end")
-    speed = {name: np.array([block["audio"] / block["wall"] for block in blocks[name]]) for name in sides}
-    processor = {name: np.array([block["processor"] / block["audio"] for block in blocks[name]]) for name in sides}
+    speed = {name: np.array([block["amount"] / block["wall"] for block in blocks[name]]) for name in sides}
+    processor = {name: np.array([block["processor"] / block["amount"] for block in blocks[name]]) for name in sides}
     faster = turns.interval(speed["segue"] / speed["nemo"])
     processor_share = turns.interval(processor["segue"] / processor["nemo"])
     print(f"  {mode}: {pairs} pairs of {steps} steps; s of audio a second: ", end="")
@@ -440,14 +351,10 @@ def measure(sides: dict[str, turns.Side], mode: str, pairs: int, block_seconds: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = turns.parser(__doc__, block_seconds=1.0)
     parser.add_argument("--peer", help="python of NeMo's environment")
     parser.add_argument("--small", type=Path, metavar="MANIFEST", help="for the small model, at 8 kHz")
     parser.add_argument("--medium", type=Path, metavar="MANIFEST", help="for the medium model, at 16 kHz")
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--block-seconds", type=float, default=1.0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         serve(options.side[0], Path(options.side[1]))
@@ -461,11 +368,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             plan_path = write_plan(size, manifest, Path(folder), options.threads)
             print(f"{name}, torch {torch.__version__}, {options.threads} thread(s):")
-            pythons = {"segue": sys.executable, "nemo": options.peer}
-            sides = {
-                side: turns.Side(side, [python, __file__, "--side", side, str(plan_path)], Path(folder) / f"{side}.log")
-                for side, python in pythons.items()
-            }
+            sides = turns.start(__file__, {"segue": sys.executable, "nemo": options.peer}, plan_path)
             check_same_work(sides["segue"].facts, sides["nemo"].facts)
             for mode in MODES:
                 measure(sides, mode, options.pairs, options.block_seconds)

@@ -29,7 +29,6 @@ A manifest of pairs, and the run (about ten minutes):
         --joeynmt joeynmt/bin/python --transformers transformers/bin/python
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -141,7 +140,7 @@ class SegueSide:
         return {"targets": self.task.num_targets(batch), "likelihood_loss": likelihood.item()}
 
     def step(self, number: int) -> None:
-        self.trainer._take_step([self.batches[number]])
+        self.trainer._take_step([self.batches[number]], False)
 
 
 # --- JoeyNMT ---
@@ -351,15 +350,11 @@ def compare(sides: dict[str, turns.Side], pairs: int, block_seconds: float) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = turns.parser(__doc__, block_seconds=1.5)
     parser.add_argument("manifest", type=Path, nargs="?", help="of training pairs")
     parser.add_argument("--joeynmt", metavar="PYTHON", help="of JoeyNMT's environment")
     parser.add_argument("--transformers", metavar="PYTHON", help="of transformers' environment")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--block-seconds", type=float, default=1.5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         serve(options.side[0], Path(options.side[1]))
@@ -377,10 +372,7 @@ def main() -> None:
                 plan_path = write_plan(
                     SIZES[size], options.manifest, folder, options.threads, is_dropped_everywhere=is_joeynmt
                 )
-                sides = {
-                    side: turns.Side(side, [command, __file__, "--side", side, str(plan_path)], folder / f"{side}.log")
-                    for side, command in (("segue", sys.executable), (peer, python))
-                }
+                sides = turns.start(__file__, {"segue": sys.executable, peer: python}, plan_path)
                 compare(sides, options.pairs, options.block_seconds)
                 for side in sides.values():
                     side.end()

@@ -4,14 +4,16 @@ A B B A ..., while the other waits. A ratio is taken between the blocks of a pai
 geometric mean has a 95 % bootstrap interval. Runs in the peers' environments too: numpy and the standard library only.
 """
 
+import argparse
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from time import sleep
+from time import clock_gettime, perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,25 @@ RESAMPLES = 10_000
 Answer = dict[str, Any]
 
 
+def parser(description: str | None, block_seconds: float) -> argparse.ArgumentParser:
+    """What every comparison can be told; `--side` is for its own processes: a side's name and the plan's file."""
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--pairs", type=int, default=40)
+    result.add_argument("--block-seconds", type=float, default=block_seconds)
+    result.add_argument("--threads", type=int, default=1)
+    result.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
+    return result
+
+
 class Side:
     """A side's process, seen from the parent: one line of JSON goes in, one comes out."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path, *, has_gpu: bool = False) -> None:
         """Starts it and waits for the first line, which says what it will work on (`facts`)."""
         self._name, self._log = name, log
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+        if not has_gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         with log.open("w") as file:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=environment, text=True
@@ -59,6 +73,14 @@ class Side:
         return dict(json.loads(line))
 
 
+def start(script: str, pythons: Mapping[str, str], plan: Path, *, has_gpu: bool = False) -> dict[str, Side]:
+    """The sides of a comparison, by name, each with its own interpreter."""
+    return {
+        name: Side(name, [python, script, "--side", name, str(plan)], plan.parent / f"{name}.log", has_gpu=has_gpu)
+        for name, python in pythons.items()
+    }
+
+
 def channel() -> Callable[[Answer], None]:
     """In a side's process: writes an answer to the parent. What libraries print goes to standard error from now on."""
     file = os.fdopen(os.dup(1), "w")
@@ -71,6 +93,46 @@ def serve(facts: Answer, run: Callable[[Any], Answer], answer: Callable[[Answer]
     answer(facts)
     for line in sys.stdin:
         answer(run(json.loads(line)))
+
+
+class LoopEnds(Exception):  # noqa: N818
+    """The parent has seen enough of a loop."""
+
+
+class Pace:
+    """In a side's process: lets a loop of its own run in blocks. Times each, reports it, waits for the next order."""
+
+    def __init__(self, answer: Callable[[Answer], None], settle: Callable[[], None] = lambda: None) -> None:
+        """`settle` returns when all that was begun is done: on a GPU it may not be."""
+        self._answer, self._settle = answer, settle
+        self._processor_seconds = 0.0
+
+    def wait(self) -> None:
+        """Returns when a block is asked for: a number of steps. Raises LoopEnds at any other order."""
+        order = sys.stdin.readline().strip()
+        if not order.isdigit():
+            raise LoopEnds
+        self._num_steps = self._steps_left = int(order)
+        self._amount, self._start = 0.0, perf_counter()
+
+    def after_step(self, amount: float) -> None:
+        """To be called after each optimizer step, with the data that it learnt from."""
+        self._amount += amount
+        self._steps_left -= 1
+        if self._steps_left == 0:
+            self._settle()
+            wall_seconds = perf_counter() - self._start
+            # From the end of one block to the end of the next, so that reading ahead while waiting is counted.
+            before, self._processor_seconds = self._processor_seconds, processor_seconds()
+            spent = self._processor_seconds - before
+            self._answer({"steps": self._num_steps, "amount": self._amount, "wall": wall_seconds, "processor": spent})
+            self.wait()
+
+
+def processor_seconds() -> float:
+    """Processor time of this process and its loader processes so far."""
+    processes = [os.getpid(), *(child.pid for child in multiprocessing.active_children() if child.pid)]
+    return sum(clock_gettime((~process << 3) | 2) for process in processes)  # Linux: clock_getcpuclockid(3)
 
 
 def take_turns(sides: dict[str, Side], orders: Sequence[Any]) -> dict[str, list[Answer]]:

@@ -113,6 +113,28 @@ def _prepare(arguments: Arguments) -> None:
         print(f"{path}: {summary}")
 
 
+# --- estimate ---
+
+
+def _estimate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="recipe file, or the name of one that ships")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="changes: batch.tokens=8192")
+    parser.add_argument("--devices", metavar="N", type=_positive, default=1, help="how many (default: 1)")
+    parser.add_argument("--memory", metavar="GB", type=float, required=True, help="of each, in 10^9 bytes")
+    parser.add_argument(
+        "--flops", metavar="X", type=float, help="operations a second that one reaches, like 400e12: for a rate"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def _estimate(arguments: Arguments) -> None:
+    from segue import recipe, tasks
+
+    path = recipe.find(arguments.recipe)
+    found = tasks.estimate(path, arguments.devices, arguments.memory, arguments.flops, arguments.overrides)
+    print(json.dumps(found.as_json()) if arguments.json else found)
+
+
 # --- train ---
 
 
@@ -131,7 +153,8 @@ def _train(arguments: Arguments) -> int:
     from segue import recipe, training
 
     if arguments.replay is not None:
-        return _replay(arguments.replay)
+        # No recipe then: it lies beside the file, and all words are changes to it.
+        return _replay(arguments.replay, [*filter(None, [arguments.recipe]), *arguments.overrides])
     if arguments.recipe is None:
         raise UserError("RECIPE is missing: segue train RECIPE (segue recipes list)")
     path = recipe.find(arguments.recipe)
@@ -157,10 +180,10 @@ def _train(arguments: Arguments) -> int:
     return 0
 
 
-def _replay(path: Path) -> int:
+def _replay(path: Path, overrides: Sequence[str]) -> int:
     from segue import training
 
-    for finding in training.take_again(path):
+    for finding in training.take_again(path, overrides):
         print(f"loss {finding.loss:g}  gradient norm {finding.gradient_norm:g}  {', '.join(finding.ids)}")
         if finding.first_module is not None:
             print(f"  first output that is not finite: {finding.first_module}")
@@ -416,6 +439,12 @@ COMMANDS = {
         "segue prepare fsdd recordings/ data/fsdd longest=5 seed=0",
         _prepare_arguments,
         _prepare,
+    ),
+    "estimate": Command(
+        "what a recipe will take on given devices: memory, communication, time",
+        "segue estimate wmt14_transformer_big --devices 8 --memory 80 --flops 400e12",
+        _estimate_arguments,
+        _estimate,
     ),
     "train": Command(
         "train a recipe; run it again to resume",

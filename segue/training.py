@@ -1,5 +1,6 @@
 """How does a recipe become a run? One directory, one training in it; first what has to be tried out, then the loop."""
 
+import math
 import os
 import socket
 import sys
@@ -17,9 +18,10 @@ from segue.files import PARTIAL
 try:
     import torch
 
-    from segue.engine import parallel, replay, trials
+    from segue.engine import environment, parallel, replay, trials
     from segue.engine.checkpoint import write_text
     from segue.engine.parallel import ALONE, World
+    from segue.engine.rehearsal import rehearse
     from segue.engine.step import NotFiniteError
     from segue.engine.trainer import Result, Trainer
 except ModuleNotFoundError as error:
@@ -41,28 +43,35 @@ def train(path: Path, run: Path, overrides: Sequence[str] = ()) -> Result:
 
     Under torchrun every rank calls it.
     """
-    section, module = _read(path, overrides)
+    with _told_once_a_machine():
+        section, module = _read(path, overrides)
     with parallel.joined(section.engine.device) as world, _alone_in(run, world):
         section = world.first(lambda: _claim(run, section, module.BUDGET))
-        task = module.build_task(section, run, world)
+        with _told_once_a_machine():
+            task = module.build_task(section, run, world)
         if getattr(section.batch, module.BUDGET) == "auto":
             budget = world.first(lambda: _largest_budget(task, section, module.BUDGET, run))
             section, task = _with_budget(section, module.BUDGET, budget), task.with_budget(budget)
             world.first(lambda: write_text(run / RECIPE, recipe.dump(section)))
-        return _trainer(task, section, run, world).train()
+        with _told_once_a_machine():
+            trainer = _trainer(task, section, run, world, _operations_per_amount(section, module))
+        return trainer.train()
 
 
 def num_processes(path: Path, overrides: Sequence[str] = ()) -> int:
     """How many processes a training on this machine should have: one for each of its GPUs that the recipe can use."""
+    if "WORLD_SIZE" in os.environ:
+        return 1
     section, _ = _read(path, overrides)
     engine = section.engine
-    if "WORLD_SIZE" in os.environ or engine.device not in ("auto", "cuda") or not torch.cuda.is_available():
+    if engine.device not in ("auto", "cuda") or not torch.cuda.is_available():
         return 1
     count = torch.cuda.device_count()
     if engine.data_parallel is not None and engine.shard is not None:
         return int(min(count, engine.data_parallel * engine.shard * engine.tensor_parallel))
-    groups = count // engine.tensor_parallel
-    used = max((n for n in range(1, groups + 1) if section.batch.micro_batches % n == 0), default=1)
+    fixed = (engine.data_parallel or 1) * (engine.shard or 1)
+    groups = count // engine.tensor_parallel // fixed * fixed
+    used = max((n for n in range(fixed, groups + 1, fixed) if section.batch.micro_batches % n == 0), default=fixed)
     if used < groups:
         warn(
             f"batch.micro_batches: {section.batch.micro_batches} keeps {used} of {groups} GPUs or groups of them busy; "
@@ -85,15 +94,26 @@ def learning_rates(
     return rates, trials.suggested(rates)
 
 
-def take_again(path: Path) -> Iterator[replay.Finding]:
-    """The step in a replay file, micro-batch by micro-batch."""
+def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Finding]:
+    """The step in a replay file, micro-batch by micro-batch; `overrides` change the run's recipe."""
     replay.step_of(path)
     run = path.parent
     if not (run / RECIPE).is_file():
         raise UserError(f"{path}: no {RECIPE} beside it; a replay file is read in its run directory")
-    section, module = _read(run / RECIPE, ())
+    section, module = _read(run / RECIPE, overrides)
     task = module.build_task(section, run, ALONE)
     return replay.take_again(task, section.engine, section.batch.micro_batches, section.seed, path)
+
+
+@contextmanager
+def _told_once_a_machine() -> Iterator[None]:
+    """Inside, all ranks of a machine find the same mistakes; its first rank tells them."""
+    try:
+        yield
+    except UserError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise SystemExit(2) from None
+        raise
 
 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, ModuleType]:
@@ -103,10 +123,27 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, ModuleType]:
     return recipe.validate(draft, module.Recipe), module
 
 
-def _trainer(task: Any, section: Any, run: Path, world: World) -> Trainer:
-    batch = section.batch
+def _operations_per_amount(section: Any, module: ModuleType) -> float | None:
+    """For a micro-batch as large as the budget; None where it would say nothing about the device."""
+    device = parallel.choose_device(section.engine.device)
+    if environment.peak_operations(device, section.engine.precision, section.engine.matmul) is None:
+        return None
+    sketch = module.sketch(section)
+    rehearsal = rehearse(sketch.task, sketch.batch, section.engine, section.optimizer)
+    return rehearsal.plain.operations / rehearsal.amount
+
+
+def _trainer(task: Any, section: Any, run: Path, world: World, operations_per_amount: float | None = None) -> Trainer:
     return Trainer(
-        task, run, section.engine, section.optimizer, section.schedule, batch.micro_batches, section.seed, world
+        task,
+        run,
+        section.engine,
+        section.optimizer,
+        section.schedule,
+        section.batch.micro_batches,
+        section.seed,
+        world,
+        operations_per_amount,
     )
 
 
@@ -133,13 +170,14 @@ def _largest_budget(task: Any, section: Any, name: str, run: Path) -> float:
 
     smallest, largest = task.budgets()
     found = trials.largest_budget(smallest, largest, take, device)
+    # What is used is what the recipe says, so that a resumed run has the same batches. Up: the longest has to fit.
+    found = int(found) if name == "tokens" else math.ceil(found * 100) / 100
     print(f"batch.{name}: {found:g} fits in memory", file=sys.stderr, flush=True)
     return found
 
 
 def _with_budget(section: Any, name: str, budget: float) -> Any:
-    value = int(budget) if name == "tokens" else round(budget, 2)
-    return section.model_copy(update={"batch": section.batch.model_copy(update={name: value})})
+    return section.model_copy(update={"batch": section.batch.model_copy(update={name: budget})})
 
 
 # What may differ when a run goes on: none of it changes what is learnt.
@@ -188,6 +226,9 @@ def _lock(run: Path) -> Any:
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
     lock.flush()
+    if fcntl is not None:
+        # A process that reads data and hangs would hold it for a trainer that was killed.
+        os.register_at_fork(after_in_child=lock.close)
     return lock
 
 

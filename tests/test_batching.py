@@ -61,6 +61,15 @@ def test_a_micro_batch_depends_on_its_number_alone(case: Case, numbers: list[int
         assert (batch.epoch, batch.indices.tolist()) == (fresh.epoch, fresh.indices.tolist())
 
 
+@given(cases())
+@settings(deadline=None)
+def test_the_heaviest_micro_batches_have_the_longest_example_and_the_most_examples(case: Case) -> None:
+    epoch = list(case.epoch(0))
+    longest, most = case.plan().heaviest()
+    assert max(case.lengths) in [case.lengths[index] for index in epoch[longest]]
+    assert len(epoch[most]) == max(map(len, epoch))
+
+
 def test_epochs_and_seeds_differ_in_order_and_company() -> None:
     lengths = list(np.linspace(1, 9, 60))
     case, other = Case(lengths, 27.0, 4, 0, True), Case(lengths, 27.0, 4, 1, True)

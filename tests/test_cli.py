@@ -139,6 +139,8 @@ def test_a_mistake_in_a_manifest_names_file_line_and_key(
     ("words", "message"),
     [
         ("train digits_jaspr", "digits_jaspr: no such file, and no such recipe (did you mean 'digits_jasper'?)"),
+        ("train", "RECIPE is missing: segue train RECIPE (segue recipes list)"),
+        ("train --replay {recipe}", "{recipe}: not a replay file: "),
         ("train {recipe} engine.stpes=3", "command line: engine.stpes: no such key (did you mean 'steps'?)"),
         ("train {recipe} steps", "command line: steps: should be key=value, like "),
         ("train {recipe} --out {corpus}", "{corpus}: not empty, and no run directory; give another --out"),
@@ -353,3 +355,43 @@ def test_a_run_that_stopped_at_a_bad_example_goes_on_without_it(
     words = ("train", tiny_recipe, "--out", tmp_path / "run", "engine.steps=2", "engine.save_every=1")
     assert segue(*words).status == 0
     assert segue(*words, "--skip-bad").status == 0
+
+
+def test_a_learning_rate_is_found_without_a_run(
+    segue: Segue, reversal_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("train", reversal_recipe, "--find-learning-rate", "batch.tokens=60")
+    outcome = segue(*words)
+    assert (outcome.status, outcome.err) == (0, "")
+    *table, last = outcome.out.splitlines()
+    rows = [[float(number) for number in line.split()] for line in table]
+    assert all(len(row) == 2 for row in rows)
+    assert 50 < len(rows) <= 100
+    rates = [rate for rate, _ in rows]
+    assert rates == sorted(rates)
+    assert rates[0] == 1e-6
+    name, _, found = last.partition("=")
+    assert name == "optimizer.learning_rate"
+    best = min(rows, key=lambda row: row[1])
+    assert float(found) == pytest.approx(best[0] / 3, rel=0.05)  # printed with two digits
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_with_several_gpus_starts_a_process_for_each(
+    segue: Segue, reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def execv(program: str, words: list[str]) -> None:
+        assert program == sys.executable
+        started.append(words)
+        raise SystemExit  # another program is in its place
+
+    words = ["train", str(reversal_recipe), "engine.steps=3", "--out", "run"]
+    monkeypatch.setattr(training, "num_processes", lambda path, overrides: 3)
+    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(sys, "argv", ["segue", *words])
+    assert segue(*words) == (0, "", "")
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "segue"]
+    assert started == [[sys.executable, *start, *words]]

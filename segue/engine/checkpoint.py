@@ -22,13 +22,14 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as distributed_load
 from torch.distributed.checkpoint.state_dict_saver import save as distributed_save
 
 from segue.engine import parts
-from segue.engine.parallel import World
+from segue.engine.parallel import World, is_lost
 from segue.errors import UserError, warn
 from segue.files import PARTIAL, replacing
 
@@ -46,7 +47,7 @@ class Checkpoints:
         # Its own group: it saves while the training goes on.
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         self._thread: Thread | None = None
-        self._problem: UserError | None = None
+        self._problem: UserError | SystemExit | None = None
 
     def save(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
         """Copies `tensors`, which may be spread, and publishes them beside the training; `state` is JSON.
@@ -76,7 +77,7 @@ class Checkpoints:
         """Waits, so that what was given to `save` is not lost, however the training ended."""
         try:
             self.wait()
-        except UserError as problem:
+        except (UserError, SystemExit) as problem:
             if value is None:
                 raise
             warn(str(problem))
@@ -135,10 +136,16 @@ class Checkpoints:
         except OSError as error:
             if is_first:
                 shutil.rmtree(partial, ignore_errors=True)
-            self._problem = UserError(
-                f"{target}: cannot save this checkpoint: {error.strerror or error}; earlier ones are intact, so make "
-                "room and train again"
+            self._problem = self._world.told_once(
+                UserError(
+                    f"{target}: cannot save this checkpoint: {error.strerror or error}; earlier ones are intact, so "
+                    "make room and train again"
+                )
             )
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            # The training loses the other rank too, and says so.
 
     def _write(self, partial: Path, tensors: Tensors) -> None:
         if self._group is None:  # all of it, in the form that the writer of many ranks would give it
@@ -152,7 +159,7 @@ class Checkpoints:
         result, problem = None, None
         try:
             result = act()
-        except Exception as error:  # whatever a writer raises; the others wait for an answer
+        except (Exception, CheckpointException) as error:  # whatever a writer raises; the others wait for an answer
             problem = _reason(error)
         if self._group is None:
             results = [(result, problem)]
@@ -171,13 +178,13 @@ class Checkpoints:
         write_text(partial / STATE, json.dumps({**state, OWN_CHECKSUM: _own_checksum(state)}, indent=1))
         _flush(partial)
         if target.exists():  # left by a run that was resumed from an earlier one
-            shutil.rmtree(target)
+            _remove(target)
         partial.rename(target)
         _flush(self.folder)
         later = [path for number, path in _all(self.folder) if number > step]  # damaged: this run was resumed before
         earlier = [path for number, path in _all(self.folder) if number <= step]
         for path in [*later, *earlier[self._keep :]]:
-            shutil.rmtree(path)
+            _remove(path)
 
 
 def states(folder: Path) -> Iterator[dict[str, Any]]:
@@ -228,6 +235,13 @@ def _make_empty(partial: Path) -> None:
     for left in partial.parent.glob(f"{PARTIAL}*"):  # of a process that was killed
         shutil.rmtree(left)
     partial.mkdir()
+
+
+def _remove(path: Path) -> None:
+    """Deletes a checkpoint; killed meanwhile, no half of it keeps its name."""
+    doomed = path.with_name(f"{PARTIAL}{path.name}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _flushed(partial: Path, rank: int) -> dict[str, str]:

@@ -17,6 +17,22 @@ from segue.engine.checkpoint import write_text
 from segue.engine.layout import Layout
 
 ENVIRONMENT, DIFFERENCE = "environment.json", "git.diff"
+# Dense, of tensor cores, from NVIDIA's data sheets: float16 or bfloat16 with float32 sums; TF32. Longer names first.
+_PEAKS: dict[str, tuple[float, float | None]] = {
+    "B200": (2250e12, 1100e12),
+    "H200": (989.4e12, 494.7e12),
+    "H100 PCIe": (756e12, 378e12),
+    "H100": (989.4e12, 494.7e12),
+    "A100": (312e12, 156e12),
+    "L40S": (362e12, 183e12),
+    "L4": (121e12, 60e12),
+    "A10G": (70e12, 35e12),
+    "A10": (125e12, 62.5e12),
+    "V100": (125e12, None),
+    "T4": (65e12, None),
+    "RTX 4090": (165.2e12, 82.6e12),
+    "RTX 3090": (71e12, 35.6e12),
+}
 _PACKAGES = ("segue", "torch", "numpy", "tokenizers", "safetensors")
 
 
@@ -35,12 +51,12 @@ def write(run: Path, device: torch.device, layout: Layout) -> None:
         "cores": os.cpu_count(),
         "ranks": layout.size,
         "layout": layout._asdict(),
-        "git_commit": _git("rev-parse", "HEAD"),
+        "git_commit": _git("rev-parse", "HEAD").decode().strip() or None,
     }
     write_text(run / ENVIRONMENT, json.dumps(found, indent=1) + "\n")
-    difference = _git("diff", "HEAD")
+    difference = _git("diff", "HEAD", "--no-color", "--no-ext-diff")
     if difference:
-        write_text(run / DIFFERENCE, difference + "\n")
+        (run / DIFFERENCE).write_bytes(difference)  # of files in any encoding
     else:
         (run / DIFFERENCE).unlink(missing_ok=True)
 
@@ -53,12 +69,22 @@ def peak_memory_gb(device: torch.device) -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9  # macOS counts bytes, Linux kibibytes
 
 
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+def peak_operations(device: torch.device, precision: str, matmul: str) -> float | None:
+    """Floating-point operations a second that the device can do in this format; None where that is not known."""
+    if device.type != "cuda":
         return None
-    return done.stdout.strip() or None
+    name = torch.cuda.get_device_name(device)
+    half, tf32 = next((peaks for part, peaks in _PEAKS.items() if part in name), (None, None))
+    if precision != "float32":
+        return half
+    return tf32 if matmul == "tf32" else None
+
+
+def _git(*words: str) -> bytes:
+    try:
+        return subprocess.run(["git", *words], capture_output=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return b""
 
 
 def _processor() -> str:

@@ -50,11 +50,13 @@ def choose(
     `memory_bytes` is a device's; None (a processor's, shared by its ranks) shards nothing. Raises a UserError where the
     numbers do not multiply to `num_ranks`, or do not divide `micro_batches`.
     """
-    rest, remainder = divmod(num_ranks, (data_parallel or 1) * (shard or 1) * tensor_parallel)
+    fixed = (data_parallel or 1) * (shard or 1) * tensor_parallel
+    rest, remainder = divmod(num_ranks, fixed)
     if remainder or (rest != 1 and data_parallel is not None and shard is not None):
         given = {"data_parallel": data_parallel, "shard": shard, "tensor_parallel": tensor_parallel}
         said = " x ".join(f"engine.{name} {value}" for name, value in given.items() if value is not None)
-        raise UserError(f"{said} does not divide the {num_ranks} ranks that were started")
+        wrong = "does not divide" if remainder else f"makes {fixed} ranks, not"
+        raise UserError(f"{said} {wrong} the {num_ranks} ranks that were started")
     if shard is None:
         shard = 1
         if data_parallel is not None:

@@ -1,10 +1,12 @@
 """How do micro-batches arrive while the model computes? A torch DataLoader over their numbers."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from types import FrameType
 from typing import Any
@@ -16,6 +18,7 @@ from segue.engine.task import Batch, Plan, Split, Task
 from segue.errors import UserError
 
 _NAME_BYTES = 256  # of the example that a worker holds
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 class _MicroBatches(Dataset[Batch | UserError]):
@@ -29,6 +32,8 @@ class _MicroBatches(Dataset[Batch | UserError]):
             return self._task.load(self._split, self._plan.micro_batch(number))
         except UserError as mistake:
             return mistake
+        finally:
+            holding("")
 
 
 class Stream:
@@ -64,21 +69,32 @@ class Stream:
                     raise batch
                 yield batch.to(self._device)
         finally:
-            del batches  # ends the workers now; an error's traceback would keep them until the process ends, noisily
+            # Ends the workers now: an error's traceback would keep them, and the process wait for them at its end.
+            with suppress(RuntimeError):  # of torch, about one that died
+                getattr(batches, "_shutdown_workers", lambda: None)()
+            for each in self._workers:
+                each.kill()  # one that hangs
+
+    def held(self) -> list[str]:
+        """The examples that processes read at this moment."""
+        return [name for name in map(self._name, range(len(self._workers))) if name]
 
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Around the use of the batches: torch says that a worker died wherever the training is at that moment."""
         try:
             yield
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:  # connections may break off before torch says it
+            dead = [number for number, each in enumerate(self._workers) if each.exitcode]
+            if "DataLoader worker" not in str(error) and (isinstance(error, RuntimeError) or not dead):
                 raise
-            dead = [number for number, each in enumerate(self._workers) if not each.is_alive()]
-            held = [bytes(self._held[n * _NAME_BYTES : (n + 1) * _NAME_BYTES]).rstrip(b"\0") for n in dead]
-            names = ", ".join(name.decode(errors="replace") for name in held if name) or "none"
+            names = ", ".join(filter(None, map(self._name, dead))) or "none"
             reasons = ", ".join(_reason(self._workers[number].exitcode) for number in dead) or str(error)
             raise UserError(f"a process that reads data died ({reasons}); it held the example {names}") from None
+
+    def _name(self, worker: int) -> str:
+        name = self._held[worker * _NAME_BYTES : (worker + 1) * _NAME_BYTES]
+        return bytes(name).rstrip(b"\0").decode(errors="replace")
 
 
 class _Start:
@@ -92,11 +108,24 @@ class _Start:
         _slot = memoryview(self._held).cast("B")[worker * _NAME_BYTES : (worker + 1) * _NAME_BYTES]
         # A terminal sends Ctrl-C to a whole process group; only the trainer should answer, so workers leave the group.
         os.setpgid(0, 0)
+        if sys.platform == "linux":  # a killed trainer takes them along: they hold its connections to other ranks open
+            ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        sys.excepthook = _hushed(sys.excepthook)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # forked with the trainer's handlers
         # A scheduler signals every process of a job. The trainer still wants batches then, so once is not for workers.
         signal.signal(signal.SIGTERM, _pass_over)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def _hushed(say: Any) -> Any:
+    """A trainer that ends hangs up on the thread that hands out tensors: that is not worth a traceback."""
+
+    def hook(kind: Any, value: Any, trace: Any) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            say(kind, value, trace)
+
+    return hook
 
 
 def _pass_over(number: int, frame: FrameType | None) -> None:

@@ -5,6 +5,7 @@ says which layers tensor parallelism splits, and how.
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,10 +32,13 @@ T = TypeVar("T")
 TIMEOUT = timedelta(hours=2)
 """Of a collective: a rank that evaluates alone lets the others wait. The watchdog speaks long before."""
 
+TRY_AGAIN = 75
+"""Exit status of a rank that others let down: EX_TEMPFAIL of sysexits.h, for the next start may go on."""
+
 # Matrices whose outputs, or inputs, are dealt out: a pair of them needs one sum over the ranks (Shoeybi et al. 2019,
 # arXiv:1909.08053, section 3).
 _BY_OUTPUTS, _BY_INPUTS = ColwiseParallel, RowwiseParallel
-_SPLITS: dict[type[nn.Module], dict[str, type[ParallelStyle]]] = {
+SPLITS: dict[type[nn.Module], dict[str, type[ParallelStyle]]] = {
     Attention: {"query": _BY_OUTPUTS, "key": _BY_OUTPUTS, "value": _BY_OUTPUTS, "output": _BY_INPUTS},
     FeedForward: {"up": _BY_OUTPUTS, "gate": _BY_OUTPUTS, "down": _BY_INPUTS},
 }
@@ -67,6 +72,10 @@ class World(NamedTuple):
         result: T = box[0]
         return result
 
+    def told_once(self, problem: UserError) -> UserError | SystemExit:
+        """What each rank should raise for a problem that all of them found: one tells it."""
+        return problem if self.is_first else SystemExit(2)
+
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in order of ranks."""
         values: list[Any] = [None] * self.size
@@ -88,12 +97,27 @@ def joined(device: str) -> Iterator[World]:
         return
     chosen = choose_device(device)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    store, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun's store keeps addresses of ranks from before a restart (pytorch issue 135712). Machines may count
+        # restarts differently; several need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
-        yield World(dist.get_rank(), size)
+        yield World(rank, size)
         dist.barrier()  # none leaves while another still needs it
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        print("segue: another rank is gone, and may have said why", file=sys.stderr, flush=True)
+        raise SystemExit(TRY_AGAIN) from None
     finally:
         dist.destroy_process_group()
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether this is how torch says that another rank is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def choose_device(name: str) -> torch.device:
@@ -134,7 +158,10 @@ class Parallel:
 
     def spread(self, model: nn.Module, dtype: torch.dtype, *, is_offloaded: bool) -> nn.Module:
         """Spreads `model`, in place; what to call for a loss. `dtype` is that of the forward pass."""
+        if is_offloaded and not (self.is_sharded and self.layout.data_ranks > 1):
+            raise UserError("engine.offload: only a model that is sharded is offloaded; set engine.shard above 1")
         if self.layout.tensor_parallel > 1:
+            self.world.first(lambda: _check_split(model, self.layout.tensor_parallel))
             _split_layers(model, self._axis("tensor_parallel"))
         if self.is_sharded and self.layout.data_ranks > 1:
             self._shard(model, dtype, is_offloaded)
@@ -180,8 +207,10 @@ class Parallel:
         assert mesh is not None
         offload = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if is_offloaded else OffloadPolicy()
         for module in [*units(model), model]:
-            # BatchNorm's weights have to match its float32 statistics; autocast takes care of the rest.
-            gathered = torch.float32 if batch_norms(module) else dtype
+            # Half as much is sent, where that changes no more than the rounding of weights: on CUDA autocast computes
+            # norms in float32, and embeddings, outside of layers, begin a float32 stream; BatchNorm refuses.
+            is_half = self.device.type == "cuda" and module is not model and not batch_norms(module)
+            gathered = dtype if is_half else torch.float32
             policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
             fully_shard(module, mesh=mesh["data_parallel", "shard"], mp_policy=policy, offload_policy=offload)
             assert isinstance(module, FSDPModule)
@@ -202,17 +231,18 @@ def _sum(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Fut
 
 def _split_layers(model: nn.Module, mesh: DeviceMesh) -> None:
     """Tensor parallelism: deals out the matrices of each layer in the table."""
-    parts = mesh.size()
-    num_split = 0
     for module in model.modules():
-        splits = _SPLITS.get(type(module))
-        if splits is None:
-            continue
+        splits = SPLITS.get(type(module), {})
+        plan = {name: style() for name, style in splits.items() if getattr(module, name) is not None}
+        if plan:
+            parallelize_module(module, mesh, plan)
+
+
+def _check_split(model: nn.Module, parts: int) -> None:
+    """A UserError where tensor parallelism has nothing to split, or cannot split it evenly."""
+    if not any(type(module) in SPLITS for module in model.modules()):
+        raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")
+    for module in model.modules():
         for heads in (module.heads, module.key_value_heads) if isinstance(module, Attention) else ():
             if heads % parts:
                 raise UserError(f"engine.tensor_parallel: {parts} does not divide the model's {heads} heads")
-        plan = {name: style() for name, style in splits.items() if getattr(module, name) is not None}
-        parallelize_module(module, mesh, plan)
-        num_split += 1
-    if not num_split:
-        raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")

@@ -82,24 +82,33 @@ def recompute(model: nn.Module) -> None:
         norms = batch_norms(unit)
         contexts = partial(_contexts, norms) if norms else None
         options: dict[str, Any] = {} if contexts is None else {"context_fn": contexts}
-        unit.forward = partial(checkpoint, unit.forward, use_reentrant=False, **options)
+        unit.forward = partial(_checkpointed, unit.forward, options)
+
+
+def _checkpointed(forward: Any, options: dict[str, Any], *inputs: Any) -> Any:
+    # A list is kept as it is now: that of the inputs of Jasper's blocks grows from block to block.
+    kept = [list(each) if isinstance(each, list) else each for each in inputs]
+    return checkpoint(forward, *kept, use_reentrant=False, **options)
 
 
 def _contexts(norms: list[Any]) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-    return nullcontext(), _WithoutTracking(norms)
+    return nullcontext(), _OnCopies(norms)
 
 
-class _WithoutTracking:
+class _OnCopies:
+    """BatchNorm changes copies of its statistics; without any, torch would keep fewer tensors than the first time."""
+
     def __init__(self, norms: list[Any]) -> None:
         self._norms = norms
 
     def __enter__(self) -> None:
+        self._own = [dict(norm._buffers) for norm in self._norms]
         for norm in self._norms:
-            norm.track_running_stats = False
+            norm._buffers.update({name: buffer.clone() for name, buffer in norm._buffers.items()})
 
     def __exit__(self, *_: object) -> None:
-        for norm in self._norms:
-            norm.track_running_stats = True
+        for norm, own in zip(self._norms, self._own, strict=True):
+            norm._buffers.update(own)
 
 
 # --- Loss scaling ---

@@ -15,26 +15,28 @@ from segue.engine.parallel import World, choose_device
 from segue.engine.settings import EngineSection
 from segue.engine.step import NotFiniteError, mixed
 from segue.engine.task import Batch, Task
-from segue.errors import UserError
+from segue.errors import UserError, some_of
 
 _SHOWN_IDS = 20
 
 
 def keep(
     run: Path, step: int, state: dict[str, Tensors], ids: Sequence[str], problem: NotFiniteError, world: World
-) -> UserError:
+) -> UserError | SystemExit:
     """Writes the weights before step `step` (from 0); the error to raise, which names the file and the examples.
 
     Every rank calls it: weights may be spread.
     """
     path = run / f"replay_step_{step + 1:08d}.safetensors"
     weights = {name: parts.whole(tensor) for name, tensor in state["model"].items()}
-    if world.is_first:
-        write_tensors(path, weights, {"segue_step": json.dumps(step)})
+    world.first(lambda: write_tensors(path, weights, {"segue_step": json.dumps(step)}))
     more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
-    return UserError(
-        f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help, or one of these "
-        f"examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} (segue train --replay {path} takes it again)"
+    return world.told_once(
+        UserError(
+            f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help, or one of "
+            f"these examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} "
+            f"(segue train --replay {path} takes it again)"
+        )
     )
 
 
@@ -64,13 +66,15 @@ def take_again(task: Task, engine: EngineSection, micro_batches: int, seed: int,
     """Forward and backward over the micro-batches of the step in a replay file, one after the other."""
     step = step_of(path)
     device = choose_device(engine.device)
+    precision.set_matmul(engine.matmul)
+    torch.set_num_threads(engine.threads or torch.get_num_threads())
     model = task.build_model().to(device)
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: of another model: {error}") from None
+    shapes, own = ({name: each.shape for name, each in state.items()} for state in (weights, model.state_dict()))
+    if shapes != own:
+        names = sorted({name for name, _ in shapes.items() ^ own.items()})
+        raise UserError(f"{path}: of another model: {some_of(names, 3)}")
     plan = task.plan("train")
     planned = [plan.micro_batch(step * micro_batches + number) for number in range(micro_batches)]
     batches = [task.load("train", each).to(device) for each in planned]

@@ -31,7 +31,8 @@ class EngineSection(Section):
     data_parallel: Ranks | None = None
     """Copies of the model; without it, what the ranks allow."""
     shard: Ranks | None = None
-    """Ranks that share one copy's weights, gradients and optimizer (FSDP); without it, as few as memory allows."""
+    """Ranks that share one copy's weights, gradients and optimizer (FSDP); without it, as few as memory allows, or what
+    `data_parallel` leaves."""
     tensor_parallel: Ranks = 1
     """Ranks that compute each layer together; they divide the model's heads."""
     offload: bool = False

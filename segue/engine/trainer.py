@@ -10,9 +10,9 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
-from time import perf_counter, time
+from time import perf_counter, sleep, time
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -30,11 +30,13 @@ from segue.engine.schedule import ScheduleSection, rate_share
 from segue.engine.settings import EngineSection
 from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
 from segue.engine.task import Batch, Split, Task
-from segue.engine.watchdog import Watchdog
+from segue.engine.watchdog import WAITS, Watchdog
 from segue.errors import UserError, warn
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 """A terminal, a scheduler that takes the machine back, and one that says so before."""
+
+_SAME_SIGNAL_SECONDS = 1.0  # a scheduler signals every process of a job, and torchrun passes its own on: that is one
 
 
 class Best(NamedTuple):
@@ -69,20 +71,23 @@ class Trainer:
         micro_batches: int,
         seed: int,
         world: World = ALONE,
+        operations_per_amount: float | None = None,
     ) -> None:
-        """`micro_batches` is the number of micro-batches in a step."""
+        """`micro_batches` is the number of micro-batches in a step.
+
+        `operations_per_amount` are those of forward and backward pass, for the device's utilisation in the log.
+        """
         self.task, self.run, self.engine, self.world = task, run, engine, world
         self.optimizer_section, self.schedule = optimizer, schedule
         self.micro_batches, self.seed = micro_batches, seed
         self.device = choose_device(engine.device)
         self.threads = engine.threads or max(1, _usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         torch.set_num_threads(self.threads)
-        if world.is_first:
-            precision.check(engine.precision, self.device)
+        world.first(lambda: precision.check(engine.precision, self.device))
         precision.set_matmul(engine.matmul)
         torch.manual_seed(seed)
         self.model = task.build_model()
-        self.parallel = Parallel(world, self._layout(), self.device)
+        self.parallel = Parallel(world, world.first(self._layout), self.device)
         self.model.to(self.device)
         if engine.recompute:
             precision.recompute(self.model)
@@ -102,6 +107,7 @@ class Trainer:
         self.checkpoints = Checkpoints(run / "checkpoints", engine.keep_checkpoints, world)
         self.best: Best | None = None
         self.step = 0
+        self._operations_per_amount = operations_per_amount
         self._num_skipped = 0
         self._num_empty = 0  # steps in a row whose examples were all bad
         self._num_overflows = 0
@@ -126,7 +132,7 @@ class Trainer:
             since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
             is_interrupted = False
             while self.step < engine.steps and not is_interrupted:
-                self.watchdog.note("reads data", step=self.step + 1)
+                self.watchdog.note("reads data", step=self.step + 1, held=stream.held)
                 outcome, record = self._take_step(
                     list(islice(batches, self.micro_batches // self.parallel.layout.data_ranks)), bool(noted)
                 )
@@ -139,6 +145,9 @@ class Trainer:
                     record["rate"], record["unit"] = amount / (now - since), self.task.unit
                     record["data_wait"] = (stream.seconds_waited - waited) / (now - since)
                     record["memory_gb"] = environment.peak_memory_gb(self.device)
+                    peak = environment.peak_operations(self.device, engine.precision, engine.matmul)
+                    if peak is not None and self._operations_per_amount is not None:
+                        record["utilisation"] = record["rate"] * self._operations_per_amount / peak / self.world.size
                     if is_evaluated:
                         record["dev"] = self._evaluate_and_keep()
                     if is_last and engine.average_count > 1:
@@ -153,7 +162,7 @@ class Trainer:
         if self._num_skipped:
             warn(f"{self._num_skipped} bad examples were left out while training")
         if self._num_overflows:
-            warn(f"{self._num_overflows} steps were skipped, for their gradients were not finite in float16")
+            warn(f"steps skipped, for their gradients were not finite in float16: {self._num_overflows}")
         number = max(self.world.gather(noted[0] if noted else 0)) if is_interrupted else None
         return Result(self.step, self.best, number, self.metric_name)
 
@@ -193,13 +202,17 @@ class Trainer:
         try:
             outcome = self.steps.take(batches, self.step, share, is_stopping=is_asked_to_stop)
         except NotFiniteError as problem:
-            ids = [example for each in self.world.gather([e for b in batches for e in b.ids]) for example in each]
+            # In turns, so that the first few are of every rank; tensor-parallel ranks have the same ones.
+            each = self.world.gather([example for batch in batches for example in batch.ids])
+            ids = list(dict.fromkeys(example for row in zip_longest(*each) for example in row if example is not None))
             raise replay.keep(self.run, self.step, self._state(), ids, problem, self.world) from None
         self._num_skipped += outcome.num_skipped
         per_epoch = self.task.plan("train").num_micro_batches
         self._num_empty = 0 if outcome.num_targets else self._num_empty + 1
         if self._num_empty * self.micro_batches >= per_epoch:
-            raise UserError(f"step {self.step + 1}: every example of the last epoch is bad; mend the data")
+            raise self.world.told_once(
+                UserError(f"step {self.step + 1}: every example of the last epoch is bad; mend the data")
+            )
         epoch = self.step * self.micro_batches / per_epoch
         self.step += 1
         if self.average is not None and outcome.is_updated:
@@ -249,11 +262,13 @@ class Trainer:
                 yield self.model
             return
         if self._whole_model is None:
-            self._whole_model = self.task.build_model().to(self.device)
-        state = self._whole_model.state_dict()
+            self._whole_model = self.task.build_model()
+        model = self._whole_model.to(self.device)
+        state = model.state_dict()
         for name, tensor in (tensors or self.model.state_dict()).items():
             state[name].copy_(parts.whole(tensor))
-        yield self._whole_model
+        yield model
+        model.to("cpu")  # between evaluations training needs the place
 
     def _forwards(self, model: nn.Module, count: int) -> Iterator[None]:
         """Forward passes over the first `count` training micro-batches."""
@@ -267,7 +282,7 @@ class Trainer:
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         """Ranks share the examples; one scores them."""
         found, _ = predict(self.task, model, "dev", self.engine, self.device, self.world, self.watchdog)
-        self.watchdog.note("scores the evaluation")
+        self.watchdog.note("scores the evaluation" if self.world.is_first else WAITS)
         return self.world.first(lambda: self.task.score(found))
 
     def _keep(self, model: nn.Module, scores: dict[str, float]) -> None:
@@ -360,6 +375,10 @@ def predict(
             if batch.ids:
                 with precision.autocast(engine.precision, device):
                     predictions.append((number, list(task.predict(model, batch))))
+            if watchdog is not None:
+                watchdog.note("reads data", held=stream.held)
+    if watchdog is not None:
+        watchdog.note(WAITS)
     model.train(was_training)
     gathered = world.gather((predictions, num_skipped))
     ordered = sorted((part for each, _ in gathered for part in each), key=lambda part: part[0])
@@ -384,6 +403,9 @@ def _signals_noted() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         del frame
         noted.append(number)
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        sleep(_SAME_SIGNAL_SECONDS)
         for each, handler in before.items():
             signal.signal(each, handler)
 

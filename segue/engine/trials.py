@@ -1,7 +1,10 @@
 """What batch and what learning rate? Tried on the model itself, on steps that no run keeps."""
 
+import gc
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +35,7 @@ def learning_rates(trainer: Trainer, smallest: float, largest: float, num_steps:
 
     The trainer is of no use afterwards.
     """
-    smoothed, lowest = 0.0, math.inf
+    smoothed, count, lowest = 0.0, 0, math.inf
     size = trainer.micro_batches
     stream = iter(Stream(trainer.task, "train", range(num_steps * size), trainer.engine.workers, trainer.device))
     for number in range(num_steps):
@@ -42,8 +45,13 @@ def learning_rates(trainer: Trainer, smallest: float, largest: float, num_steps:
             outcome = trainer.steps.take(batches, number, rate / trainer.optimizer_section.learning_rate)
         except NotFiniteError:
             return
+        if not outcome.num_targets:  # every example is bad
+            continue
+        if not math.isfinite(outcome.loss):  # in float16 no error
+            return
+        count += 1
         smoothed = 0.9 * smoothed + 0.1 * outcome.loss
-        loss = smoothed / (1 - 0.9 ** (number + 1))
+        loss = smoothed / (1 - 0.9**count)
         yield Rate(rate, loss)
         lowest = min(lowest, loss)
         if loss > 4 * lowest:
@@ -62,22 +70,34 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
     """
     limit = _free_bytes(device) * MEMORY_SHARE
     budget, fitting, before = smallest, 0.0, _peak_bytes(device)
-    while True:
-        try:
-            take(budget)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
-        used = _peak_bytes(device) - before
-        if used > limit:
-            break
-        fitting = budget
-        if budget >= largest or used * GROWTH > limit:
-            break
-        budget = min(largest, budget * GROWTH)
+    with _old_objects_aside():
+        while True:
+            gc.collect()  # a model whose layers are recomputed holds itself
+            try:
+                take(budget)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                break
+            used = _peak_bytes(device) - before
+            if used > limit:
+                break
+            fitting = budget
+            if budget >= largest or used * GROWTH > limit:
+                break
+            budget = min(largest, budget * GROWTH)
     if not fitting:
         raise UserError(f"not even a micro-batch of {smallest:g} fits in memory; shorten the examples or the model")
     return fitting
+
+
+@contextmanager
+def _old_objects_aside() -> Iterator[None]:
+    """Inside, collecting garbage is quick."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _peak_bytes(device: torch.device) -> float:
@@ -97,4 +117,4 @@ def _free_bytes(device: torch.device) -> float:
         free = free if most == "max" else min(free, float(most) - float(used))
     except OSError:
         pass
-    return free
+    return free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # this machine's ranks share it

@@ -1,6 +1,7 @@
 """One task, one file. A task's module has `Recipe`, `build_task`, and `load` for what a user does with a model."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,3 +47,28 @@ def load(model: Path, device: str = "auto") -> Any:
             raise UserError(f"{model}: no model in it yet; training writes one at its first evaluation")
         raise UserError(f"{model}: not a run directory or a model directory (it has no recipe.toml)")
     return module_of(recipe.read(folder / "recipe.toml")).load(folder, device)
+
+
+def estimate(
+    path: Path,
+    devices: int,
+    memory_gb: float,
+    operations_per_second: float | None = None,
+    overrides: Sequence[str] = (),
+) -> Any:
+    """What the recipe at `path` takes on so many devices of so many 10^9 bytes each; needs neither them nor data."""
+    draft = recipe.read(path, overrides)
+    module = module_of(draft)
+    section: Any = recipe.validate(draft, module.Recipe)
+    from segue.engine import estimate as engine  # imports torch
+
+    sketch = module.sketch(section)
+    return engine.estimate(
+        sketch,
+        section.engine,
+        section.optimizer,
+        section.batch.micro_batches,
+        devices=devices,
+        memory_gb=memory_gb,
+        operations_per_second=operations_per_second,
+    )

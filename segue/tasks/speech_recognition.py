@@ -7,6 +7,7 @@ Shape letters: B batch, S samples, T frames, F mel bins, V vocabulary (blank inc
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Utterance
 from segue.data.features import FeaturesSection, LogMel, normalize
 from segue.data.manifest import Manifest, ManifestsSection
+from segue.data.sizes import stand_in
 from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
@@ -37,6 +39,7 @@ from segue.data.tokenizer import Tokenizer, TokenizerSection
 from segue.decoding import ctc
 from segue.engine import trainer
 from segue.engine.checkpoint import load_weights, write_text
+from segue.engine.estimate import Sketch
 from segue.engine.loading import holding
 from segue.engine.optimizer import OptimizerSection
 from segue.engine.parallel import World, choose_device
@@ -468,6 +471,47 @@ def build_task(section: Recipe, run: Path, world: World) -> SpeechRecognition:
     world.first(build)
     tokenizer = Tokenizer.load(kept)
     return SpeechRecognition(section, tokenizer, manifests)
+
+
+TOKENS_A_SECOND = 15.0  # LJSpeech: 1.3 million characters in 24 hours; other tokens are longer
+
+
+def sketch(section: Recipe) -> Sketch:
+    """The recipe without its data: the longest utterances, as many as the budget permits."""
+    budget, longest, augmentation = section.batch.seconds, section.data.longest_seconds, section.augmentation
+    if budget == "auto":
+        raise UserError("batch.seconds: auto is found on the device itself; give a number, like batch.seconds=60")
+    seconds = budget
+    if longest is not None:
+        pauses = (augmentation.joined_utterances + 1) * augmentation.longest_pause_seconds
+        longest = longest * augmentation.joined_utterances + pauses * (augmentation.pause_probability > 0)
+        seconds = budget / math.ceil(budget * min(augmentation.speeds) / longest)
+    rows, samples = round(budget / seconds), round(seconds * section.features.sample_rate_hz)
+    tokenizer, assumed = stand_in(section.tokenizer, section.data, section.text, Utterance, ("text",))
+    silent = section.model_copy(update={"augmentation": augmentation.model_copy(update={"noise_manifest": None})})
+    task = SpeechRecognition(silent, tokenizers.build(tokenizer, ()), {})
+    frames = task.front_end.num_frames(samples)
+    # Half the frames: CTC needs a blank between equal tokens.
+    tokens = min(round(seconds * TOKENS_A_SECOND), output_frames(frames, Jasper.subsampling(section.model)) // 2)
+    drawn = task.augmentation.features(frames, np.random.default_rng(0))
+
+    def batch() -> SpeechBatch:
+        return SpeechBatch(
+            ids=[""] * rows,
+            texts=[""] * rows,
+            amount=budget,
+            num_skipped=0,
+            waveforms=torch.zeros(rows, samples),
+            lengths=torch.full((rows,), samples),
+            targets=torch.zeros(rows * tokens, dtype=torch.int64),
+            target_lengths=torch.full((rows,), tokens),
+            augmentation=None if drawn is None else _collate([drawn] * rows),
+        )
+
+    notes = (f"{tokens} target tokens in each, {TOKENS_A_SECOND:g} a second at the most", *assumed)
+    if longest is None:
+        notes = (*notes, "one utterance fills the budget, for data.longest_seconds is not given")
+    return Sketch(task, batch, f"{rows} utterances of {seconds:.2f} s", "batch.seconds", notes)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from segue.data import sentences
 from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest, ManifestsSection
+from segue.data.sizes import stand_in
 from segue.data.subwords import RandomCuts, SubwordsSection
 from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
@@ -33,6 +34,7 @@ from segue.data.vocabularies import END, PADDING, Vocabularies
 from segue.decoding.autoregressive import Hypothesis, SearchSection, beam_search
 from segue.engine import trainer
 from segue.engine.checkpoint import load_weights, write_text
+from segue.engine.estimate import Sketch
 from segue.engine.loading import holding
 from segue.engine.optimizer import OptimizerSection
 from segue.engine.parallel import World, choose_device
@@ -439,6 +441,40 @@ def build_task(section: Recipe, run: Path, world: World) -> Translation:
     world.first(build)
     vocabularies = Vocabularies.load(run)
     return Translation(section, vocabularies, manifests)
+
+
+def sketch(section: Recipe) -> Sketch:
+    """The recipe without its data: the longest pairs, as many as use up the budget."""
+    budget, source = section.batch.tokens, section.source_tokenizer
+    if budget == "auto":
+        raise UserError("batch.tokens: auto is found on the device itself; give a number, like batch.tokens=4096")
+    rows = -(-budget // (section.data.longest_tokens + 1))  # and the end
+    length = budget // rows
+
+    num_special = 4  # padding, begin, end, unknown
+    both = ("source", "target") if source is None else ("target",)
+    tokenizer, notes = stand_in(section.tokenizer, section.data, section.text, Pair, both, num_special)
+    if source is not None:
+        source, more = stand_in(source, section.data, section.text, Pair, ("source",), num_special)
+        notes = (*notes, *more)
+    task = Translation(section, Vocabularies.build(tokenizer, source, section.text, ()), {})
+
+    def batch() -> PairBatch:
+        lengths = torch.full((rows,), length)
+        return PairBatch(
+            ids=[""] * rows,
+            sources=[""] * rows,
+            target_languages=[None] * rows,
+            references=[()] * rows,
+            amount=float(rows * length),
+            num_skipped=0,
+            source=torch.zeros(rows, length, dtype=torch.int64),
+            source_lengths=lengths,
+            target=torch.zeros(rows, length + 1, dtype=torch.int64),
+            target_lengths=lengths,
+        )
+
+    return Sketch(task, batch, f"{rows} pairs of {length} tokens on both sides", "batch.tokens", notes)
 
 
 class Translator:

@@ -215,8 +215,15 @@ def broken_corpus(corpus: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_fault_with_loader_processes_alive_ends_the_process(tiny_recipe: Path, tmp_path: Path) -> None:
-    sabotage = "from segue.engine.trainer import Trainer; Trainer._evaluate_and_keep = lambda self: 1 / 0"
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        "from segue.engine.trainer import Trainer; Trainer._evaluate_and_keep = lambda self: 1 / 0",
+        "from segue.tasks import speech_recognition; speech_recognition._read = lambda *_: 1 / 0",
+    ],
+    ids=["in the trainer", "in a loader process"],
+)
+def test_a_fault_with_loader_processes_alive_ends_the_process(tiny_recipe: Path, tmp_path: Path, sabotage: str) -> None:
     settings = ("engine.workers=2", "engine.evaluate_every=3")
     status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, SABOTAGE=sabotage))
     assert status == 1, said

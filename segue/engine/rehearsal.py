@@ -1,0 +1,367 @@
+"""What does one rank hold while it learns from a micro-batch? Found on fake tensors: shapes, no numbers, no memory.
+
+torch's own rules run, for a processor: autograd, autocast, recomputation. Each storage is noted when it comes and when
+it goes. Where a GPU's kernels keep something else, that is said here.
+"""
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor.parallel import ColwiseParallel
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from segue.engine import parts, precision
+from segue.engine.optimizer import OptimizerSection, Updater
+from segue.engine.parallel import SPLITS
+from segue.engine.settings import EngineSection
+from segue.engine.task import Batch, Task
+from segue.layers.attention import Attention
+
+Kind = Literal["activations", "passing", "copies", "gradients"]
+"""Kept by the forward pass; scores, loss, gradients of activations, what is recomputed; weights in the format that is
+computed in; gradients of weights."""
+
+_OPS = torch.ops.aten
+_ASKS_DEVICE = torch.ops.prim.device.default
+
+
+class Pass(NamedTuple):
+    """Forward and backward pass of a micro-batch."""
+
+    events: list[tuple[Kind, int]]
+    """Bytes that come, and below 0 that go, in order."""
+    operations: float
+    """Floating-point operations."""
+
+    def fullest(self, *, has_copies: bool, gradient_share: float) -> dict[Kind, float]:
+        """Bytes that are alive at the moment when the most are.
+
+        Without copies, weights are in the format already. Of a gradient this share stays: all, a shard, or nothing when
+        there is one already that it is added to.
+        """
+        live: dict[Kind, float] = {"activations": 0.0, "passing": 0.0, "copies": 0.0, "gradients": 0.0}
+        fullest = dict(live)
+        for kind, size in self.events:
+            if kind == "copies" and not has_copies:
+                continue
+            live["passing" if kind == "gradients" else kind] += size
+            if sum(live.values()) > sum(fullest.values()):
+                fullest = dict(live)
+            if kind == "gradients":
+                live["passing"] -= size
+                live["gradients"] += size * gradient_share
+        return fullest
+
+
+class Rehearsal(NamedTuple):
+    """What a rank holds and does. Bytes, unless said otherwise."""
+
+    parameters: int
+    """Number of them, in this rank's part under tensor parallelism."""
+    largest_layer: int
+    """Number of parameters."""
+    outside_layers: int
+    """Number of parameters."""
+    heads: tuple[int, ...]
+    """Numbers that tensor parallelism has to divide."""
+    buffers: int
+    has_batch_norm: bool
+    inputs: int
+    """Of one micro-batch."""
+    amount: float
+    """Of data in a micro-batch, in the task's unit."""
+    optimizer: int
+    """Its state."""
+    optimizer_passing: int
+    """What its step needs for itself."""
+    forward_sums: int
+    """What tensor parallelism sums over ranks in a forward pass."""
+    backward_sums: int
+    plain: Pass
+    recomputed: Pass
+    """With each layer computed again in the backward pass."""
+
+
+def rehearse(
+    task: Task, batch: Callable[[], Batch], engine: EngineSection, optimizer: OptimizerSection, tensor_parallel: int = 1
+) -> Rehearsal:
+    """What one of `tensor_parallel` ranks takes for a micro-batch; those that do not divide the heads round up."""
+    watch = _Watch()
+    with watch:
+        model = task.build_model()
+        if tensor_parallel > 1:
+            _split(model, tensor_parallel)
+        if engine.device != "cpu":
+            _like_gpu(model)
+        units = [_count(unit) for unit in parts.units(model)]
+        sums = {"forward": 0, "backward": 0}
+        handles = _counted_sums(model, sums)
+        first = watch.begin()
+        inputs = batch()
+        amount, input_bytes = inputs.amount, watch.live(first)
+        plain = _pass(watch, task, model, inputs, engine)
+        for handle in handles:
+            handle.remove()
+        updater = Updater(optimizer, model)
+        state = sum(tensor.nbytes for tensor in updater.tensors().values())
+        for parameter in updater.parameters:
+            parameter.grad = torch.empty_like(parameter)
+        first = watch.begin()
+        updater.step(1.0)
+        passing = max(watch.course(first))
+        updater.clear()
+        precision.recompute(model)
+        recomputed = _pass(watch, task, model, inputs, engine)
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    return Rehearsal(
+        parameters=_count(model),
+        largest_layer=max(units, default=0),
+        outside_layers=_count(model) - sum(units),
+        heads=tuple(sorted({n for each in attentions for n in (each.heads, each.key_value_heads)})),
+        buffers=sum(buffer.nbytes for buffer in model.buffers()),
+        has_batch_norm=bool(parts.batch_norms(model)),
+        inputs=input_bytes,
+        amount=amount,
+        optimizer=state,
+        optimizer_passing=passing,
+        forward_sums=sums["forward"],
+        backward_sums=sums["backward"],
+        plain=plain,
+        recomputed=recomputed,
+    )
+
+
+def _pass(watch: "_Watch", task: Task, model: nn.Module, batch: Batch, engine: EngineSection) -> Pass:
+    ends: list[int] = []
+    scores: set[int] = set()
+
+    def note(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        del module, inputs
+        ends.append(len(watch.events))
+        scores.update(watch.number(tensor) for tensor in tree_leaves(outputs) if isinstance(tensor, Tensor))
+
+    handle = model.register_forward_hook(note)
+    weights = {watch.number(parameter) for parameter in model.parameters()}
+    first, operations = watch.begin(weights), watch.operations
+    with precision.autocast(engine.precision, torch.device("cpu")):
+        total = task.loss(model, batch).total
+    total.backward()  # type: ignore[no-untyped-call]
+    del total
+    handle.remove()
+    gradients = {watch.number(p.grad) for p in model.parameters() if p.grad is not None}
+    kept = {number for number, size in watch.events[first : ends[0]] if size > 0} - scores
+
+    def kind(number: int) -> Kind:
+        if number in gradients:
+            return "gradients"
+        if number in watch.copies:
+            return "copies"
+        return "activations" if number in kept else "passing"
+
+    for parameter in model.parameters():
+        parameter.grad = None
+    events = [(kind(number), size) for number, size in watch.events[first:]]
+    return Pass(events, watch.operations - operations)
+
+
+class _Watch(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """Makes all tensors fake, and notes when their storages come and go."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)  # tables that are computed with numpy
+        self.events: list[tuple[int, int]] = []
+        """Number of a storage, and its bytes: below 0 when it goes."""
+        self.copies: set[int] = set()
+        """Storages of weights in another format."""
+        self.operations = 0.0
+        self._weights: set[int] = set()
+        self._numbers: dict[int, int] = {}
+        self._references: dict[int, Any] = {}
+        self._depth = 0
+
+    def begin(self, weights: set[int] = frozenset()) -> int:  # type: ignore[assignment]
+        """The place of the next event. Casts of these storages are `copies` from here on."""
+        self._weights = set(weights)
+        return len(self.events)
+
+    def course(self, first: int) -> list[int]:
+        """Bytes that were alive after each event from `first` on, of those that came since."""
+        return list(accumulate((size for _, size in self.events[first:]), initial=0))
+
+    def live(self, first: int) -> int:
+        """Bytes that came since `first` and are still there."""
+        return self.course(first)[-1]
+
+    def number(self, tensor: Tensor) -> int:
+        """Of the tensor's storage."""
+        storage = tensor.untyped_storage()
+        key = id(storage)  # torch keeps the object as long as the storage
+        if key not in self._numbers:
+            number, size = len(self.events), storage.nbytes()
+
+            def gone(_: object) -> None:
+                del self._numbers[key], self._references[key]
+                self.events.append((number, -size))
+
+            self._numbers[key], self._references[key] = number, weakref.ref(storage, gone)
+            self.events.append((number, size))
+        return self._numbers[key]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As FakeTensorMode; what it does not know without numbers is answered here."""
+        if func is _ASKS_DEVICE:  # most calls by far
+            return args[0].fake_device
+        if func in _ANSWERS:
+            answer = _ANSWERS[func](*args)
+            if answer is not NotImplemented:
+                return answer
+        self._depth += 1
+        try:
+            found = super().__torch_dispatch__(func, types, args, kwargs or {})
+        finally:
+            self._depth -= 1
+        if self._depth:  # torch asks itself: no kernel would make these tensors
+            return found
+        for tensor in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(tensor, Tensor):
+                number = self.number(tensor)
+                if func is _OPS._to_copy.default and self._numbers.get(id(args[0].untyped_storage())) in self._weights:
+                    self.copies.add(number)
+        count = _OPERATIONS.get(func._overloadpacket)
+        if count is not None:
+            self.operations += count(*args, **(kwargs or {}), out_val=found)
+        return found
+
+
+# --- What cannot be known without numbers ---
+
+
+def _index(x: Tensor, indices: list[Tensor | None]) -> Any:
+    """x[mask]: a micro-batch whose budget is used up has no padding, so every position is taken to be real."""
+    mask = indices[0]
+    if mask is None or mask.dtype != torch.bool:
+        return NotImplemented
+    return x.new_empty(mask.numel(), *x.shape[mask.ndim :])
+
+
+def _index_put(x: Tensor, indices: list[Tensor | None], *_: object) -> Any:
+    """Its gradient."""
+    mask = indices[0]
+    return NotImplemented if mask is None or mask.dtype != torch.bool else x
+
+
+def _ctc_loss(log_probs: Tensor, targets: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    """(T, B, V), (sum of U) -> (B) losses, (B, T, 2 U + 1) forward variables. Targets are taken to be equally long."""
+    frames, batch, _vocabulary = log_probs.shape
+    return log_probs.new_empty(batch), log_probs.new_empty(batch, frames, 2 * (targets.numel() // batch) + 1)
+
+
+def _ctc_loss_backward(gradient: Tensor, log_probs: Tensor, *others: Any) -> Tensor:
+    """As many backward variables, and the gradient."""
+    del gradient
+    backward = torch.empty_like(others[4])  # what remains of the arguments: targets, lengths, loss, forward variables
+    found = torch.empty_like(log_probs)
+    del backward
+    return found
+
+
+_ANSWERS: dict[Any, Callable[..., Any]] = {
+    _OPS.index.Tensor: _index,
+    _OPS._index_put_impl_.default: _index_put,
+    _OPS._ctc_loss.Tensor: _ctc_loss,
+    _OPS._ctc_loss_backward.Tensor: _ctc_loss_backward,
+}
+
+
+def _attention_operations(query: Tensor, key: Tensor, *_: object, **__: object) -> int:
+    """Two products of (B, H, T, d) with (B, H, S, d): scores, and what they take."""
+    return 4 * query.numel() * key.shape[-2]
+
+
+def _attention_backward_operations(gradient: Tensor, query: Tensor, key: Tensor, *_: object, **__: object) -> int:
+    """Scores once more, and two products for each of the two."""
+    del gradient
+    return 10 * query.numel() * key.shape[-2]
+
+
+def _convolution_backward_operations(gradient: Tensor, x: Tensor, weight: Tensor, *others: Any, **__: object) -> int:
+    """Two for each output and each weight that it sees, for the gradient of the input and for that of the weights."""
+    del x
+    return 2 * gradient.numel() * weight[0].numel() * int(sum(others[-1][:2]))  # the last argument: which are asked for
+
+
+_OPERATIONS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    _OPS.convolution_backward: _convolution_backward_operations,  # torch's takes groups for full connections
+    # Not in torch's table.
+    _OPS._scaled_dot_product_flash_attention_for_cpu: _attention_operations,
+    _OPS._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_operations,
+}
+
+
+# --- What many ranks and GPUs do otherwise ---
+
+
+def _like_gpu(model: nn.Module) -> None:
+    """Dropout keeps a byte an element there; attention does its own inside the kernel, and keeps nothing for it."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and module.p:
+            module.forward = partial(_fused_dropout, module.p)  # type: ignore[method-assign]
+        elif isinstance(module, Attention):
+            module.dropout = 0.0
+
+
+def _fused_dropout(probability: float, x: Tensor) -> Tensor:
+    return torch.native_dropout(x, probability, True)[0]
+
+
+def _split(model: nn.Module, ranks: int) -> None:
+    """Leaves the first rank's part of what tensor parallelism splits."""
+    for module in model.modules():
+        for name, style in SPLITS.get(type(module), {}).items():
+            matrix = getattr(module, name)
+            if matrix is None:
+                continue
+            outputs, inputs = matrix.weight.shape
+            if style is ColwiseParallel:
+                outputs = -(-outputs // ranks)
+                matrix.bias = nn.Parameter(matrix.bias.new_empty(outputs))
+            else:
+                inputs = -(-inputs // ranks)
+            matrix.weight = nn.Parameter(matrix.weight.new_empty(outputs, inputs))
+
+
+def _counted_sums(model: nn.Module, sums: dict[str, int]) -> list[Any]:
+    """Adds up the outputs that are sums over ranks, and the inputs whose gradients are; what ends that.
+
+    DTensor sums the gradient of each matrix's input by itself, those of query, key and value too.
+    """
+
+    def add_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        del module, inputs
+        sums["forward"] += output.nbytes
+
+    def add_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        del module
+        sums["backward"] += inputs[0].nbytes
+
+    handles: list[Any] = []
+    for module in model.modules():
+        for name, style in SPLITS.get(type(module), {}).items():
+            matrix = getattr(module, name)
+            if matrix is not None and style is ColwiseParallel:
+                handles.append(matrix.register_forward_pre_hook(add_input))
+            elif matrix is not None:
+                handles.append(matrix.register_forward_hook(add_output))
+    return handles
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

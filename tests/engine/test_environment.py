@@ -1,0 +1,98 @@
+"""What a run keeps about where it ran, also where there is no git."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import segue
+from segue.engine import environment
+from segue.engine.layout import Layout
+
+CPU = torch.device("cpu")
+
+
+def git(folder: Path, *words: str) -> str:
+    names = ("-c", "user.name=Someone", "-c", "user.email=someone@example.org")
+    done = subprocess.run(["git", *names, *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: one commit."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    (folder / "recipe.toml").write_text("first\n\n")
+    (folder / "notes.txt").write_bytes("Übung\n".encode("latin-1"))
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "first")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    return folder
+
+
+def written(run: Path, *layout: int) -> dict[str, Any]:
+    run.mkdir(exist_ok=True)
+    environment.write(run, CPU, Layout(*(layout or (1, 1, 1))))
+    found: dict[str, Any] = json.loads((run / "environment.json").read_text())
+    return found
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_run_says_where_and_with_what_it_ran(tmp_path: Path) -> None:
+    found = written(tmp_path / "run", 2, 3, 4)
+    assert found["ranks"] == 24
+    assert found["layout"] == {"data_parallel": 2, "shard": 3, "tensor_parallel": 4}
+    assert found["packages"]["torch"] == metadata.version("torch")
+    assert found["packages"]["segue"] == metadata.version("segue")
+    assert (found["python"], found["cores"]) == (platform.python_version(), os.cpu_count())
+    assert found["cuda"] is None
+    assert all(found[name] for name in ("started", "command", "host", "system", "device"))
+
+
+def test_a_run_keeps_the_commit_and_what_was_changed_since(repository: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert written(run)["git_commit"] == git(repository, "rev-parse", "HEAD")
+    assert not (run / "git.diff").exists()
+    # Lines that end in spaces, an empty last line, another encoding, and a person who likes colours.
+    changed = {"recipe.toml": b"second  \n\n", "notes.txt": "Fußnote\n".encode("latin-1")}
+    for name, text in changed.items():
+        (repository / name).write_bytes(text)
+    git(repository, "config", "color.ui", "always")
+    written(run)
+    git(repository, "checkout", "--quiet", "--", ".")
+    git(repository, "apply", str(run / "git.diff"))
+    assert {name: (repository / name).read_bytes() for name in changed} == changed
+    git(repository, "checkout", "--quiet", "--", ".")
+    written(run)
+    assert not (run / "git.diff").exists()  # a resumed run's code is what counts
+
+
+@pytest.mark.usefixtures("repository")
+def test_without_git_nothing_is_missing_but_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = written(tmp_path / "run")
+    assert found["git_commit"] is None
+    assert found["packages"]
+    assert not (tmp_path / "run" / "git.diff").exists()
+
+
+def test_outside_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert written(tmp_path / "run")["git_commit"] is None
+
+
+def test_a_training_writes_it_and_logs_the_memory(tiny_recipe: Path, tmp_path: Path) -> None:
+    segue.train(tiny_recipe, tmp_path, "engine.steps=1", "engine.average_count=0")
+    assert json.loads((tmp_path / "environment.json").read_text())["ranks"] == 1
+    (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert 0.1 < record["memory_gb"] <= environment.peak_memory_gb(CPU) < 100

@@ -1,0 +1,337 @@
+"""Estimates, against real steps and against what torch really sends."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from segue import recipe, tasks
+from segue.cli import main
+from segue.engine.estimate import USABLE_SHARE, Estimate, Memory, Row
+from segue.engine.layout import Layout
+from segue.engine.parallel import Parallel, World
+from segue.models.transformer import Transformer
+
+SMALL = (
+    *("model.width=64", "model.feed_forward=256", "model.heads=4", "model.encoder_layers=2", "model.decoder_layers=1"),
+    *("tokenizer.kind=bpe", "tokenizer.size=4000"),
+)
+"""Of the Transformer."""
+ON_CPU = ("engine.device=cpu", "batch.micro_batches=1")
+
+MEASURED = {
+    "transformer": (
+        *("multi30k_transformer", *ON_CPU, "batch.tokens=2048", "tokenizer.size=2000"),
+        *("model.width=256", "model.encoder_layers=2", "model.decoder_layers=2"),
+    ),
+    "jasper": ("ljspeech_excerpt", *ON_CPU, "data.longest_seconds=10", "batch.seconds=60"),
+}
+"""Recipe, and overrides that make activations most of it."""
+
+MEASURE = """
+import gc, json, sys
+import torch
+from segue import recipe, tasks
+from segue.engine import precision
+from segue.engine.optimizer import Updater
+
+torch.set_num_threads(1)
+
+def memory(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+def step(name, *overrides):
+    draft = recipe.read(recipe.find(name), overrides)
+    module = tasks.module_of(draft)
+    section = recipe.validate(draft, module.Recipe)
+    task, make, *_ = module.sketch(section)
+    model = task.build_model()
+    if section.engine.recompute:
+        precision.recompute(model)
+    updater = Updater(section.optimizer, model)
+    batch = make()
+    with precision.autocast(section.engine.precision, torch.device("cpu")):
+        loss = task.loss(model, batch).total
+    (loss / task.num_targets(batch)).backward()
+    del loss
+    updater.step(1.0)
+
+found = []
+for name, *overrides in json.loads(sys.argv[1]):
+    step(name, *overrides, "batch.tokens=100" if "batch.tokens=2048" in overrides else "batch.seconds=1")  # torch loads
+    for more in ((), ("engine.recompute=true",)):
+        gc.collect()
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak begins anew
+        before = memory("VmRSS")
+        step(name, *overrides, *more)
+        found.append(memory("VmHWM") - before)
+print(json.dumps(found))
+"""
+
+
+def _estimate(name: str, *overrides: str, devices: int = 1, memory_gb: float = 80.0, speed: float | None = None) -> Any:
+    return tasks.estimate(recipe.find(name), devices, memory_gb, speed, overrides)
+
+
+def _section(name: str, *overrides: str) -> Any:
+    draft = recipe.read(recipe.find(name), overrides)
+    return recipe.validate(draft, tasks.module_of(draft).Recipe)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_estimated_memory_is_what_a_real_step_takes() -> None:
+    # A threshold keeps freed tensors from staying with the process: then its memory is that of its tensors.
+    process = subprocess.run(
+        [sys.executable, "-c", MEASURE, json.dumps(list(MEASURED.values()))],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    estimated = {name: [each.total for each in _estimate(*case).alone.memory] for name, case in MEASURED.items()}
+    plain_and_recomputed = iter(json.loads(process.stdout))
+    for name, sizes in estimated.items():
+        for size in sizes:
+            measured = next(plain_and_recomputed)
+            print(f"{name}: {size / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured")
+            assert size == pytest.approx(measured, rel=0.15), name
+
+
+def test_a_model_larger_than_the_machine_takes_no_memory() -> None:
+    resident = _resident_bytes()
+    sizes = ("model.width=16384", "model.feed_forward=65536", "model.encoder_layers=1", "model.decoder_layers=1")
+    found = _estimate("wmt14_transformer_big", *sizes, devices=64)
+    assert found.parameters * 4 > 20e9
+    assert _resident_bytes() - resident < 500e6
+
+
+def _resident_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "vocabularies"),
+    [
+        (("tokenizer.size=3000",), (3000, 3000)),
+        (("source_tokenizer.kind=bytes", "model.tied=target"), (260, 4000)),
+        (("tokenizer.kind=words",), (10_004, 10_004)),
+    ],
+)
+def test_parameters_are_counted_without_data(overrides: tuple[str, ...], vocabularies: tuple[int, int]) -> None:
+    found = _estimate("multi30k_transformer", *SMALL, "data.root=nowhere", *overrides)
+    section: Any = _section("multi30k_transformer", *SMALL, *overrides)
+    assert found.parameters == sum(p.numel() for p in Transformer(section.model, *vocabularies).parameters())
+    assert any("10,000 words" in note for note in found.sketch.notes) == ("tokenizer.kind=words" in overrides)
+
+
+def test_words_are_counted_where_there_are_texts(pairs: Path) -> None:
+    tokenizers = ("tokenizer.kind=words", f"data.root={pairs}")
+    found = _estimate("multi30k_transformer", *SMALL, *tokenizers)
+    section: Any = _section("multi30k_transformer", *SMALL, *tokenizers)
+    assert found.parameters == sum(p.numel() for p in Transformer(section.model, 16, 16).parameters())
+    assert not found.sketch.notes
+
+
+class _Sent(TorchDispatchMode):
+    """Adds up what one rank sends."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout, self.bytes = layout, 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        data, shard, tensor = ((ranks - 1) / ranks for ranks in self.layout)
+        share = {
+            "c10d._allgather_base_.default": shard,
+            "c10d._reduce_scatter_base_.default": shard * self.layout.shard,  # the tensor is what is left
+            "c10d.allreduce_.default": 2 * data,
+            "_c10d_functional.all_reduce.default": 2 * tensor,
+        }.get(str(func), 0.0)
+        if share:
+            first = args[0][0] if isinstance(args[0], list) else args[0]
+            self.bytes += share * first.nbytes
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def many_ranks() -> Iterator[None]:
+    """Eight ranks, of which only this one exists."""
+    dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())  # type: ignore[no-untyped-call]
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("many_ranks")
+@pytest.mark.parametrize("layout", [Layout(1, 8, 1), Layout(2, 4, 1), Layout(1, 1, 8), Layout(2, 2, 2)], ids=str)
+def test_what_is_sent_is_what_torch_sends(layout: Layout) -> None:
+    sizes = ("model.heads=8", "batch.tokens=64", "batch.micro_batches=1", "engine.device=cpu")
+    wished = [f"engine.{name}={ranks}" for name, ranks in layout._asdict().items()]
+    found = _estimate("multi30k_transformer", *SMALL, *sizes, *wished, devices=8)
+    assert isinstance(found, Estimate)
+    [row] = found.rows
+    model = found.sketch.task.build_model()
+    parallel = Parallel(World(0, 8), layout, torch.device("cpu"))
+    spread = parallel.spread(model, torch.float32, is_offloaded=False)
+    with _Sent(layout) as sent, parallel.accumulating(spread, is_last=True):
+        found.sketch.task.loss(spread, found.sketch.batch()).total.backward()  # type: ignore[no-untyped-call]
+    assert row.sent[0] == pytest.approx(sent.bytes, rel=0.01)
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    found = _estimate("digits_jasper", *ON_CPU, "batch.seconds=2")
+    model = found.sketch.task.build_model()
+    with FlopCounterMode(display=False) as counter:
+        found.sketch.task.loss(model, found.sketch.batch()).total.backward()
+    assert found.alone.operations[0] == counter.get_total_flops()
+
+
+def test_separable_convolutions_take_three_times_their_forward_pass() -> None:
+    found = _estimate("ljspeech_excerpt", *ON_CPU, "batch.seconds=2")
+    model = found.sketch.task.build_model()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        found.sketch.task.loss(model, found.sketch.batch())
+    learnt = sum(counter.get_flop_counts()["Recognizer.model"].values())
+    # Nearly: features need no gradient.
+    assert found.alone.operations[0] == pytest.approx(counter.get_total_flops() + 2 * learnt, rel=0.1)
+
+
+FEW = ("multi30k_transformer", *SMALL, "batch.tokens=100", "batch.micro_batches=4")
+"""Weights, gradients and optimizer are most of it."""
+MANY = ("multi30k_transformer", *SMALL, "batch.tokens=5000", "batch.micro_batches=4", "tokenizer.size=100")
+"""Activations are."""
+
+
+@cache
+def _too_small(case: tuple[str, ...]) -> Estimate:
+    """On four devices, where nothing fits."""
+    found: Estimate = _estimate(*case, devices=4, memory_gb=1e-3)
+    return found
+
+
+def _rows(case: tuple[str, ...]) -> dict[Layout, Row]:
+    return {row.layout: row for row in _too_small(case).rows}
+
+
+def _just(memory: Memory) -> float:
+    """The GB of a device that can just hold that."""
+    return memory.total / USABLE_SHARE / 1e9 * 1.0001
+
+
+def test_the_simplest_layout_that_fits_is_chosen() -> None:
+    rows = _rows(FEW)
+    assert list(rows) == [Layout(4, 1, 1), Layout(1, 4, 1), Layout(2, 1, 2), Layout(1, 2, 2), Layout(1, 1, 4)]
+    plain, sharded = rows[Layout(4, 1, 1)].memory[0], rows[Layout(1, 4, 1)].memory[0]
+    assert sharded.total < plain.total
+    found = _estimate(*FEW, devices=4, memory_gb=_just(plain))
+    assert found.chosen.layout == Layout(4, 1, 1)
+    assert found.settings == ("engine.data_parallel=4", "engine.shard=1")  # more careful: half a device for the state
+    found = _estimate(*FEW, devices=4, memory_gb=_just(sharded))
+    assert (found.chosen.layout, found.is_recomputed) == (Layout(1, 4, 1), False)
+    assert any(remark.startswith("fewer than 4 shards do not fit") for remark in found.remarks)
+
+
+def test_recomputation_comes_before_tensor_parallelism() -> None:
+    rows = _rows(MANY)
+    smallest = min(rows[Layout(4, 1, 1)].memory[1], rows[Layout(1, 4, 1)].memory[1], key=lambda each: each.total)
+    found = _estimate(*MANY, devices=4, memory_gb=_just(smallest))
+    assert found.is_recomputed
+    assert found.chosen.layout.tensor_parallel == 1
+    assert "engine.recompute=true" in found.settings
+    split = rows[Layout(1, 1, 4)].memory[1]
+    assert split.total < smallest.total
+    found = _estimate(*MANY, devices=4, memory_gb=_just(split))
+    assert found.chosen.layout.tensor_parallel > 1
+    assert any(setting.startswith("engine.tensor_parallel=") for setting in found.settings)
+
+
+def test_where_nothing_fits_it_says_what_would() -> None:
+    found = _too_small(MANY)
+    assert found.chosen is None
+    assert "nothing fits" in str(found)
+    best = min(each.memory[1].total for each in found.rows)
+    found = _estimate(*MANY, devices=4, memory_gb=best / 1e9)
+    assert "lower batch.tokens" in str(found)
+
+
+def test_what_the_recipe_fixes_is_kept() -> None:
+    found = _estimate(*FEW, "engine.shard=2", devices=4)
+    assert [row.layout for row in found.rows] == [Layout(2, 2, 1)]
+    assert found.settings == ()
+    found = _estimate(*FEW, "engine.tensor_parallel=2", devices=4)
+    assert {row.layout.tensor_parallel for row in found.rows} == {2}
+
+
+def test_what_is_offloaded_is_on_no_device() -> None:
+    found = _estimate(*FEW, "engine.offload=true", devices=4)
+    assert [row.layout for row in found.rows] == [Layout(2, 2, 1), Layout(1, 4, 1)]
+    assert found.rows[0].memory[0].optimizer == 0.0
+
+
+def test_micro_batches_that_ranks_can_deal_out_are_said() -> None:
+    found = _estimate(*FEW, devices=3)
+    assert found.chosen.micro_batches == 6
+    assert found.settings == ("batch.micro_batches=6",)
+
+
+def test_the_rate_is_what_the_operations_leave() -> None:
+    found = _estimate(*FEW, devices=2, speed=1e12)
+    [row] = [each for each in found.rows if each.layout == Layout(2, 1, 1)]
+    seconds = row.operations[0] / 1e12
+    assert found.rate(row, is_recomputed=False) == pytest.approx(4 * found.amount / seconds)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nosuch", "--memory", "80"), "nosuch: no such file"),
+        (("digits_jasper", "--memory", "0"), "--memory: should be a number above 0, not 0"),
+        (("digits_jasper", "--memory", "80", "--flops", "-1"), "--flops: should be a number above 0, not -1"),
+        (("digits_jasper", "--memory", "80", "batch.seconds=auto"), "batch.seconds: auto"),
+        (("digits_jasper", "--memory", "80", "engine.offload=true"), "engine.offload: only a model that is sharded"),
+        (("digits_jasper", "--memory", "80", "engine.tensor_parallel=2"), "engine.tensor_parallel: this model has no"),
+        (
+            ("multi30k_transformer", *SMALL, "--memory", "80", "engine.shard=3"),
+            "engine.shard 3 x engine.tensor_parallel 1 is",
+        ),
+        (
+            ("multi30k_transformer", *SMALL, "--memory", "80", "--devices", "3", "engine.tensor_parallel=3"),
+            "engine.tensor_parallel: 3 does not divide the model's 4 heads",
+        ),
+    ],
+)
+def test_mistakes_are_said_in_a_line(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("--devices", "0"), ("--flops", "fast"), ("--memory", "much")])
+def test_numbers_that_are_none_are_refused(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["estimate", "digits_jasper", "--memory", "80", *words])
+    assert end.value.code == 2
+    assert f"argument {words[0]}: invalid" in capsys.readouterr().err
+
+
+def test_a_program_can_read_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", *FEW, "--devices", "2", "--memory", "80", "--flops", "1e12", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["chosen"] == {"data_parallel": 2, "shard": 1, "tensor_parallel": 1, "recompute": False}
+    assert found["layouts"][0]["plain"]["fits"] is True
+    assert found["micro_batch"]["unit"] == "tokens"

@@ -1,0 +1,240 @@
+"""Number formats: how float16 keeps its gradients, what devices can do, and that fewer bits learn the same."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+import segue
+from segue.engine import precision
+from segue.engine.precision import PATIENCE, LossScale, LossScalingSection
+from segue.errors import UserError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def scale_of(kind: str, **keys: Any) -> LossScale:
+    section: LossScalingSection = TypeAdapter(LossScalingSection).validate_python({"kind": kind, **keys})
+    return LossScale(section)
+
+
+# --- Loss scaling ---
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=30).map(sorted), st.sampled_from([2000, 7]))
+@settings(deadline=None, max_examples=40)
+def test_backoff_halves_at_an_overflow_and_doubles_after_2000_clean_steps(overflows: list[int], window: int) -> None:
+    # Restated from the steps at which it overflowed, without a counter. The scale, as an exponent, is at most 14.
+    scale = scale_of("backoff") if window == 2000 else scale_of("backoff", window=window)
+    exponent, last, at = 14, -1, set(overflows)
+    for step in range(overflows[-1] + 1):
+        assert scale.value == 2.0**exponent
+        if step in at and exponent == 0:
+            with pytest.raises(UserError, match=r"engine\.loss_scaling: the gradients are not finite"):
+                scale.update(None)
+            return
+        scale.update(None if step in at else 1.0)
+        if step in at:
+            exponent, last = exponent - 1, step
+        elif (step - last) % window == 0:
+            exponent = min(14, exponent + 1)
+
+
+def open_seq2seq_scales(exponents: list[float | None]) -> Iterator[float]:
+    """OpenSeq2Seq's LogMax, in closed form: weighted means of log2 |g|max over all steps, newest heaviest.
+
+    It differs in one thing: an overflow counts there as 2 ** log_max where a logarithm is meant, here as log_max.
+    """
+    seen: list[float] = []
+    for exponent in exponents:
+        seen.append(16.0 if exponent is None else exponent)
+
+        def mean(values: list[float], beta: float) -> float:
+            weights = [beta**age for age in range(len(values))]
+            pairs = zip(weights, reversed(values), strict=True)
+            return math.fsum(weight * value for weight, value in pairs) / math.fsum(weights)
+
+        center = mean(seen, 0.999)
+        variance = mean([(each - center) ** 2 for each in seen], 0.999)
+        proposed = 2 ** (16 - (mean(seen, 0.99) + 3.09 * math.sqrt(variance)))
+        yield min(2.0**14, max(1.0, proposed))
+
+
+@given(st.lists(st.floats(-20, 15), min_size=1, max_size=60), st.integers(1, 60))
+@settings(deadline=None, max_examples=40)
+def test_logmax_follows_the_largest_gradient_as_open_seq2seq_did(exponents: list[float], overflow_at: int) -> None:
+    scale = scale_of("logmax")
+    assert scale.value == 1.0
+    # An overflow where it could still fall.
+    steps = [None if n == overflow_at else each for n, each in enumerate(exponents)]
+    for exponent, expected in zip(steps, open_seq2seq_scales(steps), strict=True):
+        if exponent is None and scale.value == 1.0:
+            return
+        scale.update(None if exponent is None else 2.0**exponent)
+        assert scale.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_logmax_leaves_room_for_three_standard_deviations() -> None:
+    draw = torch.Generator().manual_seed(0)
+    scale, overflows = scale_of("logmax"), 0
+    for exponent in (-2 + torch.randn(4000, generator=draw)).tolist():
+        overflows += scale.value * 2.0**exponent >= 2.0**16
+        scale.update(2.0**exponent)
+    assert overflows <= 12  # 1 in 1000 is the aim
+    assert 2.0**13 < scale.value <= 2.0**14  # 16 + 2 - 3.09 is more than 14
+
+
+def test_a_static_scale_stays_and_stops_after_100_overflows_in_a_row() -> None:
+    scale = scale_of("static", scale=512.0)
+    for _ in range(3):
+        for _ in range(PATIENCE - 1):
+            scale.update(None)
+        scale.update(1.0)
+    for _ in range(PATIENCE - 1):
+        scale.update(None)
+    assert (PATIENCE, scale.value) == (100, 512.0)
+    with pytest.raises(UserError, match=r"smallest loss scale \(512\); a lower optimizer.learning_rate or "):
+        scale.update(None)
+
+
+@pytest.mark.parametrize("kind", ["backoff", "logmax"])
+def test_at_its_smallest_a_scale_that_overflows_stops_with_a_reason(kind: str) -> None:
+    scale = scale_of(kind)
+    if kind == "backoff":
+        for _ in range(14):
+            scale.update(None)
+    assert scale.value == 1.0
+    with pytest.raises(UserError, match=r"smallest loss scale \(1\).* or engine.precision bfloat16 or float32"):
+        scale.update(None)
+
+
+@pytest.mark.parametrize("kind", ["backoff", "logmax", "static"])
+def test_a_loss_scale_goes_on_from_its_state_in_json(kind: str) -> None:
+    keys = {"backoff": {"window": 5}, "logmax": {}, "static": {"scale": 64.0}}[kind]
+    largest = [0.1, None, 0.3, 0.01, 0.2, 0.5, 0.1, 4.0, 0.1, 0.2, 0.2]
+    through, stopped = scale_of(kind, **keys), scale_of(kind, **keys)
+    through.update(largest[0])
+    stopped.update(largest[0])
+    for each in largest[1:]:
+        resumed = scale_of(kind, **keys)
+        resumed.state = json.loads(json.dumps(stopped.state))
+        through.update(each)
+        resumed.update(each)
+        stopped = resumed
+        assert (resumed.value, resumed.state) == (through.value, through.state)
+
+
+# --- What a device can do ---
+
+
+@pytest.mark.parametrize(
+    ("number_format", "capability", "message"),
+    [
+        ("bfloat16", (7, 0), "engine.precision: Tesla V100 has no bfloat16; use float16"),
+        ("float16", (5, 2), "engine.precision: Tesla V100 has no float16; use float32"),
+        ("float16", (7, 0), None),
+        ("float32", (5, 2), None),
+        ("bfloat16", (8, 0), None),
+    ],
+)
+def test_a_gpu_without_the_format_is_refused_with_one_that_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+    number_format: precision.Precision,
+    capability: tuple[int, int],
+    message: str | None,
+) -> None:
+    def has_bfloat16(*, including_emulation: bool) -> bool:
+        assert not including_emulation  # slower than float32
+        return capability >= (8, 0)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", has_bfloat16)
+    if message is None:
+        precision.check(number_format, GPU)
+        return
+    with pytest.raises(UserError) as raised:
+        precision.check(number_format, GPU)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("has_units", [False, True])
+@pytest.mark.parametrize("number_format", ["float16", "bfloat16"])
+def test_a_processor_that_emulates_the_format_is_warned_about(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number_format: precision.Precision,
+    has_units: bool,
+) -> None:
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: has_units)
+    precision.check(number_format, CPU)
+    precision.check("float32", CPU)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == (not has_units)
+    assert all(
+        line.startswith(f"warning: engine.precision: this processor has no {number_format} units; float32 is")
+        for line in said
+    )
+
+
+def test_products_of_float32_matrices_on_cuda_are_as_exact_as_the_recipe_says() -> None:
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [each.fp32_precision for each in switches]
+    try:
+        for matmul in ("tf32", "ieee"):
+            precision.set_matmul(matmul)
+            assert [each.fp32_precision for each in switches] == [matmul] * 3
+    finally:
+        for each, value in zip(switches, before, strict=True):
+            each.fp32_precision = value
+
+
+@pytest.mark.parametrize("number_format", precision.DTYPES)
+def test_a_forward_pass_is_in_the_format_and_weights_stay_float32(number_format: precision.Precision) -> None:
+    layer = torch.nn.Linear(2, 2)
+    with precision.autocast(number_format, CPU):
+        out = layer(torch.ones(1, 2))
+    assert out.dtype == precision.DTYPES[number_format]
+    assert layer.weight.dtype == torch.float32
+
+
+# --- Learning ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [
+        # float16 rounds activations to 2^-11 = 5e-4. 12 steps of Adam amplify little: found 1e-4.
+        ("translation", 1e-3),
+        # BatchNorm and NovoGrad at this rate amplify more: found 3e-3.
+        ("speech", 1e-2),
+    ],
+)
+def test_float16_learns_what_float32_learns(
+    tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, kind: str, bound: float
+) -> None:
+    found = {}
+    for number_format, scaling in (("float32", "backoff"), ("float16", "backoff"), ("float16", "logmax")):
+        overrides = [f"engine.precision={number_format}", f"engine.loss_scaling.kind={scaling}"]
+        if kind == "speech":
+            overrides += ["engine.steps=8", "engine.average_count=0"]
+        else:
+            overrides += ["engine.steps=12", "batch.tokens=256", "search.longest_factor=0.1", "search.longest_extra=1"]
+        run = tmp_path / f"{number_format} {scaling}"
+        segue.train(tiny_recipe if kind == "speech" else reversal_recipe, run, "engine.log_every=1", *overrides)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        found[run.name] = [line["loss"] for line in lines]
+    exact = found.pop("float32 backoff")
+    assert exact[-1] < 0.8 * exact[0]
+    for losses in found.values():
+        assert losses == pytest.approx(exact, rel=bound)
+        assert losses != exact

@@ -1,0 +1,163 @@
+"""A step that was not finite can be taken again, alone: it is the same step, and it shows what was at fault."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from segue import recipe, training
+from segue.cli import main
+from segue.engine import replay
+from segue.engine.parallel import ALONE
+from segue.engine.step import NotFiniteError
+from segue.engine.trainer import Trainer
+
+DROPOUT = ("model.dropout=0.2", "model.attention_dropout=0.1", "batch.tokens=40")
+
+
+def built(path: Path, run: Path, *overrides: str) -> Trainer:
+    section, module = training._read(path, ("engine.log_every=1", "engine.average_count=0", *overrides))
+    run.mkdir()
+    (run / "recipe.toml").write_text(recipe.dump(section))
+    trainer = training._trainer(module.build_task(section, run, ALONE), section, run, ALONE)
+    trainer._evaluate_and_keep = dict  # type: ignore[method-assign]
+    return trainer
+
+
+def keep(trainer: Trainer) -> Path:
+    """A replay file of the step to come."""
+    problem = NotFiniteError("loss", math.nan)
+    mistake = replay.keep(trainer.run, trainer.step, trainer._state(), ["some_id"], problem, ALONE)
+    path = trainer.run / f"replay_step_{trainer.step + 1:08d}.safetensors"
+    assert f"step {trainer.step + 1}: the loss is nan; " in str(mistake)
+    assert str(mistake).endswith(f"examples is at fault: some_id (segue train --replay {path} takes it again)")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides"),
+    [
+        ("speech", ("batch.micro_batches=1",)),
+        ("speech", ("batch.micro_batches=2", "engine.recompute=true")),
+        ("translation", DROPOUT),
+        ("translation", (*DROPOUT, "engine.precision=bfloat16")),
+    ],
+)
+def test_a_step_that_is_taken_again_is_the_step_that_was_taken(
+    tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, task: str, overrides: tuple[str, ...]
+) -> None:
+    path = tiny_recipe if task == "speech" else reversal_recipe
+    trainer = built(path, tmp_path / "run", "engine.steps=3", *overrides)
+    take_step, files = trainer._take_step, []
+
+    def noted(*arguments: Any) -> Any:
+        files.append(keep(trainer))
+        return take_step(*arguments)
+
+    trainer._take_step = noted  # type: ignore[method-assign]
+    trainer.train()
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for file, record in zip(files, logged, strict=True):
+        found = list(training.take_again(file))
+        assert len(found) == trainer.micro_batches
+        assert all(each.first_module is None and not each.examples for each in found)
+        if len(found) == 1:
+            assert found[0].loss == record["loss"]  # to the last digit
+            assert found[0].gradient_norm == pytest.approx(record["gradient_norm"], rel=1e-6)
+        else:
+            assert sum(each.loss for each in found) == pytest.approx(record["loss"], rel=1e-6)
+
+
+def test_after_a_divergence_the_command_shows_losses_ids_and_where_it_began(
+    reversal_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("optimizer.learning_rate=1e30", "batch.tokens=40", "engine.clip_norm=1.0")
+    assert main(["train", str(reversal_recipe), "--out", str(tmp_path), *overrides]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    file = tmp_path / "replay_step_00000002.safetensors"
+    assert said.startswith(
+        "segue: step 2: the loss is nan; a lower optimizer.learning_rate or engine.clip_norm may help"
+    )
+    assert said.endswith(f"(segue train --replay {file} takes it again)")
+    assert main(["train", "--replay", str(file)]) == 0
+    out, err = capsys.readouterr()
+    first, module, *examples = out.splitlines()
+    ids = first.removeprefix("loss nan  gradient norm nan  ").split(", ")
+    assert f"is at fault: {', '.join(ids)} (segue" in said
+    assert module == "  first output that is not finite: encoder.0.attention_norm"  # 1e30, squared
+    assert examples == [f"  {each} alone: loss nan" for each in ids]
+    assert err == ""
+
+
+def test_the_first_module_and_the_examples_at_fault_are_named(reversal_recipe: Path, tmp_path: Path) -> None:
+    trainer = built(reversal_recipe, tmp_path / "run", 'model.tied="none"', "batch.tokens=40", "batch.micro_batches=4")
+    task: Any = trainer.task
+    (token,) = task.vocabularies.source.encode("twelve")
+    with torch.no_grad():
+        trainer.model.source_embedding.weight[token, 3] = torch.nan  # type: ignore[index,union-attr,operator]
+    found = list(training.take_again(keep(trainer)))
+    sources = {pair.id: pair.source for pair in task.manifests["train"]}
+    assert any(each.examples for each in found)
+    for each in found:
+        is_hit = any("twelve" in sources[name] for name in each.ids)
+        assert math.isnan(each.loss) == is_hit
+        assert each.first_module == ("source_embedding" if is_hit else None)
+        at_fault = [name for name, loss in each.examples if math.isnan(loss)]
+        assert at_fault == [name for name in each.ids if "twelve" in sources[name]]
+
+
+def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss(reversal_recipe: Path, tmp_path: Path) -> None:
+    trainer = built(reversal_recipe, tmp_path / "run", "batch.tokens=40")
+    file = keep(trainer)
+    task, loss = trainer.task, trainer.task.loss
+
+    def steep(model: Any, batch: Any) -> Any:
+        found = loss(model, batch)
+        return found._replace(total=found.total + (0 * found.total).sqrt())
+
+    task.loss = steep  # type: ignore[method-assign]
+    (found,) = replay.take_again(task, trainer.engine, 1, trainer.seed, file)
+    assert math.isfinite(found.loss)
+    assert not math.isfinite(found.gradient_norm)
+    assert [name for name, _ in found.examples] == found.ids
+
+
+@pytest.mark.parametrize("wrong", ["missing", "text", "weights", "alone", "of another model"])
+def test_a_wrong_file_is_one_clear_line(
+    reversal_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
+) -> None:
+    trainer = built(reversal_recipe, tmp_path / "run")
+    file = keep(trainer)
+    weights, metadata = load_file(file), {"segue_step": "0"}
+    message = "not a replay file: "
+    if wrong == "missing":
+        file.unlink()
+    elif wrong == "text":
+        file.write_text("Dear all,")
+    elif wrong == "weights":
+        save_file(weights, file)
+    elif wrong == "alone":
+        file = file.rename(tmp_path / file.name)
+        message = "no recipe.toml beside it; a replay file is read in its run directory\n"
+    else:
+        weights["more"] = torch.zeros(1)
+        save_file(weights, file, metadata)
+        message = "of another model: more\n"
+    assert main(["train", "--replay", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"segue: {file}: {message}")
+    assert err.count("\n") == 1
+
+
+def test_a_replay_file_that_cannot_be_written_is_said(reversal_recipe: Path, tmp_path: Path) -> None:
+    trainer = built(reversal_recipe, tmp_path / "run")
+    file = keep(trainer)
+    file.unlink()
+    file.mkdir()  # something is in its place
+    with pytest.raises(OSError, match="replay_step_00000001"):
+        keep(trainer)
