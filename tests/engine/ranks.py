@@ -1,0 +1,243 @@
+"""Ranks that are started at once, watched, and compared: for proofs that fork, kill and starve them."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Forks ranks, as torchrun starts them, from one process that has imported torch. A line is an order, a line answers it.
+# Python reports each file operation to a hook just before it happens: DIE_AT is who is killed (a rank or all), an
+# operation's name (or *), a part of its path, and how often to let it pass.
+SERVER = """
+import gc, json, multiprocessing, os, signal, socket, sys, threading, time, traceback
+import sacrebleu, torch._dynamo  # what a training imports late
+import segue.training, segue.tasks.speech_recognition, segue.tasks.translation
+from torch.utils.tensorboard import SummaryWriter
+from segue.cli import main
+
+def die_at(moment, rank):
+    victim, operation, part, left = moment.split(" ")
+    trainer, left = os.getpid(), int(left)
+
+    def watch(event, arguments):
+        nonlocal left
+        if operation in ("*", event) and part in repr(arguments) and os.getpid() == trainer:
+            left -= 1
+            if left < 0:
+                os.killpg(0, signal.SIGKILL) if victim == "all" else os.kill(trainer, signal.SIGKILL)
+
+    if victim == str(rank) or victim == "all" and rank == 0:
+        sys.addaudithook(watch)
+
+def work(order, rank, port):
+    with open(f"{order['said']}_{rank}", "a") as said, open(os.devnull, "w") as nothing:
+        os.dup2(said.fileno(), 2)
+        os.dup2(said.fileno() if order["ranks"] == 1 else nothing.fileno(), 1)
+    os.environ.update(order["environment"])
+    if order["ranks"] > 1:
+        size = str(order["ranks"])
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    if "DIE_AT" in os.environ:
+        die_at(os.environ["DIE_AT"], rank)
+    try:
+        exec(os.environ.get("SABOTAGE", ""), {**globals(), "rank": rank})
+        status = main(order["words"])
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()  # as the end of a process does, less what takes a second of computing
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+gc.freeze()
+for line in sys.stdin:
+    order = json.loads(line)
+    if "wait" in order:
+        answer = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in order["wait"]]
+    else:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        answer = []
+        for rank in range(order["ranks"]):
+            process = os.fork()
+            if process == 0:
+                os.setpgid(0, answer[0] if answer else 0)
+                work(order, rank, port)
+            os.setpgid(process, answer[0] if answer else process)
+            answer.append(process)
+    print(json.dumps(answer), flush=True)
+"""
+# The reversal task, small: 12 steps of 4 micro-batches, 4 checkpoints of which 2 stay, 2 evaluations.
+TRAIN = (
+    *("model.encoder_layers=1", "model.decoder_layers=1", "batch.micro_batches=4", "batch.tokens=60"),
+    *("engine.steps=12", "engine.log_every=1", "engine.save_every=3", "engine.evaluate_every=6"),
+    *("engine.moving_average_decay=0.9", "engine.average_count=2"),
+)
+# Does something on some ranks at the end of a step, before anything is saved.
+AT_STEP = """
+from segue.engine import log
+def hook(kind):
+    advance = kind.advance
+    def advance_and_act(self, step):
+        advance(self, step)
+        if step == {step} and rank in {ranks}:
+            {act}
+    kind.advance = advance_and_act
+hook(log.Log), hook(log.Silence)
+"""
+# Says where a run is taken up, and ends.
+ONLY_RESUMED = """
+from segue.engine.trainer import Trainer
+def end(self):
+    print("resumed at", self.step, file=sys.stderr)
+    raise SystemExit(0)
+Trainer.train = end
+"""
+# Writes down which examples each micro-batch of a step that was taken had.
+SEEN = """
+from segue.engine.step import Steps
+take = Steps.take
+def take_and_note(self, batches, step, *arguments, **options):
+    outcome = take(self, batches, step, *arguments, **options)
+    for place, batch in enumerate(batches):
+        number = step * self.micro_batches + place * self.parallel.layout.data_ranks + self.parallel.data_rank
+        with open(os.environ["SEEN"], "a") as file:
+            file.write(json.dumps([number, batch.ids]) + "\\n")
+    return outcome
+Steps.take = take_and_note
+"""
+PATIENCE = 120
+"""Seconds until something hangs; far more than anything takes."""
+KILLED, LET_DOWN = -signal.SIGKILL, 75
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    statuses: list[int]
+    """Of each rank."""
+    said: list[str]
+    """By each on standard error, without lines of progress; where there is one rank on standard output, too."""
+
+    @property
+    def lines(self) -> list[str]:
+        """What all said."""
+        return [line for said in self.said for line in said.splitlines()]
+
+
+class Job:
+    """A command that its ranks are at."""
+
+    def __init__(self, server: subprocess.Popen[str], said: Path, order: dict[str, Any]) -> None:
+        self._server, self._said = server, said
+        self.ranks: list[int] = self._ask(order)
+        """Their process numbers."""
+
+    def end(self) -> Ended:
+        """Waits; what hangs is killed."""
+        watch = threading.Timer(PATIENCE, self.kill)
+        watch.start()
+        try:
+            statuses: list[int] = self._ask({"wait": self.ranks})
+        finally:
+            watch.cancel()
+        return Ended(statuses, [self.said(rank) for rank in range(len(self.ranks))])
+
+    def said(self, rank: int) -> str:
+        """By one rank, so far."""
+        path = Path(f"{self._said}_{rank}")
+        said = path.read_text() if path.exists() else ""
+        return re.sub(r"^(step \d+  loss|[\d,]+ parameters) .*\n", "", said, flags=re.MULTILINE)
+
+    def kill(self) -> None:
+        for process in self.ranks:
+            os.kill(process, signal.SIGKILL)
+
+    def _ask(self, order: dict[str, Any]) -> Any:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+
+Start = Callable[..., Job]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def training(recipe: Path, run: Path, *overrides: str) -> list[object]:
+    return ["train", recipe, "--out", run, *TRAIN, *overrides]
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """The log's complete lines, without what depends on the clock."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    clock = ("time", "rate", "data_wait", "memory_gb")
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def steps(run: Path) -> list[int]:
+    """Of the checkpoints, all of which have to be whole."""
+    for path in (run / "checkpoints").glob("step_*"):
+        sums = json.loads((path / "state.json").read_text())["sha256"]
+        assert len(sums) == 2
+        assert {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in sums} == sums
+    return sorted(int(path.name.removeprefix("step_")) for path in (run / "checkpoints").glob("step_*"))
+
+
+def assert_same_outcome(run: Path, undisturbed: Path) -> None:
+    """Weights, optimizer, averages and log, each step once."""
+    assert records(run) == records(undisturbed)
+    assert steps(run) == steps(undisturbed)
+    assert_same_tensors(run, undisturbed)
+
+
+def assert_same_tensors(run: Path, undisturbed: Path) -> None:
+    """In the last checkpoint and in the model, bit by bit."""
+    checkpoint = f"checkpoints/step_{max(steps(undisturbed)):08d}"
+    paths = [*(undisturbed / checkpoint).glob("*.safetensors"), undisturbed / "model" / "model.safetensors"]
+    assert len(paths) == 3
+    for path in paths:
+        assert tensors(run / path.relative_to(undisturbed)) == tensors(path), path
+
+
+def tensors(path: Path) -> tuple[dict[str, Any], bytes]:
+    """What a safetensors file says about its tensors, in whatever order, and all their bytes."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def seen(run: Path) -> dict[int, list[str]]:
+    """The examples of each micro-batch."""
+    found: dict[int, list[str]] = {}
+    for line in run.with_name("seen").read_text().splitlines():
+        number, ids = json.loads(line)
+        assert found.setdefault(number, ids) == ids  # tensor-parallel ranks have the same ones
+    return found

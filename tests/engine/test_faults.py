@@ -1,0 +1,326 @@
+"""The proof that ranks may be killed, stopped and frozen: none hangs, nothing is lost, a line says why."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ranks import (
+    AT_STEP,
+    KILLED,
+    LET_DOWN,
+    ONLY_RESUMED,
+    PATIENCE,
+    SEEN,
+    Start,
+    assert_same_outcome,
+    assert_same_tensors,
+    is_running,
+    records,
+    seen,
+    steps,
+    training,
+    wait_for,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and the signals of Linux")
+
+# --- gone on with, on other ranks ---
+
+
+def stopping(at: int) -> str:
+    """What stops a run on the first rank's wish."""
+    return SEEN + AT_STEP.format(step=at, ranks={0}, act="os.kill(os.getpid(), signal.SIGTERM)")
+
+
+def assert_close(run: Path, undisturbed: Path) -> None:
+    """The same steps to rounding, from the same examples in the same order, each once."""
+    assert seen(run) == seen(undisturbed)
+    for found, expected in zip(records(run), records(undisturbed), strict=True):
+        assert found["step"] == expected["step"]
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def stopped(start: Start, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 2 copies that was stopped after 5 steps. Not to be written to."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    ended = start(2, training(recipe, run), SABOTAGE=stopping(4), SEEN=str(run.with_name("seen"))).end()
+    assert ended.statuses == [128 + signal.SIGTERM] * 2, ended
+    assert steps(run) == [3, 5]
+    return run
+
+
+@pytest.mark.parametrize(
+    ("data_parallel", "shard", "tensor_parallel", "workers"),
+    [(2, 1, 1, 2), (1, 1, 1, 1), (1, 2, 1, 0), (1, 2, 2, 0)],
+    ids=["2 copies, other loaders", "alone", "2 shards", "2 shards x 2 tensor-parallel"],
+)
+def test_a_run_goes_on_with_other_ranks_and_loaders(
+    start: Start,
+    recipe: Path,
+    tmp_path: Path,
+    stopped: Path,
+    undisturbed: Path,
+    data_parallel: int,
+    shard: int,
+    tensor_parallel: int,
+    workers: int,
+) -> None:
+    shutil.copytree(stopped.parent, tmp_path, dirs_exist_ok=True)
+    run, ranks = tmp_path / "run", data_parallel * shard * tensor_parallel
+    layout = (f"data_parallel={data_parallel}", f"shard={shard}", f"tensor_parallel={tensor_parallel}")
+    words = training(recipe, run, f"engine.workers={workers}", *(f"engine.{axis}" for axis in layout))
+    ended = start(ranks, words, SABOTAGE=SEEN, SEEN=str(tmp_path / "seen")).end()
+    assert ended.statuses == [0] * ranks, ended
+    assert_close(run, undisturbed)
+    if data_parallel == 2:
+        assert_same_outcome(run, undisturbed)
+
+
+def test_a_run_with_batch_normalisation_goes_on_alone_on_copies_and_on_shards(
+    start: Start, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    whole, run = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
+    for path in (whole, run):
+        path.parent.mkdir()
+
+    def train(path: Path, ranks: int, sabotage: str, *overrides: str) -> list[int]:
+        words = ["train", tiny_recipe, "--out", path, "engine.steps=12", "engine.log_every=1", *overrides]
+        return start(ranks, words, SABOTAGE=sabotage, SEEN=str(path.with_name("seen"))).end().statuses
+
+    stop = 128 + signal.SIGTERM
+    assert train(whole, 1, SEEN) == [0]
+    assert train(run, 1, stopping(4)) == [stop]
+    assert train(run, 2, stopping(7), "engine.data_parallel=2") == [stop, stop]
+    assert train(run, 2, SEEN, "engine.shard=2", "engine.workers=1") == [0, 0]
+    assert_close(run, whole)
+
+
+# --- killed ---
+
+
+def test_ranks_that_are_killed_lose_nothing(start: Start, recipe: Path, tmp_path: Path, undisturbed: Path) -> None:
+    run = tmp_path / "run"
+    all_in_mid_step = AT_STEP.format(step=5, ranks={0}, act="os.killpg(0, signal.SIGKILL)")
+    ended = start(2, training(recipe, run, "engine.workers=1"), SABOTAGE=all_in_mid_step).end()
+    assert ended.statuses == [KILLED, KILLED], ended
+    assert steps(run) in ([], [3])
+
+    one_while_it_writes = "1 open checkpoints/.partial_00000006 0"
+    ended = start(2, training(recipe, run, "engine.workers=1"), DIE_AT=one_while_it_writes).end()
+    assert ended == ([LET_DOWN, KILLED], ["segue: another rank is gone, and may have said why\n", ""])
+    assert steps(run) == [3]
+
+    one_while_it_deletes = "0 os.rmdir checkpoints/.partial_step_00000003 0"  # its files are gone
+    ended = start(2, training(recipe, run), DIE_AT=one_while_it_deletes).end()
+    assert ended == ([KILLED, LET_DOWN], ["", "segue: another rank is gone, and may have said why\n"])
+    assert steps(run) == [6, 9]
+
+    ended = start(2, training(recipe, run)).end()
+    assert ended == ([0, 0], ["", ""])
+    assert_same_outcome(run, undisturbed)
+
+
+@pytest.mark.slow
+def test_ranks_that_are_killed_twenty_times_lose_nothing(start: Start, recipe: Path, tmp_path: Path) -> None:
+    settings = ("engine.steps=400", "engine.save_every=5", "engine.evaluate_every=50")
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    assert start(2, training(recipe, undisturbed, *settings)).end().statuses == [0, 0]
+    draw = random.Random(0)
+    for number in range(20):
+        words = training(recipe, run, *settings, f"engine.workers={draw.choice((0, 1, 2))}")
+        victim = draw.choice(("all", "0", "1"))
+        if number % 2:  # at a file operation, most of them while saving
+            ended = start(2, words, DIE_AT=f"{victim} * checkpoints/ {draw.randrange(150)}").end()
+        else:
+            before, job = len(records(run)), start(2, words)
+            wait_for(lambda before=before: len(records(run)) not in (0, before))
+            time.sleep(draw.uniform(0, 1))
+            for process in job.ranks if victim == "all" else [job.ranks[int(victim)]]:
+                os.kill(process, signal.SIGKILL)
+            ended = job.end()
+        survivors = {"all": [], "0": [1], "1": [0]}[victim]
+        assert ended.statuses == [LET_DOWN if rank in survivors else KILLED for rank in range(2)], (number, ended)
+        assert "Traceback" not in "".join(ended.lines)
+        steps(run)
+    assert start(2, training(recipe, run, *settings)).end().statuses == [0, 0]
+    assert_same_outcome(run, undisturbed)
+
+
+def test_a_loader_that_hangs_does_not_keep_the_run_of_its_killed_trainer(
+    start: Start, recipe: Path, tmp_path: Path
+) -> None:
+    hang_and_die = (
+        "from segue.tasks.translation import Translation\n"
+        "def hang(self, split, micro_batch):\n"
+        "    os.kill(os.getppid(), signal.SIGKILL)\n"
+        "    time.sleep(10**6)\n"
+        "Translation.load = hang"
+    )
+    words = training(recipe, tmp_path / "run", "engine.workers=1")
+    assert start(1, words, SABOTAGE=hang_and_die).end().statuses == [KILLED]
+    ended = start(1, words, SABOTAGE=ONLY_RESUMED).end()
+    assert ended == ([0], ["resumed at 0\n"])
+
+
+# --- signalled ---
+
+
+def test_a_signal_to_any_rank_stops_all_after_the_same_step(
+    start: Start, recipe: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    run = tmp_path / "run"
+    to_one = "os.kill(os.getpid(), signal.SIGTERM)"
+    to_every_process = "[os.kill(each.pid, signal.SIGUSR1) for each in multiprocessing.active_children()]\n"
+    to_every_process += " " * 12 + "os.kill(os.getpid(), signal.SIGUSR1)"
+    # As a scheduler and torchrun both do.
+    to_all_twice = "threading.Timer(0.3, os.killpg, (0, signal.SIGTERM)).start(), os.killpg(0, signal.SIGTERM)"
+    for number, ranks, step, act, workers in (
+        (signal.SIGTERM, {1}, 2, to_one, 0),
+        (signal.SIGUSR1, {0, 1}, 5, to_every_process, 1),
+        (signal.SIGTERM, {0}, 8, to_all_twice, 0),
+    ):
+        send = AT_STEP.format(step=step, ranks=ranks, act=act)
+        ended = start(2, training(recipe, run, f"engine.workers={workers}"), SABOTAGE=send).end()
+        assert ended.statuses == [128 + number] * 2, ended
+        stopped = steps(run)[-1]
+        assert stopped in (step, step + 1)
+        assert ended.lines == [f"warning: stopped and saved at step {stopped}; the same command goes on from there"]
+    assert start(2, training(recipe, run)).end() == ([0, 0], ["", ""])
+    assert records(run) == records(undisturbed)
+    assert_same_tensors(run, undisturbed)
+
+
+def torchrun(recipe: Path, run: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+    return subprocess.Popen(
+        [*start, "-m", "segue", *map(str, training(recipe, run))],
+        cwd=recipe.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def descendants(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [each for child in map(int, children) for each in (child, *descendants(child))]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_again_by_itself_after_a_rank_was_killed(
+    recipe: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    once = tmp_path / "once"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def watch(event, arguments):\n"
+        f"    if event == 'open' and '.partial_00000006' in str(arguments[0]) and not os.path.exists({str(once)!r}):\n"
+        f"        os.close(os.open({str(once)!r}, os.O_CREAT))\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    sys.addaudithook(watch)\n"
+    )
+    run = tmp_path / "run"
+    process = torchrun(recipe, run, "--max-restarts", "2", PYTHONPATH=str(tmp_path))
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert once.exists()
+    assert said.count("on from step 3 to step 12") == 1
+    assert_same_outcome(run, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["torchrun", "every process"])
+def test_torchrun_passes_a_signal_on_and_the_run_is_saved(recipe: Path, tmp_path: Path, target: str) -> None:
+    run = tmp_path / "run"
+    process = torchrun(recipe, run)
+    wait_for(lambda: records(run) or process.poll() is not None)
+    others = descendants(process.pid) if target == "every process" else []
+    for each in (process.pid, *others):
+        os.kill(each, signal.SIGTERM)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert f"stopped and saved at step {steps(run)[-1]}; the same command goes on" in said
+    assert process.returncode == 1  # torchrun's own
+
+
+# --- held up ---
+
+
+def watched(said: Sequence[str]) -> list[str]:
+    """The lines of the first watchdog that spoke."""
+    text = next(text for text in said if "no progress for" in text)
+    lines = text[text.index("segue: no progress") :].splitlines()
+    return lines[: 1 + len(said)]
+
+
+def test_a_rank_that_gets_no_further_is_named_with_its_step_and_examples(
+    start: Start, recipe: Path, tmp_path: Path
+) -> None:
+    sleep = (
+        "from segue.tasks.translation import Translation\n"
+        "loss, calls = Translation.loss, []\n"
+        "def sleepy(self, model, batch):\n"
+        "    calls.append(batch)\n"
+        "    if len(calls) == 5:\n"  # the first of two micro-batches in step 3
+        "        print('sleeps over', *batch.ids, file=sys.stderr, flush=True)\n"
+        "        time.sleep(10**6)\n"
+        "    return loss(self, model, batch)\n"
+        "if rank == 1:\n"
+        "    Translation.loss = sleepy"
+    )
+    ended = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=3"), SABOTAGE=sleep).end()
+    assert ended.statuses == [LET_DOWN, LET_DOWN], ended
+    ids = ended.said[1].splitlines()[0].split()[2:]
+    assert ids
+    first, innocent, culprit = watched(ended.said)
+    assert first == "segue: no progress for 3 s (engine.watchdog_seconds):"
+    assert innocent.startswith("  rank 0 at step 3, computes gradients: train.jsonl:")
+    assert culprit.startswith(f"  rank 1 (holds the others up) at step 3, computes the loss: {', '.join(ids)}, for ")
+
+
+def test_a_rank_that_is_frozen_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
+    # It sleeps first, so that it has noted where it is.
+    freeze = AT_STEP.format(step=4, ranks={1}, act="time.sleep(1.5), os.kill(os.getpid(), signal.SIGSTOP)")
+    words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=3")
+    job = start(2, words, SABOTAGE=freeze)
+    wait_for(lambda: not is_running(job.ranks[0]))
+    os.kill(job.ranks[1], signal.SIGKILL)  # nothing else ends it
+    ended = job.end()
+    assert ended.statuses == [LET_DOWN, KILLED]
+    _, innocent, culprit = watched(ended.said)
+    assert innocent.startswith("  rank 0 at step 5, waits for the other ranks, for ")
+    assert culprit.startswith("  rank 1 (holds the others up) at step 4, not heard of since it ")
+
+
+def test_an_example_that_a_loader_never_gets_done_with_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
+    hang = (
+        "from segue.tasks.translation import Translation\n"
+        "from segue.engine.loading import holding\n"
+        "tokens = Translation._tokens\n"
+        "def endless(self, split, pair, epoch):\n"
+        "    if pair.id.endswith('train.jsonl:7'):\n"
+        "        holding(pair.id)\n"
+        "        print('loader', os.getpid(), file=sys.stderr, flush=True)\n"
+        "        time.sleep(10**6)\n"
+        "    return tokens(self, split, pair, epoch)\n"
+        "Translation._tokens = endless"
+    )
+    words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=3", "engine.workers=2")
+    ended = start(1, words, SABOTAGE=hang).end()
+    assert ended.statuses == [LET_DOWN], ended
+    _, place = watched(ended.said)
+    assert re.fullmatch(r"  rank 0 at step \d, reads data: .*train\.jsonl:7\b.*, for \d+ s", place), place
+    loader = re.search(r"loader (\d+)", ended.said[0])
+    assert loader is not None
+    wait_for(lambda: not is_running(int(loader[1])))  # no process is left behind

@@ -1,0 +1,210 @@
+"""The proof that what is damaged, full, locked or wrong ends all ranks with a line that says what to do."""
+
+import os
+import re
+import resource
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from ranks import AT_STEP, LET_DOWN, ONLY_RESUMED, Start, assert_same_outcome, steps, training, wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and the signals of Linux")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_all_ranks_pass_a_damaged_checkpoint_over(
+    start: Start, recipe: Path, run: Path, undisturbed: Path, damage: str
+) -> None:
+    path = run / "checkpoints" / "step_00000012" / "shard-00002-model-00001-of-00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "flipped" else content[:-1])
+    ended = start(2, training(recipe, run), SABOTAGE="" if damage == "missing" else ONLY_RESUMED).end()
+    assert ended.statuses == [0, 0], ended
+    warning, *rest = ended.lines
+    assert warning.startswith(f"warning: {path.parent}: damaged checkpoint passed over: ")
+    assert path.name in warning
+    if damage == "missing":
+        assert rest == []
+        assert_same_outcome(run, undisturbed)
+    else:
+        assert rest == ["resumed at 9"] * 2
+
+
+def test_where_every_checkpoint_is_damaged_one_line_says_so(start: Start, recipe: Path, run: Path) -> None:
+    for path in (run / "checkpoints").glob("step_*/shard-00001*"):
+        os.truncate(path, 100)
+    ended = start(2, training(recipe, run)).end()
+    assert ended.statuses == [2, 2]
+    *warnings, mistake = ended.lines
+    assert [re.findall(r"step_000000\d\d: damaged checkpoint passed over", line) for line in warnings] == [
+        ["step_00000012: damaged checkpoint passed over"],
+        ["step_00000009: damaged checkpoint passed over"],
+    ]
+    assert mistake == (
+        f"segue: {run}/checkpoints: no checkpoint in it can be read; delete this folder to train from the start"
+    )
+
+
+def test_a_checkpoint_of_another_model_names_the_first_parameter_that_differs(
+    start: Start, recipe: Path, run: Path
+) -> None:
+    text = (run / "recipe.toml").read_text()
+    assert "width = 32\n" in text
+    (run / "recipe.toml").write_text(text.replace("width = 32\n", "width = 16\n"))
+    ended = start(2, training(recipe, run, "model.width=16")).end()
+    assert ended.statuses == [2, 2], ended
+    [mistake] = ended.lines
+    assert mistake.startswith(f"segue: {run}/checkpoints/step_00000012: a checkpoint of another model: model.")
+    assert re.search(r": model\.\S*embedding\.weight is \(\d+, 16\), the checkpoint has \(\d+, 32\)$", mistake)
+
+
+# --- the disk ---
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_disk_that_is_full_for_one_rank_ends_all_with_one_line_and_leaves_earlier_checkpoints(
+    start: Start, recipe: Path, tmp_path: Path, rank: int
+) -> None:
+    # The system refuses longer files, as a full disk would; once the checkpoint of step 3 is there.
+    run = tmp_path / "run"
+    saved = f"lambda: os.path.exists('{run}/checkpoints/step_00000003')"
+    act = f"[time.sleep(0.01) for _ in iter({saved}, True)]\n"
+    act += " " * 12 + f"__import__('resource').setrlimit({resource.RLIMIT_FSIZE}, (40_000, 40_000))"
+    words = training(recipe, run, "engine.evaluate_every=12")
+    ended = start(2, words, SABOTAGE=AT_STEP.format(step=4, ranks={rank}, act=act)).end()
+    assert ended.statuses == [2, 2], ended
+    [mistake] = ended.lines
+    assert mistake == (
+        f"segue: {run}/checkpoints/step_00000006: cannot save this checkpoint: File too large; "
+        "earlier ones are intact, so make room and train again"
+    )
+    assert steps(run) == [3]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000003"]
+    assert start(2, words, SABOTAGE=ONLY_RESUMED).end().lines == ["resumed at 3"] * 2
+
+
+def test_a_folder_that_must_not_be_written_is_one_line(start: Start, recipe: Path, tmp_path: Path) -> None:
+    # Root may write anywhere by a capability of its own, which can be laid down: CAP_DAC_OVERRIDE and
+    # CAP_DAC_READ_SEARCH, bits 1 and 2 (linux/capability.h).
+    as_others = (
+        "import ctypes\n"
+        "header, bits = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()\n"
+        "assert ctypes.CDLL(None).capget(header, bits) == 0\n"
+        "bits[0] &= ~0b110\n"
+        "assert ctypes.CDLL(None).capset(header, bits) == 0"
+    )
+    folder = tmp_path / "read_only"
+    folder.mkdir(mode=0o555)
+    ended = start(2, training(recipe, folder / "run"), SABOTAGE=as_others).end()
+    assert ended.statuses == [2, 2], ended
+    assert ended.lines == [f"segue: {folder}/run: Permission denied"]
+    assert list(folder.iterdir()) == []
+
+
+def test_two_trainings_never_share_a_run_directory(start: Start, recipe: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    wait = AT_STEP.format(step=1, ranks={0}, act="time.sleep(10**6)")
+    first = start(2, training(recipe, run), SABOTAGE=wait)
+    wait_for((run / "tokenizer.json").exists)
+    ended = start(2, training(recipe, run)).end()
+    first.kill()
+    first.end()
+    assert ended.statuses == [2, 2], ended
+    assert ended.lines == [
+        f"segue: {run}: process {first.ranks[0]} on {socket.gethostname()} is training there; "
+        "give another --out, or wait"
+    ]
+
+
+# --- mistakes ---
+
+
+def test_a_mistake_that_the_first_rank_finds_ends_all_with_one_line(start: Start, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = start(2, training(recipe, tmp_path / "file" / "run")).end()
+    assert ended == ([2, 2], [f"segue: {tmp_path}/file/run: Not a directory\n", ""])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("engine.stpes=1", "engine.stpes: no such key (did you mean 'steps'?)"),
+        ("data.root=nowhere", "nowhere"),
+        ("batch.micro_batches=3", "batch.micro_batches: 3 cannot be dealt out to 2 ranks"),
+    ],
+)
+def test_a_mistake_that_every_rank_finds_is_told_by_one(
+    start: Start, recipe: Path, tmp_path: Path, override: str, said: str
+) -> None:
+    ended = start(2, training(recipe, tmp_path / "run", override)).end()
+    assert ended.statuses == [2, 2], ended
+    [line] = ended.lines
+    assert said in line
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_that_another_rank_finds_in_its_data_ends_all(
+    start: Start, recipe: Path, tmp_path: Path, workers: int
+) -> None:
+    spoil = (
+        "from segue.errors import UserError\n"
+        "from segue.tasks.translation import Translation\n"
+        "tokens = Translation._tokens\n"
+        "def spoilt(self, split, pair, epoch):\n"
+        "    if split == 'train' and pair.id.endswith('train.jsonl:7'):\n"
+        "        raise UserError(f'{pair.id}: no text')\n"
+        "    return tokens(self, split, pair, epoch)\n"
+        "if rank == 1:\n"
+        "    Translation._tokens = spoilt"
+    )
+    words = training(recipe, tmp_path / "run", "engine.steps=40", f"engine.workers={workers}")
+    ended = start(2, words, SABOTAGE=spoil).end()
+    assert ended.statuses == [LET_DOWN, 2], ended
+    assert ended.lines == ["segue: another rank is gone, and may have said why", "segue: train.jsonl:7: no text"]
+
+
+# --- not finite ---
+
+
+def test_a_loss_that_is_not_finite_is_told_by_one_with_examples_of_all_and_can_be_taken_again(
+    start: Start, recipe: Path, tmp_path: Path
+) -> None:
+    # One example of rank 1 makes the feed-forward layer of the encoder overflow.
+    overflow = (
+        "from segue.tasks.translation import Translation\n"
+        "loss, bad = Translation.loss, 'train.jsonl:30'\n"
+        "def poisoned(self, model, batch):\n"
+        "    layer = getattr(model, 'module', model).encoder[0].feed_forward.up\n"
+        "    if bad not in batch.ids:\n"
+        "        return loss(self, model, batch)\n"
+        "    handle = layer.register_forward_hook(lambda module, inputs, output: output * float('inf'), prepend=True)\n"
+        "    try:\n"
+        "        return loss(self, model, batch)\n"
+        "    finally:\n"
+        "        handle.remove()\n"
+        "Translation.loss = poisoned"
+    )
+    run = tmp_path / "run"
+    ended = start(2, training(recipe, run), SABOTAGE=overflow).end()
+    assert ended.statuses == [2, 2], ended
+    [mistake], [path] = ended.lines, list(run.glob("replay_*"))
+    assert mistake.startswith("segue: step 3: the loss is nan; ")
+    assert mistake.endswith(f"(segue train --replay {path} takes it again)")
+    named = re.findall(r"train\.jsonl:\d+", mistake)
+
+    ended = start(1, ["train", "--replay", path], SABOTAGE=overflow).end()
+    assert ended.statuses == [0], ended
+    found = [line for line in ended.lines if line.startswith("loss ")]
+    assert len(found) == 4
+    for micro_batch in found:  # two of each rank
+        assert set(re.findall(r"train\.jsonl:\d+", micro_batch)) & set(named)
+    at = ended.lines.index(next(line for line in found if line.startswith("loss nan ")))
+    assert "train.jsonl:30" in ended.lines[at]
+    assert ended.lines[at + 1] == "  first output that is not finite: encoder.0.feed_forward.up"
+    assert [line for line in ended.lines if "alone: loss nan" in line] == ["  train.jsonl:30 alone: loss nan"]
