@@ -1,7 +1,8 @@
 """Which commands are there? One table; each command imports what it needs when it runs.
 
 Exit status: 0; 2 for a user's mistake, one clear message on standard error; 1 for a fault of ours, with a traceback;
-128 + signal where SIGINT, SIGTERM or SIGUSR1 stopped a training that can go on; 75 where its watchdog did.
+128 + signal where SIGINT, SIGTERM or SIGUSR1 stopped a training that can go on; 75 where its watchdog did, or where
+another rank was lost.
 """
 
 import argparse
