@@ -105,7 +105,9 @@ class Steps:
             except UserError as problem:
                 raise parallel.world.told_once(problem) from None
         if is_finite:
-            factor = min(1.0, (self.engine.clip_norm or math.inf) / (norm + 1e-6)) / scale
+            # In float32, as torch's clip_grad_norm_ computes it; without another synchronisation of the device.
+            clipped = np.float32(self.engine.clip_norm or math.inf) / (np.float32(norm) + np.float32(1e-6))
+            factor = min(1.0, float(clipped)) / scale
             if factor != 1.0:
                 torch._foreach_mul_(gradients, factor)
             updater.step(rate)
