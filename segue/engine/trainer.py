@@ -328,6 +328,8 @@ class Trainer:
         if found is None:
             return
         path, state = found
+        if "layout" not in state:
+            raise UserError(f"{path}: saved by an earlier version of Segue; give another --out")
         if state["data"] != self.task.fingerprint():
             raise UserError(
                 f"{self.run}: the data changed since step {state['step']}; give another --out, or put the "
