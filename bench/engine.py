@@ -105,22 +105,6 @@ CASES = {
 }
 ON_CPU = ("multi30k", "width512", "digits", "jasper5x3_thin")
 
-# Operations of dense products a second, by words of a GPU's name, the first that fit: float16 and bfloat16 (summed in
-# float32), tf32, float32. From NVIDIA's data sheets and white papers.
-PEAKS = {
-    "H100 PCIe": (756e12, 378e12, 51e12),
-    "H100 NVL": (835e12, 418e12, 60e12),
-    "H100": (989e12, 494e12, 67e12),
-    "H200": (989e12, 494e12, 67e12),
-    "A100": (312e12, 156e12, 19.5e12),
-    "L40S": (362e12, 183e12, 91.6e12),
-    "L4": (121e12, 60e12, 30.3e12),
-    "RTX 4090": (165e12, 82.6e12, 82.6e12),
-    "RTX 3090": (71e12, 35.6e12, 35.6e12),
-    "V100": (125e12, 15.7e12, 15.7e12),
-    "T4": (65e12, 8.1e12, 8.1e12),
-}
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -559,10 +543,11 @@ def known_peak(options: argparse.Namespace) -> tuple[str, float]:
     """The device in words, and its operations a second, as far as known."""
     if torch.device(options.device).type != "cuda":
         return f"{options.device}, {options.threads} thread(s)", options.peak_flops or math.nan
-    name = torch.cuda.get_device_name(options.device)
-    words, place = f" {name.replace('-', ' ')} ", {"float32": 2, "tf32": 1}.get(options.precision, 0)
-    found = next((peaks[place] for part, peaks in PEAKS.items() if f" {part} " in words), math.nan)
-    return name, options.peak_flops or found
+    from segue.engine.environment import peak_operations
+
+    precision = options.precision if options.precision in FORMATS else "float32"
+    found = peak_operations(torch.device(options.device), precision, "tf32" if options.precision == "tf32" else "ieee")
+    return torch.cuda.get_device_name(options.device), options.peak_flops or found or math.nan
 
 
 if __name__ == "__main__":

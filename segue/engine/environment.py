@@ -17,21 +17,20 @@ from segue.engine.checkpoint import write_text
 from segue.engine.layout import Layout
 
 ENVIRONMENT, DIFFERENCE = "environment.json", "git.diff"
-# Dense, of tensor cores, from NVIDIA's data sheets: float16 or bfloat16 with float32 sums; TF32. Longer names first.
-_PEAKS: dict[str, tuple[float, float | None]] = {
-    "B200": (2250e12, 1100e12),
-    "H200": (989.4e12, 494.7e12),
-    "H100 PCIe": (756e12, 378e12),
-    "H100": (989.4e12, 494.7e12),
-    "A100": (312e12, 156e12),
-    "L40S": (362e12, 183e12),
-    "L4": (121e12, 60e12),
-    "A10G": (70e12, 35e12),
-    "A10": (125e12, 62.5e12),
-    "V100": (125e12, None),
-    "T4": (65e12, None),
-    "RTX 4090": (165.2e12, 82.6e12),
-    "RTX 3090": (71e12, 35.6e12),
+# Operations of dense products a second, by words of a GPU's name, the first that fit: float16 and bfloat16 (summed in
+# float32), tf32, float32. As NVIDIA states them, partly from memory: not each was looked up.
+_PEAKS = {
+    "H100 PCIe": (756e12, 378e12, 51e12),
+    "H100 NVL": (835e12, 418e12, 60e12),
+    "H100": (989e12, 494e12, 67e12),
+    "H200": (989e12, 494e12, 67e12),
+    "A100": (312e12, 156e12, 19.5e12),
+    "L40S": (362e12, 183e12, 91.6e12),
+    "L4": (121e12, 60e12, 30.3e12),
+    "RTX 4090": (165e12, 82.6e12, 82.6e12),
+    "RTX 3090": (71e12, 35.6e12, 35.6e12),
+    "V100": (125e12, 15.7e12, 15.7e12),
+    "T4": (65e12, 8.1e12, 8.1e12),
 }
 _PACKAGES = ("segue", "torch", "numpy", "tokenizers", "safetensors")
 
@@ -73,11 +72,9 @@ def peak_operations(device: torch.device, precision: str, matmul: str) -> float 
     """Floating-point operations a second that the device can do in this format; None where that is not known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    half, tf32 = next((peaks for part, peaks in _PEAKS.items() if part in name), (None, None))
-    if precision != "float32":
-        return half
-    return tf32 if matmul == "tf32" else None
+    words = f" {torch.cuda.get_device_name(device).replace('-', ' ')} "
+    place = 0 if precision != "float32" else 1 if matmul == "tf32" else 2
+    return next((peaks[place] for part, peaks in _PEAKS.items() if f" {part} " in words), None)
 
 
 def _git(*words: str) -> bytes:

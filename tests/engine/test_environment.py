@@ -96,3 +96,17 @@ def test_a_training_writes_it_and_logs_the_memory(tiny_recipe: Path, tmp_path: P
     assert json.loads((tmp_path / "environment.json").read_text())["ranks"] == 1
     (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert 0.1 < record["memory_gb"] <= environment.peak_memory_gb(CPU) < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "half", "whole"),
+    [("NVIDIA A100-SXM4-80GB", 312e12, 19.5e12), ("NVIDIA L40S", 362e12, 91.6e12), ("Unheard Of 9000", None, None)],
+)
+def test_a_gpu_is_known_by_words_of_its_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, half: float | None, whole: float | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    device = torch.device("cuda", 0)
+    assert environment.peak_operations(device, "bfloat16", "ieee") == half
+    assert environment.peak_operations(device, "float32", "ieee") == whole
+    assert environment.peak_operations(torch.device("cpu"), "float32", "ieee") is None
