@@ -63,11 +63,11 @@ class SegueSide:
     """The search that `segue translate` and evaluations use."""
 
     def __init__(self, plan: Plan) -> None:
-        from segue import tasks
+        from segue.tasks import translation
 
-        translator = tasks.load(Path(plan.model), "cpu")
-        self.model, self.vocabularies = translator.model, translator.vocabularies
-        self.section = translator.recipe.search.model_copy(update={"beams": plan.beams, "alpha": LENGTH_EXPONENT})
+        trained = translation.restore(Path(plan.model))
+        self.model, self.vocabularies = trained.model, trained.vocabularies
+        self.section = trained.recipe.search.model_copy(update={"beams": plan.beams, "alpha": LENGTH_EXPONENT})
         self.batches = [
             (peer_models.padded(sources, plan.padding), torch.tensor([len(source) for source in sources]))
             for sources in plan.batches
@@ -129,15 +129,16 @@ def serve(name: str, plan_path: Path) -> None:
 
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
-    from segue import metrics, tasks
+    from segue import metrics
     from segue.data.examples import Pair
     from segue.data.manifest import Manifest
     from segue.data.text import normalize
     from segue.data.vocabularies import END
+    from segue.tasks import translation
 
-    translator = tasks.load(options.model, "cpu")
-    vocabularies, rule = translator.vocabularies, translator.recipe.text
-    sizes = translator.recipe.model.model_dump()
+    trained = translation.restore(options.model)
+    vocabularies, rule = trained.vocabularies, trained.recipe.text
+    sizes = trained.recipe.model.model_dump()
     if strange := peer_models.strange(sizes):
         raise SystemExit(f"{options.model}: transformers has no such model: {', '.join(strange)}")
     pairs = list(Manifest(Pair, [options.manifest]))[: options.sentences]
@@ -147,7 +148,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     ]
     order = sorted(range(len(pairs)), key=lambda number: len(sources[number]))
     batches = [order[start : start + options.batch] for start in range(0, len(order), options.batch)]
-    search = translator.recipe.search
+    search = trained.recipe.search
     plan = Plan(
         model=str(options.model),
         sizes=sizes,

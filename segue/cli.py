@@ -288,7 +288,7 @@ def _translate(arguments: Arguments) -> int:
 
     model = _model(arguments, "translate")
     model.check_language(arguments.to)
-    search = model.recipe.search
+    search = model.facts.search
     if arguments.beams is not None:
         search = search.model_copy(update={"beams": arguments.beams})
 

@@ -1,7 +1,7 @@
 """How good is an output? Thin faces on the field's own scorers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jiwer
 from rapidfuzz.distance import Levenshtein
@@ -53,6 +53,22 @@ def translation_scores(
     if has_edit_rate:
         scores |= {f"{name}_signature": str(metric.get_signature()) for name, metric in metrics.items()}
     return scores
+
+
+def output_scores(
+    metric: Literal["bleu", "chrf", "word_error_rate"],
+    references: Sequence[Sequence[str]],
+    hypotheses: Sequence[str],
+    *,
+    is_full: bool,
+) -> dict[str, float | str]:
+    """What `metric` belongs to: error rates against the nearest reference; or BLEU and chrF, and with `is_full` TER and
+    signatures."""
+    if metric == "word_error_rate":
+        closest = [nearest(each, hypothesis) for each, hypothesis in zip(references, hypotheses, strict=True)]
+        wrong = sum(a != b for a, b in zip(closest, hypotheses, strict=True))
+        return {**error_rates(closest, hypotheses), "sentence_error_rate": wrong / len(hypotheses)}
+    return {**translation_scores(references, hypotheses, has_edit_rate=is_full), "sentences": len(hypotheses)}
 
 
 def nearest(references: Sequence[str], hypothesis: str) -> str:

@@ -25,6 +25,8 @@ def test_what_serving_shares_with_training_imports_no_torch() -> None:
         "segue.metrics",
         "segue.recipe",
         "segue.report",
+        "segue.runtime.recogniser",
+        "segue.runtime.translator",
         "segue.translate_files",
     )
     program = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"

@@ -24,7 +24,7 @@ from segue.engine.log import Log
 from segue.engine.task import Split
 from segue.errors import UserError
 from segue.models.transformer import Transformer
-from segue.tasks.translation import PairPrediction, Recipe, Translation, build_model, score, search
+from segue.tasks.translation import PairPrediction, Recipe, Translation, build_model, search
 
 RECIPE = """
 task = "translation"
@@ -307,17 +307,17 @@ def predicted(*texts: tuple[tuple[str, ...], str], loss: float = 3.0) -> list[Pa
 
 def test_scores_are_bleu_and_chrf_or_error_rates_against_the_nearest(tmp_path: Path) -> None:
     predictions = predicted((("a b c d e", "x y z"), "a b c d e"), (("k l m n",), "k l m o"))
-    scores = score(section_of(tmp_path), predictions, is_full=False)
+    manifest = write_lines(tmp_path, PAIRS)
+    scores = task_of(manifest).score(predictions)
     assert set(scores) == {"bleu", "chrf", "sentences", "loss"}
     assert scores["sentences"] == 2
     assert scores["loss"] == 1.5
-    assert {"ter", "bleu_signature", "chrf_signature"} < set(score(section_of(tmp_path), predictions, is_full=True))
 
-    scores = score(section_of(tmp_path, "metric=word_error_rate"), predictions, is_full=False)
+    scores = task_of(manifest, "metric=word_error_rate").score(predictions)
     assert scores["word_error_rate"] == 1 / 9
     assert scores["sentence_error_rate"] == 1 / 2
     with pytest.raises(UserError, match="nothing to score"):
-        score(section_of(tmp_path), [], is_full=False)
+        task_of(manifest).score([])
 
 
 # --- Vocabularies ---

@@ -75,7 +75,7 @@ def test_a_line_of_100000_characters_is_translated_whole(translator: Any, capsys
     assert len(line) == 100_032
     pieces = translator._pieces(line)
     assert "".join(pieces) == line
-    assert max(translator.vocabularies.source.num_tokens(pieces)) <= translator.recipe.data.longest_tokens
+    assert max(translator.vocabularies.source.num_tokens(pieces)) <= translator.facts.longest_tokens
     assert translator.translate([line])[0]
     assert "1 character that the model does not know" in capsys.readouterr().err
 
@@ -91,13 +91,13 @@ def test_context_is_read_with_a_line_and_its_translation_is_gone_on_from(
     translator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[list[str], Any]] = []
-    search = translator._search
+    search = translator.search
 
     def watched(texts: list[str], *rest: Any, **options: Any) -> Any:
         asked.append((list(texts), options.get("prefixes")))
         return search(texts, *rest, **options)
 
-    monkeypatch.setattr(translator, "_search", watched)
+    monkeypatch.setattr(translator, "search", watched)
     lines = ["one two three", "", "four five six", "seven eight nine"]
     translations = list(translator.translate_lines(lines, context=1))
     encode, decode = translator.vocabularies.target.encode, translator.vocabularies.target.decode

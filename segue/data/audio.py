@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -98,9 +99,26 @@ def resample(samples: Samples, from_hz: float, to_hz: float) -> Samples:
     return samples if from_hz == to_hz else np.asarray(soxr.resample(samples, from_hz, to_hz), dtype=np.float32)
 
 
-def _mono(samples: Samples, path: Path) -> Samples:
+def mono(samples: NDArray[Any], name: str = "samples") -> Samples:
+    """Mono float32 of floats in [-1, 1], or of signed whole numbers: (samples,) or (samples, channels) -> (samples,).
+
+    Raises a UserError, with `name`, for other shapes and kinds, for no samples, and for NaN or infinity.
+    """
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fi":
+        raise UserError(
+            f"{name}: floats in [-1, 1] or signed whole numbers of shape (samples,) or (samples, channels) wanted, got "
+            f"{samples.dtype} of shape {samples.shape}"
+        )
+    if not samples.size:
+        raise UserError(f"{name}: holds no audio")
+    if samples.dtype.kind == "i":
+        samples = samples / np.float32(np.iinfo(samples.dtype).max + 1)
+    return _mono(samples.reshape(len(samples), -1).astype(np.float32), name)
+
+
+def _mono(samples: Samples, name: str | Path) -> Samples:
     if not np.isfinite(samples).all():
-        raise UserError(f"{path}: holds NaN or infinite samples")
+        raise UserError(f"{name}: holds NaN or infinite samples")
     return np.asarray(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))  # (S, channels) -> (S,)
 
 

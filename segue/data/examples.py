@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from segue.data.audio import Samples
+from segue.data.audio import read as read_audio
 from segue.errors import UserError
 
 
@@ -61,6 +63,16 @@ class Utterance:
     def size(self) -> float:
         """Seconds."""
         return self.seconds
+
+    def samples(self, sample_rate_hz: int) -> Samples:
+        """(S) its sound; a UserError names the manifest's line where it cannot be read, or is silent."""
+        try:
+            samples = read_audio(self.audio, sample_rate_hz, self.offset_seconds, self.seconds)
+            if not samples.any():
+                raise UserError(f"{self.audio}: silent: every sample is 0")
+        except UserError as problem:
+            raise UserError(f"{self.origin}: {problem}") from None
+        return samples
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:

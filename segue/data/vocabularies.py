@@ -41,6 +41,17 @@ class Vocabularies:
         if language is not None and self.languages and language not in self.languages:
             raise UserError(f"unknown target language {language!r} (languages: {', '.join(self.languages)})")
 
+    def problem(self, pair: Pair, source: str, target: str) -> str | None:
+        """Why nothing can be learnt from a pair, or scored with it; its texts are given as they are normalised."""
+        for name, text, normalized in (("source", pair.source, source), ("target", pair.target, target)):
+            if not normalized:
+                return f"{name}: nothing is left of {text!r} after normalisation"
+        try:
+            self.check(pair.target_language)
+        except UserError as problem:
+            return f"target_language: {problem}"
+        return None
+
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json`, and `source_tokenizer.json` where the source has its own."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -222,20 +222,21 @@ class Cache:
         self.cross = cross
         """For each layer (B, H', S, d) keys and values"""
         self.num_steps = 0
-        self._own: list[tuple[Tensor, Tensor]] = []  # for each layer (N, H', steps, d)
+        self.own: list[tuple[Tensor, Tensor]] = []
+        """For each layer (N, H', steps, d) keys and values of the tokens so far"""
 
     def extend(self, number: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Adds (N, H', 1, d) to layer `number`; returns all of it."""
-        if number == len(self._own):
-            self._own.append((keys, values))
+        if number == len(self.own):
+            self.own.append((keys, values))
         else:
-            before = self._own[number]
-            self._own[number] = (torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2))
-        return self._own[number]
+            before = self.own[number]
+            self.own[number] = (torch.cat([before[0], keys], dim=2), torch.cat([before[1], values], dim=2))
+        return self.own[number]
 
     def select(self, rows: Tensor, sentences: Tensor | None = None) -> None:
         """Goes on with these rows, in this order, and with these sentences alone (None: all)."""
-        self._own = [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self._own]
+        self.own = [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.own]
         if sentences is not None:
             self.mask = self.mask.index_select(0, sentences)
             self.cross = [(k.index_select(0, sentences), v.index_select(0, sentences)) for k, v in self.cross]

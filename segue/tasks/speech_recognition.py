@@ -1,17 +1,16 @@
 """How is speech recognised? Manifests to batches, features to Jasper, CTC loss, word error rate, transcripts.
 
 Read this file first: it holds the whole task. Its recipe is at the top, then the model, the batches, what the engine
-asks for (`SpeechRecognition`), and what a user of a trained model asks for (`Transcriber`).
+asks for (`SpeechRecognition`), and the trained model (`load`). What a user does with it is `runtime/recogniser.py`.
 
 Shape letters: B batch, S samples, T frames, F mel bins, V vocabulary (blank included, last), U target tokens.
 """
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 from zlib import crc32
@@ -32,12 +31,10 @@ from segue.data.examples import Utterance
 from segue.data.features import FeaturesSection, LogMel, normalize
 from segue.data.manifest import Manifest, ManifestsSection
 from segue.data.sizes import stand_in
-from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
 from segue.data.tokenizer import Tokenizer, TokenizerSection
 from segue.decoding import ctc
-from segue.engine import trainer
 from segue.engine.checkpoint import load_weights, write_text
 from segue.engine.estimate import Sketch
 from segue.engine.loading import holding
@@ -47,8 +44,8 @@ from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split
 from segue.errors import UserError, some_of, warn
-from segue.evaluation import Evaluation, Example, chosen
 from segue.models.jasper import Jasper, JasperSection, output_frames
+from segue.runtime.recogniser import Recogniser, SpeechFacts
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -105,7 +102,7 @@ class Recipe(recipe.Section):
     """Training."""
 
 
-class Recognizer(nn.Module):
+class AcousticModel(nn.Module):
     """Waveforms to token scores: front end, normalisation, Jasper."""
 
     def __init__(self, section: Recipe, vocabulary: int) -> None:
@@ -224,7 +221,7 @@ class SpeechRecognition:
 
     def build_model(self) -> nn.Module:
         """The model with fresh weights."""
-        return Recognizer(self.recipe, len(self.tokenizer) + 1)
+        return AcousticModel(self.recipe, len(self.tokenizer) + 1)
 
     def plan(self, split: Split) -> BatchPlan:
         """Training data in buckets, shuffled; development data sorted by length."""
@@ -254,18 +251,15 @@ class SpeechRecognition:
                 if not self.recipe.data.skip_bad:
                     raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
                 num_skipped += 1
-        lengths = [len(example.samples) for example in examples]
-        waveforms = torch.zeros(len(examples), max(lengths, default=0))
-        for row, example in zip(waveforms, examples, strict=True):
-            row[: len(example.samples)] = torch.from_numpy(example.samples)
+        waveforms, lengths = _padded([example.samples for example in examples])
         drawn = [example.augmentation for example in examples if example.augmentation is not None]
         return SpeechBatch(
             ids=[example.id for example in examples],
             texts=[example.text for example in examples],
-            amount=sum(lengths) / self.recipe.features.sample_rate_hz,
+            amount=int(lengths.sum()) / self.recipe.features.sample_rate_hz,
             num_skipped=num_skipped,
             waveforms=waveforms,
-            lengths=torch.tensor(lengths, dtype=torch.int64),
+            lengths=lengths,
             targets=torch.tensor([token for example in examples for token in example.tokens], dtype=torch.int64),
             target_lengths=torch.tensor([len(example.tokens) for example in examples], dtype=torch.int64),
             augmentation=_collate(drawn) if drawn else None,
@@ -400,7 +394,7 @@ class SpeechRecognition:
         utterances = [self.manifests[split][member] for member in members]
         holding(utterances[0].id)
         rate = self.recipe.features.sample_rate_hz
-        pieces = [_read(utterance, rate) for utterance in utterances]
+        pieces = [utterance.samples(rate) for utterance in utterances]
         text = normalize_text(" ".join(utterance.text for utterance in utterances), self.recipe.text)
         name = "+".join(utterance.id for utterance in utterances)
         if not is_training:
@@ -421,14 +415,13 @@ class _Example(NamedTuple):
     augmentation: FeatureAugmentation | None
 
 
-def _read(utterance: Utterance, sample_rate_hz: int) -> audio.Samples:
-    try:
-        samples = audio.read(utterance.audio, sample_rate_hz, utterance.offset_seconds, utterance.seconds)
-        if not samples.any():
-            raise UserError(f"{utterance.audio}: silent: every sample is 0")
-    except UserError as problem:
-        raise UserError(f"{utterance.origin}: {problem}") from None
-    return samples
+def _padded(waveforms: Sequence[audio.Samples]) -> tuple[Tensor, Tensor]:
+    """(B, longest) with zeros after each, (B) lengths."""
+    lengths = [len(samples) for samples in waveforms]
+    padded = torch.zeros(len(lengths), max(lengths, default=0))
+    for row, samples in zip(padded, waveforms, strict=True):
+        row[: len(samples)] = torch.from_numpy(samples)
+    return padded, torch.tensor(lengths, dtype=torch.int64)
 
 
 def _collate(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
@@ -514,137 +507,48 @@ def sketch(section: Recipe) -> Sketch:
     return Sketch(task, batch, f"{rows} utterances of {seconds:.2f} s", "batch.seconds", notes)
 
 
-@dataclass(frozen=True)
-class Transcript:
-    """What was said in a recording."""
+class TorchListener:
+    """The model, as a `Recogniser` sees it."""
 
-    audio: str
-    duration: float
-    """Seconds."""
-    text: str
-    words: list[ctc.Word]
-
-    def written(self, form: Literal["text", "json", "srt", "vtt"]) -> str:
-        """The transcript in a format, JSON on one line."""
-        if form == "text":
-            return self.text
-        if form == "json":
-            words = [
-                {"word": word, "start": round(start, 3), "end": round(end, 3), "confidence": round(confidence, 4)}
-                for word, start, end, confidence in self.words
-            ]
-            return json.dumps(
-                {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text, "words": words},
-                ensure_ascii=False,
-            )
-        return cues.write(self.words, form).rstrip("\n")
-
-
-class Transcriber:
-    """A trained model, ready for recordings of any length. It holds no state between calls."""
-
-    WINDOW_SECONDS = 24.0
-    OVERLAP_SECONDS = 6.0
-    BATCH = 4  # windows at once: bounds the memory of long recordings
-
-    def __init__(self, folder: Path, device: str = "auto") -> None:
-        """`folder` is a model directory."""
-        self.recipe = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
-        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        self.device = choose_device(device)
-        self.model = Recognizer(self.recipe, len(self.tokenizer) + 1)
-        load_weights(self.model, folder / "model.safetensors")
-        self.model.eval().to(self.device)
-        rate = self.recipe.features.sample_rate_hz
-        # Windows start on output frames, so that frames of all windows share one clock.
-        self._frame_samples = self.model.front_end.shift * Jasper.subsampling(self.recipe.model)
-        self._seconds_per_frame = self._frame_samples / rate
-        self._window_frames = round(self.WINDOW_SECONDS / self._seconds_per_frame)
-        self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
-
-    def transcribe(self, path: Path) -> Transcript:
-        """The words of a recording, with times. Silence gives no words; a UserError says why a file cannot be read."""
-        emissions: list[list[ctc.Emission]] = []
-        windows, step = self._windows(path), self._window_frames - self._overlap_frames
-        while batch := list(islice(windows, self.BATCH)):
-            emissions += self._recognize(batch, len(emissions) * step)
-            last = len(batch[-1])
-        overlaps = [(n * step, n * step + self._overlap_frames) for n in range(1, len(emissions))]
-        words = ctc.words(ctc.merge(emissions, overlaps), self.tokenizer.pieces, self._seconds_per_frame)
-        num_samples = (len(emissions) - 1) * step * self._frame_samples + last
-        duration = num_samples / self.recipe.features.sample_rate_hz
-        words = [word._replace(end=min(word.end, duration)) for word in words]
-        return Transcript(str(path), duration, " ".join(word.word for word in words), words)
-
-    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float]:
-        """Error rates on a manifest, and how many bad examples were left out."""
-        return self.heard(Manifest(Utterance, [manifest], skip_bad=skip_bad))[0]
-
-    def explain(self, manifest: Path, skip_bad: bool = False) -> Evaluation:
-        """Scores on a manifest, and what was heard in each utterance; with the sound of some."""
-        utterances = Manifest(Utterance, [manifest], skip_bad=skip_bad)
-        scores, predictions = self.heard(utterances)
-        of_id = {utterance.id: utterance for utterance in utterances}
-        examples = [
-            Example(
-                each.id,
-                each.reference,
-                each.hypothesis,
-                metrics.sentence_score([each.reference], each.hypothesis, is_by_edits=True),
-                length=of_id[each.id].seconds,
-            )
-            for each in predictions
-        ]
-        for index in chosen(examples, "min"):
-            samples = _read(of_id[examples[index].id], self.recipe.features.sample_rate_hz)
-            sound = audio.encoded(samples, self.recipe.features.sample_rate_hz)
-            examples[index] = examples[index]._replace(audio=sound)
-        return Evaluation(
-            title=f"Speech recognition of {manifest.name}",
-            scores=scores,
-            examples=examples,
-            score_name="word error rate",
-            direction="min",
-            length_name="seconds",
-            facts={"manifest": str(manifest), "parameters": f"{sum(p.numel() for p in self.model.parameters()):,}"},
-        )
-
-    def heard(self, manifest: Manifest[Utterance]) -> tuple[dict[str, float], list[SpeechPrediction]]:
-        """Scores on a manifest, and what was heard in each utterance. Bad examples count as the manifest says."""
-        data = self.recipe.data.model_copy(update={"skip_bad": manifest.skip_bad})
-        task = SpeechRecognition(self.recipe.model_copy(update={"data": data}), self.tokenizer, {"dev": manifest})
-        predictions, num_skipped = trainer.predict(task, self.model, "dev", self.recipe.engine, self.device)
-        return {**task.score(predictions), "skipped": num_skipped + manifest.num_skipped}, predictions
-
-    def _windows(self, path: Path) -> Iterator[audio.Samples]:
-        """Overlapping windows; only the last one may be shorter."""
-        size, overlap = (n * self._frame_samples for n in (self._window_frames, self._overlap_frames))
-        held = np.zeros(0, np.float32)
-        for block in audio.stream(path, self.recipe.features.sample_rate_hz):
-            held = np.concatenate([held, block])
-            # One sample more than a window: the last window is never only what the one before it has heard.
-            while len(held) > size:
-                yield held[:size]
-                held = held[size - overlap :]
-        yield held
+    def __init__(self, model: AcousticModel, device: torch.device) -> None:
+        self.model, self._device = model.eval().to(device), device
 
     @torch.inference_mode()
-    def _recognize(self, windows: list[audio.Samples], first_frame: int) -> list[list[ctc.Emission]]:
-        """The tokens of consecutive windows; frames count from the start of the recording."""
-        lengths = torch.tensor([len(window) for window in windows])
-        waveforms = torch.zeros(len(windows), int(lengths.max()))
-        for row, window in zip(waveforms, windows, strict=True):
-            row[: len(window)] = torch.from_numpy(window)
-        log_probs, frames = self.model(waveforms.to(self.device), lengths.to(self.device))
-        step = self._window_frames - self._overlap_frames
-        rows = zip(windows, log_probs.cpu().numpy(), frames.tolist(), strict=True)
-        return [
-            # Digital silence: no recording that a model learns from has it, so it could answer anything.
-            ctc.greedy(row[:length], len(self.tokenizer), first_frame + number * step) if window.any() else []
-            for number, (window, row, length) in enumerate(rows)
-        ]
+    def log_probs(self, waveforms: Sequence[audio.Samples]) -> list[NDArray[np.float32]]:
+        """(S) each -> (T, V) each."""
+        padded, lengths = (tensor.to(self._device) for tensor in _padded(waveforms))
+        log_probs, frames = self.model(padded, lengths)
+        return [row[:length] for row, length in zip(log_probs.cpu().numpy(), frames.tolist(), strict=True)]
 
 
-def load(folder: Path, device: str) -> Transcriber:
-    """The model in a model directory."""
-    return Transcriber(folder, device)
+class Trained(NamedTuple):
+    """What a model directory holds."""
+
+    recipe: Recipe
+    tokenizer: Tokenizer
+    model: AcousticModel
+
+    def facts(self) -> SpeechFacts:
+        """What is to be known of the model to use it."""
+        return SpeechFacts(
+            sample_rate_hz=self.recipe.features.sample_rate_hz,
+            feature_dim=self.recipe.features.mel_bins,
+            samples_per_frame=self.model.front_end.shift * Jasper.subsampling(self.recipe.model),
+            text=self.recipe.text,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+        )
+
+
+def restore(folder: Path) -> Trained:
+    """The model in a model directory, for evaluation."""
+    section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    model = AcousticModel(section, len(tokenizer) + 1)
+    load_weights(model, folder / "model.safetensors")
+    return Trained(section, tokenizer, model.eval())
+
+
+def load(folder: Path, device: str) -> Recogniser:
+    """The model in a model directory, ready for use."""
+    trained = restore(folder)
+    return Recogniser(trained.facts(), trained.tokenizer, TorchListener(trained.model, choose_device(device)))

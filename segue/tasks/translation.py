@@ -6,8 +6,7 @@ Read this file first: it holds the whole task. Its recipe is at the top, then th
 Shape letters: B batch, S source tokens, T target tokens, P real target tokens of a batch, V vocabulary.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,11 +16,11 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from segue import metrics, recipe
-from segue.data import sentences
 from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest, ManifestsSection
@@ -31,8 +30,8 @@ from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
 from segue.data.tokenizer import TokenizerSection
 from segue.data.vocabularies import END, PADDING, Vocabularies
-from segue.decoding.autoregressive import Hypothesis, SearchSection, beam_search
-from segue.engine import trainer
+from segue.decoding.autoregressive import beam_search
+from segue.decoding.search import Hypothesis, SearchSection
 from segue.engine.checkpoint import load_weights, write_text
 from segue.engine.estimate import Sketch
 from segue.engine.loading import holding
@@ -42,11 +41,11 @@ from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split
 from segue.errors import UserError, some_of, warn
-from segue.evaluation import NUM_MAPS, AttentionMap, Direction, Evaluation, Example, chosen
 from segue.layers.attention import Attention
 from segue.layers.loss import cross_entropy
 from segue.layers.mask import length_mask
 from segue.models.transformer import Transformer, TransformerSection
+from segue.runtime.translator import Metric, TranslationFacts, Translator
 
 BUDGET = "tokens"
 """What `batch` bounds a micro-batch by."""
@@ -94,7 +93,7 @@ class Recipe(recipe.Section):
     """Share of the target distribution that is spread over all tokens."""
     search: SearchSection = SearchSection()
     """How outputs are looked for; evaluations while training search with one beam."""
-    metric: Literal["bleu", "chrf", "word_error_rate"] = "bleu"
+    metric: Metric = "bleu"
     """What chooses the best model. `word_error_rate` counts tokens between spaces: phonemes, for instance."""
     batch: BatchSection
     """Batches."""
@@ -199,15 +198,21 @@ class Translation:
     def load(self, split: Split, micro_batch: MicroBatch) -> PairBatch:
         """Reads, cuts and pads the pairs of a micro-batch."""
         pairs = [self.manifests[split][index] for index in micro_batch.indices.tolist()]
-        both = [self._tokens(split, pair, micro_batch.epoch) for pair in pairs]
+        texts = [(self._normalized(pair.source), self._normalized(pair.target)) for pair in pairs]
+        both = [
+            self._tokens(split, pair, *of_pair, micro_batch.epoch) for pair, of_pair in zip(pairs, texts, strict=True)
+        ]
         vocabularies = self.vocabularies
         targets = [[vocabularies.begin, *target, vocabularies.end] for _, target in both]
         target_lengths = torch.tensor([len(target) - 1 for target in targets], dtype=torch.int64)
         return PairBatch(
             ids=[pair.id for pair in pairs],
-            sources=[self._normalized(pair.source) for pair in pairs],
+            sources=[source for source, _ in texts],
             target_languages=[pair.target_language for pair in pairs],
-            references=[tuple(map(self._normalized, (pair.target, *pair.alternatives))) for pair in pairs],
+            references=[
+                (target, *map(self._normalized, pair.alternatives))
+                for pair, (_, target) in zip(pairs, texts, strict=True)
+            ],
             amount=float(target_lengths.sum()),
             num_skipped=0,
             source=_padded([source for source, _ in both], vocabularies.source.special[PADDING]),
@@ -239,8 +244,13 @@ class Translation:
 
     def score(self, predictions: Sequence[PairPrediction]) -> dict[str, float]:
         """BLEU and chrF, or error rates against the nearest reference; mean loss per target token, in nats."""
-        scores = score(self.recipe, predictions, is_full=False)
-        return {name: value for name, value in scores.items() if not isinstance(value, str)}
+        if not predictions:
+            raise UserError("nothing to score: no example could be used")
+        references = [each.references for each in predictions]
+        hypotheses = [each.hypothesis for each in predictions]
+        scores = metrics.output_scores(self.recipe.metric, references, hypotheses, is_full=False)
+        loss = sum(each.loss for each in predictions) / max(1, sum(each.num_targets for each in predictions))
+        return {name: value for name, value in scores.items() if not isinstance(value, str)} | {"loss": loss}
 
     def fingerprint(self) -> str:
         """Changes when an example of the training or development data does."""
@@ -261,10 +271,12 @@ class Translation:
     def _normalized(self, text: str) -> str:
         return normalize_text(text, self.recipe.text)
 
-    def _tokens(self, split: Split, pair: Pair, epoch: int) -> tuple[list[int], list[int]]:
+    def _tokens(
+        self, split: Split, pair: Pair, source_text: str, target_text: str, epoch: int
+    ) -> tuple[list[int], list[int]]:
         """What the encoder reads, and the target's tokens."""
         holding(pair.id)
-        vocabularies, texts = self.vocabularies, (self._normalized(pair.source), self._normalized(pair.target))
+        vocabularies, texts = self.vocabularies, (source_text, target_text)
         if split == "train" and self._cuts is not None and self._cuts[1].is_random:
             draw = np.random.default_rng([self.recipe.seed, epoch, crc32(pair.id.encode())])
             source, target = (cuts.encode(text, draw) for cuts, text in zip(self._cuts, texts, strict=True))
@@ -284,8 +296,8 @@ class Translation:
             texts = [(self._normalized(pair.source), self._normalized(pair.target)) for pair in block]
             sources = vocabularies.source.num_tokens([source for source, _ in texts])
             targets = vocabularies.target.num_tokens([target for _, target in texts])
-            for pair, source, target in zip(block, sources, targets, strict=True):
-                problem = self._problem(pair, source, target)
+            for pair, both, source, target in zip(block, texts, sources, targets, strict=True):
+                problem = vocabularies.problem(pair, *both)
                 if problem is not None:
                     problems.append(f"{pair.origin}: {problem}")
                     unusable.append(len(lengths))
@@ -304,17 +316,6 @@ class Translation:
         if not len(manifest):
             raise UserError(f"{', '.join(map(str, manifest.paths))}: no usable example")
         return np.delete(np.array(lengths, np.float64), left_out)
-
-    def _problem(self, pair: Pair, num_source: int, num_target: int) -> str | None:
-        """Why nothing can be learnt from this pair, or scored with it."""
-        for name, text, number in (("source", pair.source, num_source), ("target", pair.target, num_target)):
-            if not number:
-                return f"{name}: nothing is left of {text!r} after normalisation"
-        try:
-            self.vocabularies.check(pair.target_language)
-        except UserError as problem:
-            return f"target_language: {problem}"
-        return None
 
     def _build_plan(self, split: Split) -> BatchPlan:
         lengths, batch = self._lengths[split], self.recipe.batch
@@ -380,26 +381,6 @@ class _Writer:
 
     def select(self, rows: Tensor, sentences: Tensor | None) -> None:
         self._cache.select(rows, sentences)
-
-
-def score(section: Recipe, predictions: Sequence[PairPrediction], *, is_full: bool) -> dict[str, float | str]:
-    """Scores of all predictions together; `is_full` adds TER and signatures."""
-    if not predictions:
-        raise UserError("nothing to score: no example could be used")
-    hypotheses = [each.hypothesis for each in predictions]
-    scores: dict[str, float | str]
-    if section.metric == "word_error_rate":
-        nearest = [metrics.nearest(each.references, each.hypothesis) for each in predictions]
-        scores = {**metrics.error_rates(nearest, hypotheses)}
-        wrong = sum(a != b for a, b in zip(nearest, hypotheses, strict=True))
-        scores["sentence_error_rate"] = wrong / len(predictions)
-    else:
-        scores = metrics.translation_scores(
-            [each.references for each in predictions], hypotheses, has_edit_rate=is_full
-        )
-        scores["sentences"] = len(predictions)
-    loss = sum(each.loss for each in predictions) / max(1, sum(each.num_targets for each in predictions))
-    return {**scores, "loss": loss}
 
 
 def _padded(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
@@ -477,200 +458,28 @@ def sketch(section: Recipe) -> Sketch:
     return Sketch(task, batch, f"{rows} pairs of {length} tokens on both sides", "batch.tokens", notes)
 
 
-class Translator:
-    """A trained model, ready for texts of any length. It holds no state between calls."""
+class TorchWriter:
+    """The model, as a `Translator` sees it."""
 
-    BATCH = 32  # sentences at once
-    WINDOW = 1024  # lines at once: bounds memory, and gives sentences of like length to batch
+    def __init__(self, model: Transformer, vocabularies: Vocabularies, device: torch.device) -> None:
+        self.model, self._vocabularies, self._device = model.eval().to(device), vocabularies, device
 
-    def __init__(self, folder: Path, device: str = "auto") -> None:
-        """`folder` is a model directory."""
-        self.recipe = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
-        self.vocabularies = Vocabularies.load(folder)
-        self.device = choose_device(device)
-        self.model = build_model(self.recipe, self.vocabularies)
-        load_weights(self.model, folder / "model.safetensors")
-        self.model.eval().to(self.device)
-
-    @property
-    def languages(self) -> list[str]:
-        """The target languages that the training data named."""
-        return self.vocabularies.languages
-
-    def check_language(self, target_language: str | None) -> None:
-        """Raises a UserError where the model cannot write this language, or needs one."""
-        self.vocabularies.check(target_language)
-
-    def translate(
-        self, texts: Sequence[str], target_language: str | None = None, search: SearchSection | None = None
-    ) -> list[str]:
-        """The translation of each text, in order; "" of one that holds no word.
-
-        Texts with more tokens than any that the model learnt from are translated by sentences. Characters that the
-        model does not know are warned about. A UserError if the model cannot write the target language.
-        """
-        self.vocabularies.check(target_language)
-        pieces: list[str] = []
-        owners: list[int] = []
-        for number, text in enumerate(texts):
-            for piece in self._pieces(normalize_text(text, self.recipe.text)):
-                pieces.append(piece)
-                owners.append(number)
-        self._warn_of_unknown(pieces)
-        results = [""] * len(texts)
-        for number, piece, best in zip(owners, pieces, self._search(pieces, target_language, search), strict=True):
-            gap = " " if piece.endswith(" ") else ""
-            results[number] += self.vocabularies.target.decode(best[0].tokens) + gap
-        return [result.rstrip(" ") for result in results]
-
-    def translate_lines(
+    def search(
         self,
-        lines: Iterable[str],
-        target_language: str | None = None,
-        *,
-        search: SearchSection | None = None,
-        context: int = 0,
-        window: int = WINDOW,
-    ) -> Iterator[str]:
-        """The translation of each line, in order, in bounded memory.
-
-        With `context`, a line is read together with so many lines before it, and its translation goes on from theirs:
-        for models that learnt from more than one sentence at a time. That goes line by line, and is slow.
-        """
-        lines = iter(lines)
-        if not context:
-            while block := list(islice(lines, window)):
-                yield from self.translate(block, target_language, search)
-            return
-        before: deque[tuple[str, str]] = deque(maxlen=context)
-        for line in lines:
-            translation = self._in_context(line, list(before), target_language, search)
-            if line.strip():
-                before.append((line, translation))
-            yield translation
-
-    def best(
-        self, text: str, count: int, target_language: str | None = None, search: SearchSection | None = None
-    ) -> list[tuple[str, float]]:
-        """The `count` best translations of one sentence, best first, with their scores (`decoding/autoregressive`)."""
-        self.vocabularies.check(target_language)
-        [found] = self._search([normalize_text(text, self.recipe.text)], target_language, search, num_best=count)
-        return [(self.vocabularies.target.decode(each.tokens), each.score) for each in found]
-
-    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float | str]:
-        """Scores on a manifest, and how many bad examples were left out."""
-        return self._translated(Manifest(Pair, [manifest], skip_bad=skip_bad))[0]
-
-    def explain(self, manifest: Path, skip_bad: bool = False) -> Evaluation:
-        """Scores on a manifest, and what became of each example; with attention maps of some."""
-        scores, predictions = self._translated(Manifest(Pair, [manifest], skip_bad=skip_bad))
-        is_by_edits = self.recipe.metric == "word_error_rate"
-        examples = []
-        for each in predictions:
-            length = len(each.source) if is_by_edits else len(self.vocabularies.source.encode(each.source))
-            value = metrics.sentence_score(each.references, each.hypothesis, is_by_edits=is_by_edits)
-            first, *others = each.references
-            examples.append(
-                Example(each.id, first, each.hypothesis, value, each.source, tuple(others), length=float(length))
-            )
-        direction: Direction = "min" if is_by_edits else "max"
-        indices = chosen(examples, direction)
-        mapped = indices[:: max(1, len(indices) // NUM_MAPS)][:NUM_MAPS]
-        return Evaluation(
-            title=f"Translation of {manifest.name}",
-            scores=scores,
-            examples=examples,
-            score_name="word error rate" if is_by_edits else "chrF",
-            direction=direction,
-            length_name="characters" if is_by_edits else "source tokens",
-            facts={"manifest": str(manifest), "parameters": f"{sum(p.numel() for p in self.model.parameters()):,}"},
-            attention=[self._attention(predictions[index]) for index in mapped],
-        )
-
-    def _pieces(self, text: str) -> list[str]:
-        """The text, or its sentences where it is longer than what the model learnt from."""
-        length = self.vocabularies.source.num_tokens
-        longest = self.recipe.data.longest_tokens
-        if not text:
-            return []
-        # No token is shorter than a byte: most lines need not be counted.
-        if len(text.encode()) <= longest or length([text])[0] <= longest:
-            return [text]
-        return sentences.pieces(text, longest, lambda piece: length([piece])[0])
-
-    def _search(
-        self,
-        texts: Sequence[str],
-        target_language: str | None,
-        section: SearchSection | None,
+        rows: Sequence[Sequence[int]],
+        section: SearchSection,
         *,
         num_best: int = 1,
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best outputs for each normalised text; like lengths are searched together."""
-        vocabularies = self.vocabularies
-        rows = [vocabularies.source_tokens(vocabularies.source.encode(text), target_language) for text in texts]
-        results: list[list[Hypothesis]] = [[] for _ in rows]
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
-        for start in range(0, len(order), self.BATCH):
-            numbers = order[start : start + self.BATCH]
-            found = search(
-                self.model,
-                vocabularies,
-                _padded([rows[number] for number in numbers], vocabularies.source.special[PADDING]).to(self.device),
-                torch.tensor([len(rows[number]) for number in numbers], device=self.device),
-                section or self.recipe.search,
-                num_best=num_best,
-                prefixes=None if prefixes is None else [prefixes[number] for number in numbers],
-            )
-            for number, best in zip(numbers, found, strict=True):
-                results[number] = best
-        return results
-
-    def _in_context(
-        self,
-        line: str,
-        before: list[tuple[str, str]],
-        target_language: str | None,
-        section: SearchSection | None,
-    ) -> str:
-        """The translation of a line that goes on from lines before it and their translations."""
-        length, longest = self.vocabularies.source.num_tokens, self.recipe.data.longest_tokens
-        text, *sources = (normalize_text(each, self.recipe.text) for each in (line, *(source for source, _ in before)))
-        translations = [translation for _, translation in before]
-        while sources and length([" ".join([*sources, text])])[0] > longest:  # more than the model learnt from
-            del sources[0], translations[0]
-        if not text or not sources:
-            return self.translate([line], target_language, section)[0]
-        self._warn_of_unknown([text])
-        prefix = self.vocabularies.target.encode(" ".join(translations))
-        [[best]] = self._search([" ".join([*sources, text])], target_language, section, prefixes=[prefix])
-        return self.vocabularies.target.decode(best.tokens[len(prefix) :])
-
-    def _warn_of_unknown(self, texts: Sequence[str]) -> None:
-        unknown = dict.fromkeys(
-            character for text in texts for character in self.vocabularies.source.unknown_characters(text)
-        )
-        if unknown:
-            shown = " ".join(map(repr, list(unknown)[:10])) + (" ..." if len(unknown) > 10 else "")
-            plural = "s" * (len(unknown) > 1)
-            warn(f"{len(unknown)} character{plural} that the model does not know, and can only guess at: {shown}")
-
-    def _translated(self, manifest: Manifest[Pair]) -> tuple[dict[str, float | str], list[PairPrediction]]:
-        data = self.recipe.data.model_copy(update={"skip_bad": manifest.skip_bad})
-        section = self.recipe.model_copy(update={"data": data})
-        task = Translation(section, self.vocabularies, {"dev": manifest}, self.recipe.search)
-        predictions, num_skipped = trainer.predict(task, self.model, "dev", self.recipe.engine, self.device)
-        scores = score(self.recipe, predictions, is_full=True)
-        return {**scores, "skipped": num_skipped + manifest.num_skipped}, predictions
+        """The best outputs of each row of source tokens."""
+        source = _padded(rows, self._vocabularies.source.special[PADDING]).to(self._device)
+        lengths = torch.tensor([len(row) for row in rows], device=self._device)
+        return search(self.model, self._vocabularies, source, lengths, section, num_best=num_best, prefixes=prefixes)
 
     @torch.inference_mode()
-    def _attention(self, prediction: PairPrediction) -> AttentionMap:
-        """Where the decoder looked while it wrote its translation: all heads of all layers, watched by a hook."""
-        vocabularies = self.vocabularies
-        language = prediction.target_language
-        source = vocabularies.source_tokens(vocabularies.source.encode(prediction.source), language)
-        target = [vocabularies.begin, *vocabularies.target.encode(prediction.hypothesis)]
+    def attention(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:
+        """(heads of all layers, T, S): cross-attention, watched by a hook."""
         seen: list[Tensor] = []
 
         def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -679,18 +488,50 @@ class Translator:
             seen.append(module.weights(*inputs)[0])  # (B = 1, H, T, S) -> (H, T, S)
 
         handles = [layer.cross_attention.register_forward_hook(watch) for layer in self.model.decoder_layers()]
+        written = [self._vocabularies.begin, *target]
         try:
             self.model(
-                *(torch.tensor(each, device=self.device) for each in ([source], [len(source)], [target], [len(target)]))
+                *(
+                    torch.tensor(each, device=self._device)
+                    for each in ([source], [len(source)], [written], [len(written)])
+                )
             )
         finally:
             for handle in handles:
                 handle.remove()
-        rows = [*(vocabularies.target.tokens[token] for token in target[1:]), END]
-        columns = [vocabularies.source.tokens[token] for token in source]
-        return AttentionMap(prediction.id, rows, columns, torch.cat(seen).float().cpu().numpy())
+        return torch.cat(seen).float().cpu().numpy()
+
+
+class Trained(NamedTuple):
+    """What a model directory holds."""
+
+    recipe: Recipe
+    vocabularies: Vocabularies
+    model: Transformer
+
+    def facts(self) -> TranslationFacts:
+        """What is to be known of the model to use it."""
+        return TranslationFacts(
+            languages=tuple(self.vocabularies.languages),
+            longest_tokens=self.recipe.data.longest_tokens,
+            text=self.recipe.text,
+            search=self.recipe.search,
+            metric=self.recipe.metric,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+        )
+
+
+def restore(folder: Path) -> Trained:
+    """The model in a model directory, for evaluation."""
+    section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
+    vocabularies = Vocabularies.load(folder)
+    model = build_model(section, vocabularies)
+    load_weights(model, folder / "model.safetensors")
+    return Trained(section, vocabularies, model.eval())
 
 
 def load(folder: Path, device: str) -> Translator:
-    """The model in a model directory."""
-    return Translator(folder, device)
+    """The model in a model directory, ready for use."""
+    trained = restore(folder)
+    writer = TorchWriter(trained.model, trained.vocabularies, choose_device(device))
+    return Translator(trained.facts(), trained.vocabularies, writer)

@@ -205,7 +205,7 @@ def test_separable_convolutions_take_three_times_their_forward_pass() -> None:
     model = found.sketch.task.build_model()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         found.sketch.task.loss(model, found.sketch.batch())
-    learnt = sum(counter.get_flop_counts()["Recognizer.model"].values())
+    learnt = sum(counter.get_flop_counts()["AcousticModel.model"].values())
     # Nearly: features need no gradient.
     assert found.alone.operations[0] == pytest.approx(counter.get_total_flops() + 2 * learnt, rel=0.1)
 

@@ -1,0 +1,235 @@
+"""How do recordings of any length become transcripts? Windows, search, words with times; scores on a manifest.
+
+What hears, a `Listener`, is PyTorch's model or an exported one; all else is the same for both.
+
+Shape letters: S samples, T frames, V vocabulary (blank included, last).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from segue import metrics
+from segue.data import audio
+from segue.data.audio import Samples
+from segue.data.batching import BatchPlan
+from segue.data.examples import Utterance
+from segue.data.manifest import Manifest
+from segue.data.subtitles import cues
+from segue.data.text import TextSection, normalize
+from segue.data.tokenizer import Tokenizer
+from segue.decoding import ctc
+from segue.errors import UserError
+from segue.evaluation import Evaluation, Example, chosen
+from segue.recipe import Section
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class SpeechFacts(Section):
+    """What is to be known of a speech model to use it."""
+
+    task: Literal["speech_recognition"] = "speech_recognition"
+    """The task."""
+    sample_rate_hz: PositiveInt
+    """Of the samples that the model hears."""
+    feature_dim: PositiveInt
+    """Mel bins of its front end."""
+    samples_per_frame: PositiveInt
+    """Samples from one output frame to the next."""
+    text: TextSection
+    """How texts are written before they are scored."""
+    parameters: PositiveInt
+    """Numbers that were trained."""
+
+
+class Listener(Protocol):
+    """What hears, in some runtime."""
+
+    def log_probs(self, waveforms: Sequence[Samples]) -> list[NDArray[np.float32]]:
+        """Mono waveforms (S) at the model's rate -> (T, V) log-probabilities of each: ceil(S / samples a frame) at the
+        most. Company never changes an answer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in a recording."""
+
+    audio: str
+    duration: float
+    """Seconds."""
+    text: str
+    words: list[ctc.Word]
+
+    def written(self, form: Literal["text", "json", "srt", "vtt"]) -> str:
+        """The transcript in a format, JSON on one line."""
+        if form == "text":
+            return self.text
+        if form == "json":
+            words = [
+                {"word": word, "start": round(start, 3), "end": round(end, 3), "confidence": round(confidence, 4)}
+                for word, start, end, confidence in self.words
+            ]
+            return json.dumps(
+                {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text, "words": words},
+                ensure_ascii=False,
+            )
+        return cues.write(self.words, form).rstrip("\n")
+
+
+class Heard(NamedTuple):
+    """What was heard in an utterance of a manifest."""
+
+    id: str
+    reference: str
+    """Normalised."""
+    hypothesis: str
+    """As the model wrote it."""
+    seconds: float
+
+
+class Recogniser:
+    """A trained model, ready for recordings of any length. It holds no state between calls: threads may share it."""
+
+    WINDOW_SECONDS = 24.0
+    OVERLAP_SECONDS = 6.0
+    BATCH = 4  # windows at once: bounds the memory of long recordings
+
+    def __init__(self, facts: SpeechFacts, tokenizer: Tokenizer, listener: Listener) -> None:
+        self.facts, self.tokenizer, self.listener = facts, tokenizer, listener
+        self._seconds_per_frame = facts.samples_per_frame / facts.sample_rate_hz
+        # Windows start on output frames, so that frames of all windows share one clock.
+        self._window_frames = round(self.WINDOW_SECONDS / self._seconds_per_frame)
+        self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
+
+    def transcribe(self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None) -> Transcript:
+        """The words of a recording, with times; silence gives none.
+
+        A file (its own rate counts), or samples (S) or (S, channels) at `sample_rate_hz`: floats in [-1, 1] or whole
+        numbers. A UserError says why it cannot be heard.
+        """
+        rate = self.facts.sample_rate_hz
+        if isinstance(recording, str | Path):
+            name, blocks = str(recording), audio.stream(Path(recording), rate)
+        elif sample_rate_hz is None:
+            raise UserError("samples need their rate: transcribe(samples, sample_rate_hz=...)")
+        else:
+            name, blocks = "", iter([audio.resample(audio.mono(recording), sample_rate_hz, rate)])
+        emissions: list[list[ctc.Emission]] = []
+        windows, step = self._windows(blocks), self._window_frames - self._overlap_frames
+        while batch := list(islice(windows, self.BATCH)):
+            emissions += self._emissions(batch, len(emissions) * step)
+            last = len(batch[-1])
+        overlaps = [(n * step, n * step + self._overlap_frames) for n in range(1, len(emissions))]
+        words = ctc.words(ctc.merge(emissions, overlaps), self.tokenizer.pieces, self._seconds_per_frame)
+        duration = ((len(emissions) - 1) * step * self.facts.samples_per_frame + last) / rate
+        words = [word._replace(end=min(word.end, duration)) for word in words]
+        return Transcript(name, duration, " ".join(word.word for word in words), words)
+
+    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float]:
+        """Error rates on a manifest, and how many bad examples were left out."""
+        return self.heard(Manifest(Utterance, [manifest], skip_bad=skip_bad))[0]
+
+    def explain(self, manifest: Path, skip_bad: bool = False) -> Evaluation:
+        """Scores on a manifest, and what was heard in each utterance; with the sound of some."""
+        utterances = Manifest(Utterance, [manifest], skip_bad=skip_bad)
+        scores, all_heard = self.heard(utterances)
+        of_id = {utterance.id: utterance for utterance in utterances}
+        examples = [
+            Example(
+                each.id,
+                each.reference,
+                each.hypothesis,
+                metrics.sentence_score([each.reference], each.hypothesis, is_by_edits=True),
+                length=each.seconds,
+            )
+            for each in all_heard
+        ]
+        for index in chosen(examples, "min"):
+            samples = of_id[examples[index].id].samples(self.facts.sample_rate_hz)
+            examples[index] = examples[index]._replace(audio=audio.encoded(samples, self.facts.sample_rate_hz))
+        return Evaluation(
+            title=f"Speech recognition of {manifest.name}",
+            scores=scores,
+            examples=examples,
+            score_name="word error rate",
+            direction="min",
+            length_name="seconds",
+            facts={"manifest": str(manifest), "parameters": f"{self.facts.parameters:,}"},
+        )
+
+    def heard(self, manifest: Manifest[Utterance]) -> tuple[dict[str, float], list[Heard]]:
+        """Scores on a manifest, and what was heard in each utterance, short ones first. Each is heard as a whole.
+
+        Bad examples raise a UserError, or are left out and counted, as the manifest says.
+        """
+        all_heard: list[Heard] = []
+        num_skipped = manifest.num_skipped
+        for group in self.alike(manifest):
+            utterances: list[Utterance] = []
+            waveforms: list[Samples] = []
+            for utterance in group:
+                try:
+                    waveforms.append(utterance.samples(self.facts.sample_rate_hz))
+                    utterances.append(utterance)
+                except UserError as problem:
+                    if not manifest.skip_bad:
+                        raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
+                    num_skipped += 1
+            for utterance, row in zip(utterances, self._answers(waveforms), strict=True):
+                hypothesis = self.tokenizer.decode(e.token for e in ctc.greedy(row, len(self.tokenizer)))
+                reference = normalize(utterance.text, self.facts.text)
+                all_heard.append(Heard(utterance.id, reference, hypothesis, utterance.seconds))
+        return {**self.score(all_heard), "skipped": num_skipped}, all_heard
+
+    def score(self, all_heard: Sequence[Heard]) -> dict[str, float]:
+        """Word and character error rates of normalised texts."""
+        if not all_heard:
+            raise UserError("nothing to score: no example could be used")
+        hypotheses = [normalize(each.hypothesis, self.facts.text) for each in all_heard]
+        return metrics.error_rates([each.reference for each in all_heard], hypotheses)
+
+    def alike(self, manifest: Manifest[Utterance]) -> Iterator[list[Utterance]]:
+        """All utterances, in groups of like length that are heard at once: short ones first."""
+        if not len(manifest):
+            return
+        longest = float(manifest.sizes.max())
+        seconds = max(self.BATCH * self.WINDOW_SECONDS, longest)
+        plan = BatchPlan(manifest.sizes, seconds, buckets=16, seed=0, is_shuffled=False)
+        for number in range(plan.num_micro_batches):
+            yield [manifest[index] for index in plan.micro_batch(number).indices.tolist()]
+
+    def _windows(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        """Overlapping windows; only the last one may be shorter."""
+        size, overlap = (n * self.facts.samples_per_frame for n in (self._window_frames, self._overlap_frames))
+        held = np.zeros(0, np.float32)
+        for block in blocks:
+            held = np.concatenate([held, block])
+            # One sample more than a window: the last window is never only what the one before it has heard.
+            while len(held) > size:
+                yield held[:size]
+                held = held[size - overlap :]
+        yield held
+
+    def _emissions(self, windows: list[Samples], first_frame: int) -> list[list[ctc.Emission]]:
+        """The tokens of consecutive windows; frames count from the start of the recording."""
+        step = self._window_frames - self._overlap_frames
+        return [
+            ctc.greedy(row, len(self.tokenizer), first_frame + number * step)
+            for number, row in enumerate(self._answers(windows))
+        ]
+
+    def _answers(self, waveforms: Sequence[Samples]) -> list[NDArray[np.float32]]:
+        """(T, V) of each; no frames for digital silence: no recording that a model learns from has it, so it could
+        answer anything."""
+        answers = iter(self.listener.log_probs(sounding) if (sounding := [w for w in waveforms if w.any()]) else [])
+        nothing = np.zeros((0, len(self.tokenizer) + 1), np.float32)
+        return [next(answers) if waveform.any() else nothing for waveform in waveforms]

@@ -1,0 +1,310 @@
+"""How are texts of any length translated? Sentences, batches, lines in a stream, context; scores on a manifest.
+
+What writes, a `Writer`, is PyTorch's model or an exported one; all else is the same for both.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from segue import metrics
+from segue.data import sentences
+from segue.data.examples import Pair
+from segue.data.manifest import Manifest
+from segue.data.text import TextSection, normalize
+from segue.data.vocabularies import END, Vocabularies
+from segue.decoding.search import Hypothesis, SearchSection
+from segue.errors import UserError, some_of, warn
+from segue.evaluation import NUM_MAPS, AttentionMap, Direction, Evaluation, Example, chosen
+from segue.recipe import Section
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Metric = Literal["bleu", "chrf", "word_error_rate"]
+
+
+class TranslationFacts(Section):
+    """What is to be known of a translation model to use it."""
+
+    task: Literal["translation"] = "translation"
+    """The task."""
+    languages: tuple[str, ...]
+    """Target languages that the training data named."""
+    longest_tokens: PositiveInt
+    """Texts with more are translated by sentences."""
+    text: TextSection
+    """Text normalisation, of both sides."""
+    search: SearchSection
+    """How outputs are looked for."""
+    metric: Metric
+    """What the model is scored by."""
+    parameters: PositiveInt
+    """Numbers that were trained."""
+
+
+class Writer(Protocol):
+    """What writes, in some runtime."""
+
+    def search(
+        self,
+        rows: Sequence[Sequence[int]],
+        section: SearchSection,
+        *,
+        num_best: int = 1,
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The best outputs of each row of source tokens, best first, where each begins with its prefix."""
+        ...
+
+    def attention(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32] | None:
+        """(heads of all layers, target tokens, source tokens) where it looked for each token after those of `target`;
+        None where the runtime does not say."""
+        ...
+
+
+class Translated(NamedTuple):
+    """What became of a pair of a manifest."""
+
+    id: str
+    source: str
+    """Normalised, like the references."""
+    target_language: str | None
+    references: tuple[str, ...]
+    hypothesis: str
+
+
+class Translator:
+    """A trained model, ready for texts of any length. It holds no state between calls: threads may share it."""
+
+    BATCH = 32  # sentences at once
+    WINDOW = 1024  # lines at once: bounds memory, and gives sentences of like length to batch
+
+    def __init__(self, facts: TranslationFacts, vocabularies: Vocabularies, writer: Writer) -> None:
+        self.facts, self.vocabularies, self.writer = facts, vocabularies, writer
+
+    @property
+    def languages(self) -> list[str]:
+        """The target languages that the training data named."""
+        return self.vocabularies.languages
+
+    def check_language(self, target_language: str | None) -> None:
+        """Raises a UserError where the model cannot write this language, or needs one."""
+        self.vocabularies.check(target_language)
+
+    def translate(
+        self, texts: Sequence[str], target_language: str | None = None, search: SearchSection | None = None
+    ) -> list[str]:
+        """The translation of each text, in order; "" of one that holds no word.
+
+        Texts with more tokens than any that the model learnt from are translated by sentences. Characters that the
+        model does not know are warned about. A UserError if the model cannot write the target language.
+        """
+        if isinstance(texts, str):
+            raise UserError("translate: a list of texts wanted, got one text")
+        self.vocabularies.check(target_language)
+        pieces: list[str] = []
+        owners: list[int] = []
+        for number, text in enumerate(texts):
+            for piece in self._pieces(normalize(text, self.facts.text)):
+                pieces.append(piece)
+                owners.append(number)
+        self._warn_of_unknown(pieces)
+        results = [""] * len(texts)
+        for number, piece, best in zip(owners, pieces, self.search(pieces, target_language, search), strict=True):
+            gap = " " if piece.endswith(" ") else ""
+            results[number] += self.vocabularies.target.decode(best[0].tokens) + gap
+        return [result.rstrip(" ") for result in results]
+
+    def translate_lines(
+        self,
+        lines: Iterable[str],
+        target_language: str | None = None,
+        *,
+        search: SearchSection | None = None,
+        context: int = 0,
+        window: int = WINDOW,
+    ) -> Iterator[str]:
+        """The translation of each line, in order, in bounded memory.
+
+        With `context`, a line is read together with so many lines before it, and its translation goes on from theirs:
+        for models that learnt from more than one sentence at a time. That goes line by line, and is slow.
+        """
+        lines = iter(lines)
+        if not context:
+            while block := list(islice(lines, window)):
+                yield from self.translate(block, target_language, search)
+            return
+        before: deque[tuple[str, str]] = deque(maxlen=context)
+        for line in lines:
+            translation = self._in_context(line, list(before), target_language, search)
+            if line.strip():
+                before.append((line, translation))
+            yield translation
+
+    def best(
+        self, text: str, count: int, target_language: str | None = None, search: SearchSection | None = None
+    ) -> list[tuple[str, float]]:
+        """The `count` best translations of one sentence, best first, with their scores (`decoding/autoregressive`)."""
+        self.vocabularies.check(target_language)
+        [found] = self.search([normalize(text, self.facts.text)], target_language, search, num_best=count)
+        return [(self.vocabularies.target.decode(each.tokens), each.score) for each in found]
+
+    def search(
+        self,
+        texts: Sequence[str],
+        target_language: str | None,
+        section: SearchSection | None = None,
+        *,
+        num_best: int = 1,
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The best outputs for each normalised text, none of which is too long; like lengths are searched together."""
+        encode, source_tokens = self.vocabularies.source.encode, self.vocabularies.source_tokens
+        rows = [source_tokens(encode(text), target_language) for text in texts]
+        results: list[list[Hypothesis]] = [[] for _ in rows]
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        for start in range(0, len(order), self.BATCH):
+            numbers = order[start : start + self.BATCH]
+            found = self.writer.search(
+                [rows[number] for number in numbers],
+                section or self.facts.search,
+                num_best=num_best,
+                prefixes=None if prefixes is None else [prefixes[number] for number in numbers],
+            )
+            for number, best in zip(numbers, found, strict=True):
+                results[number] = best
+        return results
+
+    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float | str]:
+        """Scores on a manifest, and how many bad examples were left out."""
+        return self.translated(Manifest(Pair, [manifest], skip_bad=skip_bad))[0]
+
+    def explain(self, manifest: Path, skip_bad: bool = False) -> Evaluation:
+        """Scores on a manifest, and what became of each example; with attention maps of some."""
+        scores, all_translated = self.translated(Manifest(Pair, [manifest], skip_bad=skip_bad))
+        is_by_edits = self.facts.metric == "word_error_rate"
+        examples = []
+        for each in all_translated:
+            length = len(each.source) if is_by_edits else len(self.vocabularies.source.encode(each.source))
+            value = metrics.sentence_score(each.references, each.hypothesis, is_by_edits=is_by_edits)
+            first, *others = each.references
+            examples.append(
+                Example(each.id, first, each.hypothesis, value, each.source, tuple(others), length=float(length))
+            )
+        direction: Direction = "min" if is_by_edits else "max"
+        indices = chosen(examples, direction)
+        mapped = indices[:: max(1, len(indices) // NUM_MAPS)][:NUM_MAPS]
+        maps = [self._attention(all_translated[index]) for index in mapped]
+        return Evaluation(
+            title=f"Translation of {manifest.name}",
+            scores=scores,
+            examples=examples,
+            score_name="word error rate" if is_by_edits else "chrF",
+            direction=direction,
+            length_name="characters" if is_by_edits else "source tokens",
+            facts={"manifest": str(manifest), "parameters": f"{self.facts.parameters:,}"},
+            attention=[each for each in maps if each is not None],
+        )
+
+    def translated(self, manifest: Manifest[Pair]) -> tuple[dict[str, float | str], list[Translated]]:
+        """Scores on a manifest, and what became of each pair, in order. Each source is translated as a whole.
+
+        Bad examples raise a UserError, or are left out and counted, as the manifest says.
+        """
+        problems: list[str] = []
+        usable: list[Pair] = []
+        sources: list[str] = []
+        all_references: list[tuple[str, ...]] = []
+        for pair in manifest:
+            source, *references = (
+                normalize(text, self.facts.text) for text in (pair.source, pair.target, *pair.alternatives)
+            )
+            problem = self.vocabularies.problem(pair, source, references[0])
+            if problem is not None:
+                problems.append(f"{pair.origin}: {problem}")
+                continue
+            usable.append(pair)
+            sources.append(source)
+            all_references.append(tuple(references))
+        if problems and not manifest.skip_bad:
+            raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
+        if problems:
+            warn(f"{len(problems)} unusable examples left out:\n{some_of(problems, 3)}")
+        of_language: dict[str | None, list[int]] = {}
+        for number, pair in enumerate(usable):
+            of_language.setdefault(pair.target_language, []).append(number)
+        hypotheses = [""] * len(usable)
+        for language, numbers in of_language.items():
+            found = self.search([sources[number] for number in numbers], language)
+            for number, best in zip(numbers, found, strict=True):
+                hypotheses[number] = self.vocabularies.target.decode(best[0].tokens)
+        all_translated = [
+            Translated(pair.id, source, pair.target_language, references, hypothesis)
+            for pair, source, references, hypothesis in zip(usable, sources, all_references, hypotheses, strict=True)
+        ]
+        return {**self.score(all_translated), "skipped": len(problems) + manifest.num_skipped}, all_translated
+
+    def score(self, all_translated: Sequence[Translated]) -> dict[str, float | str]:
+        """The scores that the model's metric belongs to."""
+        if not all_translated:
+            raise UserError("nothing to score: no example could be used")
+        references = [each.references for each in all_translated]
+        hypotheses = [each.hypothesis for each in all_translated]
+        return metrics.output_scores(self.facts.metric, references, hypotheses, is_full=True)
+
+    def _pieces(self, text: str) -> list[str]:
+        """The text, or its sentences where it is longer than what the model learnt from."""
+        length = self.vocabularies.source.num_tokens
+        longest = self.facts.longest_tokens
+        if not text:
+            return []
+        # No token is shorter than a byte: most lines need not be counted.
+        if len(text.encode()) <= longest or length([text])[0] <= longest:
+            return [text]
+        return sentences.pieces(text, longest, lambda piece: length([piece])[0])
+
+    def _in_context(
+        self,
+        line: str,
+        before: list[tuple[str, str]],
+        target_language: str | None,
+        section: SearchSection | None,
+    ) -> str:
+        """The translation of a line that goes on from lines before it and their translations."""
+        length, longest = self.vocabularies.source.num_tokens, self.facts.longest_tokens
+        text, *sources = (normalize(each, self.facts.text) for each in (line, *(source for source, _ in before)))
+        translations = [translation for _, translation in before]
+        while sources and length([" ".join([*sources, text])])[0] > longest:  # more than the model learnt from
+            del sources[0], translations[0]
+        if not text or not sources:
+            return self.translate([line], target_language, section)[0]
+        self._warn_of_unknown([text])
+        prefix = self.vocabularies.target.encode(" ".join(translations))
+        [[best]] = self.search([" ".join([*sources, text])], target_language, section, prefixes=[prefix])
+        return self.vocabularies.target.decode(best.tokens[len(prefix) :])
+
+    def _warn_of_unknown(self, texts: Sequence[str]) -> None:
+        unknown = dict.fromkeys(
+            character for text in texts for character in self.vocabularies.source.unknown_characters(text)
+        )
+        if unknown:
+            shown = " ".join(map(repr, list(unknown)[:10])) + (" ..." if len(unknown) > 10 else "")
+            plural = "s" * (len(unknown) > 1)
+            warn(f"{len(unknown)} character{plural} that the model does not know, and can only guess at: {shown}")
+
+    def _attention(self, translated: Translated) -> AttentionMap | None:
+        """Where the model looked while it wrote."""
+        vocabularies = self.vocabularies
+        source = vocabularies.source_tokens(vocabularies.source.encode(translated.source), translated.target_language)
+        target = vocabularies.target.encode(translated.hypothesis)
+        weights = self.writer.attention(source, target)
+        if weights is None:
+            return None
+        rows = [*(vocabularies.target.tokens[token] for token in target), END]
+        columns = [vocabularies.source.tokens[token] for token in source]
+        return AttentionMap(translated.id, rows, columns, weights)
