@@ -1,0 +1,1 @@
+"""What are other people's formats? One file each."""

@@ -1,0 +1,134 @@
+"""How does CTranslate2 keep a Transformer? Our weights under its names, with tables that give it our behaviour.
+
+<https://opennmt.net/CTranslate2/>. What is written needs nothing of ours to run: `model.bin`, `config.json` and the
+vocabularies. Sources must hold their end token (and before them the language, where the model has several).
+
+Shape letters: D width, V vocabulary.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segue.data.tokenizer import UNKNOWN
+from segue.data.vocabularies import BEGIN, END, Vocabularies
+from segue.errors import missing_extra
+from segue.layers.attention import Attention
+from segue.layers.feed_forward import FeedForward
+from segue.layers.positions import WAVELENGTH_BASE, sinusoids
+from segue.models.transformer import Transformer, TransformerSection
+
+Quantization = Literal["float32", "int8", "float16"]
+POSITIONS = 4096
+"""Rows of the table of sinusoids: CTranslate2 raises an error past it. No source and no output may be longer."""
+
+
+def write(
+    model: Transformer,
+    section: TransformerSection,
+    vocabularies: Vocabularies,
+    folder: Path,
+    quantization: Quantization = "float32",
+) -> None:
+    """Writes the model into `folder`. Tokens that no output may have are impossible: their scores are -infinity."""
+    try:
+        from ctranslate2 import specs
+    except ImportError:
+        raise missing_extra("ctranslate2", "translate") from None
+
+    is_rotary, heads = section.positions == "rotary", section.heads
+    settings: dict[str, Any] = {
+        "num_heads": heads,
+        "pre_norm": section.norm == "pre",
+        "activation": {
+            "relu": specs.Activation.RELU,
+            "gelu": specs.Activation.GELU,  # the exact one; GELUTanh is the other
+            "swiglu": specs.Activation.SWISH,
+        }[section.activation],
+        "ffn_glu": section.activation == "swiglu",
+        "num_heads_kv": section.key_value_heads,
+    }
+    if is_rotary:  # of all dimensions, halves against halves
+        settings |= {"rotary_dim": 0, "rotary_interleave": False, "rotary_base": WAVELENGTH_BASE}
+    encoder = specs.TransformerEncoderSpec(section.encoder_layers, **settings)
+    decoder = specs.TransformerDecoderSpec(section.decoder_layers, **settings)
+    _set_side(encoder, model.encoder, model.encoder_norm, section)
+    _set_side(decoder, model.decoder, model.decoder_norm, section)
+    encoder.embeddings[0].weight = _array((model.source_embedding or model.target_embedding).weight)
+    decoder.embeddings.weight = _array(model.target_embedding.weight)
+    decoder.projection.weight = _array((model.head or model.target_embedding).weight)
+    decoder.projection.bias = _impossible(vocabularies)
+    spec = specs.TransformerSpec(encoder, decoder)
+    spec.config.layer_norm_epsilon = nn.LayerNorm(1).eps
+    spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = UNKNOWN, BEGIN, END
+    spec.config.decoder_start_token = BEGIN
+    spec.config.add_source_bos = spec.config.add_source_eos = False
+    spec.register_source_vocabulary(vocabularies.source.tokens)
+    spec.register_target_vocabulary(vocabularies.target.tokens)
+    spec.validate()
+    spec.optimize(quantization=quantization)
+    folder.mkdir(parents=True, exist_ok=True)
+    spec.save(str(folder))
+
+
+def _set_side(spec: Any, layers: nn.ModuleList, norm: nn.Module, section: TransformerSection) -> None:
+    """Encoder or decoder."""
+    if section.positions == "sinusoidal":
+        spec.position_encodings.encodings = _array(sinusoids(torch.arange(POSITIONS), section.width))
+    if isinstance(norm, nn.LayerNorm):
+        _set_norm(spec.layer_norm, norm)
+    for layer_spec, each in zip(spec.layer, layers, strict=True):
+        layer: Any = each  # of torch's types, a module's parts have none
+        _set_self_attention(layer_spec.self_attention, layer.attention)
+        _set_norm(layer_spec.self_attention.layer_norm, layer.attention_norm)
+        if hasattr(layer, "cross_attention"):
+            _set_cross_attention(layer_spec.attention, layer.cross_attention)
+            _set_norm(layer_spec.attention.layer_norm, layer.cross_attention_norm)
+        _set_feed_forward(layer_spec.ffn, layer.feed_forward)
+        _set_norm(layer_spec.ffn.layer_norm, layer.feed_forward_norm)
+
+
+def _set_self_attention(spec: Any, attention: Attention) -> None:
+    _set_linear(spec.linear[0], attention.query, attention.key, attention.value)
+    _set_linear(spec.linear[1], attention.output)
+
+
+def _set_cross_attention(spec: Any, attention: Attention) -> None:
+    _set_linear(spec.linear[0], attention.query)
+    _set_linear(spec.linear[1], attention.key, attention.value)
+    _set_linear(spec.linear[2], attention.output)
+
+
+def _set_feed_forward(spec: Any, feed_forward: FeedForward) -> None:
+    if feed_forward.gate is None:
+        _set_linear(spec.linear_0, feed_forward.up)
+    else:  # linear_0 is the one with the activation
+        _set_linear(spec.linear_0, feed_forward.gate)
+        _set_linear(spec.linear_0_noact, feed_forward.up)
+    _set_linear(spec.linear_1, feed_forward.down)
+
+
+def _set_linear(spec: Any, *fused: nn.Linear) -> None:
+    """One matrix of several, output after output."""
+    spec.weight = _array(torch.cat([linear.weight for linear in fused]))
+    spec.bias = _array(torch.cat([linear.bias for linear in fused]))
+
+
+def _set_norm(spec: Any, norm: nn.LayerNorm) -> None:
+    spec.gamma, spec.beta = _array(norm.weight), _array(norm.bias)
+
+
+def _impossible(vocabularies: Vocabularies) -> NDArray[np.float32]:
+    """(V): added to the scores; special tokens other than the end are never written."""
+    special = vocabularies.target.special
+    bias = np.zeros(len(vocabularies.target), np.float32)
+    bias[[number for token, number in special.items() if token != END]] = -np.inf
+    return bias
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.detach().float().cpu().numpy()

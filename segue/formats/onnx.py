@@ -1,0 +1,255 @@
+"""What does a model look like in ONNX? Files that any ONNX runtime reads, of operations that are fast in onnxruntime.
+
+A speech model is one graph, its front end inside; a translator is two: one reads, the other writes a token at a time.
+Batch, lengths and numbers of beams are free in all of them.
+
+Shape letters: B batch, S samples or source tokens, T frames, F mel bins, V vocabulary, L decoder layers, N rows of a
+search, P tokens so far, H' heads of keys, d width of a head.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segue.data.features import normalize
+from segue.errors import missing_extra
+from segue.layers.mask import length_mask
+from segue.models.jasper import Jasper
+from segue.models.transformer import Cache, Transformer
+
+if TYPE_CHECKING:  # onnx_ir comes with onnxscript, an extra
+    from onnx_ir import Model, Node, Value
+
+OPSET = 18  # IR 10 with it: onnxruntime 1.18 and all later ones read both
+
+Names = Mapping[str, Sequence[str | int]]
+"""Name of a tensor -> its dimensions: a name where the size is free."""
+
+
+def write_recognizer(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes waveforms (B, S), lengths (B) -> log_probs (B, T, V), frames (B). `model` is in evaluation mode."""
+    dimensions = {"waveforms": ("batch", "samples"), "lengths": ("batch",)}
+    example = (torch.zeros(2, 4000), torch.tensor([4000, 3000]))
+    _write(model, example, dimensions, ("log_probs", "frames"), path, metadata)
+
+
+def write_acoustic_model(model: Jasper, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes features (B, F, T), lengths (B) -> log_probs (B, T', V), frames (B), T' = ceil(T / subsampling).
+
+    The features are those of `LogMel`; what stands after an utterance's end never matters.
+    """
+    graph = _Normalized(model)
+    dimensions = {"features": ("batch", graph.bins, "time"), "lengths": ("batch",)}
+    example = (torch.zeros(2, graph.bins, 40), torch.tensor([40, 30]))
+    _write(graph, example, dimensions, ("log_probs", "frames"), path, metadata)
+
+
+def write_translator(model: Transformer, folder: Path, metadata: Mapping[str, str]) -> None:
+    """Writes two graphs into `folder`.
+
+    `encoder.onnx`: source (B, S), lengths (B) -> cross_keys and cross_values (L, B, H', S, d).
+    `decoder.onnx`: tokens (N), cross_keys, cross_values, lengths (B), past_keys and past_values (L, N, H', P, d) ->
+    scores (N, V), keys and values (L, N, H', P + 1, d). P is 0 at first; N is a multiple of B, a sentence's rows side
+    by side.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    reader, writer = _Reader(model), _Writer(model)
+    source, lengths = torch.zeros(2, 7, dtype=torch.int64), torch.tensor([7, 5])
+    dimensions: dict[str, Sequence[str | int]] = {"source": ("sentences", "source_tokens"), "lengths": ("sentences",)}
+    _write(reader, (source, lengths), dimensions, CROSS, folder / "encoder.onnx", metadata)
+    with torch.no_grad():
+        cross_keys, cross_values = reader(source, lengths)
+    layers, _, heads, _, width = cross_keys.shape
+    past = torch.zeros(layers, 6, heads, 3, width)
+    dimensions = {
+        "tokens": ("rows",),
+        **dict.fromkeys(CROSS, (layers, "sentences", heads, "source_tokens", width)),
+        "lengths": ("sentences",),
+        **dict.fromkeys(("past_keys", "past_values"), (layers, "rows", heads, "past", width)),
+    }
+    example = (torch.zeros(6, dtype=torch.int64), cross_keys, cross_values, lengths, past, past.clone())
+    _write(writer, example, dimensions, ("scores", "keys", "values"), folder / "decoder.onnx", metadata)
+
+
+class OnnxSteps:
+    """A translator's two graphs in onnxruntime, as `decoding.autoregressive.Steps` for a search of `beams` rows."""
+
+    def __init__(self, folder: Path, source: Tensor, lengths: Tensor, beams: int) -> None:
+        """(B, S) source tokens, (B) their numbers: read at once."""
+        import onnxruntime
+
+        encoder, self._decoder = (
+            onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+            for name in ("encoder.onnx", "decoder.onnx")
+        )
+        self._lengths = lengths.numpy()
+        self._cross: list[NDArray[Any]] = encoder.run(None, {"source": source.numpy(), "lengths": self._lengths})
+        layers, sentences, heads, _, width = self._cross[0].shape
+        empty = torch.zeros(layers, sentences * beams, heads, 0, width).numpy()
+        self._past: list[NDArray[Any]] = [empty, empty]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """(N) last tokens -> (N, V) scores of the next ones."""
+        given = {"tokens": tokens.numpy(), "lengths": self._lengths}
+        given |= dict(zip((*CROSS, "past_keys", "past_values"), (*self._cross, *self._past), strict=True))
+        scores, *self._past = self._decoder.run(None, given)
+        return torch.from_numpy(scores)
+
+    def select(self, rows: Tensor, sentences: Tensor | None) -> None:
+        """Goes on with these rows in this order, and with these sentences alone (None: all)."""
+        self._past = [each[:, rows.numpy()] for each in self._past]
+        if sentences is not None:
+            self._cross = [each[:, sentences.numpy()] for each in self._cross]
+            self._lengths = self._lengths[sentences.numpy()]
+
+
+CROSS = ("cross_keys", "cross_values")
+
+
+class _Normalized(nn.Module):
+    """What stands after the features in a recogniser."""
+
+    def __init__(self, model: Jasper) -> None:
+        super().__init__()
+        self.model = model
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv1d))
+        self.bins = first.in_channels
+        self.train(model.training)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, F, T), (B) -> (B, T', V), (B)."""
+        return self.model(normalize(features, lengths), lengths)  # type: ignore[no-any-return]
+
+
+class _Reader(nn.Module):
+    """The part of a translator that runs once."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S), (B) -> twice (L, B, H', S, d)."""
+        keys, values = zip(*self.model.begin(source, lengths).cross, strict=True)
+        return torch.stack(keys), torch.stack(values)
+
+
+class _Writer(nn.Module):
+    """The part that runs for each token. What a cache keeps comes in and goes out."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(
+        self, tokens: Tensor, cross_keys: Tensor, cross_values: Tensor, lengths: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(N), twice (L, B, H', S, d), (B), twice (L, N, H', P, d) -> (N, V), twice (L, N, H', P + 1, d)."""
+        mask = length_mask(lengths, cross_keys.shape[3]).unsqueeze(1)  # (B, 1, 1, S)
+        cache = Cache(mask, list(zip(cross_keys.unbind(), cross_values.unbind(), strict=True)))
+        cache.own = list(zip(keys.unbind(), values.unbind(), strict=True))
+        cache.num_steps = keys.shape[3]
+        scores = self.model.step(tokens, cache)
+        keys_now, values_now = zip(*cache.own, strict=True)
+        return scores, torch.stack(keys_now), torch.stack(values_now)
+
+
+def _write(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    dimensions: Names,
+    outputs: Sequence[str],
+    path: Path,
+    metadata: Mapping[str, str],
+) -> None:
+    """One graph. `dimensions` names the inputs in their order; the example shows their types and fixed sizes."""
+    assert not model.training
+    try:
+        import onnxscript  # noqa: F401  # what torch's exporter needs
+        from onnx_ir.passes import common
+    except ImportError:
+        raise missing_extra("onnxscript", "export") from None
+    device = next(model.parameters()).device
+    shapes = tuple({n: name for n, name in enumerate(d) if isinstance(name, str)} for d in dimensions.values())
+    with _quietly():
+        program = torch.onnx.export(
+            model,
+            tuple(tensor.to(device) for tensor in example),
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=list(dimensions),
+            output_names=list(outputs),
+            dynamic_shapes=shapes,
+        )
+    assert program is not None
+    common.ClearMetadataAndDocStringPass()(program.model)  # the exporter's notes hold paths of this machine
+    _mask_after_activation(program.model)
+    _name_nodes(program.model)
+    program.model.metadata_props.update(metadata)
+    program.save(path)  # weights inside; beside it only past 2 GB, which protobuf cannot hold
+
+
+def _mask_after_activation(model: "Model") -> None:
+    """ReLU(where(padding, 0, x)) becomes ReLU(x) times a mask of 0 and 1, which is the same.
+
+    onnxruntime then makes one operation of convolution and ReLU, and the 8-bit product takes half the time of the
+    8-bit choice.
+    """
+    import onnx_ir as ir
+
+    masks: dict[Value, Value] = {}  # True in the padding -> 1.0 elsewhere
+    for relu in [node for node in model.graph if node.op_type == "Relu"]:
+        where = _producer(relu.inputs[0])
+        if where is None or where.op_type != "Where" or len(where.outputs[0].uses()) > 1:
+            continue
+        padding, zero, x = where.inputs
+        if padding is None or zero is None or zero.const_value is None or zero.const_value.numpy().any():
+            continue
+        if padding not in masks:
+            real = ir.node("Not", [padding])
+            mask = ir.node("Cast", real.outputs, {"to": ir.DataType.FLOAT})
+            model.graph.insert_before(where, [real, mask])
+            masks[padding] = mask.outputs[0]
+        activated = ir.node("Relu", [x])
+        product = ir.node("Mul", [activated.outputs[0], masks[padding]])
+        ir.convenience.replace_nodes_and_values(
+            model.graph, relu, [where, relu], [activated, product], relu.outputs, product.outputs
+        )
+
+
+def _producer(value: "Value | None") -> "Node | None":
+    return None if value is None else value.producer()
+
+
+def _name_nodes(model: "Model") -> None:
+    """Nodes with weights get the weight's name in the model: what a report about layers calls them."""
+    taken: set[str | None] = set()
+    for node in model.graph:
+        weights = [value.name for value in node.inputs if value is not None and value.is_initializer()]
+        name = next((w.removesuffix(".weight") for w in weights if w is not None and "." in w), None)
+        if node.op_type in ("Conv", "MatMul", "Gemm") and name is not None and name not in taken:
+            node.name = name
+            taken.add(name)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter speaks of its own parts (deprecated calls, packages that are not installed): nothing to mend."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

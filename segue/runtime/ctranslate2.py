@@ -1,0 +1,144 @@
+"""How does an exported Transformer write in CTranslate2? Its search with our rules: limits, scores, prefixes.
+
+CTranslate2's beam search follows the same hypotheses as `decoding/autoregressive`, step by step. They differ in when
+a sentence is done: there it is when enough hypotheses have ended, whatever the live ones could still become.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segue.data.vocabularies import END
+from segue.decoding.search import Hypothesis, SearchSection
+from segue.errors import UserError, missing_extra
+
+SCORED_AT_ONCE = 32
+"""Rows whose scores are in memory together: rows x tokens x vocabulary."""
+
+
+class CTranslate2Writer:
+    """The model that `formats/ctranslate2` wrote. It holds no state between calls: threads may share it."""
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        """`threads` work on a call; calls of several threads wait for each other."""
+        try:
+            import ctranslate2
+        except ImportError:
+            raise missing_extra("ctranslate2", "translate") from None
+        try:
+            self._translator: Any = ctranslate2.Translator(str(folder), intra_threads=threads)
+        except (RuntimeError, ValueError) as problem:
+            raise UserError(f"{folder}: not a CTranslate2 model: {problem}") from None
+        shared = folder / "shared_vocabulary.json"
+        source, target = (
+            json.loads((shared if shared.is_file() else folder / f"{side}_vocabulary.json").read_text("utf-8"))
+            for side in ("source", "target")
+        )
+        self._source: list[str] = source
+        self._target: list[str] = target
+        self._number = {token: number for number, token in enumerate(target)}
+
+    def search(
+        self,
+        rows: Sequence[Sequence[int]],
+        section: SearchSection,
+        *,
+        num_best: int = 1,
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The best outputs of each row of source tokens, best first, where each begins with its prefix."""
+        limits = [int(len(row) * section.longest_factor + section.longest_extra) for row in rows]
+        if prefixes is not None:
+            limits = [limit + len(prefix) for limit, prefix in zip(limits, prefixes, strict=True)]
+        found: list[list[Hypothesis]] = [[] for _ in rows]
+
+        def look(numbers: Sequence[int], limit: int) -> None:
+            given = None if prefixes is None else [prefixes[number] for number in numbers]
+            best = self._search([rows[number] for number in numbers], limit, section, num_best, given)
+            for number, hypotheses in zip(numbers, best, strict=True):
+                found[number] = hypotheses
+
+        # CTranslate2 has one limit a call. The longest of them changes nothing for a row that has what is asked for
+        # within its own limit; the others, which are few, are searched again.
+        if rows:
+            look(range(len(rows)), max(limits))
+        short: dict[int, list[int]] = {}
+        for number, limit in enumerate(limits):
+            found[number] = [each for each in found[number] if each.is_complete and len(each.tokens) <= limit]
+            if len(found[number]) < num_best:
+                short.setdefault(limit, []).append(number)
+        for limit, numbers in short.items():
+            look(numbers, limit)
+        return [hypotheses[:num_best] for hypotheses in found]
+
+    def attention(self, source: Sequence[int], target: Sequence[int]) -> None:
+        """None: CTranslate2 shows the mean of some heads only."""
+        del source, target
+
+    def _search(
+        self,
+        rows: Sequence[Sequence[int]],
+        limit: int,
+        section: SearchSection,
+        num_best: int,
+        prefixes: Sequence[Sequence[int]] | None,
+    ) -> list[list[Hypothesis]]:
+        """All hypotheses of each row that ended, best first; then those that had not at `limit` tokens."""
+        beams = max(section.beams, num_best)
+        results = self._translator.translate_batch(
+            _named(rows, self._source),
+            None if prefixes is None else _named(prefixes, self._target),
+            beam_size=beams,
+            num_hypotheses=beams,
+            length_penalty=section.alpha,
+            no_repeat_ngram_size=section.no_repeat_ngram,
+            return_end_token=True,  # then it counts as a token, as with us
+            return_scores=True,
+            max_input_length=0,  # no limit
+            max_decoding_length=limit + 1,  # and the end
+            min_decoding_length=0,
+        )
+        totals: dict[_Output, float] = {}
+        for row, result in enumerate(results):
+            for output, score in zip(result.hypotheses, result.scores, strict=True):
+                is_complete = output[-1] == END
+                tokens = tuple(self._number[token] for token in output[: -1 if is_complete else limit])
+                totals[_Output(row, tokens, is_complete)] = score * len(output) ** section.alpha
+        # The log-probability is another than ours where a prefix is given, whose own is left out; where n-grams are
+        # forbidden, whose probability goes to the other tokens; and where a token was cut off here.
+        is_other = prefixes is not None or section.no_repeat_ngram > 0
+        others = [output for output in totals if is_other or not output.is_complete]
+        totals.update(zip(others, self._log_probabilities(rows, others), strict=True))
+        found: list[list[Hypothesis]] = [[] for _ in rows]
+        for (row, output_tokens, is_complete), total in totals.items():
+            length = max(1, len(output_tokens) + is_complete)
+            found[row].append(Hypothesis(list(output_tokens), total / length**section.alpha, total, is_complete))
+        for hypotheses in found:
+            hypotheses.sort(key=lambda each: (each.is_complete, each.score), reverse=True)
+        return found
+
+    def _log_probabilities(self, rows: Sequence[Sequence[int]], outputs: "Sequence[_Output]") -> list[float]:
+        """Of each output, given its row; with the end where it is complete."""
+        results = self._translator.score_batch(
+            _named([rows[output.row] for output in outputs], self._source),
+            _named([output.tokens for output in outputs], self._target),
+            max_batch_size=SCORED_AT_ONCE,
+            max_input_length=0,
+        )
+        return [
+            # A prefix may hold tokens that are impossible here: they count nothing.
+            sum(value for value in result.log_probs[: len(output.tokens) + output.is_complete] if value > -math.inf)
+            for output, result in zip(outputs, results, strict=True)
+        ]
+
+
+class _Output(NamedTuple):
+    row: int
+    tokens: tuple[int, ...]
+    is_complete: bool
+
+
+def _named(rows: Iterable[Sequence[int]], tokens: Sequence[str]) -> list[list[str]]:
+    return [[tokens[number] for number in row] for row in rows]

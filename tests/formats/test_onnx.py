@@ -1,0 +1,190 @@
+"""Graphs against the models that they were written from, in onnxruntime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segue.data.features import FeaturesSection, LogMel, normalize
+from segue.decoding.autoregressive import beam_search
+from segue.formats.onnx import OnnxSteps, write_acoustic_model, write_recognizer, write_translator
+from segue.models.jasper import Jasper, JasperSection
+from segue.models.transformer import Cache, Transformer, TransformerSection
+
+VOCABULARY = 9
+BEGIN, END = 1, 2
+BLOCKS = (
+    {"channels": 16, "kernel": 7, "stride": 2, "has_residual": False},
+    {"channels": 16, "kernel": 5, "repeats": 2},
+    {"channels": 24, "kernel": 5, "dilation": 2},
+    {"channels": 16, "kernel": 1, "has_residual": False},
+)
+
+
+class Recognizer(nn.Module):
+    """A small one, with weights and statistics that matter."""
+
+    def __init__(self, residual: str, is_separable: bool) -> None:
+        super().__init__()
+        section = {"kind": "jasper", "residual": residual, "is_separable": is_separable, "blocks": BLOCKS}
+        self.front_end = LogMel(FeaturesSection(sample_rate_hz=8000, mel_bins=16))
+        self.model = Jasper(JasperSection.model_validate(section), 16, VOCABULARY)
+        generator = torch.Generator().manual_seed(0)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                for tensor, middle in ((module.running_mean, 0.0), (module.running_var, 1.0), (module.bias.data, 0.0)):
+                    assert tensor is not None
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.6 - 0.3 + middle)
+        self.model.head.weight.data *= 6
+        self.eval()
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        features, frames = self.front_end(waveforms, lengths)
+        return self.model(normalize(features, frames), frames)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module", params=[("dense", False), ("plain", True)], ids=["jasper", "quartznet"])
+def recognizer(request: pytest.FixtureRequest) -> Recognizer:
+    torch.manual_seed(0)
+    return Recognizer(*request.param)
+
+
+@pytest.fixture(scope="module")
+def recognizer_path(recognizer: Recognizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recognizer") / "model.onnx"
+    write_recognizer(recognizer, path, {"task": "speech_recognition"})
+    return path
+
+
+def run(path: Path, **inputs: Tensor) -> list[Any]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    outputs: list[Any] = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return outputs
+
+
+@pytest.mark.parametrize(
+    "lengths", [[1], [39], [40], [200], [12345], [8000, 5000, 1], [41, 41, 41], [4000, 16001, 800]], ids=str
+)
+def test_the_graph_answers_as_the_model_does(recognizer: Recognizer, recognizer_path: Path, lengths: list[int]) -> None:
+    generator = torch.Generator().manual_seed(len(lengths))
+    waveforms = torch.randn(len(lengths), max(lengths), generator=generator) * 0.1
+    with torch.inference_mode():
+        expected, expected_frames = recognizer(waveforms, torch.tensor(lengths))
+    log_probs, frames = run(recognizer_path, waveforms=waveforms, lengths=torch.tensor(lengths))
+    assert log_probs.dtype == np.float32
+    assert frames.tolist() == expected_frames.tolist()
+    for row, expected_row, size in zip(log_probs, expected.numpy(), frames, strict=True):
+        np.testing.assert_allclose(row[:size], expected_row[:size], atol=2e-4)
+
+
+def test_company_changes_no_answer_of_the_graph(recognizer_path: Path) -> None:
+    waveforms, lengths = torch.randn(3, 6000, generator=torch.Generator().manual_seed(0)), [6000, 2500, 300]
+    together, frames = run(recognizer_path, waveforms=waveforms, lengths=torch.tensor(lengths))
+    for row, size, waveform, length in zip(together, frames, waveforms, lengths, strict=True):
+        alone, _ = run(recognizer_path, waveforms=waveform[None, :length], lengths=torch.tensor([length]))
+        np.testing.assert_allclose(row[:size], alone[0], atol=2e-4)
+
+
+def test_one_file_that_old_runtimes_read_holds_everything(recognizer: Recognizer, recognizer_path: Path) -> None:
+    assert [path.name for path in recognizer_path.parent.iterdir()] == ["model.onnx"]
+    model = onnx.load(recognizer_path)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.ir_version <= 10
+    assert [(each.domain, each.version) for each in model.opset_import] == [("", 18)]
+    assert {each.key: each.value for each in model.metadata_props} == {"task": "speech_recognition"}
+    assert str(Path(__file__).parent.parent.parent).encode() not in recognizer_path.read_bytes()
+    assert [each.name for each in model.graph.input] == ["waveforms", "lengths"]
+    assert [each.name for each in model.graph.output] == ["log_probs", "frames"]
+
+
+def test_batch_normalisation_and_masks_cost_nothing_extra(recognizer: Recognizer, recognizer_path: Path) -> None:
+    nodes = onnx.load(recognizer_path).graph.node
+    kinds = [node.op_type for node in nodes]
+    convolutions = sum(isinstance(module, nn.Conv1d) for module in recognizer.modules())
+    assert "BatchNormalization" not in kinds
+    assert kinds.count("Conv") == convolutions + 1  # the front end's
+    assert kinds.count("Where") == 3  # those of the normalisation
+    convolution_outputs = {node.output[0] for node in nodes if node.op_type in ("Conv", "Add")}
+    assert all(node.input[0] in convolution_outputs for node in nodes if node.op_type == "Relu")
+    names = {node.name for node in nodes if node.op_type == "Conv"}
+    assert {"front_end.spectrum", "model.blocks.1.layers.1.0", "model.head"} <= names
+
+
+def test_an_acoustic_model_normalises_and_ignores_padding(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model = Recognizer("none", False).model
+    write_acoustic_model(model, tmp_path / "model.onnx", {"vocab_size": str(VOCABULARY)})
+    assert capfd.readouterr() == ("", ""), "the exporter spoke"
+    features = torch.randn(2, 16, 51, generator=torch.Generator().manual_seed(0)) * 3 - 8
+    lengths = torch.tensor([51, 30])
+    with torch.inference_mode():
+        expected, expected_frames = model(normalize(features, lengths), lengths)
+    features[1, :, 30:] = -23.0259  # sherpa-onnx's padding
+    log_probs, frames = run(tmp_path / "model.onnx", features=features, lengths=lengths)
+    assert log_probs.shape == (2, 26, VOCABULARY)
+    assert frames.tolist() == expected_frames.tolist() == [26, 15]
+    np.testing.assert_allclose(log_probs[0], expected[0], atol=2e-4)
+    np.testing.assert_allclose(log_probs[1, :15], expected[1, :15], atol=2e-4)
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "the paper's": {"norm": "post"},
+    "today's": {
+        "decoder_layers": 1,
+        "positions": "rotary",
+        "activation": "swiglu",
+        "key_value_heads": 2,
+        "tied": "none",
+    },
+    "mixed": {"activation": "gelu", "tied": "target", "key_value_heads": 1},
+}
+CASES = [
+    pytest.param(architecture, id=name, marks=pytest.mark.slow if name == "mixed" else ())
+    for name, architecture in ARCHITECTURES.items()
+]
+
+
+class TorchSteps:
+    def __init__(self, model: Transformer, cache: Cache) -> None:
+        self.model, self.cache = model, cache
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self.model.step(tokens, self.cache)
+
+    def select(self, rows: Tensor, sentences: Tensor | None) -> None:
+        self.cache.select(rows, sentences)
+
+
+@pytest.mark.parametrize("architecture", CASES)
+def test_a_search_over_the_graphs_writes_what_the_model_writes(architecture: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    sizes = {"width": 16, "feed_forward": 24, "heads": 4, "encoder_layers": 1, "decoder_layers": 2}
+    section = TransformerSection.model_validate({"kind": "transformer", **sizes, **architecture})
+    model = Transformer(section, 12, 12).eval()
+    for parameter in model.parameters():  # spread, so that no two outputs are nearly alike
+        parameter.data.mul_(2.5)
+    write_translator(model, tmp_path, {"task": "translation"})
+    for beams, lengths in ((1, [5]), (3, [1, 6, 4]), (4, [7, 2])):
+        source = torch.randint(3, 12, (len(lengths), max(lengths)))
+        counts = torch.tensor(lengths)
+        longest = [2 * length + 3 for length in lengths]
+        with torch.inference_mode():
+            reference = TorchSteps(model, model.begin(source, counts))
+        steps = OnnxSteps(tmp_path, source, counts, beams)
+        expected, found = (
+            beam_search(each, longest, begin=BEGIN, end=END, beams=beams, alpha=1.0, num_best=beams)
+            for each in (reference, steps)
+        )
+        for expected_of_sentence, found_of_sentence in zip(expected, found, strict=True):
+            assert [each.tokens for each in found_of_sentence] == [each.tokens for each in expected_of_sentence]
+            scores = [each.score for each in found_of_sentence]
+            assert scores == pytest.approx([each.score for each in expected_of_sentence], abs=1e-4)
+    for name in ("encoder.onnx", "decoder.onnx"):
+        graph = onnx.load(tmp_path / name)
+        assert graph.ir_version <= 10
+        assert {each.key: each.value for each in graph.metadata_props} == {"task": "translation"}

@@ -1,0 +1,104 @@
+"""What sherpa-onnx itself hears with an exported model, against our own search."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sherpa_onnx
+import torch
+from torch import Tensor
+
+from segue.data import tokenizer as tokenizers
+from segue.data.features import FeaturesSection, LogMel, normalize
+from segue.data.tokenizer import (
+    BPESection,
+    BytesSection,
+    CharactersSection,
+    Tokenizer,
+    TokenizerSection,
+    UnigramSection,
+    WordsSection,
+)
+from segue.decoding import ctc
+from segue.errors import UserError
+from segue.formats import sherpa_onnx as target
+from segue.models.jasper import Jasper, JasperSection
+
+RATE_HZ, BINS = 8000, 20
+TEXTS = ["the cat sat on the mat", "a café, an über-naïve “quote”", "that hat's the cat's", "漢字 and kana"] * 3
+BLOCKS = ({"channels": 24, "kernel": 5, "stride": 2, "has_residual": False}, {"channels": 24, "kernel": 5})
+
+TOKENIZERS: dict[str, TokenizerSection] = {
+    "characters": CharactersSection(kind="characters", alphabet=" abcdehist'é0<#\"漢"),
+    "characters without a space": CharactersSection(kind="characters", alphabet="0123456789-"),
+    "bpe": BPESection(kind="bpe", size=60),
+    "unigram": UnigramSection(kind="unigram", size=50),
+    "words": WordsSection(kind="words"),
+}
+
+
+def built(name: str) -> Tokenizer:
+    return tokenizers.build(TOKENIZERS[name], TEXTS)
+
+
+def spread_model(vocabulary: int) -> Jasper:
+    """Random weights whose best paths hold many different tokens."""
+    torch.manual_seed(4)
+    section = JasperSection.model_validate({"kind": "jasper", "residual": "dense", "blocks": BLOCKS})
+    model = Jasper(section, BINS, vocabulary).eval()
+    model.head.weight.data *= 8
+    return model
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
+    tokenizer = built(name)
+    model = spread_model(len(tokenizer) + 1)
+    target.write(model, tokenizer, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "tokens.txt"]
+    recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
+        model=str(tmp_path / "model.onnx"),
+        tokens=str(tmp_path / "tokens.txt"),
+        feature_dim=BINS,
+        sample_rate=RATE_HZ,
+        num_threads=1,
+    )
+    front_end = LogMel(FeaturesSection(sample_rate_hz=RATE_HZ, mel_bins=BINS))
+    streams, expected = [], []
+    draw = np.random.default_rng(0)
+    for length in (2400, 8000, 4880, 12240):  # of different lengths: sherpa-onnx pads them
+        samples = (draw.standard_normal(length) * np.linspace(0.01, 0.2, length)).astype(np.float32)
+        streams.append(recognizer.create_stream())
+        streams[-1].accept_waveform(RATE_HZ, samples)
+        expected.append(heard(model, tokenizer, front_end, torch.from_numpy(samples)))
+    assert all(len(text) > 3 for text in expected)
+    recognizer.decode_streams(streams)
+    assert [stream.result.text.strip() for stream in streams] == expected
+    alone = recognizer.create_stream()
+    alone.accept_waveform(RATE_HZ, samples)
+    recognizer.decode_stream(alone)
+    assert alone.result.text.strip() == expected[-1]
+
+
+@torch.inference_mode()
+def heard(model: Jasper, tokenizer: Tokenizer, front_end: LogMel, samples: Tensor) -> str:
+    features, frames = front_end(samples.unsqueeze(0), torch.tensor([len(samples)]))
+    log_probs, _ = model(normalize(features, frames), frames)
+    # sherpa-onnx looks at floor(T / subsampling) frames.
+    return tokenizer.decode(e.token for e in ctc.greedy(log_probs[0, : int(frames) // 2].numpy(), len(tokenizer)))
+
+
+def test_the_blank_is_last_and_a_space_has_its_own_sign() -> None:
+    tokenizer = tokenizers.build(CharactersSection(kind="characters", alphabet=" ab"), ())
+    assert target.token_lines(tokenizer) == ["▁ 0", "a 1", "b 2", "<blk> 3"]
+
+
+def test_what_tokens_txt_cannot_hold_is_refused() -> None:
+    with pytest.raises(UserError, match=r"token \d+ is a part of a character: .* bpe or unigram"):
+        target.token_lines(tokenizers.build(BytesSection(kind="bytes"), ()))
+    with pytest.raises(UserError, match=r"token 1, '\\u3000', cannot stand"):
+        target.token_lines(tokenizers.build(CharactersSection(kind="characters", alphabet="a\u3000"), ()))
+    with pytest.raises(UserError, match=r"token 2, '▁', has another meaning"):
+        target.token_lines(tokenizers.build(CharactersSection(kind="characters", alphabet=" a▁"), ()))
+    with pytest.raises(UserError, match="token 0, '', cannot stand"):
+        target.token_lines(tokenizers.build(WordsSection(kind="words"), ["a b"], special=["<unk>"]))
