@@ -21,10 +21,9 @@ from segue.layers.attention import Attention
 from segue.layers.feed_forward import FeedForward
 from segue.layers.positions import WAVELENGTH_BASE, sinusoids
 from segue.models.transformer import Transformer, TransformerSection
+from segue.runtime.ctranslate2 import POSITIONS
 
 Quantization = Literal["float32", "int8", "float16"]
-POSITIONS = 4096
-"""Rows of the table of sinusoids: CTranslate2 raises an error past it. No source and no output may be longer."""
 
 
 def write(
@@ -131,4 +130,4 @@ def _impossible(vocabularies: Vocabularies) -> NDArray[np.float32]:
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().float().cpu().numpy()
+    return tensor.detach().float().cpu().numpy().copy()  # CTranslate2 changes it in place when it quantizes

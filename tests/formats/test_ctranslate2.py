@@ -1,0 +1,279 @@
+"""Models in CTranslate2 against the models that they were written from."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from segue.data import tokenizer
+from segue.data.tokenizer import UNKNOWN, WordsSection
+from segue.data.vocabularies import BEGIN, END, PADDING, Vocabularies
+from segue.decoding.search import Hypothesis, SearchSection
+from segue.errors import UserError
+from segue.formats.ctranslate2 import Quantization, write
+from segue.layers.loss import cross_entropy
+from segue.layers.mask import length_mask
+from segue.models.transformer import Transformer, TransformerSection
+from segue.runtime.ctranslate2 import CTranslate2Writer
+from segue.tasks.translation import TorchWriter
+
+SPECIAL = [PADDING, BEGIN, END, UNKNOWN]
+LANGUAGES = ["<2de>", "<2fr>"]
+NUM_WORDS = 30
+SIZES: dict[str, Any] = {"width": 32, "feed_forward": 48, "heads": 4, "encoder_layers": 1, "decoder_layers": 2}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "paper": {"norm": "post"},
+    "today": {"positions": "rotary", "activation": "swiglu", "key_value_heads": 2, "tied": "none"},
+    "mixed": {"activation": "gelu", "key_value_heads": 1, "tied": "target"},
+    "languages": {"norm": "post", "activation": "swiglu"},
+}
+GREEDY, BEAMS = SearchSection(beams=1), SearchSection(beams=5)
+
+
+class Case(NamedTuple):
+    name: str
+    section: TransformerSection
+    vocabularies: Vocabularies
+    ours: TorchWriter
+    folder: Path
+    theirs: CTranslate2Writer
+
+
+def words(letter: str, count: int, special: list[str]) -> tokenizer.Tokenizer:
+    texts = [f"{letter}{number:02}" for number in range(count)]
+    return tokenizer.build(WordsSection(kind="words"), texts, special)
+
+
+def vocabularies_of(name: str) -> Vocabularies:
+    if name in ("today", "mixed"):
+        return Vocabularies(words("s", NUM_WORDS + 5, SPECIAL), words("t", NUM_WORDS, SPECIAL))
+    joint = words("w", NUM_WORDS, SPECIAL + LANGUAGES * (name == "languages"))
+    return Vocabularies(joint, joint)
+
+
+def sources_of(vocabularies: Vocabularies, count: int, seed: int) -> list[list[int]]:
+    """Source tokens of random lengths."""
+    draw = torch.Generator().manual_seed(seed)
+    first = len(vocabularies.source.special)
+    rows = []
+    for number, length in enumerate(torch.randint(1, 12, (count,), generator=draw).tolist()):
+        tokens = torch.randint(first, first + NUM_WORDS, (length,), generator=draw).tolist()
+        rows.append(vocabularies.source_tokens(tokens, ("de", "fr")[number % 2]))
+    return rows
+
+
+def taught(section: TransformerSection, vocabularies: Vocabularies) -> Transformer:
+    """A model that is unsure, and whose outputs differ and end early and late: random ones repeat themselves.
+
+    It is taught a little to replace each word, by another for each language.
+    """
+    torch.manual_seed(0)
+    model = Transformer(section, len(vocabularies.source), len(vocabularies.target))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.98))
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=20)
+    first_source, first_target = len(vocabularies.source.special), len(vocabularies.target.special)
+    german = vocabularies.source.special.get("<2de>")
+    pad = torch.nn.utils.rnn.pad_sequence
+    for step in range(350):
+        rows = sources_of(vocabularies, 32, 1000 + step)
+        answers = [
+            [
+                first_target + (token - first_source + (17 if row[0] == german else 23)) % NUM_WORDS
+                for token in row
+                if token >= first_source
+            ]
+            for row in rows
+        ]
+        target = pad([torch.tensor([vocabularies.begin, *row]) for row in answers], batch_first=True)
+        labels = pad([torch.tensor([*row, vocabularies.end]) for row in answers], batch_first=True)
+        lengths = torch.tensor([len(row) + 1 for row in answers])
+        source = pad([torch.tensor(row) for row in rows], batch_first=True)
+        scores = model(source, torch.tensor([len(row) for row in rows]), target, lengths)
+        loss, _ = cross_entropy(scores, labels[length_mask(lengths, labels.shape[1]).squeeze(1)])
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        warmup.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    name = request.param
+    section = TransformerSection.model_validate({"kind": "transformer", "dropout": 0.0, **SIZES, **ARCHITECTURES[name]})
+    vocabularies = vocabularies_of(name)
+    model = taught(section, vocabularies)
+    folder = tmp_path_factory.mktemp(name)
+    write(model, section, vocabularies, folder)
+    ours = TorchWriter(model, vocabularies, torch.device("cpu"))
+    return Case(name, section, vocabularies, ours, folder, CTranslate2Writer(folder))
+
+
+@torch.inference_mode()
+def score(case: Case, source: list[int], hypothesis: Hypothesis, alpha: float) -> float:
+    """What our model says of an output as a whole."""
+    target = [case.vocabularies.begin, *hypothesis.tokens]
+    scores = case.ours.model(*(torch.tensor([each]) for each in (source, len(source), target, len(target))))
+    scores[:, [number for token, number in case.vocabularies.target.special.items() if token != END]] = -torch.inf
+    wanted = hypothesis.tokens + [case.vocabularies.end] * hypothesis.is_complete
+    total = float(scores.log_softmax(dim=1)[range(len(wanted)), wanted].sum())
+    return float(total / len(wanted) ** alpha)
+
+
+def outputs(found: list[list[Hypothesis]]) -> list[tuple[list[int], bool]]:
+    return [(best[0].tokens, best[0].is_complete) for best in found]
+
+
+def num_same(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> int:
+    return sum(mine == other for mine, other in zip(outputs(ours), outputs(theirs), strict=True))
+
+
+@pytest.mark.parametrize("limits", [{}, {"longest_factor": 0.4, "longest_extra": 0}], ids=["long", "short"])
+def test_greedy_outputs_are_ours_within_the_limit_of_each_row(case: Case, limits: dict[str, Any]) -> None:
+    rows, section = sources_of(case.vocabularies, 200, 7), SearchSection(beams=1, **limits)
+    ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
+    assert outputs(ours) == outputs(theirs)
+    for (mine,), (other,) in zip(ours, theirs, strict=True):
+        assert mine.score == pytest.approx(other.score, abs=1e-4)
+        assert mine.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+    num_cut = sum(not is_complete for _, is_complete in outputs(ours))
+    assert num_cut > 100 if limits else num_cut < 10
+    assert len({tuple(tokens) for tokens, _ in outputs(ours)}) > 100
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_five_beams_find_what_ours_find_or_what_one_search_came_to_later(case: Case, alpha: float) -> None:
+    rows, section = sources_of(case.vocabularies, 200, 7), SearchSection(beams=5, alpha=alpha)
+    ours, theirs = (writer.search(rows, section, num_best=3) for writer in (case.ours, case.theirs))
+    assert num_same(ours, theirs) >= 196
+    for row, mine, other in zip(rows, ours, theirs, strict=True):
+        assert len(mine) == len(other) == 3
+        assert [each.score for each in other] == sorted((each.score for each in other), reverse=True)
+        for each in other:
+            assert each.score == pytest.approx(score(case, row, each, alpha), abs=1e-4)
+            assert each.is_complete
+        if mine[0].tokens != other[0].tokens:
+            worse, better = sorted((mine[0], other[0]), key=lambda each: each.score)
+            assert len(better.tokens) > len(worse.tokens)
+
+
+def test_what_has_no_room_to_end_is_cut_and_marked(case: Case) -> None:
+    rows, section = sources_of(case.vocabularies, 200, 8), SearchSection(longest_factor=0.4, longest_extra=0)
+    ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
+    assert num_same(ours, theirs) >= 194
+    for row, (mine,), (other,) in zip(rows, ours, theirs, strict=True):
+        assert len(other.tokens) <= int(0.4 * len(row))
+        assert other.is_complete == mine.is_complete
+        if other.tokens:
+            assert other.score == pytest.approx(score(case, row, other, 1.0), abs=1e-4)
+
+
+@pytest.mark.parametrize("section", [GREEDY, BEAMS], ids=["greedy", "beams"])
+def test_outputs_go_on_from_their_prefixes(case: Case, section: SearchSection) -> None:
+    rows, target = sources_of(case.vocabularies, 200, 9), case.vocabularies.target
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(0, 5, (200,), generator=draw).tolist()
+    prefixes = [
+        torch.randint(len(target.special), len(target), (size,), generator=draw).tolist()
+        if number % 2
+        else best[0].tokens[:size]
+        for number, (size, best) in enumerate(zip(lengths, case.ours.search(rows, GREEDY), strict=True))
+    ]
+    ours, theirs = (writer.search(rows, section, prefixes=prefixes) for writer in (case.ours, case.theirs))
+    assert num_same(ours, theirs) >= (200 if section is GREEDY else 160)  # most are strange to the model
+    for row, prefix, (mine,), (other,) in zip(rows, prefixes, ours, theirs, strict=True):
+        assert other.tokens[: len(prefix)] == prefix
+        assert other.score == pytest.approx(score(case, row, other, 1.0), abs=1e-4)
+        if mine.tokens != other.tokens:
+            worse, better = sorted((mine, other), key=lambda each: each.score)
+            assert len(better.tokens) > len(worse.tokens)
+    unknown = case.theirs.search(rows[:1], section, prefixes=[[target.special[UNKNOWN]]])
+    assert unknown[0][0].tokens[0] == target.special[UNKNOWN]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_no_n_gram_stands_twice(case: Case, size: int) -> None:
+    rows = sources_of(case.vocabularies, 200, 7)
+    for beams in (1, 5):
+        section = SearchSection(beams=beams, no_repeat_ngram=size)
+        ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
+        assert num_same(ours, theirs) >= (200 if beams == 1 else 150)
+        for row, (other,) in zip(rows, theirs, strict=True):
+            grams = [tuple(other.tokens[at : at + size]) for at in range(len(other.tokens) - size + 1)]
+            assert len(grams) == len(set(grams))
+            assert other.score == pytest.approx(score(case, row, other, 1.0), abs=1e-4)
+
+
+def test_special_tokens_are_never_written(case: Case, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = Transformer(case.section, len(case.vocabularies.source), len(case.vocabularies.target)).eval()
+    special = list(case.vocabularies.target.special.values())
+    (model.head or model.target_embedding).weight.data[special] *= 20  # which it would like to write
+    write(model, case.section, case.vocabularies, tmp_path)
+    rows = sources_of(case.vocabularies, 50, 0)
+    found = CTranslate2Writer(tmp_path).search(rows, SearchSection(beams=3, longest_factor=1.0), num_best=3)
+    assert not {token for best in found for each in best for token in each.tokens} & set(special)
+    assert all(found)
+
+
+@pytest.mark.parametrize(("quantization", "least"), [("int8", 180), ("float16", 198)])
+def test_smaller_numbers_change_few_outputs(case: Case, quantization: Quantization, least: int, tmp_path: Path) -> None:
+    write(case.ours.model, case.section, case.vocabularies, tmp_path, quantization)
+    rows = sources_of(case.vocabularies, 200, 7)
+    found = CTranslate2Writer(tmp_path).search(rows, BEAMS)
+    assert outputs(case.ours.search(rows, GREEDY)) == outputs(case.theirs.search(rows, GREEDY)), "writing changed it"
+    assert num_same(found, case.theirs.search(rows, BEAMS)) >= least
+    assert (tmp_path / "model.bin").stat().st_size < (case.folder / "model.bin").stat().st_size
+
+
+def test_company_changes_no_output(case: Case) -> None:
+    rows = sources_of(case.vocabularies, 40, 11)
+    together = case.theirs.search(rows, BEAMS)
+    for row, best in zip(rows, together, strict=True):
+        alone = case.theirs.search([row], BEAMS)
+        assert outputs(alone) == outputs([best])
+    assert case.theirs.search([], BEAMS) == []
+
+
+def test_more_hypotheses_than_there_are_first_tokens(tmp_path: Path) -> None:
+    vocabulary = words("w", 3, SPECIAL)
+    vocabularies = Vocabularies(vocabulary, vocabulary)
+    section = TransformerSection.model_validate({"kind": "transformer", "dropout": 0.0, **SIZES})
+    torch.manual_seed(0)
+    model = Transformer(section, len(vocabulary), len(vocabulary)).eval()
+    write(model, section, vocabularies, tmp_path)
+    search = SearchSection(longest_factor=1.0, longest_extra=1)
+    ours = TorchWriter(model, vocabularies, torch.device("cpu")).search([[4, 2]], search, num_best=12)
+    theirs = CTranslate2Writer(tmp_path).search([[4, 2]], search, num_best=12)
+    assert [each.tokens for each in theirs[0][:8]] == [each.tokens for each in ours[0][:8]]
+    assert all(each.is_complete for each in ours[0][:8])
+
+
+def test_the_language_is_read_and_changes_the_output(tmp_path: Path) -> None:
+    vocabularies = vocabularies_of("languages")
+    section = TransformerSection.model_validate({"kind": "transformer", "dropout": 0.0, **SIZES, "norm": "post"})
+    model = taught(section, vocabularies)
+    write(model, section, vocabularies, tmp_path)
+    writer = CTranslate2Writer(tmp_path)
+    rows = [vocabularies.source_tokens([10, 20, 30], language) for language in ("de", "fr")]
+    german, french = (best[0].tokens for best in writer.search(rows, BEAMS))
+    assert german != french
+
+
+def test_sources_and_outputs_keep_within_the_positions(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = len(case.vocabularies.source.special)
+    with pytest.raises(UserError, match="a source of 4097 tokens: this model reads 4096 at most"):
+        case.theirs.search([[token] * 4097], GREEDY)
+    assert case.theirs.search([[token] * 4096], SearchSection(beams=1, longest_factor=0.001))[0][0].tokens
+    monkeypatch.setattr("segue.runtime.ctranslate2.POSITIONS", 6)
+    found = case.theirs.search([[token] * 6], GREEDY)
+    assert len(found[0][0].tokens) <= 5
+
+
+def test_what_is_no_model_is_told_in_one_line(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "missing", tmp_path / "empty"):
+        with pytest.raises(UserError, match=f"{folder}: not a CTranslate2 model: .+") as raised:
+            CTranslate2Writer(folder)
+        assert "\n" not in str(raised.value)
