@@ -74,9 +74,10 @@ class SegueSide:
         ]
 
     def search(self, number: int) -> list[list[int]]:
-        from segue.tasks.translation import search
+        from segue.tasks.translation import TorchSteps, search
 
-        found = search(self.model, self.vocabularies, *self.batches[number], self.section)
+        source, lengths = self.batches[number]
+        found = search(TorchSteps(self.model, source, lengths), self.vocabularies, lengths, self.section)
         return [best[0].tokens for best in found]
 
 

@@ -6,14 +6,16 @@ from typing import Any
 __all__ = ["load", "train"]
 
 
-def load(model: str | Path, device: str = "auto") -> Any:
-    """The trained model in a run directory or a model directory, ready for use.
+def load(model: str | Path, device: str = "auto", threads: int | None = None) -> Any:
+    """The model in a run directory, a model directory or an exported directory, ready for use.
 
-    A speech model has `transcribe(path)`, a translation model `translate(texts)`; both have `evaluate(manifest)`.
+    A speech model has `transcribe(path)` and `transcribe(samples, sample_rate_hz)`, a translation model
+    `translate(texts)`; both have `evaluate(manifest)`. Threads may share a model. Exported ones need no torch; they
+    take so many `threads` of the CPU (None: all cores).
     """
     from segue import tasks
 
-    return tasks.load(Path(model), device)
+    return tasks.load(Path(model), device, threads)
 
 
 def train(recipe: str | Path, out: str | Path, *overrides: str) -> Any:

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segue.errors import UserError, warn
+from segue.errors import UserError, missing_extra, warn
 
 Arguments = argparse.Namespace
 
@@ -318,6 +318,52 @@ def _translate(arguments: Arguments) -> int:
     return 2 if has_failed else 0
 
 
+# --- export ---
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", type=Path, help="run or model directory")
+    parser.add_argument("target", metavar="TARGET", help="onnx, sherpa-onnx, ctranslate2 or huggingface")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory to write")
+    parser.add_argument("--quantize", choices=("int8", "float16"), help="smaller weights (default: none)")
+    parser.add_argument(
+        "--max-metric-loss",
+        metavar="POINTS",
+        type=float,
+        default=0.5,
+        help="what WER (in per cent), BLEU or chrF may lose (default: 0.5)",
+    )
+    parser.add_argument(
+        "--examples", metavar="MANIFEST", type=Path, help="to compare on (default: the model's test or dev manifests)"
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="MANIFEST",
+        type=Path,
+        help="speech that eight-bit ranges come from (default: the model's dev manifests)",
+    )
+    parser.add_argument("--force", action="store_true", help="write OUT anew where it is an exported model")
+
+
+def _export(arguments: Arguments) -> None:
+    try:
+        from segue import formats
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "export") from None
+
+    formats.export(
+        arguments.model,
+        arguments.target,
+        arguments.out,
+        weights=arguments.quantize or formats.EXACT,
+        max_metric_loss=arguments.max_metric_loss,
+        examples=arguments.examples,
+        calibration=arguments.calibration,
+        force=arguments.force,
+    )
+    print(arguments.out)
+
+
 # --- report ---
 
 
@@ -417,7 +463,9 @@ _positive.__name__ = "whole number above 0"  # what argparse calls it in message
 
 
 def _model_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", type=Path, help="run directory or model directory")
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="run directory, model directory or exported directory"
+    )
 
 
 def _device_argument(parser: argparse.ArgumentParser) -> None:
@@ -470,6 +518,12 @@ COMMANDS = {
         "segue translate runs/multi30k film.srt --to de",
         _translate_arguments,
         _translate,
+    ),
+    "export": Command(
+        "a model for the runtime that its users have, and the proof that it is the same",
+        "segue export runs/digits onnx digits_onnx --quantize int8",
+        _export_arguments,
+        _export,
     ),
     "report": Command(
         "the curves of one run or of several as one HTML page",

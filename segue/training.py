@@ -182,6 +182,7 @@ def _with_budget(section: Any, name: str, budget: float) -> Any:
 
 # What may differ when a run goes on: none of it changes what is learnt.
 _MAY_CHANGE = (
+    "license",
     "data.root",
     "data.skip_bad",  # a run that stopped at a bad example may go on without it
     "engine.device",

@@ -24,7 +24,7 @@ from segue.engine.log import Log
 from segue.engine.task import Split
 from segue.errors import UserError
 from segue.models.transformer import Transformer
-from segue.tasks.translation import PairPrediction, Recipe, Translation, build_model, search
+from segue.tasks.translation import PairPrediction, Recipe, TorchSteps, Translation, build_model, search
 
 RECIPE = """
 task = "translation"
@@ -162,7 +162,8 @@ def test_outputs_hold_no_special_token_and_keep_to_their_limit(tmp_path: Path) -
     for beams in (1, 3):
         model = random_model(task)
         section = task.recipe.search.model_copy(update={"beams": beams})
-        found = search(model, task.vocabularies, batch.source, batch.source_lengths, section, num_best=beams)
+        steps = TorchSteps(model, batch.source, batch.source_lengths)
+        found = search(steps, task.vocabularies, batch.source_lengths, section, num_best=beams)
         for (source, _), best in zip(PAIRS, found, strict=True):
             assert len(best) == beams
             for each in best:
@@ -419,9 +420,10 @@ def test_a_model_directory_holds_all_that_translating_needs(trained_translator: 
     }
     card = (folder / "README.md").read_text()
     assert "# Translation model" in card
-    assert "Target languages: not said." in card
+    assert card.startswith("---\nlicense: unknown\nlibrary_name: segue\npipeline_tag: translation\n---\n")
+    assert "- Trained on train.jsonl: " in card
     bleu = max(record["dev"]["bleu"] for record in records(trained_translator) if "dev" in record)
-    assert f"On dev.jsonl, searched with one beam: bleu {bleu:.4g}" in card
+    assert f"- bleu on dev.jsonl, which chose this state of the model: {bleu:.2f} (60 pairs, one beam)." in card
     assert (folder / "tokenizer.json").read_bytes() == (trained_translator / "tokenizer.json").read_bytes()
 
 

@@ -1,1 +1,235 @@
-"""What are other people's formats? One file each."""
+"""What are other people's formats? One file each, and one road to all: write, run, compare, and only then publish."""
+
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from segue import card, tasks
+from segue.compress import quantize
+from segue.data.examples import Pair, Utterance
+from segue.data.manifest import Manifest, ManifestsSection
+from segue.errors import UserError, missing_extra
+from segue.files import PARTIAL
+from segue.formats import parity
+from segue.formats.parity import Parity, Size
+from segue.formats.target import Speech, Text
+from segue.runtime import exported
+from segue.runtime.recogniser import Recogniser
+from segue.runtime.translator import Translator
+from segue.tasks import speech_recognition, translation
+
+MODULES = {
+    "onnx": "segue.formats.onnx",
+    "sherpa-onnx": "segue.formats.sherpa_onnx",
+    "ctranslate2": "segue.formats.ctranslate2",
+    # "huggingface": "segue.formats.huggingface",
+}
+EXACT = "float32"
+NUM_CALIBRATION = 128
+"""Utterances, evenly spaced, whose activations give the ranges of eight-bit numbers."""
+
+
+def export(
+    model: Path,
+    target: str,
+    out: Path,
+    *,
+    weights: str = EXACT,
+    max_metric_loss: float = 0.5,
+    examples: Path | None = None,
+    calibration: Path | None = None,
+    force: bool = False,
+) -> Parity:
+    """Writes a trained model into the directory `out`, in a format that `target` names; the proof lies beside it.
+
+    The runtime's outputs are compared with PyTorch's on `examples`, or else on the test or development manifests of the
+    model's data. With `weights` int8 or float16 the metric may lose `max_metric_loss` points; otherwise outputs must
+    be the same as well. Where they are not, nothing is published and a UserError says why.
+    """
+    trained = tasks.restore(model)
+    task = trained.facts().task
+    way = _way(target, task)
+    if weights != EXACT and weights not in way.quantizations:
+        permitted = ", ".join(way.quantizations) or "none"
+        raise UserError(f"--quantize {weights}: {target} has no such weights for {task} (it has: {permitted})")
+    if calibration is not None and not (weights == "int8" and isinstance(way, Speech)):
+        raise UserError("--calibration: only eight-bit speech models are calibrated (--quantize int8)")
+    for package in way.packages:
+        if util.find_spec(package) is None:
+            raise missing_extra(package, "export")
+    data: ManifestsSection = trained.recipe.data
+    manifest = _examples(Utterance if isinstance(way, Speech) else Pair, data, examples)
+    with _publishing(out, force) as folder:
+        if isinstance(way, Speech):
+            sounds = Manifest(Utterance, [calibration] if calibration else _dev(data) or manifest.paths)
+            found, more = _speech(trained, way, folder, weights, max_metric_loss, manifest, sounds)
+        else:
+            found, more = _text(trained, way, folder, weights, manifest), {}
+        print("\n".join(f"{key:22} {value}" for key, value in found.rows().items()), flush=True)
+        problems = found.problems(weights == EXACT, max_metric_loss)
+        if problems:
+            raise UserError(f"{out}: not written: " + "; ".join(problems))
+        exported.save(folder, target, trained.facts(), weights=weights, **more)
+        found.save(folder / "parity.json", target=target, weights=weights, **more)
+        _write_card(model, folder, way.use(trained, out.resolve().name), found)
+    return found
+
+
+def _way(target: str, task: str) -> Speech | Text:
+    """How a model of this task leaves in the format."""
+    found: dict[str, Any] = {}
+    for name, module in MODULES.items():
+        kind = "SPEECH" if task == "speech_recognition" else "TEXT"
+        way = getattr(importlib.import_module(module), kind, None)
+        if way is not None:
+            found[name] = way
+    if target not in found:
+        wrong = "no such target" if target not in MODULES else f"not for {task}"
+        raise UserError(f"{target}: {wrong} (targets for {task}: {', '.join(found)})")
+    way = found[target]
+    assert isinstance(way, Speech | Text)
+    return way
+
+
+def _examples(kind: type[Any], data: ManifestsSection, given: Path | None) -> Manifest[Any]:
+    """What is compared on."""
+    if given is not None:
+        return Manifest(kind, [given])
+    root = Path(data.root)
+    paths = sorted(root.glob("test*.jsonl")) + sorted(root.glob("test*.jsonl.gz")) or _dev(data)
+    if not paths:
+        raise UserError(
+            f"no examples to compare on: neither test*.jsonl nor {', '.join(data.dev)} in {root} (data.root of the "
+            "model's recipe); give --examples MANIFEST"
+        )
+    return Manifest(kind, paths, skip_bad=data.skip_bad)
+
+
+def _dev(data: ManifestsSection) -> list[Path]:
+    """The model's development manifests, where they still are."""
+    return [path for name in data.dev if (path := Path(data.root) / name).is_file()]
+
+
+def _speech(
+    trained: speech_recognition.Trained,
+    way: Speech,
+    folder: Path,
+    weights: str,
+    max_loss: float,
+    manifest: Manifest[Utterance],
+    calibration: Manifest[Utterance],
+) -> tuple[Parity, dict[str, Any]]:
+    """Writes a recogniser; what comparing found, and which layers stayed in float."""
+    threads, path = torch.get_num_threads(), folder / "model.onnx"
+    ours = Recogniser(
+        trained.facts(),
+        trained.tokenizer,
+        speech_recognition.TorchListener(trained.model, torch.device("cpu")),
+    )
+
+    def compare() -> Parity:
+        runtime, hear = _version(way.packages[0]), way.hear(trained, folder, threads)
+        size = Size(_bytes_of(trained.model), _bytes_in(folder))
+        return parity.of_speech(ours, hear, manifest, runtime=runtime, threads=threads, size=size)
+
+    way.write(trained, folder)
+    if weights == EXACT:
+        return compare(), {}
+    whole = path.rename(folder / f"{PARTIAL}whole.onnx")
+    try:
+        if weights == "float16":
+            quantize.float16_weights(whole, path)
+            return compare(), {}
+        parity.thin_out(calibration, NUM_CALIBRATION)
+
+        def inputs() -> Iterator[Mapping[str, NDArray[Any]]]:
+            for utterance in calibration:
+                yield way.inputs(trained, [utterance.samples(ours.facts.sample_rate_hz)])
+
+        kept: list[str] = []
+        worst_first: list[str] = []
+        while True:
+            quantize.quantize_int8(whole, path, inputs(), kept)
+            found = compare()
+            if found.loss <= max_loss or (worst_first and len(kept) == len(worst_first)):
+                return found, {"layers_in_float": kept}
+            worst_first = worst_first or list(quantize.layer_errors(whole, path, inputs()))
+            kept = worst_first[: max(1, 2 * len(kept))]
+            print(
+                f"{found.loss:.2f} points lost; once more with {len(kept)} of {len(worst_first)} layers in float",
+                file=sys.stderr,
+                flush=True,
+            )
+    finally:
+        whole.unlink()
+
+
+def _text(trained: translation.Trained, way: Text, folder: Path, weights: str, manifest: Manifest[Pair]) -> Parity:
+    """Writes a translator; what comparing found."""
+    threads, facts = torch.get_num_threads(), trained.facts()
+    way.write(trained, folder, weights)
+    writer = translation.TorchWriter(trained.model, trained.vocabularies, torch.device("cpu"))
+    return parity.of_translation(
+        Translator(facts, trained.vocabularies, writer),
+        Translator(facts, trained.vocabularies, way.writer(trained, folder, threads)),
+        manifest,
+        runtime=_version(way.packages[0]),
+        threads=threads,
+        size=Size(_bytes_of(trained.model), _bytes_in(folder)),
+    )
+
+
+def _version(package: str) -> str:
+    return f"{package} {metadata.version(package)}"
+
+
+def _bytes_of(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if not path.name.startswith(PARTIAL))
+
+
+def _write_card(model: Path, folder: Path, use: str, found: Parity) -> None:
+    """The model's own card, with how it is used now and what comparing found."""
+    own = (model / "model" if (model / "model").is_dir() else model) / "README.md"
+    text = own.read_text(encoding="utf-8") if own.is_file() else "# Model\n"
+    rows = "\n".join(f"| {key} | {value} |" for key, value in found.rows().items())
+    table = f"\n## Beside PyTorch\n\n| | |\n|---|---|\n{rows}\n"
+    (folder / "README.md").write_text(card.with_use(text, use, table), encoding="utf-8")
+
+
+@contextmanager
+def _publishing(out: Path, force: bool) -> Iterator[Path]:
+    """A folder to write into, which takes `out`'s place when the block ends well, and vanishes otherwise."""
+    if out.exists():
+        is_ours = (out / exported.NAME).is_file()
+        if not force:
+            raise UserError(f"{out}: exists already; --force writes it anew")
+        if not is_ours and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: not an exported model: --force does not remove it")
+    partial = out.resolve().with_name(f"{PARTIAL}{out.resolve().name}")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            old = out.resolve().with_name(f"{PARTIAL}old_{out.resolve().name}")
+            out.rename(old)
+            partial.rename(out)
+            shutil.rmtree(old)
+        else:
+            partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -7,22 +7,33 @@ Shape letters: B batch, S samples or source tokens, T frames, F mel bins, V voca
 search, P tokens so far, H' heads of keys, d width of a head.
 """
 
+import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segue.data.features import normalize
+from segue import card
+from segue.compress import quantize
+from segue.data.audio import Samples
+from segue.data.vocabularies import BEGIN, END, PADDING, TO_LANGUAGE, Vocabularies
+from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import missing_extra
+from segue.files import replacing
+from segue.formats.parity import Hear, Scores
+from segue.formats.target import Speech, Text
 from segue.layers.mask import length_mask
-from segue.models.jasper import Jasper
 from segue.models.transformer import Cache, Transformer
+from segue.runtime.onnx import OnnxListener, padded, session
+from segue.runtime.recogniser import Recogniser
+from segue.tasks import speech_recognition, translation
 
 if TYPE_CHECKING:  # onnx_ir comes with onnxscript, an extra
     from onnx_ir import Model, Node, Value
@@ -37,18 +48,7 @@ def write_recognizer(model: nn.Module, path: Path, metadata: Mapping[str, str]) 
     """Writes waveforms (B, S), lengths (B) -> log_probs (B, T, V), frames (B). `model` is in evaluation mode."""
     dimensions = {"waveforms": ("batch", "samples"), "lengths": ("batch",)}
     example = (torch.zeros(2, 4000), torch.tensor([4000, 3000]))
-    _write(model, example, dimensions, ("log_probs", "frames"), path, metadata)
-
-
-def write_acoustic_model(model: Jasper, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes features (B, F, T), lengths (B) -> log_probs (B, T', V), frames (B), T' = ceil(T / subsampling).
-
-    The features are those of `LogMel`; what stands after an utterance's end never matters.
-    """
-    graph = _Normalized(model)
-    dimensions = {"features": ("batch", graph.bins, "time"), "lengths": ("batch",)}
-    example = (torch.zeros(2, graph.bins, 40), torch.tensor([40, 30]))
-    _write(graph, example, dimensions, ("log_probs", "frames"), path, metadata)
+    write(model, example, dimensions, ("log_probs", "frames"), path, metadata)
 
 
 def write_translator(model: Transformer, folder: Path, metadata: Mapping[str, str]) -> None:
@@ -63,7 +63,7 @@ def write_translator(model: Transformer, folder: Path, metadata: Mapping[str, st
     reader, writer = _Reader(model), _Writer(model)
     source, lengths = torch.zeros(2, 7, dtype=torch.int64), torch.tensor([7, 5])
     dimensions: dict[str, Sequence[str | int]] = {"source": ("sentences", "source_tokens"), "lengths": ("sentences",)}
-    _write(reader, (source, lengths), dimensions, CROSS, folder / "encoder.onnx", metadata)
+    write(reader, (source, lengths), dimensions, CROSS, folder / "encoder.onnx", metadata)
     with torch.no_grad():
         cross_keys, cross_values = reader(source, lengths)
     layers, _, heads, _, width = cross_keys.shape
@@ -75,24 +75,18 @@ def write_translator(model: Transformer, folder: Path, metadata: Mapping[str, st
         **dict.fromkeys(("past_keys", "past_values"), (layers, "rows", heads, "past", width)),
     }
     example = (torch.zeros(6, dtype=torch.int64), cross_keys, cross_values, lengths, past, past.clone())
-    _write(writer, example, dimensions, ("scores", "keys", "values"), folder / "decoder.onnx", metadata)
+    write(writer, example, dimensions, ("scores", "keys", "values"), folder / "decoder.onnx", metadata)
 
 
 class OnnxSteps:
     """A translator's two graphs in onnxruntime, as `decoding.autoregressive.Steps` for a search of `beams` rows."""
 
-    def __init__(self, folder: Path, source: Tensor, lengths: Tensor, beams: int) -> None:
-        """(B, S) source tokens, (B) their numbers: read at once."""
-        import onnxruntime
-
-        encoder, self._decoder = (
-            onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
-            for name in ("encoder.onnx", "decoder.onnx")
-        )
-        self._lengths = lengths.numpy()
+    def __init__(self, encoder: Any, decoder: Any, source: Tensor, lengths: Tensor, beams: int) -> None:
+        """Sessions; (B, S) source tokens, (B) their numbers: read at once."""
+        self._decoder, self._lengths = decoder, lengths.numpy()
         self._cross: list[NDArray[Any]] = encoder.run(None, {"source": source.numpy(), "lengths": self._lengths})
         layers, sentences, heads, _, width = self._cross[0].shape
-        empty = torch.zeros(layers, sentences * beams, heads, 0, width).numpy()
+        empty = np.zeros((layers, sentences * beams, heads, 0, width), np.float32)
         self._past: list[NDArray[Any]] = [empty, empty]
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -110,22 +104,32 @@ class OnnxSteps:
             self._lengths = self._lengths[sentences.numpy()]
 
 
+class OnnxWriter:
+    """The two graphs under our search, which needs PyTorch: what proves them equal."""
+
+    def __init__(self, folder: Path, vocabularies: Vocabularies, threads: int | None = None) -> None:
+        self._vocabularies = vocabularies
+        self._encoder, self._decoder = (session(folder / name, threads) for name in ("encoder.onnx", "decoder.onnx"))
+
+    def search(
+        self,
+        rows: Sequence[Sequence[int]],
+        section: SearchSection,
+        *,
+        num_best: int = 1,
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The best outputs of each row of source tokens."""
+        source, lengths = translation.padded(rows, self._vocabularies.source.special[PADDING])
+        steps = OnnxSteps(self._encoder, self._decoder, source, lengths, max(section.beams, num_best))
+        return translation.search(steps, self._vocabularies, lengths, section, num_best=num_best, prefixes=prefixes)
+
+    def attention(self, source: Sequence[int], target: Sequence[int]) -> None:
+        """None: the graphs do not say."""
+        del source, target
+
+
 CROSS = ("cross_keys", "cross_values")
-
-
-class _Normalized(nn.Module):
-    """What stands after the features in a recogniser."""
-
-    def __init__(self, model: Jasper) -> None:
-        super().__init__()
-        self.model = model
-        first = next(module for module in model.modules() if isinstance(module, nn.Conv1d))
-        self.bins = first.in_channels
-        self.train(model.training)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, F, T), (B) -> (B, T', V), (B)."""
-        return self.model(normalize(features, lengths), lengths)  # type: ignore[no-any-return]
 
 
 class _Reader(nn.Module):
@@ -163,7 +167,7 @@ class _Writer(nn.Module):
         return scores, torch.stack(keys_now), torch.stack(values_now)
 
 
-def _write(
+def write(
     model: nn.Module,
     example: tuple[Tensor, ...],
     dimensions: Names,
@@ -171,7 +175,7 @@ def _write(
     path: Path,
     metadata: Mapping[str, str],
 ) -> None:
-    """One graph. `dimensions` names the inputs in their order; the example shows their types and fixed sizes."""
+    """Writes one graph. `dimensions` names the inputs in their order; the example shows their types and fixed sizes."""
     assert not model.training
     try:
         import onnxscript  # noqa: F401  # what torch's exporter needs
@@ -253,3 +257,96 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+# --- The road ---
+
+
+def _write_speech(trained: speech_recognition.Trained, folder: Path) -> None:
+    facts, tokenizer = trained.facts(), trained.tokenizer
+    metadata = {
+        "task": facts.task,
+        "sample_rate_hz": str(facts.sample_rate_hz),
+        "samples_per_frame": str(facts.samples_per_frame),
+        # A token that is a part of a character shows its bytes as \\xNN.
+        "tokens": json.dumps([piece.decode("utf-8", "backslashreplace") for piece in tokenizer.pieces]),
+        "blank": str(len(tokenizer)),
+    }
+    write_recognizer(trained.model, folder / "model.onnx", metadata)
+    tokenizer.save(folder / "tokenizer.json")
+
+
+def _speech_use(trained: speech_recognition.Trained, folder: str) -> str:
+    code = f"""import json
+import numpy
+import onnxruntime
+import soundfile
+
+session = onnxruntime.InferenceSession("{folder}/model.onnx")
+samples, rate = soundfile.read("speech.wav", dtype="float32")  # mono, {trained.facts().sample_rate_hz} Hz
+log_probs, frames = session.run(None, {{"waveforms": samples[None], "lengths": numpy.array([len(samples)])}})
+best = [len(log_probs[0, 0]) - 1, *log_probs[0].argmax(axis=1)]  # the last token is the blank
+tokens = [*json.loads(session.get_modelmeta().custom_metadata_map["tokens"]), ""]
+print("".join(tokens[b] for a, b in zip(best, best[1:]) if a != b))"""
+    return f"{card.speech_use(folder)}\nor with onnxruntime alone:\n\n{card.python(code)}"
+
+
+def _hear(trained: speech_recognition.Trained, folder: Path, threads: int) -> Hear:
+    model = Recogniser(trained.facts(), trained.tokenizer, OnnxListener(folder / "model.onnx", threads))
+
+    def hear(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
+        texts, scores = model.hear(waveforms)
+        return texts, lambda: scores
+
+    return hear
+
+
+def _write_text(trained: translation.Trained, folder: Path, weights: str) -> None:
+    write_translator(trained.model, folder, {"task": trained.facts().task})
+    trained.vocabularies.save(folder)
+    if weights == "float16":
+        for name in ("encoder.onnx", "decoder.onnx"):
+            with replacing(folder / name) as partial:
+                quantize.float16_weights(folder / name, partial)
+
+
+def _text_use(trained: translation.Trained, folder: str) -> str:
+    vocabularies = trained.vocabularies
+    language = f'"{TO_LANGUAGE.format(vocabularies.languages[0])}", ' if len(vocabularies.languages) > 1 else ""
+    source = "source_tokenizer" if vocabularies.source is not vocabularies.target else "tokenizer"
+    code = f"""import numpy
+import onnxruntime
+from tokenizers import Tokenizer
+
+encoder, decoder = (onnxruntime.InferenceSession(f"{folder}/{{name}}.onnx") for name in ("encoder", "decoder"))
+tokenizer = Tokenizer.from_file("{folder}/tokenizer.json")
+reader = Tokenizer.from_file("{folder}/{source}.json")
+tokens = [{language}*reader.encode("a line of text", add_special_tokens=False).tokens, "{END}"]
+source = numpy.array([[reader.token_to_id(token) for token in tokens]])
+lengths = numpy.array([len(tokens)])
+keys, values = encoder.run(None, {{"source": source, "lengths": lengths}})
+past = numpy.zeros((keys.shape[0], 1, keys.shape[2], 0, keys.shape[4]), numpy.float32)
+state, written = {{"past_keys": past, "past_values": past}}, [tokenizer.token_to_id("{BEGIN}")]
+while written[-1] != tokenizer.token_to_id("{END}") and len(written) < 2 * len(tokens) + 10:
+    given = {{"tokens": numpy.array(written[-1:]), "cross_keys": keys, "cross_values": values, "lengths": lengths}}
+    scores, past_keys, past_values = decoder.run(None, given | state)
+    state = {{"past_keys": past_keys, "past_values": past_values}}
+    written.append(int(scores.argmax()))
+print(tokenizer.decode(written))"""
+    return f"With onnxruntime and tokenizers, greedily:\n\n{card.python(code)}"
+
+
+SPEECH = Speech(
+    packages=("onnxruntime", "onnx", "onnxscript"),
+    write=_write_speech,
+    inputs=lambda trained, waveforms: padded(waveforms),  # noqa: ARG005
+    hear=_hear,
+    use=_speech_use,
+)
+TEXT = Text(
+    packages=("onnxruntime", "onnx", "onnxscript"),
+    write=_write_text,
+    writer=lambda trained, folder, threads: OnnxWriter(folder, trained.vocabularies, threads),
+    use=_text_use,
+    quantizations=("float16",),
+)

@@ -1,14 +1,30 @@
 """What does sherpa-onnx want of a recogniser? `model.onnx` and `tokens.txt`, for `OfflineRecognizer.from_nemo_ctc`.
 
 <https://k2-fsa.github.io/sherpa/onnx/>. It computes our features itself (`data/features.py`); the graph normalises.
+
+Shape letters: B batch, F mel bins, T frames, T' output frames, V vocabulary.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segue import card
+from segue.data.audio import Samples
+from segue.data.features import normalize
 from segue.data.tokenizer import WORD_MARK, Tokenizer
 from segue.errors import UserError
 from segue.formats import onnx
+from segue.formats.parity import Hear, Scores
+from segue.formats.target import Speech
 from segue.models.jasper import Block, Jasper
+from segue.runtime.onnx import padded, session
+from segue.tasks.speech_recognition import Trained
 
 BLANK = "<blk>"
 
@@ -29,7 +45,43 @@ def write(model: Jasper, tokenizer: Tokenizer, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokens.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-    onnx.write_acoustic_model(model, folder / "model.onnx", metadata)
+    graph = _Graph(model, subsampling)
+    onnx.write(
+        graph,
+        (torch.zeros(2, graph.bins, 40), torch.tensor([40, 30])),
+        {"features": ("batch", graph.bins, "time"), "lengths": ("batch",)},
+        ("log_probs", "frames", "positions"),
+        folder / "model.onnx",
+        metadata,
+    )
+
+
+class _Graph(nn.Module):
+    """What stands after the features, so that the frames that sherpa-onnx looks at hold all that is said."""
+
+    def __init__(self, model: Jasper, subsampling: int) -> None:
+        super().__init__()
+        self.model, self._subsampling = model, subsampling
+        first = next(module for module in model.modules() if isinstance(module, nn.Conv1d))
+        self.bins = first.in_channels
+        self.train(model.training)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, F, T), (B) -> (B, T', V), (B), and (B, T'): the time of each of the rows.
+
+        Of T' = ceil(T / subsampling) frames, sherpa-onnx looks at floor(T / subsampling) alone. Where that is one less,
+        a frame that says what the one before it says, the last such one, stands last: without it, the text is the same.
+        """
+        log_probs, frames = self.model(normalize(features, lengths), lengths)
+        best = log_probs.argmax(dim=2)
+        index = torch.arange(best.shape[1], device=best.device).expand_as(best)
+        end = frames.unsqueeze(1) - 1
+        is_repeated = (best == torch.roll(best, 1, dims=1)) & (index > 0) & (index <= end)
+        spare = (is_repeated * index).amax(dim=1, keepdim=True)  # 0 where no frame can be spared
+        spare = torch.where((spare > 0) & (lengths.unsqueeze(1) // self._subsampling <= end), spare, end)
+        later = torch.where(index < end, index + 1, torch.where(index == end, spare, index))
+        positions = torch.where(index < spare, index, later)
+        return log_probs.gather(1, positions.unsqueeze(2).expand_as(log_probs)), frames, positions
 
 
 def token_lines(tokenizer: Tokenizer) -> list[str]:
@@ -52,3 +104,72 @@ def token_lines(tokenizer: Tokenizer) -> list[str]:
             raise UserError(f"token {number}, {symbol!r}, has another meaning in sherpa-onnx's tokens.txt as well")
         taken.add(symbol)
     return [f"{symbol} {number}" for number, symbol in enumerate([*symbols, BLANK])]
+
+
+# --- The road ---
+
+
+@torch.inference_mode()
+def _inputs(trained: Trained, waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:
+    """Our features, which are sherpa-onnx's."""
+    features, frames = trained.model.front_end(*map(torch.from_numpy, padded(waveforms).values()))
+    return {"features": features.numpy(), "lengths": frames.numpy()}
+
+
+def _hear(trained: Trained, folder: Path, threads: int) -> Hear:
+    """sherpa-onnx's texts. It shows no scores: those are its graph's, for our features."""
+    import sherpa_onnx
+
+    facts = trained.facts()
+    recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
+        model=str(folder / "model.onnx"),
+        tokens=str(folder / "tokens.txt"),
+        num_threads=threads,
+        sample_rate=facts.sample_rate_hz,
+        feature_dim=facts.feature_dim,
+    )
+    graph = session(folder / "model.onnx", threads)
+
+    def hear(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
+        streams = [recognizer.create_stream() for _ in waveforms]
+        for stream, waveform in zip(streams, waveforms, strict=True):
+            stream.accept_waveform(facts.sample_rate_hz, waveform)
+        recognizer.decode_streams(streams)
+        return [stream.result.text.strip() for stream in streams], lambda: scores(waveforms)
+
+    def scores(waveforms: Sequence[Samples]) -> Scores:
+        rows = zip(*graph.run(None, _inputs(trained, waveforms)), strict=True)
+        return [log_probs[np.argsort(positions)][:frames] for log_probs, frames, positions in rows]
+
+    return hear
+
+
+def _use(trained: Trained, folder: str) -> str:
+    facts = trained.facts()
+    code = f"""import sherpa_onnx
+import soundfile
+
+recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
+    model="{folder}/model.onnx",
+    tokens="{folder}/tokens.txt",
+    sample_rate={facts.sample_rate_hz},
+    feature_dim={facts.feature_dim},
+)
+samples, rate = soundfile.read("speech.wav", dtype="float32")  # mono, any rate
+stream = recognizer.create_stream()
+stream.accept_waveform(rate, samples)
+recognizer.decode_stream(stream)
+print(stream.result.text)"""
+    return (
+        "With [sherpa-onnx](https://k2-fsa.github.io/sherpa/onnx/), on computers, phones and small boards, and in the "
+        f"browser:\n\n{card.python(code)}"
+    )
+
+
+SPEECH = Speech(
+    packages=("sherpa_onnx", "onnx", "onnxscript"),
+    write=lambda trained, folder: write(trained.model.model, trained.tokenizer, folder),
+    inputs=_inputs,
+    hear=_hear,
+    use=_use,
+)

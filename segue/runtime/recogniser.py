@@ -172,23 +172,19 @@ class Recogniser:
         Bad examples raise a UserError, or are left out and counted, as the manifest says.
         """
         all_heard: list[Heard] = []
-        num_skipped = manifest.num_skipped
-        for group in self.alike(manifest):
-            utterances: list[Utterance] = []
-            waveforms: list[Samples] = []
-            for utterance in group:
-                try:
-                    waveforms.append(utterance.samples(self.facts.sample_rate_hz))
-                    utterances.append(utterance)
-                except UserError as problem:
-                    if not manifest.skip_bad:
-                        raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
-                    num_skipped += 1
-            for utterance, row in zip(utterances, self._answers(waveforms), strict=True):
-                hypothesis = self.tokenizer.decode(e.token for e in ctc.greedy(row, len(self.tokenizer)))
+        for utterances, waveforms in self.sounds(manifest):
+            texts, _ = self.hear(waveforms)
+            for utterance, hypothesis in zip(utterances, texts, strict=True):
                 reference = normalize(utterance.text, self.facts.text)
                 all_heard.append(Heard(utterance.id, reference, hypothesis, utterance.seconds))
+        num_skipped = manifest.num_skipped + len(manifest) - len(all_heard)
         return {**self.score(all_heard), "skipped": num_skipped}, all_heard
+
+    def hear(self, waveforms: Sequence[Samples]) -> tuple[list[str], list[NDArray[np.float32]]]:
+        """Waveforms (S) of any length, each as a whole -> their texts, and log-probabilities (T, V)."""
+        rows = self._answers(waveforms)
+        blank = len(self.tokenizer)
+        return [self.tokenizer.decode(emission.token for emission in ctc.greedy(row, blank)) for row in rows], rows
 
     def score(self, all_heard: Sequence[Heard]) -> dict[str, float]:
         """Word and character error rates of normalised texts."""
@@ -197,15 +193,28 @@ class Recogniser:
         hypotheses = [normalize(each.hypothesis, self.facts.text) for each in all_heard]
         return metrics.error_rates([each.reference for each in all_heard], hypotheses)
 
-    def alike(self, manifest: Manifest[Utterance]) -> Iterator[list[Utterance]]:
-        """All utterances, in groups of like length that are heard at once: short ones first."""
+    def sounds(self, manifest: Manifest[Utterance]) -> Iterator[tuple[list[Utterance], list[Samples]]]:
+        """All utterances and their sound, in groups of like length that are heard at once: short ones first.
+
+        Bad ones raise a UserError, or are left out, as the manifest says.
+        """
         if not len(manifest):
             return
         longest = float(manifest.sizes.max())
         seconds = max(self.BATCH * self.WINDOW_SECONDS, longest)
         plan = BatchPlan(manifest.sizes, seconds, buckets=16, seed=0, is_shuffled=False)
         for number in range(plan.num_micro_batches):
-            yield [manifest[index] for index in plan.micro_batch(number).indices.tolist()]
+            utterances: list[Utterance] = []
+            waveforms: list[Samples] = []
+            for index in plan.micro_batch(number).indices.tolist():
+                utterance = manifest[index]
+                try:
+                    waveforms.append(utterance.samples(self.facts.sample_rate_hz))
+                    utterances.append(utterance)
+                except UserError as problem:
+                    if not manifest.skip_bad:
+                        raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
+            yield utterances, waveforms
 
     def _windows(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
         """Overlapping windows; only the last one may be shorter."""

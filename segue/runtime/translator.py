@@ -216,38 +216,41 @@ class Translator:
 
         Bad examples raise a UserError, or are left out and counted, as the manifest says.
         """
+        usable = self.usable(manifest)
+        of_language: dict[str | None, list[int]] = {}
+        for number, each in enumerate(usable):
+            of_language.setdefault(each.target_language, []).append(number)
+        hypotheses = [""] * len(usable)
+        for language, numbers in of_language.items():
+            found = self.search([usable[number].source for number in numbers], language)
+            for number, best in zip(numbers, found, strict=True):
+                hypotheses[number] = self.vocabularies.target.decode(best[0].tokens)
+        all_translated = [
+            each._replace(hypothesis=hypothesis) for each, hypothesis in zip(usable, hypotheses, strict=True)
+        ]
+        num_skipped = manifest.num_skipped + len(manifest) - len(usable)
+        return {**self.score(all_translated), "skipped": num_skipped}, all_translated
+
+    def usable(self, manifest: Manifest[Pair]) -> list[Translated]:
+        """The pairs that can be scored, normalised and without hypotheses yet.
+
+        Others raise a UserError, or are left out with a warning, as the manifest says.
+        """
+        found: list[Translated] = []
         problems: list[str] = []
-        usable: list[Pair] = []
-        sources: list[str] = []
-        all_references: list[tuple[str, ...]] = []
         for pair in manifest:
-            source, *references = (
-                normalize(text, self.facts.text) for text in (pair.source, pair.target, *pair.alternatives)
-            )
+            texts = (pair.source, pair.target, *pair.alternatives)
+            source, *references = (normalize(text, self.facts.text) for text in texts)
             problem = self.vocabularies.problem(pair, source, references[0])
-            if problem is not None:
+            if problem is None:
+                found.append(Translated(pair.id, source, pair.target_language, tuple(references), ""))
+            else:
                 problems.append(f"{pair.origin}: {problem}")
-                continue
-            usable.append(pair)
-            sources.append(source)
-            all_references.append(tuple(references))
         if problems and not manifest.skip_bad:
             raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
         if problems:
             warn(f"{len(problems)} unusable examples left out:\n{some_of(problems, 3)}")
-        of_language: dict[str | None, list[int]] = {}
-        for number, pair in enumerate(usable):
-            of_language.setdefault(pair.target_language, []).append(number)
-        hypotheses = [""] * len(usable)
-        for language, numbers in of_language.items():
-            found = self.search([sources[number] for number in numbers], language)
-            for number, best in zip(numbers, found, strict=True):
-                hypotheses[number] = self.vocabularies.target.decode(best[0].tokens)
-        all_translated = [
-            Translated(pair.id, source, pair.target_language, references, hypothesis)
-            for pair, source, references, hypothesis in zip(usable, sources, all_references, hypotheses, strict=True)
-        ]
-        return {**self.score(all_translated), "skipped": len(problems) + manifest.num_skipped}, all_translated
+        return found
 
     def score(self, all_translated: Sequence[Translated]) -> dict[str, float | str]:
         """The scores that the model's metric belongs to."""

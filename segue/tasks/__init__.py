@@ -1,4 +1,4 @@
-"""One task, one file. A task's module has `Recipe`, `build_task`, and `load` for what a user does with a model."""
+"""One task, one file. A task's module has `Recipe` and `build_task`; `restore` and `load` for trained models."""
 
 import importlib
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 from segue import recipe
 from segue.errors import UserError, missing_extra
+from segue.runtime import exported
 
 TASKS = {"speech_recognition": "segue.tasks.speech_recognition", "translation": "segue.tasks.translation"}
 """Name in a recipe's `task` -> module."""
@@ -39,14 +40,31 @@ def _module(name: str) -> ModuleType:
         raise
 
 
-def load(model: Path, device: str = "auto") -> Any:
-    """The trained model in a run directory or a model directory, ready for use."""
+def load(model: Path, device: str = "auto", threads: int | None = None) -> Any:
+    """The model in a run directory, a model directory or an exported directory, ready for use.
+
+    `threads` of the CPU are for exported models; None: all cores.
+    """
+    if (model / exported.NAME).is_file():
+        return exported.load(model, device, threads)
+    folder, module = _trained(model)
+    return module.load(folder, device)
+
+
+def restore(model: Path) -> Any:
+    """What a run directory or a model directory holds, in PyTorch: the recipe, the tokenizer and the model."""
+    folder, module = _trained(model)
+    return module.restore(folder)
+
+
+def _trained(model: Path) -> tuple[Path, ModuleType]:
+    """The model directory, and the module of its task."""
     folder = model / "model" if (model / "model").is_dir() else model
     if not (folder / "recipe.toml").is_file():
         if (model / "recipe.toml").is_file() or (model / "checkpoints").is_dir():
             raise UserError(f"{model}: no model in it yet; training writes one at its first evaluation")
         raise UserError(f"{model}: not a run directory or a model directory (it has no recipe.toml)")
-    return module_of(recipe.read(folder / "recipe.toml")).load(folder, device)
+    return folder, module_of(recipe.read(folder / "recipe.toml"))
 
 
 def estimate(

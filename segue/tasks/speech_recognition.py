@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue import metrics, recipe
+from segue.card import LicenseId, card, speech_use
 from segue.data import audio
 from segue.data import tokenizer as tokenizers
 from segue.data.augmentation import Augmentation, AugmentationSection, FeatureAugmentation, Joining
@@ -80,6 +81,8 @@ class Recipe(recipe.Section):
     """The task."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of weights, order, augmentation and dropout."""
+    license: LicenseId = "unknown"
+    """Licence of the trained model, for its card: an SPDX identifier in small letters, such as apache-2.0."""
     data: DataSection = DataSection()
     """Recordings."""
     text: TextSection = TextSection()
@@ -304,7 +307,7 @@ class SpeechRecognition:
         """Recipe, tokenizer and model card."""
         write_text(folder / "recipe.toml", recipe.dump(self.recipe))
         self.tokenizer.save(folder / "tokenizer.json")
-        write_text(folder / "README.md", _model_card(self.recipe, scores))
+        write_text(folder / "README.md", _model_card(self.recipe, self.manifests, scores))
 
     def _ctc_loss(self, log_probs: Tensor, frames: Tensor, batch: SpeechBatch, zero_infinity: bool = False) -> Tensor:
         """(B) negative log-likelihoods (Graves et al. 2006, equation 8)."""
@@ -432,17 +435,22 @@ def _collate(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
     )
 
 
-def _model_card(section: Recipe, scores: dict[str, float]) -> str:
-    return f"""# Speech recognition model
-
-Trained with [Segue](https://pypi.org/project/segue/); the recipe beside this file says how and on what.
-
-- Input: speech, resampled to {section.features.sample_rate_hz} Hz. Output: text, {section.text.case} case.
-- Word error rate on {", ".join(section.data.dev)}: {scores["word_error_rate"]:.2%}; character error rate
-  {scores["character_error_rate"]:.2%} ({scores["utterances"]} utterances).
-
-    segue transcribe THIS_FOLDER some.wav
-"""
+def _model_card(section: Recipe, manifests: dict[Split, Manifest[Utterance]], scores: dict[str, float]) -> str:
+    data, rate = section.data, section.features.sample_rate_hz
+    train, dev = manifests["train"], manifests["dev"]
+    return card(
+        "Speech recognition model",
+        kind="automatic-speech-recognition",
+        license_id=section.license,
+        languages=sorted({utterance.language for utterance in dev if utterance.language is not None}),
+        facts=[
+            f"Trained on {', '.join(data.train)}: {len(train):,} utterances, {train.sizes.sum() / 3600:.1f} hours.",
+            f"Hears speech, resampled to {rate} Hz; writes text, {section.text.case} case.",
+            f"Word error rate on {', '.join(data.dev)}, which chose this state of the model: "
+            f"{scores['word_error_rate']:.2%} ({len(dev):,} utterances).",
+        ],
+        use=speech_use("model"),
+    )
 
 
 def build_task(section: Recipe, run: Path, world: World) -> SpeechRecognition:

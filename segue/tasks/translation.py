@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segue import metrics, recipe
+from segue.card import LicenseId, card, translation_use
 from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest, ManifestsSection
@@ -30,7 +31,7 @@ from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
 from segue.data.tokenizer import TokenizerSection
 from segue.data.vocabularies import END, PADDING, Vocabularies
-from segue.decoding.autoregressive import beam_search
+from segue.decoding.autoregressive import Steps, beam_search
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.engine.checkpoint import load_weights, write_text
 from segue.engine.estimate import Sketch
@@ -77,6 +78,8 @@ class Recipe(recipe.Section):
     """The task."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of weights, order, random cuts and dropout."""
+    license: LicenseId = "unknown"
+    """Licence of the trained model, for its card: an SPDX identifier in small letters, such as apache-2.0."""
     data: DataSection = DataSection()
     """Text pairs."""
     text: TextSection = TextSection(case="keep", punctuation="keep", unicode_form="NFC")
@@ -204,7 +207,9 @@ class Translation:
         ]
         vocabularies = self.vocabularies
         targets = [[vocabularies.begin, *target, vocabularies.end] for _, target in both]
-        target_lengths = torch.tensor([len(target) - 1 for target in targets], dtype=torch.int64)
+        source, source_lengths = padded([source for source, _ in both], vocabularies.source.special[PADDING])
+        target, written = padded(targets, vocabularies.padding)
+        target_lengths = written - 1
         return PairBatch(
             ids=[pair.id for pair in pairs],
             sources=[source for source, _ in texts],
@@ -215,9 +220,9 @@ class Translation:
             ],
             amount=float(target_lengths.sum()),
             num_skipped=0,
-            source=_padded([source for source, _ in both], vocabularies.source.special[PADDING]),
-            source_lengths=torch.tensor([len(source) for source, _ in both], dtype=torch.int64),
-            target=_padded(targets, vocabularies.padding),
+            source=source,
+            source_lengths=source_lengths,
+            target=target,
             target_lengths=target_lengths,
         )
 
@@ -236,7 +241,8 @@ class Translation:
         assert isinstance(model, Transformer)
         each, _ = self._cross_entropy(model, batch, 0.0)
         losses = [part.sum().item() for part in torch.split(each, batch.target_lengths.tolist())]
-        found = search(model, self.vocabularies, batch.source, batch.source_lengths, self.search)
+        steps = TorchSteps(model, batch.source, batch.source_lengths)
+        found = search(steps, self.vocabularies, batch.source_lengths, self.search)
         hypotheses = [self.vocabularies.target.decode(best[0].tokens) for best in found]
         counts = batch.target_lengths.tolist()
         said = (batch.ids, batch.sources, batch.target_languages, batch.references)
@@ -260,7 +266,7 @@ class Translation:
         """Recipe, tokenizers and model card."""
         write_text(folder / "recipe.toml", recipe.dump(self.recipe))
         self.vocabularies.save(folder)
-        write_text(folder / "README.md", _model_card(self.recipe, self.vocabularies, scores))
+        write_text(folder / "README.md", _model_card(self.recipe, self.vocabularies, self.manifests, scores))
 
     def _cross_entropy(self, model: nn.Module, batch: PairBatch, smoothing: float) -> tuple[Tensor, Tensor]:
         """Twice (P): loss and negative log-likelihood of each real target token, row by row."""
@@ -339,23 +345,22 @@ def build_model(section: Recipe, vocabularies: Vocabularies) -> Transformer:
 
 
 def search(
-    model: Transformer,
+    steps: Steps,
     vocabularies: Vocabularies,
-    source: Tensor,
     lengths: Tensor,
     section: SearchSection,
     *,
     num_best: int = 1,
     prefixes: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Hypothesis]]:
-    """(B, S) sources, (B) lengths -> the best outputs of each."""
+    """The best outputs of each of B sources, which `steps` has read; (B) their lengths."""
     longest = (lengths * section.longest_factor + section.longest_extra).long().tolist()
     if prefixes is not None:
         longest = [limit + len(prefix) for limit, prefix in zip(longest, prefixes, strict=True)]
     special = vocabularies.target.special
     with torch.inference_mode():
         return beam_search(
-            _Writer(model, source, lengths),
+            steps,
             longest,
             begin=vocabularies.begin,
             end=vocabularies.end,
@@ -365,44 +370,56 @@ def search(
             forbidden=[number for token, number in special.items() if token != END],
             prefixes=prefixes,
             no_repeat_ngram=section.no_repeat_ngram,
-            device=source.device,
+            device=lengths.device,
         )
 
 
-class _Writer:
+class TorchSteps:
     """The model as search sees it."""
 
+    @torch.inference_mode()
     def __init__(self, model: Transformer, source: Tensor, lengths: Tensor) -> None:
+        """(B, S) source tokens, (B) their numbers: read at once."""
         self._model = model
         self._cache = model.begin(source, lengths)
 
     def step(self, tokens: Tensor) -> Tensor:
+        """(N) last tokens -> (N, V) scores of the next ones."""
         return self._model.step(tokens, self._cache)
 
     def select(self, rows: Tensor, sentences: Tensor | None) -> None:
+        """Goes on with these rows in this order, and with these sentences alone (None: all)."""
         self._cache.select(rows, sentences)
 
 
-def _padded(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
-    """(B, longest)"""
+def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """(B, longest) tokens, (B) their numbers."""
     result = torch.full((len(rows), max(map(len, rows), default=0)), padding, dtype=torch.int64)
     for row, tokens in zip(result, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-    return result
+    return result, torch.tensor([len(row) for row in rows], dtype=torch.int64)
 
 
-def _model_card(section: Recipe, vocabularies: Vocabularies, scores: dict[str, float]) -> str:
-    listed = ", ".join(vocabularies.languages) or "not said"
-    found = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in scores.items())
-    return f"""# Translation model
-
-Trained with [Segue](https://pypi.org/project/segue/); the recipe beside this file says how and on what.
-
-- Target languages: {listed}.
-- On {", ".join(section.data.dev)}, searched with one beam: {found}.
-
-    echo "a line of text" | segue translate THIS_FOLDER
-"""
+def _model_card(
+    section: Recipe, vocabularies: Vocabularies, manifests: dict[Split, Manifest[Pair]], scores: dict[str, float]
+) -> str:
+    data, (train, dev) = section.data, (manifests["train"], manifests["dev"])
+    sources = sorted({pair.source_language for pair in dev if pair.source_language is not None})
+    name, score = section.metric.replace("_", " "), scores[section.metric]
+    shown = f"{score:.2%}" if section.metric == "word_error_rate" else f"{score:.2f}"
+    return card(
+        "Translation model",
+        kind="translation",
+        license_id=section.license,
+        languages=[*sources, *(each for each in vocabularies.languages if each not in sources)],
+        facts=[
+            f"Trained on {', '.join(data.train)}: {len(train):,} pairs.",
+            f"From {', '.join(sources) or '(not said)'} to {', '.join(vocabularies.languages) or '(not said)'}.",
+            f"{name} on {', '.join(data.dev)}, which chose this state of the model: {shown} ({len(dev):,} pairs, "
+            "one beam).",
+        ],
+        use=translation_use("model", vocabularies.languages),
+    )
 
 
 def build_task(section: Recipe, run: Path, world: World) -> Translation:
@@ -473,9 +490,10 @@ class TorchWriter:
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
         """The best outputs of each row of source tokens."""
-        source = _padded(rows, self._vocabularies.source.special[PADDING]).to(self._device)
-        lengths = torch.tensor([len(row) for row in rows], device=self._device)
-        return search(self.model, self._vocabularies, source, lengths, section, num_best=num_best, prefixes=prefixes)
+        padding = self._vocabularies.source.special[PADDING]
+        source, lengths = (tensor.to(self._device) for tensor in padded(rows, padding))
+        steps = TorchSteps(self.model, source, lengths)
+        return search(steps, self._vocabularies, lengths, section, num_best=num_best, prefixes=prefixes)
 
     @torch.inference_mode()
     def attention(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:

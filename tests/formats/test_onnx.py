@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from segue.data.features import FeaturesSection, LogMel, normalize
 from segue.decoding.autoregressive import beam_search
-from segue.formats.onnx import OnnxSteps, write_acoustic_model, write_recognizer, write_translator
+from segue.formats.onnx import OnnxSteps, write_recognizer, write_translator
 from segue.models.jasper import Jasper, JasperSection
 from segue.models.transformer import Cache, Transformer, TransformerSection
+from segue.runtime.onnx import session
 
 VOCABULARY = 9
 BEGIN, END = 1, 2
@@ -115,23 +116,6 @@ def test_batch_normalisation_and_masks_cost_nothing_extra(recognizer: Recognizer
     assert {"front_end.spectrum", "model.blocks.1.layers.1.0", "model.head"} <= names
 
 
-def test_an_acoustic_model_normalises_and_ignores_padding(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(0)
-    model = Recognizer("none", False).model
-    write_acoustic_model(model, tmp_path / "model.onnx", {"vocab_size": str(VOCABULARY)})
-    assert capfd.readouterr() == ("", ""), "the exporter spoke"
-    features = torch.randn(2, 16, 51, generator=torch.Generator().manual_seed(0)) * 3 - 8
-    lengths = torch.tensor([51, 30])
-    with torch.inference_mode():
-        expected, expected_frames = model(normalize(features, lengths), lengths)
-    features[1, :, 30:] = -23.0259  # sherpa-onnx's padding
-    log_probs, frames = run(tmp_path / "model.onnx", features=features, lengths=lengths)
-    assert log_probs.shape == (2, 26, VOCABULARY)
-    assert frames.tolist() == expected_frames.tolist() == [26, 15]
-    np.testing.assert_allclose(log_probs[0], expected[0], atol=2e-4)
-    np.testing.assert_allclose(log_probs[1, :15], expected[1, :15], atol=2e-4)
-
-
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "the paper's": {"norm": "post"},
     "today's": {
@@ -169,13 +153,14 @@ def test_a_search_over_the_graphs_writes_what_the_model_writes(architecture: dic
     for parameter in model.parameters():  # spread, so that no two outputs are nearly alike
         parameter.data.mul_(2.5)
     write_translator(model, tmp_path, {"task": "translation"})
+    sessions = [session(tmp_path / name) for name in ("encoder.onnx", "decoder.onnx")]
     for beams, lengths in ((1, [5]), (3, [1, 6, 4]), (4, [7, 2])):
         source = torch.randint(3, 12, (len(lengths), max(lengths)))
         counts = torch.tensor(lengths)
         longest = [2 * length + 3 for length in lengths]
         with torch.inference_mode():
             reference = TorchSteps(model, model.begin(source, counts))
-        steps = OnnxSteps(tmp_path, source, counts, beams)
+        steps = OnnxSteps(*sessions, source, counts, beams)
         expected, found = (
             beam_search(each, longest, begin=BEGIN, end=END, beams=beams, alpha=1.0, num_best=beams)
             for each in (reference, steps)

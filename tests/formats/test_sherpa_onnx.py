@@ -23,8 +23,10 @@ from segue.decoding import ctc
 from segue.errors import UserError
 from segue.formats import sherpa_onnx as target
 from segue.models.jasper import Jasper, JasperSection
+from segue.runtime.onnx import session
 
 RATE_HZ, BINS = 8000, 20
+VOCABULARY = 12  # of the digits below, a dash and the blank
 TEXTS = ["the cat sat on the mat", "a café, an über-naïve “quote”", "that hat's the cat's", "漢字 and kana"] * 3
 BLOCKS = ({"channels": 24, "kernel": 5, "stride": 2, "has_residual": False}, {"channels": 24, "kernel": 5})
 
@@ -66,7 +68,7 @@ def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
     front_end = LogMel(FeaturesSection(sample_rate_hz=RATE_HZ, mel_bins=BINS))
     streams, expected = [], []
     draw = np.random.default_rng(0)
-    for length in (2400, 8000, 4880, 12240):  # of different lengths: sherpa-onnx pads them
+    for length in (2480, 8000, 4880, 12240):  # of different lengths: sherpa-onnx pads them
         samples = (draw.standard_normal(length) * np.linspace(0.01, 0.2, length)).astype(np.float32)
         streams.append(recognizer.create_stream())
         streams[-1].accept_waveform(RATE_HZ, samples)
@@ -84,8 +86,34 @@ def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
 def heard(model: Jasper, tokenizer: Tokenizer, front_end: LogMel, samples: Tensor) -> str:
     features, frames = front_end(samples.unsqueeze(0), torch.tensor([len(samples)]))
     log_probs, _ = model(normalize(features, frames), frames)
-    # sherpa-onnx looks at floor(T / subsampling) frames.
-    return tokenizer.decode(e.token for e in ctc.greedy(log_probs[0, : int(frames) // 2].numpy(), len(tokenizer)))
+    return tokenizer.decode(e.token for e in ctc.greedy(log_probs[0].numpy(), len(tokenizer)))
+
+
+def test_the_frame_that_sherpa_onnx_does_not_look_at_says_nothing_new(tmp_path: Path) -> None:
+    model = spread_model(VOCABULARY)
+    target.write(model, built("characters without a space"), tmp_path)
+    features = torch.randn(5, BINS, 51, generator=torch.Generator().manual_seed(0)) * 3 - 8
+    lengths = torch.tensor([51, 50, 1, 30, 49])
+    with torch.inference_mode():
+        expected, _ = model(normalize(features, lengths), lengths)
+    for number, length in enumerate(lengths.tolist()):
+        features[number, :, length:] = -23.0259  # sherpa-onnx's padding
+    inputs = {"features": features.numpy(), "lengths": lengths.numpy()}
+    rows, frames, positions = session(tmp_path / "model.onnx").run(None, inputs)
+    assert frames.tolist() == [26, 25, 1, 15, 25]
+    num_moved = 0
+    for number, count in enumerate(frames.tolist()):
+        own = expected[number, :count].numpy()
+        np.testing.assert_allclose(rows[number, np.argsort(positions[number])][:count], own, atol=2e-4)
+        looked_at = rows[number, : lengths[number] // 2]
+        if len(looked_at) == count:
+            assert positions[number, :count].tolist() == list(range(count))
+            continue
+        num_moved += 1
+        found, wanted = ([e.token for e in ctc.greedy(each, VOCABULARY - 1)] for each in (looked_at, own))
+        if count > 1:
+            assert found == wanted
+    assert num_moved == 3
 
 
 def test_the_blank_is_last_and_a_space_has_its_own_sign() -> None:

@@ -1,0 +1,64 @@
+"""What does a model card say? Front matter that Hugging Face's hub reads, what the model is, and how to use it."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+LicenseId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
+"""SPDX's identifier in small letters, as the hub writes it."""
+USE = "\n## Use\n"
+
+
+def card(title: str, *, kind: str, license_id: str, languages: Sequence[str], facts: Sequence[str], use: str) -> str:
+    """A card in Markdown. `kind` is the hub's name of the task; `facts` become a list."""
+    listed = "".join(f"\n- {language}" for language in languages)
+    language = f"\nlanguage:{listed}" if languages else ""
+    points = "\n".join(f"- {fact}" for fact in facts)
+    return f"""---
+license: {license_id}{language}
+library_name: segue
+pipeline_tag: {kind}
+---
+
+# {title}
+
+Trained with [Segue](https://pypi.org/project/segue/).
+
+{points}
+{USE}
+{use.strip()}
+"""
+
+
+def with_use(text: str, use: str, more: str = "") -> str:
+    """A card, also one that its owner has edited, for another runtime: what follows "## Use" is new."""
+    return f"{text.partition(USE)[0].rstrip()}\n{USE}\n{use.strip()}\n{more}"
+
+
+def speech_use(folder: str) -> str:
+    """How a speech model that lies in `folder` is used with Segue."""
+    return _in_segue(folder, f"segue transcribe {folder} speech.wav", 'transcribe("speech.wav").text')
+
+
+def translation_use(folder: str, languages: Sequence[str]) -> str:
+    """How a translation model that lies in `folder` is used with Segue."""
+    option, argument = (f" --to {languages[0]}", f', "{languages[0]}"') if len(languages) > 1 else ("", "")
+    command = f'echo "a line of text" | segue translate {folder}{option}'
+    return _in_segue(folder, command, f'translate(["a line of text"]{argument})')
+
+
+def _in_segue(folder: str, command: str, call: str) -> str:
+    code = f'import segue\n\nprint(segue.load("{folder}").{call})'
+    return f"""From the folder that holds this one, which is called `{folder}` here, on the command line:
+
+    {command}
+
+or in Python:
+
+{python(code)}"""
+
+
+def python(code: str) -> str:
+    """A block of code in Markdown."""
+    return f"```python\n{code.strip()}\n```\n"

@@ -1,0 +1,234 @@
+"""Is an exported model the same model? Its own runtime against PyTorch, on real examples, in one alternating run."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.data.audio import Samples
+from segue.data.examples import Pair, Utterance
+from segue.data.manifest import Manifest
+from segue.data.text import normalize
+from segue.runtime.recogniser import Heard, Recogniser
+from segue.runtime.translator import Translated, Translator
+
+NUM_EXAMPLES = 500
+"""Examples at the most, evenly spaced over the manifests."""
+WORST_DIFFERENCE = 1e-2
+"""Bound on scores of models in full precision, in nats."""
+LEAST_IDENTICAL = {"speech_recognition": 0.99, "translation": 0.98}
+"""Bounds on the share of identical outputs of models in full precision; searches may end by other rules."""
+NUM_SHOWN = 10
+
+Scores = list[NDArray[np.float32]]
+Hear = Callable[[Sequence[Samples]], tuple[list[str], Callable[[], Scores]]]
+"""Waveforms (S) -> what a runtime heard in each, and what gives the log-probabilities (T, V) behind it."""
+
+
+class Size(NamedTuple):
+    """Of the files, in bytes."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was found. Points are of WER in per cent, of BLEU or of chrF."""
+
+    task: str
+    runtime: str
+    """Name and version."""
+    threads: int
+    examples: list[str]
+    """Manifests."""
+    count: int
+    """Examples of them that were used."""
+    worst_difference: float
+    """Of scores, in nats: all log-probabilities of speech; of translations that are the same, their own."""
+    mean_difference: float
+    identical: float
+    """Share of outputs."""
+    metric: str
+    before: float
+    after: float
+    loss: float
+    """Points lost from before to after; below 0 where it got better."""
+    bytes_before: int
+    bytes_after: int
+    speed: float
+    """Times as fast as PyTorch on as many threads."""
+    differing: list[dict[str, Any]] = field(default_factory=list)
+    """The first outputs that differ."""
+
+    def problems(self, is_exact: bool, max_loss: float) -> list[str]:
+        """Why the export must not be used; nothing where it may. Rounded weights have to keep the metric only."""
+        found = []
+        least = LEAST_IDENTICAL[self.task]
+        if is_exact and not self.worst_difference <= WORST_DIFFERENCE:
+            found.append(f"scores differ by up to {self.worst_difference:.3g} (bound {WORST_DIFFERENCE})")
+        if is_exact and self.identical < least:
+            found.append(f"only {self.identical:.1%} of outputs are identical (bound {least:.0%})")
+        if not self.loss <= max_loss:
+            name = self.metric.replace("_", " ")
+            found.append(f"{name}: {self.loss:.2f} points lost (--max-metric-loss {max_loss:g})")
+        return found
+
+    def save(self, path: Path, **more: Any) -> None:
+        """As one JSON object."""
+        path.write_text(json.dumps({**vars(self), **more}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def rows(self) -> dict[str, str]:
+        """What people read."""
+        is_rate = self.metric.endswith("_rate")
+        before, after = (f"{value:.2%}" if is_rate else f"{value:.2f}" for value in (self.before, self.after))
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return {
+            "runtime": self.runtime,
+            "examples": f"{self.count} of {', '.join(self.examples)}",
+            "scores differ": f"{self.worst_difference:.2g} at most, {self.mean_difference:.2g} on average",
+            "identical outputs": f"{self.identical:.1%}",
+            self.metric.replace("_", " "): f"{before} before, {after} after",
+            "size": f"{self.bytes_before / 1e6:.1f} MB before, {self.bytes_after / 1e6:.1f} MB after",
+            "speed": f"{self.speed:.2f} times PyTorch ({threads})",
+        }
+
+
+def of_speech(
+    model: Recogniser, hear: Hear, utterances: Manifest[Utterance], *, runtime: str, threads: int, size: Size
+) -> Parity:
+    """A recogniser in PyTorch beside what another runtime hears."""
+    thin_out(utterances)
+    before: list[Heard] = []
+    after: list[Heard] = []
+    clock = _Clock()
+    worst, total, count = 0.0, 0.0, 0
+    for group, waveforms in model.sounds(utterances):
+        if not before:  # to warm up
+            model.hear(waveforms), hear(waveforms)
+        (texts, scores), (texts_after, scores_after) = clock.both(model.hear, hear, waveforms)
+        for ours, theirs in zip(scores, scores_after(), strict=True):
+            difference = np.abs(ours - theirs)
+            worst, total, count = (
+                max(worst, float(difference.max(initial=0.0))),
+                total + float(difference.sum()),
+                count + ours.size,
+            )
+        for heard, found in ((before, texts), (after, texts_after)):
+            for utterance, text in zip(group, found, strict=True):
+                heard.append(Heard(utterance.id, normalize(utterance.text, model.facts.text), text, utterance.seconds))
+    differing = [
+        {"id": ours.id, "reference": ours.reference, "before": ours.hypothesis, "after": theirs.hypothesis}
+        for ours, theirs in zip(before, after, strict=True)
+        if ours.hypothesis != theirs.hypothesis
+    ]
+    metric = "word_error_rate"
+    rates = [model.score(heard)[metric] for heard in (before, after)]
+    return Parity(
+        task=model.facts.task,
+        runtime=runtime,
+        threads=threads,
+        examples=[str(path) for path in utterances.paths],
+        count=len(before),
+        worst_difference=worst,
+        mean_difference=total / max(1, count),
+        identical=1 - len(differing) / len(before),
+        metric=metric,
+        before=rates[0],
+        after=rates[1],
+        loss=100 * (rates[1] - rates[0]),
+        bytes_before=size.before,
+        bytes_after=size.after,
+        speed=clock.ratio,
+        differing=differing[:NUM_SHOWN],
+    )
+
+
+def of_translation(
+    model: Translator, other: Translator, pairs: Manifest[Pair], *, runtime: str, threads: int, size: Size
+) -> Parity:
+    """A translator in PyTorch beside the same one in another runtime."""
+    thin_out(pairs)
+    before = sorted(model.usable(pairs), key=lambda each: (each.target_language or "", len(each.source)))
+    after: list[Translated] = []
+    differences: list[float] = []
+    differing: list[dict[str, Any]] = []
+    clock = _Clock()
+    decode = model.vocabularies.target.decode
+    for start, end in _groups(before):
+        group, language = before[start:end], before[start].target_language
+        sources = [each.source for each in group]
+        if start == 0:  # to warm up
+            model.search(sources, language), other.search(sources, language)
+        found, found_after = clock.both(model.search, other.search, sources, language)
+        for number, ([ours, *_], [theirs, *_]) in enumerate(zip(found, found_after, strict=True), start):
+            texts = decode(ours.tokens), decode(theirs.tokens)
+            before[number], after_it = (before[number]._replace(hypothesis=text) for text in texts)
+            after.append(after_it)
+            if ours.tokens == theirs.tokens:
+                differences.append(abs(ours.log_probability - theirs.log_probability))
+            else:
+                said = {"id": after_it.id, "source": after_it.source, "before": texts[0], "after": texts[1]}
+                differing.append({**said, "score_before": ours.score, "score_after": theirs.score})
+    metric = model.facts.metric
+    scores = [float(model.score(outputs)[metric]) for outputs in (before, after)]
+    return Parity(
+        task=model.facts.task,
+        runtime=runtime,
+        threads=threads,
+        examples=[str(path) for path in pairs.paths],
+        count=len(before),
+        worst_difference=max(differences, default=0.0),
+        mean_difference=float(np.mean(differences or [0.0])),
+        identical=len(differences) / len(before),
+        metric=metric,
+        before=scores[0],
+        after=scores[1],
+        loss=100 * (scores[1] - scores[0]) if metric == "word_error_rate" else scores[0] - scores[1],
+        bytes_before=size.before,
+        bytes_after=size.after,
+        speed=clock.ratio,
+        differing=differing[:NUM_SHOWN],
+    )
+
+
+def thin_out(manifest: Manifest[Any], most: int = NUM_EXAMPLES) -> None:
+    """Leaves so many examples at the most, evenly spaced."""
+    kept = np.linspace(0, len(manifest) - 1, min(most, len(manifest)), dtype=np.int64)
+    manifest.without(np.setdiff1d(np.arange(len(manifest)), kept).tolist())
+
+
+def _groups(rows: Sequence[Translated]) -> list[tuple[int, int]]:
+    """Starts and ends of batches that hold one language each."""
+    changes = [n for n in range(1, len(rows)) if rows[n].target_language != rows[n - 1].target_language]
+    return [
+        (first, min(first + Translator.BATCH, end))
+        for start, end in zip([0, *changes], [*changes, len(rows)], strict=True)
+        for first in range(start, end, Translator.BATCH)
+    ]
+
+
+class _Clock:
+    """The time that each side took, turn by turn: what disturbs one disturbs the other."""
+
+    def __init__(self) -> None:
+        self._seconds = np.zeros(2)
+
+    def both(self, ours: Callable[..., Any], theirs: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+        """The answers of both."""
+        start = perf_counter()
+        answer = ours(*arguments)
+        middle = perf_counter()
+        other = theirs(*arguments)
+        self._seconds += middle - start, perf_counter() - middle
+        return answer, other
+
+    @property
+    def ratio(self) -> float:
+        """Times as fast as ours the other side was."""
+        return float(self._seconds[0] / self._seconds[1])

@@ -1,0 +1,42 @@
+"""What must be known of a format, so that every model takes the same road into it?"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from segue.data.audio import Samples
+from segue.formats.parity import Hear
+from segue.runtime.translator import Writer
+from segue.tasks import speech_recognition, translation
+
+
+class Speech(NamedTuple):
+    """How a recogniser leaves, as `model.onnx` and what belongs to it."""
+
+    packages: tuple[str, ...]
+    """What it needs; the runtime first."""
+    write: Callable[[speech_recognition.Trained, Path], None]
+    """Into a folder."""
+    inputs: Callable[[speech_recognition.Trained, Sequence[Samples]], Mapping[str, NDArray[Any]]]
+    """The graph's inputs of waveforms: what eight-bit weights are calibrated on."""
+    hear: Callable[[speech_recognition.Trained, Path, int], Hear]
+    """The runtime, with what was written into the folder, on so many threads."""
+    use: Callable[[speech_recognition.Trained, str], str]
+    """How it is used, in Markdown, from the folder that holds the one of this name."""
+    quantizations: tuple[str, ...] = ("int8", "float16")
+
+
+class Text(NamedTuple):
+    """How a translator leaves."""
+
+    packages: tuple[str, ...]
+    """What it needs; the runtime first."""
+    write: Callable[[translation.Trained, Path, str], None]
+    """Into a folder, with weights of this kind."""
+    writer: Callable[[translation.Trained, Path, int], Writer]
+    """The runtime, with what was written into the folder, on so many threads."""
+    use: Callable[[translation.Trained, str], str]
+    """How it is used, in Markdown, from the folder that holds the one of this name."""
+    quantizations: tuple[str, ...]

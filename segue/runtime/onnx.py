@@ -1,0 +1,47 @@
+"""How does an exported speech model hear? Its graph in onnxruntime, waveforms in, log-probabilities out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from segue.data.audio import Samples
+from segue.errors import UserError
+
+
+def session(path: Path, threads: int | None = None) -> Any:
+    """A graph, ready to run on so many threads of the CPU; None: on all its cores."""
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # Waiting threads sleep: spinning ones cost others their time, and where all cores are busy their own.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # onnxruntime's own types, of no common base
+        raise UserError(f"{path}: onnxruntime cannot load it: {str(problem).splitlines()[0]}") from None
+
+
+class OnnxListener:
+    """The graph that `formats/onnx` wrote. It holds no state between calls: threads may share it."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._session = session(path, threads)
+
+    def log_probs(self, waveforms: Sequence[Samples]) -> list[NDArray[np.float32]]:
+        """(S) each -> (T, V) each."""
+        log_probs, frames = self._session.run(None, padded(waveforms))
+        return [row[:length] for row, length in zip(log_probs, frames.tolist(), strict=True)]
+
+
+def padded(waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:
+    """The graph's inputs: (B, longest) samples, (B) their numbers."""
+    lengths = np.array([len(waveform) for waveform in waveforms], np.int64)
+    samples = np.zeros((len(waveforms), lengths.max()), np.float32)
+    for row, waveform in zip(samples, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return {"waveforms": samples, "lengths": lengths}
