@@ -7,23 +7,24 @@ Shape letters: D width, V vocabulary.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segue import card
 from segue.data.tokenizer import UNKNOWN
-from segue.data.vocabularies import BEGIN, END, Vocabularies
+from segue.data.vocabularies import BEGIN, END, TO_LANGUAGE, Vocabularies
 from segue.errors import missing_extra
+from segue.formats.target import Text
 from segue.layers.attention import Attention
 from segue.layers.feed_forward import FeedForward
 from segue.layers.positions import WAVELENGTH_BASE, sinusoids
 from segue.models.transformer import Transformer, TransformerSection
-from segue.runtime.ctranslate2 import POSITIONS
-
-Quantization = Literal["float32", "int8", "float16"]
+from segue.runtime.ctranslate2 import POSITIONS, CTranslate2Writer
+from segue.tasks.translation import Trained
 
 
 def write(
@@ -31,9 +32,12 @@ def write(
     section: TransformerSection,
     vocabularies: Vocabularies,
     folder: Path,
-    quantization: Quantization = "float32",
+    quantization: str = "float32",
 ) -> None:
-    """Writes the model into `folder`. Tokens that no output may have are impossible: their scores are -infinity."""
+    """Writes the model into `folder`, its weights in float32, float16 or int8.
+
+    Tokens that no output may have are impossible: their scores are -infinity.
+    """
     try:
         from ctranslate2 import specs
     except ImportError:
@@ -131,3 +135,36 @@ def _impossible(vocabularies: Vocabularies) -> NDArray[np.float32]:
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().float().cpu().numpy().copy()  # CTranslate2 changes it in place when it quantizes
+
+
+# --- The road ---
+
+
+def _write(trained: Trained, folder: Path, weights: str) -> None:
+    write(trained.model, trained.recipe.model, trained.vocabularies, folder, weights)
+    trained.vocabularies.save(folder)
+
+
+def _use(trained: Trained, folder: str) -> str:
+    vocabularies = trained.vocabularies
+    language = f'"{TO_LANGUAGE.format(vocabularies.languages[0])}", ' if len(vocabularies.languages) > 1 else ""
+    source = "source_tokenizer" if vocabularies.source is not vocabularies.target else "tokenizer"
+    code = f"""import ctranslate2
+from tokenizers import Tokenizer
+
+translator = ctranslate2.Translator("{folder}")
+source, target = (Tokenizer.from_file(f"{folder}/{{name}}.json") for name in ("{source}", "tokenizer"))
+tokens = [{language}*source.encode("a line of text", add_special_tokens=False).tokens, "{END}"]
+[result] = translator.translate_batch([tokens], beam_size={trained.recipe.search.beams})
+print(target.decode([target.token_to_id(token) for token in result.hypotheses[0]]))"""
+    mine = card.translation_use(folder, vocabularies.languages)
+    return f"{mine}\nor with CTranslate2 and tokenizers alone:\n\n{card.python(code)}"
+
+
+TEXT = Text(
+    packages=("ctranslate2",),
+    write=_write,
+    writer=lambda trained, folder, threads: CTranslate2Writer(folder, threads),  # noqa: ARG005
+    use=_use,
+    quantizations=("int8", "float16"),
+)
