@@ -144,7 +144,7 @@ def test_a_mistake_in_a_manifest_names_file_line_and_key(
         ("train {recipe} engine.stpes=3", "command line: engine.stpes: no such key (did you mean 'steps'?)"),
         ("train {recipe} steps", "command line: steps: should be key=value, like "),
         ("train {recipe} --out {corpus}", "{corpus}: not empty, and no run directory; give another --out"),
-        ("evaluate {corpus} {corpus}/test.jsonl", "{corpus}: not a run directory or a model directory"),
+        ("evaluate {corpus} {corpus}/test.jsonl", "{corpus}: not a run, model or exported directory"),
         ("evaluate {trained} {corpus}/no.jsonl", "{corpus}/no.jsonl: cannot read this manifest"),
         ("transcribe {trained} a.wav b.wav --format srt", "--format srt with several recordings needs --out DIR"),
         ("prepare csv {corpus}/no.csv {corpus}", "{corpus}/no.csv: no such file or folder"),

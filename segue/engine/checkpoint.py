@@ -20,6 +20,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -213,6 +214,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise UserError(f"{path}: no such file; was the model trained to its first evaluation?")
     try:
         model.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or cut off ({error}); copy it again, or train on to the next best") from None
     except RuntimeError as error:  # names every tensor that is missing or has another shape
         raise UserError(f"{path}: these weights do not fit the recipe and tokenizer beside them: {error}") from None
 

@@ -53,6 +53,8 @@ def check(precision: Precision, device: torch.device) -> None:
 
 def set_matmul(matmul: Matmul) -> None:
     """How CUDA multiplies float32 matrices and convolves."""
+    # The old switch as well, and first: where only the new ones say "ieee", torch cannot read it, and exports fail.
+    torch.backends.cudnn.allow_tf32 = matmul == "tf32"
     torch.backends.cuda.matmul.fp32_precision = matmul
     torch.backends.cudnn.conv.fp32_precision = matmul  # type: ignore[attr-defined]  # torch's own default is tf32
     torch.backends.cudnn.rnn.fp32_precision = matmul  # type: ignore[attr-defined]

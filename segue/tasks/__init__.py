@@ -60,10 +60,10 @@ def restore(model: Path) -> Any:
 def _trained(model: Path) -> tuple[Path, ModuleType]:
     """The model directory, and the module of its task."""
     folder = model / "model" if (model / "model").is_dir() else model
-    if not (folder / "recipe.toml").is_file():
+    if not all((folder / name).is_file() for name in ("recipe.toml", "model.safetensors")):
         if (model / "recipe.toml").is_file() or (model / "checkpoints").is_dir():
             raise UserError(f"{model}: no model in it yet; training writes one at its first evaluation")
-        raise UserError(f"{model}: not a run directory or a model directory (it has no recipe.toml)")
+        raise UserError(f"{model}: not a run, model or exported directory (it has no recipe.toml and no segue.json)")
     return folder, module_of(recipe.read(folder / "recipe.toml"))
 
 

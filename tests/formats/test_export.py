@@ -1,0 +1,380 @@
+"""The road out: every target with a model that was trained here, its card's code as users run it, and mistakes."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import segue
+from segue import formats, tasks
+from segue.cli import main
+from segue.data import audio
+from segue.errors import UserError
+from segue.formats.parity import Parity
+from segue.runtime import exported as runtime
+
+SPEECH = [("onnx", None), ("onnx", "int8"), ("onnx", "float16"), ("sherpa-onnx", None), ("sherpa-onnx", "int8")]
+TEXT = [("onnx", None), ("onnx", "float16"), ("ctranslate2", None), ("ctranslate2", "int8")]
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def label(case: tuple[str, str | None]) -> str:
+    return "-".join(filter(None, case))
+
+
+@pytest.fixture(scope="module", params=SPEECH, ids=label)
+def speech(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(trained, *request.param, tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="module")
+def onnx(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be written to."""
+    return exported(trained, "onnx", None, tmp_path_factory.mktemp("onnx"))
+
+
+@pytest.fixture(scope="module", params=TEXT, ids=label)
+def text(request: pytest.FixtureRequest, trained_translator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(trained_translator, *request.param, tmp_path_factory.mktemp("text"))
+
+
+def exported(run: Path, target: str, quantize: str | None, folder: Path) -> Path:
+    """By the command line, a few points of a tiny model's WER permitted."""
+    options = ["--max-metric-loss", "5", *(["--quantize", quantize] if quantize else [])]
+    assert main(["export", str(run), target, str(folder / "out"), *options]) == 0
+    assert [path.name for path in folder.iterdir()] == ["out"], "something was left beside it"
+    return folder / "out"
+
+
+def contents(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+# --- What is written ---
+
+
+def test_a_speech_model_says_what_it_is(speech: Path, corpus: Path) -> None:
+    facts = contents(speech, "segue.json")
+    assert (facts["task"], facts["sample_rate_hz"], facts["feature_dim"]) == ("speech_recognition", 8000, 16)
+    parity = contents(speech, "parity.json")
+    assert parity["examples"] == [str(corpus / "test.jsonl")]
+    assert parity["count"] == 8
+    assert parity["before"] <= 0.2, "a model that knows nothing proves nothing"
+    assert parity["target"] == facts["target"]
+    assert parity["weights"] == facts["weights"]
+    if parity["weights"] == "float32":
+        assert parity["worst_difference"] < 1e-3
+        assert parity["identical"] == 1
+        assert parity["differing"] == []
+    else:
+        assert parity["worst_difference"] > 1e-5
+
+
+def test_a_translator_says_what_it_is(text: Path, pairs: Path) -> None:
+    facts = contents(text, "segue.json")
+    assert facts["task"] == "translation"
+    assert facts["search"]["beams"] == 5
+    parity = contents(text, "parity.json")
+    assert parity["examples"] == [str(pairs / "test.jsonl")]
+    assert parity["count"] == 60
+    assert parity["before"] > 80
+    if parity["weights"] == "float32":
+        assert parity["worst_difference"] < 1e-3
+        assert parity["identical"] >= 0.98
+
+
+def test_the_code_on_a_card_runs(speech: Path, corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(speech, tmp_path / "out")
+    shutil.copy(corpus / "test_01.wav", tmp_path / "speech.wav")
+    [wanted] = [
+        json.loads(line)["text"] for line in (corpus / "test.jsonl").read_text().splitlines() if "test_01" in line
+    ]
+    outputs = list(outputs_of_code(tmp_path / "out" / "README.md", tmp_path))
+    assert outputs, "a card without code"
+    assert set(outputs) == {wanted}
+
+
+def test_the_code_on_a_translator_s_card_runs(text: Path, tmp_path: Path) -> None:
+    card = (text / "README.md").read_text()
+    assert "a line of text" in card
+    shutil.copytree(text, tmp_path / "out")
+    (tmp_path / "out" / "README.md").write_text(card.replace("a line of text", "one two three four"))
+    outputs = list(outputs_of_code(tmp_path / "out" / "README.md", tmp_path))
+    assert outputs, "a card without code"
+    assert {output.strip("[]'") for output in outputs} == {"four three two one"}
+
+
+def outputs_of_code(card: Path, folder: Path) -> Iterator[str]:
+    for code in CODE.findall(card.read_text()):
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        yield done.stdout.strip()
+
+
+def test_the_code_on_a_model_directory_s_card_runs(trained: Path, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(trained / "model")
+    shutil.copy(corpus / "test_01.wav", tmp_path / "speech.wav")
+    [output] = outputs_of_code(trained / "model" / "README.md", tmp_path)
+    assert output == segue.load(trained).transcribe(corpus / "test_01.wav").text
+
+
+def test_a_card_that_its_owner_edited_keeps_what_was_written(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "model", tmp_path / "model")
+    card = tmp_path / "model" / "README.md"
+    card.write_text(card.read_text().replace("license: unknown", "license: mit").replace("\n## Use", "Ours.\n\n## Use"))
+    formats.export(tmp_path / "model", "onnx", tmp_path / "out")
+    found = (tmp_path / "out" / "README.md").read_text()
+    assert found.startswith("---\nlicense: mit\n")
+    assert "Ours.\n" in found
+    assert found.count("## Use") == 1
+    assert "| word error rate |" in found
+
+
+# --- What runs it here ---
+
+
+def test_an_exported_model_transcribes_evaluates_and_takes_samples_of_any_kind(
+    trained: Path, onnx: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = segue.load(trained), segue.load(onnx, threads=1)
+    for path in sorted(corpus.glob("test_*.wav")):
+        expected = ours.transcribe(path)
+        found = theirs.transcribe(path)
+        assert (found.text, found.duration) == (expected.text, expected.duration)
+        assert [word[:3] for word in found.words] == [word[:3] for word in expected.words]
+        samples = audio.read(path, 8000)
+        stereo = np.stack([samples, samples], axis=1)
+        whole = (samples * 32767).astype(np.int16)
+        upsampled = audio.resample(samples, 8000, 44100)
+        for given, rate in ((samples, 8000), (stereo, 8000), (whole, 8000), (upsampled, 44100)):
+            assert theirs.transcribe(given, rate).text == expected.text
+    assert theirs.transcribe(np.zeros(8000, np.float32), 8000).text == ""
+    with pytest.raises(UserError, match="samples: holds no audio"):
+        theirs.transcribe(np.zeros(0, np.float32), 8000)
+    with pytest.raises(UserError, match="samples need their rate"):
+        theirs.transcribe(np.zeros(8000, np.float32))
+    capsys.readouterr()
+    assert main(["evaluate", str(onnx), str(corpus / "test.jsonl"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == ours.evaluate(corpus / "test.jsonl")
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "safetensors", "onnx", "onnxscript", "sherpa_onnx", "transformers"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from segue.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", ["transcribe", "translate"])
+def test_exported_models_run_where_torch_is_not(
+    command: str, trained: Path, trained_translator: Path, onnx: Path, corpus: Path, tmp_path: Path
+) -> None:
+    run, model, given = trained, onnx, corpus / "test_01.wav"
+    if command == "translate":
+        run, model, given = trained_translator, tmp_path / "out", tmp_path / "film.srt"
+        given.write_text("1\n00:00:01,000 --> 00:00:04,000\none two three four\n")
+        formats.export(run, "ctranslate2", model)
+    done, refused = (
+        subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, command, str(each), str(given)], capture_output=True, text=True
+        )
+        for each in (model, run)
+    )
+    assert done.returncode == 0, done.stderr
+    if command == "transcribe":
+        assert done.stdout.strip() == segue.load(run).transcribe(given).text
+    else:
+        assert "four three two one" in Path(done.stdout.strip()).read_text()
+    assert refused.returncode == 2
+    assert "pip install 'segue[train]'" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "ours"), [("speech_recognition", "sherpa-onnx", "onnx"), ("translation", "onnx", "ctranslate2")]
+)
+def test_what_another_program_runs_is_named(
+    task: str, target: str, ours: str, trained: Path, trained_translator: Path, tmp_path: Path
+) -> None:
+    run = trained if task == "speech_recognition" else trained_translator
+    runtime.save(tmp_path, target, tasks.restore(run).facts())
+    with pytest.raises(UserError, match=f"{tmp_path}: exported for {target}, .* export to {ours} to use it here"):
+        segue.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not written by `segue export`"),
+        ("[]", "not written by `segue export`"),
+        ('{"target": "onnx"}', "'task'"),
+        ('{"target": "onnx", "task": "cooking"}', "'cooking'"),
+        ('{"target": "onnx", "task": "speech_recognition", "sample_rate_hz": -1}', "sample_rate_hz: "),
+    ],
+)
+def test_a_segue_json_that_is_wrong_is_named(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "segue.json").write_text(content)
+    with pytest.raises(UserError) as mistake:
+        segue.load(tmp_path)
+    assert str(mistake.value).startswith(f"{tmp_path / 'segue.json'}: ")
+    assert message in str(mistake.value)
+
+
+def test_a_graph_that_is_cut_off_is_named(onnx: Path, tmp_path: Path) -> None:
+    shutil.copytree(onnx, tmp_path / "out")
+    path = tmp_path / "out" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.onnx: onnxruntime cannot load it: "):
+        segue.load(tmp_path / "out")
+    with pytest.raises(UserError, match="exported models run on the CPU"):
+        segue.load(tmp_path / "out", device="cuda")
+
+
+# --- What is refused ---
+
+
+def refused(*words: object, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(["export", *map(str, words)]) == 2
+    return capsys.readouterr().err
+
+
+def test_mistakes_get_one_line(
+    trained: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    speech, text = (trained, "onnx", out), (trained_translator, "ctranslate2", out)
+    assert refused(trained, "tflite", out, capsys=capsys) == (
+        "segue: tflite: no such target (targets for speech_recognition: onnx, sherpa-onnx)\n"
+    )
+    assert "ctranslate2: not for speech_recognition (targets for speech_recognition: onnx, sherpa-onnx)" in refused(
+        trained, "ctranslate2", out, capsys=capsys
+    )
+    assert "sherpa-onnx: not for translation (targets for translation: onnx, ctranslate2" in refused(
+        trained_translator, "sherpa-onnx", out, capsys=capsys
+    )
+    assert "--quantize int8: onnx has no such weights for translation (it has: float16)" in refused(
+        trained_translator, "onnx", out, "--quantize", "int8", capsys=capsys
+    )
+    assert "--calibration: only eight-bit speech models" in refused(*text, "--calibration", out, capsys=capsys)
+    assert "not a run, model or exported directory" in refused(tmp_path, "onnx", out, capsys=capsys)
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert f"{empty}: no examples in it" in refused(*speech, "--examples", empty, capsys=capsys)
+    assert f"{empty}: no examples in it" in refused(
+        *speech, "--quantize", "int8", "--calibration", empty, capsys=capsys
+    )
+    assert not out.exists()
+
+
+def test_a_directory_that_exists_is_written_over_only_where_it_is_an_export(
+    trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, words = tmp_path / "out", (trained_translator, "ctranslate2", tmp_path / "out")
+    out.mkdir()
+    (out / "diary.txt").write_text("dear diary")
+    assert "exists already; --force writes it anew" in refused(*words, capsys=capsys)
+    assert "not an exported model: --force does not remove it" in refused(*words, "--force", capsys=capsys)
+    assert (out / "diary.txt").is_file()
+    (out / "diary.txt").unlink()
+    for _ in range(2):  # into an empty folder, then over an export
+        formats.export(*words, force=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    assert contents(out, "segue.json")["target"] == "ctranslate2"
+
+
+def test_a_model_whose_data_are_gone_asks_for_examples(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "model", tmp_path / "model")
+    recipe = tmp_path / "model" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace(str(corpus), "/nowhere"))
+    found = refused(tmp_path / "model", "onnx", tmp_path / "out", capsys=capsys)
+    assert "neither test*.jsonl nor dev.jsonl in /nowhere" in found
+    assert "give --examples MANIFEST" in found
+    examples = corpus / "dev.jsonl"
+    found_parity = formats.export(
+        tmp_path / "model", "onnx", tmp_path / "out", weights="int8", examples=examples, max_metric_loss=5
+    )
+    assert found_parity.examples == [str(examples)]
+
+
+def test_a_run_without_a_model_or_with_a_broken_one_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = tmp_path / "half"
+    half.mkdir()
+    shutil.copy(trained / "recipe.toml", half)
+    assert "no model in it yet" in refused(half, "onnx", tmp_path / "out", capsys=capsys)
+    shutil.copytree(trained / "model", tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert str(weights) in refused(tmp_path / "model", "onnx", tmp_path / "out", capsys=capsys)
+
+
+def test_a_model_that_came_out_different_is_not_published(
+    trained: Path, trained_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segue.formats import ctranslate2, onnx
+
+    def spoiled(write: Any) -> Any:
+        def wrong(given: Any, *others: Any) -> None:
+            write(given._replace(model=_disturbed(given.model)), *others)
+
+        return wrong
+
+    monkeypatch.setattr(onnx, "SPEECH", onnx.SPEECH._replace(write=spoiled(onnx.SPEECH.write)))
+    monkeypatch.setattr(ctranslate2, "TEXT", ctranslate2.TEXT._replace(write=spoiled(ctranslate2.TEXT.write)))
+    with pytest.raises(UserError, match=r"not written: scores differ by up to .* \(bound 0\.01\)"):
+        formats.export(trained, "onnx", tmp_path / "speech")
+    with pytest.raises(UserError, match=r"not written: "):
+        formats.export(trained_translator, "ctranslate2", tmp_path / "text")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"not written: bleu: 0\.00 points lost \(--max-metric-loss -1\)"):
+        formats.export(trained_translator, "ctranslate2", tmp_path / "text", weights="float16", max_metric_loss=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _disturbed(model: Any) -> Any:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.2)
+    return other
+
+
+def test_layers_go_back_to_float_until_the_metric_is_kept(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first tries are said to have lost much: one layer, then two stay in float."""
+    real, losses = formats.parity.of_speech, iter([9.0, 4.0, 0.1])
+
+    def found(*arguments: Any, **options: Any) -> Parity:
+        return Parity(**{**vars(real(*arguments, **options)), "loss": next(losses)})
+
+    monkeypatch.setattr(formats.parity, "of_speech", found)
+    formats.export(trained, "onnx", tmp_path / "out", weights="int8")
+    kept = contents(tmp_path / "out", "parity.json")["layers_in_float"]
+    assert len(kept) == 2
+    assert contents(tmp_path / "out", "segue.json")["layers_in_float"] == kept
+    assert "9.00 points lost; once more with 1 of " in capsys.readouterr().err
+
+
+def test_tasks_restore_what_was_trained(trained: Path) -> None:
+    restored = tasks.restore(trained)
+    assert restored.facts().parameters == sum(parameter.numel() for parameter in restored.model.parameters())
