@@ -1,40 +1,43 @@
 """Our Transformer and our search against Marian's in `transformers`, with the same weights."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import MarianConfig, MarianMTModel
+from transformers import MarianMTModel
 
+from segue.data import tokenizer
+from segue.data.tokenizer import UNKNOWN, WordsSection
+from segue.data.vocabularies import Vocabularies
 from segue.decoding.autoregressive import Hypothesis, beam_search
+from segue.decoding.search import SearchSection
+from segue.formats.huggingface import write
 from segue.layers.loss import cross_entropy
 from segue.layers.mask import length_mask
 from segue.models.transformer import Transformer, TransformerSection
 
 PADDING, BEGIN, END = 0, 1, 2
-FIRST_WORD, VOCABULARY = 3, 60
+FIRST_WORD, VOCABULARY = 4, 60
+WORDS = tokenizer.build(
+    WordsSection(kind="words"),
+    [f"w{number}" for number in range(FIRST_WORD, VOCABULARY)],
+    ["<pad>", "<s>", "</s>", UNKNOWN],
+)
 SIZES: dict[str, Any] = {"width": 32, "feed_forward": 48, "heads": 4, "encoder_layers": 2, "decoder_layers": 2}
 
-# What Marian calls the parts of a layer.
-ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
-PARTS = {
-    **{f"attention.{ours}": f"self_attn.{theirs}" for ours, theirs in ATTENTION.items()},
-    "attention_norm": "self_attn_layer_norm",
-    **{f"cross_attention.{ours}": f"encoder_attn.{theirs}" for ours, theirs in ATTENTION.items()},
-    "cross_attention_norm": "encoder_attn_layer_norm",
-    "feed_forward.up": "fc1",
-    "feed_forward.down": "fc2",
-    "feed_forward_norm": "final_layer_norm",
-}
+
+def section_of(activation: str) -> TransformerSection:
+    return TransformerSection.model_validate(
+        {"kind": "transformer", "norm": "post", "activation": activation, "dropout": 0.0, **SIZES}
+    )
 
 
 def random_model(activation: str) -> Transformer:
     torch.manual_seed(0)
-    section = TransformerSection.model_validate(
-        {"kind": "transformer", "norm": "post", "activation": activation, "dropout": 0.0, **SIZES}
-    )
-    model = Transformer(section, VOCABULARY, VOCABULARY)
+    model = Transformer(section_of(activation), VOCABULARY, VOCABULARY)
     for parameter in model.parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=float(parameter[0].item()), std=0.2)
@@ -42,41 +45,11 @@ def random_model(activation: str) -> Transformer:
     return model
 
 
-def as_marian(model: Transformer, activation: str) -> MarianMTModel:
-    """Marian with the same weights; its tables of sinusoids are its own."""
-    config = MarianConfig(
-        vocab_size=VOCABULARY,
-        decoder_vocab_size=VOCABULARY,
-        d_model=SIZES["width"],
-        encoder_layers=SIZES["encoder_layers"],
-        decoder_layers=SIZES["decoder_layers"],
-        encoder_attention_heads=SIZES["heads"],
-        decoder_attention_heads=SIZES["heads"],
-        encoder_ffn_dim=SIZES["feed_forward"],
-        decoder_ffn_dim=SIZES["feed_forward"],
-        activation_function=activation,
-        max_position_embeddings=64,
-        scale_embedding=True,
-        pad_token_id=PADDING,
-        bos_token_id=BEGIN,
-        eos_token_id=END,
-        decoder_start_token_id=BEGIN,
-        forced_eos_token_id=None,
-    )
-    marian = MarianMTModel(config).eval()
-    weights = {"model.shared.weight": model.target_embedding.weight.detach()}
-    for name, tensor in model.state_dict().items():
-        side, _, rest = name.partition(".")
-        if side in ("encoder", "decoder"):
-            number, _, rest = rest.partition(".")
-            part, _, kind = rest.rpartition(".")
-            weights[f"model.{side}.layers.{number}.{PARTS[part]}.{kind}"] = tensor
-    left, strange = marian.load_state_dict(weights, strict=False)
-    assert not strange
-    tied_or_fixed = ("embed_tokens", "embed_positions", "lm_head", "final_logits_bias")
-    assert all(any(part in name for part in tied_or_fixed) for name in left), left
-    assert marian.lm_head.weight.data_ptr() == marian.model.encoder.embed_tokens.weight.data_ptr()
-    return marian
+def as_marian(model: Transformer, activation: str, beams: int = 1) -> MarianMTModel:
+    """Marian with the same weights and the same search; its tables of sinusoids are its own."""
+    with TemporaryDirectory() as folder:
+        write(model, section_of(activation), Vocabularies(WORDS, WORDS), SearchSection(beams=beams), Path(folder))
+        return MarianMTModel.from_pretrained(folder).eval()
 
 
 class Sources(NamedTuple):
@@ -152,7 +125,7 @@ class Writer:
 
 
 def ours(model: Transformer, sources: Sources, beams: int, longest: int) -> list[list[Hypothesis]]:
-    options: dict[str, Any] = {"begin": BEGIN, "end": END, "alpha": 1.0, "forbidden": [PADDING]}
+    options: dict[str, Any] = {"begin": BEGIN, "end": END, "alpha": 1.0, "forbidden": [PADDING, BEGIN, FIRST_WORD - 1]}
     limits = [longest] * len(sources.tokens)
     with torch.inference_mode():
         return beam_search(Writer(model, sources), limits, beams=beams, num_best=beams, **options)
@@ -160,18 +133,13 @@ def ours(model: Transformer, sources: Sources, beams: int, longest: int) -> list
 
 def theirs(model: Transformer, sources: Sources, beams: int, longest: int) -> list[list[Hypothesis]]:
     """What `generate` finds, in our terms: without padding and ends. It counts the end as a token, we do not."""
-    options: dict[str, Any] = {"num_return_sequences": beams, "length_penalty": 1.0, "early_stopping": False}
-    found = as_marian(model, "relu").generate(
+    found = as_marian(model, "relu", beams).generate(
         input_ids=sources.tokens,
         attention_mask=sources.mask.long(),
-        num_beams=beams,
-        do_sample=False,
         max_new_tokens=longest + 1,
-        suppress_tokens=[PADDING],
-        renormalize_logits=True,  # what is suppressed leaves its probability to the others, as with us
+        num_return_sequences=beams,
         return_dict_in_generate=True,
         output_scores=True,
-        **(options if beams > 1 else {}),
     )
     scores = found.sequences_scores.tolist() if beams > 1 else [0.0] * len(found.sequences)
     hypotheses = []

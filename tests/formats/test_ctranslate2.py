@@ -11,7 +11,7 @@ from segue.data.tokenizer import UNKNOWN, WordsSection
 from segue.data.vocabularies import BEGIN, END, PADDING, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import UserError
-from segue.formats.ctranslate2 import Quantization, write
+from segue.formats.ctranslate2 import write
 from segue.layers.loss import cross_entropy
 from segue.layers.mask import length_mask
 from segue.models.transformer import Transformer, TransformerSection
@@ -20,7 +20,8 @@ from segue.tasks.translation import TorchWriter
 
 SPECIAL = [PADDING, BEGIN, END, UNKNOWN]
 LANGUAGES = ["<2de>", "<2fr>"]
-NUM_WORDS = 30
+NUM_WORDS = 20
+COUNT = 100
 SIZES: dict[str, Any] = {"width": 32, "feed_forward": 48, "heads": 4, "encoder_layers": 1, "decoder_layers": 2}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "paper": {"norm": "post"},
@@ -70,12 +71,12 @@ def taught(section: TransformerSection, vocabularies: Vocabularies) -> Transform
     """
     torch.manual_seed(0)
     model = Transformer(section, len(vocabularies.source), len(vocabularies.target))
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=(0.9, 0.98))
+    optimizer = torch.optim.Adam(model.parameters(), lr=8e-3, betas=(0.9, 0.98))
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=20)
     first_source, first_target = len(vocabularies.source.special), len(vocabularies.target.special)
     german = vocabularies.source.special.get("<2de>")
     pad = torch.nn.utils.rnn.pad_sequence
-    for step in range(350):
+    for step in range(250):
         rows = sources_of(vocabularies, 32, 1000 + step)
         answers = [
             [
@@ -131,37 +132,36 @@ def num_same(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> in
 
 @pytest.mark.parametrize("limits", [{}, {"longest_factor": 0.4, "longest_extra": 0}], ids=["long", "short"])
 def test_greedy_outputs_are_ours_within_the_limit_of_each_row(case: Case, limits: dict[str, Any]) -> None:
-    rows, section = sources_of(case.vocabularies, 200, 7), SearchSection(beams=1, **limits)
+    rows, section = sources_of(case.vocabularies, COUNT, 7), SearchSection(beams=1, **limits)
     ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
     assert outputs(ours) == outputs(theirs)
     for (mine,), (other,) in zip(ours, theirs, strict=True):
         assert mine.score == pytest.approx(other.score, abs=1e-4)
         assert mine.log_probability == pytest.approx(other.log_probability, abs=1e-4)
     num_cut = sum(not is_complete for _, is_complete in outputs(ours))
-    assert num_cut > 100 if limits else num_cut < 10
-    assert len({tuple(tokens) for tokens, _ in outputs(ours)}) > 100
+    assert num_cut > 50 if limits else num_cut < 10
+    assert len({tuple(tokens) for tokens, _ in outputs(ours)}) > 50
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 def test_five_beams_find_what_ours_find_or_what_one_search_came_to_later(case: Case, alpha: float) -> None:
-    rows, section = sources_of(case.vocabularies, 200, 7), SearchSection(beams=5, alpha=alpha)
+    rows, section = sources_of(case.vocabularies, COUNT, 7), SearchSection(beams=5, alpha=alpha)
     ours, theirs = (writer.search(rows, section, num_best=3) for writer in (case.ours, case.theirs))
-    assert num_same(ours, theirs) >= 196
+    assert num_same(ours, theirs) >= 0.98 * COUNT
     for row, mine, other in zip(rows, ours, theirs, strict=True):
         assert len(mine) == len(other) == 3
-        assert [each.score for each in other] == sorted((each.score for each in other), reverse=True)
+        assert other == sorted(other, key=lambda each: (each.is_complete, each.score), reverse=True)
         for each in other:
             assert each.score == pytest.approx(score(case, row, each, alpha), abs=1e-4)
-            assert each.is_complete
         if mine[0].tokens != other[0].tokens:
             worse, better = sorted((mine[0], other[0]), key=lambda each: each.score)
             assert len(better.tokens) > len(worse.tokens)
 
 
 def test_what_has_no_room_to_end_is_cut_and_marked(case: Case) -> None:
-    rows, section = sources_of(case.vocabularies, 200, 8), SearchSection(longest_factor=0.4, longest_extra=0)
+    rows, section = sources_of(case.vocabularies, COUNT, 8), SearchSection(longest_factor=0.4, longest_extra=0)
     ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
-    assert num_same(ours, theirs) >= 194
+    assert num_same(ours, theirs) >= 0.97 * COUNT
     for row, (mine,), (other,) in zip(rows, ours, theirs, strict=True):
         assert len(other.tokens) <= int(0.4 * len(row))
         assert other.is_complete == mine.is_complete
@@ -171,9 +171,9 @@ def test_what_has_no_room_to_end_is_cut_and_marked(case: Case) -> None:
 
 @pytest.mark.parametrize("section", [GREEDY, BEAMS], ids=["greedy", "beams"])
 def test_outputs_go_on_from_their_prefixes(case: Case, section: SearchSection) -> None:
-    rows, target = sources_of(case.vocabularies, 200, 9), case.vocabularies.target
+    rows, target = sources_of(case.vocabularies, COUNT, 9), case.vocabularies.target
     draw = torch.Generator().manual_seed(0)
-    lengths = torch.randint(0, 5, (200,), generator=draw).tolist()
+    lengths = torch.randint(0, 5, (COUNT,), generator=draw).tolist()
     prefixes = [
         torch.randint(len(target.special), len(target), (size,), generator=draw).tolist()
         if number % 2
@@ -181,7 +181,7 @@ def test_outputs_go_on_from_their_prefixes(case: Case, section: SearchSection) -
         for number, (size, best) in enumerate(zip(lengths, case.ours.search(rows, GREEDY), strict=True))
     ]
     ours, theirs = (writer.search(rows, section, prefixes=prefixes) for writer in (case.ours, case.theirs))
-    assert num_same(ours, theirs) >= (200 if section is GREEDY else 160)  # most are strange to the model
+    assert num_same(ours, theirs) >= (COUNT if section is GREEDY else 0.8 * COUNT)  # most are strange to the model
     for row, prefix, (mine,), (other,) in zip(rows, prefixes, ours, theirs, strict=True):
         assert other.tokens[: len(prefix)] == prefix
         assert other.score == pytest.approx(score(case, row, other, 1.0), abs=1e-4)
@@ -194,11 +194,11 @@ def test_outputs_go_on_from_their_prefixes(case: Case, section: SearchSection) -
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_no_n_gram_stands_twice(case: Case, size: int) -> None:
-    rows = sources_of(case.vocabularies, 200, 7)
+    rows = sources_of(case.vocabularies, COUNT, 7)
     for beams in (1, 5):
         section = SearchSection(beams=beams, no_repeat_ngram=size)
         ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
-        assert num_same(ours, theirs) >= (200 if beams == 1 else 150)
+        assert num_same(ours, theirs) >= (COUNT if beams == 1 else 0.7 * COUNT)
         for row, (other,) in zip(rows, theirs, strict=True):
             grams = [tuple(other.tokens[at : at + size]) for at in range(len(other.tokens) - size + 1)]
             assert len(grams) == len(set(grams))
@@ -217,13 +217,13 @@ def test_special_tokens_are_never_written(case: Case, tmp_path: Path) -> None:
     assert all(found)
 
 
-@pytest.mark.parametrize(("quantization", "least"), [("int8", 180), ("float16", 198)])
-def test_smaller_numbers_change_few_outputs(case: Case, quantization: Quantization, least: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("quantization", "least"), [("int8", 0.9), ("float16", 0.99)])
+def test_smaller_numbers_change_few_outputs(case: Case, quantization: str, least: float, tmp_path: Path) -> None:
     write(case.ours.model, case.section, case.vocabularies, tmp_path, quantization)
-    rows = sources_of(case.vocabularies, 200, 7)
+    rows = sources_of(case.vocabularies, COUNT, 7)
     found = CTranslate2Writer(tmp_path).search(rows, BEAMS)
     assert outputs(case.ours.search(rows, GREEDY)) == outputs(case.theirs.search(rows, GREEDY)), "writing changed it"
-    assert num_same(found, case.theirs.search(rows, BEAMS)) >= least
+    assert num_same(found, case.theirs.search(rows, BEAMS)) >= least * COUNT
     assert (tmp_path / "model.bin").stat().st_size < (case.folder / "model.bin").stat().st_size
 
 
@@ -250,14 +250,10 @@ def test_more_hypotheses_than_there_are_first_tokens(tmp_path: Path) -> None:
     assert all(each.is_complete for each in ours[0][:8])
 
 
-def test_the_language_is_read_and_changes_the_output(tmp_path: Path) -> None:
-    vocabularies = vocabularies_of("languages")
-    section = TransformerSection.model_validate({"kind": "transformer", "dropout": 0.0, **SIZES, "norm": "post"})
-    model = taught(section, vocabularies)
-    write(model, section, vocabularies, tmp_path)
-    writer = CTranslate2Writer(tmp_path)
-    rows = [vocabularies.source_tokens([10, 20, 30], language) for language in ("de", "fr")]
-    german, french = (best[0].tokens for best in writer.search(rows, BEAMS))
+@pytest.mark.parametrize("case", ["languages"], indirect=True)
+def test_the_language_is_read_and_changes_the_output(case: Case) -> None:
+    rows = [case.vocabularies.source_tokens([10, 15, 20], language) for language in ("de", "fr")]
+    german, french = (best[0].tokens for best in case.theirs.search(rows, BEAMS))
     assert german != french
 
 

@@ -1,0 +1,226 @@
+"""How does Hugging Face's transformers keep a translator? As a MarianMTModel, which is the paper's Transformer.
+
+`AutoModelForSeq2SeqLM` and `AutoTokenizer` of transformers 4 and 5 load what is written, with nothing of ours. The
+scores are the same; these things differ:
+
+- The longest output is `LONGEST_OUTPUT` tokens, whatever its source: a generation config knows no bound by the source.
+- Several target languages: the user writes the language's token before the source, as in "<2de> A dog runs." It is an
+  added token; the other special tokens are never read from a text, as with us (by a tokenizer of words they are).
+- Text normalisation is part of the tokenizer. It lowers letters one by one: a capital sigma ending a word is σ, not ς.
+- Forbidden n-grams leave their probability to other tokens, also in scores.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers as hf
+import torch
+from tokenizers import decoders, normalizers, pre_tokenizers, processors
+from torch import Tensor
+
+from segue.data.text import TextSection
+from segue.data.tokenizer import UNKNOWN, WORD_MARK
+from segue.data.vocabularies import BEGIN, END, PADDING, TO_LANGUAGE, Vocabularies
+from segue.decoding.search import SearchSection
+from segue.errors import UserError, missing_extra
+from segue.models.transformer import Transformer, TransformerSection
+
+LONGEST_SOURCE = 1024
+"""Tokens: transformers makes a table of so many sinusoids, the same as ours."""
+LONGEST_OUTPUT = 512
+"""Tokens, begin and end counted; who generates may set another `max_length`, up to `LONGEST_SOURCE`."""
+NAMES = {
+    "encoder": "model.encoder.layers",
+    "decoder": "model.decoder.layers",
+    "source_embedding": "model.encoder.embed_tokens",
+    "target_embedding": "model.decoder.embed_tokens",
+    "head": "lm_head",
+    "attention": "self_attn",
+    "attention_norm": "self_attn_layer_norm",
+    "cross_attention": "encoder_attn",
+    "cross_attention_norm": "encoder_attn_layer_norm",
+    "query": "q_proj",
+    "key": "k_proj",
+    "value": "v_proj",
+    "output": "out_proj",
+    "feed_forward": "",
+    "feed_forward_norm": "final_layer_norm",
+    "up": "fc1",
+    "down": "fc2",
+}
+"""Our parts of a parameter's name in Marian's words."""
+
+
+def write(
+    model: Transformer,
+    section: TransformerSection,
+    vocabularies: Vocabularies,
+    search: SearchSection,
+    folder: Path,
+    text: TextSection | None = None,
+) -> None:
+    """Writes the model into `folder`. Without `text`, texts are read as they are given.
+
+    A UserError names every setting that Marian has not.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError:
+        raise missing_extra("safetensors", "train") from None
+
+    _check(section, vocabularies, text)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", config(section, vocabularies))
+    _write_json(folder / "generation_config.json", _generation(vocabularies, search))
+    named = {"bos_token": BEGIN, "eos_token": END, "pad_token": PADDING, "unk_token": UNKNOWN}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **named,
+        "split_special_tokens": True,  # a text that holds "</s>" is text
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": LONGEST_SOURCE,
+        "padding_side": "right",
+    }
+    _write_json(folder / "tokenizer_config.json", settings)
+    _write_json(folder / "special_tokens_map.json", named)
+    _write_json(folder / "tokenizer.json", _tokenizer(vocabularies, text))
+
+
+def weights(model: Transformer) -> dict[str, Tensor]:
+    """The model's parameters under Marian's names."""
+    names = NAMES if model.source_embedding is not None else NAMES | {"target_embedding": "model.shared"}
+    found = {
+        ".".join(word for part in name.split(".") if (word := names.get(part, part))): tensor.detach().float().cpu()
+        for name, tensor in model.state_dict().items()
+    }
+    bias = torch.zeros(1, model.target_embedding.num_embeddings)
+    return {name: tensor.contiguous() for name, tensor in found.items()} | {"final_logits_bias": bias}
+
+
+def config(section: TransformerSection, vocabularies: Vocabularies) -> dict[str, Any]:
+    """What `config.json` holds."""
+    size = len(vocabularies.target)
+    sides = {
+        f"{side}_{name}": value
+        for side in ("encoder", "decoder")
+        for name, value in (("attention_heads", section.heads), ("ffn_dim", section.feed_forward), ("layerdrop", 0.0))
+    }
+    return {
+        "architectures": ["MarianMTModel"],
+        "model_type": "marian",
+        "is_encoder_decoder": True,
+        "vocab_size": size,
+        "decoder_vocab_size": size,
+        "d_model": section.width,
+        "encoder_layers": section.encoder_layers,
+        "decoder_layers": section.decoder_layers,
+        **sides,
+        "activation_function": section.activation,
+        "dropout": section.dropout,
+        "attention_dropout": section.attention_dropout,
+        "activation_dropout": section.feed_forward_dropout,
+        "max_position_embeddings": LONGEST_SOURCE,
+        "scale_embedding": True,
+        "share_encoder_decoder_embeddings": section.tied == "all",
+        "tie_word_embeddings": section.tied != "none",
+        **_ends(vocabularies),
+        "forced_eos_token_id": None,  # Marian's own is token 0
+        "torch_dtype": "float32",  # transformers 4
+        "dtype": "float32",  # transformers 5
+    }
+
+
+def _check(section: TransformerSection, vocabularies: Vocabularies, text: TextSection | None) -> None:
+    """Raises a UserError that names what is in the way."""
+    permitted: dict[str, tuple[object, tuple[object, ...]]] = {
+        "model.norm": (section.norm, ("post",)),
+        "model.positions": (section.positions, ("sinusoidal",)),
+        "model.activation": (section.activation, ("relu", "gelu")),
+        "model.key_value_heads": (section.key_value_heads or section.heads, (section.heads,)),
+        "text.case": (text.case if text else "keep", ("keep", "lower")),
+    }
+    wrong = [
+        f"{key} = {json.dumps(value)} would have to be {' or '.join(map(json.dumps, wanted))}"
+        for key, (value, wanted) in permitted.items()
+        if value not in wanted
+    ]
+    if vocabularies.source is not vocabularies.target:
+        wrong.append("source_tokenizer would have to be left out: one tokenizer serves both sides")
+    if wrong:
+        raise UserError(
+            f"not for Hugging Face, whose MarianMTModel is the paper's Transformer: {'; '.join(wrong)}; "
+            "export to ctranslate2 or onnx instead"
+        )
+
+
+def _ends(vocabularies: Vocabularies) -> dict[str, int]:
+    return {
+        "pad_token_id": vocabularies.padding,
+        "bos_token_id": vocabularies.begin,
+        "eos_token_id": vocabularies.end,
+        "decoder_start_token_id": vocabularies.begin,
+    }
+
+
+def _generation(vocabularies: Vocabularies, search: SearchSection) -> dict[str, Any]:
+    """What `generation_config.json` holds: our search."""
+    special = vocabularies.target.special
+    settings = {
+        **_ends(vocabularies),
+        "max_length": LONGEST_OUTPUT,
+        "num_beams": search.beams,
+        # They are never written, and their probability goes to the other tokens.
+        "suppress_tokens": sorted(number for token, number in special.items() if token != END),
+        "renormalize_logits": True,
+    }
+    if search.beams > 1:  # a sentence is done when no live hypothesis scores better at its present length
+        settings |= {"length_penalty": search.alpha, "early_stopping": False}
+    if search.no_repeat_ngram:
+        settings["no_repeat_ngram_size"] = search.no_repeat_ngram
+    return settings
+
+
+def _tokenizer(vocabularies: Vocabularies, text: TextSection | None) -> dict[str, Any]:
+    """What `tokenizer.json` holds: ours, with the text's normalisation before it and the end token after."""
+    inner = hf.Tokenizer.from_str(vocabularies.target.to_json())
+    if text is not None:
+        inner.normalizer = _normalizer(text)
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", pair=f"$A $B {END}", special_tokens=[(END, vocabularies.end)]
+    )
+    edges = decoders.Replace(hf.Regex(r"\A +| +\z"), "")  # the package's Strip panics where nothing is left
+    if isinstance(inner.pre_tokenizer, pre_tokenizers.ByteLevel):
+        inner.decoder = decoders.Sequence([decoders.ByteLevel(), edges])
+    elif not isinstance(inner.pre_tokenizer, pre_tokenizers.WhitespaceSplit):  # words are joined by spaces anyhow
+        inner.decoder = decoders.Sequence([decoders.Replace(WORD_MARK, " "), decoders.Fuse(), edges])
+    state: dict[str, Any] = json.loads(inner.to_str())
+    languages = {TO_LANGUAGE.format(language) for language in vocabularies.languages}
+    for token in state["added_tokens"]:
+        if token["content"] in languages:  # read from a text, with the space after it
+            token |= {"special": False, "rstrip": True}
+    return state
+
+
+def _normalizer(rule: TextSection) -> Any:
+    """`data.text.normalize` in steps of the tokenizers package."""
+    form = normalizers.NFC() if rule.unicode_form == "NFC" else normalizers.NFKC()
+    steps: list[Any] = [form]
+    if rule.case == "lower":
+        steps += [normalizers.Lowercase(), form]
+    if rule.punctuation == "remove":
+        kept = "".join(f"\\x{{{ord(character):x}}}" for character in rule.keep_characters)
+        pattern = rf"[\p{{P}}\p{{S}}&&[^{kept}]]" if kept else r"[\p{P}\p{S}]"
+        steps += [
+            normalizers.Replace(hf.Regex("[\u2018\u2019]"), "'"),
+            normalizers.Replace(hf.Regex(pattern), " "),
+        ]
+    spaces = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
+    steps += [normalizers.Replace(hf.Regex(f"[{spaces}]+"), " "), normalizers.Strip()]
+    return normalizers.Sequence(steps)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
