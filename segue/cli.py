@@ -346,11 +346,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: Arguments) -> None:
-    try:
-        from segue import formats
-    except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "torch", "export") from None
-
+    formats = _formats()
     formats.export(
         arguments.model,
         arguments.target,
@@ -436,6 +432,7 @@ def _quickstart_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _quickstart(arguments: Arguments) -> int:
+    _formats()
     from segue import quickstart
 
     return quickstart.run(arguments.out, arguments.recordings)
@@ -450,6 +447,14 @@ def _model(arguments: Arguments, ability: str) -> Any:
         can = [name for name in COMMANDS if hasattr(model, name)]
         raise UserError(f"{arguments.model}: this model does not {ability}; it can {', '.join(can)}")
     return model
+
+
+def _formats() -> Any:
+    try:
+        from segue import formats
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "torch", "export") from None
+    return formats
 
 
 def _positive(text: str) -> int:
@@ -478,7 +483,7 @@ def _skip_bad_argument(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "quickstart": Command(
-        "the whole road on synthesised speech: train, evaluate, transcribe",
+        "the whole road on synthesised speech: train, evaluate, export, transcribe",
         "segue quickstart --out quickstart",
         _quickstart_arguments,
         _quickstart,

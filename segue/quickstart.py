@@ -1,4 +1,4 @@
-"""Does the whole road work here? Synthesise speech, train a small Jasper, evaluate it on voices it never heard."""
+"""Does the whole road work here? Synthesise speech, train a small Jasper, hear voices that it never heard, export it."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-from segue import recipe, tasks, training
+from segue import formats, recipe, tasks, training
 from segue.data import audio, corpora
 from segue.data.corpora.fsdd import WORDS as DIGITS
 from segue.data.examples import Utterance
@@ -37,6 +37,7 @@ OTHERS = ("play the next song", "stop the music", "call home", "what time is it"
 
 def run(out: Path, recordings: Path | None) -> int:
     """Walks the road in the folder `out`; prints the word error rate; returns the exit status of training."""
+    formats.way("onnx", "speech_recognition")  # what is missing for the last step is said before the first
     start = perf_counter()
     data, run_folder = out / "data", out / "run"
     people = None if recordings is None else Manifest(Utterance, _manifests(recordings, out / "recordings"))
@@ -59,11 +60,17 @@ def run(out: Path, recordings: Path | None) -> int:
         scores, _ = model.heard(people)
         print(f"word error rate on {recordings}: {scores['word_error_rate']:.2%} ({scores['utterances']} utterances)")
         print("(trained on synthesised speech only: real voices need real recordings)")
-    example = manifest[0].audio
+    shipped, example = out / "onnx", manifest[0]
+    _say(f"\n4. Exporting it for onnxruntime into {shipped}: one file, and a recogniser that needs no torch")
+    formats.export(run_folder, "onnx", shipped, force=True)
+    _say("\n5. Transcribing with what was exported\n")
+    transcript = tasks.load(shipped).transcribe(example.audio)
+    print(f"  said   {example.text}\n  heard  {transcript.text}")
     print(f"""
 {perf_counter() - start:.0f} seconds. Next:
-  segue transcribe {run_folder} {example} --format json
+  segue transcribe {shipped} {example.audio} --format json
   segue evaluate {run_folder} {data / "test.jsonl"}
+  segue export {run_folder} sherpa-onnx {out / "sherpa"}
   segue recipes list                  what else can be trained
   segue prepare csv YOUR_TABLE.csv data/yours
   segue recipes copy quickstart yours.toml && segue train yours.toml data.root=data/yours""")

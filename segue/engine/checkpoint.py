@@ -20,7 +20,6 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException

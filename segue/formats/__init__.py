@@ -56,47 +56,49 @@ def export(
     """
     trained = tasks.restore(model)
     task = trained.facts().task
-    way = _way(target, task)
-    if weights != EXACT and weights not in way.quantizations:
-        permitted = ", ".join(way.quantizations) or "none"
+    leaves = way(target, task)
+    if weights != EXACT and weights not in leaves.quantizations:
+        permitted = ", ".join(leaves.quantizations) or "none"
         raise UserError(f"--quantize {weights}: {target} has no such weights for {task} (it has: {permitted})")
-    if calibration is not None and not (weights == "int8" and isinstance(way, Speech)):
+    if calibration is not None and not (weights == "int8" and isinstance(leaves, Speech)):
         raise UserError("--calibration: only eight-bit speech models are calibrated (--quantize int8)")
-    for package in way.packages:
-        if util.find_spec(package) is None:
-            raise missing_extra(package, "export")
     data: ManifestsSection = trained.recipe.data
-    manifest = _examples(Utterance if isinstance(way, Speech) else Pair, data, examples)
+    manifest = _examples(Utterance if isinstance(leaves, Speech) else Pair, data, examples)
     with _publishing(out, force) as folder:
-        if isinstance(way, Speech):
-            sounds = Manifest(Utterance, [calibration] if calibration else _dev(data) or manifest.paths)
-            found, more = _speech(trained, way, folder, weights, max_metric_loss, manifest, sounds)
+        if isinstance(leaves, Speech):
+            sounds = None
+            if weights == "int8":
+                sounds = Manifest(Utterance, [calibration] if calibration else _dev(data) or manifest.paths)
+            found, more = _speech(trained, leaves, folder, weights, max_metric_loss, manifest, sounds)
         else:
-            found, more = _text(trained, way, folder, weights, manifest), {}
+            found, more = _text(trained, leaves, folder, weights, manifest), {}
         print("\n".join(f"{key:22} {value}" for key, value in found.rows().items()), flush=True)
         problems = found.problems(weights == EXACT, max_metric_loss)
         if problems:
             raise UserError(f"{out}: not written: " + "; ".join(problems))
         exported.save(folder, target, trained.facts(), weights=weights, **more)
         found.save(folder / "parity.json", target=target, weights=weights, **more)
-        _write_card(model, folder, way.use(trained, out.resolve().name), found)
+        _write_card(model, folder, leaves.use(trained, out.resolve().name), found)
     return found
 
 
-def _way(target: str, task: str) -> Speech | Text:
-    """How a model of this task leaves in the format."""
+def way(target: str, task: str) -> Speech | Text:
+    """How a model of this task leaves in the format; a UserError if it does not, or if a package is missing."""
     found: dict[str, Any] = {}
     for name, module in MODULES.items():
         kind = "SPEECH" if task == "speech_recognition" else "TEXT"
-        way = getattr(importlib.import_module(module), kind, None)
-        if way is not None:
-            found[name] = way
+        leaves = getattr(importlib.import_module(module), kind, None)
+        if leaves is not None:
+            found[name] = leaves
     if target not in found:
         wrong = "no such target" if target not in MODULES else f"not for {task}"
         raise UserError(f"{target}: {wrong} (targets for {task}: {', '.join(found)})")
-    way = found[target]
-    assert isinstance(way, Speech | Text)
-    return way
+    leaves = found[target]
+    assert isinstance(leaves, Speech | Text)
+    for package in leaves.packages:
+        if util.find_spec(package) is None:
+            raise missing_extra(package, "export")
+    return leaves
 
 
 def _examples(kind: type[Any], data: ManifestsSection, given: Path | None) -> Manifest[Any]:
@@ -120,7 +122,7 @@ def _dev(data: ManifestsSection) -> list[Path]:
 
 def _speech(
     trained: speech_recognition.Trained,
-    way: Speech,
+    leaves: Speech,
     folder: Path,
     weights: str,
     max_loss: float,
@@ -136,11 +138,11 @@ def _speech(
     )
 
     def compare() -> Parity:
-        runtime, hear = _version(way.packages[0]), way.hear(trained, folder, threads)
+        runtime, hear = _version(leaves.packages[0]), leaves.hear(trained, folder, threads)
         size = Size(_bytes_of(trained.model), _bytes_in(folder))
         return parity.of_speech(ours, hear, manifest, runtime=runtime, threads=threads, size=size)
 
-    way.write(trained, folder)
+    leaves.write(trained, folder)
     if weights == EXACT:
         return compare(), {}
     whole = path.rename(folder / f"{PARTIAL}whole.onnx")
@@ -152,7 +154,7 @@ def _speech(
 
         def inputs() -> Iterator[Mapping[str, NDArray[Any]]]:
             for utterance in calibration:
-                yield way.inputs(trained, [utterance.samples(ours.facts.sample_rate_hz)])
+                yield leaves.inputs(trained, [utterance.samples(ours.facts.sample_rate_hz)])
 
         kept: list[str] = []
         worst_first: list[str] = []
@@ -172,16 +174,16 @@ def _speech(
         whole.unlink()
 
 
-def _text(trained: translation.Trained, way: Text, folder: Path, weights: str, manifest: Manifest[Pair]) -> Parity:
+def _text(trained: translation.Trained, leaves: Text, folder: Path, weights: str, manifest: Manifest[Pair]) -> Parity:
     """Writes a translator; what comparing found."""
     threads, facts = torch.get_num_threads(), trained.facts()
-    way.write(trained, folder, weights)
+    leaves.write(trained, folder, weights)
     writer = translation.TorchWriter(trained.model, trained.vocabularies, torch.device("cpu"))
     return parity.of_translation(
         Translator(facts, trained.vocabularies, writer),
-        Translator(facts, trained.vocabularies, way.writer(trained, folder, threads)),
+        Translator(facts, trained.vocabularies, leaves.writer(trained, folder, threads)),
         manifest,
-        runtime=_version(way.packages[0]),
+        runtime=_version(leaves.packages[0]),
         threads=threads,
         size=Size(_bytes_of(trained.model), _bytes_in(folder)),
     )
