@@ -321,18 +321,17 @@ def quartznet(options: argparse.Namespace, folder: Path) -> None:
                 module.momentum = None  # the statistics are those of the one batch that follows
         model.train()(*map(torch.from_numpy, padded(pieces).values()))
     torch_folder, onnx_folder, int8_folder = (folder / name for name in ("pytorch", "onnx", "int8"))
-    for each in (torch_folder, onnx_folder, int8_folder):
-        each.mkdir()
+    torch_folder.mkdir()
+    onnx_folder.mkdir()
     checkpoint.write_text(torch_folder / "recipe.toml", recipe.dump(section))
     tokenizer.save(torch_folder / "tokenizer.json")
     checkpoint.write_tensors(torch_folder / "model.safetensors", model.state_dict())
     trained = speech_recognition.restore(torch_folder)
     onnx.SPEECH.write(trained, onnx_folder)
-    tokenizer.save(int8_folder / "tokenizer.json")
+    exported.save(onnx_folder, "onnx", trained.facts())
+    shutil.copytree(onnx_folder, int8_folder)
     inputs = [onnx.SPEECH.inputs(trained, [piece]) for piece in pieces]
     quantize.quantize_int8(onnx_folder / "model.onnx", int8_folder / "model.onnx", inputs)
-    for each in (onnx_folder, int8_folder):
-        exported.save(each, "onnx", trained.facts())
     ours = TorchListener(trained.model, torch.device("cpu")).log_probs(pieces)
     theirs = OnnxListener(onnx_folder / "model.onnx").log_probs(pieces)
     off = [np.abs(one - other).mean() / one.std() for one, other in zip(ours, theirs, strict=True)]
