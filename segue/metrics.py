@@ -1,10 +1,10 @@
 """How good is an output? Thin faces on the field's own scorers."""
 
+import importlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import jiwer
-from rapidfuzz.distance import Levenshtein
+from segue.errors import missing_extra
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
@@ -14,6 +14,7 @@ def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[st
     the rate is that count over 1.
     """
     assert len(references) == len(hypotheses)
+    jiwer = _scorer("jiwer")
     words = jiwer.process_words(list(references), list(hypotheses))
     characters = jiwer.process_characters(list(references), list(hypotheses))
     errors = words.substitutions + words.deletions + words.insertions
@@ -39,9 +40,8 @@ def translation_scores(
     `references[i]` are the right translations of sentence i, one or more, not tokenised. `has_edit_rate` adds TER,
     which is slow; there less is better.
     """
-    import sacrebleu  # its parsers of test sets cost 0.1 s
-
     assert len(references) == len(hypotheses)
+    sacrebleu = _scorer("sacrebleu")
     most = max(map(len, references))
     streams: Any = [[each[n] if n < len(each) else None for each in references] for n in range(most)]
     metrics = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF()}
@@ -73,15 +73,21 @@ def output_scores(
 
 def nearest(references: Sequence[str], hypothesis: str) -> str:
     """The reference that the fewest word edits turn into the hypothesis; the first of equals."""
-    words = hypothesis.split()
-    return min(references, key=lambda reference: Levenshtein.distance(reference.split(), words))
+    words, levenshtein = hypothesis.split(), _scorer("rapidfuzz.distance").Levenshtein
+    return min(references, key=lambda reference: levenshtein.distance(reference.split(), words))
 
 
 def sentence_score(references: Sequence[str], hypothesis: str, *, is_by_edits: bool) -> float:
     """Of one output: word edits per word of the nearest reference, or chrF (0 to 100; Popovic 2015)."""
     if is_by_edits:
-        words = nearest(references, hypothesis).split()
-        return Levenshtein.distance(words, hypothesis.split()) / max(1, len(words))
-    import sacrebleu
+        words, levenshtein = nearest(references, hypothesis).split(), _scorer("rapidfuzz.distance").Levenshtein
+        return float(levenshtein.distance(words, hypothesis.split()) / max(1, len(words)))
+    return float(_scorer("sacrebleu").sentence_chrf(hypothesis, list(references)).score)
 
-    return float(sacrebleu.sentence_chrf(hypothesis, list(references)).score)
+
+def _scorer(name: str) -> Any:
+    """The module. Scorers come with an extra: who only runs models needs none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or name, "evaluate") from None

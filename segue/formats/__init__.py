@@ -3,7 +3,7 @@
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
@@ -66,10 +66,8 @@ def export(
     manifest = _examples(Utterance if isinstance(leaves, Speech) else Pair, data, examples)
     with _publishing(out, force) as folder:
         if isinstance(leaves, Speech):
-            sounds = None
-            if weights == "int8":
-                sounds = Manifest(Utterance, [calibration] if calibration else _dev(data) or manifest.paths)
-            found, more = _speech(trained, leaves, folder, weights, max_metric_loss, manifest, sounds)
+            ranges = [calibration] if calibration else _dev(data) or manifest.paths
+            found, more = _speech(trained, leaves, folder, weights, max_metric_loss, manifest, ranges)
         else:
             found, more = _text(trained, leaves, folder, weights, manifest), {}
         print("\n".join(f"{key:22} {value}" for key, value in found.rows().items()), flush=True)
@@ -127,15 +125,11 @@ def _speech(
     weights: str,
     max_loss: float,
     manifest: Manifest[Utterance],
-    calibration: Manifest[Utterance],
+    ranges: Sequence[Path],
 ) -> tuple[Parity, dict[str, Any]]:
     """Writes a recogniser; what comparing found, and which layers stayed in float."""
     threads, path = torch.get_num_threads(), folder / "model.onnx"
-    ours = Recogniser(
-        trained.facts(),
-        trained.tokenizer,
-        speech_recognition.TorchListener(trained.model, torch.device("cpu")),
-    )
+    ours = Recogniser(trained.facts(), speech_recognition.TorchListener(trained.model, torch.device("cpu")))
 
     def compare() -> Parity:
         runtime, hear = _version(leaves.packages[0]), leaves.hear(trained, folder, threads)
@@ -150,6 +144,7 @@ def _speech(
         if weights == "float16":
             quantize.float16_weights(whole, path)
             return compare(), {}
+        calibration = Manifest(Utterance, ranges)
         parity.thin_out(calibration, NUM_CALIBRATION)
 
         def inputs() -> Iterator[Mapping[str, NDArray[Any]]]:

@@ -273,7 +273,6 @@ def _write_speech(trained: speech_recognition.Trained, folder: Path) -> None:
         "blank": str(len(tokenizer)),
     }
     write_recognizer(trained.model, folder / "model.onnx", metadata)
-    tokenizer.save(folder / "tokenizer.json")
 
 
 def _speech_use(trained: speech_recognition.Trained, folder: str) -> str:
@@ -292,7 +291,7 @@ print("".join(tokens[b] for a, b in zip(best, best[1:]) if a != b))"""
 
 
 def _hear(trained: speech_recognition.Trained, folder: Path, threads: int) -> Hear:
-    model = Recogniser(trained.facts(), trained.tokenizer, OnnxListener(folder / "model.onnx", threads))
+    model = Recogniser(trained.facts(), OnnxListener(folder / "model.onnx", threads))
 
     def hear(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
         texts, scores = model.hear(waveforms)

@@ -2,57 +2,70 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from segue.data.tokenizer import Tokenizer
-from segue.data.vocabularies import Vocabularies
-from segue.errors import UserError
+from segue.errors import UserError, missing_extra
+from segue.recipe import Section
 from segue.runtime.recogniser import Recogniser, SpeechFacts
-from segue.runtime.translator import TranslationFacts, Translator
+
+if TYPE_CHECKING:  # its tokenizers come with an extra
+    from segue.runtime.translator import TranslationFacts, Translator
 
 NAME = "segue.json"
-FACTS: dict[str, type[SpeechFacts] | type[TranslationFacts]] = {
-    "speech_recognition": SpeechFacts,
-    "translation": TranslationFacts,
-}
+OURS = {"speech_recognition": "onnx", "translation": "ctranslate2"}
+"""Task -> the target that runs here."""
 
 
-def save(folder: Path, target: str, facts: SpeechFacts | TranslationFacts, **more: Any) -> None:
+def save(folder: Path, target: str, facts: "SpeechFacts | TranslationFacts", **more: Any) -> None:
     """Writes what `load` reads, and what other programs may want to know."""
     values = {"target": target, **facts.model_dump(mode="json"), **more}
     (folder / NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load(folder: Path, device: str = "auto", threads: int | None = None) -> Recogniser | Translator:
+def load(folder: Path, device: str = "auto", threads: int | None = None) -> "Recogniser | Translator":
     """The model in an exported directory, ready for use on the CPU."""
     if device not in ("auto", "cpu"):
         raise UserError(f"{folder}: exported models run on the CPU here, not on {device}")
-    target, facts = _read(folder / NAME)
-    if isinstance(facts, SpeechFacts) and target == "onnx":
-        from segue.runtime.onnx import OnnxListener
-
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        return Recogniser(facts, tokenizer, OnnxListener(folder / "model.onnx", threads))
-    if isinstance(facts, TranslationFacts) and target == "ctranslate2":
-        from segue.runtime.ctranslate2 import CTranslate2Writer
-
-        return Translator(facts, Vocabularies.load(folder), CTranslate2Writer(folder, threads or 0))
-    ours = {"speech_recognition": "onnx", "translation": "ctranslate2"}[facts.task]
-    raise UserError(
-        f"{folder}: exported for {target}, which runs it by itself (see its README.md); export to {ours} to use it here"
-    )
-
-
-def _read(path: Path) -> tuple[str, SpeechFacts | TranslationFacts]:
-    """The target, and what is to be known of the model."""
+    path = folder / NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        kind = FACTS[values["task"]]
-        known = {key: value for key, value in values.items() if key in kind.model_fields}
-        return str(values["target"]), kind.model_validate_json(json.dumps(known))  # JSON's rules: lists are tuples
+        task, target = values["task"], values["target"]
+        ours = OURS[task]
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        first = problem.errors()[0] if isinstance(problem, ValidationError) else None
-        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else f"{problem}"
-        raise UserError(f"{path}: not written by `segue export`: {said}") from None
+        raise _strange(path, str(problem)) from None
+    if target != ours:
+        raise UserError(
+            f"{folder}: exported for {target}, which runs it by itself (see its README.md); export to {ours} to use it "
+            "here"
+        )
+    if task == "speech_recognition":
+        from segue.runtime.onnx import OnnxListener
+
+        return Recogniser(_facts(path, values, SpeechFacts), OnnxListener(folder / "model.onnx", threads))
+    try:
+        from segue.data.vocabularies import Vocabularies
+        from segue.runtime.ctranslate2 import CTranslate2Writer
+        from segue.runtime.translator import TranslationFacts, Translator
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "tokenizers", "translate") from None
+    facts = _facts(path, values, TranslationFacts)
+    return Translator(facts, Vocabularies.load(folder), CTranslate2Writer(folder, threads or 0))
+
+
+F = TypeVar("F", bound=Section)
+
+
+def _facts(path: Path, values: dict[str, Any], kind: type[F]) -> F:
+    """What is to be known of the model."""
+    known = {key: value for key, value in values.items() if key in kind.model_fields}
+    try:
+        return kind.model_validate_json(json.dumps(known))  # JSON's rules: lists are tuples
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise _strange(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _strange(path: Path, problem: str) -> UserError:
+    return UserError(f"{path}: not written by `segue export`: {problem}")

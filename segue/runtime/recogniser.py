@@ -24,7 +24,6 @@ from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.data.subtitles import cues
 from segue.data.text import TextSection, normalize
-from segue.data.tokenizer import Tokenizer
 from segue.decoding import ctc
 from segue.errors import UserError
 from segue.evaluation import Evaluation, Example, chosen
@@ -42,12 +41,30 @@ class SpeechFacts(Section):
     """Of the samples that the model hears."""
     feature_dim: PositiveInt
     """Mel bins of its front end."""
+    tokens: tuple[str | tuple[int, ...], ...]
+    """What each writes: text, or the bytes of a part of a character. After the last comes the blank."""
     samples_per_frame: PositiveInt
     """Samples from one output frame to the next."""
     text: TextSection
     """How texts are written before they are scored."""
     parameters: PositiveInt
     """Numbers that were trained."""
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """What each token writes, in UTF-8."""
+        return [token.encode() if isinstance(token, str) else bytes(token) for token in self.tokens]
+
+
+def written(pieces: Sequence[bytes]) -> tuple[str | tuple[int, ...], ...]:
+    """`SpeechFacts.tokens` of pieces."""
+    found: list[str | tuple[int, ...]] = []
+    for piece in pieces:
+        try:
+            found.append(piece.decode())
+        except UnicodeDecodeError:
+            found.append(tuple(piece))
+    return tuple(found)
 
 
 class Listener(Protocol):
@@ -103,8 +120,9 @@ class Recogniser:
     OVERLAP_SECONDS = 6.0
     BATCH = 4  # windows at once: bounds the memory of long recordings
 
-    def __init__(self, facts: SpeechFacts, tokenizer: Tokenizer, listener: Listener) -> None:
-        self.facts, self.tokenizer, self.listener = facts, tokenizer, listener
+    def __init__(self, facts: SpeechFacts, listener: Listener) -> None:
+        self.facts, self.listener = facts, listener
+        self._pieces = facts.pieces
         self._seconds_per_frame = facts.samples_per_frame / facts.sample_rate_hz
         # Windows start on output frames, so that frames of all windows share one clock.
         self._window_frames = round(self.WINDOW_SECONDS / self._seconds_per_frame)
@@ -129,7 +147,7 @@ class Recogniser:
             emissions += self._emissions(batch, len(emissions) * step)
             last = len(batch[-1])
         overlaps = [(n * step, n * step + self._overlap_frames) for n in range(1, len(emissions))]
-        words = ctc.words(ctc.merge(emissions, overlaps), self.tokenizer.pieces, self._seconds_per_frame)
+        words = ctc.words(ctc.merge(emissions, overlaps), self._pieces, self._seconds_per_frame)
         duration = ((len(emissions) - 1) * step * self.facts.samples_per_frame + last) / rate
         words = [word._replace(end=min(word.end, duration)) for word in words]
         return Transcript(name, duration, " ".join(word.word for word in words), words)
@@ -183,8 +201,10 @@ class Recogniser:
     def hear(self, waveforms: Sequence[Samples]) -> tuple[list[str], list[NDArray[np.float32]]]:
         """Waveforms (S) of any length, each as a whole -> their texts, and log-probabilities (T, V)."""
         rows = self._answers(waveforms)
-        blank = len(self.tokenizer)
-        return [self.tokenizer.decode(emission.token for emission in ctc.greedy(row, blank)) for row in rows], rows
+        return [self._text(ctc.greedy(row, len(self._pieces))) for row in rows], rows
+
+    def _text(self, emissions: Sequence[ctc.Emission]) -> str:
+        return b"".join(self._pieces[each.token] for each in emissions).decode("utf-8", errors="replace").strip(" ")
 
     def score(self, all_heard: Sequence[Heard]) -> dict[str, float]:
         """Word and character error rates of normalised texts."""
@@ -232,7 +252,7 @@ class Recogniser:
         """The tokens of consecutive windows; frames count from the start of the recording."""
         step = self._window_frames - self._overlap_frames
         return [
-            ctc.greedy(row, len(self.tokenizer), first_frame + number * step)
+            ctc.greedy(row, len(self._pieces), first_frame + number * step)
             for number, row in enumerate(self._answers(windows))
         ]
 
@@ -240,5 +260,5 @@ class Recogniser:
         """(T, V) of each; no frames for digital silence: no recording that a model learns from has it, so it could
         answer anything."""
         answers = iter(self.listener.log_probs(sounding) if (sounding := [w for w in waveforms if w.any()]) else [])
-        nothing = np.zeros((0, len(self.tokenizer) + 1), np.float32)
+        nothing = np.zeros((0, len(self._pieces) + 1), np.float32)
         return [next(answers) if waveform.any() else nothing for waveform in waveforms]

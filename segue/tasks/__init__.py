@@ -35,9 +35,7 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(TASKS[name])
     except ModuleNotFoundError as error:
-        if error.name in ("torch", "safetensors"):
-            raise missing_extra(error.name, "train") from None
-        raise
+        raise missing_extra(error.name or "torch", "train") from None
 
 
 def load(model: Path, device: str = "auto", threads: int | None = None) -> Any:

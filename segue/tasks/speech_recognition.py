@@ -46,7 +46,7 @@ from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split
 from segue.errors import UserError, some_of, warn
 from segue.models.jasper import Jasper, JasperSection, output_frames
-from segue.runtime.recogniser import Recogniser, SpeechFacts
+from segue.runtime.recogniser import Recogniser, SpeechFacts, written
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -541,6 +541,7 @@ class Trained(NamedTuple):
         return SpeechFacts(
             sample_rate_hz=self.recipe.features.sample_rate_hz,
             feature_dim=self.recipe.features.mel_bins,
+            tokens=written(self.tokenizer.pieces),
             samples_per_frame=self.model.front_end.shift * Jasper.subsampling(self.recipe.model),
             text=self.recipe.text,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
@@ -559,4 +560,4 @@ def restore(folder: Path) -> Trained:
 def load(folder: Path, device: str) -> Recogniser:
     """The model in a model directory, ready for use."""
     trained = restore(folder)
-    return Recogniser(trained.facts(), trained.tokenizer, TorchListener(trained.model, choose_device(device)))
+    return Recogniser(trained.facts(), TorchListener(trained.model, choose_device(device)))
