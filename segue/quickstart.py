@@ -1,4 +1,4 @@
-"""Does the whole road work here? Synthesise speech, train a small Jasper, try it on voices it never heard, export it."""
+"""Does the whole road work here? Synthesise speech, train a small Jasper, try it on new voices, export it."""
 
 import sys
 from collections.abc import Sequence

@@ -49,7 +49,8 @@ class LogMel(nn.Module):
         bins = 1 << (self.window - 1).bit_length()  # the power of two that holds a frame
         filters = slaney_filters(section.mel_bins, bins, section.sample_rate_hz)
         # Constants of the front end, not weights: rebuilt from the recipe, so never saved.
-        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+        # Both parts of the spectrum go through the same filters, and are summed by them.
+        self.register_buffer("filters", torch.from_numpy(np.tile(filters, 2)), persistent=False)
         self.register_buffer("spectrum", torch.from_numpy(_spectrum(self.window, bins)), persistent=False)
 
     def num_frames(self, num_samples: Count) -> Count:
@@ -74,9 +75,8 @@ class LogMel(nn.Module):
         position = torch.minimum(position, period - 1 - position)
         framed = waveforms.gather(1, position.long()).unsqueeze(1)  # (B, 1, total)
         # Framing, pre-emphasis, window and Fourier transform are linear: one convolution does them.
-        parts = F.conv1d(framed, self.spectrum, stride=self.shift)  # (B, 2 * bins, T)
-        real, imaginary = parts.chunk(2, dim=1)
-        mel = torch.matmul(self.filters, real.square() + imaginary.square())  # (B, F, T)
+        parts = F.conv1d(framed, self.spectrum, stride=self.shift)  # (B, 2 * bins, T): real, then imaginary
+        mel = torch.matmul(self.filters, parts * parts)  # (B, F, T)
         return mel.clamp(min=FLOOR).log(), frames
 
 
@@ -89,7 +89,7 @@ def normalize(features: Tensor, frames: Tensor) -> Tensor:
     count = frames.clamp(min=1).to(features.dtype).view(-1, 1, 1)
     mean = features.masked_fill(~mask, 0.0).sum(dim=2, keepdim=True) / count
     centred = (features - mean).masked_fill(~mask, 0.0)
-    variance = centred.square().sum(dim=2, keepdim=True) / count
+    variance = (centred * centred).sum(dim=2, keepdim=True) / count
     return centred * torch.rsqrt(variance + VARIANCE_EPSILON)
 
 

@@ -198,6 +198,7 @@ def write(
     assert program is not None
     common.ClearMetadataAndDocStringPass()(program.model)  # the exporter's notes hold paths of this machine
     _mask_after_activation(program.model)
+    _in_two_dimensions(program.model)
     _name_nodes(program.model)
     program.model.metadata_props.update(metadata)
     program.save(path)  # weights inside; beside it only past 2 GB, which protobuf cannot hold
@@ -229,6 +230,59 @@ def _mask_after_activation(model: "Model") -> None:
         ir.convenience.replace_nodes_and_values(
             model.graph, relu, [where, relu], [activated, product], relu.outputs, product.outputs
         )
+
+
+def _in_two_dimensions(model: "Model") -> None:
+    """Convolutions over (B, C, T), and what lies between them, become the same over (B, C, 1, T).
+
+    For convolutions of two dimensions onnxruntime has kernels that are two to three times as fast.
+    """
+    import onnx_ir as ir
+
+    graph = model.graph
+    axis = ir.tensor([2], name="height")
+    height = ir.Value(name="height", const_value=axis, shape=ir.Shape([1]), type=ir.TensorType(axis.dtype))
+    lifted: dict[Value, Value] = {}  # of three dimensions -> of four
+    replaced: list[Node] = []
+
+    def lift(value: "Value", before: "Node") -> "Value":
+        """The value in four dimensions; as it is where it is a single number."""
+        if value.const_value is not None and value.const_value.size == 1:
+            return value
+        if value not in lifted:
+            unsqueeze = ir.node("Unsqueeze", [value, height])
+            graph.insert_before(before, unsqueeze)
+            lifted[value] = unsqueeze.outputs[0]
+        return lifted[value]
+
+    for node in list(graph):
+        inputs = [value for value in node.inputs if value is not None]
+        if node.op_type == "Conv" and not str(inputs[1].name).startswith(quantize.FRONT_END):
+            x, weight, *bias = inputs
+            assert weight.const_value is not None
+            weight.const_value = ir.tensor(weight.const_value.numpy()[:, :, None], name=weight.name)
+            weight.shape = ir.Shape(weight.const_value.numpy().shape)
+            attributes: dict[str, Any] = {"group": node.attributes["group"].as_int()}
+            for name, neutral in (("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 0)):
+                sides = iter(node.attributes[name].as_ints())
+                attributes[name] = [number for side in sides for number in (neutral, side)]
+            new = ir.node("Conv", [lift(x, node), weight, *bias], attributes)
+        elif node.op_type in ("Relu", "Add", "Mul") and not lifted.keys().isdisjoint(inputs):
+            new = ir.node(node.op_type, [lift(value, node) for value in inputs])
+        else:
+            continue
+        graph.insert_before(node, new)
+        lifted[node.outputs[0]] = new.outputs[0]
+        replaced.append(node)
+    if replaced:
+        graph.register_initializer(height)
+    for node in replaced:
+        output = node.outputs[0]
+        if any(user not in replaced for user in output.consumers()):
+            squeeze = ir.node("Squeeze", [lifted[output], height])
+            graph.insert_before(node, squeeze)
+            output.replace_all_uses_with(squeeze.outputs[0])
+    graph.remove(replaced, safe=True)
 
 
 def _producer(value: "Value | None") -> "Node | None":
