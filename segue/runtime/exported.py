@@ -51,7 +51,7 @@ def load(folder: Path, device: str = "auto", threads: int | None = None) -> "Rec
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "tokenizers", "translate") from None
     facts = _facts(path, values, TranslationFacts)
-    return Translator(facts, Vocabularies.load(folder), CTranslate2Writer(folder, threads or 0))
+    return Translator(facts, Vocabularies.load(folder), CTranslate2Writer(folder, threads))
 
 
 F = TypeVar("F", bound=Section)
