@@ -62,12 +62,17 @@ def _groups(tensor: DTensor) -> tuple[dist.ProcessGroup, ...]:
     return tuple(tensor.device_mesh.get_group(axis) for axis, place in axes if isinstance(place, Shard | _StridedShard))
 
 
+def stacks(model: nn.Module) -> list[nn.ModuleList]:
+    """The model's outermost ModuleLists."""
+    found: list[nn.ModuleList] = []
+    for child in model.children():
+        found.extend([child] if isinstance(child, nn.ModuleList) else stacks(child))
+    return found
+
+
 def units(model: nn.Module) -> list[nn.Module]:
     """The model's layers: each item of its outermost ModuleLists."""
-    found: list[nn.Module] = []
-    for child in model.children():
-        found.extend(child if isinstance(child, nn.ModuleList) else units(child))
-    return found
+    return [unit for stack in stacks(model) for unit in stack]
 
 
 def batch_norms(model: nn.Module) -> list[Any]:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,14 @@ from torch.distributed.tensor.parallel import ColwiseParallel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from segue.engine import parts, precision
+from segue.engine import depth, parts, precision
+from segue.engine.depth import Kind
+from segue.engine.garbage import old_objects_aside
 from segue.engine.optimizer import OptimizerSection, Updater
 from segue.engine.parallel import SPLITS
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
 from segue.layers.attention import Attention
-
-Kind = Literal["activations", "passing", "copies", "gradients"]
-"""Kept by the forward pass; scores, loss, gradients of activations, what is recomputed; weights in the format that is
-computed in; gradients of weights."""
 
 _OPS = torch.ops.aten
 _ASKS_DEVICE = torch.ops.prim.device.default
@@ -93,6 +91,22 @@ def rehearse(
     task: Task, batch: Callable[[], Batch], engine: EngineSection, optimizer: OptimizerSection, tensor_parallel: int = 1
 ) -> Rehearsal:
     """What one of `tensor_parallel` ranks takes for a micro-batch; those that do not divide the heads round up."""
+    with old_objects_aside():
+        try:
+            return _rehearse(task, batch, engine, optimizer, tensor_parallel, is_whole=False)
+        except depth.UnequalError:
+            return _rehearse(task, batch, engine, optimizer, tensor_parallel, is_whole=True)
+
+
+def _rehearse(
+    task: Task,
+    batch: Callable[[], Batch],
+    engine: EngineSection,
+    optimizer: OptimizerSection,
+    tensor_parallel: int,
+    *,
+    is_whole: bool,
+) -> Rehearsal:
     watch = _Watch()
     with watch:
         model = task.build_model()
@@ -101,12 +115,13 @@ def rehearse(
         if engine.device != "cpu":
             _like_gpu(model)
         units = [_count(unit) for unit in parts.units(model)]
+        runs = [] if is_whole else depth.runs(model)
         sums = {"forward": 0, "backward": 0}
-        handles = _counted_sums(model, sums)
+        handles = _counted_sums(model, sums, runs)
         first = watch.begin()
         inputs = batch()
         amount, input_bytes = inputs.amount, watch.live(first)
-        plain = _pass(watch, task, model, inputs, engine)
+        plain = _pass(watch, task, model, inputs, engine, runs)
         for handle in handles:
             handle.remove()
         updater = Updater(optimizer, model)
@@ -114,11 +129,13 @@ def rehearse(
         for parameter in updater.parameters:
             parameter.grad = torch.empty_like(parameter)
         first = watch.begin()
+        watch.cache_enabled = False  # no operation comes twice, and each has all parameters for a key
         updater.step(1.0)
+        watch.cache_enabled = True
         passing = max(watch.course(first))
         updater.clear()
         precision.recompute(model)
-        recomputed = _pass(watch, task, model, inputs, engine)
+        recomputed = _pass(watch, task, model, inputs, engine, runs)
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
     return Rehearsal(
         parameters=_count(model),
@@ -138,7 +155,9 @@ def rehearse(
     )
 
 
-def _pass(watch: "_Watch", task: Task, model: nn.Module, batch: Batch, engine: EngineSection) -> Pass:
+def _pass(
+    watch: "_Watch", task: Task, model: nn.Module, batch: Batch, engine: EngineSection, runs: list[depth.Run]
+) -> Pass:
     ends: list[int] = []
     scores: set[int] = set()
 
@@ -147,14 +166,19 @@ def _pass(watch: "_Watch", task: Task, model: nn.Module, batch: Batch, engine: E
         ends.append(len(watch.events))
         scores.update(watch.number(tensor) for tensor in tree_leaves(outputs) if isinstance(tensor, Tensor))
 
-    handle = model.register_forward_hook(note)
     weights = {watch.number(parameter) for parameter in model.parameters()}
     first, operations = watch.begin(weights), watch.operations
+
+    def now() -> depth.Mark:
+        return depth.Mark(len(watch.events) - first, watch.operations - operations)
+
+    handles = [model.register_forward_hook(note), *(handle for run in runs for handle in run.note(now))]
     with precision.autocast(engine.precision, torch.device("cpu")):
         total = task.loss(model, batch).total
     total.backward()  # type: ignore[no-untyped-call]
     del total
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     gradients = {watch.number(p.grad) for p in model.parameters() if p.grad is not None}
     kept = {number for number, size in watch.events[first : ends[0]] if size > 0} - scores
 
@@ -167,8 +191,9 @@ def _pass(watch: "_Watch", task: Task, model: nn.Module, batch: Batch, engine: E
 
     for parameter in model.parameters():
         parameter.grad = None
-    events = [(kind(number), size) for number, size in watch.events[first:]]
-    return Pass(events, watch.operations - operations)
+    events = [depth.Event(number, kind(number), size) for number, size in watch.events[first:]]
+    events, counted = depth.repeat(events, watch.operations - operations, runs)
+    return Pass([event[1:] for event in events], counted)
 
 
 class _Watch(FakeTensorMode):  # type: ignore[no-untyped-call]
@@ -338,19 +363,19 @@ def _split(model: nn.Module, ranks: int) -> None:
             matrix.weight = nn.Parameter(matrix.weight.new_empty(outputs, inputs))
 
 
-def _counted_sums(model: nn.Module, sums: dict[str, int]) -> list[Any]:
+def _counted_sums(model: nn.Module, sums: dict[str, int], runs: list[depth.Run]) -> list[Any]:
     """Adds up the outputs that are sums over ranks, and the inputs whose gradients are; what ends that.
 
     DTensor sums the gradient of each matrix's input by itself, those of query, key and value too.
     """
+    times = {part: 1 + len(run.skipped) for run in runs for part in run.repeated.modules()}
 
     def add_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        del module, inputs
-        sums["forward"] += output.nbytes
+        del inputs
+        sums["forward"] += output.nbytes * times.get(module, 1)
 
     def add_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        del module
-        sums["backward"] += inputs[0].nbytes
+        sums["backward"] += inputs[0].nbytes * times.get(module, 1)
 
     handles: list[Any] = []
     for module in model.modules():

@@ -4,7 +4,6 @@ import gc
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from segue.engine import environment
+from segue.engine.garbage import old_objects_aside
 from segue.engine.loading import Stream
 from segue.engine.step import NotFiniteError
 from segue.engine.trainer import Trainer
@@ -70,7 +70,7 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
     """
     limit = _free_bytes(device) * MEMORY_SHARE
     budget, fitting, before = smallest, 0.0, _peak_bytes(device)
-    with _old_objects_aside():
+    with old_objects_aside():
         while True:
             gc.collect()  # a model whose layers are recomputed holds itself
             try:
@@ -88,16 +88,6 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
     if not fitting:
         raise UserError(f"not even a micro-batch of {smallest:g} fits in memory; shorten the examples or the model")
     return fitting
-
-
-@contextmanager
-def _old_objects_aside() -> Iterator[None]:
-    """Inside, collecting garbage is quick."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _peak_bytes(device: torch.device) -> float:

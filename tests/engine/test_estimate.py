@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segue import recipe, tasks
 from segue.cli import main
+from segue.engine import depth
 from segue.engine.estimate import USABLE_SHARE, Estimate, Memory, Row
 from segue.engine.layout import Layout
 from segue.engine.parallel import Parallel, World
-from segue.models.transformer import Transformer
+from segue.engine.rehearsal import rehearse
+from segue.models.transformer import DecoderLayer, EncoderLayer, Transformer
+from segue.tasks import translation
 
 SMALL = (
     *("model.width=64", "model.feed_forward=256", "model.heads=4", "model.encoder_layers=2", "model.decoder_layers=1"),
@@ -145,6 +149,75 @@ def test_words_are_counted_where_there_are_texts(pairs: Path) -> None:
     section: Any = _section("multi30k_transformer", *SMALL, *tokenizers)
     assert found.parameters == sum(p.numel() for p in Transformer(section.model, 16, 16).parameters())
     assert not found.sketch.notes
+
+
+DEEP = ("multi30k_transformer", *SMALL, "batch.tokens=100", "model.encoder_layers=7", "model.decoder_layers=6")
+
+
+@pytest.fixture
+def num_forwards(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often layers of the Transformer compute, by their names."""
+    counts: dict[str, int] = {}
+    for kind in (EncoderLayer, DecoderLayer):
+
+        def counted(layer: Any, *inputs: Any, kind: Any = kind, forward: Any = kind.forward) -> Any:
+            counts[kind.__name__] = counts.get(kind.__name__, 0) + 1
+            return forward(layer, *inputs)
+
+        monkeypatch.setattr(kind, "forward", counted)
+    return counts
+
+
+def test_four_of_equal_layers_are_rehearsed(num_forwards: dict[str, int]) -> None:
+    _estimate(*DEEP)
+    assert num_forwards == dict.fromkeys(("EncoderLayer", "DecoderLayer"), 3 * depth.REHEARSED)  # 2 to recompute
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),  # bfloat16, whose copies of weights go all at once
+        ("engine.precision=float32", "engine.device=cpu", "model.norm=post", "model.dropout=0.3"),
+        ("engine.tensor_parallel=2", "optimizer.kind=adamw", "model.positions=rotary", "model.activation=swiglu"),
+    ],
+)
+def test_layers_that_are_skipped_change_no_number(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    few, few_courses = _estimate(*DEEP, *overrides, devices=4).as_json(), _courses(*overrides)
+    monkeypatch.setattr(depth, "REHEARSED", 100)  # no run is as long
+    assert few == _estimate(*DEEP, *overrides, devices=4).as_json()
+    assert few_courses == _courses(*overrides)
+
+
+def _courses(*overrides: str) -> list[list[int]]:
+    """Bytes alive whenever nothing more is about to go, without and with recomputation."""
+    section = _section(*DEEP, *overrides)
+    sketch = translation.sketch(section)
+    found = rehearse(sketch.task, sketch.batch, section.engine, section.optimizer)
+    courses = []
+    for each in (found.plain, found.recomputed):
+        sizes = [size for _, size in each.events]
+        live = accumulate(sizes)
+        courses.append([now for now, size in zip(live, [*sizes[1:], 0], strict=True) if size >= 0])
+    return courses
+
+
+def test_layers_that_only_look_alike_are_all_rehearsed(
+    num_forwards: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, forward, numbers = EncoderLayer.__init__, EncoderLayer.forward, count()
+
+    def numbered(layer: Any, *sizes: Any) -> None:
+        begin(layer, *sizes)
+        layer._number = next(numbers)
+
+    def uneven(layer: Any, *inputs: Any) -> torch.Tensor:
+        x = forward(layer, *inputs)
+        return x.sin() if layer._number % 2 else x
+
+    monkeypatch.setattr(EncoderLayer, "__init__", numbered)
+    monkeypatch.setattr(EncoderLayer, "forward", uneven)
+    _estimate(*DEEP)
+    assert num_forwards["EncoderLayer"] >= 3 * 7
 
 
 class _Sent(TorchDispatchMode):
