@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import socket
 import subprocess
 import sys
@@ -15,6 +14,11 @@ import torch
 
 from segue.engine.checkpoint import write_text
 from segue.engine.layout import Layout
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows: what a process holds is not known there
+    resource = None  # type: ignore[assignment]
 
 ENVIRONMENT, DIFFERENCE = "environment.json", "git.diff"
 # Operations of dense products a second, by words of a GPU's name, the first that fit: float16 and bfloat16 (summed in
@@ -60,10 +64,15 @@ def write(run: Path, device: torch.device, layout: Layout) -> None:
         (run / DIFFERENCE).unlink(missing_ok=True)
 
 
-def peak_memory_gb(device: torch.device) -> float:
-    """The most that this process has held so far, in 10^9 bytes: on a GPU of its memory, else of the machine's."""
+def peak_memory_gb(device: torch.device) -> float | None:
+    """The most that this process has held so far, in 10^9 bytes: on a GPU of its memory, else of the machine's.
+
+    None where that is not known.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9  # macOS counts bytes, Linux kibibytes
 

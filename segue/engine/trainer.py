@@ -144,7 +144,9 @@ class Trainer:
                     now = perf_counter()
                     record["rate"], record["unit"] = amount / (now - since), self.task.unit
                     record["data_wait"] = (stream.seconds_waited - waited) / (now - since)
-                    record["memory_gb"] = environment.peak_memory_gb(self.device)
+                    memory = environment.peak_memory_gb(self.device)
+                    if memory is not None:
+                        record["memory_gb"] = memory
                     peak = environment.peak_operations(self.device, engine.precision, engine.matmul)
                     if peak is not None and self._operations_per_amount is not None:
                         record["utilisation"] = record["rate"] * self._operations_per_amount / peak / self.world.size

@@ -91,14 +91,20 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
 
 
 def _peak_bytes(device: torch.device) -> float:
-    return environment.peak_memory_gb(device) * 1e9
+    peak = environment.peak_memory_gb(device)
+    assert peak is not None  # known wherever it is known how much is free
+    return peak * 1e9
 
 
 def _free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free = 0.0
-    for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise UserError("only Linux says how much memory is free; give the batch a number instead of auto") from None
+    for line in lines:
         if line.startswith("MemAvailable:"):
             free = float(line.split()[1]) * 1024
     try:  # a container may have less

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,27 @@ def test_a_gpu_is_known_by_words_of_its_name(
     assert environment.peak_operations(device, "bfloat16", "ieee") == half
     assert environment.peak_operations(device, "float32", "ieee") == whole
     assert environment.peak_operations(torch.device("cpu"), "float32", "ieee") is None
+
+
+WITHOUT_UNIX = """
+import sys
+sys.modules |= dict.fromkeys(("resource", "fcntl", "termios", "pwd", "grp"))  # importing them fails
+import segue, segue.cli, segue.training, segue.tasks.speech_recognition, segue.tasks.translation
+import torch
+from segue.engine import environment
+assert environment.peak_memory_gb(torch.device("cpu")) is None
+"""
+
+
+def test_what_only_unix_has_is_not_needed_to_train() -> None:
+    process = subprocess.run([sys.executable, "-c", WITHOUT_UNIX], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+
+
+def test_memory_that_is_not_known_is_not_logged(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "resource", None)
+    segue.train(tiny_recipe, tmp_path, "engine.steps=1", "engine.average_count=0")
+    (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert "memory_gb" not in record
