@@ -286,6 +286,8 @@ def _sha256(path: Path) -> str:
 
 def _flush(path: Path) -> None:
     """Forces a file, or a folder's list of names, to the disk."""
+    if os.name == "nt":  # Windows opens no folders, and forces only what is open for writing
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

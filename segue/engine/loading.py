@@ -107,7 +107,8 @@ class _Start:
         global _slot
         _slot = memoryview(self._held).cast("B")[worker * _NAME_BYTES : (worker + 1) * _NAME_BYTES]
         # A terminal sends Ctrl-C to a whole process group; only the trainer should answer, so workers leave the group.
-        os.setpgid(0, 0)
+        if hasattr(os, "setpgid"):
+            os.setpgid(0, 0)
         if sys.platform == "linux":  # a killed trainer takes them along: they hold its connections to other ranks open
             ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         sys.excepthook = _hushed(sys.excepthook)
