@@ -30,7 +30,7 @@ MODULES = {
     "onnx": "segue.formats.onnx",
     "sherpa-onnx": "segue.formats.sherpa_onnx",
     "ctranslate2": "segue.formats.ctranslate2",
-    # "huggingface": "segue.formats.huggingface",
+    "huggingface": "segue.formats.huggingface",
 }
 EXACT = "float32"
 NUM_CALIBRATION = 128

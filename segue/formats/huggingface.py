@@ -11,6 +11,7 @@ scores are the same; these things differ:
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ import torch
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
+from segue import card
 from segue.data.text import TextSection
 from segue.data.tokenizer import UNKNOWN, WORD_MARK
 from segue.data.vocabularies import BEGIN, END, PADDING, TO_LANGUAGE, Vocabularies
-from segue.decoding.search import SearchSection
+from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import UserError, missing_extra
+from segue.formats.target import Text
 from segue.models.transformer import Transformer, TransformerSection
+from segue.tasks.translation import Trained, padded
 
 LONGEST_SOURCE = 1024
 """Tokens: transformers makes a table of so many sinusoids, the same as ours."""
@@ -224,3 +228,87 @@ def _normalizer(rule: TextSection) -> Any:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+# --- The road ---
+
+
+class TransformersWriter:
+    """transformers' own search in what was written."""
+
+    def __init__(self, folder: Path, end: int) -> None:
+        from transformers import AutoModelForSeq2SeqLM
+
+        self._model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+        self._end = end
+
+    def search(
+        self,
+        rows: Sequence[Sequence[int]],
+        section: SearchSection,
+        *,
+        num_best: int = 1,
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The best outputs of each row of source tokens; without prefixes."""
+        assert prefixes is None
+        padding = self._model.config.pad_token_id
+        source, lengths = padded(rows, padding)
+        longest = int(int(lengths.max()) * section.longest_factor + section.longest_extra)
+        beams = max(section.beams, num_best)
+        with torch.inference_mode():
+            found = self._model.generate(
+                input_ids=source,
+                attention_mask=(source != padding).long(),
+                max_length=min(longest + 2, LONGEST_SOURCE),  # with begin and end
+                num_beams=beams,
+                num_return_sequences=num_best,
+                length_penalty=section.alpha,
+                no_repeat_ngram_size=section.no_repeat_ngram,
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
+            # transformers gives greedy outputs no score of their own.
+            steps = self._model.compute_transition_scores(
+                found.sequences, found.scores, getattr(found, "beam_indices", None), normalize_logits=beams == 1
+            )
+        hypotheses = []
+        for row, scores in zip(found.sequences.tolist(), steps.tolist(), strict=True):
+            written = row[1:]
+            length = written.index(self._end) + 1 if self._end in written else len(written)
+            is_complete = self._end in written
+            total = sum(scores[:length])
+            tokens = written[: length - is_complete]
+            hypotheses.append(Hypothesis(tokens, total / max(1, length) ** section.alpha, total, is_complete))
+        return [hypotheses[start : start + num_best] for start in range(0, len(hypotheses), num_best)]
+
+    def attention(self, source: Sequence[int], target: Sequence[int]) -> None:
+        """None: it is not asked for here."""
+        del source, target
+
+
+def _write(trained: Trained, folder: Path, kind: str) -> None:
+    del kind
+    section = trained.recipe
+    write(trained.model, section.model, trained.vocabularies, section.search, folder, section.text)
+
+
+def _use(trained: Trained, folder: str) -> str:
+    languages = trained.vocabularies.languages
+    language = f"{TO_LANGUAGE.format(languages[0])} " if len(languages) > 1 else ""
+    code = f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForSeq2SeqLM.from_pretrained("{folder}")
+batch = tokenizer(["{language}a line of text"], return_tensors="pt", padding=True)
+print(tokenizer.decode(model.generate(**batch)[0], skip_special_tokens=True))"""
+    return f"With transformers, version 4 or 5:\n\n{card.python(code)}"
+
+
+TEXT = Text(
+    packages=("transformers",),
+    write=_write,
+    writer=lambda trained, folder, threads: TransformersWriter(folder, trained.vocabularies.end),  # noqa: ARG005
+    use=_use,
+    quantizations=(),
+)

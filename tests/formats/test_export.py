@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import segue
 from segue import formats, tasks
@@ -139,6 +141,23 @@ def test_a_card_that_its_owner_edited_keeps_what_was_written(trained: Path, tmp_
     assert "| word error rate |" in found
 
 
+def test_a_paper_s_transformer_leaves_for_hugging_face_and_others_do_not(
+    reversal_recipe: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segue.train(reversal_recipe, tmp_path / "run", "model.norm=post", "model.positions=sinusoidal", "engine.steps=400")
+    found = formats.export(tmp_path / "run", "huggingface", tmp_path / "out")
+    assert found.before > 60, "a model that knows nothing proves nothing"
+    assert found.runtime == f"transformers {transformers.__version__}"
+    card = (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "out" / "README.md").write_text(card.replace("a line of text", "one two three four"))
+    [output] = outputs_of_code(tmp_path / "out" / "README.md", tmp_path)
+    assert output == segue.load(tmp_path / "run").translate(["one two three four"])[0]
+    message = refused(trained_translator, "huggingface", tmp_path / "other", capsys=capsys)
+    assert 'model.positions = "rotary" would have to be "sinusoidal"' in message
+    assert "export to ctranslate2 or onnx instead" in message
+    assert not (tmp_path / "other").exists()
+
+
 # --- What runs it here ---
 
 
@@ -165,6 +184,23 @@ def test_an_exported_model_transcribes_evaluates_and_takes_samples_of_any_kind(
     capsys.readouterr()
     assert main(["evaluate", str(onnx), str(corpus / "test.jsonl"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == ours.evaluate(corpus / "test.jsonl")
+
+
+def test_sixteen_threads_share_a_model(
+    onnx: Path, trained_translator: Path, corpus: Path, pairs: Path, tmp_path: Path
+) -> None:
+    formats.export(trained_translator, "ctranslate2", tmp_path / "text")
+    recogniser, translator = segue.load(onnx), segue.load(tmp_path / "text")
+    recordings = sorted(corpus.glob("t*_*.wav"))
+    texts = [json.loads(line)["source"] for line in (pairs / "test.jsonl").read_text().splitlines()]
+    heard = [recogniser.transcribe(path) for path in recordings]
+    written = translator.translate(texts)
+    assert len(set(written)) > 50
+    with ThreadPoolExecutor(16) as pool:
+        again = pool.map(recogniser.transcribe, recordings * 3)
+        translations = pool.map(translator.translate, [texts[n : n + 3] for n in range(0, len(texts), 3)] * 3)
+        assert list(again) == heard * 3
+        assert [text for part in translations for text in part] == written * 3
 
 
 EXTRAS = "torch safetensors tensorboard rich onnx onnxscript sherpa_onnx transformers jiwer rapidfuzz sacrebleu"
@@ -269,7 +305,7 @@ def test_mistakes_get_one_line(
     assert "ctranslate2: not for speech_recognition (targets for speech_recognition: onnx, sherpa-onnx)" in refused(
         trained, "ctranslate2", out, capsys=capsys
     )
-    assert "sherpa-onnx: not for translation (targets for translation: onnx, ctranslate2" in refused(
+    assert "sherpa-onnx: not for translation (targets for translation: onnx, ctranslate2, huggingface)" in refused(
         trained_translator, "sherpa-onnx", out, capsys=capsys
     )
     assert "--quantize int8: onnx has no such weights for translation (it has: float16)" in refused(
