@@ -14,7 +14,7 @@ def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[st
     the rate is that count over 1.
     """
     assert len(references) == len(hypotheses)
-    jiwer = _scorer("jiwer")
+    jiwer = scorer("jiwer")
     words = jiwer.process_words(list(references), list(hypotheses))
     characters = jiwer.process_characters(list(references), list(hypotheses))
     errors = words.substitutions + words.deletions + words.insertions
@@ -41,7 +41,7 @@ def translation_scores(
     which is slow; there less is better.
     """
     assert len(references) == len(hypotheses)
-    sacrebleu = _scorer("sacrebleu")
+    sacrebleu = scorer("sacrebleu")
     most = max(map(len, references))
     streams: Any = [[each[n] if n < len(each) else None for each in references] for n in range(most)]
     metrics = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF()}
@@ -73,20 +73,20 @@ def output_scores(
 
 def nearest(references: Sequence[str], hypothesis: str) -> str:
     """The reference that the fewest word edits turn into the hypothesis; the first of equals."""
-    words, levenshtein = hypothesis.split(), _scorer("rapidfuzz.distance").Levenshtein
+    words, levenshtein = hypothesis.split(), scorer("rapidfuzz.distance").Levenshtein
     return min(references, key=lambda reference: levenshtein.distance(reference.split(), words))
 
 
 def sentence_score(references: Sequence[str], hypothesis: str, *, is_by_edits: bool) -> float:
     """Of one output: word edits per word of the nearest reference, or chrF (0 to 100; Popovic 2015)."""
     if is_by_edits:
-        words, levenshtein = nearest(references, hypothesis).split(), _scorer("rapidfuzz.distance").Levenshtein
+        words, levenshtein = nearest(references, hypothesis).split(), scorer("rapidfuzz.distance").Levenshtein
         return float(levenshtein.distance(words, hypothesis.split()) / max(1, len(words)))
-    return float(_scorer("sacrebleu").sentence_chrf(hypothesis, list(references)).score)
+    return float(scorer("sacrebleu").sentence_chrf(hypothesis, list(references)).score)
 
 
-def _scorer(name: str) -> Any:
-    """The module. Scorers come with an extra: who only runs models needs none."""
+def scorer(name: str) -> Any:
+    """A module that scores or aligns. They come with an extra: who only runs models needs none."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
-import jiwer
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, Example, shown
+from segue.metrics import scorer
 from segue.report import page
 from segue.report.page import Part, headline, svg_text, tag, ticks
 
@@ -189,7 +189,8 @@ def _compare(examples: Sequence[Example]) -> list[Compared]:
     tried = [(index, right) for index, each in enumerate(examples) for right in (each.reference, *each.alternatives)]
     references = [WORD.findall(right) for _, right in tried]
     hypotheses = [WORD.findall(examples[index].hypothesis) for index, _ in tried]
-    aligned = jiwer.process_words([" ".join(words) for words in references], [" ".join(words) for words in hypotheses])
+    lines = ([" ".join(words) for words in each] for each in (references, hypotheses))
+    aligned = scorer("jiwer").process_words(*lines)
     nearest: dict[int, Compared] = {}
     for (index, _), right, said, chunks in zip(tried, references, hypotheses, aligned.alignments, strict=True):
         pairs: list[Pair] = []
