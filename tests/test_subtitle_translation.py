@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.data.subtitles.files import Form, decode
+from segue.data.subtitles.files import Form, encoding_of
 from segue.data.subtitles.translation import Shape, Translated, translate
 from segue.errors import UserError
 
@@ -435,7 +435,8 @@ def test_only_the_first_of_many_cues_are_named() -> None:
 )
 def test_unicode_is_read_with_and_without_a_byte_order_mark(encoding: str, mark: bytes) -> None:
     for text in (srt("Schöne Grüße, 世界."), srt("Я не знаю, что это."), srt("我不知道发生了什么。我们回家吧。")):
-        assert decode(mark + text.encode(encoding)) == text
+        content = mark + text.encode(encoding)
+        assert content.decode(encoding_of(content)) == text
 
 
 @pytest.mark.parametrize(
@@ -462,13 +463,13 @@ def test_unicode_is_read_with_and_without_a_byte_order_mark(encoding: str, mark:
 )
 def test_old_encodings_are_guessed_and_told(encoding: str, text: str) -> None:
     content = srt(text).encode(encoding)
-    assert decode(content) == srt(text)
+    assert content.decode(encoding_of(content)) == srt(text)
     assert f"read as {encoding}" in " ".join(translate(content, "srt", same, Shape()).warnings)
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(UserError, match="save it as UTF-8"):
-        decode(bytes(range(256)) * 20)
+        encoding_of(bytes(range(256)) * 20)
 
 
 # Forms

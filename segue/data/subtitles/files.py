@@ -80,13 +80,11 @@ class File(NamedTuple):
     """Blocks of text that belong to no cue: no player shows them."""
 
 
-def decode(content: bytes) -> str:
-    """The text of a file, without a byte order mark; a UserError where it is in no known encoding."""
-    return content.decode(encoding_of(content))
-
-
 def encoding_of(content: bytes) -> str:
-    """The encoding in which `content` is a text: a Unicode one where it can be, else the likeliest code page."""
+    """The encoding in which `content` is a text: a Unicode one where it can be, else the likeliest code page.
+
+    A byte order mark is not of the text. A UserError where no known encoding fits.
+    """
     guesses = [encoding for mark, encoding in _BOMS.items() if content.startswith(mark)]
     zeros = content[0::2].count(0), content[1::2].count(0)  # half of the times and line ends in UTF-16
     if sum(zeros) * 10 > len(content):
