@@ -308,12 +308,12 @@ def test_an_example_that_a_loader_never_gets_done_with_is_named(start: Start, re
         "from segue.tasks.translation import Translation\n"
         "from segue.engine.loading import holding\n"
         "tokens = Translation._tokens\n"
-        "def endless(self, split, pair, epoch):\n"
+        "def endless(self, split, pair, *others):\n"
         "    if pair.id.endswith('train.jsonl:7'):\n"
         "        holding(pair.id)\n"
         "        print('loader', os.getpid(), file=sys.stderr, flush=True)\n"
         "        time.sleep(10**6)\n"
-        "    return tokens(self, split, pair, epoch)\n"
+        "    return tokens(self, split, pair, *others)\n"
         "Translation._tokens = endless"
     )
     words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=3", "engine.workers=2")
