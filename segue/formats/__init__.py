@@ -1,6 +1,7 @@
 """What are other people's formats? One file each, and one road to all: write, run, compare, and only then publish."""
 
 import importlib
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from segue import card, tasks
 from segue.compress import quantize
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import Manifest, ManifestsSection
-from segue.errors import UserError, missing_extra
+from segue.errors import UserError, missing_extra, warn
 from segue.files import PARTIAL
 from segue.formats import parity
 from segue.formats.parity import Parity, Size
@@ -62,6 +63,7 @@ def export(
         raise UserError(f"--quantize {weights}: {target} has no such weights for {task} (it has: {permitted})")
     if calibration is not None and not (weights == "int8" and isinstance(leaves, Speech)):
         raise UserError("--calibration: only eight-bit speech models are calibrated (--quantize int8)")
+    _warn_of_unfinished(model, trained.recipe.engine.steps)
     data: ManifestsSection = trained.recipe.data
     manifest = _examples(Utterance if isinstance(leaves, Speech) else Pair, data, examples)
     with _publishing(out, force) as folder:
@@ -97,6 +99,15 @@ def way(target: str, task: str) -> Speech | Text:
         if util.find_spec(package) is None:
             raise missing_extra(package, "export")
     return leaves
+
+
+def _warn_of_unfinished(run: Path, steps: int) -> None:
+    """A run's model is the best so far; its training may still go on."""
+    log = run / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    taken = [int(found[1]) for line in lines[-1:] if (found := re.match(r'\{"step": (\d+),', line))]
+    if taken and taken[0] < steps:
+        warn(f"{run}: its training has taken {taken[0]} of {steps} steps; what leaves is the best model so far")
 
 
 def _examples(kind: type[Any], data: ManifestsSection, given: Path | None) -> Manifest[Any]:

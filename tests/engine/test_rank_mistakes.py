@@ -156,10 +156,10 @@ def test_a_mistake_that_another_rank_finds_in_its_data_ends_all(
         "from segue.errors import UserError\n"
         "from segue.tasks.translation import Translation\n"
         "tokens = Translation._tokens\n"
-        "def spoilt(self, split, pair, epoch):\n"
+        "def spoilt(self, split, pair, *others):\n"
         "    if split == 'train' and pair.id.endswith('train.jsonl:7'):\n"
         "        raise UserError(f'{pair.id}: no text')\n"
-        "    return tokens(self, split, pair, epoch)\n"
+        "    return tokens(self, split, pair, *others)\n"
         "if rank == 1:\n"
         "    Translation._tokens = spoilt"
     )
