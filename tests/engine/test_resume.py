@@ -219,7 +219,7 @@ def broken_corpus(corpus: Path, tmp_path: Path) -> Path:
     "sabotage",
     [
         "from segue.engine.trainer import Trainer; Trainer._evaluate_and_keep = lambda self: 1 / 0",
-        "from segue.tasks import speech_recognition; speech_recognition._read = lambda *_: 1 / 0",
+        "from segue.data.examples import Utterance; Utterance.samples = lambda *_: 1 / 0",
     ],
     ids=["in the trainer", "in a loader process"],
 )
@@ -232,13 +232,13 @@ def test_a_fault_with_loader_processes_alive_ends_the_process(tiny_recipe: Path,
 
 def test_a_loader_process_that_dies_is_reported_with_the_example_it_held(tiny_recipe: Path, tmp_path: Path) -> None:
     sabotage = (
-        "from segue.tasks import speech_recognition as task\n"
-        "read = task._read\n"
+        "from segue.data.examples import Utterance\n"
+        "read = Utterance.samples\n"
         "def deadly(utterance, rate):\n"
         "    if utterance.id.endswith('train_17.wav'):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return read(utterance, rate)\n"
-        "task._read = deadly"
+        "Utterance.samples = deadly"
     )
     settings = ("engine.workers=2", "augmentation.joined_utterances=1")
     status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, SABOTAGE=sabotage))
