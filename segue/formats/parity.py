@@ -114,11 +114,8 @@ def of_speech(
         (texts, scores), (texts_after, scores_after) = clock.both(model.hear, hear, waveforms)
         for ours, theirs in zip(scores, scores_after(), strict=True):
             difference = np.abs(ours - theirs)
-            worst, total, count = (
-                max(worst, float(difference.max(initial=0.0))),
-                total + float(difference.sum()),
-                count + ours.size,
-            )
+            worst = float(np.maximum(worst, difference.max(initial=0.0)))  # unlike Python's max, keeps NaN
+            total, count = total + float(difference.sum()), count + ours.size
         for heard, found in ((before, texts), (after, texts_after)):
             for utterance, text in zip(group, found, strict=True):
                 heard.append(Heard(utterance.id, normalize(utterance.text, model.facts.text), text, utterance.seconds))
@@ -183,7 +180,7 @@ def of_translation(
         threads=threads,
         examples=[str(path) for path in pairs.paths],
         count=len(before),
-        worst_difference=max(differences, default=0.0),
+        worst_difference=float(np.max(differences or [0.0])),
         mean_difference=float(np.mean(differences or [0.0])),
         identical=len(differences) / len(before),
         metric=metric,

@@ -395,6 +395,27 @@ def test_a_model_that_came_out_different_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_scores_that_are_not_numbers_are_not_published(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segue.formats import onnx
+
+    real = onnx.SPEECH.hear
+
+    def hear(*given: Any) -> Any:
+        ear = real(*given)
+
+        def strange(waveforms: Any) -> Any:
+            texts, scores = ear(waveforms)
+            return texts, lambda: [np.where(row < -1, np.nan, row) for row in scores()]
+
+        return strange
+
+    monkeypatch.setattr(onnx, "SPEECH", onnx.SPEECH._replace(hear=hear))
+    with pytest.raises(UserError, match="scores differ by up to nan"):
+        formats.export(trained, "onnx", tmp_path / "out")
+
+
 def _disturbed(model: Any) -> Any:
     other = copy.deepcopy(model)
     with torch.no_grad():
