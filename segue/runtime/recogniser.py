@@ -131,16 +131,18 @@ class Recogniser:
     def transcribe(self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None) -> Transcript:
         """The words of a recording, with times; silence gives none.
 
-        A file (its own rate counts), or samples (S) or (S, channels) at `sample_rate_hz`: floats in [-1, 1] or whole
-        numbers. A UserError says why it cannot be heard.
+        A file (its own rate counts), or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats
+        in [-1, 1] or whole numbers. A UserError says why it cannot be heard.
         """
         rate = self.facts.sample_rate_hz
         if isinstance(recording, str | Path):
             name, blocks = str(recording), audio.stream(Path(recording), rate)
         elif sample_rate_hz is None:
             raise UserError("samples need their rate: transcribe(samples, sample_rate_hz=...)")
+        elif not (isinstance(sample_rate_hz, int | float | np.number) and 1000 <= sample_rate_hz <= 1_000_000):
+            raise UserError(f"sample_rate_hz: a number from 1000 to 1000000 wanted, got {sample_rate_hz!r}")
         else:
-            name, blocks = "", iter([audio.resample(audio.mono(recording), sample_rate_hz, rate)])
+            name, blocks = "", iter([audio.resample(audio.mono(np.asarray(recording)), sample_rate_hz, rate)])
         emissions: list[list[ctc.Emission]] = []
         windows, step = self._windows(blocks), self._window_frames - self._overlap_frames
         while batch := list(islice(windows, self.BATCH)):

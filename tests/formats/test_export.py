@@ -181,6 +181,10 @@ def test_an_exported_model_transcribes_evaluates_and_takes_samples_of_any_kind(
         theirs.transcribe(np.zeros(0, np.float32), 8000)
     with pytest.raises(UserError, match="samples need their rate"):
         theirs.transcribe(np.zeros(8000, np.float32))
+    for rate in (0, -8000, float("nan"), 10**9, "8000"):
+        with pytest.raises(UserError, match="sample_rate_hz: a number from 1000 to 1000000 wanted"):
+            theirs.transcribe(np.ones(8000, np.float32), rate)
+    assert theirs.transcribe(samples.tolist(), 8000).text == expected.text
     capsys.readouterr()
     assert main(["evaluate", str(onnx), str(corpus / "test.jsonl"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == ours.evaluate(corpus / "test.jsonl")
