@@ -333,7 +333,7 @@ def quartznet(options: argparse.Namespace, folder: Path) -> None:
     inputs = [onnx.SPEECH.inputs(trained, [piece]) for piece in pieces]
     quantize.quantize_int8(onnx_folder / "model.onnx", int8_folder / "model.onnx", inputs)
     ours = TorchListener(trained.model, torch.device("cpu")).log_probs(pieces)
-    theirs = OnnxListener(onnx_folder / "model.onnx").log_probs(pieces)
+    theirs = OnnxListener(onnx_folder / "model.onnx", trained.facts()).log_probs(pieces)
     off = [np.abs(one - other).mean() / one.std() for one, other in zip(ours, theirs, strict=True)]
     assert max(off) < LARGEST_DIFFERENCE, f"onnx is off by {max(off)} standard deviations"
     models = {"pytorch": torch_folder, "onnx": onnx_folder, "onnx-int8": int8_folder}

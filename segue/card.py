@@ -32,8 +32,10 @@ Trained with [Segue](https://pypi.org/project/segue/).
 
 
 def with_use(text: str, use: str, more: str = "") -> str:
-    """A card, also one that its owner has edited, for another runtime: what follows "## Use" is new."""
-    return f"{text.partition(USE)[0].rstrip()}\n{USE}\n{use.strip()}\n{more}"
+    """A card, also one that its owner has edited, for another runtime: what stands under "## Use" is new."""
+    before, _, after = text.partition(USE)
+    _, mark, others = after.partition("\n## ")
+    return f"{before.rstrip()}\n{USE}\n{use.strip()}\n{mark}{others}{more}"
 
 
 def speech_use(folder: str) -> str:

@@ -329,7 +329,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-metric-loss",
         metavar="POINTS",
-        type=float,
+        type=_points,
         default=0.5,
         help="what WER (in per cent), BLEU or chrF may lose (default: 0.5)",
     )
@@ -343,6 +343,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         help="speech that eight-bit ranges come from (default: the model's dev manifests)",
     )
     parser.add_argument("--force", action="store_true", help="write OUT anew where it is an exported model")
+    _skip_bad_argument(parser)
 
 
 def _export(arguments: Arguments) -> None:
@@ -355,6 +356,7 @@ def _export(arguments: Arguments) -> None:
         max_metric_loss=arguments.max_metric_loss,
         examples=arguments.examples,
         calibration=arguments.calibration,
+        skip_bad=arguments.skip_bad,
         force=arguments.force,
     )
     print(arguments.out)
@@ -464,6 +466,14 @@ def _positive(text: str) -> int:
     return number
 
 
+def _points(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+_points.__name__ = "number of points from 0"
 _positive.__name__ = "whole number above 0"  # what argparse calls it in messages
 
 

@@ -111,6 +111,8 @@ def mono(samples: NDArray[Any], name: str = "samples") -> Samples:
         )
     if not samples.size:
         raise UserError(f"{name}: holds no audio")
+    if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
+        raise UserError(f"{name}: (samples, channels) wanted, got shape {samples.shape}: transpose it")
     if samples.dtype.kind == "i":
         samples = samples / np.float32(np.iinfo(samples.dtype).max + 1)
     return _mono(samples.reshape(len(samples), -1).astype(np.float32), name)

@@ -1,6 +1,7 @@
 """What are other people's formats? One file each, and one road to all: write, run, compare, and only then publish."""
 
 import importlib
+import os
 import re
 import shutil
 import sys
@@ -47,15 +48,17 @@ def export(
     max_metric_loss: float = 0.5,
     examples: Path | None = None,
     calibration: Path | None = None,
+    skip_bad: bool = False,
     force: bool = False,
 ) -> Parity:
     """Writes a trained model into the directory `out`, in a format that `target` names; the proof lies beside it.
 
     The runtime's outputs are compared with PyTorch's on `examples`, or else on the test or development manifests of the
-    model's data. With `weights` int8 or float16 the metric may lose `max_metric_loss` points; otherwise outputs must
-    be the same as well. Where they are not, nothing is published and a UserError says why.
+    model's data; bad ones are left out with `skip_bad`. With `weights` int8 or float16 the metric may lose
+    `max_metric_loss` points; otherwise outputs must be the same as well. Where they are not, nothing is published and a
+    UserError says why.
     """
-    trained = tasks.restore(model)
+    trained, own_card = tasks.restore(model), _card_of(model)
     task = trained.facts().task
     leaves = way(target, task)
     if weights != EXACT and weights not in leaves.quantizations:
@@ -65,10 +68,12 @@ def export(
         raise UserError("--calibration: only eight-bit speech models are calibrated (--quantize int8)")
     _warn_of_unfinished(model, trained.recipe.engine.steps)
     data: ManifestsSection = trained.recipe.data
-    manifest = _examples(Utterance if isinstance(leaves, Speech) else Pair, data, examples)
+    kind = Utterance if isinstance(leaves, Speech) else Pair
+    paths = _examples(data) if examples is None else [examples]
+    manifest: Manifest[Any] = Manifest(kind, paths, skip_bad=skip_bad or data.skip_bad)
     with _publishing(out, force) as folder:
         if isinstance(leaves, Speech):
-            ranges = [calibration] if calibration else _dev(data) or manifest.paths
+            ranges = [calibration] if calibration else _dev(data) or paths
             found, more = _speech(trained, leaves, folder, weights, max_metric_loss, manifest, ranges)
         else:
             found, more = _text(trained, leaves, folder, weights, manifest), {}
@@ -78,7 +83,8 @@ def export(
             raise UserError(f"{out}: not written: " + "; ".join(problems))
         exported.save(folder, target, trained.facts(), weights=weights, **more)
         found.save(folder / "parity.json", target=target, weights=weights, **more)
-        _write_card(model, folder, leaves.use(trained, out.resolve().name), found)
+        text = card.with_use(own_card, leaves.use(trained, out.resolve().name), _table(found))
+        (folder / "README.md").write_text(text, encoding="utf-8")
     return found
 
 
@@ -110,10 +116,8 @@ def _warn_of_unfinished(run: Path, steps: int) -> None:
         warn(f"{run}: its training has taken {taken[0]} of {steps} steps; what leaves is the best model so far")
 
 
-def _examples(kind: type[Any], data: ManifestsSection, given: Path | None) -> Manifest[Any]:
-    """What is compared on."""
-    if given is not None:
-        return Manifest(kind, [given])
+def _examples(data: ManifestsSection) -> list[Path]:
+    """The model's own test manifests, or else its development manifests."""
     root = Path(data.root)
     paths = sorted(root.glob("test*.jsonl")) + sorted(root.glob("test*.jsonl.gz")) or _dev(data)
     if not paths:
@@ -121,7 +125,7 @@ def _examples(kind: type[Any], data: ManifestsSection, given: Path | None) -> Ma
             f"no examples to compare on: neither test*.jsonl nor {', '.join(data.dev)} in {root} (data.root of the "
             "model's recipe); give --examples MANIFEST"
         )
-    return Manifest(kind, paths, skip_bad=data.skip_bad)
+    return paths
 
 
 def _dev(data: ManifestsSection) -> list[Path]:
@@ -155,27 +159,25 @@ def _speech(
         if weights == "float16":
             quantize.float16_weights(whole, path)
             return compare(), {}
-        calibration = Manifest(Utterance, ranges)
+        calibration = Manifest(Utterance, ranges, skip_bad=manifest.skip_bad)
         parity.thin_out(calibration, NUM_CALIBRATION)
 
         def inputs() -> Iterator[Mapping[str, NDArray[Any]]]:
-            for utterance in calibration:
-                yield leaves.inputs(trained, [utterance.samples(ours.facts.sample_rate_hz)])
+            for _, waveforms in ours.sounds(calibration):
+                for waveform in waveforms:
+                    yield leaves.inputs(trained, [waveform])
 
-        kept: list[str] = []
-        worst_first: list[str] = []
-        while True:
-            quantize.quantize_int8(whole, path, inputs(), kept)
-            found = compare()
-            if found.loss <= max_loss or (worst_first and len(kept) == len(worst_first)):
-                return found, {"layers_in_float": kept}
-            worst_first = worst_first or list(quantize.layer_errors(whole, path, inputs()))
-            kept = worst_first[: max(1, 2 * len(kept))]
-            print(
-                f"{found.loss:.2f} points lost; once more with {len(kept)} of {len(worst_first)} layers in float",
-                file=sys.stderr,
-                flush=True,
-            )
+        quantize.quantize_int8(whole, path, inputs())
+        found, kept = compare(), list[str]()
+        if found.loss > max_loss:
+            worst_first = list(quantize.layer_errors(whole, path, inputs()))
+            while found.loss > max_loss and len(kept) < len(worst_first):
+                lost, kept = found.loss, worst_first[: max(1, 2 * len(kept))]
+                said = f"{lost:.2f} points lost; once more with {len(kept)} of {len(worst_first)} layers in float"
+                print(said, file=sys.stderr, flush=True)
+                quantize.quantize_int8(whole, path, inputs(), kept)
+                found = compare()
+        return found, {"layers_in_float": kept}
     finally:
         whole.unlink()
 
@@ -207,37 +209,41 @@ def _bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if not path.name.startswith(PARTIAL))
 
 
-def _write_card(model: Path, folder: Path, use: str, found: Parity) -> None:
-    """The model's own card, with how it is used now and what comparing found."""
-    own = (model / "model" if (model / "model").is_dir() else model) / "README.md"
-    text = own.read_text(encoding="utf-8") if own.is_file() else "# Model\n"
+def _card_of(model: Path) -> str:
+    path = (model / "model" if (model / "model").is_dir() else model) / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else "# Model\n"
+
+
+def _table(found: Parity) -> str:
     rows = "\n".join(f"| {key} | {value} |" for key, value in found.rows().items())
-    table = f"\n## Beside PyTorch\n\n| | |\n|---|---|\n{rows}\n"
-    (folder / "README.md").write_text(card.with_use(text, use, table), encoding="utf-8")
+    return f"\n## Beside PyTorch\n\n| | |\n|---|---|\n{rows}\n"
 
 
 @contextmanager
 def _publishing(out: Path, force: bool) -> Iterator[Path]:
     """A folder to write into, which takes `out`'s place when the block ends well, and vanishes otherwise."""
-    if out.exists():
-        is_ours = (out / exported.NAME).is_file()
-        if not force:
+    out = out.resolve()
+
+    def check() -> None:
+        if out.exists() and not force:
             raise UserError(f"{out}: exists already; --force writes it anew")
-        if not is_ours and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and not (out / exported.NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: not an exported model: --force does not remove it")
-    partial = out.resolve().with_name(f"{PARTIAL}{out.resolve().name}")
-    if partial.exists():
-        shutil.rmtree(partial)
+
+    check()
+    # Each process has its own: two exports to one place do not mix.
+    partial, old = (out.with_name(f"{PARTIAL}{word}_{out.name}_{os.getpid()}") for word in ("new", "old"))
     partial.mkdir(parents=True)
     try:
         yield partial
+        check()
         if out.exists():
-            old = out.resolve().with_name(f"{PARTIAL}old_{out.resolve().name}")
             out.rename(old)
-            partial.rename(out)
-            shutil.rmtree(old)
-        else:
-            partial.rename(out)
+        partial.rename(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
         raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

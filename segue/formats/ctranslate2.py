@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from segue import card
 from segue.data.tokenizer import UNKNOWN
-from segue.data.vocabularies import BEGIN, END, TO_LANGUAGE, Vocabularies
+from segue.data.vocabularies import BEGIN, END, Vocabularies
 from segue.errors import missing_extra
-from segue.formats.target import Text
+from segue.formats.target import Text, source_side
 from segue.layers.attention import Attention
 from segue.layers.feed_forward import FeedForward
 from segue.layers.positions import WAVELENGTH_BASE, sinusoids
@@ -146,9 +146,7 @@ def _write(trained: Trained, folder: Path, weights: str) -> None:
 
 
 def _use(trained: Trained, folder: str) -> str:
-    vocabularies = trained.vocabularies
-    language = f'"{TO_LANGUAGE.format(vocabularies.languages[0])}", ' if len(vocabularies.languages) > 1 else ""
-    source = "source_tokenizer" if vocabularies.source is not vocabularies.target else "tokenizer"
+    source, language = source_side(trained)
     code = f"""import ctranslate2
 from tokenizers import Tokenizer
 
@@ -157,7 +155,7 @@ source, target = (Tokenizer.from_file(f"{folder}/{{name}}.json") for name in ("{
 tokens = [{language}*source.encode("a line of text", add_special_tokens=False).tokens, "{END}"]
 [result] = translator.translate_batch([tokens], beam_size={trained.recipe.search.beams})
 print(target.decode([target.token_to_id(token) for token in result.hypotheses[0]]))"""
-    mine = card.translation_use(folder, vocabularies.languages)
+    mine = card.translation_use(folder, trained.vocabularies.languages)
     return f"{mine}\nor with CTranslate2 and tokenizers alone:\n\n{card.python(code)}"
 
 

@@ -254,6 +254,8 @@ class TransformersWriter:
         assert prefixes is None
         padding = self._model.config.pad_token_id
         source, lengths = padded(rows, padding)
+        if source.shape[1] > LONGEST_SOURCE:
+            raise UserError(f"a source of {source.shape[1]} tokens: Marian models read {LONGEST_SOURCE} at most")
         longest = int(int(lengths.max()) * section.longest_factor + section.longest_extra)
         beams = max(section.beams, num_best)
         with torch.inference_mode():

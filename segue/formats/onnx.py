@@ -7,7 +7,6 @@ Shape letters: B batch, S samples or source tokens, T frames, F mel bins, V voca
 search, P tokens so far, H' heads of keys, d width of a head.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,15 +22,15 @@ from torch import Tensor, nn
 from segue import card
 from segue.compress import quantize
 from segue.data.audio import Samples
-from segue.data.vocabularies import BEGIN, END, PADDING, TO_LANGUAGE, Vocabularies
+from segue.data.vocabularies import BEGIN, END, PADDING, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import missing_extra
 from segue.files import replacing
 from segue.formats.parity import Hear, Scores
-from segue.formats.target import Speech, Text
+from segue.formats.target import Speech, Text, source_side
 from segue.layers.mask import length_mask
 from segue.models.transformer import Cache, Transformer
-from segue.runtime.onnx import OnnxListener, padded, session
+from segue.runtime.onnx import OnnxListener, metadata, padded, session
 from segue.runtime.recogniser import Recogniser
 from segue.tasks import speech_recognition, translation
 
@@ -317,16 +316,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _write_speech(trained: speech_recognition.Trained, folder: Path) -> None:
-    facts, tokenizer = trained.facts(), trained.tokenizer
-    metadata = {
-        "task": facts.task,
-        "sample_rate_hz": str(facts.sample_rate_hz),
-        "samples_per_frame": str(facts.samples_per_frame),
-        # A token that is a part of a character shows its bytes as \\xNN.
-        "tokens": json.dumps([piece.decode("utf-8", "backslashreplace") for piece in tokenizer.pieces]),
-        "blank": str(len(tokenizer)),
-    }
-    write_recognizer(trained.model, folder / "model.onnx", metadata)
+    write_recognizer(trained.model, folder / "model.onnx", metadata(trained.facts()))
 
 
 def _speech_use(trained: speech_recognition.Trained, folder: str) -> str:
@@ -345,7 +335,8 @@ print("".join(tokens[b] for a, b in zip(best, best[1:]) if a != b))"""
 
 
 def _hear(trained: speech_recognition.Trained, folder: Path, threads: int) -> Hear:
-    model = Recogniser(trained.facts(), OnnxListener(folder / "model.onnx", threads))
+    facts = trained.facts()
+    model = Recogniser(facts, OnnxListener(folder / "model.onnx", facts, threads))
 
     def hear(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
         texts, scores = model.hear(waveforms)
@@ -364,9 +355,7 @@ def _write_text(trained: translation.Trained, folder: Path, weights: str) -> Non
 
 
 def _text_use(trained: translation.Trained, folder: str) -> str:
-    vocabularies = trained.vocabularies
-    language = f'"{TO_LANGUAGE.format(vocabularies.languages[0])}", ' if len(vocabularies.languages) > 1 else ""
-    source = "source_tokenizer" if vocabularies.source is not vocabularies.target else "tokenizer"
+    source, language = source_side(trained)
     code = f"""import numpy
 import onnxruntime
 from tokenizers import Tokenizer

@@ -1,6 +1,7 @@
 """Is an exported model the same model? Its own runtime against PyTorch, on real examples, in one alternating run."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,9 @@ class Parity:
         """Why the export must not be used; nothing where it may. Rounded weights have to keep the metric only."""
         found = []
         least = LEAST_IDENTICAL[self.task]
-        if is_exact and not self.worst_difference <= WORST_DIFFERENCE:
+        if not math.isfinite(self.worst_difference):
+            found.append("some scores are not numbers")
+        elif is_exact and not self.worst_difference <= WORST_DIFFERENCE:
             found.append(f"scores differ by up to {self.worst_difference:.3g} (bound {WORST_DIFFERENCE})")
         if is_exact and self.identical < least:
             found.append(f"only {self.identical:.1%} of outputs are identical (bound {least:.0%})")

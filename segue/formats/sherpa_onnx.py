@@ -134,7 +134,12 @@ def _hear(trained: Trained, folder: Path, threads: int) -> Hear:
         streams = [recognizer.create_stream() for _ in waveforms]
         for stream, waveform in zip(streams, waveforms, strict=True):
             stream.accept_waveform(facts.sample_rate_hz, waveform)
-        recognizer.decode_streams(streams)
+        # Without a frame to look at, sherpa-onnx ends the process.
+        heard = [
+            each for each, samples in zip(streams, waveforms, strict=True) if len(samples) >= facts.samples_per_frame
+        ]
+        if heard:
+            recognizer.decode_streams(heard)
         return [stream.result.text.strip() for stream in streams], lambda: scores(waveforms)
 
     def scores(waveforms: Sequence[Samples]) -> Scores:

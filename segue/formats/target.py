@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from segue.data.audio import Samples
+from segue.data.vocabularies import TO_LANGUAGE
 from segue.formats.parity import Hear
 from segue.runtime.translator import Writer
 from segue.tasks import speech_recognition, translation
@@ -40,3 +41,11 @@ class Text(NamedTuple):
     use: Callable[[translation.Trained, str], str]
     """How it is used, in Markdown, from the folder that holds the one of this name."""
     quantizations: tuple[str, ...]
+
+
+def source_side(trained: translation.Trained) -> tuple[str, str]:
+    """For the code on a card: the name of the source's tokenizer, and what stands before the source's tokens."""
+    vocabularies = trained.vocabularies
+    name = "tokenizer" if vocabularies.source is vocabularies.target else "source_tokenizer"
+    several = len(vocabularies.languages) > 1
+    return name, f'"{TO_LANGUAGE.format(vocabularies.languages[0])}", ' if several else ""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segue.data.vocabularies import END
+from segue.data.vocabularies import END, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import UserError, missing_extra
 
@@ -41,6 +41,7 @@ class CTranslate2Writer:
         except ImportError:
             raise missing_extra("ctranslate2", "translate") from None
         try:
+            self._folder = folder
             self._threads = threads or os.cpu_count() or 1
             self._translator: Any = ctranslate2.Translator(str(folder), inter_threads=self._threads, intra_threads=1)
         except (RuntimeError, ValueError) as problem:
@@ -52,6 +53,11 @@ class CTranslate2Writer:
         except OSError as problem:  # older models have their vocabularies in other files
             raise UserError(f"{folder}: not a CTranslate2 model of ours: {problem.filename} is missing") from None
         self._number: dict[str, int] = {token: number for number, token in enumerate(self._target)}
+
+    def check(self, vocabularies: Vocabularies) -> None:
+        """Raises a UserError if these are not the tokens of the model."""
+        if (self._source, self._target) != (vocabularies.source.tokens, vocabularies.target.tokens):
+            raise UserError(f"{self._folder}: its vocabularies are not those of its tokenizer.json; export it again")
 
     def search(
         self,
@@ -126,7 +132,7 @@ class CTranslate2Writer:
                 total = score * len(output) ** section.alpha
                 if total < IMPOSSIBLE:
                     continue
-                is_complete = output[-1] == END
+                is_complete = output[-1:] == [END]  # of an empty source there may be nothing
                 tokens = tuple(self._number[token] for token in output[: -1 if is_complete else limit])
                 totals[_Output(row, tokens, is_complete)] = total
         # The log-probability is another than ours where a prefix is given, whose own is left out; where n-grams are

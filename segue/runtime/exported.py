@@ -28,6 +28,8 @@ def load(folder: Path, device: str = "auto", threads: int | None = None) -> "Rec
     """The model in an exported directory, ready for use on the CPU."""
     if device not in ("auto", "cpu"):
         raise UserError(f"{folder}: exported models run on the CPU here, not on {device}")
+    if threads is not None and threads < 1:
+        raise UserError(f"threads: a number above 0 wanted, got {threads}")
     path = folder / NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -37,13 +39,14 @@ def load(folder: Path, device: str = "auto", threads: int | None = None) -> "Rec
         raise _strange(path, str(problem)) from None
     if target != ours:
         raise UserError(
-            f"{folder}: exported for {target}, which runs it by itself (see its README.md); export to {ours} to use it "
-            "here"
+            f"{folder}: an export for {target}, which Segue does not run itself (its README.md says how); "
+            f"export to {ours} to use it here"
         )
     if task == "speech_recognition":
         from segue.runtime.onnx import OnnxListener
 
-        return Recogniser(_facts(path, values, SpeechFacts), OnnxListener(folder / "model.onnx", threads))
+        known = _facts(path, values, SpeechFacts)
+        return Recogniser(known, OnnxListener(folder / "model.onnx", known, threads))
     try:
         from segue.data.vocabularies import Vocabularies
         from segue.runtime.ctranslate2 import CTranslate2Writer
@@ -51,7 +54,9 @@ def load(folder: Path, device: str = "auto", threads: int | None = None) -> "Rec
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "tokenizers", "translate") from None
     facts = _facts(path, values, TranslationFacts)
-    return Translator(facts, Vocabularies.load(folder), CTranslate2Writer(folder, threads))
+    vocabularies, writer = Vocabularies.load(folder), CTranslate2Writer(folder, threads)
+    writer.check(vocabularies)
+    return Translator(facts, vocabularies, writer)
 
 
 F = TypeVar("F", bound=Section)

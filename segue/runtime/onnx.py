@@ -1,5 +1,6 @@
 """How does an exported speech model hear? Its graph in onnxruntime, waveforms in, log-probabilities out."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from segue.data.audio import Samples
 from segue.errors import UserError
+from segue.runtime.recogniser import SpeechFacts
 
 
 def session(path: Path, threads: int | None = None) -> Any:
@@ -29,13 +31,30 @@ def session(path: Path, threads: int | None = None) -> Any:
 class OnnxListener:
     """The graph that `formats/onnx` wrote. It holds no state between calls: threads may share it."""
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, facts: SpeechFacts, threads: int | None = None) -> None:
+        """A UserError if the graph is not the one that the facts are of."""
         self._session = session(path, threads)
+        said = self._session.get_modelmeta().custom_metadata_map
+        for key, value in metadata(facts).items():
+            if said.get(key) != value:
+                raise UserError(f"{path}: its {key} is another than segue.json's: {said.get(key)}; export it again")
 
     def log_probs(self, waveforms: Sequence[Samples]) -> list[NDArray[np.float32]]:
         """(S) each -> (T, V) each."""
         log_probs, frames = self._session.run(None, padded(waveforms))
         return [row[:length] for row, length in zip(log_probs, frames.tolist(), strict=True)]
+
+
+def metadata(facts: SpeechFacts) -> dict[str, str]:
+    """What a graph says of itself."""
+    return {
+        "task": facts.task,
+        "sample_rate_hz": str(facts.sample_rate_hz),
+        "samples_per_frame": str(facts.samples_per_frame),
+        # A token that is a part of a character shows its bytes as \\xNN.
+        "tokens": json.dumps([piece.decode("utf-8", "backslashreplace") for piece in facts.pieces]),
+        "blank": str(len(facts.pieces)),
+    }
 
 
 def padded(waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:

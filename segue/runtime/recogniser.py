@@ -30,6 +30,7 @@ from segue.evaluation import Evaluation, Example, chosen
 from segue.recipe import Section
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class SpeechFacts(Section):
@@ -41,7 +42,7 @@ class SpeechFacts(Section):
     """Of the samples that the model hears."""
     feature_dim: PositiveInt
     """Mel bins of its front end."""
-    tokens: tuple[str | tuple[int, ...], ...]
+    tokens: tuple[str | tuple[Byte, ...], ...]
     """What each writes: text, or the bytes of a part of a character. After the last comes the blank."""
     samples_per_frame: PositiveInt
     """Samples from one output frame to the next."""
@@ -236,7 +237,8 @@ class Recogniser:
                 except UserError as problem:
                     if not manifest.skip_bad:
                         raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
-            yield utterances, waveforms
+            if utterances:
+                yield utterances, waveforms
 
     def _windows(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
         """Overlapping windows; only the last one may be shorter."""

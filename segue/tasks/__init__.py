@@ -51,6 +51,8 @@ def load(model: Path, device: str = "auto", threads: int | None = None) -> Any:
 
 def restore(model: Path) -> Any:
     """What a run directory or a model directory holds, in PyTorch: the recipe, the tokenizer and the model."""
+    if (model / exported.NAME).is_file():
+        raise UserError(f"{model}: an exported model; the run or model directory that it came from is needed here")
     folder, module = _trained(model)
     return module.restore(folder)
 

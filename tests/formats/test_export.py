@@ -132,12 +132,16 @@ def test_the_code_on_a_model_directory_s_card_runs(trained: Path, corpus: Path, 
 def test_a_card_that_its_owner_edited_keeps_what_was_written(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "model", tmp_path / "model")
     card = tmp_path / "model" / "README.md"
-    card.write_text(card.read_text().replace("license: unknown", "license: mit").replace("\n## Use", "Ours.\n\n## Use"))
+    text = card.read_text().replace("license: unknown", "license: mit").replace("\n## Use", "Ours.\n\n## Use")
+    card.write_text(f"{text}\n## Training data\n\nTones.\n")
     formats.export(tmp_path / "model", "onnx", tmp_path / "out")
     found = (tmp_path / "out" / "README.md").read_text()
     assert found.startswith("---\nlicense: mit\n")
     assert "Ours.\n" in found
+    assert "\n## Training data\n\nTones.\n" in found
     assert found.count("## Use") == 1
+    assert 'segue.load("out")' in found
+    assert 'segue.load("model")' not in found
     assert "| word error rate |" in found
 
 
@@ -173,6 +177,8 @@ def test_an_exported_model_transcribes_evaluates_and_takes_samples_of_any_kind(
         samples = audio.read(path, 8000)
         stereo = np.stack([samples, samples], axis=1)
         whole = (samples * 32767).astype(np.int16)
+        with pytest.raises(UserError, match="transpose it"):
+            theirs.transcribe(stereo.T, 8000)
         upsampled = audio.resample(samples, 8000, 44100)
         for given, rate in ((samples, 8000), (stereo, 8000), (whole, 8000), (upsampled, 44100)):
             assert theirs.transcribe(given, rate).text == expected.text
@@ -257,7 +263,7 @@ def test_what_another_program_runs_is_named(
 ) -> None:
     run = trained if task == "speech_recognition" else trained_translator
     runtime.save(tmp_path, target, tasks.restore(run).facts())
-    with pytest.raises(UserError, match=f"{tmp_path}: exported for {target}, .* export to {ours} to use it here"):
+    with pytest.raises(UserError, match=f"{tmp_path}: an export for {target}, .* export to {ours} to use it here"):
         segue.load(tmp_path)
 
 
@@ -285,6 +291,8 @@ def test_a_graph_that_is_cut_off_is_named(onnx: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"model\.onnx: onnxruntime cannot load it: "):
         segue.load(tmp_path / "out")
+    with pytest.raises(UserError, match="threads: a number above 0 wanted, got 0"):
+        segue.load(tmp_path / "out", threads=0)
     with pytest.raises(UserError, match="exported models run on the CPU"):
         segue.load(tmp_path / "out", device="cuda")
 
@@ -324,6 +332,89 @@ def test_mistakes_get_one_line(
         *speech, "--quantize", "int8", "--calibration", empty, capsys=capsys
     )
     assert not out.exists()
+
+
+def test_an_exported_model_is_not_exported_again(
+    onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = refused(onnx, "onnx", tmp_path / "out", capsys=capsys)
+    assert f"{onnx}: an exported model; the run or model directory that it came from is needed here" in found
+    for points in ("nan", "-1", "inf"):
+        with pytest.raises(SystemExit):
+            main(["export", str(onnx), "onnx", str(tmp_path / "out"), f"--max-metric-loss={points}"])
+        assert "number of points from 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("tokens", ["a", "b"], r"model\.onnx: its tokens is another than segue\.json's"),
+        ("tokens", ["a", [300]], r"segue\.json: .*tokens\.1"),
+        ("sample_rate_hz", 16000, r"model\.onnx: its sample_rate_hz is another"),
+        ("samples_per_frame", 10**8, r"model\.onnx: its samples_per_frame is another"),
+    ],
+)
+def test_facts_of_another_model_are_named(key: str, value: Any, message: str, onnx: Path, tmp_path: Path) -> None:
+    shutil.copytree(onnx, tmp_path / "out")
+    facts = contents(tmp_path / "out", "segue.json") | {key: value}
+    (tmp_path / "out" / "segue.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=message):
+        segue.load(tmp_path / "out")
+
+
+def test_a_vocabulary_that_is_not_the_tokenizer_s_is_named(trained_translator: Path, tmp_path: Path) -> None:
+    formats.export(trained_translator, "ctranslate2", tmp_path / "out")
+    path = tmp_path / "out" / "shared_vocabulary.json"
+    *special, first, second = json.loads(path.read_text())
+    path.write_text(json.dumps([*special, second, first]))
+    with pytest.raises(UserError, match=r"out: its vocabularies are not those of its tokenizer\.json"):
+        segue.load(tmp_path / "out")
+
+
+def test_bad_examples_are_named_or_left_out(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One is no audio; one is too short for a frame, which sherpa-onnx itself cannot hear."""
+    lines = [json.loads(line) for line in (corpus / "test.jsonl").read_text().splitlines()[:3]]
+    (tmp_path / "bad.wav").write_text("no audio")
+    audio.write(tmp_path / "short.wav", np.full(20, 0.1, np.float32), 8000)
+    lines = [line | {"audio_filepath": str(corpus / line["audio_filepath"])} for line in lines]
+    lines += [{"audio_filepath": f"{name}.wav", "duration": 0.0025, "text": "a"} for name in ("short", "bad")]
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = (trained, "sherpa-onnx", tmp_path / "out", "--examples", examples, "--max-metric-loss", 100)
+    assert f"{examples}:5: {tmp_path / 'bad.wav'}: not audio" in refused(*words, capsys=capsys)
+    assert main(["export", *map(str, words), "--skip-bad"]) == 0
+    assert contents(tmp_path / "out", "parity.json")["count"] == 4
+
+
+def test_a_link_is_followed_and_what_a_killed_export_left_does_not_matter(
+    trained_translator: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / ".partial_new_real_1").mkdir()
+    (tmp_path / ".partial_old_real_1").mkdir()
+    for _ in range(2):
+        formats.export(trained_translator, "ctranslate2", tmp_path / "link", force=True)
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "real", "segue.json")["target"] == "ctranslate2"
+
+
+def test_an_export_that_another_overtook_does_not_overwrite_it(
+    trained_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segue.formats import ctranslate2
+
+    def late(*given: Any) -> None:
+        ctranslate2._write(*given)
+        (tmp_path / "out").mkdir()
+
+    monkeypatch.setattr(ctranslate2, "TEXT", ctranslate2.TEXT._replace(write=late))
+    with pytest.raises(UserError, match="exists already"):
+        formats.export(trained_translator, "ctranslate2", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_directory_that_exists_is_written_over_only_where_it_is_an_export(
@@ -416,7 +507,7 @@ def test_scores_that_are_not_numbers_are_not_published(
         return strange
 
     monkeypatch.setattr(onnx, "SPEECH", onnx.SPEECH._replace(hear=hear))
-    with pytest.raises(UserError, match="scores differ by up to nan"):
+    with pytest.raises(UserError, match="some scores are not numbers"):
         formats.export(trained, "onnx", tmp_path / "out")
 
 
