@@ -298,10 +298,11 @@ def quartznet(options: argparse.Namespace, folder: Path) -> None:
     from segue import recipe
     from segue.compress import quantize
     from segue.data import tokenizer as tokenizers
+    from segue.data.audio import padded
     from segue.engine import checkpoint
     from segue.formats import onnx
     from segue.runtime import exported
-    from segue.runtime.onnx import OnnxListener, padded
+    from segue.runtime.onnx import OnnxListener
     from segue.tasks import speech_recognition
     from segue.tasks.speech_recognition import AcousticModel, TorchListener
 
@@ -319,7 +320,7 @@ def quartznet(options: argparse.Namespace, folder: Path) -> None:
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(std=0.3)
                 module.momentum = None  # the statistics are those of the one batch that follows
-        model.train()(*map(torch.from_numpy, padded(pieces).values()))
+        model.train()(*map(torch.from_numpy, padded(pieces)))
     torch_folder, onnx_folder, int8_folder = (folder / name for name in ("pytorch", "onnx", "int8"))
     torch_folder.mkdir()
     onnx_folder.mkdir()

@@ -1,7 +1,7 @@
 """How do sound files become samples? Any rate, any channels, wav, flac, ogg and mp3, to mono float32 in [-1, 1]."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,15 @@ def encoded(samples: Samples, sample_rate_hz: int) -> bytes:
 def resample(samples: Samples, from_hz: float, to_hz: float) -> Samples:
     """`samples` at another rate; rates need not be whole."""
     return samples if from_hz == to_hz else np.asarray(soxr.resample(samples, from_hz, to_hz), dtype=np.float32)
+
+
+def padded(waveforms: Sequence[Samples]) -> tuple[Samples, NDArray[np.int64]]:
+    """(B, longest) with zeros after each waveform, (B) lengths."""
+    lengths = np.array([len(waveform) for waveform in waveforms], np.int64)
+    rows = np.zeros((len(waveforms), lengths.max(initial=0)), np.float32)
+    for row, waveform in zip(rows, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return rows, lengths
 
 
 def mono(samples: NDArray[Any], name: str = "samples") -> Samples:

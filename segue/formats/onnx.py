@@ -30,7 +30,7 @@ from segue.formats.parity import Hear, Scores
 from segue.formats.target import Speech, Text, source_side
 from segue.layers.mask import length_mask
 from segue.models.transformer import Cache, Transformer
-from segue.runtime.onnx import OnnxListener, metadata, padded, session
+from segue.runtime.onnx import OnnxListener, inputs, metadata, session
 from segue.runtime.recogniser import Recogniser
 from segue.tasks import speech_recognition, translation
 
@@ -381,7 +381,7 @@ print(tokenizer.decode(written))"""
 SPEECH = Speech(
     packages=("onnxruntime", "onnx", "onnxscript"),
     write=_write_speech,
-    inputs=lambda trained, waveforms: padded(waveforms),  # noqa: ARG005
+    inputs=lambda trained, waveforms: inputs(waveforms),  # noqa: ARG005
     hear=_hear,
     use=_speech_use,
 )

@@ -15,27 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segue import card
-from segue.data.audio import Samples
+from segue.data.audio import Samples, padded
 from segue.data.features import normalize
 from segue.data.tokenizer import WORD_MARK, Tokenizer
 from segue.errors import UserError
 from segue.formats import onnx
 from segue.formats.parity import Hear, Scores
 from segue.formats.target import Speech
-from segue.models.jasper import Block, Jasper
-from segue.runtime.onnx import padded, session
+from segue.models.jasper import Jasper
+from segue.runtime.onnx import session
 from segue.tasks.speech_recognition import Trained
 
 BLANK = "<blk>"
 
 
-def write(model: Jasper, tokenizer: Tokenizer, folder: Path) -> None:
+def write(model: Jasper, tokenizer: Tokenizer, folder: Path, *, bins: int, subsampling: int) -> None:
     """Writes both files into `folder`. A UserError says which tokens sherpa-onnx cannot write."""
     lines = token_lines(tokenizer)
-    subsampling = 1
-    for block in model.blocks:
-        assert isinstance(block, Block)
-        subsampling *= block.stride
     metadata = {
         "vocab_size": str(len(lines)),
         "subsampling_factor": str(subsampling),
@@ -45,11 +41,10 @@ def write(model: Jasper, tokenizer: Tokenizer, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokens.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-    graph = _Graph(model, subsampling)
     onnx.write(
-        graph,
-        (torch.zeros(2, graph.bins, 40), torch.tensor([40, 30])),
-        {"features": ("batch", graph.bins, "time"), "lengths": ("batch",)},
+        _Graph(model, subsampling),
+        (torch.zeros(2, bins, 40), torch.tensor([40, 30])),
+        {"features": ("batch", bins, "time"), "lengths": ("batch",)},
         ("log_probs", "frames", "positions"),
         folder / "model.onnx",
         metadata,
@@ -62,8 +57,6 @@ class _Graph(nn.Module):
     def __init__(self, model: Jasper, subsampling: int) -> None:
         super().__init__()
         self.model, self._subsampling = model, subsampling
-        first = next(module for module in model.modules() if isinstance(module, nn.Conv1d))
-        self.bins = first.in_channels
         self.train(model.training)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,10 +102,16 @@ def token_lines(tokenizer: Tokenizer) -> list[str]:
 # --- The road ---
 
 
+def _write(trained: Trained, folder: Path) -> None:
+    section = trained.recipe
+    subsampling = Jasper.subsampling(section.model)
+    write(trained.model.model, trained.tokenizer, folder, bins=section.features.mel_bins, subsampling=subsampling)
+
+
 @torch.inference_mode()
 def _inputs(trained: Trained, waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:
     """Our features, which are sherpa-onnx's."""
-    features, frames = trained.model.front_end(*map(torch.from_numpy, padded(waveforms).values()))
+    features, frames = trained.model.front_end(*map(torch.from_numpy, padded(waveforms)))
     return {"features": features.numpy(), "lengths": frames.numpy()}
 
 
@@ -173,7 +172,7 @@ print(stream.result.text)"""
 
 SPEECH = Speech(
     packages=("sherpa_onnx", "onnx", "onnxscript"),
-    write=lambda trained, folder: write(trained.model.model, trained.tokenizer, folder),
+    write=_write,
     inputs=_inputs,
     hear=_hear,
     use=_use,

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from segue.data.audio import Samples
+from segue.data.audio import Samples, padded
 from segue.errors import UserError
 from segue.runtime.recogniser import SpeechFacts
 
@@ -41,7 +41,7 @@ class OnnxListener:
 
     def log_probs(self, waveforms: Sequence[Samples]) -> list[NDArray[np.float32]]:
         """(S) each -> (T, V) each."""
-        log_probs, frames = self._session.run(None, padded(waveforms))
+        log_probs, frames = self._session.run(None, inputs(waveforms))
         return [row[:length] for row, length in zip(log_probs, frames.tolist(), strict=True)]
 
 
@@ -57,10 +57,6 @@ def metadata(facts: SpeechFacts) -> dict[str, str]:
     }
 
 
-def padded(waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:
-    """The graph's inputs: (B, longest) samples, (B) their numbers."""
-    lengths = np.array([len(waveform) for waveform in waveforms], np.int64)
-    samples = np.zeros((len(waveforms), lengths.max()), np.float32)
-    for row, waveform in zip(samples, waveforms, strict=True):
-        row[: len(waveform)] = waveform
-    return {"waveforms": samples, "lengths": lengths}
+def inputs(waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:
+    """What the graph is given."""
+    return dict(zip(("waveforms", "lengths"), padded(waveforms), strict=True))

@@ -254,7 +254,7 @@ class SpeechRecognition:
                 if not self.recipe.data.skip_bad:
                     raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
                 num_skipped += 1
-        waveforms, lengths = _padded([example.samples for example in examples])
+        waveforms, lengths = map(torch.from_numpy, audio.padded([example.samples for example in examples]))
         drawn = [example.augmentation for example in examples if example.augmentation is not None]
         return SpeechBatch(
             ids=[example.id for example in examples],
@@ -418,15 +418,6 @@ class _Example(NamedTuple):
     augmentation: FeatureAugmentation | None
 
 
-def _padded(waveforms: Sequence[audio.Samples]) -> tuple[Tensor, Tensor]:
-    """(B, longest) with zeros after each, (B) lengths."""
-    lengths = [len(samples) for samples in waveforms]
-    padded = torch.zeros(len(lengths), max(lengths, default=0))
-    for row, samples in zip(padded, waveforms, strict=True):
-        row[: len(samples)] = torch.from_numpy(samples)
-    return padded, torch.tensor(lengths, dtype=torch.int64)
-
-
 def _collate(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
     return FeatureTensors(
         torch.tensor([each.warp for each in drawn], dtype=torch.float32),
@@ -524,7 +515,7 @@ class TorchListener:
     @torch.inference_mode()
     def log_probs(self, waveforms: Sequence[audio.Samples]) -> list[NDArray[np.float32]]:
         """(S) each -> (T, V) each."""
-        padded, lengths = (tensor.to(self._device) for tensor in _padded(waveforms))
+        padded, lengths = (torch.from_numpy(each).to(self._device) for each in audio.padded(waveforms))
         log_probs, frames = self.model(padded, lengths)
         return [row[:length] for row, length in zip(log_probs.cpu().numpy(), frames.tolist(), strict=True)]
 

@@ -56,7 +56,7 @@ def spread_model(vocabulary: int) -> Jasper:
 def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
     tokenizer = built(name)
     model = spread_model(len(tokenizer) + 1)
-    target.write(model, tokenizer, tmp_path)
+    target.write(model, tokenizer, tmp_path, bins=BINS, subsampling=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "tokens.txt"]
     recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
         model=str(tmp_path / "model.onnx"),
@@ -91,7 +91,7 @@ def heard(model: Jasper, tokenizer: Tokenizer, front_end: LogMel, samples: Tenso
 
 def test_the_frame_that_sherpa_onnx_does_not_look_at_says_nothing_new(tmp_path: Path) -> None:
     model = spread_model(VOCABULARY)
-    target.write(model, built("characters without a space"), tmp_path)
+    target.write(model, built("characters without a space"), tmp_path, bins=BINS, subsampling=2)
     features = torch.randn(5, BINS, 51, generator=torch.Generator().manual_seed(0)) * 3 - 8
     lengths = torch.tensor([51, 50, 1, 30, 49])
     with torch.inference_mode():
