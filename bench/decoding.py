@@ -164,10 +164,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     )
     path = folder / "plan.json"
     path.write_text(json.dumps(asdict(plan)))
-    sides = {
-        side: turns.Side(side, [python, __file__, "--side", side, str(path)], folder / f"{side}.log")
-        for side, python in (("segue", sys.executable), ("transformers", options.transformers))
-    }
+    sides = turns.start(__file__, {"segue": sys.executable, "transformers": options.transformers}, path)
     blocks = [list(range(first, len(batches), options.blocks)) for first in range(min(options.blocks, len(batches)))]
     for side in sides.values():
         side.ask(blocks[0])  # to warm up

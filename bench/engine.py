@@ -21,8 +21,8 @@ On a CPU, half an hour; then with a loader process on both sides, and with two m
 
 On a GPU, which holds all sides at once; NeMo's environment is that of training_speech.py:
 
-    python bench/engine.py --device cuda --precision bfloat16 --cases transformer_350m jasper10x5 --pairs 10 \\
-        --block-seconds 5 --sides segue plain torch nemo --nemo nemo/bin/python
+    python bench/engine.py --device cuda --cases transformer_350m jasper10x5 --precisions float32 tf32 bfloat16 float16 \\
+        --pairs 4 --sides segue plain torch nemo --nemo nemo/bin/python
 
 `--scale tiny` tries that on any machine. What looks like key=value, before the options, changes the recipes.
 """
@@ -378,8 +378,6 @@ def chosen(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     engine = {
         "steps": ENDLESS,
         "device": options.device,
-        "precision": options.precision if options.precision in FORMATS else "float32",
-        "matmul": "tf32" if options.precision == "tf32" else "ieee",
         "compile": options.compile,
         "threads": options.threads,
         "workers": options.workers,
@@ -402,8 +400,8 @@ def made_up(batch: Any, tokens: range) -> dict[str, Tensor]:
     return found
 
 
-def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[Path, str, str, float]:
-    """Makes up weights and batches, writes what all sides follow; the model's kind, unit and operations of a step."""
+def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[Plan, str, str, float]:
+    """Makes up weights and batches; what all sides follow, the model's kind, unit and operations of a step."""
     from segue.engine.rehearsal import rehearse
 
     section, sketch = sketched(chosen(case, options))
@@ -431,24 +429,36 @@ def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[P
         padding,
         example.amount,
         options.device,
-        options.precision,
+        "float32",
         options.compile,
         str(folder),
     )
-    path = folder / "plan.json"
-    path.write_text(json.dumps(asdict(plan)))
     count = sum(parameter.numel() for parameter in model.parameters())
     rehearsal = rehearse(task, sketch.batch, section.engine, section.optimizer)
     operations = options.micro_batches * rehearsal.plain.operations
     step = f"{options.micro_batches} x ({sketch.shape}), {operations / 1e12:.4g} TFLOP"
     print(f"{count / 1e6:.1f} M parameters; a step: {step}", flush=True)
-    return path, recipe["model"]["kind"], task.unit, operations
+    return plan, recipe["model"]["kind"], task.unit, operations
+
+
+def in_precision(plan: Plan, precision: str) -> Path:
+    """The plan's file, for this format."""
+    engine = {
+        **plan.recipe["engine"],
+        "precision": precision if precision in FORMATS else "float32",
+        "matmul": "tf32" if precision == "tf32" else "ieee",
+    }
+    path = Path(plan.folder) / f"{precision}.json"
+    path.write_text(json.dumps(asdict(replace(plan, recipe={**plan.recipe, "engine": engine}, precision=precision))))
+    return path
 
 
 def measure(sides: dict[str, turns.Side], options: argparse.Namespace) -> dict[str, list[turns.Answer]]:
     """Alternated blocks of a whole number of log lines, after a warm-up."""
     for side in sides.values():
-        side.ask(WARM_UP_STEPS)
+        side.tell(WARM_UP_STEPS)  # together, for some compile
+    for side in sides.values():
+        side.answer()
     slowest = max(side.ask(LOG_EVERY)["wall"] for side in sides.values()) / LOG_EVERY
     steps = LOG_EVERY * max(1, round(options.block_seconds / slowest / LOG_EVERY))
     return turns.take_turns(sides, [steps] * options.pairs)
@@ -493,7 +503,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=["segue", "plain"])
     parser.add_argument("--nemo", metavar="PYTHON", help="of NeMo's environment")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--micro-batches", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="loader processes; 0: batches stay in memory")
@@ -504,31 +514,34 @@ def main() -> None:
     if options.side:
         serve(options.side[0], Path(options.side[1]))
         return
-    device, peak = known_peak(options)
-    print(f"{device}, {options.precision}{', compiled' * options.compile}, torch {torch.__version__}")
+    has_gpu = torch.device(options.device).type == "cuda"
+    device = torch.cuda.get_device_name(options.device) if has_gpu else f"{options.device}, {options.threads} thread(s)"
+    print(f"{device}{', compiled' * options.compile}, torch {torch.__version__}")
     for name in options.cases:
         print(f"{name}: ", end="")
-        compare(CASES[name], peak, options)
+        compare(CASES[name], options)
 
 
-def compare(case: Case, peak: float, options: argparse.Namespace) -> None:
-    blocks: dict[str, list[turns.Answer]] = {}
-    memory: dict[str, float] = {}
+def compare(case: Case, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plan, kind, unit, operations = write_plan(case, Path(folder), options)
         names = [side for side in options.sides if side not in PEERS.values() or side == PEERS[kind]]
         pythons = {side: options.nemo if side == "nemo" else sys.executable for side in names}
         if "nemo" in pythons and options.nemo is None:
             raise SystemExit("--nemo is missing")
-        for _ in range(options.rounds):
-            sides = turns.start(__file__, pythons, plan, has_gpu=options.device != "cpu")
-            check_same_model({name: side.facts for name, side in sides.items()})
-            for name, answers in measure(sides, options).items():
-                blocks.setdefault(name, []).extend(answers)
-            for name, side in sides.items():
-                memory[name] = max(memory.get(name, 0.0), side.ask("end")["memory"])
-                side.end()
-    report(blocks, memory, unit, operations, peak, options.rounds)
+        for precision in options.precisions:
+            blocks: dict[str, list[turns.Answer]] = {}
+            memory: dict[str, float] = {}
+            for _ in range(options.rounds):
+                sides = turns.start(__file__, pythons, in_precision(plan, precision), has_gpu=options.device != "cpu")
+                check_same_model({name: side.facts for name, side in sides.items()})
+                for name, answers in measure(sides, options).items():
+                    blocks.setdefault(name, []).extend(answers)
+                for name, side in sides.items():
+                    memory[name] = max(memory.get(name, 0.0), side.ask("end")["memory"])
+                    side.end()
+            print(f" {precision}", flush=True)
+            report(blocks, memory, unit, operations, known_peak(precision, options), options.rounds)
 
 
 def check_same_model(facts: dict[str, dict[str, float]]) -> None:
@@ -539,15 +552,16 @@ def check_same_model(facts: dict[str, dict[str, float]]) -> None:
         assert abs(each["loss"] / first["loss"] - 1) < (0.05 if name == "nemo" else 1e-3), facts
 
 
-def known_peak(options: argparse.Namespace) -> tuple[str, float]:
-    """The device in words, and its operations a second, as far as known."""
-    if torch.device(options.device).type != "cuda":
-        return f"{options.device}, {options.threads} thread(s)", options.peak_flops or math.nan
+def known_peak(precision: str, options: argparse.Namespace) -> float:
+    """Of the device, in operations a second; NaN where it is not known."""
     from segue.engine.environment import peak_operations
 
-    precision = options.precision if options.precision in FORMATS else "float32"
-    found = peak_operations(torch.device(options.device), precision, "tf32" if options.precision == "tf32" else "ieee")
-    return torch.cuda.get_device_name(options.device), options.peak_flops or found or math.nan
+    found = peak_operations(
+        torch.device(options.device),
+        precision if precision in FORMATS else "float32",
+        "tf32" if precision == "tf32" else "ieee",
+    )
+    return options.peak_flops or found or math.nan
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Side:
     """A side's process, seen from the parent: one line of JSON goes in, one comes out."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path, *, has_gpu: bool = False) -> None:
-        """Starts it and waits for the first line, which says what it will work on (`facts`)."""
+        """Starts it."""
         self._name, self._log = name, log
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
         if not has_gpu:
@@ -46,15 +46,16 @@ class Side:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=environment, text=True
             )
-        self.facts = self._answer()
+        self.facts: Answer = {}
+        """Its first line: what it will work on."""
 
     def ask(self, order: Any) -> Answer:
         """What it answers."""
         self.tell(order)
-        return self._answer()
+        return self.answer()
 
     def tell(self, order: Any) -> None:
-        """For an order without an answer."""
+        """For an order whose answer is read later, or that has none."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -65,7 +66,8 @@ class Side:
         self._process.stdin.close()
         self._process.wait()
 
-    def _answer(self) -> Answer:
+    def answer(self) -> Answer:
+        """The next one; waits for it."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -75,10 +77,13 @@ class Side:
 
 def start(script: str, pythons: Mapping[str, str], plan: Path, *, has_gpu: bool = False) -> dict[str, Side]:
     """The sides of a comparison, by name, each with its own interpreter."""
-    return {
+    sides = {
         name: Side(name, [python, script, "--side", name, str(plan)], plan.parent / f"{name}.log", has_gpu=has_gpu)
         for name, python in pythons.items()
     }
+    for side in sides.values():
+        side.facts = side.answer()
+    return sides
 
 
 def channel() -> Callable[[Answer], None]:
