@@ -329,7 +329,7 @@ def serve(name: str, plan_path: Path) -> None:
     torch.set_num_threads(engine["threads"])
     torch.backends.cuda.matmul.fp32_precision = engine["matmul"]
     torch.backends.cudnn.conv.fp32_precision = engine["matmul"]
-    work = torch.load(Path(plan.folder) / "work.pt")
+    work = torch.load(Path(plan.folder) / "work.pt", mmap=True)  # several sides share it
     kinds: dict[str, Callable[[Plan, dict[str, Any]], Any]] = {"torch": TorchSide, "nemo": NemoSide}
     side = kinds.get(name, SegueSide)(plan, work)
     del work

@@ -4,7 +4,9 @@ With fewer GPUs than ranks, ranks share one and talk through the processor: NCCL
 """
 
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,17 @@ import pytest
 import torch
 from ranks import tensors
 
+from segue.engine.environment import peak_operations
+
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 STEPS = 6
-# Dropout draws other numbers on a GPU.
-JASPER = """model.blocks=[{channels = 16, kernel = 7, stride = 2, has_residual = false}, {channels = 16, kernel = 7},
-{channels = 24, kernel = 1, has_residual = false}]"""
-TASKS = {
-    "translation": ["batch.tokens=100", "model.positions=sinusoidal"],
-    "speech": [JASPER.replace("\n", " ")],
-}
+# No dropout: it draws other numbers on a GPU.
+JASPER = (
+    "model.blocks=[{channels = 16, kernel = 7, stride = 2, has_residual = false}, {channels = 16, kernel = 7}, "
+    "{channels = 24, kernel = 1, has_residual = false}]"
+)
+TASKS = {"translation": ["batch.tokens=100", "model.positions=sinusoidal"], "speech": [JASPER]}
 # Relative, for losses: sums in another order; the rounding of activations to 10, 8 and 11 bits.
 TOLERANCE = {"float32": 2e-5, "tf32": 2e-3, "bfloat16": 1e-2, "float16": 2e-3}
 MODES = {
@@ -41,6 +44,16 @@ LAYOUTS = {
     "2 tensor-parallel": (1, 1, 2),
     "2 shards x 2 tensor-parallel": (1, 2, 2),
 }
+PRECISIONS = ("float32", "bfloat16", "float16")
+SPREAD = [
+    (task, layout, precision)
+    for task in TASKS
+    for layout, (_, _, tensor_parallel) in LAYOUTS.items()
+    for precision in PRECISIONS
+    if task == "translation" or tensor_parallel == 1  # Jasper has none
+]
+RESUMED = ["engine.save_every=3", "engine.evaluate_every=6"]
+LEARNT = ["engine.steps=120", "engine.log_every=20", "engine.evaluate_every=60"]
 FEW_GPUS = """
 import os
 import torch
@@ -53,102 +66,95 @@ if torch.cuda.device_count() < int(os.environ.get("WORLD_SIZE", "1")):
 """
 
 
-def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+class Runs:
+    """Runs of `segue train`, each in a folder of its name, by their names; and how they ended."""
+
+    def __init__(self, folder: Path, recipes: dict[str, Path], run_ranks: Any) -> None:
+        self._folder, self._recipes, self._run_ranks = folder, recipes, run_ranks
+        self._ended: dict[str, Any] = {}
+
+    def train(self, orders: Sequence[tuple[str, str, int, Sequence[str]]]) -> None:
+        """A name, the task, the number of ranks, what the recipe's keys should be; many at the same time."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for name, ended in zip([order[0] for order in orders], pool.map(self._train, orders), strict=True):
+                self._ended[name] = ended
+
+    def _train(self, order: tuple[str, str, int, Sequence[str]]) -> Any:
+        name, task, ranks, overrides = order
+        words = ["train", self._recipes[task], "--out", self._folder / name, "batch.micro_batches=4"]
+        words += [f"engine.steps={STEPS}", "engine.log_every=1", "engine.device=cuda", *TASKS[task], *overrides]
+        return self._run_ranks([(ranks, words)], SABOTAGE=FEW_GPUS)
+
+    def __getitem__(self, name: str) -> Path:
+        """A run that went well."""
+        assert set(self._ended[name].statuses[0]) == {0}, self._ended[name].said
+        return self._folder / name
 
 
 @pytest.fixture(scope="module")
-def train(tiny_recipe: Path, reversal_recipe: Path, run_ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Trains a task on so many ranks; the run."""
-    recipes = {"translation": reversal_recipe, "speech": tiny_recipe}
-
-    def run(task: str, *overrides: str, ranks: int = 1, device: str = "cuda", into: Path | None = None) -> Path:
-        path = into or tmp_path_factory.mktemp("run") / "run"
-        words = ["train", recipes[task], "--out", path, "batch.micro_batches=4", f"engine.steps={STEPS}"]
-        words += ["engine.log_every=1", f"engine.device={device}", *TASKS[task], *overrides]
-        ended = run_ranks([(ranks, words)], SABOTAGE=FEW_GPUS)
-        assert ended.statuses == [[0] * ranks], ended.said
-        return path
-
-    return run
-
-
-@pytest.fixture(scope="module", params=TASKS)
-def task(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def on_cpu(train: Any, task: str) -> Path:
-    """The run that all others have to follow."""
-    return Path(train(task, device="cpu"))
+def runs(tiny_recipe: Path, reversal_recipe: Path, run_ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+    found = Runs(folder, {"translation": reversal_recipe, "speech": tiny_recipe}, run_ranks)
+    alone: list[tuple[str, str, int, Sequence[str]]] = []
+    for task in TASKS:
+        alone += [(f"{task}, {mode}", task, 1, overrides) for mode, overrides in MODES.items()]
+        alone += [(f"{task}, cpu", task, 1, ["engine.device=cpu"]), (f"{task}, learnt", task, 1, LEARNT)]
+        alone += [(f"{task}, {name}", task, 1, RESUMED) for name in ("whole", "resumed")]
+    spread = []
+    for task, layout, precision in SPREAD:
+        sizes = LAYOUTS[layout]
+        keys = zip(("data_parallel", "shard", "tensor_parallel"), sizes, strict=True)
+        overrides = [f"engine.{key}={size}" for key, size in keys] + [f"engine.precision={precision}"]
+        overrides += ["engine.offload=true"] * ("offloaded" in layout)
+        spread.append((f"{task}, {layout}, {precision}", task, sizes[0] * sizes[1] * sizes[2], overrides))
+    found.train([*alone, *spread])
+    for task in TASKS:
+        (folder / f"{task}, resumed" / "checkpoints" / f"step_{STEPS:08d}").rename(folder / f"{task}, lost")
+    found.train([(f"{task}, resumed", task, 1, RESUMED) for task in TASKS])
+    return found
 
 
 def assert_follows(run: Path, other: Path, tolerance: float) -> None:
-    found, expected = records(run), records(other)
-    assert [each["step"] for each in found] == list(range(1, STEPS + 1))
-    print([(ours["loss"], theirs["loss"]) for ours, theirs in zip(found, expected, strict=True)])
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=tolerance)
-        assert ours["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=10 * tolerance)
+    found, expected = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()] for path in (run, other)
+    )
+    for name, bound in (("loss", tolerance), ("gradient_norm", 10 * tolerance)):
+        ours, theirs = ([each[name] for each in records] for records in (found, expected))
+        print(name, f"{max(abs(a / b - 1) for a, b in zip(ours, theirs, strict=True)):.1e}", run.name)
+        assert ours == pytest.approx(theirs, rel=bound)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_gpu_takes_the_same_steps_as_a_processor(train: Any, on_cpu: Path, task: str, mode: str) -> None:
-    run = train(task, *MODES[mode])
-    assert_follows(run, on_cpu, TOLERANCE[mode.partition(",")[0]])
-    environment = json.loads((run / "environment.json").read_text())
-    assert environment["device"] == torch.cuda.get_device_name()
-    last = records(run)[-1]
+@pytest.mark.parametrize("task", TASKS)
+def test_a_gpu_takes_the_same_steps_as_a_processor(runs: Runs, task: str, mode: str) -> None:
+    run = runs[f"{task}, {mode}"]
+    assert_follows(run, runs[f"{task}, cpu"], TOLERANCE[mode.partition(",")[0]])
+    assert json.loads((run / "environment.json").read_text())["device"] == torch.cuda.get_device_name()
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 < last["memory_gb"] < 10
-    assert ("utilisation" in last) == (peak() is not None)
+    assert ("utilisation" in last) == (peak_operations(torch.device("cuda", 0), "float32", "ieee") is not None)
 
 
-def peak() -> float | None:
-    from segue.engine.environment import peak_operations
-
-    return peak_operations(torch.device("cuda", 0), "float32", "ieee")
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_layout_takes_the_same_steps(train: Any, on_cpu: Path, task: str, layout: str, precision: str) -> None:
-    data_parallel, shard, tensor_parallel = LAYOUTS[layout]
-    if task == "speech" and tensor_parallel > 1:
-        pytest.skip("Jasper has no tensor parallelism")
-    run = train(
-        task,
-        *(f"engine.data_parallel={data_parallel}", f"engine.shard={shard}"),
-        *(f"engine.tensor_parallel={tensor_parallel}", f"engine.precision={precision}"),
-        f"engine.offload={str('offloaded' in layout).lower()}",
-        ranks=data_parallel * shard * tensor_parallel,
-    )
-    assert_follows(run, on_cpu, TOLERANCE[precision])
+@pytest.mark.parametrize(("task", "layout", "precision"), SPREAD)
+def test_any_layout_takes_the_same_steps(runs: Runs, task: str, layout: str, precision: str) -> None:
+    assert_follows(runs[f"{task}, {layout}, {precision}"], runs[f"{task}, {precision}"], TOLERANCE[precision])
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_run_goes_on_where_it_was(train: Any, task: str, precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_goes_on_where_it_was(runs: Runs, task: str) -> None:
     # Kernels that add in any order, as that of CTC's gradient does, differ in the last bits from run to run.
-    options = [f"engine.precision={precision}", "engine.save_every=3", "engine.evaluate_every=6"]
-    whole = train(task, *options)
-    run = train(task, *options, into=tmp_path / "run")
-    for path in (run / "checkpoints").glob(f"step_{STEPS:08d}"):
-        path.rename(tmp_path / "lost")
-    train(task, *options, into=run)
-    assert_follows(run, whole, 1e-5 if precision == "float32" else 1e-3)
+    whole, resumed = runs[f"{task}, whole"], runs[f"{task}, resumed"]
+    assert_follows(resumed, whole, 1e-5)
     if task == "translation":
-        assert tensors(run / "model" / "model.safetensors") == tensors(whole / "model" / "model.safetensors")
+        assert tensors(resumed / "model" / "model.safetensors") == tensors(whole / "model" / "model.safetensors")
 
 
-def test_a_model_from_a_gpu_says_the_same_on_a_processor(
-    train: Any, on_cpu: Path, task: str, corpus: Path, pairs: Path
-) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_from_a_gpu_says_the_same_on_a_processor(runs: Runs, task: str, corpus: Path, pairs: Path) -> None:
     import segue
 
-    run = train(task, "engine.steps=120", "engine.log_every=20", "engine.evaluate_every=60")
-    models = [segue.load(run, device=device) for device in ("cpu", "cuda")]
     data = (corpus if task == "speech" else pairs) / "test.jsonl"
-    scores = [model.evaluate(data) for model in models]
+    scores = [segue.load(runs[f"{task}, learnt"], device=device).evaluate(data) for device in ("cpu", "cuda")]
     assert scores[0] == scores[1]
 
 
