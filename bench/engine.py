@@ -395,7 +395,7 @@ def made_up(batch: Any, tokens: range) -> dict[str, Tensor]:
     for name, value in found.items():
         if name == "waveforms":
             found[name] = torch.randn_like(value) / 10
-        elif not name.endswith("lengths"):
+        elif name in ("source", "target", "targets"):
             found[name] = torch.randint_like(value, low=tokens.start, high=tokens.stop)
     return found
 

@@ -162,7 +162,7 @@ def _largest_budget(task: Any, section: Any, name: str, run: Path) -> float:
         trainer = Trainer(trial, run, alone, section.optimizer, section.schedule, 1, section.seed)
         plan = trial.plan("train")
         for number in plan.heaviest():
-            batch = trial.load("train", plan.micro_batch(number)).to(device)
+            batch = trial.load("train", plan.micro_batch(number))
             try:
                 trainer.steps.take([batch], number, rate=0.0)
             except NotFiniteError:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from segue.layers.attention import Attention
 from segue.layers.feed_forward import FeedForward
-from segue.layers.mask import length_mask
+from segue.layers.mask import length_mask, real_places
 from segue.layers.positions import rotate, sinusoids
 from segue.models.transformer import Transformer, TransformerSection
 
@@ -153,7 +153,7 @@ def test_scores_are_those_of_torch_with_the_same_weights(norm: str, activation: 
     )
     output = target_table if model.head is None else model.head.weight
     wanted = torch.cat([row[:length] for row, length in zip(hidden @ output.T, target_lengths.tolist(), strict=True)])
-    found = model(source, source_lengths, target, target_lengths)
+    found = model(source, source_lengths, target, real_places(target_lengths, 8))
     assert found.shape == (3 + 8 + 5 + 1, VOCABULARY)
     close(found, wanted)
 
@@ -249,14 +249,14 @@ def test_padding_and_company_never_change_an_output(architecture: dict[str, Any]
     source, target = random_tokens(4, 12), random_tokens(4, 10, seed=1)  # other tokens, and too many, in the padding
     with torch.inference_mode():
         memory = model.encode(source, length_mask(source_lengths, 12).unsqueeze(1))
-        scores = model(source, source_lengths, target, target_lengths).split(target_lengths.tolist())
+        scores = model(source, source_lengths, target, real_places(target_lengths, 10)).split(target_lengths.tolist())
         cache = model.begin(source, source_lengths)
         steps = torch.stack([model.step(target[:, at], cache) for at in range(10)], dim=1)
         for row, (size, length) in enumerate(zip(source_lengths.tolist(), target_lengths.tolist(), strict=True)):
             one = slice(row, row + 1)
             alone, alone_length = source[one, :size], source_lengths[one]
             close(memory[row, :size], model.encode(alone, torch.ones(1, 1, 1, size).bool())[0])
-            close(scores[row], model(alone, alone_length, target[one, :length], target_lengths[one]))
+            close(scores[row], model(alone, alone_length, target[one, :length], torch.arange(length)))
             cache = model.begin(alone, alone_length)
             close(steps[row], torch.cat([model.step(target[one, at], cache) for at in range(10)]))
 
@@ -268,8 +268,8 @@ def whole(model: Transformer, sources: list[list[int]], targets: list[list[int]]
     """(N, V): the scores of the token after each target, all of it computed anew, each alone."""
     rows = []
     for source, target in zip(sources, targets, strict=True):
-        lengths = [torch.tensor([len(each)]) for each in (source, target)]
-        rows.append(model(torch.tensor([source]), lengths[0], torch.tensor([target]), lengths[1])[-1])
+        tokens = torch.tensor([source]), torch.tensor([len(source)]), torch.tensor([target])
+        rows.append(model(*tokens, torch.tensor([len(target) - 1]))[0])
     return torch.stack(rows)
 
 
@@ -393,7 +393,7 @@ def test_the_gradient_reaches_every_parameter(architecture: dict[str, Any]) -> N
     for tied in ("all", "none"):
         model = lived_in(tied=tied, **architecture).train()
         lengths = torch.tensor([9, 4, 1])
-        scores = model(random_tokens(3, 9), lengths, random_tokens(3, 9, seed=1), lengths)
+        scores = model(random_tokens(3, 9), lengths, random_tokens(3, 9, seed=1), real_places(lengths, 9))
         (scores * torch.randn(scores.shape)).sum().backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
@@ -418,7 +418,7 @@ def test_each_dropout_is_where_the_recipe_says_and_asleep_in_evaluation(norm: st
     wanted = {name: 0.2 if "attention" in name else 0.3 if "feed_forward" in name else 0.1 for name in found}
     assert found == wanted
     lengths = torch.tensor([5, 3])
-    batch = (random_tokens(2, 5), lengths, random_tokens(2, 5), lengths)
+    batch = (random_tokens(2, 5), lengths, random_tokens(2, 5), real_places(lengths, 5))
     assert torch.equal(model(*batch), model(*batch))
     for name in sizes:  # each alone makes training random
         model = lived_in(norm=norm, **{**dict.fromkeys(sizes, 0.0), name: 0.5}).train()

@@ -122,8 +122,8 @@ def test_the_loss_is_the_sum_over_pairs_whatever_the_batch(tmp_path: Path, smoot
     wanted, likelihoods = [], []
     for source, target in PAIRS:
         tokens, written = [*numbers(source), END], [BEGIN, *numbers(target), END]
-        lengths = torch.tensor([len(tokens)]), torch.tensor([len(written) - 1])
-        scores = model(torch.tensor([tokens]), lengths[0], torch.tensor([written[:-1]]), lengths[1])
+        places = torch.arange(len(written) - 1)
+        scores = model(torch.tensor([tokens]), torch.tensor([len(tokens)]), torch.tensor([written[:-1]]), places)
         labels = torch.tensor(written[1:])
         wanted.append(F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="sum").item())
         likelihoods.append(F.cross_entropy(scores, labels, reduction="sum").item())

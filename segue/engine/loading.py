@@ -5,17 +5,22 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from time import perf_counter
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
 from segue.engine.task import Batch, Plan, Split, Task
 from segue.errors import UserError
+
+B = TypeVar("B", bound=Any)
 
 _NAME_BYTES = 256  # of the example that a worker holds
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -37,7 +42,10 @@ class _MicroBatches(Dataset[Batch | UserError]):
 
 
 class Stream:
-    """The micro-batches of these numbers, in order, read ahead by `workers` processes (0: by this one)."""
+    """The micro-batches of these numbers, in order, read ahead by `workers` processes (0: by this one).
+
+    They lie in the processor's memory; for a GPU pinned, so that a copy to it waits for nothing.
+    """
 
     def __init__(self, task: Task, split: Split, numbers: Sequence[int], workers: int, device: torch.device) -> None:
         self._held: Any = multiprocessing.RawArray("c", max(1, workers) * _NAME_BYTES)
@@ -48,9 +56,8 @@ class Stream:
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_Start(self._held),
-            pin_memory=False,
+            pin_memory=device.type == "cuda",
         )
-        self._device = device
         self._workers: list[Any] = []
         self.seconds_waited = 0.0
         """Wall time that the model has waited for data so far."""
@@ -67,7 +74,7 @@ class Stream:
                     return
                 if isinstance(batch, UserError):
                     raise batch
-                yield batch.to(self._device)
+                yield batch
         finally:
             # Ends the workers now: an error's traceback would keep them, and the process wait for them at its end.
             with suppress(RuntimeError):  # of torch, about one that died
@@ -142,6 +149,12 @@ def holding(example: str) -> None:
     if _slot is not None:
         name = example.encode()[:_NAME_BYTES]
         _slot[:] = name + bytes(_NAME_BYTES - len(name))
+
+
+def with_tensors(batch: B, change: Callable[[Tensor], Tensor]) -> B:
+    """A batch, a dataclass, with each of its tensors changed, also those in tuples."""
+    parts = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor | tuple)}
+    return replace(batch, **tree_map(change, parts))
 
 
 def _reason(exit_code: int | None) -> str:

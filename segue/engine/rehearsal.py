@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from segue.engine import depth, parts, precision
 from segue.engine.depth import Kind
-from segue.engine.garbage import old_objects_aside
+from segue.engine.memory import old_objects_aside
 from segue.engine.optimizer import OptimizerSection, Updater
 from segue.engine.parallel import SPLITS
 from segue.engine.settings import EngineSection
@@ -244,9 +244,7 @@ class _Watch(FakeTensorMode):  # type: ignore[no-untyped-call]
         if func is _ASKS_DEVICE:  # most calls by far
             return args[0].fake_device
         if func in _ANSWERS:
-            answer = _ANSWERS[func](*args)
-            if answer is not NotImplemented:
-                return answer
+            return _ANSWERS[func](*args)
         self._depth += 1
         try:
             found = super().__torch_dispatch__(func, types, args, kwargs or {})
@@ -268,20 +266,6 @@ class _Watch(FakeTensorMode):  # type: ignore[no-untyped-call]
 # --- What cannot be known without numbers ---
 
 
-def _index(x: Tensor, indices: list[Tensor | None]) -> Any:
-    """x[mask]: a micro-batch whose budget is used up has no padding, so every position is taken to be real."""
-    mask = indices[0]
-    if mask is None or mask.dtype != torch.bool:
-        return NotImplemented
-    return x.new_empty(mask.numel(), *x.shape[mask.ndim :])
-
-
-def _index_put(x: Tensor, indices: list[Tensor | None], *_: object) -> Any:
-    """Its gradient."""
-    mask = indices[0]
-    return NotImplemented if mask is None or mask.dtype != torch.bool else x
-
-
 def _ctc_loss(log_probs: Tensor, targets: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     """(T, B, V), (sum of U) -> (B) losses, (B, T, 2 U + 1) forward variables. Targets are taken to be equally long."""
     frames, batch, _vocabulary = log_probs.shape
@@ -298,8 +282,6 @@ def _ctc_loss_backward(gradient: Tensor, log_probs: Tensor, *others: Any) -> Ten
 
 
 _ANSWERS: dict[Any, Callable[..., Any]] = {
-    _OPS.index.Tensor: _index,
-    _OPS._index_put_impl_.default: _index_put,
     _OPS._ctc_loss.Tensor: _ctc_loss,
     _OPS._ctc_loss_backward.Tensor: _ctc_loss_backward,
 }

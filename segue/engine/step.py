@@ -7,7 +7,7 @@ BatchNorm sees one micro-batch at a time.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,6 +68,9 @@ class Steps:
         self.task, self.model, self.spread, self.parallel, self.updater = task, model, spread, parallel, updater
         self.engine, self.micro_batches, self.seed, self.watchdog = engine, micro_batches, seed, watchdog
         self.scale = LossScale(engine.loss_scaling) if engine.precision == "float16" else None
+        # Of one micro-batch they are what they should be, and only float16 takes a step back.
+        is_needed = micro_batches > 1 or self.scale is not None
+        self._norms = _BatchNormMean(parts.batch_norms(model) if is_needed else [])
         self._stand_in: Batch | None = None
 
     def take(self, batches: Sequence[Batch], step: int, rate: float, *, is_stopping: bool = False) -> Outcome:
@@ -76,20 +79,21 @@ class Steps:
         num_targets, num_skipped, amount, is_stopping = self._counted(batches, is_stopping)
         if not num_targets:
             return Outcome(0.0, 0.0, {}, 0, num_skipped, amount, False, is_stopping)
-        norms = _BatchNormMean(self.model, is_needed=self.micro_batches > 1 or self.scale is not None)
-        total, metrics = self._backward(batches, step, num_targets, norms)
+        self._norms.before_step()
+        total, metrics = self._backward(batches, step, num_targets)
         self.watchdog.note(WAITS)
-        norms.after_step(parallel)
+        self._norms.after_step(parallel)
         sums = [total, *(value for pair in metrics.values() for value in pair)]
-        numbers = parallel.sum(torch.stack([value.float() for value in sums])).tolist()
-        loss = numbers[0] / num_targets
-        means = {name: numbers[1 + 2 * n] / numbers[2 + 2 * n] for n, name in enumerate(metrics)}
-
+        summed = parallel.sum(torch.stack([value.float() for value in sums]))
         trained = [parameter for parameter in updater.parameters if parameter.grad is not None]
         gradients = [parts.local(parameter.grad) for parameter in trained if parameter.grad is not None]
+        whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, trained))
+        # Once a step all is fetched together: until then a GPU has work, from then on it waits for the next kernel.
+        *numbers, norm = torch.cat([summed, whole_norm.to(summed.device).unsqueeze(0)]).tolist()
+        loss = numbers[0] / num_targets
+        means = {name: numbers[1 + 2 * n] / numbers[2 + 2 * n] for n, name in enumerate(metrics)}
         scale = 1.0 if self.scale is None else self.scale.value
-        whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, trained)) / scale
-        norm = whole_norm.item()
+        norm /= scale
         is_finite = math.isfinite(loss) and math.isfinite(norm)
         if self.scale is None:
             # Nothing is updated yet: what was saved and what is in memory stay as they were before this step.
@@ -112,7 +116,7 @@ class Steps:
                 torch._foreach_mul_(gradients, factor)
             updater.step(rate)
         else:
-            norms.roll_back()
+            self._norms.roll_back()
         updater.clear()
         return Outcome(loss, norm, means, num_targets, num_skipped, amount, is_finite, is_stopping)
 
@@ -128,7 +132,7 @@ class Steps:
         return int(total[0]), int(total[1]), total[2], total[3] > 0
 
     def _backward(
-        self, batches: Sequence[Batch], step: int, num_targets: int, norms: "_BatchNormMean"
+        self, batches: Sequence[Batch], step: int, num_targets: int
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Leaves the gradients of the whole step; this rank's loss, summed, and metrics as (sum, count)."""
         parallel, device = self.parallel, self.parallel.device
@@ -152,13 +156,13 @@ class Steps:
             seed(mixed(self.seed, step, number))  # dropout
             with parallel.accumulating(self.spread, is_last=place + 1 == len(batches)):
                 with autocast(self.engine.precision, device):
-                    loss = self.task.loss(self.spread, batch)
+                    loss = self.task.loss(self.spread, batch.to(device))
                 share = (
                     loss.total / num_targets * (float(is_real) if self.scale is None else is_real * self.scale.value)
                 )
                 self.watchdog.note("computes gradients", batch.ids)
                 share.backward()  # type: ignore[no-untyped-call]
-            norms.after_micro_batch(is_real=is_real)
+            self._norms.after_micro_batch(is_real=is_real)
             for name, (value, count) in loss.metrics.items():
                 before = metrics.get(name, (torch.zeros_like(total), torch.zeros_like(total)))
                 metrics[name] = (before[0] + value * is_real, before[1] + count * is_real)
@@ -172,40 +176,41 @@ class _BatchNormMean:
     So they depend neither on the order of the micro-batches nor on who computes them.
     """
 
-    def __init__(self, model: nn.Module, *, is_needed: bool) -> None:
-        norms = parts.batch_norms(model) if is_needed else []  # one micro-batch is its own mean
+    def __init__(self, norms: Sequence[Any]) -> None:
         self._buffers: list[Tensor] = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
         self._counters: list[Tensor] = [norm.num_batches_tracked for norm in norms]
-        self._before = [buffer.clone() for buffer in self._buffers]
-        self._counted_before = [counter.clone() for counter in self._counters]
-        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
-        self._count = 0
+        self._sizes = [buffer.numel() for buffer in self._buffers]
+
+    def before_step(self) -> None:
+        if not self._buffers:
+            return
+        self._before, self._counted_before = torch.cat(self._buffers), torch.stack(self._counters)
+        self._sum, self._count = torch.zeros_like(self._before), 0
 
     def after_micro_batch(self, *, is_real: bool) -> None:
         if not self._buffers:
             return
         if is_real:
-            torch._foreach_add_(self._sums, self._buffers)
+            self._sum += torch.cat(self._buffers)
             self._count += 1
-        torch._foreach_copy_(self._buffers, self._before)
+        self._set(self._before)
 
     def after_step(self, parallel: Parallel) -> None:
         if not self._buffers:
             return
-        count = torch.full((1,), float(self._count), device=self._sums[0].device)
-        summed = parallel.sum(torch.cat([count, *(each.flatten() for each in self._sums)]))
-        self._count = int(summed[0].item())
-        found = torch.split(summed[1:], [each.numel() for each in self._sums])
-        torch._foreach_copy_(self._buffers, [each.view_as(s) for each, s in zip(found, self._sums, strict=True)])
-        torch._foreach_div_(self._buffers, self._count)
-        for counter, before in zip(self._counters, self._counted_before, strict=True):
-            counter.copy_(before + self._count)
+        count = torch.full((1,), float(self._count), device=self._sum.device)
+        summed = parallel.sum(torch.cat([count, self._sum]))
+        self._set(summed[1:] / summed[0])
+        torch._foreach_copy_(self._counters, (self._counted_before + summed[0].long()).unbind())
 
     def roll_back(self) -> None:
         """As before the step."""
         if self._buffers:
-            torch._foreach_copy_(self._buffers, self._before)
-            torch._foreach_copy_(self._counters, self._counted_before)
+            self._set(self._before)
+            torch._foreach_copy_(self._counters, self._counted_before.unbind())
+
+    def _set(self, statistics: Tensor) -> None:
+        torch._foreach_copy_(self._buffers, torch.split(statistics, self._sizes))
 
 
 def mixed(*numbers: int) -> int:

@@ -39,8 +39,12 @@ class Batch(Protocol):
         """Bad examples that were left out of it."""
         ...
 
+    def pin_memory(self) -> Self:
+        """The same batch with its tensors in memory that a GPU can read."""
+        ...
+
     def to(self, device: torch.device) -> Self:
-        """The same batch with its tensors on `device`."""
+        """The same batch with its tensors on `device`; from pinned memory they may still be on their way."""
         ...
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segue.engine import averaging, environment, layout, parts, precision, replay
+from segue.engine import averaging, environment, layout, memory, parts, precision, replay
 from segue.engine.averaging import MovingAverage, Snapshots, weights_of
 from segue.engine.checkpoint import Checkpoints, Tensors, states, write_tensors
 from segue.engine.loading import Stream
@@ -83,6 +83,7 @@ class Trainer:
         self.device = choose_device(engine.device)
         self.threads = engine.threads or max(1, _usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         torch.set_num_threads(self.threads)
+        memory.keep_freed_memory()
         world.first(lambda: precision.check(engine.precision, self.device))
         precision.set_matmul(engine.matmul)
         torch.manual_seed(seed)
@@ -144,9 +145,9 @@ class Trainer:
                     now = perf_counter()
                     record["rate"], record["unit"] = amount / (now - since), self.task.unit
                     record["data_wait"] = (stream.seconds_waited - waited) / (now - since)
-                    memory = environment.peak_memory_gb(self.device)
-                    if memory is not None:
-                        record["memory_gb"] = memory
+                    memory_gb = environment.peak_memory_gb(self.device)
+                    if memory_gb is not None:
+                        record["memory_gb"] = memory_gb
                     peak = environment.peak_operations(self.device, engine.precision, engine.matmul)
                     if peak is not None and self._operations_per_amount is not None:
                         record["utilisation"] = record["rate"] * self._operations_per_amount / peak / self.world.size
@@ -278,7 +279,7 @@ class Trainer:
             self.watchdog.note("estimates BatchNorm statistics", batch.ids)
             if batch.ids:
                 torch.manual_seed(mixed(self.seed, number, 0))
-                self.task.loss(model, batch)
+                self.task.loss(model, batch.to(self.device))
                 yield
 
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -378,7 +379,7 @@ def predict(
             num_skipped += batch.num_skipped
             if batch.ids:
                 with precision.autocast(engine.precision, device):
-                    predictions.append((number, list(task.predict(model, batch))))
+                    predictions.append((number, list(task.predict(model, batch.to(device)))))
             if watchdog is not None:
                 watchdog.note("reads data", held=stream.held)
     if watchdog is not None:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 
 from segue.engine import environment
-from segue.engine.garbage import old_objects_aside
 from segue.engine.loading import Stream
+from segue.engine.memory import old_objects_aside
 from segue.engine.step import NotFiniteError
 from segue.engine.trainer import Trainer
 from segue.errors import UserError

@@ -12,7 +12,7 @@ class Dropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         """Of any shape; in training elements are 0 with probability p, and the others multiplied by 1 / (1 - p)."""
         dropped = int(self.p * LEVELS)
-        if not self.training or not dropped or x.device.type != "cpu":
+        if not self.training or not dropped or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         kept = drawn[: x.numel()].view(x.shape) >= dropped - LEVELS // 2

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 ROWS = 256
-"""Targets that are worked on at once: with thousands of tokens, some megabytes."""
+"""Targets that a CPU works on at once: with thousands of tokens, some megabytes."""
+GPU_BYTES = 2**26
+"""Of scores that a GPU works on at once: less, and it waits for operations to be started."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -26,7 +28,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tu
 class _CrossEntropy(torch.autograd.Function):
     """The gradient, softmax minus target distribution, is made with the loss, a few rows at a time: in cache.
 
-    It takes the logits' place: on a CPU, fresh memory of that size costs as much as the exponentials.
+    On a CPU fresh memory of that size costs as much as the exponentials, so it takes the logits' place.
     """
 
     @staticmethod
@@ -34,8 +36,9 @@ class _CrossEntropy(torch.autograd.Function):
         num_targets, vocabulary = logits.shape
         gradient = logits.detach() if logits.dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
         loss, likelihood = (torch.empty(num_targets, device=logits.device) for _ in range(2))
-        for start in range(0, num_targets, ROWS):
-            rows = slice(start, start + ROWS)
+        at_once = ROWS if logits.device.type == "cpu" else max(ROWS, GPU_BYTES // (4 * vocabulary))
+        for start in range(0, num_targets, at_once):
+            rows = slice(start, start + at_once)
             places = targets[rows].unsqueeze(1)
             log_probs = logits[rows].float().log_softmax(dim=1)
             likelihood[rows] = -log_probs.gather(1, places).squeeze(1)

@@ -98,12 +98,16 @@ class Transformer(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=width**-0.5)  # unit variance once scaled
 
-    def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, target_lengths: Tensor) -> Tensor:
-        """(B, S), (B), (B, T) tokens so far, (B) -> (P, V) scores of the token after each real one, row by row."""
+    def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, places: Tensor) -> Tensor:
+        """(B, S), (B), (B, T) tokens so far -> (P, V) scores of the token after each real one.
+
+        `places`, (P), are where those lie in the target, row after row. As numbers, not as a mask: a GPU would have to
+        count a mask before it goes on.
+        """
         mask = length_mask(source_lengths, source.shape[1]).unsqueeze(1)  # (B, 1, 1, S)
         x = self.hidden(target, self.encode(source, mask), mask)
         # Only real positions: the largest matrix of a small model is this one.
-        return self._scores(x[length_mask(target_lengths, target.shape[1]).squeeze(1)])
+        return self._scores(x.flatten(0, 1).index_select(0, places))
 
     def encode(self, source: Tensor, mask: Tensor) -> Tensor:
         """(B, S), (B, 1, 1, S) -> (B, S, D)."""

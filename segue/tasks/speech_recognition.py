@@ -9,7 +9,7 @@ Shape letters: B batch, S samples, T frames, F mel bins, V vocabulary (blank inc
 import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -38,7 +38,7 @@ from segue.data.tokenizer import Tokenizer, TokenizerSection
 from segue.decoding import ctc
 from segue.engine.checkpoint import load_weights, write_text
 from segue.engine.estimate import Sketch
-from segue.engine.loading import holding
+from segue.engine.loading import holding, with_tensors
 from segue.engine.optimizer import OptimizerSection
 from segue.engine.parallel import World, choose_device
 from segue.engine.schedule import ScheduleSection
@@ -179,13 +179,13 @@ class SpeechBatch:
     """(B)"""
     augmentation: FeatureTensors | None
 
+    def pin_memory(self) -> Self:
+        """The same batch with its tensors in memory that a GPU can read."""
+        return with_tensors(self, Tensor.pin_memory)
+
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`."""
-        if device.type == "cpu":
-            return self
-        moved = {name: getattr(self, name).to(device) for name in ("waveforms", "lengths", "targets", "target_lengths")}
-        augmentation = self.augmentation and FeatureTensors(*(tensor.to(device) for tensor in self.augmentation))
-        return replace(self, **moved, augmentation=augmentation)
+        return with_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class SpeechPrediction(NamedTuple):

@@ -8,7 +8,7 @@ Shape letters: B batch, S source tokens, T target tokens, P real target tokens o
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
@@ -35,7 +35,7 @@ from segue.decoding.autoregressive import Steps, beam_search
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.engine.checkpoint import load_weights, write_text
 from segue.engine.estimate import Sketch
-from segue.engine.loading import holding
+from segue.engine.loading import holding, with_tensors
 from segue.engine.optimizer import OptimizerSection
 from segue.engine.parallel import World, choose_device
 from segue.engine.schedule import ScheduleSection
@@ -44,7 +44,7 @@ from segue.engine.task import Loss, Split
 from segue.errors import UserError, some_of, warn
 from segue.layers.attention import Attention
 from segue.layers.loss import cross_entropy
-from segue.layers.mask import length_mask
+from segue.layers.mask import real_places
 from segue.models.transformer import Transformer, TransformerSection
 from segue.runtime.translator import Metric, TranslationFacts, Translator
 
@@ -128,13 +128,16 @@ class PairBatch:
     """(B, T + 1): begin, the tokens, end"""
     target_lengths: Tensor
     """(B) of what is predicted: the tokens and the end"""
+    places: Tensor
+    """(P): where those lie in the padded targets, row after row"""
+
+    def pin_memory(self) -> Self:
+        """The same batch with its tensors in memory that a GPU can read."""
+        return with_tensors(self, Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`."""
-        if device.type == "cpu":
-            return self
-        names = ("source", "source_lengths", "target", "target_lengths")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return with_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class PairPrediction(NamedTuple):
@@ -224,6 +227,7 @@ class Translation:
             source_lengths=source_lengths,
             target=target,
             target_lengths=target_lengths,
+            places=real_places(target_lengths, target.shape[1] - 1),
         )
 
     def num_targets(self, batch: PairBatch) -> int:
@@ -270,9 +274,8 @@ class Translation:
 
     def _cross_entropy(self, model: nn.Module, batch: PairBatch, smoothing: float) -> tuple[Tensor, Tensor]:
         """Twice (P): loss and negative log-likelihood of each real target token, row by row."""
-        logits = model(batch.source, batch.source_lengths, batch.target[:, :-1], batch.target_lengths)
-        labels = batch.target[:, 1:]
-        return cross_entropy(logits, labels[length_mask(batch.target_lengths, labels.shape[1]).squeeze(1)], smoothing)
+        logits = model(batch.source, batch.source_lengths, batch.target[:, :-1], batch.places)
+        return cross_entropy(logits, batch.target[:, 1:].flatten()[batch.places], smoothing)
 
     def _normalized(self, text: str) -> str:
         return normalize_text(text, self.recipe.text)
@@ -470,6 +473,7 @@ def sketch(section: Recipe) -> Sketch:
             source_lengths=lengths,
             target=torch.zeros(rows, length + 1, dtype=torch.int64),
             target_lengths=lengths,
+            places=torch.arange(rows * length),
         )
 
     return Sketch(task, batch, f"{rows} pairs of {length} tokens on both sides", "batch.tokens", notes)

@@ -4,7 +4,9 @@ With fewer GPUs than ranks, ranks share one and talk through the processor: NCCL
 """
 
 import json
+import math
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,6 +54,8 @@ SPREAD = [
     for precision in PRECISIONS
     if task == "translation" or tensor_parallel == 1  # Jasper has none
 ]
+AT_ONCE = min(8, os.cpu_count() or 1)
+"""Runs at the same time: they are small."""
 RESUMED = ["engine.save_every=3", "engine.evaluate_every=6"]
 LEARNT = ["engine.steps=120", "engine.log_every=20", "engine.evaluate_every=60"]
 FEW_GPUS = """
@@ -66,52 +70,55 @@ if torch.cuda.device_count() < int(os.environ.get("WORLD_SIZE", "1")):
 """
 
 
-class Runs:
-    """Runs of `segue train`, each in a folder of its name, by their names; and how they ended."""
+Order = tuple[str, int, Sequence[str]]
+"""A task, the number of ranks, and what the recipe's keys should be."""
 
-    def __init__(self, folder: Path, recipes: dict[str, Path], run_ranks: Any) -> None:
-        self._folder, self._recipes, self._run_ranks = folder, recipes, run_ranks
+
+class Runs:
+    """Runs of `segue train`, each in a folder of its name. The first that is asked for of a group starts all of it."""
+
+    def __init__(self, folder: Path, recipes: dict[str, Path], run_ranks: Any, groups: Sequence[dict[str, Order]]):
+        self._folder, self._recipes, self._run_ranks, self._groups = folder, recipes, run_ranks, groups
         self._ended: dict[str, Any] = {}
 
-    def train(self, orders: Sequence[tuple[str, str, int, Sequence[str]]]) -> None:
-        """A name, the task, the number of ranks, what the recipe's keys should be; many at the same time."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for name, ended in zip([order[0] for order in orders], pool.map(self._train, orders), strict=True):
-                self._ended[name] = ended
+    def __getitem__(self, name: str) -> Path:
+        """A run that went well."""
+        if name not in self._ended:
+            group = next(group for group in self._groups if name in group)
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                self._ended |= zip(group, pool.map(self.train, group, group.values()), strict=True)
+        assert set(self._ended[name].statuses[0]) == {0}, self._ended[name].said
+        return self._folder / name
 
-    def _train(self, order: tuple[str, str, int, Sequence[str]]) -> Any:
-        name, task, ranks, overrides = order
+    def train(self, name: str, order: Order) -> Any:
+        """How it ended."""
+        task, ranks, overrides = order
         words = ["train", self._recipes[task], "--out", self._folder / name, "batch.micro_batches=4"]
         words += [f"engine.steps={STEPS}", "engine.log_every=1", "engine.device=cuda", *TASKS[task], *overrides]
         return self._run_ranks([(ranks, words)], SABOTAGE=FEW_GPUS)
 
-    def __getitem__(self, name: str) -> Path:
-        """A run that went well."""
-        assert set(self._ended[name].statuses[0]) == {0}, self._ended[name].said
-        return self._folder / name
-
 
 @pytest.fixture(scope="module")
 def runs(tiny_recipe: Path, reversal_recipe: Path, run_ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    folder = tmp_path_factory.mktemp("runs")
-    found = Runs(folder, {"translation": reversal_recipe, "speech": tiny_recipe}, run_ranks)
-    alone: list[tuple[str, str, int, Sequence[str]]] = []
+    alone: dict[str, Order] = {}
+    compiled: dict[str, Order] = {}
     for task in TASKS:
-        alone += [(f"{task}, {mode}", task, 1, overrides) for mode, overrides in MODES.items()]
-        alone += [(f"{task}, cpu", task, 1, ["engine.device=cpu"]), (f"{task}, learnt", task, 1, LEARNT)]
-        alone += [(f"{task}, {name}", task, 1, RESUMED) for name in ("whole", "resumed")]
-    spread = []
-    for task, layout, precision in SPREAD:
-        sizes = LAYOUTS[layout]
+        for mode, overrides in MODES.items():
+            (compiled if "compiled" in mode else alone)[f"{task}, {mode}"] = task, 1, overrides
+        alone |= {f"{task}, cpu": (task, 1, ["engine.device=cpu"]), f"{task}, learnt": (task, 1, LEARNT)}
+        alone |= {f"{task}, whole": (task, 1, RESUMED)}
+    groups = [alone, compiled]
+    for layout, sizes in LAYOUTS.items():
         keys = zip(("data_parallel", "shard", "tensor_parallel"), sizes, strict=True)
-        overrides = [f"engine.{key}={size}" for key, size in keys] + [f"engine.precision={precision}"]
-        overrides += ["engine.offload=true"] * ("offloaded" in layout)
-        spread.append((f"{task}, {layout}, {precision}", task, sizes[0] * sizes[1] * sizes[2], overrides))
-    found.train([*alone, *spread])
-    for task in TASKS:
-        (folder / f"{task}, resumed" / "checkpoints" / f"step_{STEPS:08d}").rename(folder / f"{task}, lost")
-    found.train([(f"{task}, resumed", task, 1, RESUMED) for task in TASKS])
-    return found
+        overrides = [f"engine.{key}={size}" for key, size in keys] + ["engine.offload=true"] * ("offloaded" in layout)
+        precisions = {
+            f"{task}, {layout}, {precision}": (task, math.prod(sizes), [*overrides, f"engine.precision={precision}"])
+            for task, its_layout, precision in SPREAD
+            if its_layout == layout
+        }
+        groups.append(precisions)
+    recipes = {"translation": reversal_recipe, "speech": tiny_recipe}
+    return Runs(tmp_path_factory.mktemp("runs"), recipes, run_ranks, groups)
 
 
 def assert_follows(run: Path, other: Path, tolerance: float) -> None:
@@ -142,8 +149,13 @@ def test_any_layout_takes_the_same_steps(runs: Runs, task: str, layout: str, pre
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_goes_on_where_it_was(runs: Runs, task: str) -> None:
+    whole = runs[f"{task}, whole"]
+    resumed = whole.with_name(f"{task}, resumed")
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints" / f"step_{STEPS:08d}")
+    shutil.rmtree(resumed / "model")
+    assert runs.train(resumed.name, (task, 1, RESUMED)).statuses == [[0]]
     # Kernels that add in any order, as that of CTC's gradient does, differ in the last bits from run to run.
-    whole, resumed = runs[f"{task}, whole"], runs[f"{task}, resumed"]
     assert_follows(resumed, whole, 1e-5)
     if task == "translation":
         assert tensors(resumed / "model" / "model.safetensors") == tensors(whole / "model" / "model.safetensors")

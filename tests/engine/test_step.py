@@ -139,6 +139,7 @@ def test_20000_targets_fit_in_float16_for_the_loss_is_divided_before_the_backwar
     model = nn.Linear(1, 1, bias=False)
     engine = EngineSection(steps=1, precision="float16")
     batch = SimpleNamespace(ids=["all"], num_skipped=0, amount=1.0, inputs=torch.ones(20_000, 1))
+    batch.to = lambda device: batch
 
     def loss(model: nn.Module, batch: Any) -> Loss:
         return Loss(model(batch.inputs).float().sum(), {})
