@@ -237,18 +237,18 @@ class Translation:
     def loss(self, model: nn.Module, batch: PairBatch) -> Loss:
         """Smoothed cross-entropy of the references."""
         loss, likelihood = self._cross_entropy(model, batch, self.recipe.label_smoothing)
-        count = torch.tensor(float(len(loss)), device=loss.device)
+        count = loss.new_full((), len(loss))  # torch.tensor would make a GPU wait
         return Loss(loss.sum(), {"likelihood_loss": (likelihood.detach().sum(), count)})
 
     def predict(self, model: nn.Module, batch: PairBatch) -> list[PairPrediction]:
         """Translations, and the likelihood of the references."""
         assert isinstance(model, Transformer)
         each, _ = self._cross_entropy(model, batch, 0.0)
-        losses = [part.sum().item() for part in torch.split(each, batch.target_lengths.tolist())]
+        counts = batch.target_lengths.tolist()
+        losses = torch.stack([part.sum() for part in torch.split(each, counts)]).tolist()
         steps = TorchSteps(model, batch.source, batch.source_lengths)
         found = search(steps, self.vocabularies, batch.source_lengths, self.search)
         hypotheses = [self.vocabularies.target.decode(best[0].tokens) for best in found]
-        counts = batch.target_lengths.tolist()
         said = (batch.ids, batch.sources, batch.target_languages, batch.references)
         return [PairPrediction(*row) for row in zip(*said, hypotheses, losses, counts, strict=True)]
 
