@@ -512,12 +512,9 @@ class TorchWriter:
         handles = [layer.cross_attention.register_forward_hook(watch) for layer in self.model.decoder_layers()]
         written = [self._vocabularies.begin, *target]
         try:
-            self.model(
-                *(
-                    torch.tensor(each, device=self._device)
-                    for each in ([source], [len(source)], [written], [len(written)])
-                )
-            )
+            last = [len(written) - 1]  # scores are not the question
+            inputs = ([source], [len(source)], [written], last)
+            self.model(*(torch.tensor(each, device=self._device) for each in inputs))
         finally:
             for handle in handles:
                 handle.remove()

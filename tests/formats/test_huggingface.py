@@ -125,7 +125,7 @@ def test_scores_are_ours(section: TransformerSection, bpe: Vocabularies, tmp_pat
     assert isinstance(theirs, MarianMTModel)
     rows = AutoTokenizer.from_pretrained(tmp_path)(TEXTS, return_tensors="pt", padding=True)
     target = torch.randint(len(bpe.target), (4, 70), generator=torch.Generator().manual_seed(0))
-    wanted = model(rows["input_ids"], rows["attention_mask"].sum(dim=1), target, torch.full((4,), 70))
+    wanted = model(rows["input_ids"], rows["attention_mask"].sum(dim=1), target, torch.arange(4 * 70))
     torch.testing.assert_close(theirs(**rows, decoder_input_ids=target).logits.flatten(0, 1), wanted, atol=1e-4, rtol=0)
 
 
