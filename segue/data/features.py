@@ -6,7 +6,7 @@ own ends, pre-emphasis within each frame, periodic Hann window, power spectrum, 
 Shape letters: B batch, S samples, T frames, F mel bins.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
@@ -75,9 +75,21 @@ class LogMel(nn.Module):
         position = torch.minimum(position, period - 1 - position)
         framed = waveforms.gather(1, position.long()).unsqueeze(1)  # (B, 1, total)
         # Framing, pre-emphasis, window and Fourier transform are linear: one convolution does them.
-        parts = F.conv1d(framed, self.spectrum, stride=self.shift)  # (B, 2 * bins, T): real, then imaginary
+        convolve = _exact_conv1d if waveforms.device.type == "cuda" else F.conv1d
+        parts = convolve(framed, self.spectrum, stride=self.shift)  # (B, 2 * bins, T): real, then imaginary
         mel = torch.matmul(self.filters, parts * parts)  # (B, F, T)
         return mel.clamp(min=FLOOR).log(), frames
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it could not follow the switch
+def _exact_conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """TF32 is for models: rounded to its 10 bits, what is loud in a frame would drown the quiet bins."""
+    switch: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    chosen, switch.fp32_precision = switch.fp32_precision, "ieee"
+    try:
+        return F.conv1d(x, weight, stride=stride)
+    finally:
+        switch.fp32_precision = chosen
 
 
 def normalize(features: Tensor, frames: Tensor) -> Tensor:

@@ -27,14 +27,12 @@ class MovingAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Takes in the weights after `step` (from 1)."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
-        averages, values = [], []
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                averages.append(parts.local(self.tensors[name]))
-                values.append(parts.local(value))
-            else:
-                self.tensors[name].copy_(value)
-        torch._foreach_lerp_(averages, values, share)
+        both = [(parts.local(self.tensors[name]), parts.local(each)) for name, each in model.state_dict().items()]
+        weights = [pair for pair in both if pair[1].is_floating_point()]
+        counters = [pair for pair in both if not pair[1].is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in weights], [value for _, value in weights], share)
+        if counters:
+            torch._foreach_copy_([mean for mean, _ in counters], [value for _, value in counters])
 
 
 @contextmanager

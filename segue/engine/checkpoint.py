@@ -56,7 +56,15 @@ class Checkpoints:
         """
         self.wait()
         copies = {name: parts.spread_like(_copied(tensor), tensor) for name, tensor in tensors.items()}
-        self._thread = Thread(target=self._save, args=(step, copies, state), name="checkpoint")
+        is_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        device = torch.cuda.current_device() if is_cuda else None
+
+        def save() -> None:
+            if device is not None:  # a thread begins with the first
+                torch.cuda.set_device(device)
+            self._save(step, copies, state)
+
+        self._thread = Thread(target=save, name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:

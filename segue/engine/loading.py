@@ -77,6 +77,9 @@ class Stream:
                 yield batch
         finally:
             # Ends the workers now: an error's traceback would keep them, and the process wait for them at its end.
+            if any(each.exitcode for each in self._workers):
+                for each in self._workers:  # the thread that pins batches may wait for the rest of one
+                    each.kill()
             with suppress(RuntimeError):  # of torch, about one that died
                 getattr(batches, "_shutdown_workers", lambda: None)()
             for each in self._workers:
@@ -93,7 +96,8 @@ class Stream:
             yield
         except (RuntimeError, ConnectionError, EOFError) as error:  # connections may break off before torch says it
             dead = [number for number, each in enumerate(self._workers) if each.exitcode]
-            if "DataLoader worker" not in str(error) and (isinstance(error, RuntimeError) or not dead):
+            is_torchs = "DataLoader worker" in str(error) or "Pin memory thread" in str(error)
+            if not is_torchs and (isinstance(error, RuntimeError) or not dead):
                 raise
             names = ", ".join(filter(None, map(self._name, dead))) or "none"
             reasons = ", ".join(_reason(self._workers[number].exitcode) for number in dead) or str(error)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from segue.engine import parts
@@ -305,7 +305,7 @@ class Muon(torch.optim.Optimizer):
                 weight, momentum = parts.local(tensor), self.state[tensor]["momentum"]
                 momentum.lerp_(gradient, 1 - beta)
                 update = parts.spread_like(gradient.lerp(momentum, beta), tensor)
-                update = _own_part(_orthogonal(parts.whole(update)), tensor)
+                update = parts.own_part(_orthogonal(parts.whole(update)), tensor)
                 rows, columns = tensor.shape
                 weight.mul_(1 - rate * group["weight_decay"])
                 weight.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
@@ -325,15 +325,6 @@ def _orthogonal(matrix: Tensor) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if is_tall else x
-
-
-def _own_part(whole: Tensor, tensor: Tensor) -> Tensor:
-    """This rank's part of what every rank has the whole of, cut as `tensor` is."""
-    if not isinstance(tensor, DTensor):
-        return whole
-    mesh = tensor.device_mesh
-    everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return parts.local(everywhere.redistribute(mesh, tensor.placements))
 
 
 def _begin(optimizer: torch.optim.Optimizer, like_weights: tuple[str, ...], numbers: tuple[str, ...]) -> None:

@@ -5,12 +5,14 @@ local parts needs neither torch's dispatch of DTensors nor tensors of one mesh.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.distributed.tensor.placement_types import _StridedShard
 
 
@@ -26,8 +28,24 @@ def spread_like(part: Tensor, tensor: Tensor) -> Tensor:
     """The tensor that this rank's part belongs to, spread as `tensor` is; the part itself where that is not."""
     if not isinstance(tensor, DTensor):
         return part
-    mesh, placements = tensor.device_mesh, tensor.placements
-    return DTensor.from_local(part, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+    meta = TensorMeta(tensor.shape, tensor.stride(), part.dtype)
+    return _spread(part, replace(tensor._spec, tensor_meta=meta))
+
+
+def _spread(part: Tensor, spec: DTensorSpec) -> DTensor:
+    # DTensor.from_local would copy a part that is offloaded back to the mesh's devices.
+    return DTensor(part, spec, requires_grad=False)  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def own_part(whole: Tensor, tensor: Tensor) -> Tensor:
+    """This rank's part of what every rank has the whole of, cut as `tensor` is."""
+    if not isinstance(tensor, DTensor):
+        return whole
+    mesh = tensor.device_mesh
+    meta = TensorMeta(whole.shape, whole.stride(), whole.dtype)
+    everywhere = _spread(whole, DTensorSpec(mesh, (Replicate(),) * mesh.ndim, tensor_meta=meta))
+    return local(everywhere.redistribute(mesh, tensor.placements))
 
 
 @torch.no_grad()
@@ -43,17 +61,19 @@ def whole_norms(parts: Sequence[Tensor], tensors: Sequence[Tensor], order: float
     `parts` are local parts of something that is spread as `tensors` are: gradients as their parameters, for instance.
     """
     parts = [part if part.numel() else part.new_zeros(1) for part in parts]  # an empty one has no largest element
-    norms = torch.stack(torch._foreach_norm(parts, order))
+    norms = list(torch._foreach_norm(parts, order))
     groups: dict[tuple[dist.ProcessGroup, ...], list[int]] = {}
     for number, tensor in enumerate(tensors):
         if isinstance(tensor, DTensor):
             groups.setdefault(_groups(tensor), []).append(number)
     for process_groups, numbers in groups.items():
-        found = norms[numbers] ** 2 if order == 2 else norms[numbers]
+        found = torch.stack([norms[number] for number in numbers])
+        found = found**2 if order == 2 else found
         for group in process_groups:
             dist.all_reduce(found, dist.ReduceOp.SUM if order == 2 else dist.ReduceOp.MAX, group=group)
-        norms[numbers] = found.sqrt() if order == 2 else found
-    return norms
+        for number, norm in zip(numbers, (found.sqrt() if order == 2 else found).unbind(), strict=True):
+            norms[number] = norm
+    return torch.stack(norms)
 
 
 def _groups(tensor: DTensor) -> tuple[dist.ProcessGroup, ...]:

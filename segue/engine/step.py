@@ -88,7 +88,7 @@ class Steps:
         trained = [parameter for parameter in updater.parameters if parameter.grad is not None]
         gradients = [parts.local(parameter.grad) for parameter in trained if parameter.grad is not None]
         whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, trained))
-        # Once a step all is fetched together: until then a GPU has work, from then on it waits for the next kernel.
+        # The engine waits for a GPU here alone, and fetches all together: each time the GPU is idle for a while.
         *numbers, norm = torch.cat([summed, whole_norm.to(summed.device).unsqueeze(0)]).tolist()
         loss = numbers[0] / num_targets
         means = {name: numbers[1 + 2 * n] / numbers[2 + 2 * n] for n, name in enumerate(metrics)}
@@ -151,9 +151,7 @@ class Steps:
                 self._stand_in = batch
             self.watchdog.note("computes the loss", batch.ids)
             number = place * parallel.layout.data_ranks + parallel.data_rank
-            # torch.manual_seed formats the stack for each kind of device that may come yet: 0.3 ms.
-            seed = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
-            seed(mixed(self.seed, step, number))  # dropout
+            _seed_dropout(mixed(self.seed, step, number), device)
             with parallel.accumulating(self.spread, is_last=place + 1 == len(batches)):
                 with autocast(self.engine.precision, device):
                     loss = self.task.loss(self.spread, batch.to(device))
@@ -211,6 +209,16 @@ class _BatchNormMean:
 
     def _set(self, statistics: Tensor) -> None:
         torch._foreach_copy_(self._buffers, torch.split(statistics, self._sizes))
+
+
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    # torch.manual_seed formats the stack for each kind of device that may come yet: 0.3 ms.
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    elif device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def mixed(*numbers: int) -> int:

@@ -185,7 +185,7 @@ class SpeechBatch:
 
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`."""
-        return with_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return with_tensors(self, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
 
 class SpeechPrediction(NamedTuple):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -66,16 +67,22 @@ def run_ranks() -> RunRanks:
 
     def run(commands: Sequence[tuple[int, Sequence[str | Path]]], **environment: str) -> Ended:
         plain = [(ranks, [str(word) for word in words]) for ranks, words in commands]
-        process = subprocess.run(
+        with subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps(plain)],
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        statuses = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("[")]
-        return Ended(statuses, process.stderr)
+            start_new_session=True,
+        ) as process:
+            try:
+                printed, said = process.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # its ranks too
+                printed, said = process.communicate()
+                said += f"\nkilled after {PATIENCE} seconds"
+        statuses = [json.loads(line) for line in printed.splitlines() if line.startswith("[")]
+        return Ended(statuses, said)
 
     return run
 

@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.multiprocessing import start_processes
 from torch.nn import functional as F
@@ -199,6 +200,19 @@ def test_parts_of_ranks_are_uneven_and_empty(ranks: Ranks) -> None:
     rows = [of_rank["adamw"].rows for of_rank in ranks.found]
     assert {of_rank["layers.2.weight"] for of_rank in rows} == {1, 2}
     assert {of_rank["layers.3.weight"] for of_rank in rows} == {0, 1}
+
+
+def test_a_part_that_is_offloaded_stays_in_the_processors_memory() -> None:
+    # "meta" stands for a GPU: the devices of the mesh are not where the part is.
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        part, mesh = torch.arange(6.0).view(3, 2), DeviceMesh("meta", [0])
+        tensor = DTensor.from_local(part, mesh, [Shard(0)], run_check=False)
+        assert tensor.to_local().is_meta
+        assert parts.local(parts.spread_like(part, tensor)).data_ptr() == part.data_ptr()
+        torch.testing.assert_close(parts.own_part(part, tensor), part)
+    finally:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
