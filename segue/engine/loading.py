@@ -59,6 +59,7 @@ class Stream:
             pin_memory=device.type == "cuda",
         )
         self._workers: list[Any] = []
+        self._dead: list[int] = []  # before the others were ended
         self.seconds_waited = 0.0
         """Wall time that the model has waited for data so far."""
 
@@ -77,7 +78,8 @@ class Stream:
                 yield batch
         finally:
             # Ends the workers now: an error's traceback would keep them, and the process wait for them at its end.
-            if any(each.exitcode for each in self._workers):
+            self._dead = self._found_dead()
+            if self._dead:
                 for each in self._workers:  # the thread that pins batches may wait for the rest of one
                     each.kill()
             with suppress(RuntimeError):  # of torch, about one that died
@@ -95,13 +97,16 @@ class Stream:
         try:
             yield
         except (RuntimeError, ConnectionError, EOFError) as error:  # connections may break off before torch says it
-            dead = [number for number, each in enumerate(self._workers) if each.exitcode]
+            dead = self._dead or self._found_dead()
             is_torchs = "DataLoader worker" in str(error) or "Pin memory thread" in str(error)
             if not is_torchs and (isinstance(error, RuntimeError) or not dead):
                 raise
             names = ", ".join(filter(None, map(self._name, dead))) or "none"
             reasons = ", ".join(_reason(self._workers[number].exitcode) for number in dead) or str(error)
             raise UserError(f"a process that reads data died ({reasons}); it held the example {names}") from None
+
+    def _found_dead(self) -> list[int]:
+        return [number for number, each in enumerate(self._workers) if each.exitcode]
 
     def _name(self, worker: int) -> str:
         name = self._held[worker * _NAME_BYTES : (worker + 1) * _NAME_BYTES]
