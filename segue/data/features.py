@@ -83,7 +83,7 @@ class LogMel(nn.Module):
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # it could not follow the switch
 def _exact_conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """TF32 is for models: rounded to its 10 bits, what is loud in a frame would drown the quiet bins."""
+    """TF32 is for models: in a Fourier transform of its 10 bits, what is loud would drown the quiet bins."""
     switch: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     chosen, switch.fp32_precision = switch.fp32_precision, "ieee"
     try:

@@ -16,7 +16,9 @@ import pytest
 import torch
 from ranks import tensors
 
+from segue.data.features import FeaturesSection, LogMel
 from segue.engine.environment import peak_operations
+from segue.engine.precision import set_matmul
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -183,6 +185,19 @@ def test_a_model_from_a_gpu_says_the_same_on_a_processor(runs: Runs, task: str, 
     data = (corpus if task == "speech" else pairs) / "test.jsonl"
     scores = [segue.load(runs[f"{task}, learnt"], device=device).evaluate(data) for device in ("cpu", "cuda")]
     assert scores[0] == scores[1]
+
+
+def test_tf32_leaves_quiet_bins_of_the_features_alone() -> None:
+    front_end = LogMel(FeaturesSection(sample_rate_hz=16000))
+    time = torch.arange(16000) / 16000
+    waveforms = (0.5 * torch.sin(2 * torch.pi * 440 * time) + 1e-4 * torch.randn(16000)).unsqueeze(0)
+    wanted, _ = front_end(waveforms, torch.tensor([16000]))
+    try:
+        set_matmul("tf32")
+        found, _ = front_end.cuda()(waveforms.cuda(), torch.tensor([16000]).cuda())
+    finally:
+        set_matmul("ieee")
+    torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=1e-2)  # the filters' sums are rounded, to 1e-3
 
 
 def test_the_largest_batch_is_one_that_fits_in_a_gpus_memory(

@@ -218,7 +218,7 @@ def test_special_tokens_are_never_written(case: Case, tmp_path: Path) -> None:
     assert all(found)
 
 
-# In int8 an AMD EPYC kept 89 of 100, an Intel Xeon with VNNI more than 90.
+# In int8 an AMD EPYC kept 89 of 100, an Intel Xeon with VNNI at least 90.
 @pytest.mark.parametrize(("quantization", "least"), [("int8", 0.8), ("float16", 0.99)])
 def test_smaller_numbers_change_few_outputs(case: Case, quantization: str, least: float, tmp_path: Path) -> None:
     write(case.ours.model, case.section, case.vocabularies, tmp_path, quantization)
