@@ -8,13 +8,13 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 import torch
-from ranks import tensors
+from ranks import Ended, Job, Start, tensors
 
 from segue.data.features import FeaturesSection, LogMel
 from segue.engine.environment import peak_operations
@@ -83,57 +83,72 @@ if torch.cuda.device_count() < int(os.environ.get("WORLD_SIZE", "1")):
 """
 
 
-Order = tuple[str, int, Sequence[str]]
-"""A task, the number of ranks, and what the recipe's keys should be."""
+class Order(NamedTuple):
+    """What to train."""
+
+    task: str
+    ranks: int
+    overrides: Sequence[str]
+    """Of the recipe."""
+    resumes: str = ""
+    """The run of this name, from its checkpoint before the last."""
 
 
 class Runs:
     """Runs of `segue train`, each in a folder of its name. The first that is asked for of a group starts all of it."""
 
-    def __init__(self, folder: Path, recipes: dict[str, Path], run_ranks: Any, groups: Sequence[dict[str, Order]]):
-        self._folder, self._recipes, self._run_ranks, self._groups = folder, recipes, run_ranks, groups
-        self._ended: dict[str, Any] = {}
+    def __init__(self, folder: Path, recipes: dict[str, Path], start: Start, groups: Sequence[dict[str, Order]]):
+        self._folder, self._recipes, self._start, self._groups = folder, recipes, start, groups
+        self._ended: dict[str, Ended] = {}
 
     def __getitem__(self, name: str) -> Path:
         """A run that went well."""
         if name not in self._ended:
-            group = next(group for group in self._groups if name in group)
-            with ThreadPoolExecutor(AT_ONCE) as pool:
-                self._ended |= zip(group, pool.map(self.train, group, group.values()), strict=True)
-        statuses, said = self._ended[name]
-        assert [set(each) for each in statuses] == [{0}], said
+            waiting = iter(next(group for group in self._groups if name in group).items())
+            while jobs := {each: self._job(each, order) for each, order in islice(waiting, AT_ONCE)}:
+                self._ended |= {each: job.end() for each, job in jobs.items()}
+        ended = self._ended[name]
+        assert set(ended.statuses) == {0}, "\n".join(ended.lines)
         return self._folder / name
 
-    def train(self, name: str, order: Order) -> Any:
-        """How it ended."""
-        task, ranks, overrides = order
-        words = ["train", self._recipes[task], "--out", self._folder / name, "batch.micro_batches=4"]
-        words += [f"engine.steps={STEPS}", "engine.log_every=1", "engine.device=cuda", *TASKS[task], *overrides]
-        return self._run_ranks([(ranks, words)], SABOTAGE=FEW_GPUS)
+    def _job(self, name: str, order: Order) -> Job:
+        if order.resumes:
+            shutil.copytree(self[order.resumes], self._folder / name)
+            shutil.rmtree(self._folder / name / "checkpoints" / f"step_{STEPS:08d}")
+            shutil.rmtree(self._folder / name / "model")
+        words = ["train", self._recipes[order.task], "--out", self._folder / name, "batch.micro_batches=4"]
+        words += [f"engine.steps={STEPS}", "engine.log_every=1", "engine.device=cuda"]
+        words += [*TASKS[order.task], *order.overrides]
+        return self._start(order.ranks, words, SABOTAGE=FEW_GPUS)
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_recipe: Path, reversal_recipe: Path, run_ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(tiny_recipe: Path, reversal_recipe: Path, start: Start, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     alone: dict[str, Order] = {}
     compiled: dict[str, Order] = {}
-    saved: dict[str, Order] = {}
+    whole: dict[str, Order] = {}
+    resumed: dict[str, Order] = {}
     for task in TASKS:
         for mode, overrides in MODES.items():
-            (compiled if "compiled" in mode else alone)[f"{task}, {mode}"] = task, 1, overrides
-        alone |= {f"{task}, cpu": (task, 1, ["engine.device=cpu"]), f"{task}, learnt": (task, 1, LEARNT)}
-        saved |= {f"{task}, {layout}, whole": (task, *order) for layout, order in RESUMED.items()}
-    groups = [alone, compiled, saved]
+            (compiled if "compiled" in mode else alone)[f"{task}, {mode}"] = Order(task, 1, overrides)
+        alone |= {f"{task}, cpu": Order(task, 1, ["engine.device=cpu"]), f"{task}, learnt": Order(task, 1, LEARNT)}
+        for layout, (ranks, overrides) in RESUMED.items():
+            whole[f"{task}, {layout}, whole"] = Order(task, ranks, overrides)
+            resumed[f"{task}, {layout}, resumed"] = Order(task, ranks, overrides, f"{task}, {layout}, whole")
+    groups = [alone, compiled, whole, resumed]
     for layout, sizes in LAYOUTS.items():
         keys = zip(("data_parallel", "shard", "tensor_parallel"), sizes, strict=True)
         overrides = [f"engine.{key}={size}" for key, size in keys] + ["engine.offload=true"] * ("offloaded" in layout)
         precisions = {
-            f"{task}, {layout}, {precision}": (task, math.prod(sizes), [*overrides, f"engine.precision={precision}"])
+            f"{task}, {layout}, {precision}": Order(
+                task, math.prod(sizes), [*overrides, f"engine.precision={precision}"]
+            )
             for task, its_layout, precision in SPREAD
             if its_layout == layout
         }
         groups.append(precisions)
     recipes = {"translation": reversal_recipe, "speech": tiny_recipe}
-    return Runs(tmp_path_factory.mktemp("runs"), recipes, run_ranks, groups)
+    return Runs(tmp_path_factory.mktemp("runs"), recipes, start, groups)
 
 
 def assert_follows(run: Path, other: Path, tolerance: float) -> None:
@@ -165,13 +180,7 @@ def test_any_layout_takes_the_same_steps(runs: Runs, task: str, layout: str, pre
 @pytest.mark.parametrize("layout", ["alone", "2 shards, offloaded", "2 shards"])
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_goes_on_where_it_was(runs: Runs, task: str, layout: str) -> None:
-    whole = runs[f"{task}, {layout}, whole"]
-    resumed = whole.with_name(f"{task}, {layout}, resumed")
-    shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "checkpoints" / f"step_{STEPS:08d}")
-    shutil.rmtree(resumed / "model")
-    ended = runs.train(resumed.name, (task, *RESUMED[layout]))
-    assert [set(each) for each in ended.statuses] == [{0}], ended.said
+    resumed, whole = runs[f"{task}, {layout}, resumed"], runs[f"{task}, {layout}, whole"]
     # Kernels that add in any order, as that of CTC's gradient does, differ in the last bits from run to run.
     assert_follows(resumed, whole, 1e-5)
     if task == "translation":
@@ -201,17 +210,20 @@ def test_tf32_leaves_quiet_bins_of_the_features_alone() -> None:
 
 
 def test_the_largest_batch_is_one_that_fits_in_a_gpus_memory(
-    reversal_recipe: Path, run_ranks: Any, tmp_path: Path
+    reversal_recipe: Path, start: Start, tmp_path: Path
 ) -> None:
-    def budget(megabytes: int) -> int:
+    def search(megabytes: int) -> Job:
         limit = f"torch.cuda.set_per_process_memory_fraction({megabytes}e6 / torch.cuda.mem_get_info()[1])"
         words: Sequence[object] = [
             *("train", reversal_recipe, "--out", tmp_path / str(megabytes), "batch.tokens=auto", "engine.device=cuda"),
             *("engine.steps=3", "model.width=256", "model.feed_forward=1024"),
         ]
-        ended = run_ranks([(1, words)], SABOTAGE=f"import torch\n{limit}")
-        assert ended.statuses == [[0]], ended.said
-        return int(ended.said.partition("batch.tokens: ")[2].split()[0])
+        return start(1, words, SABOTAGE=f"import torch\n{limit}")
 
-    small, large = budget(150), budget(1500)
+    budgets = []
+    for job in [search(150), search(1500)]:
+        ended = job.end()
+        assert ended.statuses == [0], ended.lines
+        budgets.append(int(ended.said[0].partition("batch.tokens: ")[2].split()[0]))
+    small, large = budgets
     assert 0 < 2 * small < large
