@@ -296,6 +296,7 @@ def feed(batches: list[Any], workers: int) -> Iterator[Any]:
             sampler=range(ENDLESS),
             num_workers=workers,
             prefetch_factor=PREFETCH,
+            pin_memory=torch.cuda.is_available(),
         )
     )
 
@@ -318,7 +319,9 @@ def first_loss(side: Side, device: torch.device) -> float:
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    return {name: each.to(device) for name, each in batch.items()} if isinstance(batch, dict) else batch.to(device)
+    if isinstance(batch, dict):
+        return {name: each.to(device, non_blocking=True) for name, each in batch.items()}
+    return batch.to(device)
 
 
 def serve(name: str, plan_path: Path) -> None:

@@ -1,8 +1,8 @@
 """How do gradients become steps? Optimizers, for tensors that are whole and for those that are spread over ranks."""
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -111,18 +111,24 @@ class Updater:
         self.names, self.parameters = list(trained), list(trained.values())
         self._larc = section.larc
         self._optimizers = _optimizers(section, model, self.parameters)
-        states = {id(tensor): state for each, _ in self._optimizers for tensor, state in each.state.items()}
+        states = {id(tensor): state for each in self._optimizers for tensor, state in each.state.items()}
         self._states: list[dict[str, Tensor]] = [states[id(parameter)] for parameter in self.parameters]
 
+    def held(self) -> list["Held"]:
+        """What a step works with, now that there are gradients."""
+        return [held for optimizer in self._optimizers for held in optimizer.held()]
+
     @torch.no_grad()
-    def step(self, rate: float) -> None:
-        """A step at this share of the peak learning rate. LARC scales the gradients in place."""
-        for optimizer, peak in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = peak * rate
-                if self._larc is not None:
-                    _limit(self._larc, group)
-            optimizer.step()
+    def step(self, rate: float, held: Sequence["Held"] | None = None) -> None:
+        """A step at this share of the peak learning rate. LARC scales the gradients in place.
+
+        `held` saves asking for it once more: a GPU that waits for the step idles meanwhile.
+        """
+        for each in self.held() if held is None else held:
+            each.group["lr"] = each.group["peak"] * rate
+            if self._larc is not None:
+                _limit(self._larc, each)
+            each.optimizer.update(each)
 
     def clear(self) -> None:
         """Drops the gradients."""
@@ -162,26 +168,22 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
     return [module.weight for module in modules if isinstance(module, nn.Linear)]
 
 
-def _optimizers(
-    section: OptimizerSection, model: nn.Module, trained: list[nn.Parameter]
-) -> list[tuple[torch.optim.Optimizer, float]]:
-    """The optimizers of all trained parameters, and their peak learning rates."""
+def _optimizers(section: OptimizerSection, model: nn.Module, trained: list[nn.Parameter]) -> list["_Optimizer"]:
+    """The optimizers of all trained parameters, at their peak learning rates."""
     rate, decay = section.learning_rate, section.weight_decay
     if isinstance(section, NovoGradSection):
-        return [(NovoGrad(_groups(trained, decay), lr=rate, betas=section.betas, eps=section.epsilon), rate)]
+        return [NovoGrad(_groups(trained, decay), lr=rate, betas=section.betas, eps=section.epsilon)]
     if isinstance(section, AdamWSection):
-        return [(AdamW(_groups(trained, decay), lr=rate, betas=section.betas, eps=section.epsilon), rate)]
+        return [AdamW(_groups(trained, decay), lr=rate, betas=section.betas, eps=section.epsilon)]
     hidden = {id(weight) for weight in hidden_matrices(model)}
     matrices = [parameter for parameter in trained if id(parameter) in hidden]
     others = [parameter for parameter in trained if id(parameter) not in hidden]
     if not matrices:
         raise UserError("optimizer.kind: muon trains linear layers in stacks, and this model has none; try adamw")
-    found: list[tuple[torch.optim.Optimizer, float]] = [
-        (Muon(matrices, lr=rate, momentum=section.momentum, weight_decay=decay), rate)
-    ]
+    found: list[_Optimizer] = [Muon(matrices, lr=rate, momentum=section.momentum, weight_decay=decay)]
     if others:
         rate, betas = section.adamw_learning_rate, section.adamw_betas
-        found.append((AdamW(_groups(others, decay), lr=rate, betas=betas, eps=section.adamw_epsilon), rate))
+        found.append(AdamW(_groups(others, decay), lr=rate, betas=betas, eps=section.adamw_epsilon))
     return found
 
 
@@ -192,97 +194,130 @@ def _groups(trained: list[nn.Parameter], decay: float) -> list[Group]:
     return [group for group in (weights, others) if group["params"]]
 
 
-def _limit(section: LARCSection, group: Group) -> None:
+class Held(NamedTuple):
+    """What a rank holds of the tensors of a group that have gradients."""
+
+    optimizer: "_Optimizer"
+    group: Group
+    tensors: list[Tensor]
+    weights: list[Tensor]
+    """This rank's parts of the tensors."""
+    gradients: list[Tensor]
+    """This rank's parts, cut as the tensors are."""
+    states: list[dict[str, Tensor]]
+
+    def state(self, key: str) -> list[Tensor]:
+        """Of each tensor."""
+        return [state[key] for state in self.states]
+
+
+def _limit(section: LARCSection, held: Held) -> None:
     """Multiplies each tensor's gradient g, weights w, by t |w| / (|g| + epsilon), t for trust; at least min_update.
 
     Clipping divides that by the learning rate, and takes 1 where it is more.
     """
-    tensors = _with_gradients(group)
-    if not tensors:
-        return
-    gradients = _gradients(tensors)
-    norms = parts.whole_norms([*map(parts.local, tensors), *gradients], [*tensors, *tensors])
+    norms = parts.whole_norms([*held.weights, *held.gradients], [*held.tensors, *held.tensors])
     of_weights, of_gradients = norms.chunk(2)
     if section.mode == "clip":
-        factors = section.trust * of_weights / (group["lr"] * (of_gradients + section.epsilon))
+        factors = section.trust * of_weights / (held.group["lr"] * (of_gradients + section.epsilon))
         factors = factors.clamp(section.min_update, 1.0)
     else:
         factors = (section.trust * of_weights / (of_gradients + section.epsilon)).clamp(section.min_update)
-    torch._foreach_mul_(gradients, factors.unbind())
+    torch._foreach_mul_(held.gradients, factors.unbind())
 
 
-class NovoGrad(torch.optim.Optimizer):
+class _Optimizer(torch.optim.Optimizer):
+    """Updates tensors that may be spread over ranks, by parts."""
+
+    def __init__(self, params: Any, like_weights: Sequence[str], numbers: Sequence[str], **options: Any) -> None:
+        """State starts as zeros, of the weights' shape and single: a checkpoint is read into one that exists."""
+        super().__init__(params, options)
+        for group in self.param_groups:
+            group["peak"] = group["lr"]
+            for tensor in group["params"]:
+                part = parts.local(tensor)
+                self.state[tensor] = {key: part.new_zeros(()) for key in numbers}
+                self.state[tensor] |= {key: torch.zeros_like(part) for key in like_weights}
+
+    def held(self) -> list[Held]:
+        """Of each group that has a gradient, what `update` wants."""
+        found = []
+        for group in self.param_groups:
+            tensors = [tensor for tensor in group["params"] if tensor.grad is not None]
+            if tensors:
+                states = [self.state[tensor] for tensor in tensors]
+                found.append(Held(self, group, tensors, [*map(parts.local, tensors)], _gradients(tensors), states))
+        return found
+
+    def update(self, held: Held) -> None:
+        """Changes weights and state; without autograd."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Updates every tensor that has a gradient."""
+        assert closure is None
+        for held in self.held():
+            self.update(held)
+
+
+class NovoGrad(_Optimizer):
     """For each tensor of weights w with gradient g (arXiv:1905.11286, algorithm 1, without gradient averaging):
 
     v = |g|^2 at first, then beta2 v + (1 - beta2) |g|^2;  m = beta1 m + g / (sqrt(v) + epsilon) + decay w;  w -= lr m
     """
 
     def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        _begin(self, like_weights=("momentum",), numbers=("step", "squared_norm"))
+        state = ("momentum",), ("step", "squared_norm")
+        super().__init__(params, *state, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates every tensor that has a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            tensors = _with_gradients(group)
-            if not tensors:
-                continue
-            weights, gradients = [parts.local(tensor) for tensor in tensors], _gradients(tensors)
-            momenta, steps, averages = (self._states(tensors, key) for key in ("momentum", "step", "squared_norm"))
-            beta1, beta2 = group["betas"]
-            squares = parts.whole_norms(gradients, tensors).square()
-            is_first = torch.stack(steps) == 0
-            torch._foreach_mul_(averages, beta2)
-            torch._foreach_add_(averages, squares.unbind(), alpha=1 - beta2)
-            squares = torch.where(is_first, squares, torch.stack(averages))
-            torch._foreach_copy_(averages, squares.unbind())
-            torch._foreach_add_(steps, 1)
-            updates = torch._foreach_div(gradients, (squares.sqrt() + group["eps"]).unbind())
-            if group["weight_decay"]:
-                torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
-            torch._foreach_mul_(momenta, beta1)
-            torch._foreach_add_(momenta, updates)
-            torch._foreach_add_(weights, momenta, alpha=-group["lr"])
-
-    def _states(self, tensors: list[Tensor], key: str) -> list[Tensor]:
-        return [self.state[tensor][key] for tensor in tensors]
+    def update(self, held: Held) -> None:
+        """As above."""
+        group, momenta, steps, averages = held.group, *map(held.state, ("momentum", "step", "squared_norm"))
+        beta1, beta2 = group["betas"]
+        squares = parts.whole_norms(held.gradients, held.tensors).square()
+        is_first = torch.stack(steps) == 0
+        torch._foreach_mul_(averages, beta2)
+        torch._foreach_add_(averages, squares.unbind(), alpha=1 - beta2)
+        squares = torch.where(is_first, squares, torch.stack(averages))
+        torch._foreach_copy_(averages, squares.unbind())
+        torch._foreach_add_(steps, 1)
+        updates = torch._foreach_div(held.gradients, (squares.sqrt() + group["eps"]).unbind())
+        if group["weight_decay"]:
+            torch._foreach_add_(updates, held.weights, alpha=group["weight_decay"])
+        torch._foreach_mul_(momenta, beta1)
+        torch._foreach_add_(momenta, updates)
+        torch._foreach_add_(held.weights, momenta, alpha=-group["lr"])
 
 
-class AdamW(torch.optim.Optimizer):
+class AdamW(_Optimizer):
     """torch's fused AdamW, on parts of tensors."""
 
     def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        _begin(self, like_weights=("average", "squared_average"), numbers=("step",))
+        state = ("average", "squared_average"), ("step",)
+        super().__init__(params, *state, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates every tensor that has a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            tensors = _with_gradients(group)
-            states = [self.state[tensor] for tensor in tensors]
-            adamw(
-                [parts.local(tensor) for tensor in tensors],
-                _gradients(tensors),
-                [state["average"] for state in states],
-                [state["squared_average"] for state in states],
-                [],
-                [state["step"] for state in states],
-                fused=True,
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
+    def update(self, held: Held) -> None:
+        """As torch does."""
+        adamw(
+            held.weights,
+            held.gradients,
+            held.state("average"),
+            held.state("squared_average"),
+            [],
+            held.state("step"),
+            fused=True,
+            amsgrad=False,
+            beta1=held.group["betas"][0],
+            beta2=held.group["betas"][1],
+            lr=held.group["lr"],
+            weight_decay=held.group["weight_decay"],
+            eps=held.group["eps"],
+            maximize=False,
+        )
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(_Optimizer):
     """For each matrix of weights w with gradient g, as torch.optim.Muon with Nesterov's momentum:
 
     m = beta m + (1 - beta) g;  u = orthogonal(beta m + (1 - beta) g);  w -= lr (decay w + s u)
@@ -291,24 +326,19 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        _begin(self, like_weights=("momentum",), numbers=())
+        super().__init__(params, ("momentum",), (), lr=lr, momentum=momentum, weight_decay=weight_decay)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates every matrix that has a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            rate, beta = group["lr"], group["momentum"]
-            tensors = _with_gradients(group)
-            for tensor, gradient in zip(tensors, _gradients(tensors), strict=True):
-                weight, momentum = parts.local(tensor), self.state[tensor]["momentum"]
-                momentum.lerp_(gradient, 1 - beta)
-                update = parts.spread_like(gradient.lerp(momentum, beta), tensor)
-                update = parts.own_part(_orthogonal(parts.whole(update)), tensor)
-                rows, columns = tensor.shape
-                weight.mul_(1 - rate * group["weight_decay"])
-                weight.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
+    def update(self, held: Held) -> None:
+        """As above."""
+        rate, beta = held.group["lr"], held.group["momentum"]
+        each = zip(held.tensors, held.weights, held.gradients, held.state("momentum"), strict=True)
+        for tensor, weight, gradient, momentum in each:
+            momentum.lerp_(gradient, 1 - beta)
+            update = parts.spread_like(gradient.lerp(momentum, beta), tensor)
+            update = parts.own_part(_orthogonal(parts.whole(update)), tensor)
+            rows, columns = tensor.shape
+            weight.mul_(1 - rate * held.group["weight_decay"])
+            weight.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
@@ -327,21 +357,7 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     return x.T if is_tall else x
 
 
-def _begin(optimizer: torch.optim.Optimizer, like_weights: tuple[str, ...], numbers: tuple[str, ...]) -> None:
-    """Zeros as the state of every tensor: a checkpoint is read into a state that exists."""
-    for group in optimizer.param_groups:
-        for tensor in group["params"]:
-            part = parts.local(tensor)
-            optimizer.state[tensor] = {key: part.new_zeros(()) for key in numbers}
-            optimizer.state[tensor] |= {key: torch.zeros_like(part) for key in like_weights}
-
-
-def _with_gradients(group: Group) -> list[Tensor]:
-    return [tensor for tensor in group["params"] if tensor.grad is not None]
-
-
 def _gradients(tensors: list[Tensor]) -> list[Tensor]:
-    """This rank's parts, cut as the tensors are."""
     gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
     for tensor, gradient in zip(tensors, gradients, strict=True):
         # Otherwise it is a sum that nobody took: torch's SequenceParallel leaves such ones.

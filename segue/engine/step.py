@@ -85,9 +85,10 @@ class Steps:
         self._norms.after_step(parallel)
         sums = [total, *(value for pair in metrics.values() for value in pair)]
         summed = parallel.sum(torch.stack([value.float() for value in sums]))
-        trained = [parameter for parameter in updater.parameters if parameter.grad is not None]
-        gradients = [parts.local(parameter.grad) for parameter in trained if parameter.grad is not None]
-        whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, trained))
+        held = updater.held()
+        tensors = [each for of_group in held for each in of_group.tensors]
+        gradients = [each for of_group in held for each in of_group.gradients]
+        whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, tensors))
         # The engine waits for a GPU here alone, and fetches all together: each time the GPU is idle for a while.
         *numbers, norm = torch.cat([summed, whole_norm.to(summed.device).unsqueeze(0)]).tolist()
         loss = numbers[0] / num_targets
@@ -103,7 +104,7 @@ class Steps:
         else:
             largest = norm
             if is_finite and isinstance(self.engine.loss_scaling, LogMaxSection):
-                largest = parts.whole_norms(gradients, trained, math.inf).max().item() / scale
+                largest = parts.whole_norms(gradients, tensors, math.inf).max().item() / scale
             try:
                 self.scale.update(largest if is_finite else None)
             except UserError as problem:
@@ -114,7 +115,7 @@ class Steps:
             factor = min(1.0, float(clipped)) / scale
             if factor != 1.0:
                 torch._foreach_mul_(gradients, factor)
-            updater.step(rate)
+            updater.step(rate, held)
         else:
             self._norms.roll_back()
         updater.clear()

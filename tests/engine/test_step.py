@@ -167,9 +167,9 @@ def taken(trainer: Trainer, num_steps: int) -> tuple[list[float], list[Tensor], 
     losses, gradients = [], []
     update = trainer.updater.step
 
-    def note(rate: float) -> None:
+    def note(rate: float, held: Any) -> None:
         gradients.extend(p.grad.clone() for p in trainer.updater.parameters if p.grad is not None)
-        update(rate)
+        update(rate, held)
 
     trainer.updater.step = note  # type: ignore[method-assign]
     size, plan = trainer.micro_batches, trainer.task.plan("train")

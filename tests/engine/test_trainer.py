@@ -122,9 +122,9 @@ def around_update(training: Trainer, before: Callable[[], Any] = int, after: Cal
     """Acts before and after each update of the weights."""
     step = training.updater.step
 
-    def watched(rate: float) -> None:
+    def watched(rate: float, held: Any) -> None:
         before()
-        step(rate)
+        step(rate, held)
         after()
 
     training.updater.step = watched  # type: ignore[method-assign]
