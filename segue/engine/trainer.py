@@ -126,6 +126,7 @@ class Trainer:
             _signals_noted() as noted,
             self.watchdog,
             self.checkpoints,
+            memory.old_objects_aside(),
             closing(iter(stream)) as batches,
             stream.explained(),
         ):

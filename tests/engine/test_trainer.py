@@ -1,5 +1,6 @@
 """The one loop, on a toy task: a small network fits numbers. Batches are tiny, so that every claim can be computed."""
 
+import gc
 import json
 import os
 import signal
@@ -163,6 +164,15 @@ def test_many_micro_batches_take_the_step_of_one_big_batch(tmp_path: Path) -> No
     for key in ("loss", "largest", "gradient_norm", "epoch"):
         of_one, of_many = ([record[key] for record in records(tmp_path / name)] for name in ("1", "3"))
         assert of_one == pytest.approx(of_many, rel=1e-5), key
+
+
+def test_garbage_collection_passes_over_what_importing_left(tmp_path: Path) -> None:
+    training = trainer(ToyTask(network(), 2), tmp_path)
+    num_passed_over: list[int] = []
+    around_update(training, before=lambda: num_passed_over.append(gc.get_freeze_count()))
+    training.train()
+    assert min(num_passed_over) > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_loss_is_divided_by_the_targets_of_the_whole_step(tmp_path: Path) -> None:
