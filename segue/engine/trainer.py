@@ -5,6 +5,7 @@ checkpoint is weights, optimizer, averages and the step, and a resumed run repea
 however many ranks.
 """
 
+import gc
 import math
 import os
 import signal
@@ -121,6 +122,7 @@ class Trainer:
         first, last = self.step * self.micro_batches, engine.steps * self.micro_batches
         own = range(first + self.parallel.data_rank, last, self.parallel.layout.data_ranks)
         stream = Stream(self.task, "train", own, engine.workers, self.device)
+        gc.collect()  # models that were tried before, for instance: set aside, they would stay
         with (
             Log(self.run, self.step, engine.steps) if self.world.is_first else Silence() as self.log,
             _signals_noted() as noted,

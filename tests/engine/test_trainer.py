@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import signal
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -166,12 +167,19 @@ def test_many_micro_batches_take_the_step_of_one_big_batch(tmp_path: Path) -> No
         assert of_one == pytest.approx(of_many, rel=1e-5), key
 
 
-def test_garbage_collection_passes_over_what_importing_left(tmp_path: Path) -> None:
+def test_garbage_collection_passes_over_what_importing_left(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     training = trainer(ToyTask(network(), 2), tmp_path)
-    num_passed_over: list[int] = []
-    around_update(training, before=lambda: num_passed_over.append(gc.get_freeze_count()))
+    garbage = network()
+    garbage.itself = [garbage]
+    its_weight = weakref.ref(garbage[0].weight)
+    del garbage
+    found: list[tuple[int, object]] = []
+    around_update(training, before=lambda: found.append((gc.get_freeze_count(), its_weight())))
+    request.addfinalizer(gc.enable)
+    gc.disable()
     training.train()
-    assert min(num_passed_over) > 10_000
+    assert min(count for count, _ in found) > 10_000
+    assert {weight for _, weight in found} == {None}  # it would have stayed
     assert gc.get_freeze_count() == 0
 
 
