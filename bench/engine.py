@@ -22,7 +22,8 @@ On a CPU, half an hour; then with a loader process on both sides, and with two m
 On a GPU, which holds all sides at once; NeMo's environment is that of training_speech.py:
 
     python bench/engine.py --device cuda --cases transformer_350m jasper10x5 \\
-        --precisions float32 tf32 bfloat16 float16 --pairs 4 --sides segue plain torch nemo --nemo nemo/bin/python
+        --precisions float32 tf32 bfloat16 float16 --pairs 4 --workers 1 --nemo nemo/bin/python \\
+        --sides segue plain torch nemo
 
 `--scale tiny` tries that on any machine. What looks like key=value, before the options, changes the recipes.
 """
