@@ -19,7 +19,8 @@ On a CPU, half an hour; then with a loader process on both sides, and with two m
     python bench/engine.py --cases multi30k digits --rounds 8 --pairs 4 --workers 1
     python bench/engine.py --cases multi30k digits --rounds 8 --pairs 4 --micro-batches 2
 
-On a GPU, which holds all sides at once; NeMo's environment is that of training_speech.py:
+On a GPU, which holds the sides of one format at once, and the processor's memory those of all; NeMo's environment is
+that of training_speech.py:
 
     python bench/engine.py --device cuda --cases transformer_350m jasper10x5 \\
         --precisions float32 tf32 bfloat16 float16 --pairs 4 --workers 1 --nemo nemo/bin/python \\
@@ -185,7 +186,7 @@ class SegueSide:
         section = self.section
         PacedTrainer(
             InMemory(self.task, self.batches),  # type: ignore[arg-type]
-            Path(plan.folder) / "run",
+            Path(plan.folder) / f"run_{plan.precision}",
             section.engine,
             section.optimizer,
             section.schedule,
@@ -533,19 +534,25 @@ def compare(case: Case, options: argparse.Namespace) -> None:
         pythons = {side: options.nemo if side == "nemo" else sys.executable for side in names}
         if "nemo" in pythons and options.nemo is None:
             raise SystemExit("--nemo is missing")
-        for precision in options.precisions:
-            blocks: dict[str, list[turns.Answer]] = {}
-            memory: dict[str, float] = {}
-            for _ in range(options.rounds):
-                sides = turns.start(__file__, pythons, in_precision(plan, precision), has_gpu=options.device != "cpu")
+        plans = {precision: in_precision(plan, precision) for precision in options.precisions}
+        blocks: dict[str, dict[str, list[turns.Answer]]] = {
+            precision: {name: [] for name in names} for precision in plans
+        }
+        memory = {each: dict.fromkeys(names, 0.0) for each in plans}
+        for number in range(options.rounds):
+            # Together, for that takes most of the time on a GPU.
+            started = turns.start_all(__file__, pythons, list(plans.values()), has_gpu=options.device != "cpu")
+            for precision, sides in zip(plans, started, strict=True):
                 check_same_model({name: side.facts for name, side in sides.items()})
                 for name, answers in measure(sides, options).items():
-                    blocks.setdefault(name, []).extend(answers)
+                    blocks[precision][name] += answers
                 for name, side in sides.items():
-                    memory[name] = max(memory.get(name, 0.0), side.ask("end")["memory"])
+                    memory[precision][name] = max(memory[precision][name], side.ask("end")["memory"])
                     side.end()
-            print(f" {precision}", flush=True)
-            report(blocks, memory, unit, operations, known_peak(precision, options), options.rounds)
+                if number + 1 == options.rounds:
+                    print(f" {precision}", flush=True)
+                    peak = known_peak(precision, options)
+                    report(blocks[precision], memory[precision], unit, operations, peak, options.rounds)
 
 
 def check_same_model(facts: dict[str, dict[str, float]]) -> None:

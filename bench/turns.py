@@ -77,13 +77,29 @@ class Side:
 
 def start(script: str, pythons: Mapping[str, str], plan: Path, *, has_gpu: bool = False) -> dict[str, Side]:
     """The sides of a comparison, by name, each with its own interpreter."""
-    sides = {
-        name: Side(name, [python, script, "--side", name, str(plan)], plan.parent / f"{name}.log", has_gpu=has_gpu)
-        for name, python in pythons.items()
-    }
-    for side in sides.values():
-        side.facts = side.answer()
-    return sides
+    return start_all(script, pythons, [plan], has_gpu=has_gpu)[0]
+
+
+def start_all(
+    script: str, pythons: Mapping[str, str], plans: Sequence[Path], *, has_gpu: bool = False
+) -> list[dict[str, Side]]:
+    """The sides of several comparisons, which start at the same time; none of them works until it is asked to."""
+    comparisons = [
+        {
+            name: Side(
+                name,
+                [python, script, "--side", name, str(plan)],
+                plan.with_name(f"{plan.stem}_{name}.log"),
+                has_gpu=has_gpu,
+            )
+            for name, python in pythons.items()
+        }
+        for plan in plans
+    ]
+    for sides in comparisons:
+        for side in sides.values():
+            side.facts = side.answer()
+    return comparisons
 
 
 def channel() -> Callable[[Answer], None]:
