@@ -153,14 +153,15 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 def _train(arguments: Arguments) -> int:
     from segue import recipe, training
 
+    skip_bad = ["data.skip_bad=true"] if arguments.skip_bad else []
     if arguments.replay is not None:
         # No recipe then: it lies beside the file, and all words are changes to it.
-        return _replay(arguments.replay, [*filter(None, [arguments.recipe]), *arguments.overrides])
+        return _replay(arguments.replay, [*filter(None, [arguments.recipe]), *arguments.overrides, *skip_bad])
     if arguments.recipe is None:
         raise UserError("RECIPE is missing: segue train RECIPE (segue recipes list)")
     path = recipe.find(arguments.recipe)
     run = arguments.out or Path("runs") / path.stem
-    overrides = [*arguments.overrides, *(["data.skip_bad=true"] if arguments.skip_bad else [])]
+    overrides = [*arguments.overrides, *skip_bad]
     if arguments.find_learning_rate:
         rates, suggested = training.learning_rates(path, overrides)
         for rate, loss in rates:

@@ -19,11 +19,12 @@ try:
     import torch
 
     from segue.engine import environment, parallel, replay, trials
-    from segue.engine.checkpoint import write_text
+    from segue.engine.checkpoint import saved, write_text
     from segue.engine.parallel import ALONE, World
     from segue.engine.rehearsal import rehearse
     from segue.engine.step import NotFiniteError
     from segue.engine.trainer import Result, Trainer
+    from segue.engine.watchdog import WAITS, Watchdog
 except ModuleNotFoundError as error:
     if error.name in ("torch", "safetensors"):
         raise missing_extra(error.name, "train") from None
@@ -34,7 +35,7 @@ try:
 except ModuleNotFoundError:  # Windows: runs are not locked there
     fcntl = None  # type: ignore[assignment]
 
-LOCK = ".lock"
+LOCK, RANKS = ".lock", ".ranks"
 RECIPE = "recipe.toml"
 
 
@@ -45,16 +46,23 @@ def train(path: Path, run: Path, overrides: Sequence[str] = ()) -> Result:
     """
     with _told_once_a_machine():
         section, module = _read(path, overrides)
-    with parallel.joined(section.engine.device) as world, _alone_in(run, world):
+    with (
+        parallel.joined(section.engine.device) as world,
+        _alone_in(run, world),
+        Watchdog(run / RANKS, world, section.engine.watchdog_seconds) as watchdog,
+    ):
         section = world.first(lambda: _claim(run, section, module.BUDGET))
+        watchdog.note("prepares the data")
         with _told_once_a_machine():
             task = module.build_task(section, run, world)
         if getattr(section.batch, module.BUDGET) == "auto":
-            budget = world.first(lambda: _largest_budget(task, section, module.BUDGET, run))
+            watchdog.note("tries budgets" if world.is_first else WAITS)
+            budget = world.first(lambda: _largest_budget(task, section, module.BUDGET, run, watchdog))
             section, task = _with_budget(section, module.BUDGET, budget), task.with_budget(budget)
-            world.first(lambda: write_text(run / RECIPE, recipe.dump(section)))
+        watchdog.note("takes up the run")
         with _told_once_a_machine():
-            trainer = _trainer(task, section, run, world, _operations_per_amount(section, module))
+            trainer = _trainer(task, section, run, world, watchdog, _operations_per_amount(section, module))
+        world.first(lambda: write_text(run / RECIPE, recipe.dump(section)))  # now that nothing refuses it
         return trainer.train()
 
 
@@ -133,7 +141,14 @@ def _operations_per_amount(section: Any, module: ModuleType) -> float | None:
     return rehearsal.plain.operations / rehearsal.amount
 
 
-def _trainer(task: Any, section: Any, run: Path, world: World, operations_per_amount: float | None = None) -> Trainer:
+def _trainer(
+    task: Any,
+    section: Any,
+    run: Path,
+    world: World,
+    watchdog: Watchdog | None = None,
+    operations_per_amount: float | None = None,
+) -> Trainer:
     return Trainer(
         task,
         run,
@@ -143,11 +158,12 @@ def _trainer(task: Any, section: Any, run: Path, world: World, operations_per_am
         section.batch.micro_batches,
         section.seed,
         world,
+        watchdog,
         operations_per_amount,
     )
 
 
-def _largest_budget(task: Any, section: Any, name: str, run: Path) -> float:
+def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Watchdog) -> float:
     """What fits on one device."""
     engine = section.engine
     if engine.tensor_parallel > 1 or (engine.shard or 1) > 1:
@@ -159,7 +175,7 @@ def _largest_budget(task: Any, section: Any, name: str, run: Path) -> float:
 
     def take(budget: float) -> None:
         trial = task.with_budget(budget)
-        trainer = Trainer(trial, run, alone, section.optimizer, section.schedule, 1, section.seed)
+        trainer = Trainer(trial, run, alone, section.optimizer, section.schedule, 1, section.seed, ALONE, watchdog)
         plan = trial.plan("train")
         for number in plan.heaviest():
             batch = trial.load("train", plan.micro_batch(number))
@@ -239,9 +255,14 @@ def _claim(run: Path, section: Any, budget: str) -> Any:
     The recipe, with the budget that an "auto" came to when the run began.
     """
     kept = run / RECIPE
-    if kept.is_file() and not any((run / "checkpoints").glob("step_*")):
+    if not kept.is_file():
+        if not all(path.name.startswith((PARTIAL, LOCK, RANKS)) for path in run.iterdir()):
+            raise UserError(f"{run}: not empty, and no run directory; give another --out")
+        write_text(kept, recipe.dump(section))
+    elif not saved(run / "checkpoints"):
         (run / "tokenizer.json").unlink(missing_ok=True)  # nothing was learnt yet: the recipe may still change
-    elif kept.is_file():
+        write_text(kept, recipe.dump(section))
+    else:
         before = recipe.validate(recipe.read(kept), type(section))
         if getattr(section.batch, budget) == "auto":
             section = _with_budget(section, budget, getattr(before.batch, budget))
@@ -249,7 +270,4 @@ def _claim(run: Path, section: Any, budget: str) -> Any:
         if changed:
             listed = "\n".join(f"  {line}" for line in changed)
             raise UserError(f"{run}: belongs to another recipe; give another --out. It differs in\n{listed}")
-    elif not all(path.name.startswith((PARTIAL, LOCK)) for path in run.iterdir()):
-        raise UserError(f"{run}: not empty, and no run directory; give another --out")
-    write_text(kept, recipe.dump(section))
     return section

@@ -487,3 +487,18 @@ def test_samples_keep_to_limits_of_their_own_and_finished_ones_cost_nothing() ->
         num_steps.append(len(each.tokens) + 1)
     assert {each.is_complete for each in drawn} == {True, False}
     assert steps.num_rows == [sum(each > step for each in num_steps) for step in range(max(num_steps))]
+
+
+def test_a_model_that_says_nan_writes_nothing_for_that_sentence() -> None:
+    class Broken(Writer):
+        def step(self, tokens: Tensor) -> Tensor:
+            scores = super().step(tokens)
+            scores[[sentence == 1 for sentence in self._sentences for _ in range(self._beams)]] = torch.nan
+            return scores
+
+    world, beams = World(vocabulary=5), 2
+    options: dict[str, Any] = {"begin": BEGIN, "end": END, "beams": beams, "alpha": 0.6, "num_best": 2}
+    whole = beam_search(Writer(world, [0, 1, 2], beams), [4, 4, 4], **options)
+    found = beam_search(Broken(world, [0, 1, 2], beams), [4, 4, 4], **options)
+    assert found[1] == [Hypothesis([], -math.inf, -math.inf, False)]
+    assert [found[0], found[2]] == [whole[0], whole[2]]

@@ -355,6 +355,7 @@ def test_a_last_line_without_its_end_counts_when_it_is_whole(tmp_path: Path) -> 
         ('{"step": 2, "lo', "metrics.jsonl:2: damaged"),
         ("[1, 2]", "metrics.jsonl:2: damaged"),
         ('{"loss": 2.0}', "metrics.jsonl:2: damaged"),
+        ('{"step": 2, "dev": 3}', "metrics.jsonl:2: damaged"),
         ('{"step": 0}', "metrics.jsonl:2: damaged: step 0 after step 1"),
     ],
 )

@@ -91,7 +91,7 @@ def beam_search(
             live: list[tuple[int, int, float]] = []  # row, token, total
             ended: set[int] = set()
             for rank, (total, choice) in enumerate(zip(values, choices, strict=True)):
-                if total == -torch.inf or len(live) == beams:
+                if not total > -torch.inf or len(live) == beams:  # a model that broke says nan
                     break
                 row, token = divmod(choice, vocabulary)
                 if token == end:
@@ -125,7 +125,8 @@ def beam_search(
             steps.select(torch.tensor(rows_kept, device=device), sentences)
             totals = torch.tensor(totals_kept, device=device)
             last = torch.tensor(tokens_kept, device=device)
-    return [each[:num_best] for each in finished]
+    nothing = Hypothesis([], -torch.inf, -torch.inf, False)
+    return [each[:num_best] or [nothing] for each in finished]
 
 
 @torch.inference_mode()

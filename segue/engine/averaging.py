@@ -1,8 +1,9 @@
 """Which weights are evaluated and shipped? Moving averages, averages of checkpoints, fresh BatchNorm statistics."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from segue.engine import checkpoint, parts
 from segue.engine.checkpoint import Tensors
 from segue.engine.parallel import ALONE, World
+from segue.errors import warn
 
 
 class MovingAverage:
@@ -49,6 +51,14 @@ def weights_of(model: nn.Module, tensors: Tensors | None) -> Iterator[None]:
         model.load_state_dict(own)
 
 
+class Snapshot(NamedTuple):
+    """Weights of an evaluation, in a file."""
+
+    step: int
+    score: float
+    sha256: str
+
+
 class Snapshots:
     """The weights of the last, or the best, k evaluations, on disk."""
 
@@ -58,37 +68,49 @@ class Snapshots:
         self.count = count
         self.by = by
         self.direction = direction
-        self.kept: list[tuple[int, float]] = []
-        """(step, score)"""
+        self.kept: list[Snapshot] = []
 
     def add(self, step: int, score: float, tensors: Tensors) -> None:
         """Keeps these whole weights if they are among the k."""
-        kept = sorted([*self.kept, (step, score)])
+        others = [each for each in self.kept if each.step != step]
+        found = sorted([*others, Snapshot(step, score, "")])
         if self.by == "best":
             sign = 1 if self.direction == "min" else -1
-            kept = sorted(kept, key=lambda item: (sign * item[1], -item[0]))[: self.count]
+            found = sorted(found, key=lambda each: (sign * each.score, -each.step))[: self.count]
         else:
-            kept = kept[-self.count :]
-        if (step, score) in kept:
-            self._world.first(lambda: checkpoint.write_tensors(self._path(step), tensors))
-        self.kept = kept
+            found = found[-self.count :]
 
-    def drop_others(self, *states: list[tuple[int, float]]) -> None:
+        def write() -> str:
+            checkpoint.write_tensors(self._path(step), tensors)
+            return checkpoint.checksum_of(self._path(step))
+
+        # Written anew is the one without a checksum.
+        self.kept = [each if each.sha256 else each._replace(sha256=self._world.first(write)) for each in found]
+
+    def drop_others(self, *states: Sequence[Sequence[Any]]) -> None:
         """Deletes files that none of these lists (of kept checkpoints) needs any more."""
         if not self._world.is_first:
             return
-        needed = {self._path(step) for state in (self.kept, *states) for step, _ in state}
+        needed = {self._path(step) for state in (self.kept, *states) for step, *_ in state}
         for path in self.folder.glob("*.safetensors"):
             if path not in needed:
                 path.unlink()
 
-    def average(self) -> Tensors:
-        """The mean of the kept weights."""
+    def average(self) -> Tensors | None:
+        """The mean of the kept weights. Damaged files are reported and left out; None where nothing is left."""
+        whole = self._world.first(lambda: [each for each in self.kept if self._is_whole(each)])
         total: dict[str, Tensor] = {}
-        for step, _ in self.kept:
-            for name, value in load_file(self._path(step)).items():
+        for each in whole:
+            for name, value in load_file(self._path(each.step)).items():
                 total[name] = value.double() + total[name] if name in total else value.double()
-        return {name: value / len(self.kept) for name, value in total.items()}
+        return {name: value / len(whole) for name, value in total.items()} or None
+
+    def _is_whole(self, snapshot: Snapshot) -> bool:
+        path = self._path(snapshot.step)
+        if path.is_file() and checkpoint.checksum_of(path) == snapshot.sha256:
+            return True
+        warn(f"{path}: {'damaged' if path.is_file() else 'missing'}; left out of the average")
+        return False
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}.safetensors"

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -95,14 +96,14 @@ class Checkpoints:
 
         None if there is no checkpoint; a UserError if there are only damaged ones.
         """
-        paths = self._world.first(lambda: [path for _, path in _all(self.folder)])
+        paths = self._world.first(lambda: [path for _, path in saved(self.folder)])
         for path in paths:
             problem: str | None = None
             try:
                 state = _load_state(path)
                 # Ranks share the work of reading it all.
                 for name, checksum in list(state["sha256"].items())[self._world.rank :: self._world.size]:
-                    if _sha256(path / name) != checksum:
+                    if checksum_of(path / name) != checksum:
                         raise ValueError(f"{name} is not what was saved")
             except (OSError, ValueError) as error:
                 problem = str(error)
@@ -189,15 +190,21 @@ class Checkpoints:
             _remove(target)
         partial.rename(target)
         _flush(self.folder)
-        later = [path for number, path in _all(self.folder) if number > step]  # damaged: this run was resumed before
-        earlier = [path for number, path in _all(self.folder) if number <= step]
+        later = [path for number, path in saved(self.folder) if number > step]  # damaged: this run was resumed before
+        earlier = [path for number, path in saved(self.folder) if number <= step]
         for path in [*later, *earlier[self._keep :]]:
             _remove(path)
 
 
+def saved(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of the checkpoints in a folder, newest first; whatever else lies there is its owner's."""
+    found = ((re.fullmatch(r"step_(\d{8,})", path.name), path) for path in folder.glob("step_*") if path.is_dir())
+    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+
 def states(folder: Path) -> Iterator[dict[str, Any]]:
     """The state of every checkpoint that is not damaged, newest first."""
-    for _, path in _all(folder):
+    for _, path in saved(folder):
         try:
             yield _load_state(path)
         except (OSError, ValueError):
@@ -215,6 +222,15 @@ def write_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None 
         _flush(partial)
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a safetensors file is there, and not cut off."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Weights of a model directory; a UserError if they are missing, or are not this model's."""
     if not path.is_file():
@@ -222,7 +238,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path))
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged or cut off ({error}); copy it again, or train on to the next best") from None
+        raise UserError(f"{path}: damaged or cut off ({error}); copy it again, or train on") from None
     except RuntimeError as error:  # names every tensor that is missing or has another shape
         raise UserError(f"{path}: these weights do not fit the recipe and tokenizer beside them: {error}") from None
 
@@ -234,6 +250,12 @@ def write_text(path: Path, text: str) -> None:
         _flush(partial)
 
 
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _copied(tensor: Tensor) -> Tensor:
     """This rank's part, in the processor's memory, where the training does not change it."""
     part = parts.local(tensor)
@@ -243,7 +265,7 @@ def _copied(tensor: Tensor) -> Tensor:
 def _make_empty(partial: Path) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     for left in partial.parent.glob(f"{PARTIAL}*"):  # of a process that was killed
-        shutil.rmtree(left)
+        _delete(left)
     partial.mkdir()
 
 
@@ -251,7 +273,15 @@ def _remove(path: Path) -> None:
     """Deletes a checkpoint; killed meanwhile, no half of it keeps its name."""
     doomed = path.with_name(f"{PARTIAL}{path.name}")
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    _delete(doomed)
+
+
+def _delete(path: Path) -> None:
+    """A folder, or what somebody put in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _flushed(partial: Path, rank: int) -> dict[str, str]:
@@ -259,7 +289,7 @@ def _flushed(partial: Path, rank: int) -> dict[str, str]:
     checksums = {}
     for path in sorted(partial.glob(f"shard-{rank + 1:05d}-*.safetensors")):
         _flush(path)
-        checksums[path.name] = _sha256(path)
+        checksums[path.name] = checksum_of(path)
     return checksums
 
 
@@ -271,11 +301,6 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def _all(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path), newest first."""
-    return sorted(((int(path.name.split("_")[1]), path) for path in folder.glob("step_*")), reverse=True)
-
-
 def _load_state(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
     if not isinstance(state, dict) or state.pop(OWN_CHECKSUM, None) != _own_checksum(state):
@@ -285,11 +310,6 @@ def _load_state(path: Path) -> dict[str, Any]:
 
 def _own_checksum(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

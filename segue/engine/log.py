@@ -4,8 +4,11 @@
 """
 
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segue.engine import checkpoint
-from segue.errors import missing_extra
+from segue.errors import missing_extra, warn
 
 
 class Log:
@@ -31,11 +34,12 @@ class Log:
         run.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(self.path, "".join(line + "\n" for line in lines))
         self._file = self.path.open("a", encoding="utf-8")
-        shutil.rmtree(run / "tensorboard", ignore_errors=True)
-        self._tensorboard = SummaryWriter(str(run / "tensorboard"))
-        for line in lines:
-            self._draw(json.loads(line))
-        self.console = Console(stderr=True, highlight=False)
+        self._drawings, self._tensorboard = run / "tensorboard", None  # a path, a SummaryWriter
+        shutil.rmtree(self._drawings, ignore_errors=True)
+        with self._drawing():
+            self._tensorboard = SummaryWriter(str(self._drawings))
+        self._draw([json.loads(line) for line in lines])
+        self.console = _Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -56,7 +60,9 @@ class Log:
     ) -> None:
         self._progress.stop()
         self._file.close()
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            with self._drawing():
+                self._tensorboard.close()
 
     def advance(self, step: int) -> None:
         """Moves the bar."""
@@ -66,8 +72,7 @@ class Log:
         """One step's numbers; nested ones, of an evaluation, under its name."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        self._draw(record)
-        self._tensorboard.flush()
+        self._draw([record])
         text = f"loss {record['loss']:.4f}" if "loss" in record else "skipped: gradients not finite"
         if "rate" in record:
             text += f"  {record['rate']:.0f} {record['unit']}/s"
@@ -80,10 +85,33 @@ class Log:
         """A line for the person at the terminal."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def _draw(self, record: dict[str, Any]) -> None:
-        for name, value in _flat(record):
-            if name not in ("step", "time"):
-                self._tensorboard.add_scalar(name, value, record["step"], walltime=record["time"])
+    def _draw(self, records: list[dict[str, Any]]) -> None:
+        if self._tensorboard is None:
+            return
+        with self._drawing():
+            for record in records:
+                for name, value in _flat(record):
+                    if name not in ("step", "time"):
+                        self._tensorboard.add_scalar(name, value, record["step"], walltime=record.get("time"))
+            self._tensorboard.flush()
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """A full disk ends the pictures, not the training."""
+        try:
+            yield
+        except OSError as error:
+            self._tensorboard = None
+            warn(f"{self._drawings}: {error.strerror or error}; nothing more is drawn there")
+
+
+class _Console(Console):
+    """Falls silent when nobody listens any more (`segue train ... 2>&1 | head`): a training goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Instead of ending the process."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class Silence:
@@ -112,13 +140,14 @@ def _lines_until(path: Path, step: int) -> list[str]:
     if not path.is_file():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-        except ValueError:  # the last line of a process that was killed
-            continue
-        if record["step"] <= step:
-            kept.append(line)
+            if json.loads(line)["step"] <= step:
+                kept.append(line.decode())
+        except (ValueError, TypeError, LookupError):
+            if number < len(lines):  # else what a process was writing when it was killed
+                warn(f"{path}:{number}: damaged: not the numbers of a step; left out")
     return kept
 
 

@@ -18,18 +18,25 @@ from segue.engine.task import Batch, Task
 from segue.errors import UserError, some_of
 
 _SHOWN_IDS = 20
+_STEP, _DATA = "segue_step", "segue_data"
 
 
 def keep(
-    run: Path, step: int, state: dict[str, Tensors], ids: Sequence[str], problem: NotFiniteError, world: World
+    run: Path,
+    step: int,
+    state: dict[str, Tensors],
+    ids: Sequence[str],
+    data: str,
+    problem: NotFiniteError,
+    world: World,
 ) -> UserError | SystemExit:
     """Writes the weights before step `step` (from 0); the error to raise, which names the file and the examples.
 
-    Every rank calls it: weights may be spread.
+    `data` is the task's fingerprint. Every rank calls it: weights may be spread.
     """
     path = run / f"replay_step_{step + 1:08d}.safetensors"
     weights = {name: parts.whole(tensor) for name, tensor in state["model"].items()}
-    world.first(lambda: write_tensors(path, weights, {"segue_step": json.dumps(step)}))
+    world.first(lambda: write_tensors(path, weights, {_STEP: json.dumps(step), _DATA: data}))
     more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
     return world.told_once(
         UserError(
@@ -40,11 +47,12 @@ def keep(
     )
 
 
-def step_of(path: Path) -> int:
-    """The step, from 0, that a replay file keeps."""
+def step_of(path: Path) -> tuple[int, str]:
+    """The step, from 0, that a replay file keeps, and the fingerprint of its data."""
     try:
         with safe_open(path, framework="pt") as file:
-            return int(json.loads((file.metadata() or {})["segue_step"]))
+            metadata = file.metadata() or {}
+            return int(json.loads(metadata[_STEP])), metadata[_DATA]
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a replay file: {error}") from None
 
@@ -64,7 +72,9 @@ class Finding(NamedTuple):
 
 def take_again(task: Task, engine: EngineSection, micro_batches: int, seed: int, path: Path) -> Iterator[Finding]:
     """Forward and backward over the micro-batches of the step in a replay file, one after the other."""
-    step = step_of(path)
+    step, data = step_of(path)
+    if data != task.fingerprint():
+        raise UserError(f"{path}: the data changed since; put them back as they were to take this step again")
     device = choose_device(engine.device)
     precision.set_matmul(engine.matmul)
     torch.set_num_threads(engine.threads or torch.get_num_threads())

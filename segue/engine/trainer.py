@@ -9,7 +9,7 @@ import gc
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from segue.engine import averaging, environment, layout, memory, parts, precision, replay
-from segue.engine.averaging import MovingAverage, Snapshots, weights_of
-from segue.engine.checkpoint import Checkpoints, Tensors, states, write_tensors
+from segue.engine.averaging import MovingAverage, Snapshot, Snapshots, weights_of
+from segue.engine.checkpoint import Checkpoints, Tensors, is_readable, states, write_tensors
 from segue.engine.loading import Stream
 from segue.engine.log import Log, Silence
 from segue.engine.optimizer import OptimizerSection, Updater
@@ -36,6 +36,8 @@ from segue.errors import UserError, warn
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 """A terminal, a scheduler that takes the machine back, and one that says so before."""
+
+WEIGHTS = "model.safetensors"
 
 _SAME_SIGNAL_SECONDS = 1.0  # a scheduler signals every process of a job, and torchrun passes its own on: that is one
 
@@ -72,9 +74,10 @@ class Trainer:
         micro_batches: int,
         seed: int,
         world: World = ALONE,
+        watchdog: Watchdog | None = None,
         operations_per_amount: float | None = None,
     ) -> None:
-        """`micro_batches` is the number of micro-batches in a step.
+        """`micro_batches` is the number of micro-batches in a step; without a `watchdog` nobody watches.
 
         `operations_per_amount` are those of forward and backward pass, for the device's utilisation in the log.
         """
@@ -99,7 +102,7 @@ class Trainer:
         self.updater = Updater(optimizer, self.model)
         decay = engine.moving_average_decay
         self.average = None if decay is None else MovingAverage(self.model, decay)
-        self.watchdog = Watchdog(run / ".ranks", world, engine.watchdog_seconds)
+        self.watchdog = watchdog or Watchdog(run, world, math.inf)
         self.steps = Steps(
             task, self.model, spread, self.parallel, self.updater, engine, micro_batches, seed, self.watchdog
         )
@@ -114,6 +117,8 @@ class Trainer:
         self._num_empty = 0  # steps in a row whose examples were all bad
         self._num_overflows = 0
         self._whole_model: nn.Module | None = None
+        self._noted: list[int] = []  # signals
+        self._owed: dict[str, Any] | None = None  # the record of a step whose evaluation is not done yet
         self._resume()
 
     def train(self) -> Result:
@@ -125,8 +130,7 @@ class Trainer:
         gc.collect()  # models that were tried before, for instance: set aside, they would stay
         with (
             Log(self.run, self.step, engine.steps) if self.world.is_first else Silence() as self.log,
-            _signals_noted() as noted,
-            self.watchdog,
+            _signals_noted() as self._noted,
             self.checkpoints,
             memory.old_objects_aside(),
             closing(iter(stream)) as batches,
@@ -135,16 +139,22 @@ class Trainer:
             self._introduce()
             since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
             is_interrupted = False
+            self.watchdog.note("starts", step=self.step)
+            if self._owed is not None:
+                is_interrupted = not self._concluded(self._owed)
+            elif self.step == engine.steps and self.best is None:  # its model was lost
+                is_interrupted = not self._evaluated({})
+                self._save()
             while self.step < engine.steps and not is_interrupted:
                 self.watchdog.note("reads data", step=self.step + 1, held=stream.held)
                 outcome, record = self._take_step(
-                    list(islice(batches, self.micro_batches // self.parallel.layout.data_ranks)), bool(noted)
+                    list(islice(batches, self.micro_batches // self.parallel.layout.data_ranks)), bool(self._noted)
                 )
                 amount += outcome.amount
                 self.log.advance(self.step)
-                is_last = self.step == engine.steps
-                is_evaluated = is_last or self.step % engine.evaluate_every == 0
-                if is_evaluated or self.step % engine.log_every == 0 or "is_skipped" in record:
+                # Of several ranks each learns of a signal in the step after it, and stops after the same step.
+                is_interrupted = outcome.is_stopping or (self.world.size == 1 and bool(self._noted))
+                if self._is_evaluated() or self.step % engine.log_every == 0 or "is_skipped" in record:
                     now = perf_counter()
                     record["rate"], record["unit"] = amount / (now - since), self.task.unit
                     record["data_wait"] = (stream.seconds_waited - waited) / (now - since)
@@ -154,22 +164,16 @@ class Trainer:
                     peak = environment.peak_operations(self.device, engine.precision, engine.matmul)
                     if peak is not None and self._operations_per_amount is not None:
                         record["utilisation"] = record["rate"] * self._operations_per_amount / peak / self.world.size
-                    if is_evaluated:
-                        record["dev"] = self._evaluate_and_keep()
-                    if is_last and engine.average_count > 1:
-                        record["averaged"] = self._average_and_keep()
-                    self.log.write(record)
+                    is_interrupted |= not self._concluded(record)
                     since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
-                # Of several ranks each learns of a signal in the step after it, and stops after the same step.
-                is_interrupted = outcome.is_stopping or (self.world.size == 1 and bool(noted))
-                if is_last or is_interrupted or self.step % engine.save_every == 0:
+                if self.step == engine.steps or is_interrupted or self.step % engine.save_every == 0:
                     self._save()
             self.watchdog.note("saves")
         if self._num_skipped:
             warn(f"{self._num_skipped} bad examples were left out while training")
         if self._num_overflows:
             warn(f"steps skipped, for their gradients were not finite in float16: {self._num_overflows}")
-        number = max(self.world.gather(noted[0] if noted else 0)) if is_interrupted else None
+        number = max(self.world.gather(self._noted[0] if self._noted else 0)) if is_interrupted else None
         return Result(self.step, self.best, number, self.metric_name)
 
     def _layout(self) -> layout.Layout:
@@ -211,7 +215,8 @@ class Trainer:
             # In turns, so that the first few are of every rank; tensor-parallel ranks have the same ones.
             each = self.world.gather([example for batch in batches for example in batch.ids])
             ids = list(dict.fromkeys(example for row in zip_longest(*each) for example in row if example is not None))
-            raise replay.keep(self.run, self.step, self._state(), ids, problem, self.world) from None
+            data = self.task.fingerprint()
+            raise replay.keep(self.run, self.step, self._state(), ids, data, problem, self.world) from None
         self._num_skipped += outcome.num_skipped
         per_epoch = self.task.plan("train").num_micro_batches
         self._num_empty = 0 if outcome.num_targets else self._num_empty + 1
@@ -235,6 +240,32 @@ class Trainer:
             **numbers,
             "time": time(),
         }
+
+    def _is_evaluated(self) -> bool:
+        return self.step == self.engine.steps or self.step % self.engine.evaluate_every == 0
+
+    def _concluded(self, record: dict[str, Any]) -> bool:
+        """Whether this step's evaluation is done, if there has to be one, and the step logged.
+
+        Where a signal came first, a run that goes on does it before anything else.
+        """
+        self._owed = record
+        if not self._evaluated(record):
+            return False
+        self.log.write(record)
+        self._owed = None
+        return True
+
+    def _evaluated(self, record: dict[str, Any]) -> bool:
+        """Whether everything due at this step is evaluated, and in the record; not where a signal came first."""
+        try:
+            if self._is_evaluated() and "dev" not in record:
+                record["dev"] = self._evaluate_and_keep()
+            if self.step == self.engine.steps and self.engine.average_count > 1:
+                record["averaged"] = self._average_and_keep()
+        except _StoppedError:
+            return False
+        return True
 
     def _evaluate_and_keep(self) -> dict[str, float]:
         """Evaluates the weights that would be shipped; keeps them if they are the best, or for the final average."""
@@ -279,6 +310,8 @@ class Trainer:
     def _forwards(self, model: nn.Module, count: int) -> Iterator[None]:
         """Forward passes over the first `count` training micro-batches."""
         for number, batch in enumerate(Stream(self.task, "train", range(count), self.engine.workers, self.device)):
+            if self._noted:  # the evaluation that follows stops too
+                return
             self.watchdog.note("estimates BatchNorm statistics", batch.ids)
             if batch.ids:
                 torch.manual_seed(mixed(self.seed, number, 0))
@@ -287,7 +320,8 @@ class Trainer:
 
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         """Ranks share the examples; one scores them."""
-        found, _ = predict(self.task, model, "dev", self.engine, self.device, self.world, self.watchdog)
+        engine, device = self.engine, self.device
+        found, _ = predict(self.task, model, "dev", engine, device, self.world, self.watchdog, self._noted)
         self.watchdog.note("scores the evaluation" if self.world.is_first else WAITS)
         return self.world.first(lambda: self.task.score(found))
 
@@ -298,7 +332,7 @@ class Trainer:
         def write() -> None:
             folder = self.run / "model"
             folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(folder / "model.safetensors", model.state_dict())
+            write_tensors(folder / WEIGHTS, model.state_dict())
             self.task.save_assets(folder, scores)
 
         self.world.first(write)
@@ -318,6 +352,7 @@ class Trainer:
             "threads": self.threads,
             "layout": self.parallel.layout,
             "data": self.task.fingerprint(),
+            "owed": self._owed,
             "num_skipped": self._num_skipped,
             "num_overflows": self._num_overflows,
             "loss_scale": None if self.steps.scale is None else self.steps.scale.state,
@@ -334,7 +369,7 @@ class Trainer:
         if found is None:
             return
         path, state = found
-        if "layout" not in state:
+        if "owed" not in state:
             raise UserError(f"{path}: saved by an earlier version of Segue; give another --out")
         if state["data"] != self.task.fingerprint():
             raise UserError(
@@ -350,9 +385,18 @@ class Trainer:
         if self.steps.scale is not None and state["loss_scale"] is not None:
             self.steps.scale.state = state["loss_scale"]
         self.best = None if state["best"] is None else Best(*state["best"])
-        self.snapshots.kept = [(step, score) for step, score in state["snapshots"]]
+        self.snapshots.kept = [Snapshot(*each) for each in state["snapshots"]]
+        self._owed = state["owed"]
         self._num_skipped, self._num_overflows = state["num_skipped"], state["num_overflows"]
         self.step = state["step"]
+        weights = self.run / "model" / WEIGHTS
+        if self.best is not None and not self.world.first(lambda: is_readable(weights)):
+            warn(f"{weights}: missing or damaged; the next evaluation makes it anew")
+            self.best = None
+
+
+class _StoppedError(Exception):
+    """A signal came during an evaluation."""
 
 
 @torch.no_grad()
@@ -364,10 +408,12 @@ def predict(
     device: torch.device,
     world: World = ALONE,
     watchdog: Watchdog | None = None,
+    noted: Sequence[int] = (),
 ) -> tuple[list[Any], int]:
     """What `model` says about every example of a split, once each, and how many bad ones were left out.
 
-    Ranks deal the micro-batches out; each gets all predictions, in the same order on any number of ranks.
+    Ranks deal the micro-batches out; each gets all predictions, in the same order on any number of ranks. It stops,
+    and all ranks raise _StoppedError, when a signal is in any rank's `noted`.
     """
     was_training = model.training
     model.eval()
@@ -377,6 +423,8 @@ def predict(
     stream = Stream(task, split, own, engine.workers, device)
     with stream.explained():
         for number, batch in zip(own, stream, strict=True):
+            if noted:
+                break
             if watchdog is not None:
                 watchdog.note("evaluates", batch.ids)
             num_skipped += batch.num_skipped
@@ -388,9 +436,11 @@ def predict(
     if watchdog is not None:
         watchdog.note(WAITS)
     model.train(was_training)
-    gathered = world.gather((predictions, num_skipped))
-    ordered = sorted((part for each, _ in gathered for part in each), key=lambda part: part[0])
-    return [prediction for _, part in ordered for prediction in part], sum(count for _, count in gathered)
+    gathered = world.gather((predictions, num_skipped, bool(noted)))
+    if any(is_stopping for _, _, is_stopping in gathered):
+        raise _StoppedError
+    ordered = sorted((part for each, _, _ in gathered for part in each), key=lambda part: part[0])
+    return [prediction for _, part in ordered for prediction in part], sum(count for _, count, _ in gathered)
 
 
 def _flat(groups: dict[str, Tensors]) -> dict[str, Tensor]:

@@ -100,8 +100,9 @@ class Watchdog:
             f"  rank {rank} {'(holds the others up) ' if rank in culprits and len(places) > 1 else ''}at {place}"
             for rank, place in sorted(places.items())
         ]
-        print("\n".join(lines), file=sys.stderr, flush=True)
-        faulthandler.dump_traceback(sys.stderr)
+        with suppress(OSError):  # nobody may be listening
+            print("\n".join(lines), file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(sys.stderr)
         for loader in multiprocessing.active_children():  # one that hangs would stay
             loader.kill()
         os._exit(TRY_AGAIN)

@@ -19,6 +19,9 @@ Record = dict[str, Any]
 LOWER = {"loss", "rate", "perplexity", "bits", "ter", "insertions", "deletions", "substitutions"}
 HIGHER = {"bleu", "chrf", "accuracy"}
 
+# Of scores, in a step's numbers.
+GROUPS = ("dev", "averaged")
+
 
 class Series(NamedTuple):
     """Values at steps: finite, in order."""
@@ -122,7 +125,8 @@ def _record(line: bytes) -> Record | None:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+    is_whole = isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if is_whole and all(isinstance(record.get(group) or {}, dict) for group in GROUPS) else None
 
 
 def _environment(run: Path) -> dict[str, str]:

@@ -53,26 +53,47 @@ def test_the_average_is_of_the_last_or_the_best_evaluations(
     for step, score in ((10, 2.0), (20, 9.0), (30, 2.5), (40, 1.0)):
         snapshots.add(step, score, weights(step / 7))
     snapshots.drop_others()
-    assert [step for step, _ in snapshots.kept] == kept
+    assert [each.step for each in snapshots.kept] == kept
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:08d}.safetensors" for step in sorted(kept)]
-    torch.testing.assert_close(
-        snapshots.average()["weight"].float(), torch.full((2, 3), sum(kept) / 7 / 3), rtol=1e-6, atol=0
-    )
+    average = snapshots.average()
+    assert average is not None
+    torch.testing.assert_close(average["weight"].float(), torch.full((2, 3), sum(kept) / 7 / 3), rtol=1e-6, atol=0)
 
 
 def test_of_equal_evaluations_the_later_is_kept(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, 1, "best", "min")
     snapshots.add(10, 0.5, weights(1.0))
     snapshots.add(20, 0.5, weights(2.0))
-    assert snapshots.kept == [(20, 0.5)]
+    assert [(each.step, each.score) for each in snapshots.kept] == [(20, 0.5)]
 
 
 def test_what_another_checkpoint_needs_is_not_deleted(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path, 1, "last", "min")
     for step in (10, 20, 30):
         snapshots.add(step, 0.0, weights(step))
-    snapshots.drop_others([(10, 0.0)])
+    snapshots.drop_others([(10, 0.0, "a checksum")])
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["step_00000010", "step_00000030"]
+
+
+def test_damaged_and_missing_weights_are_reported_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snapshots = Snapshots(tmp_path, 3, "last", "min")
+    for step in (10, 20, 30):
+        snapshots.add(step, 0.0, weights(step))
+    flipped, missing, _ = sorted(tmp_path.iterdir())
+    content = bytearray(flipped.read_bytes())
+    content[-1] ^= 0x80  # a sign
+    flipped.write_bytes(content)
+    missing.unlink()
+    average = snapshots.average()
+    assert average is not None
+    assert average["weight"].unique().tolist() == [30.0]
+    assert capsys.readouterr().err == (
+        f"warning: {flipped}: damaged; left out of the average\nwarning: {missing}: missing; left out of the average\n"
+    )
+    (tmp_path / "step_00000030.safetensors").unlink()
+    assert snapshots.average() is None
 
 
 def test_reestimated_batch_norm_statistics_are_those_of_a_full_pass() -> None:

@@ -3,6 +3,7 @@ import io
 import itertools
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,6 +173,19 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         save(tmp_path, step, keep=3)
     assert names(tmp_path) == ["step_00000020", "step_00000030", "step_00000040"]
+
+
+def test_what_somebody_put_beside_checkpoints_stays(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    own = ["step_00000010.bak", "step_00000010 (copy)", "step_00000010_mine", "step_foo"]
+    for name in own:
+        shutil.copytree(tmp_path / "step_00000010", tmp_path / name)
+    (tmp_path / "step_00000010_mine.tar").write_text("an archive")
+    (tmp_path / "step_00000030").write_text("in the way")
+    for step in (20, 30, 40):
+        save(tmp_path, step)
+    assert names(tmp_path) == sorted([*own, "step_00000010_mine.tar", "step_00000030", "step_00000040"])
+    assert loaded_step(tmp_path) == 40
 
 
 def test_damaged_checkpoints_of_later_steps_make_room_for_good_ones(tmp_path: Path) -> None:

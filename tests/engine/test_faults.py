@@ -43,10 +43,17 @@ def stopping(at: int) -> str:
 def assert_close(run: Path, undisturbed: Path) -> None:
     """The same steps to rounding, from the same examples in the same order, each once."""
     assert seen(run) == seen(undisturbed)
+    assert_close_records(run, undisturbed)
+
+
+def assert_close_records(run: Path, undisturbed: Path) -> None:
     for found, expected in zip(records(run), records(undisturbed), strict=True):
         assert found["step"] == expected["step"]
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+        assert [found.get(group) is None for group in ("dev", "averaged")] == [
+            expected.get(group) is None for group in ("dev", "averaged")
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +207,47 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(
     assert_same_tensors(run, undisturbed)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_does_not_wait_for_an_evaluation_which_is_done_when_the_run_goes_on(
+    start: Start, recipe: Path, tmp_path: Path, undisturbed: Path, ranks: int
+) -> None:
+    """Evaluations are at steps 6 and 12, and of the average at the end."""
+    run = tmp_path / "run"
+    signalled = (
+        "from segue.engine import trainer\n"
+        "predict, evaluations = trainer.predict, []\n"
+        "def predict_and_signal(task, *arguments):\n"
+        "    evaluations.append(task)\n"
+        "    own, calls = type(task).predict, []\n"
+        "    def signalled(task, *arguments):\n"
+        "        calls.append(task)\n"
+        "        if (len(evaluations), rank) == ({number}, {ranks} - 1):\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "            print('signalled', len(calls), file=sys.stderr)\n"
+        "        return own(task, *arguments)\n"
+        "    type(task).predict = signalled\n"
+        "    try:\n"
+        "        return predict(task, *arguments)\n"
+        "    finally:\n"
+        "        type(task).predict = own\n"
+        "trainer.predict = predict_and_signal"
+    )
+    for number, stopped, logged in ((1, 6, 5), (1, 6, 5), (3, 12, 11)):
+        ended = start(ranks, training(recipe, run), SABOTAGE=signalled.format(number=number, ranks=ranks)).end()
+        assert ended.statuses == [128 + signal.SIGTERM] * ranks, ended
+        assert sorted(ended.lines) == [
+            "signalled 1",  # nothing more is evaluated after it
+            f"warning: stopped and saved at step {stopped}; the same command goes on from there",
+        ]
+        assert max((run / "checkpoints").iterdir()).name == f"step_{stopped:08d}"
+        assert [record["step"] for record in records(run)] == list(range(1, logged + 1))
+    assert start(ranks, training(recipe, run)).end().statuses == [0] * ranks
+    if ranks == 2:
+        assert_same_outcome(run, undisturbed)
+    else:
+        assert_close_records(run, undisturbed)
+
+
 def torchrun(recipe: Path, run: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     return subprocess.Popen(
@@ -301,6 +349,24 @@ def test_a_rank_that_is_frozen_is_named(start: Start, recipe: Path, tmp_path: Pa
     _, innocent, culprit = watched(ended.said)
     assert innocent.startswith("  rank 0 at step 5, waits for the other ranks, for ")
     assert culprit.startswith("  rank 1 (holds the others up) at step 4, not heard of since it ")
+
+
+def test_a_rank_that_freezes_before_the_first_step_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
+    freeze = (
+        "from segue.tasks import translation\n"
+        "if rank == 1:\n"
+        "    def freeze(*arguments):\n"
+        "        time.sleep(1.5), os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "    translation.build_task = freeze"
+    )
+    job = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=5"), SABOTAGE=freeze)
+    wait_for(lambda: not is_running(job.ranks[0]))
+    os.kill(job.ranks[1], signal.SIGKILL)  # nothing else ends it
+    ended = job.end()
+    assert ended.statuses == [LET_DOWN, KILLED]
+    _, innocent, culprit = watched(ended.said)
+    assert innocent.startswith("  rank 0 at step 0, prepares the data, for ")
+    assert culprit.startswith("  rank 1 (holds the others up) at step 0, not heard of since it prepares the data, for ")
 
 
 def test_an_example_that_a_loader_never_gets_done_with_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:

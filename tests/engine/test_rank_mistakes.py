@@ -208,3 +208,11 @@ def test_a_loss_that_is_not_finite_is_told_by_one_with_examples_of_all_and_can_b
     assert "train.jsonl:30" in ended.lines[at]
     assert ended.lines[at + 1] == "  first output that is not finite: encoder.0.feed_forward.up"
     assert [line for line in ended.lines if "alone: loss nan" in line] == ["  train.jsonl:30 alone: loss nan"]
+
+
+@pytest.mark.parametrize("change", ["data.root=nowhere", "data.train=['dev.jsonl']", "engine.tensor_parallel=2"])
+def test_a_refused_start_leaves_a_runs_recipe_as_it_is(start: Start, recipe: Path, run: Path, change: str) -> None:
+    before = (run / "recipe.toml").read_text()
+    ended = start(1, training(recipe, run, change)).end()
+    assert ended.statuses == [2], ended
+    assert (run / "recipe.toml").read_text() == before

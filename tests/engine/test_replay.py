@@ -31,7 +31,9 @@ def built(path: Path, run: Path, *overrides: str) -> Trainer:
 def keep(trainer: Trainer) -> Path:
     """A replay file of the step to come."""
     problem = NotFiniteError("loss", math.nan)
-    mistake = replay.keep(trainer.run, trainer.step, trainer._state(), ["some_id"], problem, ALONE)
+    mistake = replay.keep(
+        trainer.run, trainer.step, trainer._state(), ["some_id"], trainer.task.fingerprint(), problem, ALONE
+    )
     path = trainer.run / f"replay_step_{trainer.step + 1:08d}.safetensors"
     assert f"step {trainer.step + 1}: the loss is nan; " in str(mistake)
     assert str(mistake).endswith(f"examples is at fault: some_id (segue train --replay {path} takes it again)")
@@ -126,13 +128,13 @@ def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss(reversal_re
     assert [name for name, _ in found.examples] == found.ids
 
 
-@pytest.mark.parametrize("wrong", ["missing", "text", "weights", "alone", "of another model"])
+@pytest.mark.parametrize("wrong", ["missing", "text", "weights", "alone", "of another model", "of other data"])
 def test_a_wrong_file_is_one_clear_line(
     reversal_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
 ) -> None:
     trainer = built(reversal_recipe, tmp_path / "run")
     file = keep(trainer)
-    weights, metadata = load_file(file), {"segue_step": "0"}
+    weights, metadata = load_file(file), {"segue_step": "0", "segue_data": trainer.task.fingerprint()}
     message = "not a replay file: "
     if wrong == "missing":
         file.unlink()
@@ -143,6 +145,9 @@ def test_a_wrong_file_is_one_clear_line(
     elif wrong == "alone":
         file = file.rename(tmp_path / file.name)
         message = "no recipe.toml beside it; a replay file is read in its run directory\n"
+    elif wrong == "of other data":
+        save_file(weights, file, {**metadata, "segue_data": "train 36 cafe"})
+        message = "the data changed since; put them back as they were to take this step again\n"
     else:
         weights["more"] = torch.zeros(1)
         save_file(weights, file, metadata)
@@ -161,3 +166,13 @@ def test_a_replay_file_that_cannot_be_written_is_said(reversal_recipe: Path, tmp
     file.mkdir()  # something is in its place
     with pytest.raises(OSError, match="replay_step_00000001"):
         keep(trainer)
+
+
+def test_bad_examples_are_left_out_where_that_is_asked_for(
+    reversal_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = keep(built(reversal_recipe, tmp_path / "run"))
+    given: list[Any] = []
+    monkeypatch.setattr(training, "take_again", lambda *arguments: given.append(arguments) or [])
+    assert main(["train", "--replay", str(file), "engine.threads=2", "--skip-bad"]) == 0
+    assert given == [(file, ["engine.threads=2", "data.skip_bad=true"])]

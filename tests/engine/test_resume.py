@@ -179,6 +179,16 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on_exactly(
     assert_same_outcome(run, uninterrupted)
 
 
+def test_a_run_to_which_nobody_listens_any_more_goes_on(tiny_recipe: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    run = tmp_path / "run"
+    with start(tiny_recipe, run) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.close()  # segue train ... 2>&1 | head -n 1
+        assert process.wait(PATIENCE) == 0
+    assert_same_outcome(run, uninterrupted)
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tiny_recipe: Path, tmp_path: Path) -> None:
     settings = ("engine.steps=400", "engine.save_every=5", "engine.evaluate_every=25", "engine.log_every=1")

@@ -1,8 +1,10 @@
 """The one loop, on a toy task: a small network fits numbers. Batches are tiny, so that every claim can be computed."""
 
+import errno
 import gc
 import json
 import os
+import shutil
 import signal
 import weakref
 from collections.abc import Callable, Sequence
@@ -332,6 +334,51 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off_on_resume(tmp_path: Pat
     assert [record["step"] for record in records(tmp_path)] == list(range(1, 10))
     drawn = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in drawn.Scalars("loss")] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_a_model_that_was_lost_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    weights = tmp_path / "model" / "model.safetensors"
+    for steps, scores in ((4, [1.0]), (4, [2.0]), (8, [5.0])):  # begun, finished already, gone on with
+        result = trainer(ToyTask(network(), 4, scores), tmp_path, steps=steps).train()
+        said = capsys.readouterr().err
+        assert (f"warning: {weights}: missing or damaged; the next evaluation makes it anew\n" in said) == (
+            scores != [1.0]
+        )
+        assert result.best == (steps, scores[0])
+        assert load_file(weights)
+        if damage == "missing":
+            shutil.rmtree(tmp_path / "model")
+        else:
+            weights.write_bytes(weights.read_bytes()[:-1])
+    assert [record["step"] for record in records(tmp_path)] == list(range(1, 9))
+
+
+def test_damaged_lines_of_a_log_are_reported_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer(ToyTask(network(), 4), tmp_path, steps=6).train()
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    lines[1:4] = [b"\xff", b"[2]", b"{}"]
+    path.write_bytes(b"\n".join(lines))
+    trainer(ToyTask(network(), 4), tmp_path, steps=8).train()
+    assert [record["step"] for record in records(tmp_path)] == [1, 5, 6, 7, 8]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert said == [f"warning: {path}:{number}: damaged: not the numbers of a step; left out" for number in (2, 3, 4)]
+
+
+def test_a_full_disk_ends_the_pictures_but_not_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SummaryWriter, "flush", full)
+    assert trainer(ToyTask(network(), 4), tmp_path, steps=4).train().step == 4
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    folder = tmp_path / "tensorboard"
+    assert said == [f"warning: {folder}: No space left on device; nothing more is drawn there"]
 
 
 def test_bad_examples_are_counted_over_the_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
