@@ -91,7 +91,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", type=Path, nargs="?", help="file or folder of the corpus")
     parser.add_argument("out", metavar="OUT_DIR", type=Path, nargs="?", help="folder for the manifests")
     parser.add_argument(
-        "options", metavar="KEY=VALUE", nargs="*", help="options; `segue prepare CORPUS` alone lists them"
+        "options", metavar="KEY=VALUE", nargs="*", default=[], help="options; `segue prepare CORPUS` alone lists them"
     )
     _skip_bad_argument(parser)
 
@@ -119,7 +119,7 @@ def _prepare(arguments: Arguments) -> None:
 
 def _estimate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="recipe file, or the name of one that ships")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="changes: batch.tokens=8192")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="changes: batch.tokens=8192")
     parser.add_argument("--devices", metavar="N", type=_positive, default=1, help="how many (default: 1)")
     parser.add_argument("--memory", metavar="GB", type=float, required=True, help="of each, in 10^9 bytes")
     parser.add_argument(
@@ -141,7 +141,9 @@ def _estimate(arguments: Arguments) -> None:
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="recipe file, or the name of one that ships")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="changes: optimizer.learning_rate=3e-4")
+    parser.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="changes: optimizer.learning_rate=3e-4"
+    )
     parser.add_argument("--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the recipe)")
     parser.add_argument(
         "--find-learning-rate", action="store_true", help="try 100 steps at growing rates; nothing is kept"
@@ -164,8 +166,9 @@ def _train(arguments: Arguments) -> int:
     overrides = [*arguments.overrides, *skip_bad]
     if arguments.find_learning_rate:
         rates, suggested = training.learning_rates(path, overrides)
-        for rate, loss in rates:
-            print(f"{rate:10.3g} {loss:10.4f}")
+        print(f"{'rate':>10} {'loss':>10} {'smoothed':>10}")
+        for rate, loss, smoothed in rates:
+            print(f"{rate:10.3g} {loss:10.4f} {smoothed:10.4f}")
         print(f"optimizer.learning_rate={suggested:.2g}")
         return 0
     processes = training.num_processes(path, overrides)
@@ -266,7 +269,7 @@ def _transcribe(arguments: Arguments) -> int:
 def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     _model_argument(parser)
     parser.add_argument(
-        "files", metavar="FILE", type=Path, nargs="*", help="txt, srt, vtt or ass; none: standard input"
+        "files", metavar="FILE", type=Path, nargs="*", default=[], help="txt, srt, vtt or ass; none: standard input"
     )
     parser.add_argument("--to", metavar="LANG", help="target language, where the model knows several")
     parser.add_argument(
@@ -388,7 +391,9 @@ def _report(arguments: Arguments) -> None:
 def _recipes_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "show", "copy", "schema"), nargs="?", default="list")
     parser.add_argument("name", metavar="NAME", nargs="?", help="recipe (show, copy) or task (schema)")
-    parser.add_argument("rest", metavar="...", nargs="*", help="show: KEY=VALUE changes; copy: the new file")
+    parser.add_argument(
+        "rest", metavar="...", nargs="*", default=[], help="show: KEY=VALUE changes; copy: the new file"
+    )
 
 
 def _recipes(arguments: Arguments) -> None:

@@ -174,6 +174,7 @@ def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Wat
     device = parallel.choose_device(engine.device)
 
     def take(budget: float) -> None:
+        print(f"batch.{name}: tries {budget:,.6g}", file=sys.stderr, flush=True)
         trial = task.with_budget(budget)
         trainer = Trainer(trial, run, alone, section.optimizer, section.schedule, 1, section.seed, ALONE, watchdog)
         plan = trial.plan("train")
@@ -188,7 +189,13 @@ def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Wat
     found = trials.largest_budget(smallest, largest, take, device)
     # What is used is what the recipe says, so that a resumed run has the same batches. Up: the longest has to fit.
     found = int(found) if name == "tokens" else math.ceil(found * 100) / 100
-    print(f"batch.{name}: {found:g} fits in memory", file=sys.stderr, flush=True)
+    steps = task.with_budget(found).plan("train").num_micro_batches / section.batch.micro_batches
+    print(
+        f"batch.{name}: {found:g} fits in memory; so an epoch has {steps:.1f} steps: engine.steps ({engine.steps}) and "
+        "the learning rate should suit that",
+        file=sys.stderr,
+        flush=True,
+    )
     return found
 
 
@@ -263,10 +270,15 @@ def _claim(run: Path, section: Any, budget: str) -> Any:
         (run / "tokenizer.json").unlink(missing_ok=True)  # nothing was learnt yet: the recipe may still change
         write_text(kept, recipe.dump(section))
     else:
-        before = recipe.validate(recipe.read(kept), type(section))
-        if getattr(section.batch, budget) == "auto":
-            section = _with_budget(section, budget, getattr(before.batch, budget))
-        changed = [line for line in recipe.differences(before, section) if not line.startswith(_MAY_CHANGE)]
+        draft = recipe.read(kept)
+        task = draft.values.get("task")
+        if task != section.task:  # nothing else could be compared
+            changed = [f"task: {task} -> {section.task}"]
+        else:
+            before = recipe.validate(draft, type(section))
+            if getattr(section.batch, budget) == "auto":
+                section = _with_budget(section, budget, getattr(before.batch, budget))
+            changed = [line for line in recipe.differences(before, section) if not line.startswith(_MAY_CHANGE)]
         if changed:
             listed = "\n".join(f"  {line}" for line in changed)
             raise UserError(f"{run}: belongs to another recipe; give another --out. It differs in\n{listed}")

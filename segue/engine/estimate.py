@@ -182,21 +182,29 @@ class Estimate(NamedTuple):
 
         lines = [f"{'with engine.recompute':>{sum(widths)}}", line(names)]
         for row in self.rows:
-            cells = [*map(str, row.layout), f"{row.micro_batches:,}", f"{row.sent[0] / GB:,.2f}"]
+            cells = [*map(str, row.layout), f"{row.micro_batches:,}", _figures(row.sent[0] / GB)]
             for again in (False, True):
                 misfit = "" if self.fits(row.memory[again]) else " !"
                 is_timed = self.operations_per_second is not None
                 work = self.rate(row, is_recomputed=again) if is_timed else row.operations[again] / 1e12
-                cells += [f"{row.memory[again].total / GB:,.1f}{misfit}", f"{work:,.{1 if work < 100 else 0}f}"]
+                cells += [f"{_figures(row.memory[again].total / GB)}{misfit}", _figures(work)]
             lines.append(line(cells) + "  chosen" * (row is self.chosen))
-        size = f"{self.memory_bytes / GB:,g} GB (10^9 bytes) with a tenth kept free"
-        return [*lines, f"! does not fit: a device has {size}"]
+        if any("!" in line for line in lines):
+            lines.append(
+                f"! does not fit: a device has {self.memory_bytes / GB:,g} GB (10^9 bytes) with a tenth kept free"
+            )
+        return lines
 
     def _advice(self) -> list[str]:
         if self.chosen is None:
             return list(self.remarks)
         again = ", engine.recompute" * self.is_recomputed
         return [*self.remarks, f"chosen: {self.chosen.layout}{again}: {' '.join(self.settings) or 'as the recipe is'}"]
+
+
+def _figures(value: float) -> str:
+    """Three of them, or as many as stand before the point."""
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value))) if 0 < value < 100 else 0}f}"
 
 
 def _fits(memory_bytes: float, memory: Memory) -> bool:

@@ -40,8 +40,8 @@ def keep(
     more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
     return world.told_once(
         UserError(
-            f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help, or one of "
-            f"these examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} "
+            f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help (in another "
+            f"--out), or one of these examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} "
             f"(segue train --replay {path} takes it again)"
         )
     )

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from segue.engine import environment
@@ -27,7 +28,8 @@ class Rate(NamedTuple):
 
     learning_rate: float
     loss: float
-    """Smoothed."""
+    smoothed: float
+    """The loss, averaged over the steps before."""
 
 
 def learning_rates(trainer: Trainer, smallest: float, largest: float, num_steps: int) -> Iterator[Rate]:
@@ -52,15 +54,26 @@ def learning_rates(trainer: Trainer, smallest: float, largest: float, num_steps:
         count += 1
         smoothed = 0.9 * smoothed + 0.1 * outcome.loss
         loss = smoothed / (1 - 0.9**count)
-        yield Rate(rate, loss)
+        yield Rate(rate, outcome.loss, loss)
         lowest = min(lowest, loss)
         if loss > 4 * lowest:
             return
 
 
 def suggested(rates: Sequence[Rate]) -> float:
-    """A third of the rate with the lowest loss: where it still falls, short of where training breaks."""
-    return min(rates, key=lambda each: each.loss).learning_rate / 3
+    """The rate in the middle of the fifth of the steps in which the loss falls most steeply, over the rate's logarithm.
+
+    Not from where the loss is lowest: clipped gradients hide that training breaks, and then it may fall up to the end.
+    A UserError if it never falls.
+    """
+    size = max(2, len(rates) // 5)
+    x = np.log([each.learning_rate for each in rates])
+    y = np.array([each.loss for each in rates])
+    starts = range(len(rates) - size + 1)
+    slopes = [np.polyfit(x[start : start + size], y[start : start + size], 1)[0] for start in starts]
+    if not slopes or min(slopes) >= 0:
+        raise UserError(f"the loss does not fall at any learning rate from {rates[0].learning_rate:g} on")
+    return rates[int(np.argmin(slopes)) + size // 2].learning_rate
 
 
 def largest_budget(smallest: float, largest: float, take: Callable[[float], None], device: torch.device) -> float:

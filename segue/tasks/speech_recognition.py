@@ -331,10 +331,15 @@ class SpeechRecognition:
         if seconds.max() > budget:
             raise UserError(
                 f"batch.seconds: {budget} s cannot hold the longest utterance: {seconds.max():.2f} s "
-                f"(joined, with pauses, at speed {min(self.recipe.augmentation.speeds)}, where the recipe says so); "
-                "raise it, or set data.longest_seconds"
+                f"(joined, with pauses, at speed {min(self.recipe.augmentation.speeds)}, where the recipe says so; "
+                f"{self._longest()}); mend that line, raise the budget, or set data.longest_seconds"
             )
         return BatchPlan(seconds, budget, buckets=batch.buckets, seed=self.recipe.seed)
+
+    def _longest(self) -> str:
+        """Where the longest training utterance stands, and how long it is said to be."""
+        utterance = self.manifests["train"][int(self.manifests["train"].sizes.argmax())]
+        return f"{utterance.origin}: {utterance.seconds:g} s"
 
     def _seconds(self) -> NDArray[np.float64]:
         """Of each training utterance: joined, with pauses, at the slowest speed."""

@@ -334,8 +334,8 @@ class Translation:
             return BatchPlan(lengths, max(tokens, longest), buckets=16, seed=0, is_shuffled=False)
         if longest > tokens:
             raise UserError(
-                f"batch.tokens: {tokens} cannot hold the longest pair: {longest:.0f} tokens; raise it, or lower "
-                "data.longest_tokens"
+                f"batch.tokens: {tokens} cannot hold the longest pair: {longest:.0f} tokens "
+                f"({self.manifests[split][int(lengths.argmax())].origin}); raise it, or lower data.longest_tokens"
             )
         return BatchPlan(lengths, tokens, buckets=batch.buckets, seed=self.recipe.seed)
 
