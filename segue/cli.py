@@ -159,7 +159,7 @@ def _train(arguments: Arguments) -> int:
     if arguments.replay is not None:
         # No recipe then: it lies beside the file, and all words are changes to it.
         return _replay(arguments.replay, [*filter(None, [arguments.recipe]), *arguments.overrides, *skip_bad])
-    if arguments.recipe is None:
+    if arguments.recipe is None or ("=" in arguments.recipe and not Path(arguments.recipe).exists()):
         raise UserError("RECIPE is missing: segue train RECIPE (segue recipes list)")
     path = recipe.find(arguments.recipe)
     run = arguments.out or Path("runs") / path.stem

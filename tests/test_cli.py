@@ -140,6 +140,7 @@ def test_a_mistake_in_a_manifest_names_file_line_and_key(
     [
         ("train digits_jaspr", "digits_jaspr: no such file, and no such recipe (did you mean 'digits_jasper'?)"),
         ("train", "RECIPE is missing: segue train RECIPE (segue recipes list)"),
+        ("train engine.steps=140", "RECIPE is missing: segue train RECIPE (segue recipes list)"),
         ("train --replay {recipe}", "{recipe}: not a replay file: "),
         ("train {recipe} engine.stpes=3", "command line: engine.stpes: no such key (did you mean 'steps'?)"),
         ("train {recipe} steps", "command line: steps: should be key=value, like "),

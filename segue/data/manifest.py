@@ -152,7 +152,9 @@ def read_content(path: Path, name: str) -> bytes:
 
 def unreadable(path: Path, name: str, error: Exception) -> UserError:
     """The error for a file whose reading raised an OSError, or as gzip does an EOFError or a zlib.error."""
-    return UserError(f"{path}: cannot read this {name}: {getattr(error, 'strerror', None) or error}")
+    is_none = isinstance(error, FileNotFoundError) and name == "manifest"
+    hint = " (segue prepare writes manifests; for a training data.root says where they are)" if is_none else ""
+    return UserError(f"{path}: cannot read this {name}: {getattr(error, 'strerror', None) or error}{hint}")
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, int, int]]:
