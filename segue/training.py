@@ -91,11 +91,15 @@ def num_processes(path: Path, overrides: Sequence[str] = ()) -> int:
 def learning_rates(
     path: Path, overrides: Sequence[str] = (), *, smallest: float = 1e-6, largest: float = 1.0, num_steps: int = 100
 ) -> tuple[list[trials.Rate], float]:
-    """Losses while the learning rate grows, and the rate to try; no run is written."""
+    """Losses while the learning rate grows, and the rate to try; no run is written. On one device."""
     section, module = _read(path, overrides)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
-        trainer = _trainer(module.build_task(section, run, ALONE), section, run, ALONE)
+        task = module.build_task(section, run, ALONE)
+        if getattr(section.batch, module.BUDGET) == "auto":
+            task = task.with_budget(_largest_budget(task, section, module.BUDGET, run))
+        section = section.model_copy(update={"engine": _on_one_device(section.engine)})
+        trainer = _trainer(task, section, run, ALONE)
         rates = list(trials.learning_rates(trainer, smallest, largest, num_steps))
     if not rates:
         raise UserError(f"{path}: the loss is not finite even at a learning rate of {smallest:g}")
@@ -163,14 +167,19 @@ def _trainer(
     )
 
 
-def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Watchdog) -> float:
+def _on_one_device(engine: Any) -> Any:
+    """The settings of a trial that no other rank takes part in."""
+    return engine.model_copy(update={"data_parallel": None, "shard": None, "tensor_parallel": 1, "offload": False})
+
+
+def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Watchdog | None = None) -> float:
     """What fits on one device."""
     engine = section.engine
     if engine.tensor_parallel > 1 or (engine.shard or 1) > 1:
         raise UserError(
             f'batch.{name}: "auto" tries one device; a model that is sharded needs a number (segue estimate)'
         )
-    alone = engine.model_copy(update={"data_parallel": None, "shard": None, "compile": False})
+    alone = _on_one_device(engine).model_copy(update={"compile": False})
     device = parallel.choose_device(engine.device)
 
     def take(budget: float) -> None:

@@ -6,6 +6,7 @@ import platform
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -64,6 +65,15 @@ def write(run: Path, device: torch.device, layout: Layout) -> None:
         (run / DIFFERENCE).unlink(missing_ok=True)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """From here on `peak_memory_gb` counts anew, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_memory_gb(device: torch.device) -> float | None:
     """The most that this process has held so far, in 10^9 bytes: on a GPU of its memory, else of the machine's.
 
@@ -71,6 +81,11 @@ def peak_memory_gb(device: torch.device) -> float | None:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    with suppress(OSError):
+        # Linux. The usage below would count what another program held that started this one in its own place.
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e9
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

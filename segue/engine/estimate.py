@@ -276,13 +276,14 @@ def _tensor_parallel(engine: EngineSection, whole: Rehearsal, devices: int) -> l
     wished = engine.tensor_parallel
     if wished > 1 and not whole.forward_sums:
         raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")
-    for count, what in ((devices, f"{devices} devices"), *((n, f"the model's {n} heads") for n in whole.heads)):
+    counts = {f"{devices} devices": devices} | {f"the model's {what}": count for what, count in whole.dealt_out.items()}
+    for what, count in counts.items():
         if count % wished:
             raise UserError(f"engine.tensor_parallel: {wished} does not divide {what}")
     if wished > 1 or not whole.forward_sums:
         return [wished]
     numbers = range(1, MOST_TENSOR_PARALLEL + 1)
-    return [number for number in numbers if not any(count % number for count in (devices, *whole.heads))]
+    return [number for number in numbers if not any(count % number for count in counts.values())]
 
 
 def _layouts(engine: EngineSection, devices: int, tensor_parallel: int) -> list[Layout]:
@@ -332,9 +333,9 @@ def _remarks(result: Estimate, taking: "_Taking", devices: int, possible: list[i
             own = chosen.micro_batches / layout.data_ranks
             sums = 2 * own * (whole.forward_sums + whole.backward_sums) * _ring(2)
             yield f"{layouts}: not needed; with 2, each device would send {sums / GB:,.1f} GB a step for that alone"
-        elif whole.heads:
-            heads = " and ".join(map(str, whole.heads))
-            yield f"tensor_parallel: nothing up to {MOST_TENSOR_PARALLEL} divides {devices} devices and {heads} heads"
+        elif whole.dealt_out:
+            divided = ", ".join([f"{devices} devices", *whole.dealt_out])
+            yield f"tensor_parallel: nothing up to {MOST_TENSOR_PARALLEL} divides all of {divided}"
         else:
             yield "tensor_parallel: this model has no layers that it splits"
     if chosen.micro_batches != taking.micro_batches:

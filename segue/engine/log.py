@@ -73,7 +73,8 @@ class Log:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self._draw([record])
-        text = f"loss {record['loss']:.4f}" if "loss" in record else "skipped: gradients not finite"
+        reason = "gradients not finite" if "is_skipped" in record else "every example is bad"
+        text = f"loss {record['loss']:.4f}" if "loss" in record else f"skipped: {reason}"
         if "rate" in record:
             text += f"  {record['rate']:.0f} {record['unit']}/s"
         self._progress.update(self._bar, completed=record["step"], text=text)

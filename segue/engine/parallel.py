@@ -124,7 +124,7 @@ def choose_device(name: str) -> torch.device:
     """The device of a recipe, on this rank; a UserError if this machine lacks it."""
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if has[kind])
+        name = "cuda" if has["cuda"] else "cpu"
     if not has[name]:
         raise UserError(f"device: this machine has no {name}; it has {', '.join(k for k, v in has.items() if v)}")
     if name != "cuda":
@@ -242,7 +242,14 @@ def _check_split(model: nn.Module, parts: int) -> None:
     """A UserError where tensor parallelism has nothing to split, or cannot split it evenly."""
     if not any(type(module) in SPLITS for module in model.modules()):
         raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")
-    for module in model.modules():
-        for heads in (module.heads, module.key_value_heads) if isinstance(module, Attention) else ():
-            if heads % parts:
-                raise UserError(f"engine.tensor_parallel: {parts} does not divide the model's {heads} heads")
+    for what, count in dealt_out(model).items():
+        if count % parts:
+            raise UserError(f"engine.tensor_parallel: {parts} does not divide the model's {what}")
+
+
+def dealt_out(model: nn.Module) -> dict[str, int]:
+    """What tensor parallelism deals out evenly, in words, and how many there are of it."""
+    modules = list(model.modules())
+    heads = [n for each in modules if isinstance(each, Attention) for n in (each.heads, each.key_value_heads)]
+    hidden = [each.up.out_features for each in modules if isinstance(each, FeedForward)]
+    return {f"{n} heads": n for n in sorted(heads)} | {f"feed_forward of {n}": n for n in sorted(hidden)}

@@ -21,7 +21,7 @@ from segue.engine import depth, parts, precision
 from segue.engine.depth import Kind
 from segue.engine.memory import old_objects_aside
 from segue.engine.optimizer import OptimizerSection, Updater
-from segue.engine.parallel import SPLITS
+from segue.engine.parallel import SPLITS, dealt_out
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
 from segue.layers.attention import Attention
@@ -67,8 +67,8 @@ class Rehearsal(NamedTuple):
     """Number of parameters."""
     outside_layers: int
     """Number of parameters."""
-    heads: tuple[int, ...]
-    """Numbers that tensor parallelism has to divide."""
+    dealt_out: dict[str, int]
+    """What tensor parallelism has to divide."""
     buffers: int
     has_batch_norm: bool
     inputs: int
@@ -90,7 +90,7 @@ class Rehearsal(NamedTuple):
 def rehearse(
     task: Task, batch: Callable[[], Batch], engine: EngineSection, optimizer: OptimizerSection, tensor_parallel: int = 1
 ) -> Rehearsal:
-    """What one of `tensor_parallel` ranks takes for a micro-batch; those that do not divide the heads round up."""
+    """What one of `tensor_parallel` ranks takes for a micro-batch; what they do not divide rounds up."""
     with old_objects_aside():
         try:
             return _rehearse(task, batch, engine, optimizer, tensor_parallel, is_whole=False)
@@ -110,6 +110,7 @@ def _rehearse(
     watch = _Watch()
     with watch:
         model = task.build_model()
+        counts = dealt_out(model)
         if tensor_parallel > 1:
             _split(model, tensor_parallel)
         if engine.device != "cpu":
@@ -136,12 +137,11 @@ def _rehearse(
         updater.clear()
         precision.recompute(model)
         recomputed = _pass(watch, task, model, inputs, engine, runs)
-    attentions = [module for module in model.modules() if isinstance(module, Attention)]
     return Rehearsal(
         parameters=_count(model),
         largest_layer=max(units, default=0),
         outside_layers=_count(model) - sum(units),
-        heads=tuple(sorted({n for each in attentions for n in (each.heads, each.key_value_heads)})),
+        dealt_out=counts,
         buffers=sum(buffer.nbytes for buffer in model.buffers()),
         has_batch_norm=bool(parts.batch_norms(model)),
         inputs=input_bytes,

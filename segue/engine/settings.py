@@ -17,7 +17,7 @@ class EngineSection(Section):
     steps: Steps
     """Optimizer steps in the whole run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes cuda, then mps, then cpu."""
+    """Where to compute; auto takes cuda, else cpu. Nobody has tried mps yet."""
     precision: Precision = "float32"
     """Number format of the forward pass; weights stay float32. float16 scales the loss."""
     loss_scaling: LossScalingSection = BackoffSection(kind="backoff")

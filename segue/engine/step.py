@@ -142,13 +142,12 @@ class Steps:
         total = torch.zeros((), device=device)
         metrics: dict[str, tuple[Tensor, Tensor]] = {}
         for place, own in enumerate(batches):
-            batch, is_real = (own, True) if own.ids else (self._stand_in, False)
+            is_real = bool(own.ids)
             if parallel.layout.size == 1 and not is_real:
                 continue
-            if batch is None:
-                raise UserError(f"step {step + 1}: every example of a micro-batch is bad; mend the data")
+            # All ranks must take part in every pass: one whose micro-batch is empty repeats another, times 0.
+            batch = own if is_real else self._stand_in or self._any_batch()
             if parallel.layout.size > 1:
-                # All ranks must take part in every pass: one whose micro-batch is empty repeats another, times 0.
                 self._stand_in = batch
             self.watchdog.note("computes the loss", batch.ids)
             number = place * parallel.layout.data_ranks + parallel.data_rank
@@ -167,6 +166,15 @@ class Steps:
                 metrics[name] = (before[0] + value * is_real, before[1] + count * is_real)
             total = total + loss.total.detach() * is_real
         return total, metrics
+
+    def _any_batch(self) -> Batch:
+        """One with a good example."""
+        plan = self.task.plan("train")
+        for number in range(plan.num_micro_batches):
+            batch = self.task.load("train", plan.micro_batch(number))
+            if batch.ids:
+                return batch
+        raise UserError("every training example is bad; mend the data")
 
 
 class _BatchNormMean:

@@ -98,7 +98,10 @@ class Trainer:
             precision.recompute(self.model)
         spread = self.parallel.spread(self.model, precision.DTYPES[engine.precision], is_offloaded=engine.offload)
         if engine.compile:
-            self.model.compile()
+            if engine.recompute and parts.batch_norms(self.model):
+                warn("engine.compile: layers with BatchNorm that are recomputed are not compiled")
+            # torch 2.13's compiler recurses without end over the sizes of spread tensors, where shapes vary.
+            self.model.compile(dynamic=False if self.parallel.layout.tensor_parallel > 1 else None)
         self.updater = Updater(optimizer, self.model)
         decay = engine.moving_average_decay
         self.average = None if decay is None else MovingAverage(self.model, decay)
@@ -231,7 +234,7 @@ class Trainer:
         if outcome.num_targets and not outcome.is_updated:
             self._num_overflows += 1
             numbers["is_skipped"] = True
-        else:
+        elif outcome.num_targets:
             numbers |= {"loss": outcome.loss, "gradient_norm": outcome.norm, **outcome.metrics}
         return outcome, {
             "step": self.step,

@@ -4,6 +4,7 @@ import gc
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -81,6 +82,7 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
 
     It grows by half until memory says no, or until the next would not fit if memory grew in proportion.
     """
+    environment.forget_peak_memory(device)
     limit = _free_bytes(device) * MEMORY_SHARE
     budget, fitting, before = smallest, 0.0, _peak_bytes(device)
     with old_objects_aside():
@@ -109,6 +111,19 @@ def _peak_bytes(device: torch.device) -> float:
     return peak * 1e9
 
 
+def _allowances() -> Iterator[tuple[float, float]]:
+    """What a container or a job of Slurm that this process is in may hold of the memory, and what it holds."""
+    root = Path("/sys/fs/cgroup")
+    with suppress(OSError):
+        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        own = root / next((line.removeprefix("0::/") for line in groups if line.startswith("0::/")), "")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(root):
+                with suppress(OSError, ValueError):  # not said, or "max"
+                    most, used = (folder / name for name in ("memory.max", "memory.current"))
+                    yield float(most.read_text(encoding="ascii")), float(used.read_text(encoding="ascii"))
+
+
 def _free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
@@ -120,10 +135,6 @@ def _free_bytes(device: torch.device) -> float:
     for line in lines:
         if line.startswith("MemAvailable:"):
             free = float(line.split()[1]) * 1024
-    try:  # a container may have less
-        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8").strip()
-        free = free if most == "max" else min(free, float(most) - float(used))
-    except OSError:
-        pass
+    for most, used in _allowances():
+        free = min(free, most - used)
     return free / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # this machine's ranks share it

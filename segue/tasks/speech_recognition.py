@@ -311,15 +311,17 @@ class SpeechRecognition:
 
     def _ctc_loss(self, log_probs: Tensor, frames: Tensor, batch: SpeechBatch, zero_infinity: bool = False) -> Tensor:
         """(B) negative log-likelihoods (Graves et al. 2006, equation 8)."""
+        # torch has no CTC for Apple's GPUs.
+        device = torch.device("cpu") if log_probs.device.type == "mps" else log_probs.device
         return F.ctc_loss(
-            log_probs.transpose(0, 1),  # (B, T, V) -> (T, B, V)
-            batch.targets,
-            frames,
-            batch.target_lengths,
+            log_probs.transpose(0, 1).to(device),  # (B, T, V) -> (T, B, V)
+            batch.targets.to(device),
+            frames.to(device),
+            batch.target_lengths.to(device),
             blank=self.blank,
             reduction="none",
             zero_infinity=zero_infinity,
-        )
+        ).to(log_probs.device)
 
     def _build_plan(self, split: Split) -> BatchPlan:
         sizes, batch = self.manifests[split].sizes, self.recipe.batch

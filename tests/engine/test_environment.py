@@ -117,10 +117,33 @@ WITHOUT_UNIX = """
 import sys
 sys.modules |= dict.fromkeys(("resource", "fcntl", "termios", "pwd", "grp"))  # importing them fails
 import segue, segue.cli, segue.training, segue.tasks.speech_recognition, segue.tasks.translation
+"""
+GROWS_AND_IS_REPLACED = """
+import os, sys
+held = bytearray(2 * 10**9)
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
+"""
+SAYS_ITS_PEAK = """
 import torch
 from segue.engine import environment
-assert environment.peak_memory_gb(torch.device("cpu")) is None
+cpu = torch.device("cpu")
+print(environment.peak_memory_gb(cpu))
+held = torch.ones(10**9, dtype=torch.uint8)
+del held
+print(environment.peak_memory_gb(cpu))
+environment.forget_peak_memory(cpu)
+print(environment.peak_memory_gb(cpu))
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_memory_of_a_process_is_its_own_and_its_peak_can_be_forgotten() -> None:
+    command = [sys.executable, "-c", GROWS_AND_IS_REPLACED, SAYS_ITS_PEAK]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    before, peak, after = map(float, process.stdout.split())
+    assert 0.1 < before < 1.5
+    assert peak == pytest.approx(before + 1, abs=0.2)
+    assert after == pytest.approx(before, abs=0.3)
 
 
 def test_what_only_unix_has_is_not_needed_to_train() -> None:
@@ -131,7 +154,7 @@ def test_what_only_unix_has_is_not_needed_to_train() -> None:
 def test_memory_that_is_not_known_is_not_logged(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "resource", None)
+    monkeypatch.setattr(environment, "peak_memory_gb", lambda device: None)
     segue.train(tiny_recipe, tmp_path, "engine.steps=1", "engine.average_count=0")
     (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert "memory_gb" not in record

@@ -368,6 +368,9 @@ def test_the_rate_is_what_the_operations_leave() -> None:
     assert found.rate(row, is_recomputed=False) == pytest.approx(4 * found.amount / seconds)
 
 
+WIDE = ("multi30k_transformer", *SMALL, "model.feed_forward=254")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -384,6 +387,10 @@ def test_the_rate_is_what_the_operations_leave() -> None:
         (
             ("multi30k_transformer", *SMALL, "--memory", "80", "--devices", "3", "engine.tensor_parallel=3"),
             "engine.tensor_parallel: 3 does not divide the model's 4 heads",
+        ),
+        (
+            (*WIDE, "--memory", "80", "--devices", "4", "engine.tensor_parallel=4"),
+            "engine.tensor_parallel: 4 does not divide the model's feed_forward of 254",
         ),
     ],
 )

@@ -108,6 +108,10 @@ def test_micro_batches_that_cannot_be_dealt_out_are_refused_with_a_number_that_c
 
 MISTAKES = {
     "heads": (["model.key_value_heads=1"], "engine.tensor_parallel: 2 does not divide the model's 1 heads"),
+    "feed_forward": (
+        ["model.feed_forward=63"],
+        "engine.tensor_parallel: 2 does not divide the model's feed_forward of 63",
+    ),
     "jasper": ([], "engine.tensor_parallel: this model has no attention or feed-forward layers to split"),
     "ranks": (
         ["engine.data_parallel=3"],
@@ -125,7 +129,7 @@ def test_a_layout_that_does_not_fit_the_model_is_one_line_and_ends_all_ranks(
 ) -> None:
     commands = []
     for name, (overrides, _) in MISTAKES.items():
-        recipe = reversal_recipe if "heads" in name else tiny_recipe
+        recipe = reversal_recipe if name in ("heads", "feed_forward") else tiny_recipe
         parts = [] if name in ("ranks", "auto") else ["engine.tensor_parallel=2"]
         commands.append((2, ["train", recipe, "--out", tmp_path / name, *parts, *overrides]))
     ended = run_ranks(commands)

@@ -1,11 +1,15 @@
 """The proof that the number of ranks changes nothing: the same steps from the same four micro-batches."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+
+from segue import training
+from segue.engine.parallel import ALONE
 
 STEPS = 6
 LAYOUTS = {
@@ -91,3 +95,37 @@ def test_any_layout_ships_the_same_model(runs: Path, task: str, name: str) -> No
         (records(runs / f"{task}, {name}, float32")[-1]["dev"]).keys()
         == records(runs / f"{task}, alone, float32")[-1]["dev"].keys()
     )
+
+
+def test_a_rank_whose_examples_are_all_bad_takes_the_step_of_the_others(
+    tiny_recipe: Path, corpus: Path, run_ranks: Any, tmp_path: Path
+) -> None:
+    """Utterances that are alone in a micro-batch: one that cannot be read leaves a rank without any, at once."""
+    data = tmp_path / "corpus"
+    shutil.copytree(corpus, data)
+    lines = (data / "train.jsonl").read_text().splitlines(keepends=True)[:12]
+    (data / "train.jsonl").write_text("".join(lines))
+    overrides = [f"data.root={data}", "data.skip_bad=true", "augmentation.joined_utterances=1", "batch.seconds=0.6"]
+    section, module = training._read(tiny_recipe, [*overrides, "batch.micro_batches=4"])
+    plan = module.build_task(section, tmp_path / "plan", ALONE).plan("train")
+    (bad,) = plan.micro_batch(1).indices  # the first of the second rank
+    (data / json.loads(lines[bad])["audio_filepath"]).write_text("no audio")
+    commands = [
+        command(tiny_recipe, tmp_path / name, LAYOUTS[name], "float32", *overrides) for name in ("alone", "2 copies")
+    ]
+    ended = run_ranks(commands)
+    assert ended.statuses == [[0], [0, 0]], ended.said
+    expected, found = (records(tmp_path / name) for name in ("alone", "2 copies"))
+    assert [each["loss"] for each in found] == pytest.approx([each["loss"] for each in expected], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["2 copies", "2 tensor-parallel"])
+def test_a_compiled_layout_takes_the_same_steps(
+    reversal_recipe: Path, runs: Path, run_ranks: Any, tmp_path: Path, name: str
+) -> None:
+    overrides = ("batch.tokens=100", "model.positions=sinusoidal", "engine.compile=true")
+    ended = run_ranks([command(reversal_recipe, tmp_path / "run", LAYOUTS[name], "float32", *overrides)])
+    assert ended.statuses == [[0, 0]], ended.said
+    for expected, found in zip(records(runs / "translation, alone, float32"), records(tmp_path / "run"), strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)

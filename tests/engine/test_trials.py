@@ -315,6 +315,16 @@ def test_a_suggested_rate_teaches_a_model_and_is_found_again(reversal_recipe: Pa
     assert last["loss"] < 0.7 * rates[0].loss
 
 
+def test_a_rate_is_found_for_the_batches_that_auto_comes_to_on_one_device(
+    reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_largest_budget", lambda *arguments: 256)
+    layout = ("engine.data_parallel=4", "engine.tensor_parallel=2", "engine.offload=true")
+    expected = training.learning_rates(reversal_recipe, ("batch.tokens=256",), smallest=1e-4, num_steps=12)
+    found = training.learning_rates(reversal_recipe, ("batch.tokens=auto", *layout), smallest=1e-4, num_steps=12)
+    assert found == expected
+
+
 def test_a_model_that_never_has_a_finite_loss_gets_a_reason(
     reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
