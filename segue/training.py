@@ -108,7 +108,7 @@ def learning_rates(
 
 def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Finding]:
     """The step in a replay file, micro-batch by micro-batch; `overrides` change the run's recipe."""
-    replay.step_of(path)
+    replay.step_and_data(path)
     run = path.parent
     if not (run / RECIPE).is_file():
         raise UserError(f"{path}: no {RECIPE} beside it; a replay file is read in its run directory")

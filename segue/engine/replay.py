@@ -47,7 +47,7 @@ def keep(
     )
 
 
-def step_of(path: Path) -> tuple[int, str]:
+def step_and_data(path: Path) -> tuple[int, str]:
     """The step, from 0, that a replay file keeps, and the fingerprint of its data."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -72,7 +72,7 @@ class Finding(NamedTuple):
 
 def take_again(task: Task, engine: EngineSection, micro_batches: int, seed: int, path: Path) -> Iterator[Finding]:
     """Forward and backward over the micro-batches of the step in a replay file, one after the other."""
-    step, data = step_of(path)
+    step, data = step_and_data(path)
     if data != task.fingerprint():
         raise UserError(f"{path}: the data changed since; put them back as they were to take this step again")
     device = choose_device(engine.device)
