@@ -100,6 +100,7 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
             if budget >= largest or used * GROWTH > limit:
                 break
             budget = min(largest, budget * GROWTH)
+    environment.forget_peak_memory(device)  # what the training itself will hold is asked for later
     if not fitting:
         raise UserError(f"not even a micro-batch of {smallest:g} fits in memory; shorten the examples or the model")
     return fitting
