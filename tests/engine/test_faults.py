@@ -327,46 +327,48 @@ def test_a_rank_that_gets_no_further_is_named_with_its_step_and_examples(
         "if rank == 1:\n"
         "    Translation.loss = sleepy"
     )
-    ended = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=3"), SABOTAGE=sleep).end()
+    ended = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=5"), SABOTAGE=sleep).end()
     assert ended.statuses == [LET_DOWN, LET_DOWN], ended
     ids = ended.said[1].splitlines()[0].split()[2:]
     assert ids
     first, innocent, culprit = watched(ended.said)
-    assert first == "segue: no progress for 3 s (engine.watchdog_seconds):"
+    assert first == "segue: no progress for 5 s (engine.watchdog_seconds):"
     assert innocent.startswith("  rank 0 at step 3, computes gradients: train.jsonl:")
     assert culprit.startswith(f"  rank 1 (holds the others up) at step 3, computes the loss: {', '.join(ids)}, for ")
 
 
-def test_a_rank_that_is_frozen_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
-    # It sleeps first, so that it has noted where it is.
-    freeze = AT_STEP.format(step=4, ranks={1}, act="time.sleep(1.5), os.kill(os.getpid(), signal.SIGSTOP)")
-    words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=3")
-    job = start(2, words, SABOTAGE=freeze)
-    wait_for(lambda: not is_running(job.ranks[0]))
-    os.kill(job.ranks[1], signal.SIGKILL)  # nothing else ends it
-    ended = job.end()
-    assert ended.statuses == [LET_DOWN, KILLED]
-    _, innocent, culprit = watched(ended.said)
-    assert innocent.startswith("  rank 0 at step 5, waits for the other ranks, for ")
-    assert culprit.startswith("  rank 1 (holds the others up) at step 4, not heard of since it ")
+# They sleep first, so that they have noted where they are.
+FREEZE = "time.sleep(1.5), os.kill(os.getpid(), signal.SIGSTOP)"
+FREEZE_AT_START = f"""
+from segue.tasks import translation
+if rank == 1:
+    translation.build_task = lambda *arguments: ({FREEZE})
+"""
 
 
-def test_a_rank_that_freezes_before_the_first_step_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
-    freeze = (
-        "from segue.tasks import translation\n"
-        "if rank == 1:\n"
-        "    def freeze(*arguments):\n"
-        "        time.sleep(1.5), os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "    translation.build_task = freeze"
-    )
+@pytest.mark.parametrize(
+    ("freeze", "innocent", "culprit"),
+    [
+        (FREEZE_AT_START, "step 0, prepares the data", "step 0, not heard of since it prepares the data"),
+        (
+            AT_STEP.format(step=4, ranks={1}, act=FREEZE),
+            "step 5, waits for the other ranks",
+            "step 4, not heard of since it ",
+        ),
+    ],
+    ids=["before the first step", "after a step"],
+)
+def test_a_rank_that_is_frozen_is_named(
+    start: Start, recipe: Path, tmp_path: Path, freeze: str, innocent: str, culprit: str
+) -> None:
     job = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=5"), SABOTAGE=freeze)
     wait_for(lambda: not is_running(job.ranks[0]))
     os.kill(job.ranks[1], signal.SIGKILL)  # nothing else ends it
     ended = job.end()
     assert ended.statuses == [LET_DOWN, KILLED]
-    _, innocent, culprit = watched(ended.said)
-    assert innocent.startswith("  rank 0 at step 0, prepares the data, for ")
-    assert culprit.startswith("  rank 1 (holds the others up) at step 0, not heard of since it prepares the data, for ")
+    _, first, second = watched(ended.said)
+    assert first.startswith(f"  rank 0 at {innocent}, for ")
+    assert second.startswith(f"  rank 1 (holds the others up) at {culprit}")
 
 
 def test_an_example_that_a_loader_never_gets_done_with_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
@@ -382,7 +384,7 @@ def test_an_example_that_a_loader_never_gets_done_with_is_named(start: Start, re
         "    return tokens(self, split, pair, *others)\n"
         "Translation._tokens = endless"
     )
-    words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=3", "engine.workers=2")
+    words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=5", "engine.workers=2")
     ended = start(1, words, SABOTAGE=hang).end()
     assert ended.statuses == [LET_DOWN], ended
     _, place = watched(ended.said)
