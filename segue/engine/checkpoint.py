@@ -186,10 +186,12 @@ class Checkpoints:
         state = {**state, "step": step, "sha256": checksums}
         write_text(partial / STATE, json.dumps({**state, OWN_CHECKSUM: _own_checksum(state)}, indent=1))
         _flush(partial)
-        if target.exists():  # left by a run that was resumed from an earlier one
-            _remove(target)
+        if target.exists():  # of the same step, or left by a run that was resumed from an earlier one
+            target.rename(_doomed(target))
         partial.rename(target)
         _flush(self.folder)
+        if _doomed(target).exists():
+            _delete(_doomed(target))
         later = [path for number, path in saved(self.folder) if number > step]  # damaged: this run was resumed before
         earlier = [path for number, path in saved(self.folder) if number <= step]
         for path in [*later, *earlier[self._keep :]]:
@@ -271,9 +273,11 @@ def _make_empty(partial: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Deletes a checkpoint; killed meanwhile, no half of it keeps its name."""
-    doomed = path.with_name(f"{PARTIAL}{path.name}")
-    path.rename(doomed)
-    _delete(doomed)
+    _delete(path.rename(_doomed(path)))
+
+
+def _doomed(path: Path) -> Path:
+    return path.with_name(f"{PARTIAL}{path.name}")
 
 
 def _delete(path: Path) -> None:

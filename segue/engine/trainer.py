@@ -122,6 +122,7 @@ class Trainer:
         self._whole_model: nn.Module | None = None
         self._noted: list[int] = []  # signals
         self._owed: dict[str, Any] | None = None  # the record of a step whose evaluation is not done yet
+        self._is_model_lost = False
         self._resume()
 
     def train(self) -> Result:
@@ -131,8 +132,9 @@ class Trainer:
         own = range(first + self.parallel.data_rank, last, self.parallel.layout.data_ranks)
         stream = Stream(self.task, "train", own, engine.workers, self.device)
         gc.collect()  # models that were tried before, for instance: set aside, they would stay
+        logged = self.step - (self._owed is not None)
         with (
-            Log(self.run, self.step, engine.steps) if self.world.is_first else Silence() as self.log,
+            Log(self.run, logged, engine.steps) if self.world.is_first else Silence() as self.log,
             _signals_noted() as self._noted,
             self.checkpoints,
             memory.old_objects_aside(),
@@ -143,11 +145,15 @@ class Trainer:
             since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
             is_interrupted = False
             self.watchdog.note("starts", step=self.step)
+            if self._is_model_lost:  # saved, or a kill would bring back a best evaluation whose model is another's
+                self._save()
             if self._owed is not None:
                 is_interrupted = not self._concluded(self._owed)
-            elif self.step == engine.steps and self.best is None:  # its model was lost
-                is_interrupted = not self._evaluated({})
                 self._save()
+            elif self.step == engine.steps and self.best is None:
+                is_interrupted = not self._evaluated({})
+                if not is_interrupted:
+                    self._save()
             while self.step < engine.steps and not is_interrupted:
                 self.watchdog.note("reads data", step=self.step + 1, held=stream.held)
                 outcome, record = self._take_step(
@@ -265,7 +271,11 @@ class Trainer:
             if self._is_evaluated() and "dev" not in record:
                 record["dev"] = self._evaluate_and_keep()
             if self.step == self.engine.steps and self.engine.average_count > 1:
-                record["averaged"] = self._average_and_keep()
+                average = self.snapshots.average()
+                if average is None:
+                    warn("nothing is left to average; the model stays that of the best evaluation")
+                else:
+                    record["averaged"] = self._average_and_keep(average)
         except _StoppedError:
             return False
         return True
@@ -282,12 +292,12 @@ class Trainer:
                 self.snapshots.add(self.step, scores[self.metric_name], model.state_dict())
         return scores
 
-    def _average_and_keep(self) -> dict[str, float]:
+    def _average_and_keep(self, average: Tensors) -> dict[str, float]:
         """The average of the kept evaluations' weights: evaluated and shipped.
 
         Even where a single evaluation scored better: on few development data that is luck, which averaging is against.
         """
-        with self._whole(self.snapshots.average()) as model:
+        with self._whole(average) as model:
             count = min(self.engine.batch_norm_micro_batches, self.step * self.micro_batches)
             averaging.reestimate_batch_norms(model, self._forwards(model, count))
             scores = self._evaluate(model)
@@ -395,7 +405,7 @@ class Trainer:
         weights = self.run / "model" / WEIGHTS
         if self.best is not None and not self.world.first(lambda: is_readable(weights)):
             warn(f"{weights}: missing or damaged; the next evaluation makes it anew")
-            self.best = None
+            self.best, self._is_model_lost = None, True
 
 
 class _StoppedError(Exception):

@@ -5,7 +5,7 @@ import os
 import resource
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,22 @@ def test_a_failure_at_any_file_operation_leaves_a_checkpoint_that_loads(
     assert steps_found == {20, 30}
     assert operations == {"open", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"}
     assert capsys.readouterr().err == ""  # none was damaged
+
+
+def test_a_step_that_is_saved_again_is_never_without_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in itertools.count():
+        folder = tmp_path / str(number)
+        save(folder, 10)
+        save(folder, 20)
+        with suppress(Killed), failing(monkeypatch, number, Killed()) as reached:
+            save(folder, 20)
+        assert loaded_step(folder) in (10, 20)
+        if not reached:
+            break
+        save(folder, 20)
+        assert names(folder) == ["step_00000010", "step_00000020"]
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), Killed()], ids=["full", "kill"])

@@ -354,6 +354,45 @@ def test_a_model_that_was_lost_is_made_anew(tmp_path: Path, capsys: pytest.Captu
     assert [record["step"] for record in records(tmp_path)] == list(range(1, 9))
 
 
+def fails(*arguments: object) -> Any:
+    raise ZeroDivisionError
+
+
+def test_a_run_that_dies_while_its_lost_average_is_made_anew_is_not_finished(tmp_path: Path) -> None:
+    weights, options = tmp_path / "model" / "model.safetensors", {"steps": 4, "evaluate_every": 2, "average_count": 2}
+    assert trainer(ToyTask(network(), 4, [3.0, 2.0, 1.0]), tmp_path, **options).train().best == (4, 1.0)
+    average = weights.read_bytes()
+    weights.unlink()
+    dying = trainer(ToyTask(network(), 4, [2.0]), tmp_path, **options)
+    dying._average_and_keep = fails  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        dying.train()
+    assert weights.read_bytes() != average
+    assert trainer(ToyTask(network(), 4, [2.0, 1.0]), tmp_path, **options).train().best == (4, 1.0)
+    assert weights.read_bytes() == average
+
+
+def test_a_best_evaluation_whose_model_was_lost_does_not_come_back(tmp_path: Path) -> None:
+    trainer(ToyTask(network(), 4, [1.0, 5.0]), tmp_path, steps=4, evaluate_every=2).train()
+    shutil.rmtree(tmp_path / "model")
+    dying = trainer(ToyTask(network(), 4, [7.0]), tmp_path, steps=8, evaluate_every=2)
+    around_update(dying, after=lambda: fails() if dying.step == 6 else None)
+    with pytest.raises(ZeroDivisionError):
+        dying.train()  # at step 7; the model of step 6 is written, and nothing saved since step 4
+    result = trainer(ToyTask(network(), 4, [7.0, 8.0]), tmp_path, steps=8, evaluate_every=2).train()
+    assert result.best == (6, 7.0)
+
+
+def test_where_nothing_is_left_to_average_the_best_model_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = trainer(ToyTask(network(), 4, [1.0, 2.0]), tmp_path, steps=4, evaluate_every=2, average_count=2)
+    training.snapshots.average = lambda: None  # type: ignore[method-assign]
+    assert training.train().best == (2, 1.0)
+    assert "averaged" not in records(tmp_path)[-1]
+    assert "warning: nothing is left to average; the model stays that of the best evaluation" in capsys.readouterr().err
+
+
 def test_damaged_lines_of_a_log_are_reported_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(ToyTask(network(), 4), tmp_path, steps=6).train()
     path = tmp_path / "metrics.jsonl"
