@@ -150,7 +150,7 @@ class Trainer:
             if self._owed is not None:
                 is_interrupted = not self._concluded(self._owed)
                 self._save()
-            elif self.step == engine.steps and self.best is None:
+            elif self.step == engine.steps and self.best is None:  # ended, and then its model was lost
                 is_interrupted = not self._evaluated({})
                 if not is_interrupted:
                     self._save()

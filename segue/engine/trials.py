@@ -112,11 +112,15 @@ def _peak_bytes(device: torch.device) -> float:
     return peak * 1e9
 
 
-def _allowances() -> Iterator[tuple[float, float]]:
-    """What a container or a job of Slurm that this process is in may hold of the memory, and what it holds."""
-    root = Path("/sys/fs/cgroup")
+def _allowances(
+    root: Path = Path("/sys/fs/cgroup"), memberships: Path = Path("/proc/self/cgroup")
+) -> Iterator[tuple[float, float]]:
+    """What each control group (version 2) that this process is in may hold of the memory, and what it holds.
+
+    A container is one, and a job of Slurm may be.
+    """
     with suppress(OSError):
-        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        groups = memberships.read_text(encoding="utf-8").splitlines()
         own = root / next((line.removeprefix("0::/") for line in groups if line.startswith("0::/")), "")
         for folder in (own, *own.parents):
             if folder.is_relative_to(root):

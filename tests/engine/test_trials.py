@@ -102,6 +102,21 @@ def test_a_smallest_budget_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyP
     assert memory.tried == [10.0]
 
 
+def test_what_any_group_of_this_process_may_hold_counts(tmp_path: Path) -> None:
+    memberships, job = tmp_path / "memberships", tmp_path / "root" / "slurm" / "job_1"
+    memberships.write_text("4:memory:/another/version\n0::/slurm/job_1/step_0\n")
+    (job / "step_0").mkdir(parents=True)
+    for folder, most, used in ((job / "step_0", "max", 30), (job, 1000, 400), (tmp_path / "root", 5000, 700)):
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+    (tmp_path / "memory.max").write_text("1\n")  # outside
+    (tmp_path / "memory.current").write_text("0\n")
+    assert list(trials._allowances(tmp_path / "root", memberships)) == [(1000, 400), (5000, 700)]
+    assert list(trials._allowances(tmp_path / "no cgroups", memberships)) == []
+    memberships.write_text("0::/\n")  # a container sees itself as the root
+    assert list(trials._allowances(tmp_path / "root", memberships)) == [(5000, 700)]
+
+
 def test_ranks_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = trials._free_bytes(CPU)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
