@@ -334,7 +334,9 @@ class Trainer:
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         """Ranks share the examples; one scores them."""
         engine, device = self.engine, self.device
-        found, _ = predict(self.task, model, "dev", engine, device, self.world, self.watchdog, self._noted)
+        found, num_bad = predict(self.task, model, "dev", engine, device, self.world, self.watchdog, self._noted)
+        if num_bad:
+            warn(f"{num_bad} bad examples were left out of the evaluation at step {self.step}")
         self.watchdog.note("scores the evaluation" if self.world.is_first else WAITS)
         return self.world.first(lambda: self.task.score(found))
 
