@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.data.subtitles.files import Form, encoding_of
+from segue.data.encodings import encoding_of
+from segue.data.subtitles.files import Form
 from segue.data.subtitles.translation import Shape, Translated, translate
 from segue.errors import UserError
 

@@ -5,6 +5,9 @@ from typing import Literal
 
 from segue.recipe import Section
 
+_LETTERS = frozenset(["Lu", "Ll", "Lt", "Lo"])  # Lm are signs that change other letters: the Japanese ー, accents
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")  # letters of Hangul that are blank
+
 
 class TextSection(Section):
     """One rule of text normalisation, applied to training targets, references and hypotheses alike."""
@@ -38,3 +41,8 @@ def normalize(text: str, rule: TextSection) -> str:
 
 def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
+
+
+def has_letters(text: str) -> bool:
+    """Whether `text` holds a letter of any script, and not digits, punctuation and symbols alone."""
+    return any(unicodedata.category(character) in _LETTERS and character not in _FILLERS for character in text)

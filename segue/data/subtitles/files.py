@@ -4,12 +4,10 @@ pysubs2 reads the times. Its writers are not used here: they renumber cues, sort
 identifiers, notes, style sheets, comments in a script's head, and tags that they do not know.
 """
 
-import codecs
 import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import charset_normalizer
 from pysubs2.formats.subrip import SubripFormat
 from pysubs2.formats.webvtt import WebVTTFormat
 from pysubs2.time import TIMESTAMP, timestamp_to_ms
@@ -29,26 +27,6 @@ _EVENT = re.compile(r"^[^\S\n]*(?:(Format)|Dialogue):([^\n]*)$", re.MULTILINE)
 _EVENT_FIELDS = ["layer", "start", "end", "style", "name", "marginl", "marginr", "marginv", "effect", "text"]
 _IS_DRAWING = re.compile(r"\\p[1-9]")
 _GENERATED = frozenset(["fx", "karaoke"])  # what Aegisub's templater makes and reads: syllables, not sentences
-
-
-_BOMS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before that of UTF-16, which it begins with
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-# What subtitles come in. More would only be guessed wrongly: a short text fits dozens of code pages.
-_LATIN_PAGES = ["cp1252", "cp1250", "cp1254"]
-_OTHER_PAGES = ["cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "gb18030", "big5", "cp932", "euc_jp", "cp949"]
-# Letters that tell the three apart, as bytes. Most others are letters in each, such as e8: è or č.
-_SLAVIC = re.compile(rb"[a-z][\x9a\x9d-\x9f\xb3\xb9\xbe\xbf]|[\x9a\x9d-\x9f\xb3\xbe][a-z]")  # š ť ž ź ł ą ľ ż
-_ROMANIAN = re.compile(rb"[a-z][\xba\xfe][a-z]")  # ş ţ; or þ of Icelandic, beside ð and æ
-_HUNGARIAN = re.compile(rb"[\xf5\xfb]")  # ő ű; or õ û, beside à ã ä ç è ê
-_TURKISH = re.compile(rb"[\xf0\xfd\xfe]")  # ğ ı ş; or ð ý þ, beside á ã æ í ó
-_NOT_ROMANIAN = re.compile(rb"[\xe6\xf0]")
-_NOT_HUNGARIAN = re.compile(rb"[\xe0\xe3\xe4\xe7\xe8\xea]")
-_NOT_TURKISH = re.compile(rb"[\xe1\xe3\xe6\xed\xf3]")
 
 
 class Cue(NamedTuple):
@@ -78,47 +56,6 @@ class File(NamedTuple):
     line_end: str
     num_outside: int
     """Blocks of text that belong to no cue: no player shows them."""
-
-
-def encoding_of(content: bytes) -> str:
-    """The encoding in which `content` is a text: a Unicode one where it can be, else the likeliest code page.
-
-    A byte order mark is not of the text. A UserError where no known encoding fits.
-    """
-    guesses = [encoding for mark, encoding in _BOMS.items() if content.startswith(mark)]
-    zeros = content[0::2].count(0), content[1::2].count(0)  # half of the times and line ends in UTF-16
-    if sum(zeros) * 10 > len(content):
-        guesses.append("utf-16-le" if zeros[1] > zeros[0] else "utf-16-be")
-    for encoding in [*guesses, "utf-8"]:
-        text = _decoded(content, encoding)
-        if text is not None and "\0" not in text:
-            return encoding
-    found = charset_normalizer.from_bytes(content, cp_isolation=[*_LATIN_PAGES, *_OTHER_PAGES]).best()
-    pages = [found.encoding] if found else []
-    if found and found.encoding in _LATIN_PAGES:
-        pages = [_latin_page(content), *_LATIN_PAGES]
-    for page in pages:
-        if _decoded(content, page) is not None:
-            return page
-    raise UserError("the text is in no encoding that is known here: save it as UTF-8")
-
-
-def _decoded(content: bytes, encoding: str) -> str | None:
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError:
-        return None
-
-
-def _latin_page(content: bytes) -> str:
-    """The code page of a European text, which charset_normalizer often takes for another one."""
-    is_romanian = _ROMANIAN.search(content) and not _NOT_ROMANIAN.search(content)
-    is_hungarian = _HUNGARIAN.search(content) and not _NOT_HUNGARIAN.search(content)
-    if _SLAVIC.search(content):
-        return "cp1250"
-    if _TURKISH.search(content) and not _NOT_TURKISH.search(content):
-        return "cp1254"
-    return "cp1250" if is_romanian or is_hungarian else "cp1252"
 
 
 def read(text: str, form: Form) -> File:

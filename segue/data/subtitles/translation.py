@@ -8,8 +8,10 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from segue.data import sentences
+from segue.data.encodings import encoding_of
 from segue.data.subtitles import files, layout
 from segue.data.subtitles.files import Form
+from segue.data.text import has_letters
 
 LONGEST_GAP_MS = 1500  # a sentence goes on in the next cue up to this pause
 LONGEST_OVERLAP_MS = 200  # and where cues overlap by a few frames
@@ -77,11 +79,11 @@ def translate(content: bytes, form: Form, translator: Callable[[list[str]], list
     one and shared out again. `translator` is called once or, where nothing is to translate, never; it cares for batches
     and long sentences.
     """
-    encoding = files.encoding_of(content)
+    encoding = encoding_of(content)
     file = files.read(content.decode(encoding), form)
     cues = [layout.read(cue.body, form) for cue in file.cues]
     groups = _groups(file.cues, cues)
-    asked = [sentence.text for group in groups for sentence in group.sentences if _has_letters(sentence.text)]
+    asked = [sentence.text for group in groups for sentence in group.sentences if has_letters(sentence.text)]
     answers = translator([text.rstrip() for text in asked]) if asked else []
     assert len(answers) == len(asked), "a translator returns as many sentences as it is given"
     texts: list[dict[int, str]] = [{} for _ in cues]
@@ -91,7 +93,7 @@ def translate(content: bytes, form: Form, translator: Callable[[list[str]], list
         translations: list[str] = []
         for sentence in group.sentences:
             translation = sentence.text.rstrip()
-            if _has_letters(sentence.text):
+            if has_letters(sentence.text):
                 translation = layout.clean(answers[position], form)
                 position += 1
                 if not translation:
@@ -111,10 +113,6 @@ def translate(content: bytes, form: Form, translator: Callable[[list[str]], list
         _told(sorted(left), "left untranslated, since the translation came back empty", file.cues),
     ]
     return Translated(files.write(file, bodies), list(filter(None, warnings)), len(cues), len(asked))
-
-
-def _has_letters(text: str) -> bool:
-    return any(map(str.isalpha, text))
 
 
 def _groups(file_cues: Sequence[files.Cue], cues: Sequence[layout.Cue]) -> list[_Group]:

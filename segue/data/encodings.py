@@ -1,0 +1,122 @@
+"""In which encoding is a text file? Unicode where it can be; old code pages are guessed where a caller wants that."""
+
+import codecs
+import re
+from pathlib import Path
+
+import charset_normalizer
+
+from segue.errors import UserError
+
+_BOMS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before that of UTF-16, which it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# What old texts come in. More would only be guessed wrongly: a short text fits dozens of code pages.
+_LATIN_PAGES = ["cp1252", "cp1250", "cp1254"]
+_OTHER_PAGES = ["cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "gb18030", "big5", "cp932", "euc_jp", "cp949"]
+# Letters that tell the three apart, as bytes. Most others are letters in each, such as e8: è or č.
+_SLAVIC = re.compile(rb"[a-z][\x9a\x9d-\x9f\xb3\xb9\xbe\xbf]|[\x9a\x9d-\x9f\xb3\xbe][a-z]")  # š ť ž ź ł ą ľ ż
+_ROMANIAN = re.compile(rb"[a-z][\xba\xfe][a-z]")  # ş ţ; or þ of Icelandic, beside ð and æ
+_HUNGARIAN = re.compile(rb"[\xf5\xfb]")  # ő ű; or õ û, beside à ã ä ç è ê
+_TURKISH = re.compile(rb"[\xf0\xfd\xfe]")  # ğ ı ş; or ð ý þ, beside á ã æ í ó
+_NOT_ROMANIAN = re.compile(rb"[\xe6\xf0]")
+_NOT_HUNGARIAN = re.compile(rb"[\xe0\xe3\xe4\xe7\xe8\xea]")
+_NOT_TURKISH = re.compile(rb"[\xe1\xe3\xe6\xed\xf3]")
+_CONTROLS = bytes(byte for byte in range(0x20) if byte not in b"\n\r")
+_LEAST_CONTROLS = 0.25  # of the bytes of UTF-16 in small alphabets: each letter's upper one is below 0x20
+
+
+def unicode_encoding(content: bytes) -> str | None:
+    """The Unicode encoding of `content`: by its mark, else UTF-16 where it looks like it, else UTF-8; None: no Unicode.
+
+    Decoding takes the mark away.
+    """
+    for mark, encoding in _BOMS.items():
+        if content.startswith(mark):
+            return encoding if _decoded(content, encoding) is not None else None
+    text = _decoded(content, "utf-8")
+    zeros = content[0::2].count(0), content[1::2].count(0)  # spaces and line ends have one in UTF-16, Latin letters too
+    if any(zeros) and len(content) % 2 == 0:
+        num_controls = len(content) - len(content.translate(None, _CONTROLS))
+        wide = _decoded(content, "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be")
+        if wide is not None and "\0" not in wide and (text is None or num_controls >= _LEAST_CONTROLS * len(content)):
+            return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    return None if text is None else "utf-8"
+
+
+def decode(content: bytes, path: Path) -> str:
+    """The text of a file in any Unicode encoding, without a byte order mark.
+
+    A UserError names file and line of what is none, and of a NUL character.
+    """
+    encoding = unicode_encoding(content)
+    if encoding is None:
+        raise UserError(f"{path}:{_bad_line(content)}: not UTF-8; save the file as UTF-8")
+    text = content.decode(encoding)
+    if "\0" in text:
+        raise UserError(f"{path}:{_nul_line(text)}: holds a NUL character: not a text")
+    return text
+
+
+def encoding_of(content: bytes) -> str:
+    """The encoding in which `content` is a text: a Unicode one where it can be, else the likeliest code page.
+
+    A byte order mark is not of the text. A UserError where no known encoding fits, or where UTF-8 is damaged: bad bytes
+    among at least as many good letters of several bytes.
+    """
+    encoding = unicode_encoding(content)
+    if encoding is not None:
+        text = content.decode(encoding)
+        if "\0" in text:
+            raise UserError(f"line {_nul_line(text)}: holds a NUL character: not a text")
+        return encoding
+    # Two, three or four bytes of one letter hardly ever stand together in a code page's words.
+    text = content.decode("utf-8", errors="replace")
+    num_bad = text.count("\ufffd")
+    num_good = len(text) - num_bad - len(content.translate(None, bytes(range(0x80, 0x100))))
+    if num_bad <= num_good:
+        line = _bad_line(content)
+        raise UserError(f"line {line}: not UTF-8, as the rest is: mend that line, or save the file as UTF-8")
+    found = charset_normalizer.from_bytes(content, cp_isolation=[*_LATIN_PAGES, *_OTHER_PAGES]).best()
+    pages = [found.encoding] if found else []
+    if found and found.encoding in _LATIN_PAGES:
+        pages = [_latin_page(content), *_LATIN_PAGES]
+    for page in pages:
+        if _decoded(content, page) is not None:
+            return page
+    raise UserError("the text is in no encoding that is known here: save it as UTF-8")
+
+
+def _bad_line(content: bytes) -> int:
+    """The number of the first line that is not UTF-8, or else of the last one."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return content.count(b"\n", 0, error.start) + 1
+    return content.count(b"\n") + 1
+
+
+def _nul_line(text: str) -> int:
+    return text.count("\n", 0, text.index("\0")) + 1
+
+
+def _decoded(content: bytes, encoding: str) -> str | None:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _latin_page(content: bytes) -> str:
+    """The code page of a European text, which charset_normalizer often takes for another one."""
+    is_romanian = _ROMANIAN.search(content) and not _NOT_ROMANIAN.search(content)
+    is_hungarian = _HUNGARIAN.search(content) and not _NOT_HUNGARIAN.search(content)
+    if _SLAVIC.search(content):
+        return "cp1250"
+    if _TURKISH.search(content) and not _NOT_TURKISH.search(content):
+        return "cp1254"
+    return "cp1250" if is_romanian or is_hungarian else "cp1252"
