@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from segue import progress
 from segue.errors import UserError, missing_extra, warn
 
 Arguments = argparse.Namespace
@@ -38,15 +39,19 @@ def main(words: Sequence[str] | None = None) -> int:
     name = words[0] if words else "--help"
     if name not in COMMANDS:
         _contents().parse_args([name])  # help, version, or a mistake: it does not come back
+    progress.show()
     try:
         # Intermixed: options may stand before, between and after the words.
         return COMMANDS[name].run(_parser(name).parse_intermixed_args(words[1:])) or 0
     except KeyboardInterrupt:  # a training answers the first one itself: it saves and says how to go on
+        progress.stop()
         print("segue: stopped", file=sys.stderr)
         return 128 + signal.SIGINT
     except UserError as mistake:
+        progress.stop()
         print(f"segue: {mistake}", file=sys.stderr)
     except OSError as error:  # a full disk, a folder that may not be written: not ours to mend
+        progress.stop()
         if isinstance(error, BrokenPipeError):  # `segue ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0

@@ -1,7 +1,8 @@
 """What a user can mend: mistakes get one clear line, not a traceback."""
 
 import os
-import sys
+
+from segue import progress
 
 
 class UserError(ValueError):
@@ -17,7 +18,7 @@ def warn(message: str) -> None:
     """Says `message` on standard error, where it disturbs no result that a program reads; one rank speaks for all."""
     if os.environ.get("RANK", "0") != "0":
         return
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    progress.say(f"warning: {message}")
 
 
 def some_of(problems: list[str], shown: int = 10) -> str:
