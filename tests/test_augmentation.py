@@ -106,7 +106,10 @@ def speeches(draw: st.DrawFn) -> tuple[list[float], list[str | None], Joining]:
     seconds = draw(st.lists(st.floats(0.1, 10), min_size=1, max_size=120))
     names = st.sampled_from(["ann", "bob", None])
     speakers = draw(st.lists(names, min_size=len(seconds), max_size=len(seconds)))
-    joining = Joining(np.array(seconds), speakers, draw(st.integers(1, 6)), draw(st.integers(0, 1000)))
+    section = AugmentationSection(
+        joined_utterances=draw(st.integers(1, 6)), pause_probability=draw(st.sampled_from([0.0, 0.5]))
+    )
+    joining = Joining(np.array(seconds), speakers, section, draw(st.integers(0, 1000)))
     return seconds, speakers, joining
 
 
@@ -118,11 +121,12 @@ def test_joining_hears_each_utterance_once_an_epoch_with_its_speaker_within_the_
     seconds, speakers, joining = speech
     joined = [joining.members(index, epoch) for index in range(len(joining))]
     assert Counter(member for members in joined for member in members) == Counter(range(len(seconds)))
-    for members, bound in zip(joined, joining.seconds, strict=True):
-        assert len({speakers[member] for member in members}) == 1
-        assert len(members) == 1 or speakers[members[0]] is not None
-        assert sum(seconds[member] for member in members) <= bound + 1e-9
-        assert bound <= len(members) * max(seconds) + 1e-9
+    for members, pauses, bound in zip(joined, joining.pauses, joining.seconds, strict=True):
+        assert len(members) <= 1 or len({speakers[member] for member in members}) == 1
+        assert len(members) <= 1 or speakers[members[0]] is not None
+        assert len(pauses) in (0, len(members) + 1)
+        assert sum(seconds[member] for member in members) + sum(pauses) <= bound + 1e-9
+        assert bound <= len(members) * max(seconds) + sum(pauses) + 1e-9
 
 
 @given(speeches(), st.integers(0, 2))
@@ -145,7 +149,7 @@ def test_batches_of_joined_utterances_hold_every_utterance_once_within_the_budge
 
 def test_joined_utterances_have_other_company_each_epoch_whatever_order_is_asked_in() -> None:
     draw = np.random.default_rng(0)
-    joining = Joining(draw.uniform(1, 5, 100), ["ann"] * 100, 4, seed=0)
+    joining = Joining(draw.uniform(1, 5, 100), ["ann"] * 100, AugmentationSection(joined_utterances=4), seed=0)
     assert 4 >= max(len(joining.members(index, 0)) for index in range(len(joining))) > 1
 
     def companies(epoch: int) -> set[frozenset[int]]:
@@ -159,29 +163,94 @@ def test_joined_utterances_have_other_company_each_epoch_whatever_order_is_asked
 
 def test_the_bound_on_joined_length_is_tight() -> None:
     seconds = np.random.default_rng(0).uniform(1, 10, 500)
-    joining = Joining(seconds, ["ann"] * 500, 5, seed=0)
+    joining = Joining(seconds, ["ann"] * 500, AugmentationSection(joined_utterances=5), seed=0)
     assert joining.seconds.sum() < 1.1 * seconds.sum()
 
 
-@pytest.mark.parametrize("num_pieces", [1, 3])
-def test_pauses_stand_only_around_utterances_and_below_the_longest(num_pieces: int) -> None:
-    pausing = augmentation(pause_probability=0.8, longest_pause_seconds=0.5)
-    lengths = set()
+def test_pauses_are_as_often_and_as_long_as_asked() -> None:
+    section = AugmentationSection(pause_probability=0.4, longest_pause_seconds=2.0)
+    joining = Joining(np.ones(1000), [None] * 1000, section, seed=0)
+    with_words = [pauses for index, pauses in enumerate(joining.pauses) if joining.members(index, 0)]
+    assert len(with_words) == 1000
+    assert 350 < sum(bool(pauses) for pauses in with_words) < 450
+    seconds = np.array([each for pauses in with_words for each in pauses])
+    assert 1.8 < seconds.max() < 2
+    assert 0.2 < np.median(seconds) < 0.3
+
+
+def test_noise_alone_is_heard_where_there_are_pauses() -> None:
+    section = AugmentationSection(pause_probability=0.4)
+    joining = Joining(np.ones(1000), [None] * 1000, section, seed=0)
+    alone = [index for index in range(len(joining)) if not joining.members(index, 0)]
+    assert len(alone) == 30
+    noise = augmentation().join([], joining.pauses[alone[0]], np.random.default_rng(0))
+    assert len(noise) == int(joining.pauses[alone[0]][0] * RATE) > 0
+
+
+def test_pauses_stand_around_utterances_that_stay_whole() -> None:
+    pauses = (0.1, 0.0, 0.2, 0.05)
+    pieces = [np.full(400, number + 1.0, np.float32) for number in range(3)]
+    levels = set()
     for seed in range(40):
-        draw = np.random.default_rng(seed)
-        pieces = [np.full(400, number + 1.0, np.float32) for number in range(num_pieces)]
-        joined = pausing.join(pieces, draw)
-        assert len(joined) <= 400 * num_pieces + (num_pieces + 1) * RATE // 2
-        lengths.add(len(joined))
-        for number in range(num_pieces):  # each utterance is there, whole, in its order
-            [places] = np.nonzero(joined == number + 1.0)
-            assert len(places) == 400
-            assert places[-1] - places[0] == 399
-        assert np.all(np.diff(joined[np.isin(joined, [1.0, 2.0, 3.0])]) >= 0)
-    assert len(lengths) > 10
-    assert 400 * num_pieces in lengths  # now and then no pause at all
+        joined = augmentation().join(pieces, pauses, np.random.default_rng(seed))
+        starts = [800, 1200, 1600 + 1600]
+        assert len(joined) == 1200 + 800 + 1600 + 400
+        for piece, start in zip(pieces, starts, strict=True):
+            np.testing.assert_array_equal(joined[start : start + 400], piece)
+        levels.add(round(float(np.abs(joined[:800]).max()), 5))
+    assert 0.0 in levels  # digital silence now and then
+    assert len(levels) > 20
 
 
 def test_without_pauses_utterances_follow_each_other_at_once() -> None:
-    joined = augmentation().join([SPEECH, -SPEECH], np.random.default_rng(0))
+    joined = augmentation().join([SPEECH, -SPEECH], (), np.random.default_rng(0))
     np.testing.assert_array_equal(joined, np.concatenate([SPEECH, -SPEECH]))
+
+
+def test_levels_are_drawn_between_the_bounds_and_clipped() -> None:
+    levels = []
+    for seed in range(50):
+        quieter = augmentation(level_db=(-30.0, 0.0)).waveform(SPEECH, np.random.default_rng(seed))
+        levels.append(20 * np.log10(np.abs(quieter).max()))
+    assert -30 < min(levels) < -27
+    assert -3 < max(levels) <= 0
+    louder = augmentation(level_db=(20.0, 20.0)).waveform(SPEECH, np.random.default_rng(0))
+    assert np.abs(louder).max() == 1
+
+
+def test_a_limited_band_keeps_its_middle_and_cuts_its_ends() -> None:
+    noise = np.random.default_rng(0).standard_normal(16 * RATE).astype(np.float32)
+    before = np.abs(np.fft.rfft(noise))
+    for seed in range(20):
+        limited = augmentation(band_probability=1.0).waveform(noise, np.random.default_rng(seed))
+        share = np.abs(np.fft.rfft(limited)) / before
+        hertz = np.fft.rfftfreq(len(noise), 1 / RATE)
+        assert share[(hertz > 500) & (hertz < 2500)].min() > 0.9
+        assert share[hertz < 25].max() < 0.01
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 11025])
+def test_codecs_change_speech_but_not_its_place(rate: int) -> None:
+    chirp = np.sin(2 * np.pi * np.cumsum(np.linspace(300, 3000, rate)) / rate).astype(np.float32) * 0.5
+    coder = Augmentation(AugmentationSection(codec_probability=1.0), rate, 64, Path())
+    found = set()
+    for seed in range(12):
+        coded = coder.waveform(chirp, np.random.default_rng(seed))
+        assert len(coded) == len(chirp)
+        shift = np.correlate(coded[2000:5000], chirp[2200:4800]).argmax() - 200
+        assert abs(shift) <= 2
+        assert np.corrcoef(coded[500:-500], chirp[500:-500])[0, 1] > 0.9
+        found.add(coded.tobytes())
+    assert len(found) > 3
+    assert chirp.tobytes() not in found
+
+
+def test_noise_is_of_many_colors() -> None:
+    def tilt(seed: int) -> float:
+        noise = augmentation(noise_probability=1.0).waveform(SPEECH, np.random.default_rng(seed)) - SPEECH
+        power = np.abs(np.fft.rfft(noise)) ** 2
+        return float(10 * np.log10(power[100:1000].mean() / power[4000:7000].mean()))
+
+    tilts = [tilt(seed) for seed in range(40)]
+    assert min(tilts) < 1  # white
+    assert max(tilts) > 20

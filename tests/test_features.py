@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from segue.data.features import FeaturesSection, LogMel, normalize
+from segue.data.features import FeaturesSection, LogMel, Normalization, normalize
 
 Array = NDArray[np.float32]
 
@@ -57,41 +57,88 @@ def test_features_are_what_sherpa_onnx_computes(sample_rate_hz: int, mel_bins: i
         np.testing.assert_allclose(row[:, :num_frames].T.numpy(), wanted, atol=1e-3, rtol=0)
 
 
-def test_an_utterance_too_short_for_a_frame_has_none_even_alone() -> None:
+OVER: tuple[Normalization, ...] = ("utterance", "speech")
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_an_utterance_too_short_for_a_frame_has_none_even_alone(over: Normalization) -> None:
     features, frames = LogMel(FeaturesSection())(torch.ones(1, 1), torch.tensor([1]))
     assert frames.tolist() == [0]
-    assert normalize(features, frames).abs().max() == 0
+    assert normalize(features, frames, over).abs().max() == 0
 
 
+@pytest.mark.parametrize("over", OVER)
 @given(st.lists(st.integers(1, 2000), min_size=2, max_size=4))
 @settings(max_examples=30, deadline=None)
-def test_padding_never_changes_a_real_frame(lengths: list[int]) -> None:
+def test_padding_never_changes_a_real_frame(over: Normalization, lengths: list[int]) -> None:
     module = LogMel(FeaturesSection(sample_rate_hz=8000, mel_bins=20))
     waveforms = [sound(length, seed) for seed, length in enumerate(lengths)]
     features, frames = module(*padded(waveforms))
-    normalized = normalize(features, frames)
+    normalized = normalize(features, frames, over)
     for number, waveform in enumerate(waveforms):
         alone, alone_frames = module(torch.from_numpy(waveform).unsqueeze(0), torch.tensor([len(waveform)]))
         real = slice(0, int(alone_frames))
         torch.testing.assert_close(features[number, :, real], alone[0, :, real], atol=1e-5, rtol=0)
         together = normalized[number, :, real]
-        torch.testing.assert_close(together, normalize(alone, alone_frames)[0, :, real], atol=1e-3, rtol=0)
+        torch.testing.assert_close(together, normalize(alone, alone_frames, over)[0, :, real], atol=1e-3, rtol=0)
         assert not normalized[number, :, int(alone_frames) :].any()
 
 
 def test_normalized_bins_have_mean_0_and_variance_1_over_real_frames() -> None:
     frames = torch.tensor([200, 50])
     noise = 3 * torch.randn(2, 8, 200, generator=torch.Generator().manual_seed(0)) - 5
-    for row, count in zip(normalize(noise, frames), frames.tolist(), strict=True):
+    for row, count in zip(normalize(noise, frames, "utterance"), frames.tolist(), strict=True):
         torch.testing.assert_close(row[:, :count].mean(dim=1), torch.zeros(8), atol=1e-5, rtol=0)
         torch.testing.assert_close(row[:, :count].var(dim=1, correction=0), torch.ones(8), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("level", [0.0, 0.3])
-def test_silence_and_constants_become_zeros(level: float) -> None:
+def test_silence_and_constants_become_zeros(level: float, over: Normalization) -> None:
     waveforms, lengths = torch.full((2, 160_000), level), torch.tensor([160_000, 100])
     module = LogMel(FeaturesSection())
     features, frames = module(waveforms, lengths)
     assert frames.tolist() == [1000, 1]
     # 316 is 1 / sqrt(epsilon): what normalisation makes of the last bit of a mean.
-    assert normalize(features, frames).abs().max() < 316 * 1e-5
+    assert normalize(features, frames, over).abs().max() < 316 * 1e-5
+
+
+def spoken(num_samples: int) -> Array:
+    """What is as loud and as varied as speech: bursts of tones of many heights over a little noise."""
+    draw = np.random.default_rng(1)
+    time = np.arange(num_samples) / 8000
+    tones = [np.sin(2 * np.pi * hertz * time) * draw.uniform(0.02, 0.2) for hertz in draw.uniform(200, 3800, 12)]
+    bursts = np.repeat(draw.uniform(0.1, 1, (12, num_samples // 800 + 1)), 800, axis=1)[:, :num_samples]
+    return (np.sum(tones * bursts, axis=0) + 0.002 * draw.standard_normal(num_samples)).astype(np.float32)
+
+
+def normalized(samples: Array, over: Normalization) -> torch.Tensor:
+    """(S) -> (F, T)"""
+    features, frames = LogMel(FeaturesSection(sample_rate_hz=8000, mel_bins=40))(
+        torch.from_numpy(samples).unsqueeze(0), torch.tensor([len(samples)])
+    )
+    return normalize(features, frames, over)[0]
+
+
+PAUSES = {
+    "silence": np.zeros(24_000, np.float32),
+    "noise": 1e-3 * np.random.default_rng(2).standard_normal(24_000).astype(np.float32),
+    "a click": np.where(np.arange(24_000) // 16 == 500, np.float32(0.9), np.float32(0)),
+}
+
+
+@pytest.mark.parametrize("name", PAUSES)
+def test_pauses_hardly_change_speech_that_is_normalized_over_speech(name: str) -> None:
+    speech, pause = spoken(8000), PAUSES[name]
+    changes = {}
+    for over in OVER:
+        alone = normalized(speech, over)[:, 2:-2]  # the frames at its ends see the pause
+        between = normalized(np.concatenate([pause, speech, pause]), over)[:, 302:398]
+        changes[over] = float((between - alone).abs().mean())
+    assert changes["speech"] < 0.2
+    assert changes["utterance"] > 1
+
+
+def test_a_quiet_recording_is_normalized_as_a_loud_one() -> None:
+    loud, quiet = normalized(spoken(8000), "speech"), normalized(spoken(8000) * np.float32(0.1), "speech")
+    assert (loud - quiet).abs().max() < 0.01

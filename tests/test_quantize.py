@@ -39,7 +39,7 @@ class Recognizer(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         features, frames = self.front_end(waveforms, lengths)
-        return self.model(normalize(features, frames), frames)  # type: ignore[no-any-return]
+        return self.model(normalize(features, frames, "speech"), frames)  # type: ignore[no-any-return]
 
 
 def examples(count: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:

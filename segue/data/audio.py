@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -92,6 +92,22 @@ def encoded(samples: Samples, sample_rate_hz: int) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, sample_rate_hz, format="OGG", subtype="VORBIS")
     return file.getvalue()
+
+
+class Codec(NamedTuple):
+    """A lossy encoding, in libsndfile's words."""
+
+    format: str
+    subtype: str
+    sample_rate_hz: int
+
+
+def recoded(samples: Samples, codec: Codec) -> Samples:
+    """Mono samples at the codec's rate, encoded as by default and decoded: (S) -> (about S)."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, codec.sample_rate_hz, codec.subtype, format=codec.format)
+    file.seek(0)
+    return np.asarray(soundfile.read(file, dtype="float32")[0])
 
 
 def resample(samples: Samples, from_hz: float, to_hz: float) -> Samples:

@@ -3,6 +3,7 @@
 Every draw comes from a generator that the caller seeds by (seed, epoch, example): order and workers change nothing.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from segue.data import audio
-from segue.data.audio import Samples
+from segue.data.audio import Codec, Samples
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.recipe import Section
@@ -22,7 +23,24 @@ Count = Annotated[int, Field(ge=0)]
 Indices = NDArray[np.int64]
 
 # Between speech and the noise of a pause: from a busy street to a recording booth.
-PAUSE_SNR_DB = (10.0, 80.0)
+PAUSE_SNR_DB = (0.0, 60.0)
+
+# For so many (joined) utterances there is one of noise alone, where there are pauses at all.
+NOISE_ALONE = 0.03
+
+# Where band limits lie: rumble is cut from 50 Hz on, a telephone begins at 300 Hz and ends at 3400.
+LOWEST_BAND_HZ = (50.0, 350.0)
+NARROWEST_BAND_HZ = 3200.0
+
+# What telephones, recorders and messengers write, at the rates that they have.
+CODECS = (
+    Codec("WAV", "ULAW", 8000),
+    Codec("WAV", "GSM610", 8000),
+    Codec("MP3", "MPEG_LAYER_III", 8000),
+    Codec("MP3", "MPEG_LAYER_III", 16000),
+    Codec("OGG", "OPUS", 8000),
+    Codec("OGG", "OPUS", 16000),
+)
 
 
 class AugmentationSection(Section):
@@ -38,7 +56,7 @@ class AugmentationSection(Section):
     """Share of (joined) utterances with pauses before, between and after their parts."""
 
     longest_pause_seconds: Annotated[float, Field(gt=0, le=10)] = 0.5
-    """Longest pause; its noise is anything from a street's to none."""
+    """Longest pause; half of them are shorter than an eighth of it. Its noise is anything from a street's to none."""
 
     noise_probability: Share = 0.0
     """Share of utterances with added noise."""
@@ -47,7 +65,16 @@ class AugmentationSection(Section):
     """Lowest and highest signal-to-noise ratio in dB."""
 
     noise_manifest: str | None = None
-    """Manifest of noise recordings, in `data.root`; without one the noise is white."""
+    """Manifest of noise recordings, in `data.root`; without one it is computed, white to brown."""
+
+    level_db: tuple[float, float] = (0.0, 0.0)
+    """Lowest and highest gain in dB, one drawn per utterance; what exceeds full scale is clipped."""
+
+    band_probability: Share = 0.0
+    """Share of utterances whose lowest and highest frequencies are cut, as microphones and telephones do."""
+
+    codec_probability: Share = 0.0
+    """Share of utterances that were compressed: mu-law, GSM, MP3 or Opus."""
 
     vocal_tract_warp: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """The mel axis is stretched by a factor from 1 - this to 1 + this (after Jaitly and Hinton 2013)."""
@@ -64,7 +91,7 @@ class AugmentationSection(Section):
     time_width: Count = 6
     """Longest masked span in frames of 10 ms; never over a fifth of the utterance."""
 
-    @field_validator("noise_snr_db")
+    @field_validator("noise_snr_db", "level_db")
     @classmethod
     def _in_order(cls, lowest_and_highest: tuple[float, float]) -> tuple[float, float]:
         if lowest_and_highest[0] > lowest_and_highest[1]:
@@ -92,32 +119,56 @@ class Augmentation:
         self.mel_bins = mel_bins
         self.noise = None if section.noise_manifest is None else Manifest(Utterance, [root / section.noise_manifest])
 
-    def join(self, pieces: Sequence[Samples], draw: np.random.Generator) -> Samples:
-        """Utterances of (S) each, one after the other -> (S'), with pauses."""
-        if draw.random() >= self.section.pause_probability:
-            return np.concatenate(pieces)
-        speech = float(np.sqrt(np.mean([np.square(piece).mean() for piece in pieces])))
-        quiet = speech * 10 ** (-draw.uniform(*PAUSE_SNR_DB) / 20) if draw.random() < 0.9 else 0.0  # or digital silence
-        parts = [self._pause(quiet, draw)]
-        for piece in pieces:
-            parts += [piece, self._pause(quiet, draw)]
-        return np.concatenate(parts)
+    def join(self, pieces: Sequence[Samples], pauses: Sequence[float], draw: np.random.Generator) -> Samples:
+        """Utterances of (S) each, and the seconds of pause before, between and after them (none: no pauses) -> (S').
 
-    def _pause(self, level: float, draw: np.random.Generator) -> Samples:
-        seconds = draw.uniform(0, self.section.longest_pause_seconds)
-        noise = draw.standard_normal(int(seconds * self.sample_rate_hz), dtype=np.float32)
-        return noise * np.float32(level)
+        Of no utterance at all, but a pause, comes noise alone.
+        """
+        if not pauses:
+            return np.concatenate(pieces)
+        powers = [np.square(piece).mean() for piece in pieces]
+        speech = float(np.sqrt(np.mean(powers))) if powers else 1.0
+        quiet = speech * 10 ** (-draw.uniform(*PAUSE_SNR_DB) / 20) if draw.random() < 0.8 else 0.0  # or digital silence
+        lengths = [int(seconds * self.sample_rate_hz) for seconds in pauses]
+        noise = np.float32(quiet) * _colored_noise(sum(lengths), self.sample_rate_hz, draw)
+        first, *others = np.split(noise, np.cumsum(lengths[:-1]))
+        return np.concatenate([first, *(part for pair in zip(pieces, others, strict=True) for part in pair)])
 
     def waveform(self, samples: Samples, draw: np.random.Generator) -> Samples:
-        """(S) -> (S'): speed, then noise."""
-        speed = float(draw.choice(self.section.speeds))
+        """(S) -> (S'): speed, then noise, then the way from the microphone to a file: band, level, codec."""
+        section = self.section
+        speed = float(draw.choice(section.speeds))
         samples = audio.resample(samples, self.sample_rate_hz * speed, self.sample_rate_hz)
-        if draw.random() < self.section.noise_probability:
+        if draw.random() < section.noise_probability:
             noise = self._noise(len(samples), draw)
-            decibels = draw.uniform(*self.section.noise_snr_db)
+            decibels = draw.uniform(*section.noise_snr_db)
             power = np.square(samples).mean() / max(float(np.square(noise).mean()), 1e-12)
             samples = samples + noise * np.float32(np.sqrt(power / 10 ** (decibels / 10)))
+        if draw.random() < section.band_probability:
+            samples = self._band(samples, draw)
+        if section.level_db != (0.0, 0.0):
+            samples = (samples * np.float32(10 ** (draw.uniform(*section.level_db) / 20))).clip(-1, 1)
+        if draw.random() < section.codec_probability:
+            samples = self._coded(samples, draw)
         return samples
+
+    def _band(self, samples: Samples, draw: np.random.Generator) -> Samples:
+        """(S) -> (S), without what lies below and above two frequencies; each edge is an octave's quarter wide."""
+        nyquist = self.sample_rate_hz / 2
+        low = LOWEST_BAND_HZ[0] * (LOWEST_BAND_HZ[1] / LOWEST_BAND_HZ[0]) ** draw.random()
+        high = min(NARROWEST_BAND_HZ, nyquist) * max(1.0, nyquist / NARROWEST_BAND_HZ) ** draw.random()
+        hertz = np.fft.rfftfreq(len(samples), 1 / self.sample_rate_hz).clip(min=1.0)
+        octaves = np.minimum(np.log2(hertz / low), np.log2(high / hertz))  # inside the band; negative outside
+        gain = 1 / (1 + np.exp(-16 * octaves.clip(-4, 4)))
+        return np.fft.irfft(np.fft.rfft(samples) * gain, len(samples)).astype(np.float32)
+
+    def _coded(self, samples: Samples, draw: np.random.Generator) -> Samples:
+        """(S) -> (S), through a codec and back."""
+        usable = [codec for codec in CODECS if codec.sample_rate_hz <= max(8000, self.sample_rate_hz)]
+        codec = usable[int(draw.integers(len(usable)))]
+        coded = audio.recoded(audio.resample(samples, self.sample_rate_hz, codec.sample_rate_hz), codec)
+        coded = audio.resample(coded, codec.sample_rate_hz, self.sample_rate_hz)[: len(samples)]
+        return np.pad(coded, (0, len(samples) - len(coded)))
 
     def features(self, num_frames: int, draw: np.random.Generator) -> FeatureAugmentation | None:
         """The warp and the masks for features of so many frames; None where the section has neither."""
@@ -133,7 +184,7 @@ class Augmentation:
 
     def _noise(self, num_samples: int, draw: np.random.Generator) -> Samples:
         if self.noise is None:
-            return draw.standard_normal(num_samples, dtype=np.float32)
+            return _colored_noise(num_samples, self.sample_rate_hz, draw)
         recording = self.noise[int(draw.integers(len(self.noise)))]
         samples = audio.read(recording.audio, self.sample_rate_hz, recording.offset_seconds, recording.seconds)
         start = int(draw.integers(len(samples)))
@@ -150,7 +201,9 @@ class Joining:
 
     GROUP = 24  # many enough for new company each epoch, few enough for a tight bound
 
-    def __init__(self, seconds: NDArray[np.float64], speakers: list[str | None], maximum: int, seed: int) -> None:
+    def __init__(
+        self, seconds: NDArray[np.float64], speakers: list[str | None], section: AugmentationSection, seed: int
+    ) -> None:
         """`seconds` and `speakers` of each utterance; an utterance without a speaker stays alone."""
         draw = np.random.default_rng([seed, 1])
         self._seed = seed
@@ -159,7 +212,7 @@ class Joining:
         bound = np.zeros(len(seconds))
         start = 0
         by_speaker: dict[str | None, list[int]] = {}
-        for index, speaker in enumerate(speakers):
+        for index, speaker in enumerate(speakers if section.joined_utterances > 1 else [None] * len(seconds)):
             by_speaker.setdefault(speaker, []).append(index)
         for speaker, members in by_speaker.items():
             ordered = np.array(members)[np.argsort(seconds[members], kind="stable")]
@@ -169,14 +222,23 @@ class Joining:
                 start += len(group)
             left = draw.permutation(np.arange(start - len(ordered), start)).tolist()
             while left:
-                size = 1 if speaker is None else int(draw.integers(1, maximum + 1))
+                size = 1 if speaker is None else int(draw.integers(1, section.joined_utterances + 1))
                 places.append(tuple(left[:size]))
                 left = left[size:]
+        self.pauses = [
+            tuple((section.longest_pause_seconds * draw.random(len(place) + 1) ** 3).tolist())
+            if draw.random() < section.pause_probability
+            else ()
+            for place in places
+        ]
+        """Seconds of pause before, between and after the parts of each joined utterance; () for none at all."""
+        if section.pause_probability:  # a model has to learn as well that noise alone says nothing
+            num_alone = math.ceil(NOISE_ALONE * len(places))
+            self.pauses += [(section.longest_pause_seconds * draw.uniform(0.2, 1),) for _ in range(num_alone)]
+            places += [()] * num_alone
+        self.seconds = np.array([bound[list(p)].sum() + sum(q) for p, q in zip(places, self.pauses, strict=True)])
+        """Upper bound on the length of each joined utterance, pauses included."""
         self._places = places
-        self.counts = np.array([len(place) for place in places])
-        """Utterances in each joined utterance."""
-        self.seconds = np.array([bound[list(place)].sum() for place in places])
-        """Upper bound on the length of each joined utterance."""
 
     def __len__(self) -> int:
         return len(self._places)
@@ -194,3 +256,14 @@ def _spans(count: int, widest: int, size: int, draw: np.random.Generator) -> NDA
     widths = draw.integers(0, min(widest, size) + 1, size=count)
     starts = draw.integers(0, size - widths + 1)
     return np.stack([starts, starts + widths], axis=1).astype(np.int64).reshape(count, 2)
+
+
+def _colored_noise(num_samples: int, sample_rate_hz: int, draw: np.random.Generator) -> Samples:
+    """(num_samples) of power 1: white, or falling by up to 9 dB an octave, as rooms, streets and fans do."""
+    noise = draw.standard_normal(num_samples, dtype=np.float32)
+    slope = draw.uniform(-0.5, 1.5)  # of the amplitude; below 0 is white
+    if slope <= 0 or not num_samples:
+        return noise
+    hertz = np.fft.rfftfreq(num_samples, 1 / sample_rate_hz).clip(min=20.0)
+    colored = np.fft.irfft(np.fft.rfft(noise) * hertz**-slope, num_samples)
+    return (colored / max(float(np.sqrt(np.square(colored).mean())), 1e-12)).astype(np.float32)

@@ -1,12 +1,14 @@
 """What does a speech model hear? Log-mel features, the same code in training, inference and the exported graph.
 
 They are what sherpa-onnx computes on a user's device: 25 ms frames every 10 ms, Kaldi's reflection at each utterance's
-own ends, pre-emphasis within each frame, periodic Hann window, power spectrum, Slaney mel filters.
+own ends, pre-emphasis within each frame, periodic Hann window, power spectrum, Slaney mel filters, and, but for quiet
+recordings that are normalized over speech, its floor.
 
 Shape letters: B batch, S samples, T frames, F mel bins.
 """
 
-from typing import Annotated, Any, TypeVar
+import math
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +23,20 @@ from segue.recipe import Section
 FRAME_MS = 25
 SHIFT_MS = 10
 PRE_EMPHASIS = 0.97
-FLOOR = 1.1920929e-07  # float32's epsilon, Kaldi's floor under the logarithm
+FLOOR = 1.1920929e-07  # float32's epsilon, Kaldi's floor under the logarithm: sherpa-onnx has it
+# Where features are normalized over speech: what quiet recordings say stands below Kaldi's floor, which is made for
+# samples of +-32768. This is below the rounding of 16 bits, and never reached in recordings of usual level, for
+# normalization has a floor of its own far above.
+QUIET_FLOOR = 1e-10
 VARIANCE_EPSILON = 1e-5
+
+# Of normalization over speech; bench/RESULTS.md has the trials.
+LOUD_NATS = 2.0
+SPEECH_NATS = 4.0
+RANGE_NATS = 7.0  # below the loudness of a mean bin
+SPEECH_VARIANCE_EPSILON = 0.1  # a bin that the range has cut off does not blow up what little is left of it
+
+Normalization = Literal["utterance", "speech"]
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -36,6 +50,11 @@ class FeaturesSection(Section):
     mel_bins: Annotated[int, Field(gt=0, le=256)] = 64
     """Mel filters from 0 Hz to half the sample rate."""
 
+    normalization: Normalization = "utterance"
+    """Which frames give the mean and variance of each bin: all of an utterance, or those of its speech, within 17 dB of
+    its loudness. With "speech", what lies 30 dB below the loudness is raised to there: pauses, however long and quiet,
+    then change nothing of the speech, and a quiet recording is heard as a loud one."""
+
 
 class LogMel(nn.Module):
     """Waveforms in [-1, 1] to log-mel features."""
@@ -44,6 +63,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.window = section.sample_rate_hz * FRAME_MS // 1000  # rounded down, as Kaldi does
         self.shift = section.sample_rate_hz * SHIFT_MS // 1000
+        self._floor = QUIET_FLOOR if section.normalization == "speech" else FLOOR
         self.filters: Tensor
         self.spectrum: Tensor
         bins = 1 << (self.window - 1).bit_length()  # the power of two that holds a frame
@@ -78,7 +98,7 @@ class LogMel(nn.Module):
         convolve = _exact_conv1d if waveforms.device.type == "cuda" else F.conv1d
         parts = convolve(framed, self.spectrum, stride=self.shift)  # (B, 2 * bins, T): real, then imaginary
         mel = torch.matmul(self.filters, parts * parts)  # (B, F, T)
-        return mel.clamp(min=FLOOR).log(), frames
+        return mel.clamp(min=self._floor).log(), frames
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # it could not follow the switch
@@ -92,17 +112,35 @@ def _exact_conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
         switch.fp32_precision = chosen
 
 
-def normalize(features: Tensor, frames: Tensor) -> Tensor:
-    """(B, F, T), (B) -> (B, F, T): each bin to mean 0 and variance 1 over its utterance's real frames; padding is 0.
+def normalize(features: Tensor, frames: Tensor, over: Normalization) -> Tensor:
+    """(B, F, T), (B) -> (B, F, T): each bin to mean 0 and variance 1 over an utterance's frames; padding is 0.
 
-    The variance is biased, with an epsilon: a silent recording gives zeros, not infinities.
+    `over` is `FeaturesSection.normalization`. The variance is biased, with an epsilon: a silent recording gives zeros,
+    not infinities.
     """
     mask = length_mask(frames, features.shape[2])
-    count = frames.clamp(min=1).to(features.dtype).view(-1, 1, 1)
-    mean = features.masked_fill(~mask, 0.0).sum(dim=2, keepdim=True) / count
-    centred = (features - mean).masked_fill(~mask, 0.0)
-    variance = (centred * centred).sum(dim=2, keepdim=True) / count
-    return centred * torch.rsqrt(variance + VARIANCE_EPSILON)
+    weight, epsilon = mask.to(features.dtype), VARIANCE_EPSILON
+    if over == "speech":
+        level = features.masked_fill(~mask, -100.0).logsumexp(dim=1, keepdim=True)  # (B, 1, T): of all bins together
+        # The mean level of loud frames, each weighed by its amplitude: one click does not decide. It is taken twice,
+        # for long pauses with some noise in them draw the first one down.
+        amplitude = (level / 2).softmax(dim=2)
+        loudness = (amplitude * level).sum(dim=2, keepdim=True)
+        amplitude = amplitude * _above(level, loudness - LOUD_NATS)
+        loudness = (amplitude * level).sum(dim=2, keepdim=True) / amplitude.sum(dim=2, keepdim=True)
+        features = features.maximum(loudness - math.log(features.shape[1]) - RANGE_NATS)
+        weight = weight * _above(level, loudness - SPEECH_NATS)
+        epsilon = SPEECH_VARIANCE_EPSILON
+    count = weight.sum(dim=2, keepdim=True).clamp(min=1)
+    mean = (features * weight).sum(dim=2, keepdim=True) / count
+    centered = (features - mean).masked_fill(~mask, 0.0)
+    variance = (centered.square() * weight).sum(dim=2, keepdim=True) / count
+    return centered * torch.rsqrt(variance + epsilon)
+
+
+def _above(level: Tensor, threshold: Tensor) -> Tensor:
+    """1 above and 0 below, with a soft edge: the last bit of a level decides over no frame."""
+    return torch.sigmoid(4 * (level - threshold))
 
 
 def slaney_filters(mel_bins: int, bins: int, sample_rate_hz: int) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@
 Shape letters: B batch, F mel bins, T frames, T' output frames, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from segue import card
 from segue.data.audio import Samples, padded
-from segue.data.features import normalize
+from segue.data.features import FLOOR, FeaturesSection, Normalization, normalize
 from segue.data.tokenizer import WORD_MARK, Tokenizer
 from segue.errors import UserError
 from segue.formats import onnx
@@ -29,7 +30,7 @@ from segue.tasks.speech_recognition import Trained
 BLANK = "<blk>"
 
 
-def write(model: Jasper, tokenizer: Tokenizer, folder: Path, *, bins: int, subsampling: int) -> None:
+def write(model: Jasper, tokenizer: Tokenizer, folder: Path, *, features: FeaturesSection, subsampling: int) -> None:
     """Writes both files into `folder`. A UserError says which tokens sherpa-onnx cannot write."""
     lines = token_lines(tokenizer)
     metadata = {
@@ -42,9 +43,9 @@ def write(model: Jasper, tokenizer: Tokenizer, folder: Path, *, bins: int, subsa
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokens.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     onnx.write(
-        _Graph(model, subsampling),
-        (torch.zeros(2, bins, 40), torch.tensor([40, 30])),
-        {"features": ("batch", bins, "time"), "lengths": ("batch",)},
+        _Graph(model, features.normalization, subsampling),
+        (torch.zeros(2, features.mel_bins, 40), torch.tensor([40, 30])),
+        {"features": ("batch", features.mel_bins, "time"), "lengths": ("batch",)},
         ("log_probs", "frames", "positions"),
         folder / "model.onnx",
         metadata,
@@ -54,9 +55,9 @@ def write(model: Jasper, tokenizer: Tokenizer, folder: Path, *, bins: int, subsa
 class _Graph(nn.Module):
     """What stands after the features, so that the frames that sherpa-onnx looks at hold all that is said."""
 
-    def __init__(self, model: Jasper, subsampling: int) -> None:
+    def __init__(self, model: Jasper, normalization: Normalization, subsampling: int) -> None:
         super().__init__()
-        self.model, self._subsampling = model, subsampling
+        self.model, self._normalization, self._subsampling = model, normalization, subsampling
         self.train(model.training)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +66,7 @@ class _Graph(nn.Module):
         Of T' = ceil(T / subsampling) frames, sherpa-onnx looks at floor(T / subsampling) alone. Where that is one less,
         a frame that says what the one before it says, the last such one, stands last: without it, the text is the same.
         """
-        log_probs, frames = self.model(normalize(features, lengths), lengths)
+        log_probs, frames = self.model(normalize(features, lengths, self._normalization), lengths)
         best = log_probs.argmax(dim=2)
         index = torch.arange(best.shape[1], device=best.device).expand_as(best)
         end = frames.unsqueeze(1) - 1
@@ -105,14 +106,14 @@ def token_lines(tokenizer: Tokenizer) -> list[str]:
 def _write(trained: Trained, folder: Path) -> None:
     section = trained.recipe
     subsampling = Jasper.subsampling(section.model)
-    write(trained.model.model, trained.tokenizer, folder, bins=section.features.mel_bins, subsampling=subsampling)
+    write(trained.model.model, trained.tokenizer, folder, features=section.features, subsampling=subsampling)
 
 
 @torch.inference_mode()
 def _inputs(trained: Trained, waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:
-    """Our features, which are sherpa-onnx's."""
+    """Our features with sherpa-onnx's floor, which are sherpa-onnx's."""
     features, frames = trained.model.front_end(*map(torch.from_numpy, padded(waveforms)))
-    return {"features": features.numpy(), "lengths": frames.numpy()}
+    return {"features": features.clamp(min=math.log(FLOOR)).numpy(), "lengths": frames.numpy()}
 
 
 def _hear(trained: Trained, folder: Path, threads: int) -> Hear:
@@ -160,6 +161,7 @@ recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
     feature_dim={facts.feature_dim},
 )
 samples, rate = soundfile.read("speech.wav", dtype="float32")  # mono, any rate
+samples /= max(abs(samples).max(), 1e-9)  # sherpa-onnx hears quiet recordings badly
 stream = recognizer.create_stream()
 stream.accept_waveform(rate, samples)
 recognizer.decode_stream(stream)

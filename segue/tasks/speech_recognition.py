@@ -111,6 +111,7 @@ class AcousticModel(nn.Module):
     def __init__(self, section: Recipe, vocabulary: int) -> None:
         super().__init__()
         self.front_end = LogMel(section.features)
+        self._normalization = section.features.normalization
         self.model = Jasper(section.model, section.features.mel_bins, vocabulary)
 
     def forward(
@@ -121,7 +122,7 @@ class AcousticModel(nn.Module):
             features, frames = self.front_end(waveforms, lengths)
             if augmentation is not None:
                 features = _warp(features, augmentation.warps)
-            features = normalize(features, frames)
+            features = normalize(features, frames, self._normalization)
             if augmentation is not None:
                 features = _mask(features, augmentation)
         log_probs, frames = self.model(features, frames)
@@ -216,10 +217,9 @@ class SpeechRecognition:
         self.joining: Joining | None = None
         if "train" in manifests:
             self._leave_out_unusable(manifests["train"])
-            if section.augmentation.joined_utterances > 1:
+            if section.augmentation.joined_utterances > 1 or section.augmentation.pause_probability:
                 speakers = [utterance.speaker for utterance in manifests["train"]]
-                most = section.augmentation.joined_utterances
-                self.joining = Joining(manifests["train"].sizes, speakers, most, section.seed)
+                self.joining = Joining(manifests["train"].sizes, speakers, section.augmentation, section.seed)
         self._plans = {split: self._build_plan(split) for split in manifests}
 
     def build_model(self) -> nn.Module:
@@ -345,12 +345,8 @@ class SpeechRecognition:
 
     def _seconds(self) -> NDArray[np.float64]:
         """Of each training utterance: joined, with pauses, at the slowest speed."""
-        section = self.recipe.augmentation
         seconds = self.manifests["train"].sizes if self.joining is None else self.joining.seconds
-        counts = 1 if self.joining is None else self.joining.counts
-        if section.pause_probability:
-            seconds = seconds + (counts + 1) * section.longest_pause_seconds
-        return seconds / min(section.speeds)
+        return seconds / min(self.recipe.augmentation.speeds)
 
     def _leave_out_unusable(self, manifest: Manifest[Utterance]) -> None:
         """Checks every training text and length; raises, or leaves out and counts, as the recipe says."""
@@ -400,19 +396,21 @@ class SpeechRecognition:
 
     def _load_example(self, split: Split, index: int, epoch: int) -> "_Example":
         is_training = split == "train"
-        members = self.joining.members(index, epoch) if is_training and self.joining else [index]
+        members, pauses = [index], ()
+        if is_training and self.joining is not None:
+            members, pauses = self.joining.members(index, epoch), self.joining.pauses[index]
         utterances = [self.manifests[split][member] for member in members]
-        holding(utterances[0].id)
+        name = "+".join(utterance.id for utterance in utterances) or f"noise {index}"
+        holding(name)
         rate = self.recipe.features.sample_rate_hz
         pieces = [utterance.samples(rate) for utterance in utterances]
         text = normalize_text(" ".join(utterance.text for utterance in utterances), self.recipe.text)
-        name = "+".join(utterance.id for utterance in utterances)
         if not is_training:
             # References may hold what the model cannot write; that is an error of the model's, not of the data.
             tokens = [] if self.tokenizer.unknown_characters(text) else self.tokenizer.encode(text)
             return _Example(name, text, pieces[0], tokens, None)
         draw = np.random.default_rng([self.recipe.seed, epoch, crc32(name.encode())])
-        samples = self.augmentation.waveform(self.augmentation.join(pieces, draw), draw)
+        samples = self.augmentation.waveform(self.augmentation.join(pieces, pauses, draw), draw)
         frames = self.front_end.num_frames(len(samples))
         return _Example(name, text, samples, self.tokenizer.encode(text), self.augmentation.features(frames, draw))
 

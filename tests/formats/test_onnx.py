@@ -46,7 +46,7 @@ class Recognizer(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         features, frames = self.front_end(waveforms, lengths)
-        return self.model(normalize(features, frames), frames)  # type: ignore[no-any-return]
+        return self.model(normalize(features, frames, "speech"), frames)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module", params=[("dense", False), ("plain", True)], ids=["jasper", "quartznet"])

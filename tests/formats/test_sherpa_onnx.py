@@ -26,6 +26,7 @@ from segue.models.jasper import Jasper, JasperSection
 from segue.runtime.onnx import session
 
 RATE_HZ, BINS = 8000, 20
+FEATURES = FeaturesSection(sample_rate_hz=RATE_HZ, mel_bins=BINS, normalization="speech")
 VOCABULARY = 12  # of the digits below, a dash and the blank
 TEXTS = ["the cat sat on the mat", "a café, an über-naïve “quote”", "that hat's the cat's", "漢字 and kana"] * 3
 BLOCKS = ({"channels": 24, "kernel": 5, "stride": 2, "has_residual": False}, {"channels": 24, "kernel": 5})
@@ -56,7 +57,7 @@ def spread_model(vocabulary: int) -> Jasper:
 def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
     tokenizer = built(name)
     model = spread_model(len(tokenizer) + 1)
-    target.write(model, tokenizer, tmp_path, bins=BINS, subsampling=2)
+    target.write(model, tokenizer, tmp_path, features=FEATURES, subsampling=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "tokens.txt"]
     recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
         model=str(tmp_path / "model.onnx"),
@@ -65,7 +66,7 @@ def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
         sample_rate=RATE_HZ,
         num_threads=1,
     )
-    front_end = LogMel(FeaturesSection(sample_rate_hz=RATE_HZ, mel_bins=BINS))
+    front_end = LogMel(FEATURES)
     streams, expected = [], []
     draw = np.random.default_rng(0)
     for length in (2480, 8000, 4880, 12240):  # of different lengths: sherpa-onnx pads them
@@ -85,17 +86,17 @@ def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
 @torch.inference_mode()
 def heard(model: Jasper, tokenizer: Tokenizer, front_end: LogMel, samples: Tensor) -> str:
     features, frames = front_end(samples.unsqueeze(0), torch.tensor([len(samples)]))
-    log_probs, _ = model(normalize(features, frames), frames)
+    log_probs, _ = model(normalize(features, frames, FEATURES.normalization), frames)
     return tokenizer.decode(e.token for e in ctc.greedy(log_probs[0].numpy(), len(tokenizer)))
 
 
 def test_the_frame_that_sherpa_onnx_does_not_look_at_says_nothing_new(tmp_path: Path) -> None:
     model = spread_model(VOCABULARY)
-    target.write(model, built("characters without a space"), tmp_path, bins=BINS, subsampling=2)
+    target.write(model, built("characters without a space"), tmp_path, features=FEATURES, subsampling=2)
     features = torch.randn(5, BINS, 51, generator=torch.Generator().manual_seed(0)) * 3 - 8
     lengths = torch.tensor([51, 50, 1, 30, 49])
     with torch.inference_mode():
-        expected, _ = model(normalize(features, lengths), lengths)
+        expected, _ = model(normalize(features, lengths, FEATURES.normalization), lengths)
     for number, length in enumerate(lengths.tolist()):
         features[number, :, length:] = -23.0259  # sherpa-onnx's padding
     inputs = {"features": features.numpy(), "lengths": lengths.numpy()}
