@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.decoding.ctc import Emission, Word, greedy, merge, words
-
-VOCABULARY = [b" ", b"a", b"b", b"ab", b" a", b"b a", "é".encode(), "é".encode()[:1], "é".encode()[1:]]
+from segue.decoding.ctc import Emission, greedy, merge
 
 
 def scores(path: list[int], vocabulary: int, seed: int = 0) -> np.ndarray:
@@ -31,33 +29,9 @@ def test_greedy_is_the_best_path_without_repeats_and_blanks(path: list[int], bla
         assert confidence == pytest.approx(np.exp(log_probs[run, token].max()))
 
 
-def emitted(*tokens: int, confidence: float = 0.5) -> list[Emission]:
+def emitted(*tokens: int) -> list[Emission]:
     """Tokens of two frames each, one frame apart."""
-    return [Emission(token, 3 * number, 3 * number + 2, confidence) for number, token in enumerate(tokens)]
-
-
-@pytest.mark.parametrize(
-    ("tokens", "wanted"),
-    [
-        ((1, 2, 0, 1), [("ab", 0, 5), ("a", 9, 11)]),
-        ((0, 0, 1, 0), [("a", 6, 8)]),
-        ((3, 4, 2), [("ab", 0, 2), ("ab", 3, 8)]),
-        ((1, 5, 2), [("ab", 0, 5), ("ab", 3, 8)]),
-        ((6, 0, 7, 8), [("é", 0, 2), ("é", 6, 11)]),
-        ((7, 0), [("\ufffd", 0, 2)]),
-        ((), []),
-    ],
-)
-def test_words_stand_between_spaces_from_first_to_last_token(
-    tokens: tuple[int, ...], wanted: list[tuple[str, int, int]]
-) -> None:
-    found = words(emitted(*tokens), VOCABULARY, 0.04)
-    assert found == [Word(word, start * 0.04, end * 0.04, pytest.approx(0.5)) for word, start, end in wanted]
-
-
-def test_the_confidence_of_a_word_is_the_mean_of_its_tokens() -> None:
-    emissions = [Emission(1, 0, 1, 0.9), Emission(2, 1, 2, 0.4), Emission(0, 2, 3, 0.1), Emission(1, 3, 4, 0.0)]
-    assert [word.confidence for word in words(emissions, VOCABULARY, 1.0)] == pytest.approx([0.6, 0.0])
+    return [Emission(token, 3 * number, 3 * number + 2, 0.5) for number, token in enumerate(tokens)]
 
 
 # A recording of 500 frames, heard in windows of 120 that share 48.

@@ -22,6 +22,7 @@ from segue.decoding import ctc
 from segue.engine.task import Split
 from segue.errors import UserError
 from segue.runtime.recogniser import Recogniser, Transcript
+from segue.runtime.words import Word, text_of, words
 from segue.tasks.speech_recognition import (
     AcousticModel,
     FeatureTensors,
@@ -286,16 +287,16 @@ def test_windows_of_a_long_recording_say_what_one_window_does(
         transcripts.append(transcriber.transcribe(model_folder / "long.wav"))
     assert transcripts[0] == transcripts[1]
     assert transcripts[0].duration == num_samples / RATE
-    said = ctc.words(emissions, [letter.encode() for letter in ALPHABET], FRAME / RATE)
+    said = words(emissions, [letter.encode() for letter in ALPHABET], FRAME / RATE)
     assert transcripts[0].words == [
         word._replace(end=min(word.end, num_samples / RATE), confidence=pytest.approx(word.confidence)) for word in said
     ]
-    assert transcripts[0].text == " ".join(word.word for word in said)
+    assert transcripts[0].text == text_of(said)
 
 
 def test_a_transcript_writes_every_format() -> None:
-    words = [ctc.Word("héllo", 0.12345, 0.5, 0.98765), ctc.Word("you", 0.6, 1.0, 0.5)]
-    transcript = Transcript("dir/a.wav", 1.23456, "héllo you", words)
+    said = [Word("héllo", 0.12345, 0.5, 0.98765), Word("you", 0.6, 1.0, 0.5)]
+    transcript = Transcript("dir/a.wav", 1.23456, "héllo you", said)
     line = transcript.written("json")
     assert "\n" not in line
     assert "héllo" in line
@@ -303,14 +304,15 @@ def test_a_transcript_writes_every_format() -> None:
         "audio": "dir/a.wav",
         "duration": 1.235,
         "text": "héllo you",
+        "segments": [{"id": 0, "start": 0.123, "end": 1.0, "text": "héllo you"}],
         "words": [
             {"word": "héllo", "start": 0.123, "end": 0.5, "confidence": 0.9877},
             {"word": "you", "start": 0.6, "end": 1.0, "confidence": 0.5},
         ],
     }
     assert transcript.written("text") == "héllo you"
-    assert transcript.written("srt") == "1\n00:00:00,123 --> 00:00:01,000\nhéllo you"
-    assert transcript.written("vtt").startswith("WEBVTT\n\n1\n00:00:00.123 --> 00:00:01.000\nhéllo you")
+    assert transcript.written("srt") == "1\n00:00:00,123 --> 00:00:01,234\nhéllo you"
+    assert transcript.written("vtt").startswith("WEBVTT\n\n1\n00:00:00.123 --> 00:00:01.234\nhéllo you")
 
 
 @pytest.mark.parametrize("num_samples", [1, 39, 40, 8000, 30 * RATE])

@@ -6,17 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-# Scripts that put no space between words; Korean does, and Thai puts one between sentences.
-_WIDE = (
-    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-)
-_WIDE_OPENING = "「『（【〔《〈｛［"
-_WIDE_CLOSING = "、。，．・：；！？｡､」』）】〕》〉｝］"
-_IS_WIDE = re.compile(f"[{_WIDE}{_WIDE_OPENING}{_WIDE_CLOSING}]")
+from segue.data.scripts import NO_END, NO_START, WIDE, WIDE_CLOSING, WIDE_OPENING
 
-_NO_END = f"{_WIDE_OPENING}“"  # what ends no line
-_NO_START = f"{_WIDE_CLOSING}”…‥〜ー々ゝゞぁぃぅぇぉっゃゅょァィゥェォッャュョ"  # what starts none
-_WORD = re.compile(rf"[{_NO_END}]*+(?:[{_WIDE}]|[^ {_WIDE}{_NO_END}{_NO_START}]++)?+[{_NO_START}]*+ *+")
+_IS_WIDE = re.compile(f"[{WIDE}{WIDE_OPENING}{WIDE_CLOSING}]")  # Thai puts a space between sentences
+_WORD = re.compile(rf"[{NO_END}]*+(?:[{WIDE}]|[^ {WIDE}{NO_END}{NO_START}]++)?+[{NO_START}]*+ *+")
 _END = re.compile(r"[.!?…‥‽؟۔।॥።։。！？｡．]++[\"'“”’«»‹›)\]}」』）】》〉]*+")
 _WIDE_STOP = re.compile("[。！？｡．]")
 _BEFORE_SENTENCE = re.compile(r"[\"'“”„‚‘’«»‹›(\[{「『（【¿¡.…–—♪*\- ]*+")

@@ -1,4 +1,4 @@
-"""What was said, and when? Greedy search over CTC scores, word times, and one transcript from overlapping windows.
+"""What was said, and when? Greedy search over CTC scores, and one sequence of tokens from overlapping windows.
 
 Connectionist temporal classification: Graves et al. 2006. Numpy only, so that serving needs no torch.
 
@@ -27,18 +27,6 @@ class Emission(NamedTuple):
     """Highest probability in the run."""
 
 
-class Word(NamedTuple):
-    """A word and when it was said."""
-
-    word: str
-    start: float
-    """Seconds from the start of the audio."""
-    end: float
-    """Seconds."""
-    confidence: float
-    """Geometric mean of its tokens' probabilities."""
-
-
 def greedy(log_probs: NDArray[np.float32], blank: int, first_frame: int = 0) -> list[Emission]:
     """(T, V) -> the tokens of the best path: repeats joined, blanks dropped. Frames count from `first_frame`."""
     if not len(log_probs):
@@ -52,31 +40,6 @@ def greedy(log_probs: NDArray[np.float32], blank: int, first_frame: int = 0) -> 
         for start, end, peak in zip(starts, ends, peaks, strict=True)
         if best[start] != blank
     ]
-
-
-def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_frame: float) -> list[Word]:
-    """Emissions as words. `pieces` is each token's text in UTF-8; words are what stands between spaces."""
-    found: list[Word] = []
-    text, tokens = b"", list[Emission]()
-
-    def close() -> None:
-        nonlocal text, tokens
-        if text:
-            confidence = float(np.exp(np.mean(np.log([max(t.confidence, 1e-30) for t in tokens]))))
-            start, end = tokens[0].start * seconds_per_frame, tokens[-1].end * seconds_per_frame
-            found.append(Word(text.decode("utf-8", errors="replace"), start, end, confidence))
-        text, tokens = b"", []
-
-    for emission in emissions:
-        first, *others = pieces[emission.token].split(b" ")
-        for number, part in enumerate([first, *others]):
-            if number:
-                close()
-            if part:
-                text += part
-                tokens.append(emission)
-    close()
-    return found
 
 
 def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, int]]) -> list[Emission]:

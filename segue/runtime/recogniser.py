@@ -28,6 +28,7 @@ from segue.decoding import ctc
 from segue.errors import UserError
 from segue.evaluation import Evaluation, Example, chosen
 from segue.recipe import Section
+from segue.runtime.words import Word, text_of, words
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -85,22 +86,25 @@ class Transcript:
     duration: float
     """Seconds."""
     text: str
-    words: list[ctc.Word]
+    words: list[Word]
 
     def written(self, form: Literal["text", "json", "srt", "vtt"]) -> str:
-        """The transcript in a format, JSON on one line."""
+        """The transcript in a format. JSON is one line; its segments are the cues of srt and vtt, as they were said."""
         if form == "text":
             return self.text
+        found = cues.cut(self.words, self.duration)
         if form == "json":
             words = [
                 {"word": word, "start": round(start, 3), "end": round(end, 3), "confidence": round(confidence, 4)}
-                for word, start, end, confidence in self.words
+                for word, start, end, confidence, _ in self.words
             ]
-            return json.dumps(
-                {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text, "words": words},
-                ensure_ascii=False,
-            )
-        return cues.write(self.words, form).rstrip("\n")
+            segments = [
+                {"id": number, "start": cue.spoken[0] / 1000, "end": cue.spoken[1] / 1000, "text": cue.text}
+                for number, cue in enumerate(found)
+            ]
+            said = {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text}
+            return json.dumps({**said, "segments": segments, "words": words}, ensure_ascii=False)
+        return cues.write(found, form).rstrip("\n")
 
 
 class Heard(NamedTuple):
@@ -150,10 +154,10 @@ class Recogniser:
             emissions += self._emissions(batch, len(emissions) * step)
             last = len(batch[-1])
         overlaps = [(n * step, n * step + self._overlap_frames) for n in range(1, len(emissions))]
-        words = ctc.words(ctc.merge(emissions, overlaps), self._pieces, self._seconds_per_frame)
+        found = self._words(ctc.merge(emissions, overlaps))
         duration = ((len(emissions) - 1) * step * self.facts.samples_per_frame + last) / rate
-        words = [word._replace(end=min(word.end, duration)) for word in words]
-        return Transcript(name, duration, " ".join(word.word for word in words), words)
+        found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
+        return Transcript(name, duration, text_of(found), found)
 
     def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float]:
         """Error rates on a manifest, and how many bad examples were left out."""
@@ -204,10 +208,10 @@ class Recogniser:
     def hear(self, waveforms: Sequence[Samples]) -> tuple[list[str], list[NDArray[np.float32]]]:
         """Waveforms (S) of any length, each as a whole -> their texts, and log-probabilities (T, V)."""
         rows = self._answers(waveforms)
-        return [self._text(ctc.greedy(row, len(self._pieces))) for row in rows], rows
+        return [text_of(self._words(ctc.greedy(row, len(self._pieces)))) for row in rows], rows
 
-    def _text(self, emissions: Sequence[ctc.Emission]) -> str:
-        return b"".join(self._pieces[each.token] for each in emissions).decode("utf-8", errors="replace").strip(" ")
+    def _words(self, emissions: Sequence[ctc.Emission]) -> list[Word]:
+        return words(emissions, self._pieces, self._seconds_per_frame)
 
     def score(self, all_heard: Sequence[Heard]) -> dict[str, float]:
         """Word and character error rates of normalised texts."""

@@ -47,6 +47,7 @@ from segue.engine.task import Loss, Split
 from segue.errors import UserError, some_of, warn
 from segue.models.jasper import Jasper, JasperSection, output_frames
 from segue.runtime.recogniser import Recogniser, SpeechFacts, written
+from segue.runtime.words import text_of, words
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -283,8 +284,10 @@ class SpeechRecognition:
         # A reference that CTC cannot align (no tokens, or too many) counts in the error rates, not in the loss.
         losses = self._ctc_loss(log_probs, frames, batch, zero_infinity=True) * (batch.target_lengths > 0)
         scores, num_frames = log_probs.cpu().numpy(), frames.tolist()
+        shift = self.front_end.shift / self.recipe.features.sample_rate_hz
+        seconds_per_frame = shift * Jasper.subsampling(self.recipe.model)
         hypotheses = [
-            self.tokenizer.decode(e.token for e in ctc.greedy(row[:length], self.blank))
+            text_of(words(ctc.greedy(row[:length], self.blank), self.tokenizer.pieces, seconds_per_frame))
             for row, length in zip(scores, num_frames, strict=True)
         ]
         counts = batch.target_lengths.tolist()

@@ -1,13 +1,35 @@
-"""How do words with times become subtitles? Cues of readable length; pysubs2 writes the formats."""
+"""How do words with times become subtitles? Cues that one can read, and their files.
 
+The limits are the usual ones of broadcasters and streaming services: two lines of 42 characters, 17 characters a
+second, 0.8 to 7 seconds. Characters of full width: 16 a line and 4 a second; 13 a line in Japanese, 12 a second in
+Korean.
+"""
+
+import html
+import math
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from itertools import accumulate, pairwise
+from typing import Literal, NamedTuple, Protocol
 
-import pysubs2
+from segue.data import scripts, sentences
+from segue.data.subtitles import layout
 
-LONGEST_CHARACTERS = 84  # two lines of 42, the usual limit of broadcasters
-LONGEST_SECONDS = 7.0
-LONGEST_PAUSE_SECONDS = 1.0
+LINES = 2
+COLUMNS = 42
+READING_SPEED = 17.0
+WIDE_A_LINE, KANA_A_LINE = 16, 13
+WIDE_READING_SPEED, HANGUL_READING_SPEED = 4.0, 12.0
+SHORTEST_MS, LONGEST_MS = 800, 7000
+LONGEST_PAUSE_MS = 1000  # a longer one ends a cue; not below SHORTEST_MS: a word between two of them has its time
+LEAD_OUT_MS = 500  # a cue stays so long behind its last word, where the next one lets it
+LEAD_IN_MS = 500  # and comes so long before its first one, where there is no other time to read it
+
+_KANA = re.compile("[\u3040-\u30ff\uff66-\uff9d]")
+_HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7af]")
+# What players take for tags. SRT has no way to write such signs: a word joiner behind them shows nothing.
+_SRT_MARKUP = re.compile(r"<(?=[/a-zA-Z ])|\{(?=[\\a-zA-Z])|--(?=>)")
 
 
 class TimedWord(Protocol):
@@ -28,34 +50,218 @@ class TimedWord(Protocol):
         """Seconds."""
         ...
 
+    @property
+    def follows_space(self) -> bool:
+        """Whether a text has a space before it."""
+        ...
 
-def write(words: Sequence[TimedWord], form: Literal["srt", "vtt"]) -> str:
-    """The words as a subtitle file; "" where there are none."""
-    events = [
-        pysubs2.SSAEvent(
-            start=round(1000 * cue[0].start), end=round(1000 * cue[-1].end), text=" ".join(word.word for word in cue)
-        )
-        for cue in _cues(words)
+
+class Cue(NamedTuple):
+    """What is read at once; times in milliseconds."""
+
+    lines: list[str]
+    start: int
+    """When it is shown, as `end`."""
+    end: int
+    text: str
+    """In one line."""
+    spoken: tuple[int, int]
+    """When its words are said."""
+
+
+class _Piece(NamedTuple):
+    """A word, or a part of one, that stays on a line; times in milliseconds."""
+
+    text: str
+    start: int
+    end: int
+    follows_space: bool
+
+
+def write(cues: Sequence[Cue], form: Literal["srt", "vtt"]) -> str:
+    """The cues as a subtitle file."""
+    blocks = [
+        f"{number}\n{_clock(cue.start, form)} --> {_clock(cue.end, form)}\n{_escaped(cue.lines, form)}\n"
+        for number, cue in enumerate(cues, 1)
     ]
-    if not events:
-        return "WEBVTT\n" if form == "vtt" else ""
-    file = pysubs2.SSAFile()
-    file.events = events
-    return file.to_string(form, keep_ssa_tags=True)  # else a word in braces were taken for a style, and dropped
+    return "\n".join((["WEBVTT\n"] if form == "vtt" else []) + blocks)
 
 
-def _cues(words: Sequence[TimedWord]) -> Iterator[list[TimedWord]]:
-    """Words until a pause, or until a cue is as long as one can read."""
-    cue: list[TimedWord] = []
-    for word in words:
-        is_full = cue and (
-            word.start - cue[-1].end > LONGEST_PAUSE_SECONDS
-            or word.end - cue[0].start > LONGEST_SECONDS
-            or sum(len(each.word) + 1 for each in cue) + len(word.word) > LONGEST_CHARACTERS
+def cut(words: Sequence[TimedWord], seconds: float) -> list[Cue]:
+    """The words of a recording of so many seconds as cues.
+
+    They keep the order, do not overlap, and lie inside the recording. Words that are said too fast to be read, or too
+    near to the end, still come on time.
+    """
+    measure = _Measure(words)
+    end = math.floor(1000 * seconds)
+    pieces = [part for piece in _pieces(words, end) for part in measure.parts(piece)]
+    pauses = [n for n in range(1, len(pieces)) if pieces[n].start - pieces[n - 1].end > LONGEST_PAUSE_MS]
+    groups: list[Sequence[_Piece]] = []
+    for first, last in pairwise([0, *pauses, len(pieces)]):
+        if first < last:
+            following = pieces[last].start if last < len(pieces) else end
+            groups += _groups(pieces[first:last], following, measure)
+    return list(_timed(groups, end, measure))
+
+
+class _Measure:
+    """How much room on a line, and how much time, texts take."""
+
+    def __init__(self, words: Sequence[TimedWord]) -> None:
+        has_kana = any(_KANA.search(word.word) for word in words)
+        self._wide_columns = COLUMNS / (KANA_A_LINE if has_kana else WIDE_A_LINE)
+
+    def columns(self, text: str) -> float:
+        """Of a line of 42."""
+        return sum(self._wide_columns if _is_wide(c) else not _is_mark(c) for c in text)
+
+    def reading_ms(self, text: str) -> float:
+        """Milliseconds to read a text."""
+        speeds = (
+            READING_SPEED
+            if not _is_wide(character)
+            else HANGUL_READING_SPEED
+            if _HANGUL.match(character)
+            else WIDE_READING_SPEED
+            for character in text
+            if not _is_mark(character)
         )
-        if is_full:
-            yield cue
-            cue = []
-        cue.append(word)
-    if cue:
-        yield cue
+        return sum(1000 / speed for speed in speeds)
+
+    def fits(self, columns: float) -> bool:
+        """Whether a line holds so much."""
+        return columns <= COLUMNS + 1e-6  # thirds and thirteenths do not add up exactly
+
+    def parts(self, piece: _Piece) -> Iterator[_Piece]:
+        """The piece, cut where it is wider than a line."""
+        if self.fits(self.columns(piece.text)):
+            yield piece
+            return
+        cuts = [0]
+        for position in range(1, len(piece.text)):
+            if not self.fits(self.columns(piece.text[cuts[-1] : position + 1])):
+                cuts.append(position)
+        times = [piece.start + (piece.end - piece.start) * each // len(piece.text) for each in [*cuts, len(piece.text)]]
+        for number, (first, last) in enumerate(pairwise([*cuts, len(piece.text)])):
+            follows_space = piece.follows_space and number == 0
+            yield _Piece(piece.text[first:last], times[number], times[number + 1], follows_space)
+
+
+def _pieces(words: Sequence[TimedWord], end: int) -> Iterator[_Piece]:
+    """Words with their times in order, joined where no line may end between them."""
+    held: _Piece | None = None
+    for word in words:
+        start = min(max(round(1000 * word.start), held.start if held else 0), end)
+        piece = _Piece(word.word, start, min(max(round(1000 * word.end), start), end), word.follows_space)
+        if held is not None:
+            may_break = word.follows_space or scripts.may_break(held.text, word.word)
+            if not may_break and start - held.end <= LONGEST_PAUSE_MS:
+                held = _Piece(held.text + piece.text, held.start, max(held.end, piece.end), held.follows_space)
+                continue
+            yield held._replace(end=min(held.end, start))
+        held = piece
+    if held is not None:
+        yield held
+
+
+def _groups(pieces: Sequence[_Piece], following: int, measure: _Measure) -> Iterator[Sequence[_Piece]]:
+    """Neighbours that share a cue: the cuts of least cost. `following` is when the next piece behind them starts.
+
+    Costs are in cues: one less is worth one.
+    """
+    starts = [*(piece.start for piece in pieces), following]
+    spaced = [" " * (piece.follows_space and index > 0) + piece.text for index, piece in enumerate(pieces)]
+    columns = list(accumulate(map(measure.columns, spaced), initial=0.0))
+    reading = list(accumulate(map(measure.reading_ms, spaced), initial=0.0))
+    inside, behind = zip(*_costs(pieces, spaced), strict=True)  # of each piece: no cut behind it, and a cut
+    kept = list(accumulate(inside, initial=0.0))
+    # The least cost to reach each cut, and the cut before it.
+    reached: list[tuple[float, int]] = [(0.0, 0), *[(math.inf, 0)] * len(pieces)]
+    for first in range(len(pieces)):
+        line, num_lines = first, 1
+        for last in range(first + 1, len(pieces) + 1):
+            if not measure.fits(columns[last] - columns[line] - (spaced[line][0] == " ")) and line < last - 1:
+                line, num_lines = last - 1, num_lines + 1
+            is_one = last == first + 1
+            if not is_one and (num_lines > LINES or pieces[last - 1].end - starts[first] > LONGEST_MS):
+                break
+            time = min(starts[last] - starts[first], LONGEST_MS)
+            needed = reading[last] - reading[first]
+            cost = reached[first][0] + 1.0 + 0.5 * ((columns[last] - columns[first]) / (LINES * COLUMNS)) ** 2
+            cost += kept[last - 1] - kept[first] + (behind[last - 1] if last < len(pieces) else 0.0)
+            if needed > time:
+                cost += 2.0 + (needed - time) / 300
+            if time < SHORTEST_MS:
+                cost += 10.0 + (SHORTEST_MS - time) / 50
+            cost += max(0.0, 1.5 - time / 1000) / 2
+            reached[last] = min(reached[last], (cost, first))
+    cuts = [len(pieces)]
+    while cuts[-1]:
+        cuts.append(reached[cuts[-1]][1])
+    for last, first in reversed(list(pairwise(cuts))):
+        yield pieces[first:last]
+
+
+def _costs(pieces: Sequence[_Piece], spaced: Sequence[str]) -> Iterator[tuple[float, float]]:
+    """Of each piece: what it costs if the cue goes on behind it, and what if it ends there."""
+    ends = list(accumulate(map(len, spaced)))
+    found = sentences.split("".join(spaced))  # each with the space behind it
+    stops = {end - sentence.endswith(" ") for end, sentence in zip(accumulate(map(len, found)), found, strict=True)}
+    for piece, following, end in zip(pieces, [*pieces[1:], pieces[-1]], ends, strict=True):
+        pause = max(0, following.start - piece.end) / 1000
+        is_stop = end in stops
+        inside = 1.5 * is_stop + 3.0 * max(0.0, pause - 0.4)
+        behind = max(0.0, 1.0 - pause / 0.6)
+        if is_stop:
+            behind = 0.0
+        elif sentences.ends_clause(piece.text):
+            behind *= 0.4
+        elif sentences.is_short(piece.text):
+            behind *= 1.5
+        yield inside, behind
+
+
+def _timed(groups: Sequence[Sequence[_Piece]], end: int, measure: _Measure) -> Iterator[Cue]:
+    """Cues in time: from their first word on, until they can be read."""
+    spoken = [(group[0].start, max(piece.end for piece in group)) for group in groups]
+    texts = ["".join(" " * piece.follows_space + piece.text for piece in group).lstrip(" ") for group in groups]
+    wanted = [max(SHORTEST_MS, math.ceil(measure.reading_ms(text))) for text in texts]
+    starts = list[int]()
+    for number, (start, _) in enumerate(spoken):
+        # Too little time until the next one: some is taken from before, of what the cue there does not need.
+        stop = min(spoken[number + 1][0] if number + 1 < len(groups) else end, start + LONGEST_MS)
+        free = max(spoken[number - 1][1], starts[-1] + wanted[number - 1]) if number else 0
+        early = min(stop - SHORTEST_MS, max(start - LEAD_IN_MS, stop - wanted[number]))
+        starts.append(min(start, max(free, early)))
+    for number, (group, text) in enumerate(zip(groups, texts, strict=True)):
+        start, spoken_end = starts[number], spoken[number][1]
+        latest = min(starts[number + 1] if number + 1 < len(groups) else end, start + LONGEST_MS)
+        lines = layout.in_lines(
+            [(a.text, b.follows_space) for a, b in pairwise([*group, group[0]._replace(follows_space=False)])],
+            COLUMNS + 1e-6,
+            measure.columns,
+        )
+        yield Cue(
+            lines, start, min(latest, max(spoken_end + LEAD_OUT_MS, start + wanted[number])), text, spoken[number]
+        )
+
+
+def _is_wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in ("W", "F")
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character) in ("Mn", "Me", "Cf")
+
+
+def _escaped(lines: Sequence[str], form: Literal["srt", "vtt"]) -> str:
+    if form == "vtt":
+        return html.escape("\n".join(lines), quote=False)
+    return _SRT_MARKUP.sub(lambda sign: f"{sign[0]}\u2060", "\n".join(lines))
+
+
+def _clock(milliseconds: int, form: Literal["srt", "vtt"]) -> str:
+    seconds, rest = divmod(milliseconds, 1000)
+    comma = "," if form == "srt" else "."
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{comma}{rest:03}"

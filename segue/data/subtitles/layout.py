@@ -5,7 +5,7 @@
 import html
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
@@ -329,27 +329,33 @@ def _escaped(text: str, form: Form) -> str:
     return text.replace("\u00a0", r"\h") if form == "ass" else text
 
 
-def _in_lines(words: Sequence[_Word], line_length: int) -> list[_Word]:
+def in_lines(words: Sequence[tuple[str, bool]], line_length: float, width_of: Callable[[str], float]) -> list[str]:
+    """Words, each with whether a space follows it, as lines of readable length."""
+    laid = _in_lines([_Word(text, " " if has_space else "", True) for text, has_space in words], line_length, width_of)
+    return "".join(word.text + word.gap for word in laid).split("\n")
+
+
+def _in_lines(words: Sequence[_Word], line_length: float, width_of: Callable[[str], float] = len) -> list[_Word]:
     """The words with line ends in place of some spaces: as few lines as fit, and balanced ones."""
     laid: list[_Word] = []
     start = 0
     for index, word in enumerate(words):
         if word.gap == "\n" or index + 1 == len(words):
             row = list(words[start : index + 1])
-            for last in _breaks(row, line_length):
+            for last in _breaks(row, line_length, width_of):
                 row[last] = _Word(row[last].text, "\n", True)
             laid += row
             start = index + 1
     return laid
 
 
-def _breaks(row: Sequence[_Word], line_length: int) -> list[int]:
+def _breaks(row: Sequence[_Word], line_length: float, width_of: Callable[[str], float]) -> list[int]:
     """The words of a row behind which a line ends."""
-    ends = [0]  # where each word ends, with its gap
+    ends = [0.0]  # where each word ends, with its gap
     for word in row:
-        ends.append(ends[-1] + len(word.text) + (word.gap == " "))
+        ends.append(ends[-1] + width_of(word.text) + (word.gap == " "))
 
-    def width(start: int, stop: int) -> int:
+    def width(start: int, stop: int) -> float:
         return ends[stop] - ends[start] - (row[stop - 1].gap == " ")
 
     stops = [index + 1 for index, word in enumerate(row) if word.may_break and index + 1 < len(row)]

@@ -1,0 +1,70 @@
+"""Which recordings do the utterances of a manifest make? Whole files, or clips joined by their speaker with pauses."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from segue.data import scripts
+from segue.data.audio import Samples
+from segue.data.examples import Utterance
+
+PAUSE_SECONDS = 1.0
+JOINED_SECONDS = 60.0
+"""Of clips that are joined: several of the windows in which long recordings are heard."""
+
+
+class Recording(NamedTuple):
+    """Utterances in the order in which they are heard."""
+
+    utterances: list[Utterance]
+    path: Path | None
+    """The file whose parts they are; None for clips that are to be joined."""
+
+    @property
+    def text(self) -> str:
+        """What is said."""
+        text = ""
+        for utterance in self.utterances:
+            is_apart = not (scripts.is_unspaced(text[-1:]) and scripts.is_unspaced(utterance.text))
+            text += " " * is_apart + utterance.text
+        return text
+
+    def covers(self, seconds: float) -> bool:
+        """Whether an utterance of the file is being said then: what others say is in no reference."""
+        return any(0 <= seconds - each.offset_seconds < each.seconds for each in self.utterances)
+
+
+def recordings(utterances: Iterable[Utterance]) -> Iterator[Recording]:
+    """All utterances, each in one recording: with those of the same file, or with clips of the same speaker."""
+    of_file: dict[Path, list[Utterance]] = {}
+    for utterance in utterances:
+        of_file.setdefault(utterance.audio, []).append(utterance)
+    clips: dict[str | None, list[Utterance]] = {}
+    for path, members in of_file.items():
+        if len(members) > 1:
+            yield Recording(sorted(members, key=lambda each: each.offset_seconds), path)
+        else:
+            clips.setdefault(members[0].speaker, []).append(members[0])
+    for members in clips.values():
+        joined: list[Utterance] = []
+        for utterance in members:
+            joined.append(utterance)
+            if sum(each.seconds + PAUSE_SECONDS for each in joined) >= JOINED_SECONDS:
+                yield Recording(joined, None)
+                joined = []
+        if joined:
+            yield Recording(joined, None)
+
+
+def join(clips: Iterable[Samples], sample_rate_hz: int) -> Samples:
+    """Clips of (S) one after the other -> (S'), a pause behind each: noise as loud as the clip where it is quietest."""
+    draw = np.random.default_rng(0)
+    parts: list[Samples] = []
+    for clip in clips:
+        size = min(len(clip), sample_rate_hz // 50)
+        levels = np.square(clip[: len(clip) // size * size].reshape(-1, size)).mean(axis=1)
+        noise = draw.standard_normal(round(PAUSE_SECONDS * sample_rate_hz), dtype=np.float32)
+        parts += [clip, noise * np.sqrt(np.quantile(levels, 0.1))]
+    return np.concatenate(parts).astype(np.float32)

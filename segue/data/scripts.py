@@ -1,0 +1,45 @@
+"""Which scripts put no space between words, and where may a line of them end?"""
+
+# ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
+
+import re
+import unicodedata
+
+# Ideographs and kana. Korean puts spaces between words.
+WIDE = (
+    "\u3005-\u3007\u3040-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U0003ffff"
+)
+WIDE_OPENING = "「『（【〔《〈｛［"
+WIDE_CLOSING = "、。，．・：；！？｡､」』）】〕》〉｝］"
+NO_END = f"{WIDE_OPENING}“"  # what ends no line
+NO_START = f"{WIDE_CLOSING}”…‥〜ー々ゝゞぁぃぅぇぉっゃゅょァィゥェォッャュョ"  # what starts none
+
+# Thai, Lao, Tibetan, Burmese, Khmer, and their smaller relatives: the scripts for whose lines Unicode asks for a
+# dictionary (UAX 14, class SA) or that break between syllables.
+_UNSPACED = re.compile(
+    f"[{WIDE}\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u0f00-\u0fff\u1000-\u109f\u1780-\u17d3\u17d7\u17dc"
+    "\u17dd\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7c\ua980-\ua9ff\uaa60-\uaadf]"
+)
+# Written before the consonant that it is spoken after.
+# Written before the consonant that it is spoken after.
+_VOWEL_BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4\u19b5-\u19b7\u19ba\uaab5\uaab6\uaab9\uaabb\uaabc"
+_STAYS_BEFORE = re.compile(f"[{NO_END}{_VOWEL_BEFORE}]\\Z")
+_STAYS_BEHIND = re.compile(f"[{NO_START}]")
+_JOINS = "\u200d\u1039\u17d2\u1a60"  # zero width joiner; signs that set the next consonant below this one
+_IS_MARK_LIKE = "\u200c\u200d\u0e33\u0eb3\uff9e\uff9f"  # signs of sound that Unicode calls letters or formats
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether the text begins with a letter of a script without spaces between words."""
+    return bool(_UNSPACED.match(text))
+
+
+def extends(before: str, character: str) -> bool:
+    """Whether the character belongs to the one that `before` ends with: an accent, a vowel sign, half of a cluster."""
+    return unicodedata.category(character)[0] == "M" or character in _IS_MARK_LIKE or before[-1:] in _JOINS
+
+
+def may_break(before: str, after: str) -> bool:
+    """Whether a line of a script without spaces may end between two texts."""
+    return not (_STAYS_BEFORE.search(before) or _STAYS_BEHIND.match(after))

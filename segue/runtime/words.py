@@ -1,0 +1,123 @@
+"""Which words do the tokens of a search write, and when was each said? The one place where tokens become text."""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from segue.data import scripts
+from segue.decoding.ctc import Emission
+
+PAUSE_SECONDS = 0.6
+"""A word does not go on behind so long a stretch without a letter, also where the model writes no space: slow speech
+has two or three syllables a second, each with a token, while pauses in which no space was learnt last longer."""
+
+
+class Word(NamedTuple):
+    """A word, or in scripts without spaces a character with its signs, and when it was said."""
+
+    word: str
+    start: float
+    """Seconds from the start of the audio."""
+    end: float
+    """Seconds."""
+    confidence: float
+    """Geometric mean of its tokens' probabilities."""
+    follows_space: bool = True
+    """Whether a text has a space before it."""
+
+
+@dataclass
+class _Draft:
+    """A word that may go on; times in frames."""
+
+    text: str
+    start: float
+    end: float
+    """Of its last letter: punctuation may come late."""
+    tokens: list[int]
+    """Of the emissions that write it."""
+    follows_space: bool
+    has_letter: bool = False
+    is_unspaced: bool = False
+    """Whether its last letter is of a script without spaces."""
+
+
+class _Character(NamedTuple):
+    text: str
+    start: float
+    end: float
+    tokens: range
+
+
+def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_frame: float) -> list[Word]:
+    """Emissions as words. `pieces` is each token's text in UTF-8.
+
+    Words are what stands between spaces or pauses. In scripts without spaces each character is one, with its signs and
+    punctuation.
+    """
+    drafts: list[_Draft] = []
+    follows_space = True
+    for text, start, end, tokens in _characters(emissions, pieces):
+        if text.isspace():
+            follows_space = True
+            continue
+        is_letter, is_unspaced = text.isalnum(), scripts.is_unspaced(text)
+        if not drafts or follows_space:
+            starts, is_apart = True, True
+        else:
+            last = drafts[-1]
+            is_sign = scripts.extends(last.text, text)
+            has_pause = (start - last.end) * seconds_per_frame > PAUSE_SECONDS
+            opens = unicodedata.category(text) in ("Ps", "Pi")
+            may_start = not is_sign and ((is_letter and last.has_letter) or opens)
+            starts = may_start and (has_pause or last.is_unspaced or is_unspaced or text in scripts.WIDE_OPENING)
+            is_apart = has_pause and not (last.is_unspaced or is_unspaced or text in scripts.WIDE_OPENING)
+        if starts:
+            drafts.append(_Draft(text, start, end, [*tokens], is_apart, is_letter, is_unspaced))
+        else:
+            last.text += text
+            last.tokens += [token for token in tokens if token != last.tokens[-1]]
+            if is_letter or is_sign or not last.has_letter:
+                last.end = end
+            if is_letter:
+                last.has_letter, last.is_unspaced = True, is_unspaced
+        follows_space = False
+    return [
+        Word(
+            draft.text,
+            draft.start * seconds_per_frame,
+            draft.end * seconds_per_frame,
+            float(np.exp(np.mean(np.log([max(emissions[token].confidence, 1e-30) for token in draft.tokens])))),
+            draft.follows_space,
+        )
+        for draft in drafts
+    ]
+
+
+def text_of(found: Sequence[Word]) -> str:
+    """The text that words make."""
+    return "".join(" " * word.follows_space + word.word for word in found).strip(" ")
+
+
+def _characters(emissions: Sequence[Emission], pieces: Sequence[bytes]) -> Iterator[_Character]:
+    """Each character that the emissions write. Those of one emission share its frames; bytes of none are U+FFFD."""
+    owners: list[int] = []
+    starts: list[float] = []
+    ends: list[float] = []
+    for number, (token, start, end, _) in enumerate(emissions):
+        num_solid, position = len(pieces[token].replace(b" ", b"")), 0
+        for byte in pieces[token]:
+            owners.append(number)
+            starts.append(start + (end - start) * position / max(1, num_solid))
+            position += byte != ord(" ")
+            ends.append(start + (end - start) * position / max(1, num_solid))
+    position = 0
+    for text in b"".join(pieces[each.token] for each in emissions).decode("utf-8", "surrogateescape"):
+        is_damaged = "\udc80" <= text <= "\udcff"
+        stop = position + (1 if is_damaged else len(text.encode()))
+        tokens = range(owners[position], owners[stop - 1] + 1)
+        yield _Character("\ufffd" if is_damaged else text, starts[position], ends[stop - 1], tokens)
+        position = stop
