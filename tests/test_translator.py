@@ -39,6 +39,13 @@ def test_texts_are_translated_in_order_and_empty_ones_stay_empty(translator: Any
     assert translator.translate([]) == []
 
 
+@pytest.mark.parametrize("text", ["-", " 12:30 ", "😀", ".", "...", "§ 5", "♪ ♪", "\u200b", "①"])
+def test_a_text_without_letters_stays_as_it_is(translator: Any, text: str) -> None:
+    assert translator.translate(["one two", text, "three"]) == ["two one", text, "three"]
+    assert list(translator.translate_lines(["one two", text], context=1))[1] == text
+    assert translator.best(text, 3) == [(text, 0.0)]
+
+
 def test_company_in_a_batch_never_changes_a_translation(translator: Any, pairs: Path) -> None:
     lines = [json.loads(line)["source"] for line in (pairs / "test.jsonl").read_text().splitlines()]
     together = translator.translate(lines)

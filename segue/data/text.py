@@ -1,48 +1,232 @@
 """How is a text written before it is learnt or scored? One rule for training and evaluation, kept in the recipe."""
 
+# ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
+
+import re
 import unicodedata
+from functools import lru_cache
 from typing import Literal
 
 from segue.recipe import Section
 
+LEFT_OUT = (
+    "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"  # controls, but those that count as white space
+    "\xad\u034f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # U+200B is the zero-width space
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001"
+)
+"""Class of what nobody sees and no word needs, in every text: directions, soft hyphens, byte order marks."""
+BLANK = "\u3164\uffa0"
+"""Class of letters of Hangul that are blank."""
+STRONG = "\u2019\u02bc\uff07"
+"""Class of apostrophes, which count as '."""
+WEAK = "\u2018\u201a\u201b\u2032\xb4`"
+"""Class of what is an apostrophe between letters only: quotation marks, primes, accents without a letter."""
+ELISIONS = "tis twas twere twill twould em cause til n s t k d m ll re ve"
+"""Words that an apostrophe begins: 'tis, rock 'n' roll, 's morgens."""
+
+# Also halves of characters, and tags that are not those of a flag.
+_LEFT_OUT = re.compile(f"[{LEFT_OUT}\ud800-\udfff]|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0020-\U000e007f]+")
+_BLANK = re.compile(f"[{BLANK}]")
+_STRONG = re.compile(f"[{STRONG}]")
+_WEAK = re.compile(f"[{WEAK}]")
+_PENDING = "\ufdd1"  # stands for each of WEAK; no character
+_EDGES = frozenset(f"'{_PENDING}")
+_ELISIONS = frozenset(ELISIONS.split())
+_WORD = re.compile(r"\w+")
+_TO_TURKIC = {"lower": str.maketrans({"I": "ı", "İ": "i"}), "upper": str.maketrans({"i": "İ"})}
+_TURKIC = frozenset(["tr", "tur", "az", "aze", "crh", "gag", "turkish", "azerbaijani"])
+_JOINERS = re.compile("[\u200c\u200d]+|\u180e")
+_NON_JOINER, _MONGOLIAN_SEPARATOR = "\u200c", "\u180e"
+# Scripts in which a joiner shows, or did when the text was typed: Arabic to Mandaic, India's and its neighbours',
+# Mongolian. Blocks, so that punctuation is among them.
+_JOINED = re.compile(
+    "[\u0600-\u0dff\u0f00-\u109f\u1700-\u18af\u1a20-\u1aaf\u1b00-\u1c4f\ua840-\uabff\ufb50-\ufdff\ufe70-\ufefc"
+    "\U00010a00-\U00010fff\U00011000-\U00011fff\U0001e900-\U0001e95f]"
+)
 _LETTERS = frozenset(["Lu", "Ll", "Lt", "Lo"])  # Lm are signs that change other letters: the Japanese ー, accents
-_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")  # letters of Hangul that are blank
+_FILLERS = frozenset(f"\u115f\u1160{BLANK}")
 
 
 class TextSection(Section):
-    """One rule of text normalisation, applied to training targets, references and hypotheses alike."""
+    """One rule of text normalisation, applied to training targets, references and hypotheses alike.
+
+    Under every rule characters that nobody sees are left out: NUL, zero-width spaces, soft hyphens, marks of direction.
+    Joiners stay where a script or an emoji needs them.
+    """
 
     case: Literal["lower", "upper", "keep"] = "lower"
-    """Letter case of targets and references."""
+    """Letter case of targets and references; Turkish and its like (a line's language says so) have two letters i."""
 
     punctuation: Literal["remove", "keep"] = "remove"
     """Whether punctuation and symbols (Unicode categories P and S) become spaces."""
 
     keep_characters: str = "'"
-    """Punctuation that stays when the rest is removed; typographic apostrophes count as '."""
+    """Punctuation that stays when the rest is removed. Typographic apostrophes count as '; in pairs around words they
+    are quotation marks, which do not stay."""
 
     unicode_form: Literal["NFC", "NFKC"] = "NFKC"
-    """Unicode normal form: NFKC also unifies ligatures, full-width forms and the like."""
+    """Unicode normal form: NFKC also unifies ligatures, full-width forms and the like; ™ and accents without a letter
+    are symbols under both."""
 
 
-def normalize(text: str, rule: TextSection) -> str:
-    """`text` under `rule`, with every run of white space as one space and none at the ends."""
-    text = unicodedata.normalize(rule.unicode_form, text)
-    if rule.case == "lower":
-        text = text.lower()
-    elif rule.case == "upper":
-        text = text.upper()
-    text = unicodedata.normalize(rule.unicode_form, text)  # case may have split characters again: Ϊ́ from ΐ
-    if rule.punctuation == "remove":
-        text = text.replace("\u2019", "'").replace("\u2018", "'")
-        text = "".join(" " if _is_punctuation(c) and c not in rule.keep_characters else c for c in text)
+def normalize(text: str, rule: TextSection, language: str | None = None) -> str:
+    """`text` under `rule`, with every run of white space as one space and none at the ends.
+
+    `language` is that of the text, if known, as a tag such as tr or tr-TR.
+    """
+    text = _BLANK.sub(" ", _LEFT_OUT.sub("", text))
+    removes = rule.punctuation == "remove"
+    has_apostrophes = removes and "'" in rule.keep_characters
+    if has_apostrophes:
+        text = _WEAK.sub(_PENDING, _STRONG.sub("'", text))
+    if removes:  # before compatibility forms are folded: ™ would be letters
+        text = text.translate(_symbols(rule.keep_characters, rule.unicode_form))
+    text = folded(text, rule.unicode_form)
+    if rule.case != "keep":
+        # Case may have split characters: Ϊ́ from ΐ.
+        text = folded(_in_case(text, rule.case, language), rule.unicode_form)
+    if removes:
+        text = text.translate(_punctuation(rule.keep_characters))
+        if has_apostrophes and not _EDGES.isdisjoint(text):
+            text = _without_quotes(text)
+        text = _LEFT_OUT.sub("", text)  # what stood behind a flag
+    if _JOINERS.search(text):
+        text = folded(_JOINERS.sub(lambda found: _joiner(text, *found.span()), text), rule.unicode_form)
     return " ".join(text.split())
-
-
-def _is_punctuation(character: str) -> bool:
-    return unicodedata.category(character)[0] in "PS"
 
 
 def has_letters(text: str) -> bool:
     """Whether `text` holds a letter of any script, and not digits, punctuation and symbols alone."""
     return any(unicodedata.category(character) in _LETTERS and character not in _FILLERS for character in text)
+
+
+def folded(text: str, form: Literal["NFC", "NFKC"]) -> str:
+    """`text` in a normal form, but for what NFKC would make into other letters or numbers: ™, ´, 10²."""
+    if text.isascii() or form == "NFC":
+        return unicodedata.normalize(form, text)
+    parts = _UNFOLDED.split(_NUMBERS_MEET.sub(_apart, text))
+    parts[::2] = [unicodedata.normalize(form, part) for part in parts[::2]]
+    parts[1::2] = [unicodedata.normalize("NFC", part) for part in parts[1::2]]
+    return "".join(parts)
+
+
+def unfolded() -> list[str]:
+    """Symbols that NFKC makes into letters, or into a space with an accent: those are not the same text."""
+    symbols = [
+        c for c in map(chr, [*range(0xA8, 0xFFE4), *range(0x1F16A, 0x1F16D)]) if unicodedata.category(c)[0] == "S"
+    ]
+    return [
+        c
+        for c in symbols
+        if (unicodedata.decomposition(c).startswith("<super>") and unicodedata.category(c) == "So")
+        or unicodedata.normalize("NFKC", c).startswith(" ")
+    ]
+
+
+def _numbers() -> dict[str, str]:
+    """Numbers that NFKC makes into digits, and how they are written: superscript, fraction, circle."""
+    found = (c for c in map(chr, range(0xB2, 0x3300)) if unicodedata.category(c) == "No")
+    return {c: kind for c in found if (kind := unicodedata.decomposition(c).partition(" ")[0]).startswith("<")}
+
+
+_UNFOLDED = re.compile(f"([{''.join(unfolded())}])")
+_NUMBERS = _numbers()
+NUMBERS = "".join(_NUMBERS)
+"""Class of numbers that NFKC makes into digits."""
+RAISED = "".join(number for number, kind in _NUMBERS.items() if kind in ("<super>", "<sub>"))
+"""Class of those that stand raised or lowered: several beside each other are one number."""
+_NUMBERS_MEET = re.compile(rf"(?<=[\d{NUMBERS}])[{NUMBERS}]|[{NUMBERS}](?=\d)")
+
+
+def _apart(found: re.Match[str]) -> str:
+    """A number with a space to the digits beside it: 10² is not 102, nor 5½ 51⁄2."""
+    before, text, after = found.string[: found.start()][-1:], found[0], found.string[found.end() :][:1]
+    is_power = _NUMBERS[text] in ("<super>", "<sub>") and _NUMBERS.get(before) == _NUMBERS[text]
+    is_first = before not in _NUMBERS and not before.isdecimal()
+    return f"{'' if is_power or is_first else ' '}{text}{' ' if after.isdecimal() else ''}"
+
+
+class _Spaces(dict[int, str | int]):
+    """What `str.translate` makes of each character: a space, or itself; found out when it is met first."""
+
+    def __init__(self, keep: str, form: Literal["NFC", "NFKC", None]) -> None:
+        super().__init__()
+        self._keep, self._form = keep, form
+
+    def __missing__(self, number: int) -> str | int:
+        character = chr(number)
+        is_space = unicodedata.category(character)[0] in "PS" and character not in self._keep
+        if is_space and self._form is not None:  # what it is folded to may stay
+            written = unicodedata.normalize(self._form, character)
+            stays = all(each in self._keep for each in written) or any(map(_is_of_word, written))
+            is_space = _UNFOLDED.match(character) is not None or not stays
+        self[number] = " " if is_space else number
+        return self[number]
+
+
+@lru_cache(64)
+def _symbols(keep: str, form: Literal["NFC", "NFKC"]) -> _Spaces:
+    return _Spaces(keep, form)
+
+
+@lru_cache(64)
+def _punctuation(keep: str) -> _Spaces:
+    found = _Spaces(keep, None)
+    # Signs of the look of a symbol, which is gone: variation selectors, the frame of a key.
+    found.update(dict.fromkeys([*range(0x20D0, 0x2100), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)], ""))
+    return found
+
+
+def _in_case(text: str, case: Literal["lower", "upper"], language: str | None) -> str:
+    if language is not None and re.split("[-_]", language.lower())[0] in _TURKIC:
+        text = text.translate(_TO_TURKIC[case])
+    if case == "upper":
+        return text.upper()
+    # Of İ, lower() would leave a dot above as a character of its own.
+    return text.lower().replace("i\u0307", "i")
+
+
+def _without_quotes(text: str) -> str:
+    """Apostrophes stay in words and at their edges, but not where they come in pairs as quotation marks do.
+
+    `text` has no other quotation marks any more. 'Hello,' they don't say -> Hello they don't say; the dogs' bone stays.
+    """
+    found = list(text)
+    opening: list[int] = []
+    for place, character in enumerate(text):
+        if character not in _EDGES:
+            continue
+        before, after = text[place - 1 : place], text[place + 1 : place + 2]
+        found[place] = "'"
+        if _is_of_word(before) and _is_of_word(after):
+            continue
+        if before in _EDGES or after in _EDGES:  # '' is a quotation mark
+            found[place] = " "
+        elif _is_of_word(after):
+            word = _WORD.match(text, place + 1)
+            is_elision = word is not None and word[0].casefold() in _ELISIONS
+            if not is_elision:
+                opening.append(place)
+                found[place] = " " if character == _PENDING else "'"
+        elif opening:
+            found[opening.pop()] = found[place] = " "
+        elif character == _PENDING or not _is_of_word(before):
+            found[place] = " "
+    return "".join(found)
+
+
+def _joiner(text: str, start: int, end: int) -> str:
+    """The joiner at text[start:end], or "" where nothing needs it."""
+    joiner, before, after = text[start], text[start - 1 : start], text[end : end + 1]
+    if joiner == _MONGOLIAN_SEPARATOR:
+        return joiner if "\u1800" <= before <= "\u18af" else ""
+    viramas = [bool(each) and unicodedata.combining(each) == 9 for each in (before, after)]
+    joined = [bool(_JOINED.match(each)) and _is_of_word(each) for each in (before, after)]
+    if joiner == _NON_JOINER:
+        return joiner if viramas[0] or all(joined) else ""
+    is_of_symbol = unicodedata.category(after or " ")[0] == "S" and before not in ("", " ")
+    return joiner if any(viramas) or any(joined) or is_of_symbol else ""
+
+
+def _is_of_word(character: str) -> bool:
+    return bool(character) and unicodedata.category(character)[0] in "LMN"

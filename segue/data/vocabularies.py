@@ -76,7 +76,7 @@ class Vocabularies:
         sources, targets, languages = list[str](), list[str](), set[str]()
         for pair in pairs:
             sources.append(normalize(pair.source, rule))
-            targets.append(normalize(pair.target, rule))
+            targets.append(normalize(pair.target, rule, pair.target_language))
             if pair.target_language is not None:
                 languages.add(pair.target_language)
         special = [PADDING, BEGIN, END, UNKNOWN, *(TO_LANGUAGE.format(each) for each in sorted(languages))]

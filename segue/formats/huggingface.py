@@ -21,7 +21,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from segue import card
-from segue.data.text import TextSection
+from segue.data.text import BLANK, ELISIONS, LEFT_OUT, NUMBERS, RAISED, STRONG, WEAK, TextSection, unfolded
 from segue.data.tokenizer import UNKNOWN, WORD_MARK
 from segue.data.vocabularies import BEGIN, END, PADDING, TO_LANGUAGE, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
@@ -187,11 +187,11 @@ def _generation(vocabularies: Vocabularies, search: SearchSection) -> dict[str, 
     return settings
 
 
-def _tokenizer(vocabularies: Vocabularies, text: TextSection | None) -> dict[str, Any]:
+def _tokenizer(vocabularies: Vocabularies, rule: TextSection | None) -> dict[str, Any]:
     """What `tokenizer.json` holds: ours, with the text's normalisation before it and the end token after."""
     inner = hf.Tokenizer.from_str(vocabularies.target.to_json())
-    if text is not None:
-        inner.normalizer = _normalizer(text)
+    if rule is not None:
+        inner.normalizer = _normalizer(rule)
     inner.post_processor = processors.TemplateProcessing(
         single=f"$A {END}", pair=f"$A $B {END}", special_tokens=[(END, vocabularies.end)]
     )
@@ -208,22 +208,69 @@ def _tokenizer(vocabularies: Vocabularies, text: TextSection | None) -> dict[str
     return state
 
 
+_HIDDEN = 0xF0000  # of Unicode's private use
+_EDGE, _OPENING = "\ufdd1", "\ufdd2"  # no characters
+
+
+def _quotes() -> list[Any]:
+    """Apostrophes stay but in pairs around words: `data.text` says which."""
+    inside, outside = r"(?<=[\p{L}\p{M}\p{N}])", r"(?<![\p{L}\p{M}\p{N}])"
+    before, not_before = r"(?=[\p{L}\p{M}\p{N}])", r"(?![\p{L}\p{M}\p{N}])"
+    elision = rf"(?=(?i:{'|'.join(ELISIONS.split())})(?!\w))"
+    any_edge = f"['{_EDGE}]"
+    between = f"(?:[^'{_EDGE}{_OPENING}]|{inside}'{before}|{outside}{any_edge}{elision})*+"
+    closing = f"{any_edge}{not_before}"
+    return [
+        _replace(f"{inside}{_EDGE}{before}", "'"),
+        _replace(f"{any_edge}{{2,}}", " "),
+        _replace(f"{outside}{any_edge}(?!{elision}){before}(?={between}{closing})", _OPENING),
+        _replace(rf"{_OPENING}{between}\K{closing}", " "),
+        normalizers.Replace(_OPENING, " "),
+        _replace(f"{outside}{any_edge}{not_before}", " "),
+        _replace(f"{outside}{_EDGE}{elision}", "'"),
+        normalizers.Replace(_EDGE, " "),
+    ]
+
+
 def _normalizer(rule: TextSection) -> Any:
-    """`data.text.normalize` in steps of the tokenizers package."""
-    form = normalizers.NFC() if rule.unicode_form == "NFC" else normalizers.NFKC()
-    steps: list[Any] = [form]
+    """`data.text.normalize` in steps of the tokenizers package, but for joiners, flags and nested quotation marks."""
+    steps: list[Any] = [_replace(f"[{LEFT_OUT}]", ""), _replace(f"[{BLANK}]", " ")]
+    removes, has_apostrophes = rule.punctuation == "remove", "'" in rule.keep_characters
+    if removes and has_apostrophes:
+        steps += [_replace(f"[{STRONG}]", "'"), _replace(f"[{WEAK}]", _EDGE)]
+    steps += _folding(rule)
     if rule.case == "lower":
-        steps += [normalizers.Lowercase(), form]
-    if rule.punctuation == "remove":
+        steps += [normalizers.Lowercase(), normalizers.Replace("i\u0307", "i"), *_folding(rule)]
+    if removes:
         kept = "".join(f"\\x{{{ord(character):x}}}" for character in rule.keep_characters)
-        pattern = rf"[\p{{P}}\p{{S}}&&[^{kept}]]" if kept else r"[\p{P}\p{S}]"
         steps += [
-            normalizers.Replace(hf.Regex("[\u2018\u2019]"), "'"),
-            normalizers.Replace(hf.Regex(pattern), " "),
+            _replace(rf"[\p{{P}}\p{{S}}&&[^{kept}]]" if kept else r"[\p{P}\p{S}]", " "),
+            _replace("[\u20d0-\u20ff\ufe00-\ufe0f]", ""),
         ]
+        if has_apostrophes:
+            steps += _quotes()
     spaces = "".join(character for character in map(chr, range(0x3001)) if character.isspace())
-    steps += [normalizers.Replace(hf.Regex(f"[{spaces}]+"), " "), normalizers.Strip()]
+    steps += [_replace(f"[{spaces}]+", " "), normalizers.Strip()]
     return normalizers.Sequence(steps)
+
+
+def _replace(pattern: str, content: str) -> Any:
+    return normalizers.Replace(hf.Regex(pattern), content)
+
+
+def _folding(rule: TextSection) -> list[Any]:
+    """The normal form, around what it does not fold."""
+    if rule.unicode_form == "NFC":
+        return [normalizers.NFC()]
+    symbols = unfolded()
+    one = f"[{NUMBERS}&&[^{RAISED}]]"
+    meet = rf"(?<=\d)(?=[{NUMBERS}])|(?<=[{NUMBERS}])(?=\d|{one})|(?<={one})(?=[{NUMBERS}])"
+    apart = [_replace(meet, " ")]
+    if rule.punctuation == "remove":
+        return [*apart, _replace(f"[{''.join(symbols)}]", " "), normalizers.NFKC()]
+    hidden = [(symbol, chr(_HIDDEN + number)) for number, symbol in enumerate(symbols)]
+    away = [normalizers.Replace(symbol, other) for symbol, other in hidden]
+    return [*apart, *away, normalizers.NFKC(), *(normalizers.Replace(other, symbol) for symbol, other in hidden)]
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

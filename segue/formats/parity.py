@@ -121,7 +121,8 @@ def of_speech(
             total, count = total + float(difference.sum()), count + ours.size
         for heard, found in ((before, texts), (after, texts_after)):
             for utterance, text in zip(group, found, strict=True):
-                heard.append(Heard(utterance.id, normalize(utterance.text, model.facts.text), text, utterance.seconds))
+                reference = normalize(utterance.text, model.facts.text, utterance.language)
+                heard.append(Heard(utterance.id, reference, text, utterance.seconds))
     differing = [
         {"id": ours.id, "reference": ours.reference, "before": ours.hypothesis, "after": theirs.hypothesis}
         for ours, theirs in zip(before, after, strict=True)

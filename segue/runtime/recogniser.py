@@ -200,7 +200,7 @@ class Recogniser:
         for utterances, waveforms in self.sounds(manifest):
             texts, _ = self.hear(waveforms)
             for utterance, hypothesis in zip(utterances, texts, strict=True):
-                reference = normalize(utterance.text, self.facts.text)
+                reference = normalize(utterance.text, self.facts.text, utterance.language)
                 all_heard.append(Heard(utterance.id, reference, hypothesis, utterance.seconds))
         num_skipped = manifest.num_skipped + len(manifest) - len(all_heard)
         return {**self.score(all_heard), "skipped": num_skipped}, all_heard

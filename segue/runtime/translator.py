@@ -17,7 +17,7 @@ from segue import metrics
 from segue.data import sentences
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest
-from segue.data.text import TextSection, normalize
+from segue.data.text import TextSection, has_letters, normalize
 from segue.data.vocabularies import END, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import UserError, some_of, warn
@@ -86,6 +86,9 @@ class Translator:
 
     def __init__(self, facts: TranslationFacts, vocabularies: Vocabularies, writer: Writer) -> None:
         self.facts, self.vocabularies, self.writer = facts, vocabularies, writer
+        source = vocabularies.source
+        # Where no token does, the model learnt from numbers or codes.
+        self._reads_letters = any(has_letters(token) for token in source.tokens if token not in source.special)
 
     @property
     def languages(self) -> list[str]:
@@ -99,7 +102,8 @@ class Translator:
     def translate(
         self, texts: Sequence[str], target_language: str | None = None, search: SearchSection | None = None
     ) -> list[str]:
-        """The translation of each text, in order; "" of one that holds no word.
+        """The translation of each text, in order. A text without letters, such as "-" or "12:30", stays as it is.
+        Blank ones become empty.
 
         Texts with more tokens than any that the model learnt from are translated by sentences. Characters that the
         model does not know are warned about. A UserError if the model cannot write the target language.
@@ -110,11 +114,11 @@ class Translator:
         pieces: list[str] = []
         owners: list[int] = []
         for number, text in enumerate(texts):
-            for piece in self._pieces(normalize(text, self.facts.text)):
+            for piece in [] if self._stays(text) else self._pieces(normalize(text, self.facts.text)):
                 pieces.append(piece)
                 owners.append(number)
         self._warn_of_unknown(pieces)
-        results = [""] * len(texts)
+        results = [text if self._stays(text) and not text.isspace() else "" for text in texts]
         for number, piece, best in zip(owners, pieces, self.search(pieces, target_language, search), strict=True):
             gap = " " if piece.endswith(" ") else ""
             results[number] += self.vocabularies.target.decode(best[0].tokens) + gap
@@ -149,8 +153,13 @@ class Translator:
     def best(
         self, text: str, count: int, target_language: str | None = None, search: SearchSection | None = None
     ) -> list[tuple[str, float]]:
-        """The `count` best translations of one sentence, best first, with their scores (`decoding/autoregressive`)."""
+        """The `count` best translations of one sentence, best first, with their scores (`decoding/autoregressive`).
+
+        A text without letters has one, itself.
+        """
         self.vocabularies.check(target_language)
+        if self._stays(text):
+            return [(text, 0.0)]
         [found] = self.search([normalize(text, self.facts.text)], target_language, search, num_best=count)
         return [(self.vocabularies.target.decode(each.tokens), each.score) for each in found]
 
@@ -220,10 +229,11 @@ class Translator:
         of_language: dict[str | None, list[int]] = {}
         for number, each in enumerate(usable):
             of_language.setdefault(each.target_language, []).append(number)
-        hypotheses = [""] * len(usable)
+        hypotheses = [each.source if self._stays(each.source) else "" for each in usable]
         for language, numbers in of_language.items():
-            found = self.search([usable[number].source for number in numbers], language)
-            for number, best in zip(numbers, found, strict=True):
+            asked = [number for number in numbers if not self._stays(usable[number].source)]
+            found = self.search([usable[number].source for number in asked], language)
+            for number, best in zip(asked, found, strict=True):
                 hypotheses[number] = self.vocabularies.target.decode(best[0].tokens)
         all_translated = [
             each._replace(hypothesis=hypothesis) for each, hypothesis in zip(usable, hypotheses, strict=True)
@@ -239,8 +249,8 @@ class Translator:
         found: list[Translated] = []
         problems: list[str] = []
         for pair in manifest:
-            texts = (pair.source, pair.target, *pair.alternatives)
-            source, *references = (normalize(text, self.facts.text) for text in texts)
+            source, targets = normalize(pair.source, self.facts.text), (pair.target, *pair.alternatives)
+            references = [normalize(text, self.facts.text, pair.target_language) for text in targets]
             problem = self.vocabularies.problem(pair, source, references[0])
             if problem is None:
                 found.append(Translated(pair.id, source, pair.target_language, tuple(references), ""))
@@ -259,6 +269,10 @@ class Translator:
         references = [each.references for each in all_translated]
         hypotheses = [each.hypothesis for each in all_translated]
         return metrics.output_scores(self.facts.metric, references, hypotheses, is_full=True)
+
+    def _stays(self, text: str) -> bool:
+        """Whether there is nothing to translate: a model that learnt from sentences would invent one."""
+        return self._reads_letters and not has_letters(text)
 
     def _pieces(self, text: str) -> list[str]:
         """The text, or its sentences where it is longer than what the model learnt from."""
@@ -284,7 +298,7 @@ class Translator:
         translations = [translation for _, translation in before]
         while sources and length([" ".join([*sources, text])])[0] > longest:  # more than the model learnt from
             del sources[0], translations[0]
-        if not text or not sources:
+        if self._stays(line) or not text or not sources:
             return self.translate([line], target_language, section)[0]
         self._warn_of_unknown([text])
         prefix = self.vocabularies.target.encode(" ".join(translations))

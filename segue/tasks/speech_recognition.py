@@ -45,6 +45,7 @@ from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split
 from segue.errors import UserError, some_of, warn
+from segue.files import is_file
 from segue.models.jasper import Jasper, JasperSection, output_frames
 from segue.runtime.recogniser import Recogniser, SpeechFacts, written
 from segue.runtime.words import text_of, words
@@ -374,7 +375,7 @@ class SpeechRecognition:
 
     def _problem(self, utterance: Utterance) -> str | None:
         """Why CTC cannot learn from this utterance."""
-        text = normalize_text(utterance.text, self.recipe.text)
+        text = normalize_text(utterance.text, self.recipe.text, utterance.language)
         if not text:
             return f"text: nothing is left of {utterance.text!r} after normalisation"
         is_joined = self.recipe.augmentation.joined_utterances > 1
@@ -393,7 +394,7 @@ class SpeechRecognition:
                 f"text: CTC needs {needed} frames for {len(tokens)} tokens, but {utterance.seconds} s at speed "
                 f"{fastest} give {frames}"
             )
-        if not utterance.audio.is_file():
+        if not is_file(utterance.audio):
             return f"audio_filepath: no such file: {utterance.audio}"
         return None
 
@@ -407,7 +408,7 @@ class SpeechRecognition:
         holding(name)
         rate = self.recipe.features.sample_rate_hz
         pieces = [utterance.samples(rate) for utterance in utterances]
-        text = normalize_text(" ".join(utterance.text for utterance in utterances), self.recipe.text)
+        text = " ".join(normalize_text(each.text, self.recipe.text, each.language) for each in utterances).strip()
         if not is_training:
             # References may hold what the model cannot write; that is an error of the model's, not of the data.
             tokens = [] if self.tokenizer.unknown_characters(text) else self.tokenizer.encode(text)
@@ -464,7 +465,7 @@ def build_task(section: Recipe, run: Path, world: World) -> SpeechRecognition:
 
     def build() -> None:
         if not kept.is_file():
-            texts = (normalize_text(utterance.text, section.text) for utterance in manifests["train"])
+            texts = (normalize_text(each.text, section.text, each.language) for each in manifests["train"])
             run.mkdir(parents=True, exist_ok=True)
             tokenizers.build(section.tokenizer, texts).save(kept)
 

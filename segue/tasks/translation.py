@@ -204,7 +204,7 @@ class Translation:
     def load(self, split: Split, micro_batch: MicroBatch) -> PairBatch:
         """Reads, cuts and pads the pairs of a micro-batch."""
         pairs = [self.manifests[split][index] for index in micro_batch.indices.tolist()]
-        texts = [(self._normalized(pair.source), self._normalized(pair.target)) for pair in pairs]
+        texts = [self._normalized(pair) for pair in pairs]
         both = [
             self._tokens(split, pair, *of_pair, micro_batch.epoch) for pair, of_pair in zip(pairs, texts, strict=True)
         ]
@@ -218,7 +218,7 @@ class Translation:
             sources=[source for source, _ in texts],
             target_languages=[pair.target_language for pair in pairs],
             references=[
-                (target, *map(self._normalized, pair.alternatives))
+                (target, *(normalize_text(each, self.recipe.text, pair.target_language) for each in pair.alternatives))
                 for pair, (_, target) in zip(pairs, texts, strict=True)
             ],
             amount=float(target_lengths.sum()),
@@ -277,8 +277,10 @@ class Translation:
         logits = model(batch.source, batch.source_lengths, batch.target[:, :-1], batch.places)
         return cross_entropy(logits, batch.target[:, 1:].flatten()[batch.places], smoothing)
 
-    def _normalized(self, text: str) -> str:
-        return normalize_text(text, self.recipe.text)
+    def _normalized(self, pair: Pair) -> tuple[str, str]:
+        # Who translates later does not say which language a source is in.
+        rule = self.recipe.text
+        return normalize_text(pair.source, rule), normalize_text(pair.target, rule, pair.target_language)
 
     def _tokens(
         self, split: Split, pair: Pair, source_text: str, target_text: str, epoch: int
@@ -302,7 +304,7 @@ class Translation:
         unusable: list[int] = []
         pairs = iter(manifest)
         while block := list(islice(pairs, 10_000)):
-            texts = [(self._normalized(pair.source), self._normalized(pair.target)) for pair in block]
+            texts = [self._normalized(pair) for pair in block]
             sources = vocabularies.source.num_tokens([source for source, _ in texts])
             targets = vocabularies.target.num_tokens([target for _, target in texts])
             for pair, both, source, target in zip(block, texts, sources, targets, strict=True):
