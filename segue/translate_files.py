@@ -1,10 +1,10 @@
 """How are files translated? Lines of text, in a stream; subtitles, as whole files. Knows no model."""
 
-import codecs
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, get_args
 
+from segue.data.encodings import lines_of
 from segue.data.subtitles import translation
 from segue.data.subtitles.files import Form
 from segue.data.subtitles.translation import Shape
@@ -15,23 +15,15 @@ Translate = Callable[[Iterable[str]], Iterator[str]]
 """Lines to their translations, in order, one for one, reading few lines ahead."""
 
 TEXT = ("", ".txt")  # suffixes of files that hold a text a line
-WIDE_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before that of UTF-16, which it begins with
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 SUBTITLES = tuple(f".{form}" for form in get_args(Form))
 
 
 def lines(file: BinaryIO, name: str) -> Iterator[str]:
-    """The lines of a stream in UTF-8, with or without a byte order mark, without their ends."""
-    for number, line in enumerate(file, 1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}:{number}: not UTF-8: {error.reason} at byte {error.start + 1}") from None
-        yield text.rstrip("\r\n")
+    """The lines of a stream in Unicode, without their ends; a UserError names one that is not."""
+    for _, line in lines_of(file, name):
+        if isinstance(line, UserError):
+            raise line
+        yield line
 
 
 def targets(sources: list[Path], out: Path | None, language: str) -> list[Path]:
@@ -86,10 +78,4 @@ def translate(source: Path, target: Path, translator: Translate, shape: Shape) -
 
 def _text(source: Path, translator: Translate) -> Iterator[str]:
     with source.open("rb") as file:
-        start = file.read(4)
-        file.seek(0)
-        mark = next((mark for mark in WIDE_MARKS if start.startswith(mark)), None)
-        if mark is None:
-            yield from translator(lines(file, str(source)))
-        else:
-            yield from translator(file.read().decode(WIDE_MARKS[mark]).splitlines())
+        yield from translator(lines(file, str(source)))

@@ -100,8 +100,8 @@ def test_empty_lines_and_lines_not_in_utf8_are_named_and_counted(
     assert refused("parallel", tmp_path / "x", *EN_DE).split("\n")[:-1] == [
         f"{en}:2: empty",
         f"{de}:3: empty",
-        f"{de}:4: not UTF-8",
-        f"{en}:5: not UTF-8",
+        f"{de}:4: not UTF-8: unexpected end of data at byte 3",
+        f"{en}:5: not UTF-8: unexpected end of data at byte 3",
         f"{en}:7: empty",
     ]
     written = prepare("parallel", tmp_path / "x", tmp_path / "out", EN_DE, skip_bad=True)
@@ -345,7 +345,7 @@ def test_columns_of_pairs_may_be_named_and_languages_given(tmp_path: Path) -> No
     table = write(tmp_path / "x" / "x.csv", "english,other,target_language\na,eins,\nb,deux,fr\n")
     assert "no column audio_filepath or" in refused("csv", table)
     message = refused("csv", table, "source=english")
-    assert f"{table}:1: no column target or tgt; give target=NAME (columns: english, " in message
+    assert f"{table}:1: no column target or tgt; give target=NAME (columns, between commas: english, " in message
     overrides = ["source=english", "target=other", *EN_DE, *NO_SPLITS]
     prepare("csv", table, tmp_path / "out", overrides)
     found = {pair.source: pair for pair in Manifest(Pair, [tmp_path / "out" / "train.jsonl"])}
@@ -368,7 +368,7 @@ def test_a_table_without_a_header_is_refused(tmp_path: Path) -> None:
     message = refused("tsv", table)
     assert message.startswith(f"{table}:1: no column ")
     assert "; give a header line, or source=NAME target=NAME for text pairs" in message
-    assert message.endswith("(columns: a house, ein Haus)")
+    assert message.endswith("(columns, between tabs: a house, ein Haus)")
 
 
 def test_a_table_with_audio_is_speech_whatever_else_it_has(tmp_path: Path) -> None:

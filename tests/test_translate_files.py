@@ -83,6 +83,14 @@ def test_a_text_in_utf16_is_read_by_its_mark(tmp_path: Path, encoding: str) -> N
     assert translate(source, tmp_path / "b.txt") == "snie\niewz\n"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_only_line_feeds_and_returns_end_a_line(tmp_path: Path, encoding: str, end: str) -> None:
+    source = tmp_path / "a.txt"
+    source.write_bytes(end.join(["one\u2028two\x85three", "four\x0bfive\x0csix", "seven", ""]).encode(encoding))
+    assert translate(source, tmp_path / "b.txt") == "eno owt eerht\nruof evif xis\nneves\n"
+
+
 def test_subtitles_keep_their_times_and_tags(tmp_path: Path) -> None:
     source = tmp_path / "a.srt"
     source.write_bytes(SRT.encode("utf-16"))

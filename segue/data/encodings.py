@@ -2,7 +2,10 @@
 
 import codecs
 import re
+from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
+from typing import BinaryIO
 
 import charset_normalizer
 
@@ -48,7 +51,43 @@ def unicode_encoding(content: bytes) -> str | None:
     return None if text is None else "utf-8"
 
 
-def decode(content: bytes, path: Path) -> str:
+def is_wide(start: bytes) -> bool:
+    """Whether a file that begins so is in UTF-16 or UTF-32: by its mark, or by a NUL in its first line."""
+    marks = [mark for mark in _BOMS if mark != codecs.BOM_UTF8]
+    return start.startswith(tuple(marks)) or b"\0" in start
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Lines without their ends: \n or \r\n, or \r where no \n is there. Others, such as U+2028, end none."""
+    end = "\n" if "\n" in text or "\r" not in text else "\r"
+    lines = text.split(end)
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def lines_of(file: BinaryIO | BufferedIOBase, name: Path | str) -> Iterator[tuple[int, str | UserError]]:
+    """(number from 1, line without its end) of a stream, or in its place the UserError that names it.
+
+    Read as asked for where it is UTF-8; UTF-16 and UTF-32 are read at once, and raise what is wrong with them.
+    """
+    for number, line in enumerate(file, 1):
+        if number == 1 and is_wide(line):
+            yield from enumerate(split_lines(decode(line + file.read(), name)), 1)
+        elif number == 1 and b"\r" in line[:-1] and not line.endswith(b"\n"):
+            yield from (
+                (place, _line(part, place, name)) for place, part in enumerate(line.rstrip(b"\r").split(b"\r"), 1)
+            )
+        else:
+            yield number, _line(line, number, name)
+
+
+def _line(line: bytes, number: int, name: Path | str) -> str | UserError:
+    try:
+        return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        return UserError(f"{name}:{number}: not UTF-8: {error.reason} at byte {error.start + 1}")
+
+
+def decode(content: bytes, path: Path | str) -> str:
     """The text of a file in any Unicode encoding, without a byte order mark.
 
     A UserError names file and line of what is none, and of a NUL character.

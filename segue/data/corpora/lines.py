@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from segue.data.corpora.splits import unpacked_or_packed
+from segue.data.encodings import lines_of
 from segue.data.examples import Pair
 from segue.data.manifest import unreadable
 from segue.errors import UserError
@@ -37,11 +38,12 @@ def pairs(stem: Path, source_language: str, target_language: str) -> Iterator[Pa
 
 
 def lines(path: Path) -> Iterator[Line]:
-    """Lines as they stand, without their ends."""
+    """Lines as they stand, without their ends; a blank one is an EmptyLineError."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                yield number, _text(line, f"{path}:{number}", "utf-8-sig" if number == 1 else "utf-8")
+            for number, line in lines_of(file, path):
+                is_blank = isinstance(line, str) and not line.strip()
+                yield number, EmptyLineError(f"{path}:{number}: empty") if is_blank else line
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, "file", error) from None
 
@@ -76,11 +78,3 @@ def join(
             f"{source} has {count + more[source]} lines and {target} has {count + more[target]}: each line of one "
             "wants a line of the other"
         )
-
-
-def _text(line: bytes, origin: str, encoding: str) -> str | UserError:
-    try:
-        text = line.decode(encoding).rstrip("\r\n")
-    except UnicodeDecodeError:
-        return UserError(f"{origin}: not UTF-8")
-    return text if text.strip() else EmptyLineError(f"{origin}: empty")
