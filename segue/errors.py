@@ -21,6 +21,12 @@ def warn(message: str) -> None:
     progress.say(f"warning: {message}")
 
 
+def note(message: str) -> None:
+    """Says `message` where `warn` does, of what is as it should be."""
+    if os.environ.get("RANK", "0") == "0":
+        progress.say(message)
+
+
 def some_of(problems: list[str], shown: int = 10) -> str:
     """The first `shown` problems, a line each, and how many more there are."""
     more = [f"... and {len(problems) - shown} more"] if len(problems) > shown else []

@@ -8,6 +8,14 @@ PARTIAL = ".partial_"
 """What the names of files begin with that are not whole yet."""
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; also for what can be no file's name, since it is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, in `path`'s folder, which is made; the file takes `path`'s place when the block ends well."""

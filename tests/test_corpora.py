@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segue.data import audio
-from segue.data.corpora import Written, prepare
+from segue.data.corpora import Written, next_command, prepare
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest, write_manifest
 from segue.errors import UserError
@@ -197,7 +197,8 @@ def test_a_table_names_its_bad_rows(tmp_path: Path) -> None:
 def test_a_quote_left_open_does_not_swallow_the_table(tmp_path: Path) -> None:
     record(tmp_path / "a.wav")
     (tmp_path / "x.csv").write_text('audio,text\na.wav,"one\na.wav,two\n')
-    assert f"{tmp_path / 'x.csv'}:2: unexpected end of data" in refused("csv", tmp_path / "x.csv")
+    message = f"{tmp_path / 'x.csv'}:2: a quotation mark opens a text here, and none closes it"
+    assert message in refused("csv", tmp_path / "x.csv")
 
 
 def test_a_table_without_usual_columns_says_which_to_name(tmp_path: Path) -> None:
@@ -206,10 +207,24 @@ def test_a_table_without_usual_columns_says_which_to_name(tmp_path: Path) -> Non
     table.write_text("sound,words,who\na.wav,one,ann\n")
     message = refused("csv", table)
     assert message.startswith(f"{table}:1: no column audio_filepath or audio or")
-    assert message.endswith("or for speech audio=NAME (columns: sound, words, who)")
+    assert message.endswith("or for speech audio=NAME (columns, between commas: sound, words, who)")
     prepare("csv", table, tmp_path / "out", ["audio=sound", "text=words", "speaker=who", *NO_SPLITS])
     assert Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])[0].speaker == "ann"
     assert "no column nobody; give speaker=NAME" in refused("csv", table, "audio=sound", "text=words", "speaker=nobody")
+
+
+def test_a_name_that_is_too_long_for_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"audio,text\n{'a' * 300}.wav,one\n")
+    assert f"{tmp_path}/x.csv:2: no such file: {tmp_path}/aaa" in refused("csv", tmp_path / "x.csv")
+
+
+def test_a_row_may_name_its_language(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        record(tmp_path / f"{name}.wav")
+    (tmp_path / "x.csv").write_text("audio,text,locale\na.wav,one,tr\nb.wav,two,\n")
+    prepare("csv", tmp_path / "x.csv", tmp_path / "out", [*NO_SPLITS, "language=en"])
+    found = Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])
+    assert {each.text: each.language for each in found} == {"one": "tr", "two": "en"}
 
 
 def test_a_row_without_a_speaker_has_none(tmp_path: Path) -> None:
@@ -268,7 +283,10 @@ def test_nemo_manifests_are_rewritten_to_where_the_audio_lies(tmp_path: Path) ->
     found = Manifest(Utterance, [tmp_path / "deep" / "out" / "train.jsonl"])[0]
     assert found.audio.resolve() == tmp_path / "clips" / "a.wav"
     assert (found.seconds, found.offset_seconds, found.text) == (0.5, 1.0, "one")
-    assert (found.language, found.speaker) == ("de", "7")
+    assert (found.language, found.speaker, found.has_id) == ("de", "7", False)
+    manifest.write_text(json.dumps(line | {"id": "first"}) + "\n")
+    prepare("nemo", manifest, tmp_path / "out", NO_SPLITS)
+    assert Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])[0].id == "first"
 
 
 def test_nemo_names_bad_lines(tmp_path: Path) -> None:
@@ -308,6 +326,9 @@ def test_kaldi_segments_have_their_times_and_speakers(kaldi: Path, tmp_path: Pat
         ("text", "eve-1 hello\n", "text:1: eve-1 is not in segments"),
         ("segments", "ann-1 talk 0 1\nbob-1 call 1 2\n", "text:1: talk is not in wav.scp"),
         ("segments", "ann-1 call 0\nbob-1 call 1 2\n", "segments:1: recording, start and end wanted"),
+        ("segments", "ann-1 call 0 1 1\nbob-1 call 1 2\n", "segments:1: a fifth column, which names a channel"),
+        ("text", "ann-1\nbob-1 hello\n", "text:1: ann-1 has no text"),
+        ("segments", "ann-1 call nan inf\nbob-1 call 1 2\n", "segments:1: a start from 0 and an end after it wanted"),
         ("segments", "ann-1 call 0 1\nbob-1 call 2 2\n", "segments:2: a start from 0 and an end after it wanted"),
         ("segments", "ann-1 piped 0 1\nbob-1 call 1 2\n", "wav.scp:2: a command, which is not run"),
         ("wav.scp", "call gone.wav\n", "text:1: no such file"),
@@ -316,6 +337,25 @@ def test_kaldi_segments_have_their_times_and_speakers(kaldi: Path, tmp_path: Pat
 def test_kaldi_names_file_and_line_of_what_is_wrong(kaldi: Path, file: str, content: str, message: str) -> None:
     (kaldi / file).write_text(content)
     assert f"{kaldi}/{message}" in refused("kaldi", kaldi)
+
+
+@pytest.mark.parametrize("file", ["text", "wav.scp", "segments", "utt2spk"])
+def test_kaldi_names_what_repeats_an_id(kaldi: Path, file: str) -> None:
+    first = (kaldi / file).read_text().splitlines()[0]
+    with (kaldi / file).open("a") as added:
+        added.write(f"{first.split()[0]} something else\n")
+    assert f"{kaldi}/{file}:3: {first.split()[0]} stands already in {kaldi}/{file}:1" in refused("kaldi", kaldi)
+
+
+def test_kaldi_leaves_nothing_out_silently(kaldi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (kaldi / "segments").write_text("ann-1 call 0 1\nbob-1 call 1 -1\neve-1 call 2 3\n")
+    (kaldi / "utt2spk").write_text("ann-1 ann\n")
+    prepare("kaldi", kaldi, tmp_path / "out", NO_SPLITS)
+    said = capsys.readouterr().err
+    assert f"1 entries have no line in text, and are not used: eve-1 ({kaldi}/segments:3)" in said
+    assert f"1 entries have no line in utt2spk: their speakers are not known: bob-1 ({kaldi}/text:2)" in said
+    found = {each.id: each.seconds for each in Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])}
+    assert found == {"ann-1": 1.0, "bob-1": 2.0}  # -1 is the end; ids survive
 
 
 def test_kaldi_without_segments_takes_whole_files(kaldi: Path, tmp_path: Path) -> None:
@@ -352,10 +392,21 @@ def test_an_error_leaves_the_old_manifests(tmp_path: Path) -> None:
 
 def test_mistakes_on_the_command_line_are_explained(tmp_path: Path) -> None:
     assert "no such corpus: 'fsd' (corpora: fsdd, ljspeech," in refused("fsd", tmp_path)
+    assert "did you mean 'fsdd'?" in refused("fsd", tmp_path)
     assert "no such file or folder" in refused("fsdd", tmp_path / "gone")
     assert "did you mean 'test_speaker'" in refused("fsdd", tmp_path, "test_speakr=ann")
     (tmp_path / "x.csv").write_bytes(b"audio,text\na.wav,caf\xe9\n")
     assert "not UTF-8" in refused("csv", tmp_path / "x.csv")
+
+
+def test_the_command_to_train_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segue.recipe.shipped", lambda: {"your_speech": tmp_path, "your_translation": tmp_path})
+    both = [Written(Path(f"{split}.jsonl"), 1, "1 utterances, 0.1 minutes") for split in ("train", "dev")]
+    pairs = [each._replace(summary="1 pairs") for each in both]
+    assert next_command("csv", both, Path("my data")) == "segue train your_speech data.root='my data'"
+    assert next_command("parallel", pairs, Path("data")) == "segue train your_translation data.root=data"
+    assert next_command("csv", both[:1], Path("data")) is None
+    assert next_command("fsdd", both, Path("data")) is None  # its recipe does not ship here
 
 
 def real_data(name: str) -> Path:

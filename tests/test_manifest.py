@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segue.data.examples import Utterance
+from segue.data.examples import Pair, Utterance
 from segue.data.manifest import Manifest, parse_manifest, write_manifest
 from segue.errors import UserError
 
@@ -85,6 +86,17 @@ BAD_LINES = {
     line(duration=float("inf")): "duration: seconds above 0 wanted, got inf",
     line(offset=-1): "offset: seconds from 0 wanted, got -1.0",
     line(text=None): "text: a text wanted, got null",
+    line(text="\ud83d"): "text: half a character: '\\ud83d'",
+    line(speaker="\ud83d"): "speaker: half a character",
+    line(id=["a"]): 'id: a text or a number wanted, got ["a"]',
+    line(lang={}): "lang: a text or a number wanted, got {}",
+    line(audio_filepath="\ud83d.wav"): "audio_filepath: a path wanted",
+    line(audio_filepath="a\0.wav"): "audio_filepath: a path wanted",
+    line(audio_filepath=""): "audio_filepath: a path wanted",
+    line(duration=10**400): "duration: seconds above 0 wanted, got inf",
+    '{"text": "a", "text": "b"}': "not JSON: the key 'text' stands in it twice",
+    '{"source": "a", "target": "b"}': "lacks the key 'audio_filepath': a pair of texts, where a recording",
+    '{"a":' * 100_000: "not JSON that can be read: too many brackets",
     line(text=["a"]): 'text: a text wanted, got ["a"]',
 }
 
@@ -99,6 +111,36 @@ def test_a_bad_line_is_named_with_file_and_number(tmp_path: Path, bad: str) -> N
     good, problem = parse_manifest(path, Utterance)
     assert isinstance(good, Utterance)
     assert isinstance(problem, UserError)
+
+
+def test_a_file_that_is_no_manifest_is_named_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(f"[{line()}]")
+    with pytest.raises(UserError, match=r"x\.json: one JSON array, where each line should be an object; `jq -c"):
+        Manifest(Utterance, [tmp_path / "x.json"])
+    (tmp_path / "x.csv").write_text("audio,text\na.wav,one\n")
+    with pytest.raises(UserError, match=r"x\.csv: a table or a text, where a manifest.* `segue prepare csv"):
+        Manifest(Utterance, [tmp_path / "x.csv"])
+    with pytest.raises(UserError, match="a file is wanted, not a folder"):
+        Manifest(Utterance, [tmp_path])
+    (tmp_path / "x.jsonl").write_text(line())
+    with pytest.raises(UserError, match=r"x\.jsonl:1: lacks the key 'source': a recording, where"):
+        Manifest(Pair, [tmp_path / "x.jsonl"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_manifest_may_be_as_windows_writes_it(tmp_path: Path, encoding: str, end: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes((line("a.wav") + line("b.wav")).replace("\n", end).encode(encoding))
+    assert [utterance.audio.name for utterance in Manifest(Utterance, [path])] == ["a.wav", "b.wav"]
+
+
+def test_a_file_name_that_is_not_utf8_reads_back(tmp_path: Path) -> None:
+    audio = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    write_manifest(tmp_path / "x.jsonl", [Utterance("", audio, 1.0, "café")])
+    [found] = Manifest(Utterance, [tmp_path / "x.jsonl"])
+    assert found.audio == audio
+    assert found.id == "caf\\xe9.wav"
 
 
 def test_bad_bytes_are_named_with_file_and_number(tmp_path: Path) -> None:

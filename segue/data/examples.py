@@ -1,6 +1,7 @@
 """What does a line of a manifest say? An utterance, or a pair of texts."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,10 @@ class Example(Protocol):
     @property
     def id(self) -> str:
         """The line's `id`, or what stands for it."""
+
+    @property
+    def has_id(self) -> bool:
+        """Whether the id is the source's own, and no stand-in."""
 
     @property
     def origin(self) -> str:
@@ -58,6 +63,8 @@ class Utterance:
     """`lang`"""
     origin: str = ""
     """`file:line`, for messages."""
+    has_id: bool = False
+    """Whether the id is the source's own, and no stand-in."""
 
     @property
     def size(self) -> float:
@@ -77,27 +84,33 @@ class Utterance:
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
         """The utterance in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
-        audio = _value(values, origin, "audio_filepath", str, "a path")
-        seconds = float(_value(values, origin, "duration", (int, float), "seconds"))
-        offset = float(_value(values, origin, "offset", (int, float), "seconds", 0.0))
+        if "audio_filepath" not in values and "source" in values:
+            raise UserError(f"{origin}: lacks the key 'audio_filepath': a pair of texts, where a recording is wanted")
+        audio = _path(_value(values, origin, "audio_filepath", str, "a path"), origin)
+        seconds, offset = _seconds(values, origin, "duration"), _seconds(values, origin, "offset", 0.0)
         if not (np.isfinite(seconds) and seconds > 0):
             raise UserError(f"{origin}: duration: seconds above 0 wanted, got {seconds}")
         if not (np.isfinite(offset) and offset >= 0):
             raise UserError(f"{origin}: offset: seconds from 0 wanted, got {offset}")
+        given = _text_or_none(values, origin, "id")
+        # A file's name need not be UTF-8; an id is.
+        name = os.fsencode(audio).decode(errors="backslashreplace")
         return cls(
-            id=_text_or_none(values.get("id")) or (f"{audio}@{offset}" if offset else audio),
+            id=given or (f"{name}@{offset}" if offset else name),
             audio=path.parent / audio,
             seconds=seconds,
-            text=_value(values, origin, "text", str, "a text"),
+            text=_whole(_value(values, origin, "text", str, "a text"), origin, "text"),
             offset_seconds=offset,
-            speaker=_text_or_none(values.get("speaker")),
-            language=_text_or_none(values.get("lang")),
+            speaker=_text_or_none(values, origin, "speaker"),
+            language=_text_or_none(values, origin, "lang"),
             origin=origin,
+            has_id=bool(given),
         )
 
     def line(self, folder: Path) -> dict[str, Any]:
-        """What a manifest in `folder` says of it: the audio's path from there where that is possible, and no id."""
-        line: dict[str, Any] = {
+        """What a manifest in `folder` says of it: the audio's path from there where that is possible."""
+        line: dict[str, Any] = {"id": self.id} if self.has_id else {}
+        line |= {
             "audio_filepath": os.path.relpath(self.audio.resolve(), folder),
             "duration": round(self.seconds, 6),
             "text": self.text,
@@ -127,6 +140,8 @@ class Pair:
     target_language: str | None = None
     origin: str = ""
     """`file:line`, for messages."""
+    has_id: bool = False
+    """Whether the id is the source's own, and no stand-in."""
 
     @property
     def size(self) -> float:
@@ -136,23 +151,28 @@ class Pair:
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
         """The pair in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
+        if "source" not in values and "audio_filepath" in values:
+            raise UserError(f"{origin}: lacks the key 'source': a recording, where a pair of texts is wanted")
         alternatives = _value(values, origin, "alternatives", list, "a list of texts", [])
         if not all(isinstance(each, str) for each in alternatives):
             raise UserError(f"{origin}: alternatives: a list of texts wanted, got {json.dumps(alternatives)[:60]}")
+        given = _text_or_none(values, origin, "id")
         return cls(
-            id=_text_or_none(values.get("id")) or path.name + origin.removeprefix(str(path)),
+            id=given or path.name + origin.removeprefix(str(path)),
             source=_filled(_value(values, origin, "source", str, "a text"), origin, "source"),
             target=_filled(_value(values, origin, "target", str, "a text"), origin, "target"),
             alternatives=tuple(_filled(each, origin, "alternatives") for each in alternatives),
-            source_language=_text_or_none(values.get("source_language")),
-            target_language=_text_or_none(values.get("target_language")),
+            source_language=_text_or_none(values, origin, "source_language"),
+            target_language=_text_or_none(values, origin, "target_language"),
             origin=origin,
+            has_id=bool(given),
         )
 
     def line(self, folder: Path) -> dict[str, Any]:
-        """What a manifest says of it, wherever it lies; no id."""
+        """What a manifest says of it, wherever it lies."""
         del folder
-        line: dict[str, Any] = {"source": self.source, "target": self.target}
+        line: dict[str, Any] = {"id": self.id} if self.has_id else {}
+        line |= {"source": self.source, "target": self.target}
         if self.alternatives:
             line["alternatives"] = list(self.alternatives)
         if self.source_language is not None:
@@ -167,16 +187,20 @@ def _value(
 ) -> Any:
     given = values.get(key, default)
     if given is None and key not in values:
-        raise UserError(f"{origin}: lacks the key {key!r}")
+        raise UserError(f"{origin}: lacks the key {key!r} (keys: {', '.join(map(repr, values))[:200]})")
     if not isinstance(given, wanted) or isinstance(given, bool):
         raise UserError(f"{origin}: {key}: {name} wanted, got {json.dumps(given)[:60]}")
     return given
 
 
 def _filled(text: str, origin: str, key: str) -> str:
-    """The text itself, if it holds something, and only what can be written as UTF-8."""
+    """The text itself, if it holds something."""
     if not text or text.isspace():
         raise UserError(f"{origin}: {key}: empty")
+    return _whole(text, origin, key)
+
+
+def _whole(text: str, origin: str, key: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:  # JSON may escape half a character
@@ -184,5 +208,29 @@ def _filled(text: str, origin: str, key: str) -> str:
     return text
 
 
-def _text_or_none(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _text_or_none(values: dict[str, Any], origin: str, key: str) -> str | None:
+    value = values.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{origin}: {key}: a text or a number wanted, got {json.dumps(value)[:60]}")
+    return _whole(str(value), origin, key)
+
+
+def _seconds(values: dict[str, Any], origin: str, key: str, default: float | None = None) -> float:
+    given = _value(values, origin, key, (int, float), "seconds", default)
+    try:
+        return float(given)
+    except OverflowError:
+        return math.inf
+
+
+def _path(text: str, origin: str) -> str:
+    """The path itself, if a file may be named so; a name that is not UTF-8 holds halves of characters."""
+    try:
+        is_path = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        is_path = False
+    if not text or not is_path:
+        raise UserError(f"{origin}: audio_filepath: a path wanted, got {json.dumps(text)[:60]}")
+    return text

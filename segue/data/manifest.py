@@ -1,9 +1,11 @@
 """Which examples are there? JSONL manifests, one example a line, with the keys that NeMo users know."""
 
+import codecs
 import gzip
 import json
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from segue.data.encodings import decode, is_wide
 from segue.data.examples import Example
 from segue.errors import UserError, some_of, warn
 from segue.files import replacing
@@ -53,24 +56,22 @@ class Manifest(Sequence[E]):
         seen: dict[int, tuple[int, int]] = {}
         num_repeated = 0
         for file_number, path in enumerate(self.paths):
-            content = read_content(path, "manifest")
+            content = _read(path)
             self._contents.append(content)
             for line_number, start, end in _lines(content):
                 try:
-                    values, origin = _values(content[start:end], path, line_number)
-                    example = kind.parse(values, path, origin)
+                    example = _parse(kind, content[start:end], path, line_number)
                 except UserError as problem:
                     problems.append(str(problem))
                     continue
-                has_id = values.get("id") is not None
                 # Without an id of its own, a line whose stand-in for it cannot repeat needs no place in this dict.
-                if has_id or kind.repeats:
+                if example.has_id or kind.repeats:
                     earlier = seen.setdefault(hash(example.id), (file_number, line_number))
                     if earlier != (file_number, line_number):
                         num_repeated += 1
-                        if has_id:
+                        if example.has_id:
                             where = f"{self.paths[earlier[0]]}:{earlier[1]}"
-                            problems.append(f"{origin}: id: {example.id!r} stands already in {where}")
+                            problems.append(f"{example.origin}: id: {example.id!r} stands already in {where}")
                             continue
                 places.extend((file_number, line_number, start, end))
                 sizes.append(example.size)
@@ -112,7 +113,7 @@ class Manifest(Sequence[E]):
 
 def parse_manifest(path: Path, kind: type[E]) -> Iterator[E | UserError]:
     """Each line of a manifest, or in its place what is wrong with it."""
-    content = read_content(path, "manifest")
+    content = _read(path)
     for number, start, end in _lines(content):
         try:
             yield _parse(kind, content[start:end], path, number)
@@ -139,7 +140,37 @@ def open_manifest(path: Path) -> Iterator[Callable[[Example], None]]:
         replacing(path) as partial,
         gzip.open(partial, "wt", encoding="utf-8") if is_packed else partial.open("w", encoding="utf-8") as file,
     ):
-        yield lambda example: print(json.dumps(example.line(folder), ensure_ascii=False), file=file)
+        yield lambda example: print(_written(example.line(folder)), file=file)
+
+
+def _written(line: dict[str, Any]) -> str:
+    text = json.dumps(line, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file's name that is not UTF-8
+        text = json.dumps(line)
+    return text
+
+
+def _read(path: Path) -> bytes:
+    """The lines of a manifest in UTF-8; a UserError where the file as a whole is something else."""
+    content = read_content(path, "manifest")
+    if is_wide(content[:4]):  # as PowerShell writes it
+        content = decode(content, path).encode()
+    if b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
+    first = content[:1000].removeprefix(codecs.BOM_UTF8).lstrip()
+    if first.startswith(b"["):
+        raise UserError(
+            f"{path}: one JSON array, where each line should be an object; `jq -c '.[]' {path.name}` writes such lines"
+        )
+    kind = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if first and not first.startswith(b"{") and kind in ("csv", "tsv", "txt", "xls", "xlsx", "ods"):
+        raise UserError(
+            f"{path}: a table or a text, where a manifest is wanted, with one JSON object a line: `segue prepare csv "
+            f"{path.name} OUT_DIR` makes manifests of a table, `segue prepare parallel` of two texts"
+        )
+    return content
 
 
 def read_content(path: Path, name: str) -> bytes:
@@ -154,6 +185,8 @@ def unreadable(path: Path, name: str, error: Exception) -> UserError:
     """The error for a file whose reading raised an OSError, or as gzip does an EOFError or a zlib.error."""
     is_none = isinstance(error, FileNotFoundError) and name == "manifest"
     hint = " (segue prepare writes manifests; for a training data.root says where they are)" if is_none else ""
+    if isinstance(error, IsADirectoryError):
+        hint = f"; a file is wanted, not a folder, such as {path / 'test.jsonl'}" if name == "manifest" else ""
     return UserError(f"{path}: cannot read this {name}: {getattr(error, 'strerror', None) or error}{hint}")
 
 
@@ -169,19 +202,28 @@ def _lines(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _parse(kind: type[E], line: bytes, path: Path, number: int) -> E:
-    values, origin = _values(line, path, number)
-    return kind.parse(values, path, origin)
-
-
-def _values(line: bytes, path: Path, number: int) -> tuple[dict[str, Any], str]:
-    """The JSON object in a line, and the line's `file:line`."""
     origin = f"{path}:{number}"
+    return kind.parse(_values(line, origin), path, origin)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        [(name, _), *_] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {name!r} stands in it twice")
+    return values
+
+
+def _values(line: bytes, origin: str) -> dict[str, Any]:
+    """The JSON object in a line."""
     try:
-        values = json.loads(line)
+        values = json.loads(line, object_pairs_hook=_object)
     except UnicodeDecodeError:
         raise UserError(f"{origin}: not UTF-8") from None
+    except RecursionError:
+        raise UserError(f"{origin}: not JSON that can be read: too many brackets") from None
     except ValueError as error:
         raise UserError(f"{origin}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{origin}: not a JSON object")
-    return values, origin
+    return values

@@ -5,19 +5,24 @@ utterance or a pair, or in its place the UserError that says what is wrong with 
 corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`.
 """
 
+import difflib
 import importlib
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from segue import recipe
 from segue.data import audio
+from segue.data.encodings import decode, split_lines
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import open_manifest, read_content
 from segue.errors import UserError, some_of, warn
+from segue.files import is_file
+from segue.progress import progress
 
 Example = tuple[str, Utterance | Pair | UserError]
 
@@ -37,6 +42,16 @@ CORPORA = {
 """Name on the command line -> module in this folder."""
 
 
+RECIPES = {
+    "fsdd": "digits_jasper",
+    "librispeech": "librispeech_jasper10x5",
+    "multi30k": "multi30k_transformer",
+    "wmt14": "wmt14_transformer_base",
+    "cmudict": "cmudict_grapheme_to_phoneme",
+}
+"""Corpus -> the recipe that is made for it."""
+
+
 class Written(NamedTuple):
     """A manifest that `prepare` wrote."""
 
@@ -49,7 +64,9 @@ class Written(NamedTuple):
 def module_of(corpus: str) -> ModuleType:
     """The module of a corpus by its name on the command line."""
     if corpus not in CORPORA:
-        raise UserError(f"no such corpus: {corpus!r} (corpora: {', '.join(CORPORA)})")
+        near = difflib.get_close_matches(corpus, CORPORA, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"no such corpus: {corpus!r} (corpora: {', '.join(CORPORA)}{hint})")
     return importlib.import_module(f"segue.data.corpora.{CORPORA[corpus]}")
 
 
@@ -68,21 +85,35 @@ def prepare(
     splits: dict[str, _Split] = {}
     problems: list[str] = []
     with ExitStack() as stack:  # an error leaves it, and with it every manifest as it was
-        for split, found in module.examples(source, out, options):
+        for split, found in progress(module.examples(source, out, options), f"prepares {source}", unit="examples"):
             if isinstance(found, UserError):
                 problems.append(str(found))
                 continue
             if split not in splits:
                 path = out / f"{split}.jsonl"
                 splits[split] = _Split(path, stack.enter_context(open_manifest(path)))
-            splits[split].add(found)
+            try:
+                splits[split].add(found)
+            except UserError as problem:
+                problems.append(str(problem))
         if problems and not skip_bad:
             raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
         if problems:
             warn(f"{len(problems)} bad examples left out:\n{some_of(problems, 3)}")
         if not splits:
             raise UserError(f"{source}: no usable example")
+        if "train" not in splits:
+            warn(f"no example for training: all are for {', '.join(splits)}")
     return [split.written() for split in splits.values()]
+
+
+def next_command(corpus: str, written: Sequence[Written], out: Path) -> str | None:
+    """What trains on the manifests in `out`; None where there is none for training and one for development."""
+    if not {"train.jsonl", "dev.jsonl"} <= {each.path.name for each in written}:
+        return None
+    is_of_pairs = written[0].summary.endswith(" pairs")
+    name = RECIPES.get(corpus, "your_translation" if is_of_pairs else "your_speech")
+    return f"segue train {name} data.root={shlex.quote(str(out))}" if name in recipe.shipped() else None
 
 
 @dataclass
@@ -93,8 +124,15 @@ class _Split:
     write: Callable[[Utterance | Pair], None]
     count: int = 0
     seconds: float | None = None
+    origins: dict[str, str] = field(default_factory=dict)
+    """Of the ids that the corpus gave."""
 
     def add(self, example: Utterance | Pair) -> None:
+        """Writes the example; a UserError if its id is that of another one."""
+        if example.has_id:
+            earlier = self.origins.setdefault(example.id, example.origin)
+            if earlier != example.origin:
+                raise UserError(f"{example.origin}: id: {example.id!r} stands already in {earlier}")
         self.write(example)
         self.count += 1
         if isinstance(example, Utterance):
@@ -107,27 +145,39 @@ class _Split:
         return Written(self.path, self.count, summary)
 
 
-def measured(file: Path, text: str, origin: str, speaker: str | None = None) -> Utterance | UserError:
-    """The utterance that is a whole audio file, its duration read from the header; `origin` is "file:line"."""
+def measured(
+    file: Path,
+    text: str,
+    origin: str,
+    speaker: str | None = None,
+    *,
+    language: str | None = None,
+    given_id: str | None = None,
+) -> Utterance | UserError:
+    """The utterance that is a whole audio file, its duration read from the file; `origin` is "file:line".
+
+    `given_id` is that of the corpus, where it has one.
+    """
     try:
-        if not file.is_file():
+        if not is_file(file):
             raise UserError(f"no such file: {file}")
         seconds = audio.duration(file)
     except UserError as problem:
         return UserError(f"{origin}: {problem}")
-    return Utterance(id=str(file), audio=file, seconds=seconds, text=text, speaker=speaker, origin=origin)
+    return Utterance(
+        id=given_id or str(file),
+        audio=file,
+        seconds=seconds,
+        text=text,
+        speaker=speaker,
+        language=language,
+        origin=origin,
+        has_id=given_id is not None,
+    )
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """("file:line", text) of each line that is not blank."""
-    try:
-        content = read_content(path, "file").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{_line_at(error)}: not UTF-8") from None
-    for number, line in enumerate(content.split("\n"), 1):
+    for number, line in enumerate(split_lines(decode(read_content(path, "file"), path)), 1):
         if line.strip():
-            yield f"{path}:{number}", line.rstrip("\r")
-
-
-def _line_at(error: UnicodeDecodeError) -> int:
-    return error.object.count(b"\n", 0, error.start) + 1
+            yield f"{path}:{number}", line

@@ -5,15 +5,28 @@ SOURCE is one such folder, or a folder with train, dev and test. Commands in wav
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from segue.data import audio
 from segue.data.corpora import Example, measured, read_lines
 from segue.data.corpora.splits import SplitOptions, divide, sources
 from segue.data.examples import Utterance
-from segue.errors import UserError
+from segue.errors import UserError, warn
+from segue.files import is_file
 
 
 class Options(SplitOptions):
     """Kaldi data folders."""
+
+
+class _Entry(NamedTuple):
+    """What a line says behind its id."""
+
+    origin: str
+    rest: str
+
+
+Table = dict[str, _Entry]
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
@@ -24,15 +37,24 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
 
 
 def _utterances(split: str, folder: Path) -> Iterator[Example]:
-    recordings = dict(_pairs(folder / "wav.scp"))
-    segments = dict(_pairs(folder / "segments")) if (folder / "segments").is_file() else None
-    speakers = dict(_pairs(folder / "utt2spk")) if (folder / "utt2spk").is_file() else {}
-    for origin, line in read_lines(folder / "text"):
-        name, text = _columns(line)
-        speaker = speakers.get(name, ("", None))[1]
+    problems: list[UserError] = []
+    recordings = _table(folder / "wav.scp", problems)
+    has_segments, has_speakers = ((folder / name).is_file() for name in ("segments", "utt2spk"))
+    segments = _table(folder / "segments", problems) if has_segments else None
+    speakers = _table(folder / "utt2spk", problems) if has_speakers else {}
+    texts = _table(folder / "text", problems)
+    yield from ((split, problem) for problem in problems)
+    _say_unused(recordings if segments is None else segments, texts, "no line in text, and are not used")
+    if has_speakers:
+        _say_unused(texts, speakers, "no line in utt2spk: their speakers are not known")
+    for name, (origin, text) in texts.items():
+        speaker = speakers[name].rest if name in speakers else None
         try:
+            if not text:
+                raise UserError(f"{name} has no text")
             if segments is None:
-                yield split, measured(_file(recordings, name, folder), text, origin, speaker)
+                file = _file(recordings, name, folder)
+                yield split, measured(file, text, origin, speaker, given_id=name)
             else:
                 yield split, _segment(segments, recordings, folder, name, text, origin, speaker)
         except UserError as problem:
@@ -40,31 +62,32 @@ def _utterances(split: str, folder: Path) -> Iterator[Example]:
 
 
 def _segment(
-    segments: dict[str, tuple[str, str]],
-    recordings: dict[str, tuple[str, str]],
-    folder: Path,
-    name: str,
-    text: str,
-    origin: str,
-    speaker: str | None,
+    segments: Table, recordings: Table, folder: Path, name: str, text: str, origin: str, speaker: str | None
 ) -> Utterance:
     if name not in segments:
         raise UserError(f"{name} is not in segments")
     where, columns = segments[name]
+    recording, *times = columns.split()
+    if len(times) == 3:
+        raise UserError(
+            f"{where}: a fifth column, which names a channel: write each channel to a file of its own first, and leave "
+            "the column out"
+        )
     try:
-        recording, start, end = columns.split()
-        offset, seconds = float(start), float(end) - float(start)
+        offset, end = map(float, times)
     except ValueError:
         raise UserError(f"{where}: recording, start and end wanted") from None
-    if not (offset >= 0 and seconds > 0):
-        raise UserError(f"{where}: a start from 0 and an end after it wanted")
     file = _file(recordings, recording, folder)
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"no such file: {file}")
-    return Utterance(name, file, seconds, text, offset, speaker, origin=origin)
+    if end == -1:  # Kaldi's word for the end of the recording
+        end = audio.duration(file)
+    if not (0 <= offset < end < float("inf")):
+        raise UserError(f"{where}: a start from 0 and an end after it wanted")
+    return Utterance(name, file, end - offset, text, offset, speaker, origin=origin, has_id=True)
 
 
-def _file(recordings: dict[str, tuple[str, str]], name: str, folder: Path) -> Path:
+def _file(recordings: Table, name: str, folder: Path) -> Path:
     if name not in recordings:
         raise UserError(f"{name} is not in wav.scp")
     where, path = recordings[name]
@@ -73,14 +96,20 @@ def _file(recordings: dict[str, tuple[str, str]], name: str, folder: Path) -> Pa
     return folder / path
 
 
-def _pairs(path: Path) -> Iterator[tuple[str, tuple[str, str]]]:
-    """First column -> (file:line, the rest)."""
+def _table(path: Path, problems: list[UserError]) -> Table:
+    """First column -> the rest of its line. What repeats a first column goes to `problems`: which one holds?"""
+    found: Table = {}
     for origin, line in read_lines(path):
-        name, rest = _columns(line)
-        yield name, (origin, rest)
+        name, *rest = line.split(maxsplit=1)  # any white space stands between columns
+        if name in found:
+            problems.append(UserError(f"{origin}: {name} stands already in {found[name].origin}"))
+        else:
+            found[name] = _Entry(origin, rest[0].rstrip() if rest else "")
+    return found
 
 
-def _columns(line: str) -> tuple[str, str]:
-    """The first column and the rest; any white space stands between them."""
-    name, *rest = line.split(maxsplit=1)
-    return name, rest[0].rstrip() if rest else ""
+def _say_unused(all_entries: Table, others: Table, what: str) -> None:
+    left = [(name, entry.origin) for name, entry in all_entries.items() if name not in others]
+    if left:
+        shown = ", ".join(f"{name} ({origin})" for name, origin in left[:3])
+        warn(f"{len(left)} entries have {what}: {shown}{', ...' if len(left) > 3 else ''}")

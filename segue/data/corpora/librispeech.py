@@ -31,4 +31,7 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
         for chapter in sorted(part.glob("*/*/*.trans.txt")):
             for origin, line in read_lines(chapter):
                 name, _, text = line.partition(" ")
-                yield split, measured(chapter.parent / f"{name}.flac", text, origin, speaker=name.split("-")[0])
+                yield (
+                    split,
+                    measured(chapter.parent / f"{name}.flac", text, origin, speaker=name.split("-")[0]),
+                )

@@ -11,6 +11,7 @@ from segue.data.corpora.splits import SplitOptions, divide, sources, unpacked_or
 from segue.data.examples import Utterance
 from segue.data.manifest import parse_manifest
 from segue.errors import UserError
+from segue.files import is_file
 
 
 class Options(SplitOptions):
@@ -30,6 +31,6 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
 
 
 def _checked(line: Utterance | UserError) -> Utterance | UserError:
-    if isinstance(line, Utterance) and not line.audio.is_file():
+    if isinstance(line, Utterance) and not is_file(line.audio):
         return UserError(f"{line.origin}: audio_filepath: no such file: {line.audio}")
     return line

@@ -1,28 +1,44 @@
-"""Tables with a header: csv or tsv, an example a row, as Common Voice, OpenSeq2Seq and others write them.
+"""Tables with a header: csv or tsv, an example a row, as Excel, Common Voice, OpenSeq2Seq and others write them.
 
-SOURCE is one table, or a folder with train, dev and test; each may end in .gz. A row is an audio file and its text, or,
-where there is no column of audio files, a text and its translation. Audio paths are relative to the table, or to its
-`clips/`.
+SOURCE is one table, or a folder with train, dev and test; each may end in .gz. Columns stand between commas,
+semicolons, tabs or |, whichever the header has. A row is an audio file and its text, or, where there is no column of
+audio files, a text and its translation. Audio paths are relative to the table, or to its `clips/`. A column `split`
+says what is train, dev and test.
 """
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from segue.data.corpora import Example, measured
-from segue.data.corpora.splits import SplitOptions, divide, sources, unpacked_or_packed
+from segue.data.corpora.splits import NAMES, SplitOptions, divide, sources, unpacked_or_packed
+from segue.data.encodings import decode, split_lines
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import read_content
 from segue.errors import UserError
+from segue.files import is_file
 
 AUDIO = ("audio_filepath", "audio", "path", "file", "file_name", "filename", "wav_filename")
 TEXT = ("text", "sentence", "transcript", "transcription")
 SPEAKER = ("speaker", "speaker_id", "client_id")
+LANGUAGE = ("lang", "language", "locale")
 SOURCE = ("source", "src")
 TARGET = ("target", "tgt")
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
+OTHERS = {
+    b"PK\x03\x04": "an Excel, LibreOffice or zip file",
+    b"\xd0\xcf\x11\xe0": "an Excel file",
+    b"\x1f\x8b": "a packed file, whose name should end in .gz",
+    b"PAR1": "a Parquet file",
+}
+_DIRECTIVE = re.compile(r'"?sep=([^\r\n"])"?[^\S\r\n]*(?:\r\n|\n|\r|\Z)', re.IGNORECASE)  # Excel's own first line
+_LONE_RETURN = re.compile("\r(?!\n)")
+_HIDDEN_RETURN = "\ufdd0"  # no character: Python's reader takes a return for the end of a row
 
-Row = dict[str, str]
+Row = list[str]
 Reader = Callable[[Row, str], Utterance | Pair | UserError]
 """A row and its `file:line` -> its example."""
 
@@ -36,6 +52,10 @@ class Options(SplitOptions):
     """Name of the column of texts; usual names are found."""
     speaker: str | None = None
     """Name of the column of speakers; usual names are found, and there may be none."""
+    split: str | None = None
+    """Name of the column that says train, dev or test; `split` is found, and there may be none."""
+    language: str | None = None
+    """Language of recordings that a column lang, language or locale does not give one."""
     source: str | None = None
     """Name of the column of texts to translate; usual names are found."""
     target: str | None = None
@@ -54,86 +74,202 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     yield from divide(rows, options)
 
 
+class _Header(NamedTuple):
+    """The first row of a table."""
+
+    table: Path
+    line: int
+    separator: str
+    names: list[str]
+
+    def column(
+        self, key: str, asked: str | None, usual: tuple[str, ...], *, is_needed: bool = True, hint: str = ""
+    ) -> int | None:
+        """The place of a column; None where it is not needed and not there. Letter case matters to nobody."""
+        candidates = usual if asked is None else (asked,)
+        for candidate in candidates:
+            places = [place for place, name in enumerate(self.names) if name.casefold() == candidate.casefold()]
+            if len(places) > 1:
+                raise UserError(
+                    f"{self.table}:{self.line}: {len(places)} columns are named {candidate}; rename all but one"
+                )
+            if places:
+                return places[0]
+        if is_needed or asked is not None:
+            raise UserError(
+                f"{self.table}:{self.line}: no column {' or '.join(candidates)}; give {hint}{key}=NAME (columns, "
+                f"between {SEPARATORS.get(self.separator, self.separator)}: {', '.join(self.names)})"
+            )
+        return None
+
+
 def _rows(split: str, table: Path, options: Options) -> Iterator[Example]:
-    try:
-        content = read_content(table, "table").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{table}:{line}: not UTF-8") from None
-    # Tab-separated tables seldom quote, and their texts may hold quotation marks.
-    is_tab = table.name.removesuffix(".gz").endswith(".tsv")
-    reader = csv.DictReader(
-        io.StringIO(content),  # not a list of lines: a quoted text may hold line ends
-        delimiter="\t" if is_tab else ",",
-        quoting=csv.QUOTE_NONE if is_tab else csv.QUOTE_MINIMAL,
+    text = _text(table)
+    directive = _DIRECTIVE.match(text)
+    first = 1 if directive is None else 2
+    text = text if directive is None else text[directive.end() :]
+    separator = _separator(table, text, options) if directive is None else directive[1]
+    rows = _quoted(table, text, separator, first) if _is_quoted(text, separator) else _plain(text, separator, first)
+    line, names = next(rows, (first, []))
+    header = _Header(table, line, separator, [name.strip() for name in names])
+    read = _pair_reader(header, options) or _utterance_reader(header, options)
+    splits = None if split else header.column("split", options.split, ("split",), is_needed=False)
+    for line, row in rows:
+        origin = f"{table}:{line}"
+        if not any(map(str.strip, row)):
+            continue
+        if any(map(str.strip, row[len(names) :])):
+            yield split, UserError(f"{origin}: more columns than the header; quote texts that hold the separator")
+            continue
+        name = "" if splits is None else _cell(row, splits) or ""
+        if splits is not None and name.lower() not in NAMES:
+            yield split, UserError(f"{origin}: {header.names[splits]}: train, dev or test wanted, got {name!r}")
+            continue
+        yield NAMES[name.lower()] if splits is not None else split, read(row, origin)
+
+
+def _text(table: Path) -> str:
+    if table.is_dir():
+        tables = [path.name for kind in ("csv", "tsv") for path in sorted(table.glob(f"*.{kind}*"))]
+        raise UserError(
+            f"{table}: a folder without train.csv or train.tsv (dev, test); SOURCE is one table"
+            + (f", such as {table / tables[0]}" if tables else "")
+        )
+    content = read_content(table, "table")
+    for start, what in OTHERS.items():
+        if content.startswith(start):
+            raise UserError(f"{table}: {what}, not a table of text; in Excel: File, Save As, CSV UTF-8")
+    return decode(content, table)
+
+
+def _separator(table: Path, text: str, options: Options) -> str:
+    """What stands between the columns: what makes most of the header's names known ones, else what a name ends in."""
+    header = next((line for line in split_lines(text[:100_000]) if line.strip()), "")
+    asked = (options.audio, options.text, options.speaker, options.split, options.source, options.target)
+    usual = (*AUDIO, *TEXT, *SPEAKER, *LANGUAGE, *SOURCE, *TARGET, "split", *filter(None, asked))
+    known = {name.casefold() for name in usual}
+    by_name = "\t" if table.name.removesuffix(".gz").lower().endswith(".tsv") else ","
+
+    def num_known(separator: str) -> int:
+        return len({name.strip(' "').casefold() for name in header.split(separator)} & known)
+
+    return max([by_name, *SEPARATORS], key=num_known)
+
+
+def _is_quoted(text: str, separator: str) -> bool:
+    """Whether texts stand in quotation marks where they have to: always, but in tables with tabs and |.
+
+    Those seldom quote, and their texts may hold quotation marks: there only where a mark is doubled in a quoted text,
+    or a name of the header quoted, and nothing speaks against it.
+    """
+    if separator not in "\t|":
+        return True
+    is_seen = False
+    for number, line in enumerate(split_lines(text)):
+        for cell in line.split(separator) if '"' in line else ():
+            if cell.startswith('"'):
+                inside = cell[1:-1]
+                if len(cell) < 2 or not cell.endswith('"') or '"' in inside.replace('""', ""):
+                    return False
+                is_seen = is_seen or '""' in inside or number == 0
+    return is_seen
+
+
+def _plain(text: str, separator: str, first: int) -> Iterator[tuple[int, Row]]:
+    """The rows of a table without quotation, each with its line."""
+    for number, line in enumerate(split_lines(text), first):
+        if line.strip():
+            yield number, line.split(separator)
+
+
+def _quoted(table: Path, text: str, separator: str, first: int) -> Iterator[tuple[int, Row]]:
+    """The rows of a table that quotes, each with the line that it begins on."""
+    text = text if "\n" in text else text.replace("\r", "\n")
+    has_returns = _LONE_RETURN.search(text) is not None
+    if has_returns:
+        text = _LONE_RETURN.sub(_HIDDEN_RETURN, text)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # 131,072 at first
+    reader = csv.reader(
+        io.StringIO(text),  # not a list of lines: a quoted text may hold line ends
+        delimiter=separator,
         strict=True,  # an open quote would swallow the rest of the table
     )
-    columns = list(reader.fieldnames or [])
-    read = _pair_reader(table, columns, options) or _utterance_reader(table, columns, options)
-    try:
-        for row in reader:
-            origin = f"{table}:{reader.line_num}"
-            if any(row.get(None, ())):
-                yield split, UserError(f"{origin}: more columns than the header; quote texts that hold the separator")
-                continue
-            yield split, read(row, origin)
-    except csv.Error as error:
-        raise UserError(f"{table}:{reader.line_num + 1}: {error}") from None
+    while True:
+        line = first + reader.line_num
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            problem = (
+                "a quotation mark opens a text here, and none closes it"
+                if "end of data" in str(error)
+                else f"a quoted text goes on behind its closing quotation mark: marks inside are doubled ({error})"
+            )
+            raise UserError(f"{table}:{line}: {problem}") from None
+        if row:
+            yield line, [cell.replace(_HIDDEN_RETURN, "\r") for cell in row] if has_returns else row
 
 
-def _utterance_reader(table: Path, columns: list[str], options: Options) -> Reader:
+def _cell(row: Row, place: int | None) -> str | None:
+    """What stands in a column, without white space around it; None where the row is too short or has nothing there."""
+    return None if place is None or place >= len(row) else row[place].strip() or None
+
+
+def _utterance_reader(header: _Header, options: Options) -> Reader:
     hint = "a header line, or source=NAME target=NAME for text pairs, or for speech "
-    audio_column = _column(table, "audio", columns, options.audio, AUDIO, hint=hint)
-    text_column = _column(table, "text", columns, options.text, TEXT)
-    speaker_column = _column(table, "speaker", columns, options.speaker, SPEAKER, is_needed=False)
+    audio_column = header.column("audio", options.audio, AUDIO, hint=hint)
+    text_column = header.column("text", options.text, TEXT)
+    speaker_column = header.column("speaker", options.speaker, SPEAKER, is_needed=False)
+    language_column = header.column("language", None, LANGUAGE, is_needed=False)
+    id_column = header.column("id", None, ("id",), is_needed=False)
+    assert audio_column is not None
+    assert text_column is not None
 
     def read(row: Row, origin: str) -> Utterance | UserError:
-        name, text = row[audio_column], row[text_column]
-        if not name or text is None:
-            return UserError(f"{origin}: {audio_column if not name else text_column}: missing")
-        file = table.parent / name
-        if not file.is_file() and (table.parent / "clips" / name).is_file():
-            file = table.parent / "clips" / name
-        return measured(file, text, origin, row.get(speaker_column) or None)
+        name = _cell(row, audio_column)
+        if name is None or len(row) <= text_column:
+            return UserError(f"{origin}: {header.names[audio_column if name is None else text_column]}: missing")
+        if _cell(row, text_column) is None:
+            return UserError(f"{origin}: {header.names[text_column]}: empty")
+        places = [
+            header.table.parent / each / path for path in (name, name.replace("\\", "/")) for each in ("", "clips")
+        ]
+        file = next((place for place in places if is_file(place)), places[0])
+        return measured(
+            file,
+            row[text_column],
+            origin,
+            _cell(row, speaker_column),
+            language=_cell(row, language_column) or options.language,
+            given_id=_cell(row, id_column),
+        )
 
     return read
 
 
-def _pair_reader(table: Path, columns: list[str], options: Options) -> Reader | None:
+def _pair_reader(header: _Header, options: Options) -> Reader | None:
     """What reads text pairs, where the options or the columns say that the table holds some."""
+    names = [name.casefold() for name in header.names]
     is_asked = options.source is not None or options.target is not None
-    is_speech = options.audio is not None or any(name in columns for name in AUDIO)
-    if not is_asked and (is_speech or not any(name in columns for name in (*SOURCE, *TARGET))):
+    is_speech = options.audio is not None or any(name in names for name in AUDIO)
+    if not is_asked and (is_speech or not any(name in names for name in (*SOURCE, *TARGET))):
         return None
     wanted = (("source", options.source, SOURCE), ("target", options.target, TARGET))
-    texts = [_column(table, key, columns, asked, usual) for key, asked, usual in wanted]
+    texts = [place for each in wanted if (place := header.column(*each)) is not None]
+    languages = [header.column(name, None, (name,), is_needed=False) for name in ("source_language", "target_language")]
+    id_column = header.column("id", None, ("id",), is_needed=False)
 
     def read(row: Row, origin: str) -> Pair | UserError:
-        empty = next((column for column in texts if not (row[column] or "").strip()), None)
+        empty = next((place for place in texts if _cell(row, place) is None), None)
         if empty is not None:
-            return UserError(f"{origin}: {empty}: {'missing' if row[empty] is None else 'empty'}")
-        source_language = row.get("source_language") or options.source_language
-        target_language = row.get("target_language") or options.target_language
-        return Pair(origin, row[texts[0]], row[texts[1]], (), source_language, target_language, origin)
+            return UserError(f"{origin}: {header.names[empty]}: {'missing' if empty >= len(row) else 'empty'}")
+        source_language = _cell(row, languages[0]) or options.source_language
+        target_language = _cell(row, languages[1]) or options.target_language
+        given = _cell(row, id_column)
+        source, target = (row[place] for place in texts)
+        return Pair(
+            given or origin, source, target, (), source_language, target_language, origin, has_id=given is not None
+        )
 
     return read
-
-
-def _column(
-    table: Path,
-    key: str,
-    columns: list[str],
-    asked: str | None,
-    usual: tuple[str, ...],
-    *,
-    is_needed: bool = True,
-    hint: str = "",
-) -> str:
-    """The name of a column; "" where it is not needed and not there."""
-    candidates = usual if asked is None else (asked,)
-    found = next((name for name in candidates if name in columns), "")
-    if not found and (is_needed or asked is not None):
-        raise UserError(
-            f"{table}:1: no column {' or '.join(candidates)}; give {hint}{key}=NAME (columns: {', '.join(columns)})"
-        )
-    return found
