@@ -7,6 +7,7 @@ another rank was lost.
 
 import argparse
 import datetime
+import difflib
 import json
 import os
 import signal
@@ -38,6 +39,11 @@ def main(words: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     name = words[0] if words else "--help"
     if name not in COMMANDS:
+        if not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
+            print(f"segue: no such command: {name!r} ({hint})", file=sys.stderr)
+            return 2
         _contents().parse_args([name])  # help, version, or a mistake: it does not come back
     progress.show()
     try:
@@ -117,6 +123,9 @@ def _prepare(arguments: Arguments) -> None:
     )
     for path, _, summary in written:
         print(f"{path}: {summary}")
+    command = corpora.next_command(arguments.corpus, written, arguments.out)
+    if command is not None:
+        print(command)
 
 
 # --- estimate ---

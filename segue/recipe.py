@@ -200,6 +200,8 @@ def _read_text(path: Path) -> str:
 def _parse(text: str, source: str) -> Draft:
     try:
         values = tomllib.loads(text)
+    except RecursionError:
+        raise RecipeError(f"{source}: too many brackets inside each other") from None
     except ValueError as error:
         found = re.search(r"\(at line (\d+)", str(error))
         line = found[1] if found else text.count("\n") + 1
@@ -227,7 +229,7 @@ def _parse_value(text: str) -> Any:
     try:
         # Inside an inline table, so that a comment or a second key makes it no TOML value but a plain string.
         parsed = tomllib.loads(f"table = {{value = {text}}}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     value = parsed["table"].get("value")
     is_value = len(parsed) == len(parsed["table"]) == 1 and not isinstance(value, datetime.date | datetime.time)

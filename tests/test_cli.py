@@ -139,6 +139,8 @@ def test_a_mistake_in_a_manifest_names_file_line_and_key(
     ("words", "message"),
     [
         ("train digits_jaspr", "digits_jaspr: no such file, and no such recipe (did you mean 'digits_jasper'?)"),
+        ("trian {recipe}", "no such command: 'trian' (did you mean 'train'?)"),
+        ("fly", "no such command: 'fly' (commands: quickstart, "),
         ("train", "RECIPE is missing: segue train RECIPE (segue recipes list)"),
         ("train engine.steps=140", "RECIPE is missing: segue train RECIPE (segue recipes list)"),
         ("train --replay {recipe}", "{recipe}: not a replay file: "),

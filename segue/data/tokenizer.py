@@ -144,9 +144,13 @@ class Tokenizer:
             raise UserError(f"{path}: no such file; a model directory holds one")
         try:
             inner = hf.Tokenizer.from_file(str(path))
-        except Exception as error:  # the package raises nothing narrower
-            raise UserError(f"{path}: not a tokenizer: {error}") from None
-        return Tokenizer(inner)
+            if inner.pre_tokenizer is None:
+                raise UserError("it says not how a text is cut into words: no pre_tokenizer")
+            return Tokenizer(inner)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the package raises nothing narrower, and panics are no Exceptions
+            raise UserError(f"{path}: not a tokenizer that Segue wrote: {error}") from None
 
     def _pieces(self) -> list[bytes]:
         texts = ["" if token in self.special else token for token in self.tokens]

@@ -35,7 +35,7 @@ def load(folder: Path, device: str = "auto", threads: int | None = None) -> "Rec
         values = json.loads(path.read_text(encoding="utf-8"))
         task, target = values["task"], values["target"]
         ours = OURS[task]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise _strange(path, str(problem)) from None
     if target != ours:
         raise UserError(
