@@ -41,8 +41,9 @@ def test_texts_are_translated_in_order_and_empty_ones_stay_empty(translator: Any
 
 @pytest.mark.parametrize("text", ["-", " 12:30 ", "😀", ".", "...", "§ 5", "♪ ♪", "\u200b", "①"])
 def test_a_text_without_letters_stays_as_it_is(translator: Any, text: str) -> None:
-    assert translator.translate(["one two", text, "three"]) == ["two one", text, "three"]
-    assert list(translator.translate_lines(["one two", text], context=1))[1] == text
+    first, last = LINES[0], LINES[2]
+    assert translator.translate([first, text, last]) == [backwards(first), text, backwards(last)]
+    assert list(translator.translate_lines([first, text], context=1))[1] == text
     assert translator.best(text, 3) == [(text, 0.0)]
 
 
