@@ -74,6 +74,14 @@ def test_a_pause_ends_a_word(text: str, wanted: str) -> None:
     assert text_of(said(text)) == wanted
 
 
+def test_a_long_token_may_stand_anywhere_in_its_time() -> None:
+    pieces = [b" international", b"ly", b"s", b"o"]
+    for gap, wanted in ((1.5, "internationally"), (3.0, "international ly")):
+        emissions = [Emission(0, 0, 1, 0.9), Emission(1, round(gap / FRAME), round(gap / FRAME) + 1, 0.9)]
+        assert text_of(words(emissions, pieces, FRAME)) == wanted
+    assert text_of(words([Emission(2, 0, 1, 0.9), Emission(3, 14, 15, 0.9)], pieces, FRAME)) == "s o"
+
+
 def test_a_pause_is_no_part_of_a_word() -> None:
     assert [(each.word, each.start, each.end) for each in said("ab|c|.")] == [
         ("ab", 0.0, pytest.approx(0.11)),
