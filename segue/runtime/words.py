@@ -11,8 +11,8 @@ from segue.data import scripts
 from segue.decoding.ctc import Emission
 
 PAUSE_SECONDS = 0.5
-"""A word does not go on behind so long a stretch without a token, also where the model writes no space. Slow speech has
-a syllable every 0.4 s, each with a letter; in spoken digits (FSDD) 99 % of the gaps between letters are below 0.05 s."""
+"""A word does not go on behind so long a stretch without a token, also where the model writes no space. Slow speech
+has a syllable every 0.4 s, each with a letter; of the gaps in spoken digits (FSDD) 99 % are below 0.05 s."""
 LETTER_SECONDS = 0.1
 """A token of several letters stands somewhere in its time, and each of them may take so long."""
 
