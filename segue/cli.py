@@ -283,7 +283,12 @@ def _transcribe(arguments: Arguments) -> int:
 def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     _model_argument(parser)
     parser.add_argument(
-        "files", metavar="FILE", type=Path, nargs="*", default=[], help="txt, srt, vtt or ass; none: standard input"
+        "files",
+        metavar="FILE",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="txt, srt, vtt, ass, ssa; none or -: standard input",
     )
     parser.add_argument("--to", metavar="LANG", help="target language, where the model knows several")
     parser.add_argument(
@@ -292,10 +297,12 @@ def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beams", metavar="N", type=_positive, help="hypotheses followed at once (default: the recipe's)"
     )
-    parser.add_argument("--context", metavar="N", type=int, default=0, help="lines before each that are read with it")
+    parser.add_argument(
+        "--context", metavar="N", type=_whole, default=0, help="lines before each that are read with it"
+    )
     parser.add_argument("--line-length", metavar="N", type=_positive, default=42, help="subtitles (default: 42)")
     parser.add_argument(
-        "--reading-speed", metavar="CPS", type=float, default=17.0, help="characters a second to warn at (default: 17)"
+        "--reading-speed", metavar="CPS", type=_speed, default=17.0, help="characters a second to warn at (default: 17)"
     )
     _device_argument(parser)
 
@@ -310,23 +317,28 @@ def _translate(arguments: Arguments) -> int:
     if arguments.beams is not None:
         search = search.model_copy(update={"beams": arguments.beams})
 
+    files = [path for path in arguments.files if path != Path("-")]
+    if files and files != arguments.files:
+        raise UserError("- is standard input, and goes to standard output: give it alone")
+
     def translator(lines: Iterable[str]) -> Iterator[str]:
-        # A person who types line by line wants each answered.
-        window = 1 if not arguments.files and sys.stdin.isatty() else model.WINDOW
+        # A person who types line by line wants each answered, and one who waits wants to see how far it is.
+        is_seen = progress.is_terminal(sys.stderr)
+        window = 1 if not files and sys.stdin.isatty() else 8 * model.BATCH if is_seen else model.WINDOW
         found: Iterator[str] = model.translate_lines(
             lines, arguments.to, search=search, context=arguments.context, window=window
         )
         return found
 
-    if not arguments.files:
+    if not files:
         for line in translator(translate_files.lines(sys.stdin.buffer, "standard input")):
             print(line, flush=sys.stdin.isatty())
         return 0
     language = arguments.to or next(iter(model.languages), "translated")
-    targets = translate_files.targets(arguments.files, arguments.out, language)
+    targets = translate_files.targets(files, arguments.out, language)
     shape = Shape(arguments.line_length, reading_speed=arguments.reading_speed)
     has_failed = False
-    for path, target in zip(arguments.files, targets, strict=True):
+    for path, target in zip(files, targets, strict=True):
         try:
             translate_files.translate(path, target, translator, shape)
             print(target, flush=True)
@@ -493,6 +505,22 @@ def _points(text: str) -> float:
     return number
 
 
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _speed(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+_whole.__name__ = "whole number from 0"
+_speed.__name__ = "number above 0"
 _points.__name__ = "number of points from 0"
 _positive.__name__ = "whole number above 0"  # what argparse calls it in messages
 

@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO
 
 from segue.data.encodings import lines_of
 from segue.data.subtitles import translation
-from segue.data.subtitles.files import Form
+from segue.data.subtitles.lines import Form
 from segue.data.subtitles.translation import Shape
 from segue.errors import UserError, warn
 from segue.files import replacing
+from segue.progress import progress
 
 Translate = Callable[[Iterable[str]], Iterator[str]]
 """Lines to their translations, in order, one for one, reading few lines ahead."""
 
 TEXT = ("", ".txt")  # suffixes of files that hold a text a line
-SUBTITLES = tuple(f".{form}" for form in get_args(Form))
+SUBTITLES: dict[str, Form] = {".srt": "srt", ".vtt": "vtt", ".ass": "ass", ".ssa": "ass"}
 
 
 def lines(file: BinaryIO, name: str) -> Iterator[str]:
@@ -59,18 +60,21 @@ def translate(source: Path, target: Path, translator: Translate, shape: Shape) -
 
     `target` is replaced at once when all of it is done. A UserError if the file cannot be read.
     """
+    if source.is_dir():
+        raise UserError(f"{source}: a folder; give the files in it, as {source}/*.srt")
     if not source.is_file():
         raise UserError(f"{source}: no such file")
     with replacing(target) as partial, partial.open("w", encoding="utf-8", newline="") as written:
         if source.suffix.lower() in TEXT:
-            for line in _text(source, translator):
+            for line in progress(_text(source, translator), f"translates {source.name}", unit="lines"):
                 written.write(line + "\n")
             return
-        [form] = [form for form in get_args(Form) if source.suffix.lower() == f".{form}"]
-        try:
-            found = translation.translate(source.read_bytes(), form, lambda texts: list(translator(texts)), shape)
-        except UserError as problem:
-            raise UserError(f"{source}: {problem}") from None
+        form = SUBTITLES[source.suffix.lower()]
+
+        def every(texts: list[str]) -> list[str]:
+            return list(progress(translator(texts), f"translates {source.name}", len(texts), "sentences"))
+
+        found = translation.translate(source.read_bytes(), form, every, shape, str(source))
         for warning in found.warnings:
             warn(f"{source}: {warning}")
         written.write(found.text)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.data.encodings import encoding_of
-from segue.data.subtitles.files import Form
+from segue.data.subtitles.lines import Form
 from segue.data.subtitles.translation import Shape, Translated, translate
 from segue.errors import UserError
 
@@ -616,7 +616,7 @@ def test_substation_fields_are_found_by_the_format_line() -> None:
 
 
 def test_a_mistake_in_a_file_is_named() -> None:
-    with pytest.raises(UserError, match="line 2: no event with Start, End and Text"):
+    with pytest.raises(UserError, match="the file:2: no event with Start, End and Text"):
         translate(b"[Script Info]\nDialogue: 0,soon,later,Default,,0,0,0,,Hi.\n", "ass", same, Shape())
     for form in ("srt", "vtt", "ass"):
         with pytest.raises(UserError, match="no subtitle with its times"):
@@ -624,7 +624,7 @@ def test_a_mistake_in_a_file_is_named() -> None:
 
 
 def test_files_without_cues_stay_as_they_are() -> None:
-    assert translate(b"", "srt", same, Shape()) == Translated("", [], 0, 0)
+    assert translate(b"", "srt", same, Shape()) == Translated("", ["there are no subtitles in it"], 0, 0)
     assert translate(b"WEBVTT\n\nNOTE x\n", "vtt", same, Shape()).text == "WEBVTT\n\nNOTE x\n"
 
 

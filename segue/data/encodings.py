@@ -101,8 +101,8 @@ def decode(content: bytes, path: Path | str) -> str:
     return text
 
 
-def encoding_of(content: bytes) -> str:
-    """The encoding in which `content` is a text: a Unicode one where it can be, else the likeliest code page.
+def encoding_of(content: bytes, name: str = "the file") -> str:
+    """The encoding in which `content` of the file `name` is a text: a Unicode one if it can be, else a code page.
 
     A byte order mark is not of the text. A UserError where no known encoding fits, or where UTF-8 is damaged: bad bytes
     among at least as many good letters of several bytes.
@@ -111,7 +111,7 @@ def encoding_of(content: bytes) -> str:
     if encoding is not None:
         text = content.decode(encoding)
         if "\0" in text:
-            raise UserError(f"line {_nul_line(text)}: holds a NUL character: not a text")
+            raise UserError(f"{name}:{_nul_line(text)}: holds a NUL character: not a text")
         return encoding
     # Two, three or four bytes of one letter hardly ever stand together in a code page's words.
     text = content.decode("utf-8", errors="replace")
@@ -119,7 +119,7 @@ def encoding_of(content: bytes) -> str:
     num_good = len(text) - num_bad - len(content.translate(None, bytes(range(0x80, 0x100))))
     if num_bad <= num_good:
         line = _bad_line(content)
-        raise UserError(f"line {line}: not UTF-8, as the rest is: mend that line, or save the file as UTF-8")
+        raise UserError(f"{name}:{line}: not UTF-8, as the rest is: mend that line, or save the file as UTF-8")
     found = charset_normalizer.from_bytes(content, cp_isolation=[*_LATIN_PAGES, *_OTHER_PAGES]).best()
     pages = [found.encoding] if found else []
     if found and found.encoding in _LATIN_PAGES:
@@ -127,7 +127,7 @@ def encoding_of(content: bytes) -> str:
     for page in pages:
         if _decoded(content, page) is not None:
             return page
-    raise UserError("the text is in no encoding that is known here: save it as UTF-8")
+    raise UserError(f"{name}: the text is in no encoding that is known here: save it as UTF-8")
 
 
 def _bad_line(content: bytes) -> int:

@@ -1,32 +1,19 @@
-"""How is a subtitle file taken apart, so that all but its words stays as it was?
+"""How is a subtitle file taken apart, so that all but its words stays as it was, and put together again?
 
-pysubs2 reads the times. Its writers are not used here: they renumber cues, sort them, round times, and drop positions,
-identifiers, notes, style sheets, comments in a script's head, and tags that they do not know.
+Readers and writers of other libraries renumber cues, sort them, round times, and drop positions, identifiers, notes,
+style sheets, comments in a script's head, and tags that they do not know; a line of times that they cannot read
+becomes words.
 """
 
-import re
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pysubs2.formats.subrip import SubripFormat
-from pysubs2.formats.webvtt import WebVTTFormat
-from pysubs2.time import TIMESTAMP, timestamp_to_ms
-
+from segue.data.subtitles import ass, lines, srt, vtt
+from segue.data.subtitles.lines import Form
 from segue.errors import UserError
 
-Form = Literal["srt", "vtt", "ass"]
-
-_READERS = {"srt": SubripFormat, "vtt": WebVTTFormat}
-_TIMING = {
-    form: re.compile(
-        rf"^[^\S\n]*-?{reader.TIMESTAMP.pattern}[^\w\n]{{1,20}}{reader.TIMESTAMP.pattern}([^\n]*)$", re.MULTILINE
-    )
-    for form, reader in _READERS.items()
-}
-_EVENT = re.compile(r"^[^\S\n]*(?:(Format)|Dialogue):([^\n]*)$", re.MULTILINE)
-_EVENT_FIELDS = ["layer", "start", "end", "style", "name", "marginl", "marginr", "marginv", "effect", "text"]
-_IS_DRAWING = re.compile(r"\\p[1-9]")
-_GENERATED = frozenset(["fx", "karaoke"])  # what Aegisub's templater makes and reads: syllables, not sentences
+_READERS = {"srt": srt.read, "vtt": vtt.read, "ass": ass.read}
+_NAMES = {"srt": "SubRip", "vtt": "WebVTT", "ass": "SubStation Alpha"}
 
 
 class Cue(NamedTuple):
@@ -37,120 +24,103 @@ class Cue(NamedTuple):
 
     end: int
     body: str
-    """Text as the file writes it, with tags, without white space around it."""
+    """Text as the file writes it, with tags, without white space around it, with "\\n" for line ends."""
 
     place: tuple[str, ...]
     """Style, speaker and position: a sentence goes on only in a cue of the same place."""
 
-    skipped: Literal["", "drawing", "effect"]
-    """Why its text is nothing to translate, if so."""
+    is_generated: bool = False
+    """Whether its text is a made effect: syllables, nothing to translate."""
+
+    is_odd: bool = False
+    """Whether its times are written so that not every player reads them."""
 
 
 class File(NamedTuple):
     """A file as cues and all that stands around their texts."""
 
+    form: Form
+    """What it holds, whatever its name says."""
+
     cues: list[Cue]
     around: list[str]
     """What stands before the first text, between any two and behind the last: one more than cues."""
 
+    raw: list[str]
+    """The texts of the cues with the file's own line ends."""
+
     line_end: str
-    num_outside: int
-    """Blocks of text that belong to no cue: no player shows them."""
+    remarks: list[str]
+    """What is odd about the file as a whole."""
 
 
-def read(text: str, form: Form) -> File:
-    """The cues of a file; a UserError where it holds text but no cue."""
-    line_end = "\r\n" if "\r\n" in text else "\r" if "\r" in text and "\n" not in text else "\n"
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    cues: list[Cue] = []
+def read(text: str, form: Form, name: str = "the file") -> File:
+    """The cues of the file `name`; a UserError with its line for what cannot be read, or where text has no cue."""
+    found_form = _form_of(text, form)
+    found, num_outside = _READERS[found_form](text, name)
+    if not found and lines.bare(text) and not _has_heading(text, found_form):
+        raise UserError(f"{name}: no subtitle with its times is found: is this a file of the form {form}?")
     around: list[str] = []
-    position = num_outside = 0
-    found = _events(text) if form == "ass" else _timed(text, form)
-    for cue, start, outside in found:
-        cues.append(cue)
-        around.append(text[position:start])
-        position = start + len(cue.body)
-        num_outside += outside
-    around.append(text[position:])
-    is_of_form = {"srt": False, "vtt": text.lstrip().startswith("WEBVTT"), "ass": "[script info]" in text.lower()}[form]
-    if not cues and text.strip() and not is_of_form:
-        raise UserError(f"no subtitle with its times is found: is this a file of the form {form}?")
-    return File(cues, around, line_end, num_outside)
+    position = 0
+    for cue in found:
+        around.append(text[position : cue.begin])
+        position = cue.stop
+    raw = [text[cue.begin : cue.stop] for cue in found]
+    cues = [
+        Cue(cue.times.start, cue.times.end, lines.unified(body), cue.place, cue.is_generated, cue.is_odd)
+        for cue, body in zip(found, raw, strict=True)
+    ]
+    remarks = []
+    if found_form != form:
+        remarks.append(f"it holds {_NAMES[found_form]}, not {_NAMES[form]} as its name says, and stays so")
+    elif form == "vtt" and found and not _has_heading(text, form):
+        remarks.append("it does not begin with WEBVTT: players will not read it")
+    if not found:
+        remarks.append("there are no subtitles in it")
+    if num_outside:
+        remarks.append(f"blocks that belong to no cue, and stay as they were: {num_outside}")
+    return File(found_form, cues, [*around, text[position:]], raw, _line_end(text), remarks)
 
 
-def write(file: File, bodies: Sequence[str]) -> str:
-    """The file with other texts, one a cue."""
-    assert len(bodies) == len(file.cues)
-    parts = [part for pair in zip(file.around, bodies, strict=False) for part in pair]
-    return "".join([*parts, file.around[-1]]).replace("\n", file.line_end)
+def write(file: File, bodies: Sequence[str | None]) -> str:
+    """The file with other texts, one a cue; None leaves one as it was, to the last byte."""
+    parts = [file.around[0]]
+    for before, new, after in zip(file.raw, bodies, file.around[1:], strict=True):
+        parts += [before if new is None else new.replace("\n", file.line_end), after]
+    return "".join(parts)
 
 
-def _timed(text: str, form: Literal["srt", "vtt"]) -> list[tuple[Cue, int, int]]:
-    """Cues of SubRip or WebVTT, where the text of each starts, and how many blocks follow it that are of no cue."""
-    reader = _READERS[form]
-    timings = list(_TIMING[form].finditer(text))
-    found = []
-    for number, timing in enumerate(timings):
-        is_last = number + 1 == len(timings)
-        end = len(text) if is_last else timings[number + 1].start()
-        chunk = text[timing.end() : end]
-        num_outside = 0
-        if form == "vtt" and "\n\n" in chunk:  # the standard: an empty line ends a cue
-            chunk, _, rest = chunk.partition("\n\n")
-            num_outside = _count_outside(rest, is_last)
-        elif not is_last:
-            chunk = chunk[: _before_number(chunk)]
-        body = chunk.strip()
-        groups = timing.groups()
-        cue = Cue(
-            reader.timestamp_to_ms(groups[0:4]), reader.timestamp_to_ms(groups[4:8]), body, (groups[8].strip(),), ""
-        )
-        found.append((cue, timing.end() + len(chunk) - len(chunk.lstrip()) if body else timing.end(), num_outside))
-    return found
+def holds_times(body: str) -> bool:
+    """Whether a line of a text in SubRip or WebVTT would be taken for the times of another cue."""
+    found = [lines.bare(line) for line in body.split("\n")]
+    return any(line and (lines.times_of(line) or lines.is_like_times(line)) for line in found)
 
 
-def _before_number(chunk: str) -> int:
-    """Where what follows a line of times ends, without the number of the next cue, which is its last line."""
-    stripped = chunk.rstrip()
-    line = stripped.rfind("\n") + 1
-    before = stripped[:line][:-1]
-    stands_on_times = chunk[len(stripped) :].count("\n") == 1
-    stands_apart = "\n" in before and not before.rpartition("\n")[2].strip()
-    return line if stripped[line:].strip().isdecimal() and (stands_on_times or stands_apart) else len(chunk)
+def _line_end(text: str) -> str:
+    """The line end that most lines have."""
+    num_both = text.count("\r\n")
+    counts = {"\n": text.count("\n") - num_both, "\r\n": num_both, "\r": text.count("\r") - num_both}
+    return max(counts, key=lambda end: counts[end])
 
 
-def _count_outside(rest: str, is_last: bool) -> int:
-    """Blocks that are neither a note, a style sheet or a region, nor the identifier of the cue that follows."""
-    blocks = [block for block in rest.split("\n\n") if block.strip()]
-    if blocks and not is_last and not rest.endswith("\n\n"):
-        blocks.pop()
-    return sum(not block.lstrip().startswith(("NOTE", "STYLE", "REGION")) for block in blocks)
+def _form_of(text: str, form: Form) -> Form:
+    """What a file of the suffix `form` holds, by its first line, or else by how most of its times are written."""
+    first = _first_line(text)
+    if vtt.is_header(first):
+        return "vtt"
+    if ass.section_of(first):
+        return "ass"
+    times = [line.bare for line in lines.split(text) if lines.times_of(line.bare)]
+    if form == "srt" or not times:
+        return form
+    num_points = sum("," not in line for line in times)
+    return "vtt" if form == "vtt" and 2 * num_points >= len(times) else "srt"
 
 
-def _events(text: str) -> list[tuple[Cue, int, int]]:
-    """The dialogue of a SubStation script, where the text of each event starts, and 0."""
-    fields = _EVENT_FIELDS
-    found = []
-    for line in _EVENT.finditer(text):
-        if line[1]:
-            fields = [name.strip().lower() for name in line[2].split(",")]
-            continue
-        values = line[2].split(",", len(fields) - 1)
-        row = dict(zip(fields, values, strict=False))
-        start, end = (TIMESTAMP.match(row.get(name, "").strip().lstrip("-")) for name in ("start", "end"))
-        if start is None or end is None or fields[-1] != "text" or len(values) != len(fields):
-            number = text.count("\n", 0, line.start()) + 1
-            raise UserError(f"line {number}: no event with Start, End and Text as its Format line says: {line[0][:60]}")
-        body = row["text"].strip()
-        is_drawing = any(_IS_DRAWING.search(part.rpartition("{")[2]) for part in body.split("}")[:-1])
-        is_generated = row.get("effect", "").strip().lower() in _GENERATED
-        place = tuple(value.strip() for name, value in row.items() if name not in ("start", "end", "text", "effect"))
-        cue = Cue(
-            timestamp_to_ms(start.groups()),
-            timestamp_to_ms(end.groups()),
-            body,
-            place,
-            "drawing" if is_drawing else "effect" if is_generated else "",
-        )
-        found.append((cue, line.end() - len(row["text"].lstrip()), 0))
-    return found
+def _first_line(text: str) -> str:
+    return next((line.bare for line in lines.split(text[:2000]) if line.bare), "")
+
+
+def _has_heading(text: str, form: Form) -> bool:
+    first = _first_line(text)
+    return (form == "vtt" and vtt.is_header(first)) or (form == "ass" and bool(ass.section_of(first)))

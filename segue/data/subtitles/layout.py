@@ -2,7 +2,6 @@
 
 # ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
 
-import html
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,22 +9,9 @@ from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 from segue.data import sentences
-from segue.data.subtitles.files import Form
-
-_LINE = {"srt": r"\n|\\N|<[bB][rR] */?>", "vtt": r"\n", "ass": r"\\[nN]"}
-_SPACE = {"srt": "\u00a0", "vtt": "\u00a0", "ass": r"\\h|\u00a0"}
-_TAG = {
-    "srt": r"</?[a-zA-Z][^<>]*>|< */? *(?:i|b|u|s|font)\b[^<>]*>|\{\\[^{}]*\}",
-    "vtt": r"<[^<>]*>|\{\\[^{}]*\}",
-    "ass": r"\{[^}]*+\}",
-}
-_TOKEN = {
-    form: re.compile(rf"(?P<line>{_LINE[form]})|(?P<tag>{_TAG[form]})|(?P<space>{_SPACE[form]})") for form in _LINE
-}
-_ENTITY = re.compile(r"&#?\w{1,10};")
-_TAG_NAME = re.compile(r"<[ /]*([a-zA-Z]*)")
-_OVERRIDE = re.compile(r"\\([ibus])[0-9]")
-_CLOSING = re.compile(r"<\s*/.*|\{(?:\\(?:[ibus]0|r))+\}", re.DOTALL)
+from segue.data.subtitles import markup
+from segue.data.subtitles.lines import Form
+from segue.data.subtitles.markup import Tag
 
 _DASH = re.compile(r"(?:[-‐‑–—−]++|>{2,3}+)(?!\d)")
 _NOTES = "♩♪♫♬"
@@ -38,7 +24,8 @@ _SPACE_RUN = re.compile(r"\s+")
 _SPACE_OR_NOT = re.compile(r"\s+|\S+")
 
 _SPACES = re.compile(r"[^\S\u00a0\u2007\u202f]+")  # those between words: no-break spaces stay in a translation
-_NO_LINE_START = re.compile(r"[!?:;,.%»”)\]]+\Z|\d+\Z")  # French punctuation; a number, that players take for a cue's
+# French punctuation; a number, that players take for a cue's; an arrow and a time, that they take for its times.
+_NO_LINE_START = re.compile(r"[!?:;,.%»”)\]]+\Z|\d+\Z|-+>|\d+:\d")
 
 Kind = Literal["words", "opening", "closing", "dash", "label", "note", "other", "space", "row"]
 _BREAKS_AFTER = ("words", "closing", "other")
@@ -53,11 +40,13 @@ class Part(NamedTuple):
     end: int
 
 
-class Tag(NamedTuple):
-    """A tag and its place in the plain text."""
+class Words(NamedTuple):
+    """The translation of one part."""
 
     text: str
-    position: int
+    ends: Sequence[tuple[int, int]] = ()
+    """Where sentences end, in characters that are no space: of the part, and of `text`. What stands between two
+    sentences of the one stays between them in the other."""
 
 
 class Cue(NamedTuple):
@@ -67,6 +56,8 @@ class Cue(NamedTuple):
     tags: list[Tag]
     parts: list[Part]
     form: Form
+    is_escaped: bool
+    """Whether "<" in its words is written "&lt;"."""
 
     def text_of(self, part: Part) -> str:
         """The words of a part in one line."""
@@ -94,33 +85,21 @@ class _Word(NamedTuple):
 
 def read(body: str, form: Form) -> Cue:
     """A cue's text taken apart."""
-    plain = ""
-    tags: list[Tag] = []
-    position = 0
-    for token in _tokens(body, form):
-        plain += _unescaped(body[position : token.start()], form)
-        position = token.end()
-        if token["tag"]:
-            tags.append(Tag(token["tag"], len(plain)))
-        else:
-            plain += "\n" if token["line"] else "\u00a0"
-    plain += _unescaped(body[position:], form)
-    return Cue(plain, tags, list(_parts(plain)), form)
+    plain, tags = markup.split(body, form)
+    parts = list(_parts(plain, markup.changes(plain, tags)))
+    return Cue(plain, tags, parts, form, markup.has_entities(body, form))
 
 
 def clean(text: str, form: Form) -> str:
     """A translation in one line and without what the form would take for a tag."""
-    if form == "ass":
-        text = text.replace("{", "(").replace("}", ")")
-    if form != "vtt":  # which can write these as text
-        text = _TOKEN[form].sub(lambda token: "" if token["tag"] else "\u00a0" if token["space"] else " ", text)
-    return _SPACES.sub(" ", text).strip()
+    return _SPACES.sub(" ", markup.without_tags(text, form)).strip()
 
 
-def write(cue: Cue, texts: Mapping[int, str], line_length: int) -> Laid:
+def write(cue: Cue, texts: Mapping[int, Words], line_length: int) -> Laid:
     """The cue with other words: `texts` are by the index of their part.
 
-    Tags keep their order, and their place by its share of the characters, at the nearest end of a word.
+    Tags keep their order, and their place between sentences, or, in one, by its share of the characters, at the nearest
+    end of a word.
     """
     words: list[_Word] = []
     spans: list[tuple[int, int]] = []  # words of each part
@@ -133,7 +112,7 @@ def write(cue: Cue, texts: Mapping[int, str], line_length: int) -> Laid:
                 may_break = cue.parts[index - 1].kind in _BREAKS_AFTER and after in _BREAKS_BEFORE
                 words[-1] = _Word(words[-1].text, "\n" if part.kind == "row" else " ", may_break)
         elif part.kind == "words":
-            found = sentences.words(texts[index])
+            found = sentences.words(texts[index].text)
             words += [_Word(word.rstrip(" "), " " if word.endswith(" ") else "", True) for word in found]
             if found:
                 words[-1] = _Word(words[-1].text, "", False)
@@ -145,26 +124,14 @@ def write(cue: Cue, texts: Mapping[int, str], line_length: int) -> Laid:
         words[-1] = _Word(words[-1].text, "", False)
     laid = _in_lines(words, line_length)
     lines = "".join(word.text + word.gap for word in laid).split("\n")
-    places = _places(cue, words, spans)
+    places = _places(cue, texts, words, spans)
     num_characters = sum(len(word.text) + bool(word.gap) for word in words)
     return Laid(_with_tags(cue, laid, places), len(lines), max(map(len, lines)), num_characters)
 
 
-def _tokens(body: str, form: Form) -> Iterator[re.Match[str]]:
-    """Tags, line ends and hard spaces; in time linear in the body, since behind the last "}" no "{" begins a tag."""
-    last = body.rfind("}") + 1 if form == "ass" else len(body)
-    yield from _TOKEN[form].finditer(body, 0, last)
-    if last < len(body):
-        yield from _TOKEN[form].finditer(body.replace("{", " "), last)
-
-
-def _unescaped(text: str, form: Form) -> str:
-    return _ENTITY.sub(lambda entity: html.unescape(entity[0]), text) if form == "vtt" else text
-
-
-def _parts(plain: str) -> Iterator[Part]:
-    """The parts of a text, row by row: a dash, a label, a note or a description in brackets begins a row."""
-    rows: list[int] = [0]
+def _parts(plain: str, changes: Sequence[int]) -> Iterator[Part]:
+    """The parts of a text, row by row: a dash, a label, a note, a description in brackets or a voice begins a row."""
+    rows: dict[int, int] = {0: 0}  # where the text of each row begins, and where that before it ends
     position = 0
     was_apart = False
     for line in plain.split("\n"):
@@ -173,13 +140,18 @@ def _parts(plain: str) -> Iterator[Part]:
         is_apart = text[:1] in _BRACKETS and text.find(_BRACKETS[text[0]]) == len(text) - 1
         begins = _DASH.match(text) or _NOTE_BEFORE.match(text) or _label_end(text, 0, len(text))
         if start and (begins or is_apart or was_apart):
-            rows.append(start)
+            rows[start] = start - 1
         was_apart = bool(is_apart or _NOTE_AFTER.search(text[-8:]))
         position = end + 1
-    for start, next_start in zip(rows, [*rows[1:], len(plain) + 1], strict=True):
+    for change in changes:
+        before = len(plain[:change].rstrip())
+        if not any(before < start <= change for start in rows):
+            rows[change] = before
+    starts = sorted(rows)
+    for start, next_start in zip(starts, [*starts[1:], None], strict=True):
         if start:
-            yield Part("row", start - 1, start)
-        yield from _row(plain, start, next_start - 1)
+            yield Part("row", rows[start], start)
+        yield from _row(plain, start, len(plain) if next_start is None else rows[next_start])
 
 
 def _row(plain: str, start: int, end: int) -> list[Part]:
@@ -244,7 +216,9 @@ def _label_end(plain: str, start: int, end: int) -> int:
     return colon + 1 if colon + 1 == end or plain[colon + 1].isspace() else 0
 
 
-def _places(cue: Cue, words: Sequence[_Word], spans: Sequence[tuple[int, int]]) -> list[int]:
+def _places(
+    cue: Cue, texts: Mapping[int, Words], words: Sequence[_Word], spans: Sequence[tuple[int, int]]
+) -> list[int]:
     """Before which of the words each tag comes, in their order and so that a pair keeps words between."""
     solid = list(accumulate((not character.isspace() for character in cue.plain), initial=0))
     reached = list(accumulate((_solid(word.text) for word in words), initial=0))
@@ -252,16 +226,24 @@ def _places(cue: Cue, words: Sequence[_Word], spans: Sequence[tuple[int, int]]) 
     ends = [part.end for part in cue.parts]
     places: list[int] = []
     for tag in cue.tags:
-        closes = _CLOSING.fullmatch(tag.text)
-        index = bisect_left(ends, tag.position) if closes else bisect_right(starts, tag.position) - 1
+        index = bisect_left(ends, tag.position) if tag.closes else bisect_right(starts, tag.position) - 1
         if 0 <= index < len(spans):
             part, (first, last) = cue.parts[index], spans[index]
-            share = (solid[tag.position] - solid[part.start]) / max(1, solid[part.end] - solid[part.start])
-            place = _nearest(reached, reached[first] + share * (reached[last] - reached[first]), first, last)
+            source = solid[tag.position] - solid[part.start]
+            target = _over(
+                source,
+                tag.closes,
+                [
+                    (0, 0),
+                    *(texts[index].ends if part.kind == "words" else ()),
+                    (solid[part.end] - solid[part.start], reached[last] - reached[first]),
+                ],
+            )
+            place = _nearest(reached, reached[first] + target, first, last)
         else:
             place = 0
         places.append(max(place, *places[-1:]) if places else place)
-    pairs = [(a, b) for a, b in _pairs(cue.tags) if solid[cue.tags[a].position] < solid[cue.tags[b].position]]
+    pairs = [(a, b) for a, b in markup.pairs(cue.tags) if solid[cue.tags[a].position] < solid[cue.tags[b].position]]
     first_of = {b: a for a, b in pairs}
     last_of = dict(pairs)
     for index, place in enumerate(places):
@@ -273,30 +255,33 @@ def _places(cue: Cue, words: Sequence[_Word], spans: Sequence[tuple[int, int]]) 
     return places
 
 
+def _over(source: int, is_at_end: bool, ends: Sequence[tuple[int, int]]) -> float:
+    """Where in a translation stands what is behind `source` characters: in the same sentence, by its share of it."""
+    before, after = ends[0], ends[-1]
+    for end in ends[1:]:
+        after = end
+        if source < end[0] or (source == end[0] and (is_at_end or end == ends[-1])):
+            break
+        before = end
+    size = after[0] - before[0]
+    return before[1] + (source - before[0]) / size * (after[1] - before[1]) if size > 0 else before[1]
+
+
 def _nearest(reached: Sequence[int], wanted: float, first: int, last: int) -> int:
     """The index from `first` to `last` at which the rising numbers `reached` come closest to `wanted`."""
     index = bisect_left(reached, wanted, first, last)
     return index - 1 if index > first and wanted - reached[index - 1] <= reached[index] - wanted else index
 
 
-def _pairs(tags: Sequence[Tag]) -> Iterator[tuple[int, int]]:
-    """Indices of the tags that open and close one thing."""
-    is_open: dict[str, list[int]] = {}
-    for index, tag in enumerate(tags):
-        found = _TAG_NAME.match(tag.text) or _OVERRIDE.search(tag.text)
-        same = is_open.setdefault(found[1].lower() if found else "", [])
-        if not _CLOSING.fullmatch(tag.text):
-            same.append(index)
-        elif same:
-            yield same.pop(), index
-
-
-def lasting_tags(cue: Cue) -> tuple[str, ...]:
-    """The tags that hold for the whole cue: those at its start that are not closed before its end."""
-    end = len(cue.plain.rstrip())
-    closed = {a for a, b in _pairs(cue.tags) if cue.tags[b].position < end}
-    start = len(cue.plain) - len(cue.plain.lstrip())
-    return tuple(tag.text for index, tag in enumerate(cue.tags) if tag.position <= start and index not in closed)
+def lasting_tags(cue: Cue) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tags that hold for the whole first row of the cue, and for the whole last one."""
+    breaks = [part for part in cue.parts if part.kind == "row"]
+    rows = ((0, breaks[0].start if breaks else len(cue.plain)), (breaks[-1].end if breaks else 0, len(cue.plain)))
+    found = []
+    for start, end in rows:
+        text = cue.plain[start:end]
+        found.append(markup.lasting(cue.tags, end - len(text.lstrip()), start + len(text.rstrip())))
+    return found[0], found[1]
 
 
 def _solid(text: str) -> int:
@@ -312,21 +297,15 @@ def _with_tags(cue: Cue, words: Sequence[_Word], places: Sequence[int]) -> str:
     for index in range(len(words) + 1):
         gap = words[index - 1].gap.replace("\n", line) if index else ""
         while at < len(places) and places[at] <= index:
-            if gap and not _CLOSING.fullmatch(cue.tags[at].text):
+            if gap and not cue.tags[at].closes:
                 parts.append(gap)
                 gap = ""
             parts.append(cue.tags[at].text)
             at += 1
         parts.append(gap)
         if index < len(words):
-            parts.append(_escaped(words[index].text, cue.form))
+            parts.append(markup.escaped(words[index].text, cue.form, cue.is_escaped))
     return "".join(parts)
-
-
-def _escaped(text: str, form: Form) -> str:
-    if form == "vtt":
-        return html.escape(text, quote=False).replace("\u00a0", "&nbsp;")
-    return text.replace("\u00a0", r"\h") if form == "ass" else text
 
 
 def in_lines(words: Sequence[tuple[str, bool]], line_length: float, width_of: Callable[[str], float]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from segue.data import sentences
 from segue.data.encodings import encoding_of
 from segue.data.subtitles import files, layout
-from segue.data.subtitles.files import Form
+from segue.data.subtitles.lines import Form
 from segue.data.text import has_letters
 
 LONGEST_GAP_MS = 1500  # a sentence goes on in the next cue up to this pause
@@ -72,21 +72,28 @@ class _Group(NamedTuple):
     sentences: list[_Sentence]
 
 
-def translate(content: bytes, form: Form, translator: Callable[[list[str]], list[str]], shape: Shape) -> Translated:
-    """The subtitles with the sentences that `translator` returns, in the order in which it was given them.
+def translate(
+    content: bytes,
+    form: Form,
+    translator: Callable[[list[str]], list[str]],
+    shape: Shape,
+    name: str = "the file",
+) -> Translated:
+    """The subtitles of the file `name` with the sentences that `translator` returns, in the order it was given them.
 
     Times, the order of cues and all that is no text stay as they were. A sentence over several cues is translated as
     one and shared out again. `translator` is called once or, where nothing is to translate, never; it cares for batches
-    and long sentences.
+    and long sentences. A UserError names the line of what cannot be read.
     """
-    encoding = encoding_of(content)
-    file = files.read(content.decode(encoding), form)
+    encoding = encoding_of(content, name)
+    file = files.read(content.decode(encoding), form, name)
+    form = file.form
     cues = [layout.read(cue.body, form) for cue in file.cues]
     groups = _groups(file.cues, cues)
     asked = [sentence.text for group in groups for sentence in group.sentences if has_letters(sentence.text)]
     answers = translator([text.rstrip() for text in asked]) if asked else []
     assert len(answers) == len(asked), "a translator returns as many sentences as it is given"
-    texts: list[dict[int, str]] = [{} for _ in cues]
+    texts: list[dict[int, layout.Words]] = [{} for _ in cues]
     left: set[int] = set()
     position = 0
     for group in groups:
@@ -106,11 +113,15 @@ def translate(content: bytes, form: Form, translator: Callable[[list[str]], list
         layout.write(cue, of_cue, shape.line_length) if of_cue else None
         for cue, of_cue in zip(cues, texts, strict=True)
     ]
-    bodies = [old.body if new is None else new.body for old, new in zip(file.cues, laid, strict=True)]
+    would_end = [index for index, each in enumerate(laid) if each and form != "ass" and files.holds_times(each.body)]
+    for index in would_end:
+        laid[index] = None
+    bodies = [None if new is None else new.body for new in laid]
     warnings = [
         *_of_file(file, encoding),
         *_of_shape(file.cues, cues, laid, shape),
         _told(sorted(left), "left untranslated, since the translation came back empty", file.cues),
+        _told(would_end, "left untranslated, since the translation reads like the times of another", file.cues),
     ]
     return Translated(files.write(file, bodies), list(filter(None, warnings)), len(cues), len(asked))
 
@@ -124,7 +135,7 @@ def _groups(file_cues: Sequence[files.Cue], cues: Sequence[layout.Cue]) -> list[
         [
             _Segment(index, number, cue.text_of(part))
             for number, part in enumerate(cue.parts)
-            if part.kind == "words" and not file_cues[index].skipped
+            if part.kind == "words" and not file_cues[index].is_generated
         ]
         for index, cue in enumerate(cues)
     ]
@@ -136,7 +147,8 @@ def _groups(file_cues: Sequence[files.Cue], cues: Sequence[layout.Cue]) -> list[
             continue
         kinds = [part.kind for part in cues[index].parts if part.kind not in ("space", "note")]
         is_music = any(part.kind == "note" for part in cues[index].parts)
-        place = (file_cues[index].place, layout.lasting_tags(cues[index]), is_music)
+        first_tags, last_tags = layout.lasting_tags(cues[index])
+        place, last_place = ((file_cues[index].place, tags, is_music) for tags in (first_tags, last_tags))
         is_aside = kinds[0] == "opening" and kinds.index("closing") == len(kinds) - 1
         before, num_cues = (-1, 0) if is_aside else last.pop(place, (-1, 0))
         follows = may_join and kinds[0] == "words" and 0 < num_cues < MOST_CUES_OF_A_SENTENCE
@@ -153,7 +165,7 @@ def _groups(file_cues: Sequence[files.Cue], cues: Sequence[layout.Cue]) -> list[
         if kinds[-1] == "words":
             is_one = follows and len(segments) == 1 and len(sentences.split(segments[0].text)) == 1
             chain = before if follows and len(segments) == 1 else len(chains) - 1
-            last[place] = chain, num_cues + 1 if is_one else 1
+            last[last_place] = chain, num_cues + 1 if is_one else 1
     return [_grouped(chain) for chain in chains]
 
 
@@ -190,7 +202,7 @@ def _grouped(segments: list[_Segment]) -> _Group:
         shares: dict[int, int] = {}
         while start < end:
             stop = min(end, ends[index])
-            size = sum(not character.isspace() for character in text[start:stop])
+            size = _solid(text[start:stop])
             if size:
                 shares[index] = size
             start = stop
@@ -199,12 +211,14 @@ def _grouped(segments: list[_Segment]) -> _Group:
     return _Group(segments, found)
 
 
-def _shared_out(group: _Group, translations: Sequence[str], cues: Sequence[files.Cue], shape: Shape) -> list[str]:
+def _shared_out(
+    group: _Group, translations: Sequence[str], cues: Sequence[files.Cue], shape: Shape
+) -> list[layout.Words]:
     """The text of each segment: by its share of the source, or, where a cue were too fast, also by its seconds."""
     seconds = [max(0, cues[segment.cue].end - cues[segment.cue].start) / 1000 for segment in group.segments]
 
-    def with_weights(by_seconds: float) -> list[str]:
-        parts: list[list[tuple[str, str]]] = [[] for _ in group.segments]
+    def with_weights(by_seconds: float) -> list[layout.Words]:
+        parts: list[list[tuple[str, str, int]]] = [[] for _ in group.segments]
         for sentence, translation in zip(group.sentences, translations, strict=True):
             size, duration = sum(sentence.shares.values()), sum(seconds[index] for index in sentence.shares)
             weights = [
@@ -212,17 +226,30 @@ def _shared_out(group: _Group, translations: Sequence[str], cues: Sequence[files
                 for index, share in sentence.shares.items()
             ]
             for index, text in zip(sentence.shares, _portions(translation, weights), strict=True):
-                parts[index].append((sentence.text, text))
-        joined = [sentences.join([source for source, _ in part], [text for _, text in part]) for part in parts]
-        return [f"{each.before}{text}{each.after}" for each, text in zip(group.segments, joined, strict=True)]
+                parts[index].append((sentence.text, text, sentence.shares[index]))
+        return [_worded(segment, part) for segment, part in zip(group.segments, parts, strict=True)]
 
-    def speed(texts: Sequence[str]) -> float:
-        return max(len(text) / duration if duration else 0.0 for text, duration in zip(texts, seconds, strict=True))
+    def speed(texts: Sequence[layout.Words]) -> float:
+        return max(len(words.text) / each if each else 0.0 for words, each in zip(texts, seconds, strict=True))
 
     texts = with_weights(0.0)
     if len(texts) > 1 and speed(texts) > shape.reading_speed:
         texts = min(texts, with_weights(0.5), key=speed)
     return texts
+
+
+def _worded(segment: _Segment, parts: Sequence[tuple[str, str, int]]) -> layout.Words:
+    """A segment's words, from its sentences, their translations and how many characters of the segment each has."""
+    text = sentences.join([source for source, _, _ in parts], [translation for _, translation, _ in parts])
+    dots = _solid(segment.before)
+    sources = accumulate((share for _, _, share in parts), initial=dots)
+    targets = accumulate((_solid(translation) for _, translation, _ in parts), initial=dots)
+    return layout.Words(f"{segment.before}{text}{segment.after}", list(zip(sources, targets, strict=True))[1:-1])
+
+
+def _solid(text: str) -> int:
+    """Characters that are no space."""
+    return len(text) - sum(map(str.isspace, text))
 
 
 def _portions(text: str, weights: Sequence[float]) -> list[str]:
@@ -261,8 +288,8 @@ def _told(numbers: Sequence[int], what: str, cues: Sequence[files.Cue], notes: S
 
 
 def _clock(milliseconds: int) -> str:
-    seconds = milliseconds // 1000
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    seconds = abs(milliseconds) // 1000
+    return f"{'-' * (milliseconds < 0)}{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def _of_file(file: files.File, encoding: str) -> list[str]:
@@ -281,13 +308,12 @@ def _of_file(file: files.File, encoding: str) -> list[str]:
         _told(sorted(overlapping), "seen while another still is", cues),
         _told([i for i in every if cues[i].end <= cues[i].start], "of no length in time", cues),
         _told([i for i in every if not cues[i].body], "empty", cues),
-        _told([i for i in every if cues[i].skipped == "effect"], "a generated effect, and left as it was", cues),
+        _told([i for i in every if cues[i].is_generated], "a generated effect, and left as it was", cues),
+        _told([i for i in every if cues[i].is_odd], "with times in a form that not every player reads", cues),
     ]
     if not encoding.startswith("utf"):
         told.append(f"the file is not in Unicode, and read as {encoding}: if letters are wrong, save it as UTF-8 first")
-    if file.num_outside:
-        told.append(f"blocks that belong to no cue, and stay as they were: {file.num_outside}")
-    return told
+    return told + file.remarks
 
 
 def _of_shape(
@@ -301,7 +327,7 @@ def _of_shape(
     large: dict[int, str] = {}
     empty: list[int] = []
     for index, (times, cue, new) in enumerate(zip(file_cues, cues, laid, strict=True)):
-        if times.skipped:
+        if times.is_generated:
             continue
         num_characters = len(cue.plain) if new is None else new.num_characters
         seconds = (times.end - times.start) / 1000
