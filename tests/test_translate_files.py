@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from segue import translate_files
+from segue.cli import main
 from segue.data.subtitles.translation import Shape
 from segue.errors import UserError
 
@@ -113,6 +114,28 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
         translate(source, target)
     assert target.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize(
+    "option", ["--context=-1", "--context=x", "--reading-speed=nan", "--reading-speed=0", "--reading-speed=inf"]
+)
+def test_options_that_make_no_sense_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["translate", "model", "a.srt", option])
+    assert option.split("=")[0] in capsys.readouterr().err
+
+
+def test_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a folder; give the files in it"):
+        translate(tmp_path, tmp_path / "b")
+
+
+def test_subtitles_that_cannot_be_read_leave_no_file(tmp_path: Path) -> None:
+    source = tmp_path / "a.srt"
+    source.write_text(SRT.replace("--> 00:00:06", "--> noon"))
+    with pytest.raises(UserError, match=r"a\.srt:6: times that cannot be read"):
+        translate(source, tmp_path / "out.srt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.srt"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
