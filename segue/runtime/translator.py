@@ -102,9 +102,9 @@ class Translator:
     def translate(
         self, texts: Sequence[str], target_language: str | None = None, search: SearchSection | None = None
     ) -> list[str]:
-        """The translation of each text, in order. A text without letters, such as "-" or "12:30", stays as it is.
-        Blank ones become empty.
+        """The translation of each text, in order.
 
+        A text without letters, such as "-" or "12:30", stays as it is; "" of a blank one.
         Texts with more tokens than any that the model learnt from are translated by sentences. Characters that the
         model does not know are warned about. A UserError if the model cannot write the target language.
         """
@@ -118,11 +118,14 @@ class Translator:
                 pieces.append(piece)
                 owners.append(number)
         self._warn_of_unknown(pieces)
-        results = [text if self._stays(text) and not text.isspace() else "" for text in texts]
+        results = [""] * len(texts)
         for number, piece, best in zip(owners, pieces, self.search(pieces, target_language, search), strict=True):
             gap = " " if piece.endswith(" ") else ""
             results[number] += self.vocabularies.target.decode(best[0].tokens) + gap
-        return [result.rstrip(" ") for result in results]
+        return [
+            text if self._stays(text) and text.strip() else result.rstrip(" ")
+            for text, result in zip(texts, results, strict=True)
+        ]
 
     def translate_lines(
         self,
