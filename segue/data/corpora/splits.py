@@ -111,8 +111,8 @@ def _is_one_source(one: Utterance | Pair, other: Utterance | Pair) -> bool:
 def _by_speaker(utterances: Sequence[Utterance], options: SplitOptions) -> dict[str, str] | None:
     """The split of each speaker; None where speakers are not known or too few, which is said.
 
-    A share is made of whole speakers, in the order of a hash of their names: half of it at the least, twice as much at
-    the most. Utterances without a speaker are for training.
+    A share is made of whole speakers, in the order of a hash of their names: a quarter of it at the least, twice as
+    much at the most. Utterances without a speaker are for training.
     """
     counts = Counter(utterance.speaker for utterance in utterances if utterance.speaker)
     shares = [(split, share) for split, share in (("test", options.test_share), ("dev", options.dev_share)) if share]
@@ -120,16 +120,17 @@ def _by_speaker(utterances: Sequence[Utterance], options: SplitOptions) -> dict[
         return None
     split_of: dict[str, str] = {}
     names = sorted(counts, key=lambda name: (crc32(name.encode()), name))
-    for split, share in shares:
-        wanted, size = max(1, round(share * len(utterances))), 0
-        for name in names:
-            if name not in split_of and size < wanted and size + counts[name] <= 2 * wanted:
-                split_of[name] = split
-                size += counts[name]
-        if 2 * size < wanted:
-            split_of.clear()
-            break
-    if not split_of or len(split_of) == len(names):
+    wanted = {split: max(1, round(share * len(utterances))) for split, share in shares}
+    sizes = dict.fromkeys(wanted, 0)
+    for name in names:
+        room = [
+            split for split, size in sizes.items() if size < wanted[split] and size + counts[name] <= 2 * wanted[split]
+        ]
+        if room:  # the emptier one: small speakers are for all
+            split = min(room, key=lambda each: sizes[each] / wanted[each])
+            split_of[name] = split
+            sizes[split] += counts[name]
+    if any(4 * size < wanted[split] for split, size in sizes.items()) or len(split_of) == len(names):
         who = "one speaker" if len(names) == 1 else f"{len(names)} speakers"
         larger = "; larger dev_share and test_share can hold whole speakers" if len(names) > len(shares) else ""
         warn(f"{who}: too few to keep apart, so those of dev and test are in train too{larger}")
