@@ -48,7 +48,13 @@ def main(words: Sequence[str] | None = None) -> int:
     progress.show()
     try:
         # Intermixed: options may stand before, between and after the words.
-        return COMMANDS[name].run(_parser(name).parse_intermixed_args(words[1:])) or 0
+        parser = _parser(name)
+        arguments, unknown = parser.parse_known_intermixed_args(words[1:])
+        if unknown and name == "train":
+            raise _no_such_option(arguments, unknown[0], words)
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return COMMANDS[name].run(arguments) or 0
     except KeyboardInterrupt:  # a training answers the first one itself: it saves and says how to go on
         progress.stop()
         print("segue: stopped", file=sys.stderr)
@@ -164,6 +170,37 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--replay", metavar="FILE", type=Path, help="take a step again that was not finite")
     _skip_bad_argument(parser)
+
+
+def _no_such_option(arguments: Arguments, option: str, words: Sequence[str]) -> UserError:
+    """What is wrong with an option that `train` does not have: most are keys of the recipe."""
+    from segue import key_hints, recipe, tasks
+
+    name, equals, value = option.partition("=")
+    place = words.index(option) + 1
+    if not equals and place < len(words) and not words[place].startswith("-"):
+        value = words[place]
+    known = [each for each in (arguments.recipe, *arguments.overrides) if each and "=" not in each and each != value]
+    example = "segue train RECIPE optimizer.learning_rate=3e-4"
+    unknown = f"{name}: no such option of train (segue train --help); a recipe's keys stand behind it: {example}"
+    try:
+        draft = recipe.read(recipe.find(known[0]))
+        keys = list(recipe.keys_of(tasks.module_of(draft).Recipe, draft.values))
+    except (UserError, IndexError):
+        return UserError(unknown)
+    plain = key_hints.plain(name)
+    found = [plain] if plain in keys else key_hints.meant(plain, keys)
+    if not found:
+        return UserError(unknown)
+    if found[0] == "engine.steps" and "epoch" in plain:
+        value = f"{value or 20}epochs"
+    elif found[0] in key_hints.BUDGETS:
+        unit = found[0].rpartition(".")[2]
+        return UserError(
+            f"{name}: no such option of train; the recipe's key is {found[0]}: {unit} in a batch, not examples"
+        )
+    written = f"{found[0]}={value}" if value else f"{found[0]}=..."
+    return UserError(f"{name}: no such option of train; the recipe has a key for it: {written}")
 
 
 def _train(arguments: Arguments) -> int:

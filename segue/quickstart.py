@@ -73,7 +73,7 @@ def run(out: Path, recordings: Path | None) -> int:
   segue export {run_folder} sherpa-onnx {out / "sherpa"}
   segue recipes list                  what else can be trained
   segue prepare csv YOUR_TABLE.csv data/yours
-  segue recipes copy quickstart yours.toml && segue train yours.toml data.root=data/yours""")
+  segue train your_speech data.root=data/yours --out runs/yours""")
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
+from segue import key_hints
 from segue.errors import UserError
 
 Key = tuple[str, ...]
@@ -23,6 +24,9 @@ Table = dict[str, Any]
 _COMMENT_WIDTH = 100
 _SHOWN_CHARACTERS = 80  # of a wrong value, in a message
 _DATE = "TOML date"
+
+AUTO = "auto"
+"""The value of a key that the data decide; what it came to stands in a run's recipe."""
 
 
 class RecipeError(UserError):
@@ -114,7 +118,8 @@ def validate(draft: Draft, recipe_type: type[R]) -> R:
     try:
         return recipe_type.model_validate_json(text)
     except ValidationError as error:
-        explained = [_explain(recipe_type, detail) for detail in error.errors(include_url=False)]
+        keys = list(keys_of(recipe_type, draft.values))
+        explained = [_explain(recipe_type, detail, keys) for detail in error.errors(include_url=False)]
         mistakes = [": ".join(filter(None, (draft.origin(key), key, message))) for key, message in explained]
         # A union of plain types complains once per member, always in the same words.
         raise RecipeError("\n".join(dict.fromkeys(mistakes))) from error
@@ -141,6 +146,22 @@ def schema(recipe_type: type[Section]) -> dict[str, Any]:
 def differences(a: Section, b: Section) -> list[str]:
     """Where two recipes differ: `engine.steps: 100 -> 200`."""
     return list(_differences((), a, b))
+
+
+def settled(section: R, before: R, left_open: Sequence[str] = ()) -> R:
+    """The recipe with what its "auto" came to in `before`, apart from the keys that are `left_open`."""
+    return _settled((), section, before, tuple(left_open))
+
+
+def _settled(table: Key, section: R, before: R, left_open: tuple[str, ...]) -> R:
+    changes: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        key, value, old = (*table, name), getattr(section, name), getattr(before, name)
+        if isinstance(value, Section) and type(value) is type(old):
+            changes[name] = _settled(key, value, old, left_open)
+        elif value == AUTO and ".".join(key) not in left_open:
+            changes[name] = old
+    return section.model_copy(update=changes)
 
 
 def _differences(key: Key, a: Any, b: Any) -> Iterator[str]:
@@ -305,13 +326,26 @@ def _key_lines(text: str) -> dict[str, int]:
 # --- Messages: what pydantic found, in the words of the recipe ---
 
 
-def _explain(recipe_type: type[Section], detail: Any) -> tuple[str, str]:
+def keys_of(section_type: type[Section], values: Any = None, table: Key = ()) -> Iterator[str]:
+    """The dotted keys of a recipe; where `values` choose a kind, those of that kind."""
+    for name, field in section_type.model_fields.items():
+        key, inner = (*table, name), values.get(name) if isinstance(values, dict) else None
+        members = [each for each in _members(field.annotation) if _fields(each)]
+        chosen = [each for each in members if isinstance(inner, dict) and inner.get("kind") in _kinds(each)]
+        if not members:
+            yield ".".join(key)
+        for member in chosen or members:
+            yield from keys_of(member, inner, key)
+
+
+def _explain(recipe_type: type[Section], detail: Any, keys: Sequence[str]) -> tuple[str, str]:
     """The dotted key as the user writes it, and what is wrong with it."""
     names, fields, annotation = _locate(recipe_type, detail["loc"])
     given, code, key, name = detail["input"], detail["type"], ".".join(names), (names or ("",))[-1]
     if code == "extra_forbidden":
-        near = difflib.get_close_matches(name, fields, n=1)
-        return key, f"no such key (did you mean '{near[0]}'?)" if near else f"no such key (keys: {', '.join(fields)})"
+        own = [".".join((*names[:-1], field)) for field in fields]  # keys of an array's items are not among `keys`
+        question = key_hints.hint(key, [*own, *keys])
+        return key, f"no such key ({question or 'keys: ' + ', '.join(fields)})"
     if isinstance(given, dict) and _DATE in given:
         return key, f'dates and times are not used in recipes; a string stands in quotes: "{given[_DATE]}"'
     if code in ("union_tag_invalid", "union_tag_not_found"):

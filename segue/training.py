@@ -5,20 +5,22 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from segue import recipe, tasks
+from segue.data import automatic, manifests
 from segue.errors import UserError, missing_extra, warn
 from segue.files import PARTIAL
 
 try:
     import torch
 
-    from segue.engine import environment, parallel, replay, trials
+    from segue.engine import environment, parallel, replay, settings, trials
     from segue.engine.checkpoint import saved, write_text
     from segue.engine.parallel import ALONE, World
     from segue.engine.rehearsal import rehearse
@@ -35,6 +37,7 @@ try:
 except ModuleNotFoundError:  # Windows: runs are not locked there
     fcntl = None  # type: ignore[assignment]
 
+_STEP_COUNTS = ("steps", "evaluate_every", "save_every")  # of the engine
 LOCK, RANKS = ".lock", ".ranks"
 RECIPE = "recipe.toml"
 
@@ -46,23 +49,30 @@ def train(path: Path, run: Path, overrides: Sequence[str] = ()) -> Result:
     """
     with _told_once_a_machine():
         section, module = _read(path, overrides)
+        manifests.check(section.data)  # before the run is looked at: what it differs in would not be the question
     with (
         parallel.joined(section.engine.device) as world,
         _alone_in(run, world),
         Watchdog(run / RANKS, world, section.engine.watchdog_seconds) as watchdog,
     ):
-        section = world.first(lambda: _claim(run, section, module.BUDGET))
+        section = world.first(lambda: _claim(run, section))
+        asked = section
         watchdog.note("prepares the data")
         with _told_once_a_machine():
             task = module.build_task(section, run, world)
+        section = task.recipe
         if getattr(section.batch, module.BUDGET) == "auto":
             watchdog.note("tries budgets" if world.is_first else WAITS)
             budget = world.first(lambda: _largest_budget(task, section, module.BUDGET, run, watchdog))
-            section, task = _with_budget(section, module.BUDGET, budget), task.with_budget(budget)
+            task = task.with_budget(budget)
+        task = _with_steps(task)
+        section = task.recipe
         watchdog.note("takes up the run")
+        if world.is_first:
+            _say_what_was_open(asked, section)
         with _told_once_a_machine():
             trainer = _trainer(task, section, run, world, watchdog, _operations_per_amount(section, module))
-        world.first(lambda: write_text(run / RECIPE, recipe.dump(section)))  # now that nothing refuses it
+        world.first(lambda: _keep(run, section))  # now that nothing else refuses it
         return trainer.train()
 
 
@@ -98,7 +108,8 @@ def learning_rates(
         task = module.build_task(section, run, ALONE)
         if getattr(section.batch, module.BUDGET) == "auto":
             task = task.with_budget(_largest_budget(task, section, module.BUDGET, run))
-        section = section.model_copy(update={"engine": _on_one_device(section.engine)})
+        task = _with_steps(task)
+        section = task.recipe.model_copy(update={"engine": _on_one_device(task.recipe.engine)})
         trainer = _trainer(task, section, run, ALONE)
         rates = list(trials.learning_rates(trainer, smallest, largest, num_steps))
     if not rates:
@@ -179,7 +190,8 @@ def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Wat
         raise UserError(
             f'batch.{name}: "auto" tries one device; a model that is sharded needs a number (segue estimate)'
         )
-    alone = _on_one_device(engine).model_copy(update={"compile": False})
+    no_run = {"steps": 1, "evaluate_every": 1, "save_every": 1}
+    alone = _on_one_device(engine).model_copy(update={"compile": False, **no_run})
     device = parallel.choose_device(engine.device)
 
     def take(budget: float) -> None:
@@ -208,8 +220,29 @@ def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Wat
     return found
 
 
-def _with_budget(section: Any, name: str, budget: float) -> Any:
-    return section.model_copy(update={"batch": section.batch.model_copy(update={name: budget})})
+def _with_steps(task: Any) -> Any:
+    """The task, its recipe with numbers where `engine` has epochs or "auto"."""
+    section, engine = task.recipe, task.recipe.engine
+    an_epoch = task.plan("train").num_micro_batches / section.batch.micro_batches
+
+    def number(value: int | str, auto: Callable[[], int]) -> int:
+        if isinstance(value, int):
+            return value
+        return auto() if value == recipe.AUTO else max(1, round(settings.epochs(value) * an_epoch))
+
+    steps = number(engine.steps, lambda: automatic.num_steps(task.epochs(), an_epoch))
+    evaluate_every = number(engine.evaluate_every, lambda: automatic.evaluate_every(steps))
+    save_every = number(engine.save_every, lambda: automatic.save_every(steps))
+    numbers = dict(zip(_STEP_COUNTS, (steps, evaluate_every, save_every), strict=True))
+    if numbers == {name: getattr(engine, name) for name in numbers}:
+        return task
+    return task.with_recipe(section.model_copy(update={"engine": engine.model_copy(update=numbers)}))
+
+
+def _say_what_was_open(asked: Any, section: Any) -> None:
+    """What the data decided, key by key."""
+    for line in recipe.differences(asked, section):
+        print(line, file=sys.stderr, flush=True)
 
 
 # What may differ when a run goes on: none of it changes what is learnt.
@@ -265,10 +298,10 @@ def _lock(run: Path) -> Any:
     return lock
 
 
-def _claim(run: Path, section: Any, budget: str) -> Any:
+def _claim(run: Path, section: Any) -> Any:
     """Makes `run` the directory of this recipe; refuses one that belongs to another.
 
-    The recipe, with the budget that an "auto" came to when the run began.
+    The recipe, with what each "auto" came to when the run began.
     """
     kept = run / RECIPE
     if not kept.is_file():
@@ -279,16 +312,50 @@ def _claim(run: Path, section: Any, budget: str) -> Any:
         (run / "tokenizer.json").unlink(missing_ok=True)  # nothing was learnt yet: the recipe may still change
         write_text(kept, recipe.dump(section))
     else:
-        draft = recipe.read(kept)
-        task = draft.values.get("task")
-        if task != section.task:  # nothing else could be compared
-            changed = [f"task: {task} -> {section.task}"]
-        else:
-            before = recipe.validate(draft, type(section))
-            if getattr(section.batch, budget) == "auto":
-                section = _with_budget(section, budget, getattr(before.batch, budget))
-            changed = [line for line in recipe.differences(before, section) if not line.startswith(_MAY_CHANGE)]
-        if changed:
-            listed = "\n".join(f"  {line}" for line in changed)
-            raise UserError(f"{run}: belongs to another recipe; give another --out. It differs in\n{listed}")
+        _refuse_another(run, section)
+        section = recipe.settled(section, _kept(run, type(section)), _MAY_CHANGE)
     return section
+
+
+def _keep(run: Path, section: Any) -> None:
+    """Writes the recipe with all that the data decided; where the run began already, it has to be the same one."""
+    if saved(run / "checkpoints"):
+        _refuse_another(run, section)
+    write_text(run / RECIPE, recipe.dump(section))
+
+
+def _kept(run: Path, recipe_type: type[Any]) -> Any:
+    """The recipe of a run that began already."""
+    return recipe.validate(recipe.read(run / RECIPE), recipe_type)
+
+
+def _refuse_another(run: Path, section: Any) -> None:
+    """A UserError where a run that began already has another recipe than this one."""
+    draft = recipe.read(run / RECIPE)
+    task = draft.values.get("task")
+    if task != section.task:  # nothing else could be compared
+        changed = [f"task: {task} -> {section.task}"]
+    else:
+        before = recipe.validate(draft, type(section))
+        after = recipe.settled(section, before, _MAY_CHANGE)
+        waiting = [name for name in _STEP_COUNTS if settings.epochs(getattr(after.engine, name))]
+        ignored = (*_MAY_CHANGE, *(f"engine.{name}: " for name in waiting))
+        changed = [line for line in recipe.differences(before, after) if not line.startswith(ignored)]
+    if changed:
+        listed = "\n".join(f"  {line}" for line in changed)
+        raise UserError(
+            f"{run}: belongs to another recipe. It differs in\n{listed}\n"
+            f"{_progress(run)}; what a run learns cannot change on its way. --out {_free(run)} begins a new one"
+        )
+
+
+def _progress(run: Path) -> str:
+    """How far a run is, in words."""
+    step, _ = saved(run / "checkpoints")[0]
+    planned = recipe.read(run / RECIPE).values.get("engine", {}).get("steps")
+    return f"It is finished, at step {step}" if step == planned else f"It is at step {step} of {planned}"
+
+
+def _free(run: Path) -> Path:
+    """A directory beside `run` that is not there yet."""
+    return next(path for number in count(2) if not (path := run.with_name(f"{run.resolve().name}_{number}")).exists())

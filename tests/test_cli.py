@@ -119,7 +119,7 @@ def test_a_mistake_in_a_recipe_names_file_line_and_key(
             '{"audio_filepath": "no.wav", "duration": 1.0, "text": "abc"}',
             "train.jsonl:3: audio_filepath: no such file: ",
         ),
-        (None, "train.jsonl: cannot read this manifest: No such file or directory"),
+        (None, "train.jsonl: no such manifest (the folder has dev.jsonl, test.jsonl: data.train and data.dev name "),
     ],
 )
 def test_a_mistake_in_a_manifest_names_file_line_and_key(
@@ -146,6 +146,37 @@ def test_a_mistake_in_a_manifest_names_file_line_and_key(
         ("train --replay {recipe}", "{recipe}: not a replay file: "),
         ("train {recipe} engine.stpes=3", "command line: engine.stpes: no such key (did you mean 'steps'?)"),
         ("train {recipe} steps", "command line: steps: should be key=value, like "),
+        ("train {recipe} optimizer.lr=3", "command line: optimizer.lr: no such key (did you mean 'learning_rate'?)"),
+        ("train {recipe} lr=3", "command line: lr: no such key (did you mean 'optimizer.learning_rate'?)"),
+        ("train {recipe} engine.epochs=3", "engine.epochs: no such key (did you mean 'steps', as in \"20 epochs\"?)"),
+        ("train {recipe} batch.batch_size=8", "(did you mean 'seconds', in seconds instead of examples?)"),
+        (
+            "train {recipe} engine.steps=many",
+            'should be a number of steps, "auto", or a number of epochs as in "20 epoch',
+        ),
+        (
+            "train {recipe} --lr 1e-3",
+            "--lr: no such option of train; the recipe has a key for it: optimizer.learning_rate=1e-3",
+        ),
+        ("train --lr=1e-3 {recipe}", "the recipe has a key for it: optimizer.learning_rate=1e-3"),
+        (
+            "train {recipe} --epochs 20",
+            "--epochs: no such option of train; the recipe has a key for it: engine.steps=20epochs",
+        ),
+        ("train {recipe} --batch-size 8", "the recipe's key is batch.seconds: seconds in a batch, not examples"),
+        (
+            "train {recipe} --engine.steps 8",
+            "--engine.steps: no such option of train; the recipe has a key for it: engine.steps=8",
+        ),
+        (
+            "train {recipe} --fast",
+            "--fast: no such option of train (segue train --help); a recipe's keys stand behind it: ",
+        ),
+        (
+            "train {recipe} data.root=nowhere --out {trained}",
+            "nowhere: no such folder; data.root=nowhere should name what ",
+        ),
+        ("train {recipe} data.root={recipe} --out {trained}", "{recipe}: not a folder; data.root="),
         ("train {recipe} --out {corpus}", "{corpus}: not empty, and no run directory; give another --out"),
         ("evaluate {corpus} {corpus}/test.jsonl", "{corpus}: not a run, model or exported directory"),
         ("evaluate {trained} {corpus}/no.jsonl", "{corpus}/no.jsonl: cannot read this manifest"),
@@ -174,8 +205,12 @@ def test_a_run_directory_of_another_recipe_is_refused_and_left_alone(
 ) -> None:
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     outcome = segue("train", tiny_recipe, "--out", trained)
-    assert_mistake(outcome, f"{trained}: belongs to another recipe; give another --out. It differs in\n")
-    differences = {line.strip() for line in outcome.err.splitlines()[1:]}
+    assert_mistake(outcome, f"{trained}: belongs to another recipe. It differs in\n")
+    *differing, advice = outcome.err.splitlines()[1:]
+    differences = {line.strip() for line in differing}
+    assert advice == (
+        f"It is finished, at step 120; what a run learns cannot change on its way. --out {trained}_2 begins a new one"
+    )
     assert differences == {
         "engine.steps: 120 -> 30",
         "augmentation.joined_utterances: 1 -> 2",

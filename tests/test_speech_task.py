@@ -156,6 +156,8 @@ def test_unusable_texts_are_named_or_counted(tmp_path: Path, capsys: pytest.Capt
     assert str(raised.value).split("\n") == [
         f"{manifest}:2: text: outside the tokenizer's alphabet: 'é' 'x'",
         f"{manifest}:3: text: nothing is left of '?!' after normalisation",
+        "tokenizer.alphabet=auto takes the characters of the training texts; or in [tokenizer]:",
+        f'alphabet = "{ALPHABET}xé"',
         "(--skip-bad leaves such examples out and counts them)",
     ]
     task = task_of(manifest, "data.skip_bad=true")

@@ -8,8 +8,9 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -32,8 +33,9 @@ class ManifestsSection(Section):
     """Folder of the manifests."""
     train: Annotated[tuple[str, ...], Field(min_length=1)] = ("train.jsonl",)
     """Training manifests."""
-    dev: Annotated[tuple[str, ...], Field(min_length=1)] = ("dev.jsonl",)
-    """Development manifests: they choose the best model."""
+    dev: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["auto", "held_out"] = ("dev.jsonl",)
+    """Development manifests: they choose the best model. "held_out" takes a tenth of the training examples, 1,000 at
+    most, which are not learnt from then; "auto" takes dev.jsonl where there is one, and else "held_out"."""
     skip_bad: bool = False
     """Leave out, and count, examples that cannot be used, instead of stopping."""
 
@@ -109,6 +111,13 @@ class Manifest(Sequence[E]):
         keep = np.setdiff1d(np.arange(len(self)), np.fromiter(indices, dtype=np.int64))
         self.num_skipped += len(self) - len(keep)
         self._places, self.sizes = self._places[keep], self.sizes[keep]
+
+    def part(self, indices: NDArray[np.int64]) -> Self:
+        """The examples with these indices alone, as a manifest of their own."""
+        other = copy(self)
+        other.num_skipped = 0
+        other._places, other.sizes = self._places[indices], self.sizes[indices]
+        return other
 
 
 def parse_manifest(path: Path, kind: type[E]) -> Iterator[E | UserError]:

@@ -12,13 +12,16 @@ import tokenizers as hf
 from pydantic import Field
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from segue.data import automatic
 from segue.errors import UserError
-from segue.recipe import Section
+from segue.recipe import AUTO, Section
 
 WORD_MARK = "\u2581"  # sentencepiece's sign for a space before a piece
 UNKNOWN = "<unk>"
 """The special token, where a tokenizer has it, for what no other token can write."""
 SPECIAL_SCORE = -1e6
+
+Size = Annotated[int, Field(gt=1)] | Literal["auto"]
 
 
 class CharactersSection(Section):
@@ -27,7 +30,8 @@ class CharactersSection(Section):
     kind: Literal["characters"]
     """Characters."""
     alphabet: str = " abcdefghijklmnopqrstuvwxyz'"
-    """Every character that a text may hold, in the order of the outputs."""
+    """Every character that a text may hold, in the order of the outputs. "auto" takes those of the training texts, and
+    writes them into the run's recipe."""
 
 
 class WordsSection(Section):
@@ -49,8 +53,9 @@ class BPESection(Section):
 
     kind: Literal["bpe"]
     """Byte-pair encoding."""
-    size: Annotated[int, Field(gt=1)]
-    """Number of tokens to learn at the most."""
+    size: Size
+    """Number of tokens to learn at the most. "auto" grows with the training texts: their characters, and 50 times the
+    cube root of the length of all texts more, up to 32,000; the number is written into the run's recipe."""
 
 
 class UnigramSection(Section):
@@ -58,13 +63,36 @@ class UnigramSection(Section):
 
     kind: Literal["unigram"]
     """Unigram language model."""
-    size: Annotated[int, Field(gt=1)]
-    """Number of tokens to learn at the most."""
+    size: Size
+    """Number of tokens to learn at the most. "auto" grows with the training texts: their characters, and 50 times the
+    cube root of the length of all texts more, up to 32,000; the number is written into the run's recipe."""
 
 
 TokenizerSection = Annotated[
     CharactersSection | WordsSection | BytesSection | BPESection | UnigramSection, Field(discriminator="kind")
 ]
+
+
+def resolved(section: Section, texts: Iterable[str], num_special: int = 0) -> Any:
+    """The section with what its "auto" comes to for these training texts; `num_special` tokens come beside.
+
+    An alphabet always has a space: utterances may be joined.
+    """
+    if isinstance(section, CharactersSection) and section.alphabet == AUTO:
+        return section.model_copy(update={"alphabet": alphabet_of(texts)})
+    if isinstance(section, BPESection | UnigramSection) and section.size == AUTO:
+        characters, length = set[str](), 0
+        for text in texts:
+            characters.update(text)
+            length += len(text)
+        size = num_special + len(characters | {WORD_MARK}) + automatic.num_merges(length)
+        return section.model_copy(update={"size": size})
+    return section
+
+
+def alphabet_of(texts: Iterable[str]) -> str:
+    """The characters of the texts and the space, sorted."""
+    return "".join(sorted({" "}.union(*texts)))
 
 
 class Tokenizer:
@@ -172,6 +200,7 @@ def build(section: TokenizerSection, texts: Iterable[str], special: Sequence[str
     first = {token: number for number, token in enumerate(special)}
     match section:
         case CharactersSection():
+            assert section.alphabet != AUTO
             if len(set(section.alphabet)) != len(section.alphabet):
                 raise UserError("tokenizer.alphabet: a character stands in it twice")
             inner = hf.Tokenizer(_word_level([*special, *section.alphabet], unknown))
@@ -202,6 +231,7 @@ def _train(
     section: BPESection | UnigramSection, texts: Sequence[str], special: Sequence[str], unknown: str | None
 ) -> hf.Tokenizer:
     alphabet = sorted({c for text in texts for c in text if c != " "})
+    assert isinstance(section.size, int)
     if section.size < len(alphabet) + 2 + len(special):
         raise UserError(f"tokenizer.size: {section.size} is less than the {len(alphabet)} characters of the texts")
     options: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Which tokens do the two sides of a translation have? Two tokenizers, or a joint one, and the languages to write."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from segue.data import tokenizer
@@ -67,6 +67,24 @@ class Vocabularies:
         """Reads what `save` wrote."""
         target, source = Tokenizer.load(folder / "tokenizer.json"), folder / "source_tokenizer.json"
         return Vocabularies(Tokenizer.load(source) if source.is_file() else target, target)
+
+    @staticmethod
+    def resolved(
+        section: TokenizerSection, source_section: TokenizerSection | None, rule: TextSection, pairs: Sequence[Pair]
+    ) -> dict[str, TokenizerSection | None]:
+        """The sections with what "auto" comes to for the training pairs, by their keys."""
+        languages = {pair.target_language for pair in pairs if pair.target_language is not None}
+        num_special = len((PADDING, BEGIN, END, UNKNOWN)) + len(languages)
+
+        def texts(*sides: str) -> Iterator[str]:
+            return (normalize(getattr(pair, side), rule) for pair in pairs for side in sides)
+
+        if source_section is None:
+            return {"tokenizer": tokenizer.resolved(section, texts("source", "target"), num_special)}
+        return {
+            "tokenizer": tokenizer.resolved(section, texts("target"), num_special),
+            "source_tokenizer": tokenizer.resolved(source_section, texts("source"), num_special),
+        }
 
     @staticmethod
     def build(

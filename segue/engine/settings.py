@@ -1,21 +1,48 @@
 """What can be chosen about training? The `[engine]` table of every recipe."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from segue.engine.precision import BackoffSection, LossScalingSection, Matmul, Precision
 from segue.recipe import Section
 
 Steps = Annotated[int, Field(gt=0)]
 Ranks = Annotated[int, Field(gt=0)]
+_EPOCHS = r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?epochs?"
+
+
+def _is_auto_or_epochs(value: int | str) -> int | str:
+    if isinstance(value, str) and value != "auto" and not epochs(value):
+        raise ValueError(f'should be a number of steps, "auto", or a number of epochs as in "20 epochs", not "{value}"')
+    return value
+
+
+_Open = Annotated[str, Field(json_schema_extra={"pattern": f"^(auto|{_EPOCHS})$"})]
+StepCount = Annotated[Steps | _Open, AfterValidator(_is_auto_or_epochs)]
+"""Steps, or what becomes a number of them when the data are known (`training.py`): "auto", or epochs as "20 epochs"."""
+
+
+def epochs(value: int | str) -> float:
+    """The number of epochs in a text such as "20 epochs" or "1epoch"; 0 where it is something else."""
+    found = re.fullmatch(_EPOCHS, value) if isinstance(value, str) else None
+    return float(found[1]) if found else 0.0
+
+
+def counted(value: int | str) -> int:
+    """A `StepCount` that is a number already, as all are when training begins."""
+    assert isinstance(value, int)
+    return value
 
 
 class EngineSection(Section):
     """How long and on what to train."""
 
-    steps: Steps
-    """Optimizer steps in the whole run."""
+    steps: StepCount
+    """Optimizer steps in the whole run. Also epochs, as in "20 epochs" (20epochs on a command line), or "auto": 100
+    epochs where data are few, fewer where there are more, at least 1,000 steps. The number is written into the run's
+    recipe."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes cuda, else cpu. Nobody has tried mps yet."""
     precision: Precision = "float32"
@@ -43,10 +70,12 @@ class EngineSection(Section):
     """Processes that read data ahead, for each rank; 0 reads in the training process. It never changes a result."""
     log_every: Steps = 10
     """Steps between lines in metrics.jsonl."""
-    evaluate_every: Steps = 500
-    """Steps between evaluations on the development data; the last step is always evaluated."""
-    save_every: Steps = 500
-    """Steps between checkpoints; the last step is always saved."""
+    evaluate_every: StepCount = 500
+    """Steps between evaluations on the development data; the last step is always evaluated. Also epochs, as in
+    "1 epoch", or "auto": 20 evaluations in the run."""
+    save_every: StepCount = 500
+    """Steps between checkpoints; the last step is always saved. Also epochs, or "auto": as between evaluations,
+    1,000 at most."""
     keep_checkpoints: Steps = 2
     """Checkpoints that are kept."""
     watchdog_seconds: Annotated[float, Field(gt=0)] = 1800.0

@@ -28,7 +28,7 @@ from segue.engine.log import Log, Silence
 from segue.engine.optimizer import OptimizerSection, Updater
 from segue.engine.parallel import ALONE, Parallel, World, choose_device
 from segue.engine.schedule import ScheduleSection, rate_share
-from segue.engine.settings import EngineSection
+from segue.engine.settings import EngineSection, counted
 from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
 from segue.engine.task import Batch, Split, Task
 from segue.engine.watchdog import WAITS, Watchdog
@@ -84,6 +84,8 @@ class Trainer:
         self.task, self.run, self.engine, self.world = task, run, engine, world
         self.optimizer_section, self.schedule = optimizer, schedule
         self.micro_batches, self.seed = micro_batches, seed
+        self.num_steps = counted(engine.steps)
+        self.evaluate_every, self.save_every = counted(engine.evaluate_every), counted(engine.save_every)
         self.device = choose_device(engine.device)
         self.threads = engine.threads or max(1, _usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         torch.set_num_threads(self.threads)
@@ -128,13 +130,13 @@ class Trainer:
     def train(self) -> Result:
         """Trains to the last step, or until a signal of STOP_SIGNALS, saves, and says how it ended."""
         engine = self.engine
-        first, last = self.step * self.micro_batches, engine.steps * self.micro_batches
+        first, last = self.step * self.micro_batches, self.num_steps * self.micro_batches
         own = range(first + self.parallel.data_rank, last, self.parallel.layout.data_ranks)
         stream = Stream(self.task, "train", own, engine.workers, self.device)
         gc.collect()  # models that were tried before, for instance: set aside, they would stay
         logged = self.step - (self._owed is not None)
         with (
-            Log(self.run, logged, engine.steps) if self.world.is_first else Silence() as self.log,
+            Log(self.run, logged, self.num_steps) if self.world.is_first else Silence() as self.log,
             _signals_noted() as self._noted,
             self.checkpoints,
             memory.old_objects_aside(),
@@ -150,11 +152,11 @@ class Trainer:
             if self._owed is not None:
                 is_interrupted = not self._concluded(self._owed)
                 self._save()
-            elif self.step == engine.steps and self.best is None:  # ended, and then its model was lost
+            elif self.step == self.num_steps and self.best is None:  # ended, and then its model was lost
                 is_interrupted = not self._evaluated({})
                 if not is_interrupted:
                     self._save()
-            while self.step < engine.steps and not is_interrupted:
+            while self.step < self.num_steps and not is_interrupted:
                 self.watchdog.note("reads data", step=self.step + 1, held=stream.held)
                 outcome, record = self._take_step(
                     list(islice(batches, self.micro_batches // self.parallel.layout.data_ranks)), bool(self._noted)
@@ -175,7 +177,7 @@ class Trainer:
                         record["utilisation"] = record["rate"] * self._operations_per_amount / peak / self.world.size
                     is_interrupted |= not self._concluded(record)
                     since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
-                if self.step == engine.steps or is_interrupted or self.step % engine.save_every == 0:
+                if self.step == self.num_steps or is_interrupted or self.step % self.save_every == 0:
                     self._save()
             self.watchdog.note("saves")
         if self._num_skipped:
@@ -209,13 +211,13 @@ class Trainer:
         per_epoch = self.task.plan("train").num_micro_batches / self.micro_batches
         start = f"on from step {self.step} to" if self.step else "up to"
         self.log.say(
-            f"{count:,} parameters ({device}, {self.engine.precision}{ranks}); {start} step {self.engine.steps}, "
+            f"{count:,} parameters ({device}, {self.engine.precision}{ranks}); {start} step {self.num_steps}, "
             f"{per_epoch:.1f} steps an epoch"
         )
 
     def _take_step(self, batches: list[Batch], is_asked_to_stop: bool) -> tuple[Outcome, dict[str, Any]]:
         """One optimizer step; what it came to, and the numbers for the log."""
-        share = rate_share(self.schedule, self.step, self.engine.steps)
+        share = rate_share(self.schedule, self.step, self.num_steps)
         scale = self.steps.scale
         numbers: dict[str, Any] = {} if scale is None else {"loss_scale": scale.value}
         try:
@@ -251,7 +253,7 @@ class Trainer:
         }
 
     def _is_evaluated(self) -> bool:
-        return self.step == self.engine.steps or self.step % self.engine.evaluate_every == 0
+        return self.step == self.num_steps or self.step % self.evaluate_every == 0
 
     def _concluded(self, record: dict[str, Any]) -> bool:
         """Whether this step's evaluation is done, if there has to be one, and the step logged.
@@ -270,7 +272,7 @@ class Trainer:
         try:
             if self._is_evaluated() and "dev" not in record:
                 record["dev"] = self._evaluate_and_keep()
-            if self.step == self.engine.steps and self.engine.average_count > 1:
+            if self.step == self.num_steps and self.engine.average_count > 1:
                 average = self.snapshots.average()
                 if average is None:
                     warn("nothing is left to average; the model stays that of the best evaluation")
@@ -373,7 +375,7 @@ class Trainer:
             "loss_scale": None if self.steps.scale is None else self.steps.scale.state,
         }
         self.checkpoints.save(self.step, _flat(self._state()), state)
-        if self.step == self.engine.steps:
+        if self.step == self.num_steps:
             self.checkpoints.wait()
         # Every checkpoint that is kept stays usable: what its average would need stays too.
         self.snapshots.drop_others(*(state["snapshots"] for state in states(self.checkpoints.folder)))

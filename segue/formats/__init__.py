@@ -5,17 +5,19 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segue import card, tasks
 from segue.compress import quantize
+from segue.data import manifests
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import Manifest, ManifestsSection
 from segue.errors import UserError, missing_extra, warn
@@ -69,11 +71,15 @@ def export(
     _warn_of_unfinished(model, trained.recipe.engine.steps)
     data: ManifestsSection = trained.recipe.data
     kind = Utterance if isinstance(leaves, Speech) else Pair
-    paths = _examples(data) if examples is None else [examples]
-    manifest: Manifest[Any] = Manifest(kind, paths, skip_bad=skip_bad or data.skip_bad)
+    skip_bad = skip_bad or data.skip_bad
+    manifest: Manifest[Any] = (
+        _examples(kind, data, skip_bad) if examples is None else Manifest(kind, [examples], skip_bad=skip_bad)
+    )
     with _publishing(out, force) as folder:
         if isinstance(leaves, Speech):
-            ranges = [calibration] if calibration else _dev(data) or paths
+            ranges = Manifest(kind, [calibration], skip_bad=skip_bad) if calibration else None
+            if ranges is None:
+                ranges = manifests.dev(kind, data, skip_bad) or manifest.part(np.arange(len(manifest)))
             found, more = _speech(trained, leaves, folder, weights, max_metric_loss, manifest, ranges)
         else:
             found, more = _text(trained, leaves, folder, weights, manifest), {}
@@ -116,21 +122,17 @@ def _warn_of_unfinished(run: Path, steps: int) -> None:
         warn(f"{run}: its training has taken {taken[0]} of {steps} steps; what leaves is the best model so far")
 
 
-def _examples(data: ManifestsSection) -> list[Path]:
-    """The model's own test manifests, or else its development manifests."""
+def _examples(kind: type[Any], data: ManifestsSection, skip_bad: bool) -> Manifest[Any]:
+    """Of the model's own test manifests, or else its development examples."""
     root = Path(data.root)
-    paths = sorted(root.glob("test*.jsonl")) + sorted(root.glob("test*.jsonl.gz")) or _dev(data)
-    if not paths:
+    paths = sorted(root.glob("test*.jsonl")) + sorted(root.glob("test*.jsonl.gz"))
+    found = Manifest(kind, paths, skip_bad=skip_bad) if paths else manifests.dev(kind, data, skip_bad)
+    if found is None:
         raise UserError(
-            f"no examples to compare on: neither test*.jsonl nor {', '.join(data.dev)} in {root} (data.root of the "
-            "model's recipe); give --examples MANIFEST"
+            f"no examples to compare on: neither test*.jsonl nor {manifests.dev_name(data)} in {root} (data.root of "
+            "the model's recipe); give --examples MANIFEST"
         )
-    return paths
-
-
-def _dev(data: ManifestsSection) -> list[Path]:
-    """The model's development manifests, where they still are."""
-    return [path for name in data.dev if (path := Path(data.root) / name).is_file()]
+    return found
 
 
 def _speech(
@@ -140,7 +142,7 @@ def _speech(
     weights: str,
     max_loss: float,
     manifest: Manifest[Utterance],
-    ranges: Sequence[Path],
+    calibration: Manifest[Utterance],
 ) -> tuple[Parity, dict[str, Any]]:
     """Writes a recogniser; what comparing found, and which layers stayed in float."""
     threads, path = torch.get_num_threads(), folder / "model.onnx"
@@ -159,7 +161,6 @@ def _speech(
         if weights == "float16":
             quantize.float16_weights(whole, path)
             return compare(), {}
-        calibration = Manifest(Utterance, ranges, skip_bad=manifest.skip_bad)
         parity.thin_out(calibration, NUM_CALIBRATION)
 
         def inputs() -> Iterator[Mapping[str, NDArray[Any]]]:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from segue.layers.mask import length_mask
+from segue.models.width import WidthMultiplier
 from segue.recipe import Section
 
 # OpenSeq2Seq's batch normalisation: tdnn_encoder.py, epsilon 1e-3; momentum 0.9 in TensorFlow's sense.
@@ -52,6 +53,15 @@ class JasperSection(Section):
     """QuartzNet: each convolution wider than 1 is a depthwise and a pointwise one."""
     blocks: Annotated[tuple[BlockSection, ...], Field(min_length=1)]
     """The blocks, first to last."""
+    width_multiplier: WidthMultiplier = 1
+    """Every block has so many times its channels. "auto" follows from the hours of training speech: 1 below 5 hours, 2
+    below 50, else 4; the number is written into the run's recipe."""
+
+    def widened(self) -> Self:
+        """The same section with the channels that its blocks really have."""
+        assert self.width_multiplier != "auto"
+        blocks = [each.model_copy(update={"channels": each.channels * self.width_multiplier}) for each in self.blocks]
+        return self.model_copy(update={"blocks": tuple(blocks), "width_multiplier": 1})
 
     @model_validator(mode="after")
     def _frames_line_up(self) -> Self:
@@ -71,6 +81,7 @@ class Jasper(nn.Module):
 
     def __init__(self, section: JasperSection, features: int, vocabulary: int) -> None:
         super().__init__()
+        section = section.widened()
         self.blocks = nn.ModuleList()
         channels = features
         residual_inputs: list[int] = []  # channels of the tensors that a dense residual adds

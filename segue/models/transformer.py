@@ -19,6 +19,7 @@ from segue.layers.dropout import Dropout
 from segue.layers.feed_forward import Activation, FeedForward
 from segue.layers.mask import length_mask
 from segue.layers.positions import sinusoids
+from segue.models.width import WidthMultiplier
 from segue.recipe import Section
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -56,6 +57,16 @@ class TransformerSection(Section):
     """On attention weights."""
     feed_forward_dropout: Share = 0.0
     """Inside the position-wise networks."""
+    width_multiplier: WidthMultiplier = 1
+    """Width, feed_forward and heads are so many times as large. "auto" follows from the number of training pairs: 1
+    below 200,000, 2 below 2 million, else 4; the number is written into the run's recipe."""
+
+    def widened(self) -> Self:
+        """The same section with the sizes that the layers really have."""
+        assert self.width_multiplier != "auto"
+        names = ("width", "feed_forward", "heads", *(["key_value_heads"] if self.key_value_heads else []))
+        sizes = {name: getattr(self, name) * self.width_multiplier for name in names}
+        return self.model_copy(update={**sizes, "width_multiplier": 1})
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
@@ -75,6 +86,7 @@ class Transformer(nn.Module):
 
     def __init__(self, section: TransformerSection, source_vocabulary: int, target_vocabulary: int) -> None:
         super().__init__()
+        section = section.widened()
         if section.tied == "all":
             assert source_vocabulary == target_vocabulary
         width = section.width

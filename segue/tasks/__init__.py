@@ -17,7 +17,7 @@ TASKS = {"speech_recognition": "segue.tasks.speech_recognition", "translation": 
 def module_of(draft: recipe.Draft) -> ModuleType:
     """The module of the task that a recipe names."""
     name = draft.values.get("task")
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         wrong = "missing" if name is None else f"no such task: {name!r}"
         raise UserError(f"{draft.origin('task')}: task: {wrong} (tasks: {', '.join(TASKS)})")
     return _module(name)

@@ -6,8 +6,9 @@ asks for (`SpeechRecognition`), and the trained model (`load`). What a user does
 Shape letters: B batch, S samples, T frames, F mel bins, V vocabulary (blank included, last), U target tokens.
 """
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,17 +25,17 @@ from torch.nn import functional as F
 
 from segue import metrics, recipe
 from segue.card import LicenseId, card, speech_use
-from segue.data import audio
+from segue.data import audio, automatic, manifests
 from segue.data import tokenizer as tokenizers
 from segue.data.augmentation import Augmentation, AugmentationSection, FeatureAugmentation, Joining
 from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Utterance
 from segue.data.features import FeaturesSection, LogMel, normalize
 from segue.data.manifest import Manifest, ManifestsSection
-from segue.data.sizes import stand_in
+from segue.data.sizes import stand_in, stand_in_model
 from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
-from segue.data.tokenizer import Tokenizer, TokenizerSection
+from segue.data.tokenizer import CharactersSection, Tokenizer, TokenizerSection
 from segue.decoding import ctc
 from segue.engine.checkpoint import load_weights, write_text
 from segue.engine.estimate import Sketch
@@ -55,6 +56,9 @@ Seconds = Annotated[float, Field(gt=0)]
 
 BUDGET = "seconds"
 """What `batch` bounds a micro-batch by."""
+
+FEW_SECONDS, MUCH_SECONDS = 3600.0, 5 * 3600.0
+"""Of training speech: up to which it is learnt from 100 times, and from which on the model is wider, for "auto"."""
 
 
 class DataSection(ManifestsSection):
@@ -239,11 +243,19 @@ class SpeechRecognition:
 
     def with_budget(self, budget: float) -> Self:
         """The same task with other training micro-batches."""
-        other = copy(self)
         batch = self.recipe.batch.model_copy(update={"seconds": budget})
-        other.recipe = self.recipe.model_copy(update={"batch": batch})
+        return self.with_recipe(self.recipe.model_copy(update={"batch": batch}))
+
+    def with_recipe(self, section: Recipe) -> Self:
+        """The same task with a recipe that differs in `batch` and `engine` alone."""
+        other = copy(self)
+        other.recipe = section
         other._plans = {split: other._build_plan(split) for split in self._plans}
         return other
+
+    def epochs(self) -> float:
+        """How often to learn from the training data where the recipe leaves it open."""
+        return automatic.epochs(_seconds_in(self.manifests["train"]), FEW_SECONDS)
 
     def load(self, split: Split, micro_batch: MicroBatch) -> SpeechBatch:
         """Reads, augments and pads the utterances of a micro-batch."""
@@ -354,17 +366,22 @@ class SpeechRecognition:
 
     def _leave_out_unusable(self, manifest: Manifest[Utterance]) -> None:
         """Checks every training text and length; raises, or leaves out and counts, as the recipe says."""
-        data, too_long, problems, unusable = self.recipe.data, [], [], []
+        data, too_long, problems, unusable, strange = self.recipe.data, [], [], [], dict[str, None]()
         for index, utterance in enumerate(manifest):
             if data.longest_seconds is not None and utterance.seconds > data.longest_seconds:
                 too_long.append(index)
                 continue
-            problem = self._problem(utterance)
+            text = normalize_text(utterance.text, self.recipe.text, utterance.language)
+            strange.update(dict.fromkeys(self._unknown_characters(text)))
+            problem = self._problem(utterance, text)
             if problem is not None:
                 problems.append(f"{utterance.origin}: {problem}")
                 unusable.append(index)
         if problems and not data.skip_bad:
-            raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
+            advice = [self._wider_alphabet(strange)] if strange else []
+            raise UserError(
+                "\n".join([some_of(problems), *advice, "(--skip-bad leaves such examples out and counts them)"])
+            )
         if problems:
             warn(f"{len(problems)} unusable examples left out:\n{some_of(problems, 3)}")
         if too_long:
@@ -373,18 +390,31 @@ class SpeechRecognition:
         if not len(manifest):
             raise UserError(f"{', '.join(map(str, manifest.paths))}: no usable example")
 
-    def _problem(self, utterance: Utterance) -> str | None:
-        """Why CTC cannot learn from this utterance."""
-        text = normalize_text(utterance.text, self.recipe.text, utterance.language)
+    def _unknown_characters(self, text: str) -> list[str]:
+        """Of a training text, which others may be joined to."""
+        is_joined = self.recipe.augmentation.joined_utterances > 1
+        return self.tokenizer.unknown_characters(f"{text} " if is_joined else text)
+
+    def _wider_alphabet(self, strange: Iterable[str]) -> str:
+        """What to write so that no training text is outside the alphabet."""
+        known, line = self.recipe.tokenizer, "tokenizer.alphabet=auto takes the characters of the training texts"
+        if not isinstance(known, CharactersSection):
+            return line
+        alphabet = known.alphabet + "".join(sorted(strange))
+        if len(alphabet) > 200 or not alphabet.isprintable():
+            return line
+        return f"{line}; or in [tokenizer]:\nalphabet = {json.dumps(alphabet, ensure_ascii=False)}"
+
+    def _problem(self, utterance: Utterance, text: str) -> str | None:
+        """Why CTC cannot learn from this utterance, whose normalised text is given."""
         if not text:
             return f"text: nothing is left of {utterance.text!r} after normalisation"
-        is_joined = self.recipe.augmentation.joined_utterances > 1
-        strange = self.tokenizer.unknown_characters(f"{text} " if is_joined else text)
+        strange = self._unknown_characters(text)
         if strange:
             return f"text: outside the tokenizer's alphabet: {' '.join(map(repr, strange))}"
         tokens = self.tokenizer.encode(text)
         needed = len(tokens) + sum(a == b for a, b in pairwise(tokens))  # a blank between repeats
-        if is_joined:
+        if self.recipe.augmentation.joined_utterances > 1:
             needed += 2  # a space to the next one, and a frame that rounding may take
         fastest = max(self.recipe.augmentation.speeds)
         samples = round(utterance.seconds / fastest * self.recipe.features.sample_rate_hz)
@@ -435,9 +465,9 @@ def _collate(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
     )
 
 
-def _model_card(section: Recipe, manifests: dict[Split, Manifest[Utterance]], scores: dict[str, float]) -> str:
+def _model_card(section: Recipe, examples: dict[Split, Manifest[Utterance]], scores: dict[str, float]) -> str:
     data, rate = section.data, section.features.sample_rate_hz
-    train, dev = manifests["train"], manifests["dev"]
+    train, dev = examples["train"], examples["dev"]
     return card(
         "Speech recognition model",
         kind="automatic-speech-recognition",
@@ -446,7 +476,7 @@ def _model_card(section: Recipe, manifests: dict[Split, Manifest[Utterance]], sc
         facts=[
             f"Trained on {', '.join(data.train)}: {len(train):,} utterances, {train.sizes.sum() / 3600:.1f} hours.",
             f"Hears speech, resampled to {rate} Hz; writes text, {section.text.case} case.",
-            f"Word error rate on {', '.join(data.dev)}, which chose this state of the model: "
+            f"Word error rate on {manifests.dev_name(data)}, which chose this state of the model: "
             f"{scores['word_error_rate']:.2%} ({len(dev):,} utterances).",
         ],
         use=speech_use("model"),
@@ -454,24 +484,38 @@ def _model_card(section: Recipe, manifests: dict[Split, Manifest[Utterance]], sc
 
 
 def build_task(section: Recipe, run: Path, world: World) -> SpeechRecognition:
-    """The task of a run; its tokenizer is learnt and kept there. Every rank calls it."""
-    data = section.data
-    manifests: dict[Split, Manifest[Utterance]] = {
-        "train": Manifest(Utterance, [Path(data.root) / name for name in data.train], skip_bad=data.skip_bad),
-        "dev": Manifest(Utterance, [Path(data.root) / name for name in data.dev], skip_bad=data.skip_bad),
-    }
+    """The task of a run, with what its recipe leaves to the data; the tokenizer is learnt and kept there.
+
+    Every rank calls it.
+    """
+    data = world.first(lambda: manifests.resolved(section.data))
+    section = section.model_copy(update={"data": data})
+    splits = manifests.splits(Utterance, data)
+    section = section.model_copy(
+        update={
+            "tokenizer": tokenizers.resolved(section.tokenizer, _texts(section, splits.train)),
+            "model": automatic.widened(section.model, _seconds_in(splits.train), MUCH_SECONDS),
+        }
+    )
     # Learnt once and kept: a resumed run must not depend on the tokenizer's training being repeatable.
     kept = run / "tokenizer.json"
 
     def build() -> None:
         if not kept.is_file():
-            texts = (normalize_text(each.text, section.text, each.language) for each in manifests["train"])
             run.mkdir(parents=True, exist_ok=True)
-            tokenizers.build(section.tokenizer, texts).save(kept)
+            tokenizers.build(section.tokenizer, _texts(section, splits.train)).save(kept)
 
     world.first(build)
     tokenizer = Tokenizer.load(kept)
-    return SpeechRecognition(section, tokenizer, manifests)
+    return SpeechRecognition(section, tokenizer, splits.by_name())
+
+
+def _seconds_in(manifest: Manifest[Utterance]) -> float:
+    return float(manifest.sizes.sum())
+
+
+def _texts(section: Recipe, utterances: Iterable[Utterance]) -> Iterator[str]:
+    return (normalize_text(each.text, section.text, each.language) for each in utterances)
 
 
 TOKENS_A_SECOND = 15.0  # LJSpeech: 1.3 million characters in 24 hours; other tokens are longer
@@ -489,6 +533,9 @@ def sketch(section: Recipe) -> Sketch:
         seconds = budget / math.ceil(budget * min(augmentation.speeds) / longest)
     rows, samples = round(budget / seconds), round(seconds * section.features.sample_rate_hz)
     tokenizer, assumed = stand_in(section.tokenizer, section.data, section.text, Utterance, ("text",))
+    model, more = stand_in_model(section.model, section.data, Utterance, _seconds_in, MUCH_SECONDS)
+    assumed = (*assumed, *more)
+    section = section.model_copy(update={"model": model})
     silent = section.model_copy(update={"augmentation": augmentation.model_copy(update={"noise_manifest": None})})
     task = SpeechRecognition(silent, tokenizers.build(tokenizer, ()), {})
     frames = task.front_end.num_frames(samples)
@@ -551,6 +598,7 @@ class Trained(NamedTuple):
 def restore(folder: Path) -> Trained:
     """The model in a model directory, for evaluation."""
     section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
+    section = section.model_copy(update={"model": section.model.widened()})
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     model = AcousticModel(section, len(tokenizer) + 1)
     load_weights(model, folder / "model.safetensors")

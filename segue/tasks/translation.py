@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from segue import metrics, recipe
 from segue.card import LicenseId, card, translation_use
+from segue.data import automatic, manifests
 from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest, ManifestsSection
-from segue.data.sizes import stand_in
+from segue.data.sizes import stand_in, stand_in_model
 from segue.data.subwords import RandomCuts, SubwordsSection
 from segue.data.text import TextSection
 from segue.data.text import normalize as normalize_text
@@ -50,6 +51,9 @@ from segue.runtime.translator import Metric, TranslationFacts, Translator
 
 BUDGET = "tokens"
 """What `batch` bounds a micro-batch by."""
+
+FEW_PAIRS, MANY_PAIRS = 1000, 200_000
+"""For training: up to which they are learnt from 100 times, and from which on the model is wider, for "auto"."""
 
 
 class DataSection(ManifestsSection):
@@ -195,11 +199,19 @@ class Translation:
 
     def with_budget(self, budget: float) -> Self:
         """The same task with other training micro-batches."""
-        other = copy(self)
         batch = self.recipe.batch.model_copy(update={"tokens": int(budget)})
-        other.recipe = self.recipe.model_copy(update={"batch": batch})
+        return self.with_recipe(self.recipe.model_copy(update={"batch": batch}))
+
+    def with_recipe(self, section: Recipe) -> Self:
+        """The same task with a recipe that differs in `batch` and `engine` alone."""
+        other = copy(self)
+        other.recipe = section
         other._plans = {split: other._build_plan(split) for split in self._plans}
         return other
+
+    def epochs(self) -> float:
+        """How often to learn from the training data where the recipe leaves it open."""
+        return automatic.epochs(len(self.manifests["train"]), FEW_PAIRS)
 
     def load(self, split: Split, micro_batch: MicroBatch) -> PairBatch:
         """Reads, cuts and pads the pairs of a micro-batch."""
@@ -406,9 +418,9 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]
 
 
 def _model_card(
-    section: Recipe, vocabularies: Vocabularies, manifests: dict[Split, Manifest[Pair]], scores: dict[str, float]
+    section: Recipe, vocabularies: Vocabularies, examples: dict[Split, Manifest[Pair]], scores: dict[str, float]
 ) -> str:
-    data, (train, dev) = section.data, (manifests["train"], manifests["dev"])
+    data, (train, dev) = section.data, (examples["train"], examples["dev"])
     sources = sorted({pair.source_language for pair in dev if pair.source_language is not None})
     name, score = section.metric.replace("_", " "), scores[section.metric]
     shown = f"{score:.2%}" if section.metric == "word_error_rate" else f"{score:.2f}"
@@ -420,7 +432,7 @@ def _model_card(
         facts=[
             f"Trained on {', '.join(data.train)}: {len(train):,} pairs.",
             f"From {', '.join(sources) or '(not said)'} to {', '.join(vocabularies.languages) or '(not said)'}.",
-            f"{name} on {', '.join(data.dev)}, which chose this state of the model: {shown} ({len(dev):,} pairs, "
+            f"{name} on {manifests.dev_name(data)}, which chose this state of the model: {shown} ({len(dev):,} pairs, "
             "one beam).",
         ],
         use=translation_use("model", vocabularies.languages),
@@ -428,22 +440,29 @@ def _model_card(
 
 
 def build_task(section: Recipe, run: Path, world: World) -> Translation:
-    """The task of a run; its tokenizer is learnt and kept there. Every rank calls it."""
-    data = section.data
-    manifests: dict[Split, Manifest[Pair]] = {
-        "train": Manifest(Pair, [Path(data.root) / name for name in data.train], skip_bad=data.skip_bad),
-        "dev": Manifest(Pair, [Path(data.root) / name for name in data.dev], skip_bad=data.skip_bad),
-    }
+    """The task of a run, with what its recipe leaves to the data; tokenizers are learnt and kept there.
+
+    Every rank calls it.
+    """
+    data = world.first(lambda: manifests.resolved(section.data))
+    splits = manifests.splits(Pair, data)
+    section = section.model_copy(
+        update={
+            "data": data,
+            "model": automatic.widened(section.model, len(splits.train), MANY_PAIRS),
+            **Vocabularies.resolved(section.tokenizer, section.source_tokenizer, section.text, splits.train),
+        }
+    )
 
     # Learnt once and kept: a resumed run must not depend on the tokenizer's training being repeatable.
     def build() -> None:
         if not (run / "tokenizer.json").is_file():
             sections = (section.tokenizer, section.source_tokenizer, section.text)
-            Vocabularies.build(*sections, manifests["train"]).save(run)
+            Vocabularies.build(*sections, splits.train).save(run)
 
     world.first(build)
     vocabularies = Vocabularies.load(run)
-    return Translation(section, vocabularies, manifests)
+    return Translation(section, vocabularies, splits.by_name())
 
 
 def sketch(section: Recipe) -> Sketch:
@@ -460,6 +479,8 @@ def sketch(section: Recipe) -> Sketch:
     if source is not None:
         source, more = stand_in(source, section.data, section.text, Pair, ("source",), num_special)
         notes = (*notes, *more)
+    model, more = stand_in_model(section.model, section.data, Pair, len, MANY_PAIRS)
+    notes, section = (*notes, *more), section.model_copy(update={"model": model})
     task = Translation(section, Vocabularies.build(tokenizer, source, section.text, ()), {})
 
     def batch() -> PairBatch:
@@ -545,6 +566,7 @@ class Trained(NamedTuple):
 def restore(folder: Path) -> Trained:
     """The model in a model directory, for evaluation."""
     section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
+    section = section.model_copy(update={"model": section.model.widened()})
     vocabularies = Vocabularies.load(folder)
     model = build_model(section, vocabularies)
     load_weights(model, folder / "model.safetensors")

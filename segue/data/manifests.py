@@ -1,0 +1,96 @@
+"""Which examples does a recipe learn from, and which choose its best model? Manifests, or a part that is held out."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from segue.data import automatic
+from segue.data.corpora.splits import SplitOptions, divide
+from segue.data.examples import Example
+from segue.data.manifest import Manifest, ManifestsSection
+from segue.errors import UserError
+
+E = TypeVar("E", bound=Example)
+S = TypeVar("S", bound=ManifestsSection)
+
+
+class Splits(NamedTuple):
+    """The examples of a run."""
+
+    train: Manifest[Any]
+    dev: Manifest[Any]
+
+    def by_name(self) -> dict[Literal["train", "dev"], Manifest[Any]]:
+        """As tasks keep them."""
+        return {"train": self.train, "dev": self.dev}
+
+
+def resolved(data: S) -> S:
+    """The section with what `dev = "auto"` comes to: dev.jsonl where it is there, else "held_out"."""
+    if data.dev != "auto":
+        return data
+    found = [name for name in ("dev.jsonl", "dev.jsonl.gz") if (Path(data.root) / name).is_file()]
+    return data.model_copy(update={"dev": tuple(found[:1]) or "held_out"})
+
+
+def splits(kind: type[E], data: ManifestsSection) -> Splits:
+    """The training and the development examples; a UserError names what is not there, or cannot be used."""
+    check(data)
+    train = Manifest(kind, training_paths(data), skip_bad=data.skip_bad)
+    if data.dev != "held_out":
+        return Splits(train, Manifest(kind, dev_paths(data), skip_bad=data.skip_bad))
+    chosen = _held_out(train)
+    rest = np.setdiff1d(np.arange(len(train)), chosen)
+    if not len(rest):
+        raise UserError(f"{', '.join(map(str, train.paths))}: too few examples to hold some out for development")
+    return Splits(train.part(rest), train.part(chosen))
+
+
+def dev(kind: type[E], data: ManifestsSection, skip_bad: bool) -> Manifest[E] | None:
+    """The development examples alone; None where their manifests are not there any more."""
+    held_out = data.dev == "held_out"
+    paths = [path for path in (training_paths(data) if held_out else dev_paths(data)) if path.is_file()]
+    if not paths:
+        return None
+    manifest = Manifest(kind, paths, skip_bad=skip_bad)
+    return manifest.part(_held_out(manifest)) if held_out else manifest
+
+
+def training_paths(data: ManifestsSection) -> list[Path]:
+    """Where the training manifests lie."""
+    return [Path(data.root) / name for name in data.train]
+
+
+def dev_paths(data: ManifestsSection) -> list[Path]:
+    """Where the development manifests lie; none where they are held out."""
+    return [] if isinstance(data.dev, str) else [Path(data.root) / name for name in data.dev]
+
+
+def dev_name(data: ManifestsSection) -> str:
+    """What the development examples are, in words."""
+    return f"a part of {', '.join(data.train)}, held out" if isinstance(data.dev, str) else ", ".join(data.dev)
+
+
+def check(data: ManifestsSection) -> None:
+    """A UserError where a manifest is not there; it names the folder that is missing, or what is in it instead."""
+    missing = [path for path in (*training_paths(data), *dev_paths(data)) if not path.is_file()]
+    if not missing:
+        return
+    folder = missing[0].parent
+    if not folder.is_dir():
+        wrong = "not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {wrong}; data.root={data.root} should name what `segue prepare` wrote")
+    there = sorted(path.name for path in folder.iterdir() if path.name.endswith((".jsonl", ".json", ".jsonl.gz")))
+    listed = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+    has = f"the folder has {listed}: data.train and data.dev name manifests" if there else "the folder has no manifest"
+    raise UserError(f"{missing[0]}: no such manifest ({has}; segue prepare writes them)")
+
+
+def _held_out(manifest: Manifest[Any]) -> Any:
+    """Indices of the examples that are held out, in order: as `segue prepare` would choose them."""
+    options = SplitOptions(dev_share=automatic.held_out_share(len(manifest)), test_share=0.0)
+    places = {example.origin: index for index, example in enumerate(manifest)}
+    divided = divide((("", example) for example in manifest), options)
+    chosen = [places[each.origin] for split, each in divided if split == "dev" and not isinstance(each, UserError)]
+    return np.array(sorted(chosen), dtype=np.int64)
