@@ -24,6 +24,7 @@ Table = dict[str, Any]
 _COMMENT_WIDTH = 100
 _SHOWN_CHARACTERS = 80  # of a wrong value, in a message
 _DATE = "TOML date"
+_DEEPEST, _TOO_DEEP = 50, "tables or arrays stand in each other too deeply"
 
 AUTO = "auto"
 """The value of a key that the data decide; what it came to stands in a run's recipe."""
@@ -103,7 +104,10 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Draft:
     A child's tables merge into its parent's; its arrays, and its tables of another `kind`, replace the parent's.
     A table over an array changes items by their numbers.
     """
-    return _merge_drafts(_read_chain(path, ()), _parse_overrides(overrides), path)
+    try:
+        return _merge_drafts(_read_chain(path, ()), _parse_overrides(overrides), path)
+    except RecursionError:
+        raise RecipeError(f"{path}: {_TOO_DEEP}") from None
 
 
 def from_overrides(overrides: Sequence[str]) -> Draft:
@@ -113,6 +117,9 @@ def from_overrides(overrides: Sequence[str]) -> Draft:
 
 def validate(draft: Draft, recipe_type: type[R]) -> R:
     """The draft as a typed recipe. Raises RecipeError with every mistake in it."""
+    for key, value in _leaves((), draft.values):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise RecipeError(f"{draft.origin(key)}: {key}: whole numbers have 64 bits, not {_shown(value)}")
     # JSON mode, for in strict Python mode a TOML array is no tuple. JSON has no dates: `_explain` refuses this table.
     text = json.dumps(draft.values, default=lambda date: {_DATE: str(date)})
     try:
@@ -173,6 +180,18 @@ def _differences(key: Key, a: Any, b: Any) -> Iterator[str]:
             yield from _differences((*key, str(index)), item_a, item_b)
     elif not _is_same(a, b):
         yield f"{'.'.join(key)}: {' -> '.join('(none)' if value is None else _toml(value) for value in (a, b))}"
+
+
+def _leaves(key: Key, value: Any) -> Iterator[tuple[str, Any]]:
+    """The dotted key of each value that is no table and no array."""
+    if len(key) > _DEEPEST:
+        raise RecipeError(f"{'.'.join(key[:3])}: {_TOO_DEEP}")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield ".".join(key), value
+    else:
+        for name, item in items:
+            yield from _leaves((*key, str(name)), item)
 
 
 def _default(field: FieldInfo) -> Any:

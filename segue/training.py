@@ -245,6 +245,8 @@ def _say_what_was_open(asked: Any, section: Any) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+_STAYS_OPEN = ("engine.device",)  # "auto" there is for each machine anew
+
 # What may differ when a run goes on: none of it changes what is learnt.
 _MAY_CHANGE = (
     "license",
@@ -313,7 +315,7 @@ def _claim(run: Path, section: Any) -> Any:
         write_text(kept, recipe.dump(section))
     else:
         _refuse_another(run, section)
-        section = recipe.settled(section, _kept(run, type(section)), _MAY_CHANGE)
+        section = recipe.settled(section, _kept(run, type(section)), _STAYS_OPEN)
     return section
 
 
@@ -337,7 +339,7 @@ def _refuse_another(run: Path, section: Any) -> None:
         changed = [f"task: {task} -> {section.task}"]
     else:
         before = recipe.validate(draft, type(section))
-        after = recipe.settled(section, before, _MAY_CHANGE)
+        after = recipe.settled(section, before, _STAYS_OPEN)
         waiting = [name for name in _STEP_COUNTS if settings.epochs(getattr(after.engine, name))]
         ignored = (*_MAY_CHANGE, *(f"engine.{name}: " for name in waiting))
         changed = [line for line in recipe.differences(before, after) if not line.startswith(ignored)]

@@ -19,7 +19,7 @@ from segue.data.manifest import Manifest
 from segue.recipe import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=1000)]
 Indices = NDArray[np.int64]
 
 # Between speech and the noise of a pause: from a busy street to a recording booth.

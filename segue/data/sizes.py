@@ -38,7 +38,7 @@ def stand_in(
         section = tokenizers.resolved(section, texts, num_special)
     match section:
         case BPESection() | UnigramSection():
-            size = ASSUMED_SUBWORDS if section.size == AUTO else section.size
+            size = section.size if isinstance(section.size, int) else ASSUMED_SUBWORDS
             noun, size = "subwords", size - num_special
         case WordsSection():
             size = len({word for text in texts for word in text.split()}) if train is not None else ASSUMED_WORDS

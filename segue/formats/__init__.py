@@ -77,7 +77,7 @@ def export(
     )
     with _publishing(out, force) as folder:
         if isinstance(leaves, Speech):
-            ranges = Manifest(kind, [calibration], skip_bad=skip_bad) if calibration else None
+            ranges: Manifest[Any] | None = Manifest(kind, [calibration], skip_bad=skip_bad) if calibration else None
             if ranges is None:
                 ranges = manifests.dev(kind, data, skip_bad) or manifest.part(np.arange(len(manifest)))
             found, more = _speech(trained, leaves, folder, weights, max_metric_loss, manifest, ranges)

@@ -19,21 +19,22 @@ from segue.recipe import Section
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.1
 
-PositiveInt = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(gt=0, le=65536)]
+Count = Annotated[int, Field(gt=0, le=1000)]
 
 
 class BlockSection(Section):
     """One block: `repeats` times convolution, batch normalisation, ReLU, dropout."""
 
-    channels: PositiveInt
+    channels: Size
     """Output channels."""
-    kernel: PositiveInt
+    kernel: Size
     """Kernel width in frames; odd."""
-    repeats: PositiveInt = 1
+    repeats: Count = 1
     """Convolutions in the block (R in "Jasper BxR")."""
-    stride: PositiveInt = 1
+    stride: Count = 1
     """Stride of the first convolution."""
-    dilation: PositiveInt = 1
+    dilation: Count = 1
     """Dilation of the convolutions."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout after each activation."""

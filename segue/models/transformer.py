@@ -22,7 +22,8 @@ from segue.layers.positions import sinusoids
 from segue.models.width import WidthMultiplier
 from segue.recipe import Section
 
-PositiveInt = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(gt=0, le=1 << 20)]
+Count = Annotated[int, Field(gt=0, le=1000)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -31,17 +32,17 @@ class TransformerSection(Section):
 
     kind: Literal["transformer"]
     """Transformer."""
-    width: PositiveInt
+    width: Size
     """Size of a token's vector between layers (d_model)."""
-    feed_forward: PositiveInt
+    feed_forward: Size
     """Hidden units of the position-wise networks (d_ff)."""
-    heads: PositiveInt
+    heads: Count
     """Attention heads; they divide the width."""
-    key_value_heads: PositiveInt | None = None
+    key_value_heads: Count | None = None
     """Heads of keys and values; they divide `heads`. Without it, as many as `heads`."""
-    encoder_layers: PositiveInt
+    encoder_layers: Count
     """Layers that read."""
-    decoder_layers: PositiveInt
+    decoder_layers: Count
     """Layers that write."""
     norm: Literal["pre", "post"] = "pre"
     """Layer normalisation before each sublayer and at the end (easier to train), or after each sum (the paper)."""

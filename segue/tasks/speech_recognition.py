@@ -385,7 +385,7 @@ class SpeechRecognition:
         if problems:
             warn(f"{len(problems)} unusable examples left out:\n{some_of(problems, 3)}")
         if too_long:
-            warn(f"{len(too_long)} utterances longer than data.longest_seconds left out")
+            warn(f"{len(too_long)} utterances longer than data.longest_seconds ({data.longest_seconds:g} s) left out")
         manifest.without([*too_long, *unusable])
         if not len(manifest):
             raise UserError(f"{', '.join(map(str, manifest.paths))}: no usable example")
