@@ -419,6 +419,7 @@ root = "data"
     )
 
 
+whole = st.integers(-(2**63), 2**63 - 1)  # as TOML has them
 floats = st.floats(allow_nan=False, allow_infinity=False)
 optimizers = st.one_of(
     st.builds(
@@ -430,8 +431,8 @@ optimizers = st.one_of(
     st.builds(AdamW, learning_rate=floats),
 )
 blocks = st.one_of(
-    st.builds(Convolution, kind=st.just("convolution"), width=st.integers(), dropout=floats),
-    st.builds(Pool, kind=st.just("pool"), by=st.lists(st.integers(), max_size=3).map(tuple)),
+    st.builds(Convolution, kind=st.just("convolution"), width=whole, dropout=floats),
+    st.builds(Pool, kind=st.just("pool"), by=st.lists(whole, max_size=3).map(tuple)),
 )
 recipes = st.builds(
     Recipe,
@@ -440,7 +441,7 @@ recipes = st.builds(
     is_quick=st.booleans(),
     optimizer=optimizers,
     model=st.builds(Model, kind=st.just("jasper"), blocks=st.lists(blocks, max_size=3).map(tuple)),
-    engine=st.builds(Engine, steps=st.integers(), clip=st.none() | floats, every=st.integers() | st.just("epoch")),
+    engine=st.builds(Engine, steps=whole, clip=st.none() | floats, every=whole | st.just("epoch")),
     augmentation=st.none() | st.builds(Augmentation, speed=st.tuples(floats, floats)),
 )
 
