@@ -42,7 +42,7 @@ def splits(kind: type[E], data: ManifestsSection) -> Splits:
         return Splits(train, Manifest(kind, dev_paths(data), skip_bad=data.skip_bad))
     chosen = _held_out(train)
     rest = np.setdiff1d(np.arange(len(train)), chosen)
-    if not len(rest):
+    if not len(rest) or not len(chosen):
         raise UserError(f"{', '.join(map(str, train.paths))}: too few examples to hold some out for development")
     return Splits(train.part(rest), train.part(chosen))
 

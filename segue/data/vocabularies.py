@@ -1,6 +1,7 @@
 """Which tokens do the two sides of a translation have? Two tokenizers, or a joint one, and the languages to write."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from segue.data import tokenizer
@@ -76,14 +77,13 @@ class Vocabularies:
         languages = {pair.target_language for pair in pairs if pair.target_language is not None}
         num_special = len((PADDING, BEGIN, END, UNKNOWN)) + len(languages)
 
-        def texts(*sides: str) -> Iterator[str]:
-            return (normalize(getattr(pair, side), rule) for pair in pairs for side in sides)
-
+        sources = (normalize(pair.source, rule) for pair in pairs)
+        targets = (normalize(pair.target, rule, pair.target_language) for pair in pairs)
         if source_section is None:
-            return {"tokenizer": tokenizer.resolved(section, texts("source", "target"), num_special)}
+            return {"tokenizer": tokenizer.resolved(section, chain(sources, targets), num_special)}
         return {
-            "tokenizer": tokenizer.resolved(section, texts("target"), num_special),
-            "source_tokenizer": tokenizer.resolved(source_section, texts("source"), num_special),
+            "tokenizer": tokenizer.resolved(section, targets, num_special),
+            "source_tokenizer": tokenizer.resolved(source_section, sources, num_special),
         }
 
     @staticmethod
