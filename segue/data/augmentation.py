@@ -22,8 +22,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=1000)]
 Indices = NDArray[np.int64]
 
-# Between speech and the noise of a pause: from a busy street to a recording booth.
-PAUSE_SNR_DB = (0.0, 60.0)
+# Between speech and the noise of a pause, from a busy street on; further below, noise is as good as silence.
+PAUSE_SNR_DB = (0.0, 45.0)
 
 # For so many (joined) utterances there is one of noise alone, where there are pauses at all.
 NOISE_ALONE = 0.03

@@ -32,7 +32,7 @@ VARIANCE_EPSILON = 1e-5
 
 # Of normalization over speech; bench/RESULTS.md has the trials.
 LOUD_NATS = 2.0
-SPEECH_NATS = 4.0
+SPEECH_NATS = 3.0
 RANGE_NATS = 7.0  # below the loudness of a mean bin
 SPEECH_VARIANCE_EPSILON = 0.1  # a bin that the range has cut off does not blow up what little is left of it
 
@@ -51,7 +51,7 @@ class FeaturesSection(Section):
     """Mel filters from 0 Hz to half the sample rate."""
 
     normalization: Normalization = "utterance"
-    """Which frames give the mean and variance of each bin: all of an utterance, or those of its speech, within 17 dB of
+    """Which frames give the mean and variance of each bin: all of an utterance, or those of its speech, within 13 dB of
     its loudness. With "speech", what lies 30 dB below the loudness is raised to there: pauses, however long and quiet,
     then change nothing of the speech, and a quiet recording is heard as a loud one."""
 

@@ -1,0 +1,140 @@
+"""What do pauses, levels, noise, telephones and codecs cost a speech model that its own test set does not show?
+
+    python bench/recordings.py MODEL MANIFEST [--utterances 200]
+
+Word error rates in per cent on the manifest's utterances as they are, and as users record them. "between" joins two to
+four utterances of one speaker, or of all where the manifest names none, with pauses between them.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segue import metrics, tasks
+from segue.data import audio
+from segue.data.audio import Samples
+from segue.data.examples import Utterance
+from segue.data.manifest import Manifest
+from segue.data.text import normalize
+
+Change = Callable[[Samples, np.random.Generator], Samples]
+PAUSES_DB = (None, -60, -50, -40)  # of full scale; None: digital silence
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--utterances", type=int, default=200)
+    arguments = parser.parse_args()
+    model = tasks.load(arguments.model)
+    rate = model.facts.sample_rate_hz
+    utterances = list(Manifest(Utterance, [arguments.manifest]))
+    utterances = utterances[:: max(1, len(utterances) // arguments.utterances)]
+    alone = [([utterance.samples(rate)], utterance.text) for utterance in utterances]
+
+    def error_rate(spoken: list[tuple[list[Samples], str]], change: Callable[..., Samples]) -> float:
+        references, hypotheses = [], []
+        for number, (pieces, text) in enumerate(spoken):
+            samples = change(pieces, np.random.default_rng(number))
+            references.append(normalize(text, model.facts.text))
+            hypotheses.append(normalize(model.hear([samples])[0][0], model.facts.text))
+        return 100 * metrics.error_rates(references, hypotheses)["word_error_rate"]
+
+    print(f"{len(alone)} utterances of {arguments.manifest}")
+    for name, change in changes(rate):
+        print(
+            f"| {name} | {error_rate(alone, lambda pieces, draw, change=change: change(pieces[0], draw)):.1f} |",
+            flush=True,
+        )
+    strings = joined(utterances, rate)
+    print(f"| {len(strings)} joined, no pause | {error_rate(strings, lambda pieces, _: np.concatenate(pieces)):.1f} |")
+    for seconds in (0.5, 1.0, 3.0):
+        for level in PAUSES_DB:
+
+            def apart(pieces: list[Samples], draw: np.random.Generator, seconds=seconds, level=level) -> Samples:
+                parts = [pieces[0]]
+                for piece in pieces[1:]:
+                    parts += [pause(seconds, level, rate, draw), piece]
+                return np.concatenate(parts)
+
+            print(f"| between, {seconds:g} s, {named(level)} | {error_rate(strings, apart):.1f} |", flush=True)
+
+
+def changes(rate: int) -> Iterator[tuple[str, Change]]:
+    """What may happen to an utterance, by name."""
+    yield "as they are", lambda samples, _: samples
+    for seconds in (0.5, 1.0, 3.0):
+        for level in PAUSES_DB:
+            yield f"around, {seconds:g} s, {named(level)}", around(seconds, level, rate)
+    for decibels in (-10, -20, -30, -40):
+        yield f"level {decibels} dB", lambda samples, _, gain=10 ** (decibels / 20): samples * np.float32(gain)
+    for decibels in (30, 20, 10):
+        yield f"white noise, {decibels} dB below the speech", noisy(decibels)
+    for container, codec, hz in (
+        ("WAV", "ULAW", 8000),
+        ("WAV", "GSM610", 8000),
+        ("MP3", "MPEG_LAYER_III", 16000),
+        ("OGG", "OPUS", 16000),
+    ):
+        yield f"codec {codec}", coded(container, codec, hz, rate)
+    yield "300 to 3400 Hz", telephone(rate)
+
+
+def around(seconds: float, level: int | None, rate: int) -> Change:
+    return lambda samples, draw: np.concatenate(
+        [pause(seconds, level, rate, draw), samples, pause(seconds, level, rate, draw)]
+    )
+
+
+def pause(seconds: float, level: int | None, rate: int, draw: np.random.Generator) -> Samples:
+    noise = draw.standard_normal(int(seconds * rate), dtype=np.float32)
+    return noise * np.float32(0.0 if level is None else 10 ** (level / 20))
+
+
+def noisy(decibels: float) -> Change:
+    def change(samples: Samples, draw: np.random.Generator) -> Samples:
+        power = np.square(samples).mean() * 10 ** (-decibels / 10)
+        return samples + np.float32(np.sqrt(power)) * draw.standard_normal(len(samples), dtype=np.float32)
+
+    return change
+
+
+def coded(codec: audio.Codec, rate: int) -> Change:
+    def change(samples: Samples, _: np.random.Generator) -> Samples:
+        recoded = audio.recoded(audio.resample(samples, rate, codec.sample_rate_hz), codec)
+        return audio.resample(recoded, codec.sample_rate_hz, rate)
+
+    return change
+
+
+def telephone(rate: int) -> Change:
+    def change(samples: Samples, _: np.random.Generator) -> Samples:
+        spectrum, hertz = np.fft.rfft(samples), np.fft.rfftfreq(len(samples), 1 / rate)
+        spectrum[(hertz < 300) | (hertz > 3400)] = 0
+        return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
+
+    return change
+
+
+def joined(utterances: list[Utterance], rate: int, count: int = 100) -> list[tuple[list[Samples], str]]:
+    """Two to four utterances of one speaker each, drawn at random."""
+    speakers: dict[str | None, list[Utterance]] = {}
+    for utterance in utterances:
+        speakers.setdefault(utterance.speaker, []).append(utterance)
+    draw, groups, found = np.random.default_rng(0), list(speakers.values()), []
+    for number in range(count):
+        group = groups[number % len(groups)]
+        chosen = [group[index] for index in draw.integers(len(group), size=draw.integers(2, 5))]
+        found.append(([each.samples(rate) for each in chosen], " ".join(each.text for each in chosen)))
+    return found
+
+
+def named(level: int | None) -> str:
+    return "silence" if level is None else f"noise at {level} dB"
+
+
+if __name__ == "__main__":
+    main()
