@@ -73,13 +73,8 @@ def changes(rate: int) -> Iterator[tuple[str, Change]]:
         yield f"level {decibels} dB", lambda samples, _, gain=10 ** (decibels / 20): samples * np.float32(gain)
     for decibels in (30, 20, 10):
         yield f"white noise, {decibels} dB below the speech", noisy(decibels)
-    for container, codec, hz in (
-        ("WAV", "ULAW", 8000),
-        ("WAV", "GSM610", 8000),
-        ("MP3", "MPEG_LAYER_III", 16000),
-        ("OGG", "OPUS", 16000),
-    ):
-        yield f"codec {codec}", coded(container, codec, hz, rate)
+    for codec in CODECS:
+        yield f"codec {codec.subtype}, {codec.sample_rate_hz} Hz", coded(codec, rate)
     yield "300 to 3400 Hz", telephone(rate)
 
 
