@@ -15,6 +15,7 @@ import numpy as np
 from segue import metrics, tasks
 from segue.data import audio
 from segue.data.audio import Samples
+from segue.data.augmentation import CODECS
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.data.text import normalize
