@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segue import quickstart
+from segue import metrics, quickstart, recipe, tasks, training
 from segue.cli import main
 from segue.data import audio
 from segue.data.examples import Utterance
@@ -40,3 +40,23 @@ def test_recordings_that_cannot_be_used_are_refused_before_training(
     assert main(["quickstart", "--out", str(tmp_path / "out"), "--recordings", str(tmp_path / "nowhere")]) == 2
     assert f"{tmp_path / 'nowhere'}: no such file or folder" in capsys.readouterr().err
     assert not (tmp_path / "out" / "run").exists()
+
+
+@pytest.mark.slow  # minutes of training
+def test_pauses_and_levels_cost_a_quickstart_model_little(tmp_path: Path) -> None:
+    quickstart.synthesise(tmp_path / "data")
+    training.train(recipe.find("quickstart"), tmp_path / "run", [f"data.root={tmp_path / 'data'}", "engine.steps=1500"])
+    model = tasks.load(tmp_path / "run")
+    utterances = list(Manifest(Utterance, [tmp_path / "data" / "test.jsonl"]))
+    clips = [utterance.samples(quickstart.SAMPLE_RATE_HZ) for utterance in utterances]
+    noise = 1e-3 * np.random.default_rng(0).standard_normal(quickstart.SAMPLE_RATE_HZ).astype(np.float32)
+
+    def error_rate(waveforms: list[audio.Samples]) -> float:
+        heard = [model.hear([waveform])[0][0] for waveform in waveforms]
+        return metrics.error_rates([utterance.text for utterance in utterances], heard)["word_error_rate"]
+
+    clean = error_rate(clips)
+    assert clean < 0.12
+    assert error_rate([clip * np.float32(10 ** (-30 / 20)) for clip in clips]) < clean + 0.02
+    assert error_rate([np.concatenate([0 * noise, clip, 0 * noise]) for clip in clips]) < clean + 0.03
+    assert error_rate([np.concatenate([noise, clip, noise]) for clip in clips]) < clean + 0.03
