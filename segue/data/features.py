@@ -31,7 +31,7 @@ QUIET_FLOOR = 1e-10
 VARIANCE_EPSILON = 1e-5
 
 # Of normalization over speech; bench/RESULTS.md has the trials.
-LOUD_NATS = 2.0
+LOUD_NATS = 1.0
 SPEECH_NATS = 3.0
 RANGE_NATS = 7.0  # below the loudness of a mean bin
 SPEECH_VARIANCE_EPSILON = 0.1  # a bin that the range has cut off does not blow up what little is left of it
