@@ -96,7 +96,9 @@ def cut(words: Sequence[TimedWord], seconds: float) -> list[Cue]:
     measure = _Measure(words)
     end = math.floor(1000 * seconds)
     pieces = [part for piece in _pieces(words, end) for part in measure.parts(piece)]
-    pauses = [n for n in range(1, len(pieces)) if pieces[n].start - pieces[n - 1].end > LONGEST_PAUSE_MS]
+    # A word at the very end has its time in the pause before it, or none of its own.
+    longest = [LONGEST_PAUSE_MS if end - piece.start >= SHORTEST_MS else 2 * SHORTEST_MS for piece in pieces]
+    pauses = [n for n in range(1, len(pieces)) if pieces[n].start - pieces[n - 1].end > longest[n]]
     groups: list[Sequence[_Piece]] = []
     for first, last in pairwise([0, *pauses, len(pieces)]):
         if first < last:
@@ -229,11 +231,13 @@ def _timed(groups: Sequence[Sequence[_Piece]], end: int, measure: _Measure) -> I
     wanted = [max(SHORTEST_MS, math.ceil(measure.reading_ms(text))) for text in texts]
     starts = list[int]()
     for number, (start, _) in enumerate(spoken):
-        # Too little time until the next one: some is taken from before, of what the cue there does not need.
+        # Too little time until the next one: some is taken from before, where the cue there has it to spare.
         stop = min(spoken[number + 1][0] if number + 1 < len(groups) else end, start + LONGEST_MS)
-        free = max(spoken[number - 1][1], starts[-1] + wanted[number - 1]) if number else 0
-        early = min(stop - SHORTEST_MS, max(start - LEAD_IN_MS, stop - wanted[number]))
-        starts.append(min(start, max(free, early)))
+        before = spoken[number - 1][1] if number else 0
+        to_be_seen = max(before, starts[-1] + SHORTEST_MS if number else 0, stop - SHORTEST_MS)
+        spare = starts[-1] + wanted[number - 1] if number else 0
+        to_be_read = max(before, spare, start - LEAD_IN_MS, stop - wanted[number])
+        starts.append(min(start, to_be_seen, to_be_read))
     for number, (group, text) in enumerate(zip(groups, texts, strict=True)):
         start, spoken_end = starts[number], spoken[number][1]
         latest = min(starts[number + 1] if number + 1 < len(groups) else end, start + LONGEST_MS)
