@@ -181,7 +181,8 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     references = [tuple(normalize(text, rule) for text in (pair.target, *pair.alternatives)) for pair in pairs]
     for name, of_side in outputs.items():
         texts = [vocabularies.target.decode(of_side[number]) for number in range(len(pairs))]
-        print(f"{name} {metrics.translation_scores(references, texts)['bleu']:.2f}", end=" ")
+        bleu = metrics.texts("bleu", "auto", references, texts, [None] * len(texts)).overall()["bleu"]
+        print(f"{name} {bleu:.2f}", end=" ")
     print()
     for side in sides.values():
         side.end()

@@ -409,7 +409,7 @@ def translation(options: argparse.Namespace, folder: Path) -> None:
         for name, of_side in tokens.items():
             texts = [vocabularies.target.decode(of_side[number]) for number in range(len(pairs))]
             same = sum(of_side[number] == tokens["transformers"][number] for number in of_side)
-            bleu = metrics.translation_scores(references, texts)["bleu"]
+            bleu = metrics.texts("bleu", "auto", references, texts, [None] * len(texts)).overall()["bleu"]
             print(f"    {name}: BLEU {bleu:.2f}; {same} of {len(pairs)} outputs as transformers'", flush=True)
         for side in sides.values():
             side.end()

@@ -256,27 +256,27 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="examples with references")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--report", metavar="FILE.html", type=Path, help="scores, and examples from worst to best")
+    parser.add_argument("--outputs", metavar="FILE.jsonl", type=Path, help="each example's output and scores")
     _skip_bad_argument(parser)
     _device_argument(parser)
 
 
 def _evaluate(arguments: Arguments) -> None:
+    from segue.files import check_targets, write_lines
+    from segue.report import terminal
+
+    check_targets({"--report": arguments.report, "--outputs": arguments.outputs}, [arguments.manifest])
     model = _model(arguments, "evaluate")
-    if arguments.report is None:
-        scores = model.evaluate(arguments.manifest, skip_bad=arguments.skip_bad)
-    else:
+    has_report = arguments.report is not None
+    evaluation = model.explain(arguments.manifest, skip_bad=arguments.skip_bad, has_media=has_report)
+    if arguments.outputs is not None:
+        write_lines(arguments.outputs, (json.dumps(each, ensure_ascii=False) for each in evaluation.outputs()))
+    if has_report:
         from segue import report
 
-        evaluation = model.explain(arguments.manifest, skip_bad=arguments.skip_bad)
         facts = {"model": str(arguments.model), **evaluation.facts, "date": f"{datetime.date.today():%Y-%m-%d}"}
         report.write(evaluation._replace(facts=facts), arguments.report)
-        scores = evaluation.scores
-    if arguments.json:
-        print(json.dumps(scores))
-        return
-    for name, value in scores.items():
-        text = f"{value:.2%}" if name.endswith("_rate") else f"{value:.4f}" if isinstance(value, float) else f"{value}"
-        print(f"{name.replace('_', ' '):22} {text:>10}")
+    print(json.dumps(evaluation.as_json()) if arguments.json else "\n".join(terminal.lines(evaluation)))
 
 
 # --- transcribe ---
@@ -398,7 +398,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         type=_points,
         default=0.5,
-        help="what WER (in per cent), BLEU or chrF may lose (default: 0.5)",
+        help="what WER or CER (in per cent), BLEU or chrF may lose (default: 0.5)",
     )
     parser.add_argument(
         "--examples", metavar="MANIFEST", type=Path, help="to compare on (default: the model's test or dev manifests)"

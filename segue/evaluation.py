@@ -1,8 +1,9 @@
 """What did an evaluation find? Plain data: tasks make it, reports draw it."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,10 @@ class Example(NamedTuple):
     """A wav, flac, ogg or mp3 file to play; needed for those that `chosen` names, and for no others."""
     extra: str = ""
     """A short note."""
+    scores: Mapping[str, float] = MappingProxyType({})
+    """All scores of this example alone, by name."""
+    details: Mapping[str, str] = MappingProxyType({})
+    """What else is known of it: "speaker", "language"."""
 
 
 class AttentionMap(NamedTuple):
@@ -63,6 +68,31 @@ class Evaluation(NamedTuple):
     facts: Mapping[str, str]
     """What was evaluated, and when."""
     attention: Sequence[AttentionMap] = ()
+    intervals: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    """95 % intervals of some of the scores, by name."""
+    interval_note: str = ""
+    """What was drawn to get them, or why there are none."""
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    """Scores by name, of each group of each kind: `groups["speakers"]["ann"]`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The scores, their intervals, and those of the groups."""
+        return {**self.scores, "intervals": dict(self.intervals), "interval_note": self.interval_note, **self.groups}
+
+    def outputs(self) -> Iterator[dict[str, Any]]:
+        """What became of each example, with its own scores: a line of `--outputs` each."""
+        unit = self.length_name.replace(" ", "_")
+        for each in self.examples:
+            yield {
+                "id": each.id,
+                **({} if each.source is None else {"source": each.source}),
+                "reference": each.reference,
+                **({"alternatives": list(each.alternatives)} if each.alternatives else {}),
+                "hypothesis": each.hypothesis,
+                **each.scores,
+                unit: each.length,
+                **each.details,
+            }
 
 
 def chosen(examples: Sequence[Example], direction: Direction) -> list[int]:

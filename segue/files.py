@@ -1,8 +1,11 @@
 """How is a file written so that it either is whole or does not exist?"""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from segue.errors import UserError
 
 PARTIAL = ".partial_"
 """What the names of files begin with that are not whole yet."""
@@ -28,3 +31,32 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """A text file in UTF-8; what has none, half a surrogate pair, is escaped as in JSON."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def check_targets(targets: Mapping[str, Path | None], sources: Sequence[Path] = ()) -> None:
+    """Makes the folders of files that will be written when hours of work are done.
+
+    `targets` go by the option that names them. A UserError for one that cannot be written, or that is one of `sources`
+    or another target.
+    """
+    taken = {path.resolve(): "is read" for path in sources}
+    for option, path in targets.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UserError(f"{option} {path}: a folder; the name of a file is wanted")
+        if path.resolve() in taken:
+            raise UserError(f"{option} {path}: {taken[path.resolve()]} by this command too; give another name")
+        taken[path.resolve()] = "is written"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{option} {path}: its folder cannot be made: {error.strerror}") from None
+        if not os.access(path.parent, os.W_OK):
+            raise UserError(f"{option} {path}: its folder may not be written to")

@@ -52,13 +52,15 @@ def run(out: Path, recordings: Path | None) -> int:
     _say(f"3. Listening to voices it never heard: {', '.join(VOICES['test'])}\n")
     model = tasks.load(run_folder)
     manifest = Manifest(Utterance, [data / "test.jsonl"])
-    scores, predictions = model.heard(manifest)
+    predictions = model.heard(manifest)
+    scores = model.score(predictions).overall()
     for prediction in predictions[:: max(1, len(predictions) // 5)][:5]:
         print(f"  said   {prediction.reference}\n  heard  {prediction.hypothesis}\n")
-    print(f"word error rate on held-out voices: {scores['word_error_rate']:.2%} ({scores['utterances']} utterances)")
+    print(f"word error rate on held-out voices: {scores['word_error_rate']:.2%} ({len(predictions)} utterances)")
     if people is not None:
-        scores, _ = model.heard(people)
-        print(f"word error rate on {recordings}: {scores['word_error_rate']:.2%} ({scores['utterances']} utterances)")
+        predictions = model.heard(people)
+        scores = model.score(predictions).overall()
+        print(f"word error rate on {recordings}: {scores['word_error_rate']:.2%} ({len(predictions)} utterances)")
         print("(trained on synthesised speech only: real voices need real recordings)")
     shipped, example = out / "onnx", manifest[0]
     _say(f"\n4. Exporting it for onnxruntime into {shipped}: one file, and a recogniser that needs no torch")

@@ -292,7 +292,7 @@ def test_a_trained_model_has_learnt_what_it_was_taught(segue: Segue, corpus: Pat
     assert scores["utterances"] == 8
     assert scores["skipped"] == 0
     outcome = segue("evaluate", trained, corpus / "test.jsonl")
-    assert f"word error rate {scores['word_error_rate']:.2%}".split() == outcome.out.splitlines()[0].split()
+    assert f"word error rate {scores['word_error_rate']:.2%}".split() == outcome.out.splitlines()[0].split()[:4]
     outcome = segue("transcribe", trained, *texts_of(corpus, "test"))
     right = [f"{path}\t{text}" for path, text in texts_of(corpus, "test").items()]
     assert sum(a == b for a, b in zip(outcome.out.splitlines(), right, strict=True)) >= 6

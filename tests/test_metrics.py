@@ -1,12 +1,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.metrics import error_rates, nearest, translation_scores
+from segue import metrics
+from segue.errors import UserError
+from segue.metrics import error_rates, nearest, speech, texts
 
 
 def distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
@@ -19,10 +22,17 @@ def distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
     return row[-1]
 
 
-texts = st.lists(st.sampled_from(["a", "b", "ab", "ba", "été"]), max_size=6).map(" ".join)
+lines = st.lists(st.sampled_from(["a", "b", "ab", "ba", "été"]), max_size=6).map(" ".join)
 
 
-@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=6))
+def translation_scores(
+    references: Sequence[Sequence[str]], hypotheses: Sequence[str], *, has_edit_rate: bool = False
+) -> dict[str, Any]:
+    found = texts("bleu", "auto", references, hypotheses, [None] * len(hypotheses), has_edit_rate=has_edit_rate)
+    return {**found.overall(), **(found.signatures() if has_edit_rate else {})}
+
+
+@given(st.lists(st.tuples(lines, lines), min_size=1, max_size=6))
 @settings(deadline=None)
 def test_error_rates_are_edit_distances_over_all_pairs_together(pairs: list[tuple[str, str]]) -> None:
     references, hypotheses = zip(*pairs, strict=True)
@@ -30,7 +40,6 @@ def test_error_rates_are_edit_distances_over_all_pairs_together(pairs: list[tupl
     errors = sum(distance(reference.split(), said.split()) for reference, said in pairs)
     assert scores["substitutions"] + scores["deletions"] + scores["insertions"] == errors
     assert scores["words"] == sum(len(reference.split()) for reference in references)
-    assert scores["utterances"] == len(pairs)
     assert scores["word_error_rate"] == pytest.approx(errors / max(1, scores["words"]))
     character_errors = sum(distance(reference, said) for reference, said in pairs)
     characters = sum(len(reference) for reference in references)
@@ -109,7 +118,7 @@ def test_a_perfect_translation_scores_highest_whichever_reference_it_is() -> Non
     assert translation_scores(REFERENCES, [""] * 4)["bleu"] == 0
 
 
-@given(st.lists(texts, min_size=1, max_size=5), texts)
+@given(st.lists(lines, min_size=1, max_size=5), lines)
 @settings(deadline=None)
 def test_the_nearest_reference_needs_the_fewest_word_edits(references: list[str], hypothesis: str) -> None:
     found = nearest(references, hypothesis)
@@ -120,3 +129,188 @@ def test_the_nearest_reference_needs_the_fewest_word_edits(references: list[str]
 def test_the_nearest_is_counted_in_words_not_in_letters() -> None:
     assert nearest(["AH B K", "AA BB"], "AA B") == "AA BB"
     assert nearest(["a bc", "abcdefgh xyz uvw"], "abcdefgh xyz") == "abcdefgh xyz uvw"
+
+
+# --- How the references write words ---
+
+CHINESE = ["今天天气很好。我们去公园散步吧。", "他昨天买了三本书。", "这座桥建于 1998 年。"]
+NEARLY_CHINESE = ["今天天气很好。我们去公园走走吧。", "他昨天买了两本书。", "这座桥建于 1999 年。"]
+JAPANESE = ["今日は天気がいいので、公園を散歩しましょう。", "彼は昨日本を三冊買いました。"]
+NEARLY_JAPANESE = ["今日は天気がいいから、公園を散歩しましょう。", "彼は昨日本を二冊買いました。"]
+KOREAN = ["오늘은 날씨가 좋으니 공원을 산책합시다.", "그는 어제 책 세 권을 샀습니다."]
+NEARLY_KOREAN = ["오늘은 날씨가 좋아서 공원을 산책합시다.", "그는 어제 책 두 권을 샀습니다."]
+THAI = ["วันนี้อากาศดีมากเราไปเดินเล่นที่สวนกันเถอะ"]
+NEARLY_THAI = ["วันนี้อากาศดีมากเราไปเที่ยวที่สวนกันเถอะ"]
+GERMAN = ["Heute ist das Wetter schön.", "Er hat gestern drei Bücher gekauft."]
+
+
+def scored(references: Sequence[str], hypotheses: Sequence[str], language: str | None = None) -> dict[str, Any]:
+    right, languages = [(each,) for each in references], [language] * len(references)
+    found = texts("bleu", "auto", right, hypotheses, languages, has_edit_rate=True)
+    return {**found.overall(), **found.signatures()}
+
+
+@pytest.mark.parametrize(
+    ("references", "hypotheses", "languages", "tokenizer"),
+    [
+        (CHINESE, NEARLY_CHINESE, ["zh", "zh-Hant", "zho_Hans", "cmn", "chinese", None], "zh"),
+        (JAPANESE, NEARLY_JAPANESE, ["ja", "jpn_Jpan", "jp", None], "ja-mecab"),
+        (KOREAN, NEARLY_KOREAN, ["ko", "kor_Hang", None], "ko-mecab"),
+        (THAI, NEARLY_THAI, ["th", "tha_Thai", "thai", None], "char"),
+        (GERMAN, GERMAN, ["de", None], "13a"),
+    ],
+)
+def test_bleu_cuts_words_as_the_target_language_has_them(
+    references: list[str], hypotheses: list[str], languages: list[str | None], tokenizer: str
+) -> None:
+    expected = sacrebleu.corpus_bleu(hypotheses, [references], tokenize=tokenizer).score
+    for language in languages:
+        scores = scored(references, hypotheses, language)
+        assert scores["bleu"] == pytest.approx(expected)
+        assert scores["bleu"] > 50
+        assert f"|tok:{tokenizer}" in scores["bleu_signature"]
+
+
+def test_edits_of_chinese_are_of_characters_and_of_thai_none() -> None:
+    assert 0 < scored(CHINESE, NEARLY_CHINESE)["ter"] < 25
+    assert "norm:yes|punct:yes|asian:yes" in scored(CHINESE, NEARLY_CHINESE)["ter_signature"]
+    assert set(scored(THAI, NEARLY_THAI)) == {"bleu", "chrf", "bleu_signature", "chrf_signature"}
+
+
+@pytest.mark.parametrize(
+    ("references", "language", "tokenizer"),
+    [
+        (["日本語"], "ja", "ja-mecab"),  # Chinese characters alone
+        (["東京の大学"], "zh", "zh"),
+        (["请点击 OK 按钮打开 Microsoft Windows"], None, "zh"),
+        (["The Japanese word 桜 means cherry tree."], None, "13a"),
+        (["ni hao"], "zh", "13a"),
+        (["saya makan nasi"], "my", "13a"),  # Malay, misnamed
+        (["ས་སྐྱ་པ་"], None, "char"),
+        (["ဒီနေ့ရာသီဥတုကောင်းတယ်"], None, "char"),
+        (["ថ្ងៃនេះអាកាសធាតុល្អ"], None, "char"),
+        (["ມື້ນີ້ອາກາດດີ"], None, "char"),
+        (["आज मौसम अच्छा है"], None, "13a"),
+        (["الطقس جميل اليوم"], "ar", "13a"),
+        (["123 45"], None, "13a"),
+    ],
+)
+def test_the_language_decides_where_its_letters_are_there(
+    references: list[str], language: str | None, tokenizer: str
+) -> None:
+    assert metrics.bleu_tokenizer("auto", references, language) == tokenizer
+
+
+def test_a_tokenizer_that_is_given_is_taken() -> None:
+    scores = texts("bleu", "char", [(each,) for each in GERMAN], GERMAN, ["de", "de"]).signatures()
+    assert "|tok:char|" in scores["bleu_signature"]
+
+
+def test_without_a_dictionary_characters_are_counted_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = "ja-mecab needs its dictionary: pip install 'segue[japanese]'"
+    monkeypatch.setattr(metrics, "_mecab_problem", lambda name: missing)
+    metrics._warn_of_characters.cache_clear()
+    for _ in range(2):
+        assert "|tok:char|" in scored(JAPANESE, NEARLY_JAPANESE)["bleu_signature"]
+    assert capsys.readouterr().err == (
+        f"warning: BLEU of Japanese counts characters here, which is not comparable with words: {missing}\n"
+    )
+    with pytest.raises(UserError, match=r"bleu_tokenizer: ja-mecab needs .* pip install 'segue\[japanese\]'"):
+        metrics.bleu_tokenizer("ja-mecab", JAPANESE, None)
+
+
+def test_several_languages_count_alike_and_each_its_own_way() -> None:
+    references = [(each,) for each in (*CHINESE, *GERMAN)]
+    hypotheses = [*NEARLY_CHINESE, *GERMAN]
+    found = texts("bleu", "auto", references, hypotheses, ["zh"] * 3 + ["de"] * 2, has_edit_rate=True)
+    of_languages = found.by_language("sentences")
+    assert list(of_languages) == ["zh", "de"]
+    assert of_languages["zh"]["bleu"] == pytest.approx(scored(CHINESE, NEARLY_CHINESE)["bleu"])
+    assert of_languages["de"]["bleu"] == pytest.approx(100)
+    assert found.overall()["bleu"] == pytest.approx((of_languages["zh"]["bleu"] + 100) / 2)
+    assert "zh nrefs:1|case:mixed|eff:no|tok:zh" in found.signatures()["bleu_signature"]
+    assert [round(each["chrf"]) == 100 for each in found.of_each()] == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize(("references", "hypotheses"), [(CHINESE, NEARLY_CHINESE), (THAI, NEARLY_THAI)])
+def test_speech_without_spaces_is_chosen_by_characters(references: list[str], hypotheses: list[str]) -> None:
+    found = speech("auto", references, hypotheses)
+    assert found.chosen.name == next(iter(found.overall())) == "character_error_rate"
+    assert found.overall()["character_error_rate"] < 0.2 < found.overall()["word_error_rate"]
+    assert speech("word_error_rate", references, hypotheses).chosen.name == "word_error_rate"
+    assert speech("auto", GERMAN, GERMAN).chosen.name == "word_error_rate"
+
+
+def test_spaces_beside_chinese_are_no_characters() -> None:
+    scores = speech("auto", ["而 对 楼市 成交", "买 OK 了"], ["而对楼市成交", "买OK 了"]).overall()
+    assert (scores["character_error_rate"], scores["characters"]) == (0, 10)
+
+
+# --- Intervals ---
+
+
+def noisy(count: int, share: float, seed: int) -> tuple[list[str], list[str]]:
+    """References of ten words, each of which is wrong with this probability."""
+    draw = np.random.default_rng(seed)
+    wrong = draw.random((count, 10)) < share
+    return ["a b c d e f g h i j"] * count, [
+        " ".join("x" if is_wrong else word for word, is_wrong in zip("abcdefghij", row, strict=True)) for row in wrong
+    ]
+
+
+def test_intervals_are_as_wide_as_the_spread_of_the_scores() -> None:
+    references, hypotheses = noisy(400, 0.2, seed=1)
+    found = speech("auto", references, hypotheses).resampling("utterances")
+    low, high = found.intervals["word_error_rate"]
+    deviation = (0.2 * 0.8 / 4000) ** 0.5
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
+    rate = error_rates(references, hypotheses)["word_error_rate"]
+    assert low < rate < high
+    assert found == speech("auto", references, hypotheses).resampling("utterances")
+    assert found.note == "95 % intervals: bootstrap, 1,000 draws of 400 utterances"
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf", "ter"])
+def test_resampled_scores_are_sacrebleu_s_of_the_drawn_sentences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "NUM_RESAMPLES", 3)
+    [part] = texts("bleu", "auto", REFERENCES, HYPOTHESES, [None] * 4, has_edit_rate=True).parts
+    draw = np.random.default_rng(0)
+    for value in part.resampled()[name]:
+        rows = draw.integers(4, size=4)
+        streams = [[REFERENCES[row][number] for row in rows] for number in range(3)]
+        score = getattr(sacrebleu, f"corpus_{name}")([HYPOTHESES[row] for row in rows], streams).score
+        assert value == pytest.approx(score)
+
+
+def test_speakers_are_drawn_as_wholes() -> None:
+    good, bad = noisy(200, 0.02, seed=1), noisy(200, 0.6, seed=2)
+    found = speech("auto", good[0] + bad[0], good[1] + bad[1])
+    alone = found.resampling("utterances", [None] * 400)
+    speakers = [f"speaker {n // 20}" for n in range(400)]
+    together = found.resampling("utterances", speakers)
+    width, wider = (np.ptp(each.intervals["word_error_rate"]) for each in (alone, together))
+    assert wider > 3 * width
+    assert together.note.endswith("1,000 draws of 20 speakers")
+    assert alone.note.endswith("400 utterances; speakers are not known: other voices vary more")
+    partly = found.resampling("utterances", [None, *speakers[1:]])
+    assert partly.note.endswith("20 speakers and 1 utterances without one")
+    one = found.resampling("utterances", ["ann"] * 400)
+    assert one.intervals == alone.intervals
+    assert one.note.endswith("all of one speaker: other voices vary more")
+
+
+def test_one_example_has_no_interval() -> None:
+    found = speech("auto", ["a b"], ["a c"]).resampling("utterances", ["ann"])
+    assert found.intervals == {}
+    assert found.note == "no 95 % intervals: they need two utterances or more"
+
+
+def test_speakers_have_their_own_scores_worst_first() -> None:
+    found = speech("auto", ["a b", "a b", "a b", "c"], ["a b", "a x", "x y", "c"])
+    scores = found.by_speaker(["ann", "bob", "bob", None])
+    assert {name: each["word_error_rate"] for name, each in scores.items()} == {"bob": 0.75, "(unknown)": 0, "ann": 0}
+    assert next(iter(scores)) == "bob"
+    assert (scores["bob"]["utterances"], scores["bob"]["words"]) == (2, 4)
+    assert found.by_speaker([None] * 4) == {}

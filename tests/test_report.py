@@ -1,16 +1,23 @@
 """Tests of the report read it as a browser does: through a parser, never by cutting strings."""
 
-from base64 import b64decode
+import json
+import re
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segue import report
 from segue.evaluation import AttentionMap, Evaluation, Example, chosen
+from segue.report import table
+from segue.report.compare import WORD, signs, spaced
 
 VOID = {"meta", "input", "br", "img", "link"}
 MINUS = "\N{MINUS SIGN}"
@@ -119,7 +126,12 @@ def test_no_text_becomes_markup(path: Path) -> None:
     ]
     attention = AttentionMap(text, [text], [text], np.ones((1, 1), np.float32))
     page = read(Evaluation(text, {text: text}, scored, text, "min", text, {text: text}, [attention]), path)
-    assert page.all("script") == []
+    rows, script = page.all("script")
+    assert script.text() == table.SCRIPT
+    assert [row[-5:-1] for row in json.loads(rows.text())["rows"]] == [
+        [text, text, text, text],
+        ["b", None, f"a {text}", "b b"],
+    ]
     (article,) = (each for each in page.all("article") if each.all("p"))
     assert article.text().count(text) == 6  # id, length's name, note, source, reference, hypothesis
     for place in ("title", "h1", "h3", "dt", "dd", "td"):
@@ -156,7 +168,7 @@ def test_nothing_comes_from_outside_and_nothing_runs(path: Path) -> None:
     attention = AttentionMap("a", ["x"], ["y"], np.ones((1, 1), np.float32))
     page = read(evaluation(spoken, attention=[attention]), path)
     for node in page.all():
-        assert node.tag not in {"script", "link", "iframe", "object", "embed", "img"}
+        assert node.tag not in {"link", "iframe", "object", "embed", "img"}
         for name, value in node.attributes.items():
             assert not name.startswith("on")
             assert name not in {"src", "href"} or value.startswith(("data:", "#"))
@@ -164,7 +176,10 @@ def test_nothing_comes_from_outside_and_nothing_runs(path: Path) -> None:
     assert "url(" not in style
     assert "@import" not in style
     policy = next(node for node in page.all("meta") if "http-equiv" in node.attributes)
+    digest = b64encode(sha256(page.all("script")[-1].text().encode()).digest()).decode()
     assert policy.attributes["content"].startswith("default-src 'none';")
+    assert policy.attributes["content"].endswith(f"script-src 'sha256-{digest}'")
+    assert [node.attributes for node in page.all("script")] == [{"type": "application/json"}, {}]
 
 
 def test_links_lead_to_sections(path: Path) -> None:
@@ -297,9 +312,60 @@ def test_equal_lengths_are_in_one_group_and_one_length_is_no_chart(path: Path) -
 
 def test_confusions_are_counted_over_all_examples(path: Path) -> None:
     scored = [Example(str(n), "two cats", "too cats", 0.5) for n in range(50)] + [Example("x", "a b", "a c", 0.5)]
-    rows = read(evaluation(scored), path).all("tr")
+    rows = read(evaluation(scored), path).all("table")[0].all("tr")
     assert [[cell.text() for cell in row.all("td")] for row in rows[1:]] == [["two", "too", "50"], ["b", "c", "1"]]
-    assert read(evaluation([Example("a", "one two", "one", 0.5)]), path).all("table") == []
+    page = read(evaluation([Example("a", "one two", "one", 0.5)]), path)
+    assert "Confusions" not in [heading.text() for heading in page.all("h2")]
+
+
+def test_all_examples_are_in_the_table_with_the_signs_of_their_words(path: Path) -> None:
+    scored = [each._replace(details={"speaker": f"speaker {n % 3}"}) for n, each in enumerate(examples(200))]
+    scored.append(Example("last", "两方 abc。\u0e01\u0e34\u0e19", "两者 abc x", 0.25, length=1.0, alternatives=("c",)))
+    page = read(evaluation(scored), path)
+    assert "All 201 examples" in [heading.text() for heading in page.all("h2")]
+    data = json.loads(page.all("script")[0].text())
+    assert [column["name"] for column in data["columns"]] == ["word error rate", "seconds", "speaker", "id"]
+    assert [row[3] for row in data["rows"]] == [each.id for each in scored]
+    assert data["rows"][1] == [scored[1].score, 0.25, "speaker 1", "example 1", None, "one two", "one too", "=~"]
+    assert data["rows"][-1] == [
+        0.25,
+        1.0,
+        "",
+        "last",
+        None,
+        "两\n方 abc\n。\n\u0e01\u0e34\n\u0e19",
+        "两\n者 abc x",
+        "=~=~--",
+    ]
+    assert data["order"] == "descending"
+
+
+@given(st.text(alphabet="ab 一の\u0e01\u0e34。\n\u3000é"))
+def test_the_table_s_words_are_those_that_were_compared(text: str) -> None:
+    assert re.findall(r"[^ \n]+", spaced(text)) == WORD.findall(text)  # what the page's script does
+    assert "".join(spaced(text).split()) == "".join(text.split())
+    assert signs([(word, word) for word in WORD.findall(text)]) == "=" * len(WORD.findall(text))
+
+
+def test_groups_and_intervals_are_shown(path: Path) -> None:
+    speakers = {
+        f"speaker {n}": {"utterances": 1, "word_error_rate": n / 8, "insertions": 3, "words": 2000} for n in (5, 2)
+    }
+    intervals = {"word_error_rate": (0.05, 0.15)}
+    scored = evaluation(examples(3), scores={"word_error_rate": 0.1, "words": 9})._replace(
+        groups={"speakers": speakers}, intervals=intervals, interval_note="drawn by speakers"
+    )
+    page = read(scored, path)
+    first, *rows = (
+        each.all("tr") for each in page.all(class_="groups")[0].all("thead") + page.all(class_="groups")[0].all("tbody")
+    )
+    assert [cell.text() for cell in first[0].all("th")] == ["speaker", "utterances", "word error rate", "words"]
+    assert [[cell.text() for cell in row.all("td")] for row in rows[0]] == [
+        ["speaker 5", "1", "62.50%", "2,000"],
+        ["speaker 2", "1", "25.00%", "2,000"],
+    ]
+    assert [node.text() for node in page.all("dl", "scores")[0].all("dd")] == ["10.00%", "5.00%\N{EN DASH}15.00%", "9"]
+    assert "drawn by speakers." in [node.text() for node in page.all("p")]
 
 
 def test_texts_of_any_script_keep_their_direction(path: Path) -> None:
@@ -316,14 +382,14 @@ def test_half_a_surrogate_pair_breaks_nothing(path: Path) -> None:
     assert "one" in path.read_text(encoding="utf-8")
 
 
-def test_a_thousand_examples_stay_under_two_megabytes(path: Path) -> None:
+def test_a_thousand_long_examples_stay_under_four_megabytes(path: Path) -> None:
     draw = np.random.default_rng(0)
     texts = [" ".join(f"word{number}" for number in draw.integers(0, 500, size=60)) for _ in range(1000)]
     scored = [Example(str(n), text, texts[n - 1], 0.5, source=text, length=n) for n, text in enumerate(texts)]
     weights = draw.dirichlet(np.full(60, 0.2), size=(8, 60)).astype(np.float32)
     tokens = [f"token{number}" for number in range(60)]
     report.write(evaluation(scored, attention=[AttentionMap("a", tokens, tokens, weights)] * 5), path)
-    assert path.stat().st_size < 2_000_000
+    assert path.stat().st_size < 4_000_000
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,8 @@ def grid(figure: Element, axis: str) -> list[tuple[float, float]]:
     """Where the lines of a grid are, and the numbers at them."""
     anchor, place, other = ("middle", "x1", "x2") if axis == "x" else ("end", "y1", "y2")
     labels = [text(each) for each in figure.iter("text") if each.attrib["text-anchor"] == anchor]
-    lines = [each.attrib[place] for each in figure.iter("line") if each.attrib.get(place) == each.attrib.get(other)]
+    drawn = [each.attrib for each in figure.iter("line") if each.attrib.get("class") == "line"]  # legends have none
+    lines = [each[place] for each in drawn if each.get(place) == each.get(other)]
     numbers = [float(each.replace(",", "")) for each in labels if each != "step"]
     return list(zip((float(each.rstrip("%")) for each in lines), numbers, strict=True))
 
@@ -167,6 +168,19 @@ def test_the_best_evaluation_is_marked_and_its_step_and_value_are_said(
     assert step_at(figure, float(ring.attrib["x"].rstrip("%"))) == pytest.approx(100 * (best + 1), abs=0.1)
     assert value_at(figure, float(ring.attrib["y"])) == pytest.approx(values[best], rel=0.01)
     assert f"at step {100 * (best + 1)}" in text(figure)
+
+
+def test_losses_of_training_and_development_share_a_picture(tmp_path: Path) -> None:
+    title = "training and development loss"
+    records = [record(10 * at, loss=4.0 - at, dev={"loss": 3.5 - at}, likelihood_loss=3.0 - at) for at in (1, 2)]
+    figure = figures(draw(run(tmp_path / "a", records)))[title]
+    training, development = figure.iter("polyline")
+    assert [value for _, value in points(figure, 0)] == pytest.approx([2.0, 1.0], rel=0.02)
+    assert [value for _, value in points(figure, 1)] == pytest.approx([2.5, 1.5], rel=0.02)
+    assert training.attrib["class"] != development.attrib["class"]
+    assert "training" in text(figure)
+    assert title not in figures(draw(run(tmp_path / "b", [record(10), record(20)])))
+    assert title in titles(draw(run(tmp_path / "c", records), run(tmp_path / "d", records)))
 
 
 def test_a_score_of_unknown_direction_has_no_best(tmp_path: Path) -> None:

@@ -356,7 +356,7 @@ def test_references_that_the_model_cannot_write_are_its_errors(model_folder: Pat
 def test_evaluation_does_not_depend_on_the_batch(model_folder: Path, tmp_path: Path) -> None:
     manifest = write_lines(tmp_path, [(text, 4000 + 777 * n) for n, text in enumerate(TEXTS)])
     transcriber = load(model_folder, "cpu")
-    _, together = transcriber.heard(Manifest(Utterance, [manifest]))
+    together = transcriber.heard(Manifest(Utterance, [manifest]))
     for prediction in together:
         transcript = transcriber.transcribe(tmp_path / prediction.id)
         assert transcript.text == " ".join(prediction.hypothesis.split())

@@ -145,7 +145,7 @@ def test_an_explanation_has_the_scores_of_the_evaluation_and_attention_on_what_w
 ) -> None:
     evaluation = translator.explain(pairs / "test.jsonl")
     scores = translator.evaluate(pairs / "test.jsonl")
-    assert evaluation.scores == scores
+    assert evaluation.as_json() == scores
     assert scores["bleu"] > 90
     assert scores["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
     assert len(evaluation.examples) == scores["sentences"] == 60

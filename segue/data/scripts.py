@@ -5,23 +5,15 @@
 import re
 import unicodedata
 
-# Ideographs and kana. Korean puts spaces between words.
-WIDE = (
-    "\u3005-\u3007\u3040-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\uff66-\uff9f\U00020000-\U0003ffff"
-)
+from segue.writing import HAN, KANA, UNSPACED
+
+WIDE = f"{HAN}{KANA}"  # Korean puts spaces between words
 WIDE_OPENING = "「『（【〔《〈｛［"
 WIDE_CLOSING = "、。，．・：；！？｡､」』）】〕》〉｝］"
 NO_END = f"{WIDE_OPENING}“"  # what ends no line
 NO_START = f"{WIDE_CLOSING}”…‥〜ー々ゝゞぁぃぅぇぉっゃゅょァィゥェォッャュョ"  # what starts none
 
-# Thai, Lao, Tibetan, Burmese, Khmer, and their smaller relatives: the scripts for whose lines Unicode asks for a
-# dictionary (UAX 14, class SA) or that break between syllables.
-_UNSPACED = re.compile(
-    f"[{WIDE}\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u0f00-\u0fff\u1000-\u109f\u1780-\u17d3\u17d7\u17dc"
-    "\u17dd\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7c\ua980-\ua9ff\uaa60-\uaadf]"
-)
-# Written before the consonant that it is spoken after.
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 # Written before the consonant that it is spoken after.
 _VOWEL_BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4\u19b5-\u19b7\u19ba\uaab5\uaab6\uaab9\uaabb\uaabc"
 _STAYS_BEFORE = re.compile(f"[{NO_END}{_VOWEL_BEFORE}]\\Z")

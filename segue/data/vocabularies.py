@@ -42,6 +42,10 @@ class Vocabularies:
         if language is not None and self.languages and language not in self.languages:
             raise UserError(f"unknown target language {language!r} (languages: {', '.join(self.languages)})")
 
+    def language(self, named: str | None) -> str | None:
+        """What a target is written in: the language that it names, or else the only one that the model knows."""
+        return self.languages[0] if named is None and len(self.languages) == 1 else named
+
     def problem(self, pair: Pair, source: str, target: str) -> str | None:
         """Why nothing can be learnt from a pair, or scored with it; its texts are given as they are normalised."""
         for name, text, normalized in (("source", pair.source, source), ("target", pair.target, target)):

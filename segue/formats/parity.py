@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segue import metrics
 from segue.data.audio import Samples
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import Manifest
@@ -40,7 +41,7 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class Parity:
-    """What was found. Points are of WER in per cent, of BLEU or of chrF."""
+    """What was found. Points are of WER or CER in per cent, of BLEU or of chrF."""
 
     task: str
     runtime: str
@@ -60,6 +61,8 @@ class Parity:
     after: float
     loss: float
     """Points lost from before to after; below 0 where it got better."""
+    signature: str
+    """How the metric was counted, where that needs to be said."""
     bytes_before: int
     bytes_after: int
     speed: float
@@ -97,6 +100,7 @@ class Parity:
             "scores differ": f"{self.worst_difference:.2g} at most, {self.mean_difference:.2g} on average",
             "identical outputs": f"{self.identical:.1%}",
             self.metric.replace("_", " "): f"{before} before, {after} after",
+            **({f"{self.metric} signature": self.signature} if self.signature else {}),
             "size": f"{self.bytes_before / 1e6:.1f} MB before, {self.bytes_after / 1e6:.1f} MB after",
             "speed": f"{self.speed:.2f} times PyTorch ({threads})",
         }
@@ -128,8 +132,7 @@ def of_speech(
         for ours, theirs in zip(before, after, strict=True)
         if ours.hypothesis != theirs.hypothesis
     ]
-    metric = "word_error_rate"
-    rates = [model.score(heard)[metric] for heard in (before, after)]
+    gate = _gate([model.score(heard) for heard in (before, after)])
     return Parity(
         task=model.facts.task,
         runtime=runtime,
@@ -139,10 +142,7 @@ def of_speech(
         worst_difference=worst,
         mean_difference=total / max(1, count),
         identical=1 - len(differing) / len(before),
-        metric=metric,
-        before=rates[0],
-        after=rates[1],
-        loss=100 * (rates[1] - rates[0]),
+        **gate,
         bytes_before=size.before,
         bytes_after=size.after,
         speed=clock.ratio,
@@ -176,8 +176,7 @@ def of_translation(
             else:
                 said = {"id": after_it.id, "source": after_it.source, "before": texts[0], "after": texts[1]}
                 differing.append({**said, "score_before": ours.score, "score_after": theirs.score})
-    metric = model.facts.metric
-    scores = [float(model.score(outputs)[metric]) for outputs in (before, after)]
+    gate = _gate([model.score(outputs) for outputs in (before, after)])
     return Parity(
         task=model.facts.task,
         runtime=runtime,
@@ -187,15 +186,25 @@ def of_translation(
         worst_difference=float(np.max(differences or [0.0])),
         mean_difference=float(np.mean(differences or [0.0])),
         identical=len(differences) / len(before),
-        metric=metric,
-        before=scores[0],
-        after=scores[1],
-        loss=100 * (scores[1] - scores[0]) if metric == "word_error_rate" else scores[0] - scores[1],
+        **gate,
         bytes_before=size.before,
         bytes_after=size.after,
         speed=clock.ratio,
         differing=differing[:NUM_SHOWN],
     )
+
+
+def _gate(scores: Sequence[metrics.Scores]) -> dict[str, Any]:
+    """What the metric that chooses a model says of outputs before and after."""
+    name, is_lower_better = scores[0].chosen.name, scores[0].chosen.direction == "min"
+    before, after = (each.overall()[name] for each in scores)
+    return {
+        "metric": name,
+        "before": before,
+        "after": after,
+        "loss": 100 * (after - before) if is_lower_better else before - after,
+        "signature": scores[0].signatures().get(f"{name}_signature", ""),
+    }
 
 
 def thin_out(manifest: Manifest[Any], most: int = NUM_EXAMPLES) -> None:

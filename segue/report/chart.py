@@ -33,6 +33,7 @@ STYLE = """
 .colour-0 { --run: var(--colour-0); } .colour-1 { --run: var(--colour-1); } .colour-2 { --run: var(--colour-2); }
 .colour-3 { --run: var(--colour-3); } .colour-4 { --run: var(--colour-4); } .colour-5 { --run: var(--colour-5); }
 .dash-1 { stroke-dasharray: 7 3; }
+.dev { stroke-dasharray: 2 3; }
 .plot { width: calc(100% - 5.25rem); margin-left: 4rem; overflow: visible; }
 polyline { fill: none; stroke: var(--run); stroke-width: 1.75; stroke-linejoin: round;
   vector-effect: non-scaling-stroke; }

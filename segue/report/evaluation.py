@@ -1,26 +1,25 @@
 """How did a model do, example by example? One self-contained HTML file."""
 
 import math
-import re
 import unicodedata
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, Example, shown
-from segue.metrics import scorer
-from segue.report import page
+from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, shown
+from segue.report import page, table, terminal
+from segue.report.compare import Compared, Pair, compare
 from segue.report.page import Part, headline, svg_text, tag, ticks
 
 NUM_LENGTH_GROUPS = 8
 NUM_CONFUSIONS = 15
+MOST_GROUPS = 20
 MOST_TOKENS = 64  # of a side of an attention map; more are neither read nor small
 FAINTEST = 0.05  # of a map's largest weight: what is fainter cannot be seen, and would be most of the file
 
@@ -28,15 +27,20 @@ FAINTEST = 0.05  # of a map's largest weight: what is fainter cannot be seen, an
 def write(evaluation: Evaluation, path: Path) -> None:
     """The report as an HTML file, replaced at once."""
     assert all(math.isfinite(example.score) for example in evaluation.examples)
-    compared = _compare(evaluation.examples)
+    compared = compare(evaluation.examples)
     sections: dict[str, Sequence[Part]] = {
-        "Scores": [_scores(evaluation.scores)],
+        "Scores": _scores(evaluation),
+        **{
+            f"By {kind.removesuffix('s')}": _groups(kind.removesuffix("s"), each)
+            for kind, each in evaluation.groups.items()
+        },
         f"{_capital(evaluation.score_name)} by length": _by_length(evaluation),
         "Confusions": _confusions(compared),
         **_examples(evaluation, compared),
+        f"All {len(evaluation.examples):,} examples": table.table(evaluation, compared),
         "Attention": [_attention(each) for each in evaluation.attention[:NUM_MAPS]],
     }
-    page.write(path, evaluation.title, evaluation.facts, sections, STYLE)
+    page.write(path, evaluation.title, evaluation.facts, sections, STYLE + table.STYLE, table.SCRIPT)
 
 
 STYLE = """
@@ -45,6 +49,12 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --bar: #7fb0de; --left-out: #ff9d96; --left-out-back: #431d1c;
   --added: #7ddba6; --added-back: #123522; --other: #f5c474; --other-back: #3d2c0e; } }
 svg .bar { fill: var(--bar); }
+.scores .number .interval { font-size: .875rem; }
+.groups td + td, .groups .number { text-align: end; }
+.groups td + td { white-space: nowrap; }
+.groups td:first-child { min-width: 5rem; }
+.groups th { vertical-align: bottom; overflow-wrap: normal; }
+@media (max-width: 44rem) { .groups th, .groups td { padding-right: .9rem; } .groups th { white-space: normal; } }
 .chart { width: 100%; max-width: 42rem; }
 td:last-child, th:last-child { text-align: end; padding-right: 0; white-space: nowrap; }
 article { padding: .875rem 0; border-top: 1px solid var(--line); }
@@ -75,20 +85,30 @@ audio { display: block; width: 100%; max-width: 24rem; height: 2.25rem; margin: 
 # --- scores ---
 
 
-def _scores(scores: Mapping[str, float | str]) -> Element:
-    return tag(
-        "dl",
-        *(
-            tag(
-                "div",
-                tag("dt", name.replace("_", " ")),
-                tag("dd", value if isinstance(value, str) else headline(name, value)),
-                class_="text" if isinstance(value, str) else "number",
-            )
-            for name, value in scores.items()
-        ),
-        class_="scores",
-    )
+def _scores(evaluation: Evaluation) -> list[Part]:
+    """Each under its name, with its interval."""
+    found: list[Part] = []
+    cells = []
+    for name, value in evaluation.scores.items():
+        shown: list[Part] = [tag("dd", value if isinstance(value, str) else headline(name, value))]
+        if name in evaluation.intervals:
+            low, high = (headline(name, end) for end in evaluation.intervals[name])
+            shown.append(tag("dd", f"{low}\N{EN DASH}{high}", class_="interval quiet"))
+        cells.append(
+            tag("div", tag("dt", name.replace("_", " ")), *shown, class_="text" if isinstance(value, str) else "number")
+        )
+    found.append(tag("dl", *cells, class_="scores"))
+    if evaluation.interval_note:
+        found.append(tag("p", f"{evaluation.interval_note}.", class_="quiet"))
+    return found
+
+
+def _groups(kind: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Part]:
+    """A row a group; many behind a fold."""
+    names = terminal.columns(scores)
+    rows = [[name, *(headline(column, each[column]) for column in names)] for name, each in scores.items()]
+    shown = table.groups(kind, [name.replace("_", " ") for name in names], rows)
+    return [shown] if len(rows) <= MOST_GROUPS else [tag("details", tag("summary", f"Show {len(rows):,}"), shown)]
 
 
 def _score(name: str, value: float) -> str:
@@ -164,43 +184,8 @@ def _length(value: float) -> str:
 
 # --- differences ---
 
-# A word, or one character of Chinese or Japanese, which put no spaces between words.
-DENSE = "\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
-WORD = re.compile(f"[{DENSE}]|[^\\s{DENSE}]+")
-
 NOTHING = "\N{EMPTY SET}"
 SIGNS = {"left-out": "\N{MINUS SIGN}", "added": "+", "other": "~"}
-
-Pair = tuple[str | None, str | None]
-
-
-class Compared(NamedTuple):
-    """A hypothesis beside its nearest reference."""
-
-    pairs: list[Pair]
-    """Words of the reference and of the hypothesis; None where the other has one more."""
-    num_errors: int
-
-
-def _compare(examples: Sequence[Example]) -> list[Compared]:
-    """Each hypothesis aligned with that of its references from which the fewest words differ; the first of equals."""
-    if not examples:
-        return []
-    tried = [(index, right) for index, each in enumerate(examples) for right in (each.reference, *each.alternatives)]
-    references = [WORD.findall(right) for _, right in tried]
-    hypotheses = [WORD.findall(examples[index].hypothesis) for index, _ in tried]
-    lines = ([" ".join(words) for words in each] for each in (references, hypotheses))
-    aligned = scorer("jiwer").process_words(*lines)
-    nearest: dict[int, Compared] = {}
-    for (index, _), right, said, chunks in zip(tried, references, hypotheses, aligned.alignments, strict=True):
-        pairs: list[Pair] = []
-        for chunk in chunks:
-            words = right[chunk.ref_start_idx : chunk.ref_end_idx]
-            pairs += zip_longest(words, said[chunk.hyp_start_idx : chunk.hyp_end_idx])
-        compared = Compared(pairs, sum(word != other for word, other in pairs))
-        if index not in nearest or compared.num_errors < nearest[index].num_errors:
-            nearest[index] = compared
-    return [nearest[index] for index in range(len(examples))]
 
 
 def _differences(pairs: Sequence[Pair]) -> Element:

@@ -1,6 +1,8 @@
 """What do all reports share? A page that needs nothing beside it, and how its elements are made."""
 
+import hashlib
 import math
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, tostring
@@ -45,8 +47,18 @@ summary { cursor: pointer; margin: .5rem 0; }
 Part = Element | str
 
 
-def write(path: Path, title: str, facts: Mapping[str, str], sections: Mapping[str, Sequence[Part]], style: str) -> None:
-    """An HTML file, replaced at once: a title, facts, and those of the sections that have content."""
+def write(
+    path: Path,
+    title: str,
+    facts: Mapping[str, str],
+    sections: Mapping[str, Sequence[Part]],
+    style: str,
+    script: str = "",
+) -> None:
+    """An HTML file, replaced at once: a title, facts, and those of the sections that have content.
+
+    `script` is the only one that runs in it.
+    """
     if path.is_dir():
         raise UserError(f"{path}: a folder; the page needs the name of a file")
     shown = {name: parts for name, parts in sections.items() if parts}
@@ -55,11 +67,11 @@ def write(path: Path, title: str, facts: Mapping[str, str], sections: Mapping[st
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # Whatever a text smuggles in: the browser runs no script and fetches nothing.
+        # Whatever a text smuggles in: the browser runs no other script and fetches nothing.
         tag(
             "meta",
             http_equiv="Content-Security-Policy",
-            content="default-src 'none'; style-src 'unsafe-inline'; media-src data:",
+            content=f"default-src 'none'; style-src 'unsafe-inline'; media-src data:{_permitted(script)}",
         ),
         tag("title", title),
         tag("style", STYLE + style),
@@ -72,11 +84,18 @@ def write(path: Path, title: str, facts: Mapping[str, str], sections: Mapping[st
         tag("nav", *(tag("a", name, href=f"#{anchor}") for name, anchor in anchors.items())),
     )
     body = [tag("section", tag("h2", name), *parts, id=anchors[name]) for name, parts in shown.items()]
-    root = tag("html", head, tag("body", header, tag("main", *body)), lang="en")
+    scripts = [tag("script", script)] if script else []
+    root = tag("html", head, tag("body", header, tag("main", *body), *scripts), lang="en")
     html = f"<!doctype html>\n{tostring(root, encoding='unicode', method='html')}\n"
     with replacing(path) as partial:
         # Half a surrogate pair, which JSON can hold, has no UTF-8; browsers show its number as a replacement character.
         partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
+
+
+def _permitted(script: str) -> str:
+    """The directive that lets a browser run this script alone."""
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"; script-src 'sha256-{digest}'" if script else ""
 
 
 def tag(name_: str, *content: Part, **attributes: str) -> Element:

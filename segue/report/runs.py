@@ -65,7 +65,9 @@ def write(paths: Sequence[Path], path: Path) -> None:
     sections: dict[str, Sequence[Part]] = {
         "Summary" if is_alone else "Runs": _summaries(runs),
         "Scores on the development data": _section(runs, _score_curves(runs)),
-        "Training": _section(runs, _training_curves(runs), "Faint: as logged. Bold: the running median."),
+        "Training": _section(
+            runs, [*_losses(runs), *_training_curves(runs)], "Faint: as logged. Bold: the running median."
+        ),
         "Recipe": [tag("details", tag("summary", "Show it"), tag("pre", first.recipe_text))] if is_alone else [],
         "Recipes": [] if is_alone else _differences(runs),
         "Environment" if is_alone else "Environments": _table_by_key(runs, [each.environment for each in runs]),
@@ -221,6 +223,25 @@ def _training_curves(runs: Sequence[Run]) -> list[Element]:
                 shown = curve.unit or (f"{unit}/s" if unit else "")
                 found.append(draw(curve.title, shown, lines, _last_step(runs), curve.scale, curve.is_noisy, notes))
     return found
+
+
+def _losses(runs: Sequence[Run]) -> list[Element]:
+    """The losses of training and of development data over each other: where they part, the model learns by heart.
+
+    Where the training loss is smoothed over other tokens, it is the likelihood's, which development data have too.
+    """
+    lines = []
+    for at, run in enumerate(runs):
+        likelihood = run.series("likelihood_loss")
+        training = likelihood if len(likelihood.steps) else run.series("loss")
+        both = ((style(at), training), (style(1) if len(runs) == 1 else f"{style(at)} dev", run.series("loss", "dev")))
+        if all(len(series.steps) for _, series in both):
+            lines += [Line(*each) for each in both]
+    if not lines:
+        return []
+    kinds = zip(lines[:2], ("training", "development"), strict=True)
+    key = tag("span", *(tag("span", swatch(line.style), name) for line, name in kinds), class_="key")
+    return [draw("training and development loss", "", lines, _last_step(runs), "free", is_noisy=True, notes=[key])]
 
 
 def _skip_marks(run: Run) -> list[Mark]:

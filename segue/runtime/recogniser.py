@@ -25,8 +25,9 @@ from segue.data.manifest import Manifest
 from segue.data.subtitles import cues
 from segue.data.text import TextSection, normalize
 from segue.decoding import ctc
-from segue.errors import UserError
+from segue.errors import UserError, warn
 from segue.evaluation import Evaluation, Example, chosen
+from segue.progress import Bar, progress
 from segue.recipe import Section
 from segue.runtime.words import Word, text_of, words
 
@@ -49,6 +50,8 @@ class SpeechFacts(Section):
     """Samples from one output frame to the next."""
     text: TextSection
     """How texts are written before they are scored."""
+    metric: metrics.SpeechMetric = "auto"
+    """What the model is scored by (`metrics.speech_metric`)."""
     parameters: PositiveInt
     """Numbers that were trained."""
 
@@ -116,6 +119,9 @@ class Heard(NamedTuple):
     hypothesis: str
     """As the model wrote it."""
     seconds: float
+    origin: str = ""
+    """The line of the manifest."""
+    speaker: str | None = None
 
 
 class Recogniser:
@@ -159,51 +165,72 @@ class Recogniser:
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
         return Transcript(name, duration, text_of(found), found)
 
-    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float]:
-        """Error rates on a manifest, and how many bad examples were left out."""
-        return self.heard(Manifest(Utterance, [manifest], skip_bad=skip_bad))[0]
+    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, Any]:
+        """Error rates on a manifest with their intervals, also by speaker, and how many bad examples were left out."""
+        return self.explain(manifest, skip_bad, has_media=False).as_json()
 
-    def explain(self, manifest: Path, skip_bad: bool = False) -> Evaluation:
-        """Scores on a manifest, and what was heard in each utterance; with the sound of some."""
+    def explain(self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True) -> Evaluation:
+        """Scores on a manifest, and what was heard in each utterance; `has_media` adds the sound of some."""
         utterances = Manifest(Utterance, [manifest], skip_bad=skip_bad)
-        scores, all_heard = self.heard(utterances)
-        of_id = {utterance.id: utterance for utterance in utterances}
+        all_heard = self.heard(utterances)
+        place = {utterance.origin: number for number, utterance in enumerate(utterances)}
+        all_heard.sort(key=lambda each: place[each.origin])
+        num_skipped = utterances.num_skipped + len(utterances) - len(all_heard)
+        self._check(manifest, all_heard)
+        speakers = [each.speaker for each in all_heard]
+        with Bar(f"scores {manifest.name}"):
+            found = self.score(all_heard)
+            rates, of_speakers = found.of_each(), found.by_speaker(speakers)
+            resampled = found.resampling("utterances", speakers)
+        name = found.chosen.name
         examples = [
             Example(
                 each.id,
                 each.reference,
                 each.hypothesis,
-                metrics.sentence_score([each.reference], each.hypothesis, is_by_edits=True),
+                own[name],
                 length=each.seconds,
+                scores=own,
+                details={} if each.speaker is None else {"speaker": each.speaker},
             )
-            for each in all_heard
+            for each, own in zip(all_heard, rates, strict=True)
         ]
-        for index in chosen(examples, "min"):
-            samples = of_id[examples[index].id].samples(self.facts.sample_rate_hz)
+        for index in chosen(examples, "min") if has_media else ():
+            samples = utterances[place[all_heard[index].origin]].samples(self.facts.sample_rate_hz)
             examples[index] = examples[index]._replace(audio=audio.encoded(samples, self.facts.sample_rate_hz))
         return Evaluation(
             title=f"Speech recognition of {manifest.name}",
-            scores=scores,
+            scores={**found.overall(), "utterances": len(all_heard), "skipped": num_skipped},
             examples=examples,
-            score_name="word error rate",
+            score_name=name.replace("_", " "),
             direction="min",
             length_name="seconds",
             facts={"manifest": str(manifest), "parameters": f"{self.facts.parameters:,}"},
+            intervals=resampled.intervals,
+            interval_note=resampled.note,
+            groups={"speakers": of_speakers} if of_speakers else {},
         )
 
-    def heard(self, manifest: Manifest[Utterance]) -> tuple[dict[str, float], list[Heard]]:
-        """Scores on a manifest, and what was heard in each utterance, short ones first. Each is heard as a whole.
+    def heard(self, manifest: Manifest[Utterance]) -> list[Heard]:
+        """What was heard in each utterance of a manifest, short ones first. Each is heard as a whole.
 
-        Bad examples raise a UserError, or are left out and counted, as the manifest says.
+        Bad examples raise a UserError, or are left out, as the manifest says.
         """
         all_heard: list[Heard] = []
-        for utterances, waveforms in self.sounds(manifest):
+        sounds = progress(
+            self.sounds(manifest),
+            f"evaluates {', '.join(path.name for path in manifest.paths)}",
+            float(manifest.sizes.sum()),
+            "s",
+            lambda group: sum(utterance.seconds for utterance in group[0]),
+        )
+        for utterances, waveforms in sounds:
             texts, _ = self.hear(waveforms)
             for utterance, hypothesis in zip(utterances, texts, strict=True):
                 reference = normalize(utterance.text, self.facts.text, utterance.language)
-                all_heard.append(Heard(utterance.id, reference, hypothesis, utterance.seconds))
-        num_skipped = manifest.num_skipped + len(manifest) - len(all_heard)
-        return {**self.score(all_heard), "skipped": num_skipped}, all_heard
+                seconds, speaker = utterance.seconds, utterance.speaker
+                all_heard.append(Heard(utterance.id, reference, hypothesis, seconds, utterance.origin, speaker))
+        return all_heard
 
     def hear(self, waveforms: Sequence[Samples]) -> tuple[list[str], list[NDArray[np.float32]]]:
         """Waveforms (S) of any length, each as a whole -> their texts, and log-probabilities (T, V)."""
@@ -213,12 +240,23 @@ class Recogniser:
     def _words(self, emissions: Sequence[ctc.Emission]) -> list[Word]:
         return words(emissions, self._pieces, self._seconds_per_frame)
 
-    def score(self, all_heard: Sequence[Heard]) -> dict[str, float]:
+    def _check(self, manifest: Path, all_heard: Sequence[Heard]) -> None:
+        """Raises a UserError where no rate has a meaning; warns of references that hold nothing."""
+        num_empty = sum(not each.reference for each in all_heard)
+        if all_heard and num_empty == len(all_heard):
+            raise UserError(f"{manifest}: nothing to score: normalization leaves nothing of any reference")
+        if num_empty:
+            warn(
+                f"{manifest}: normalization leaves nothing of {num_empty} of {len(all_heard)} references; all that is "
+                "heard there counts as insertions"
+            )
+
+    def score(self, all_heard: Sequence[Heard]) -> metrics.Scores:
         """Word and character error rates of normalised texts."""
         if not all_heard:
             raise UserError("nothing to score: no example could be used")
         hypotheses = [normalize(each.hypothesis, self.facts.text) for each in all_heard]
-        return metrics.error_rates([each.reference for each in all_heard], hypotheses)
+        return metrics.speech(self.facts.metric, [each.reference for each in all_heard], hypotheses)
 
     def sounds(self, manifest: Manifest[Utterance]) -> Iterator[tuple[list[Utterance], list[Samples]]]:
         """All utterances and their sound, in groups of like length that are heard at once: short ones first.

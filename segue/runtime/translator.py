@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,10 @@ from segue.data.vocabularies import END, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import UserError, some_of, warn
 from segue.evaluation import NUM_MAPS, AttentionMap, Direction, Evaluation, Example, chosen
+from segue.progress import Bar
 from segue.recipe import Section
 
 PositiveInt = Annotated[int, Field(gt=0)]
-Metric = Literal["bleu", "chrf", "word_error_rate"]
 
 
 class TranslationFacts(Section):
@@ -41,8 +41,10 @@ class TranslationFacts(Section):
     """Text normalisation, of both sides."""
     search: SearchSection
     """How outputs are looked for."""
-    metric: Metric
+    metric: metrics.TextMetric
     """What the model is scored by."""
+    bleu_tokenizer: metrics.BleuTokenizer = "auto"
+    """How BLEU cuts texts into words (`metrics.bleu_tokenizer`)."""
     parameters: PositiveInt
     """Numbers that were trained."""
 
@@ -192,57 +194,69 @@ class Translator:
                 results[number] = best
         return results
 
-    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, float | str]:
-        """Scores on a manifest, and how many bad examples were left out."""
-        return self.translated(Manifest(Pair, [manifest], skip_bad=skip_bad))[0]
+    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, Any]:
+        """Scores on a manifest with their intervals, also by language where there are several, and how many bad
+        examples were left out."""
+        return self.explain(manifest, skip_bad, has_media=False).as_json()
 
-    def explain(self, manifest: Path, skip_bad: bool = False) -> Evaluation:
-        """Scores on a manifest, and what became of each example; with attention maps of some."""
-        scores, all_translated = self.translated(Manifest(Pair, [manifest], skip_bad=skip_bad))
+    def explain(self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True) -> Evaluation:
+        """Scores on a manifest, and what became of each example; `has_media` adds attention maps of some."""
+        pairs = Manifest(Pair, [manifest], skip_bad=skip_bad)
+        all_translated = self.translated(pairs)
+        num_skipped = pairs.num_skipped + len(pairs) - len(all_translated)
         is_by_edits = self.facts.metric == "word_error_rate"
+        with Bar(f"scores {manifest.name}"):
+            found = self.score(all_translated)
+            scores_of_each, of_languages = found.of_each(), found.by_language("sentences")
+            resampled = found.resampling("sentences")
+        name = "word_error_rate" if is_by_edits else "chrf"  # of one sentence BLEU says little
         examples = []
-        for each in all_translated:
+        for each, own in zip(all_translated, scores_of_each, strict=True):
             length = len(each.source) if is_by_edits else len(self.vocabularies.source.encode(each.source))
-            value = metrics.sentence_score(each.references, each.hypothesis, is_by_edits=is_by_edits)
             first, *others = each.references
-            examples.append(
-                Example(each.id, first, each.hypothesis, value, each.source, tuple(others), length=float(length))
-            )
+            details = {} if each.target_language is None else {"language": each.target_language}
+            said = (each.id, first, each.hypothesis, own[name], each.source, tuple(others))
+            examples.append(Example(*said, length=float(length), scores=own, details=details))
         direction: Direction = "min" if is_by_edits else "max"
-        indices = chosen(examples, direction)
+        indices = chosen(examples, direction) if has_media else []
         mapped = indices[:: max(1, len(indices) // NUM_MAPS)][:NUM_MAPS]
         maps = [self._attention(all_translated[index]) for index in mapped]
+        counts = {"sentences": len(all_translated), "skipped": num_skipped}
         return Evaluation(
             title=f"Translation of {manifest.name}",
-            scores=scores,
+            scores={**found.overall(), **found.signatures(), **counts},
             examples=examples,
             score_name="word error rate" if is_by_edits else "chrF",
             direction=direction,
             length_name="characters" if is_by_edits else "source tokens",
             facts={"manifest": str(manifest), "parameters": f"{self.facts.parameters:,}"},
             attention=[each for each in maps if each is not None],
+            intervals=resampled.intervals,
+            interval_note=resampled.note,
+            groups={"languages": of_languages} if of_languages else {},
         )
 
-    def translated(self, manifest: Manifest[Pair]) -> tuple[dict[str, float | str], list[Translated]]:
-        """Scores on a manifest, and what became of each pair, in order. Each source is translated as a whole.
+    def translated(self, manifest: Manifest[Pair]) -> list[Translated]:
+        """What became of each pair of a manifest, in order. Each source is translated as a whole.
 
-        Bad examples raise a UserError, or are left out and counted, as the manifest says.
+        Bad examples raise a UserError, or are left out, as the manifest says.
         """
         usable = self.usable(manifest)
         of_language: dict[str | None, list[int]] = {}
         for number, each in enumerate(usable):
             of_language.setdefault(each.target_language, []).append(number)
         hypotheses = [each.source if self._stays(each.source) else "" for each in usable]
-        for language, numbers in of_language.items():
-            asked = [number for number in numbers if not self._stays(usable[number].source)]
-            found = self.search([usable[number].source for number in asked], language)
-            for number, best in zip(asked, found, strict=True):
-                hypotheses[number] = self.vocabularies.target.decode(best[0].tokens)
-        all_translated = [
-            each._replace(hypothesis=hypothesis) for each, hypothesis in zip(usable, hypotheses, strict=True)
-        ]
-        num_skipped = manifest.num_skipped + len(manifest) - len(usable)
-        return {**self.score(all_translated), "skipped": num_skipped}, all_translated
+        with Bar(f"evaluates {', '.join(path.name for path in manifest.paths)}", len(usable), "sentences") as bar:
+            for language, numbers in of_language.items():
+                asked = [number for number in numbers if not self._stays(usable[number].source)]
+                asked.sort(key=lambda number: len(usable[number].source))  # like lengths are searched together
+                for start in range(0, len(asked), 4 * self.BATCH):
+                    some = asked[start : start + 4 * self.BATCH]
+                    found = self.search([usable[number].source for number in some], language)
+                    for number, best in zip(some, found, strict=True):
+                        hypotheses[number] = self.vocabularies.target.decode(best[0].tokens)
+                    bar.advance(len(some))
+        return [each._replace(hypothesis=hypothesis) for each, hypothesis in zip(usable, hypotheses, strict=True)]
 
     def usable(self, manifest: Manifest[Pair]) -> list[Translated]:
         """The pairs that can be scored, normalised and without hypotheses yet.
@@ -265,13 +279,18 @@ class Translator:
             warn(f"{len(problems)} unusable examples left out:\n{some_of(problems, 3)}")
         return found
 
-    def score(self, all_translated: Sequence[Translated]) -> dict[str, float | str]:
+    def score(self, all_translated: Sequence[Translated]) -> metrics.Scores:
         """The scores that the model's metric belongs to."""
         if not all_translated:
             raise UserError("nothing to score: no example could be used")
-        references = [each.references for each in all_translated]
-        hypotheses = [each.hypothesis for each in all_translated]
-        return metrics.output_scores(self.facts.metric, references, hypotheses, is_full=True)
+        return metrics.texts(
+            self.facts.metric,
+            self.facts.bleu_tokenizer,
+            [each.references for each in all_translated],
+            [each.hypothesis for each in all_translated],
+            [self.vocabularies.language(each.target_language) for each in all_translated],
+            has_edit_rate=True,
+        )
 
     def _stays(self, text: str) -> bool:
         """Whether there is nothing to translate: a model that learnt from sentences would invent one."""

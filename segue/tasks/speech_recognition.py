@@ -101,6 +101,9 @@ class Recipe(recipe.Section):
     """Variation of the training speech."""
     model: JasperSection
     """Architecture."""
+    metric: metrics.SpeechMetric = "auto"
+    """What chooses the best model. "auto" is the word error rate, or the character error rate where the references put
+    no spaces between words, as in Chinese, Japanese and Thai."""
     batch: BatchSection
     """Batches."""
     optimizer: OptimizerSection
@@ -209,12 +212,14 @@ class SpeechPrediction(NamedTuple):
 class SpeechRecognition:
     """The task, as the engine asks for it (`engine/task.py`)."""
 
-    best_metric: tuple[str, Literal["min", "max"]] = ("word_error_rate", "min")
     unit = "seconds"
 
     def __init__(self, section: Recipe, tokenizer: Tokenizer, manifests: dict[Split, Manifest[Utterance]]) -> None:
         self.recipe, self.tokenizer, self.manifests = section, tokenizer, manifests
         self.blank = len(tokenizer)
+        dev = (utterance.text for utterance in manifests.get("dev", ()))
+        self._rate = metrics.speech_metric(section.metric, dev)
+        self.best_metric: tuple[str, Literal["min", "max"]] = (self._rate, "min")
         self.front_end = LogMel(section.features)  # counts frames
         root = Path(section.data.root)
         self.augmentation = Augmentation(
@@ -312,8 +317,9 @@ class SpeechRecognition:
         if not predictions:
             raise UserError("nothing to score: no example could be used")
         hypotheses = [normalize_text(p.hypothesis, self.recipe.text) for p in predictions]
-        scores = metrics.error_rates([p.reference for p in predictions], hypotheses)
-        return {**scores, "loss": sum(p.loss for p in predictions) / max(1, sum(p.num_targets for p in predictions))}
+        scores = metrics.speech(self._rate, [p.reference for p in predictions], hypotheses).overall()
+        loss = sum(p.loss for p in predictions) / max(1, sum(p.num_targets for p in predictions))
+        return {**scores, "utterances": len(predictions), "loss": loss}
 
     def fingerprint(self) -> str:
         """Changes when an example of the training or development data does."""
@@ -323,7 +329,7 @@ class SpeechRecognition:
         """Recipe, tokenizer and model card."""
         write_text(folder / "recipe.toml", recipe.dump(self.recipe))
         self.tokenizer.save(folder / "tokenizer.json")
-        write_text(folder / "README.md", _model_card(self.recipe, self.manifests, scores))
+        write_text(folder / "README.md", _model_card(self, scores))
 
     def _ctc_loss(self, log_probs: Tensor, frames: Tensor, batch: SpeechBatch, zero_infinity: bool = False) -> Tensor:
         """(B) negative log-likelihoods (Graves et al. 2006, equation 8)."""
@@ -465,9 +471,10 @@ def _collate(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
     )
 
 
-def _model_card(section: Recipe, examples: dict[Split, Manifest[Utterance]], scores: dict[str, float]) -> str:
+def _model_card(task: SpeechRecognition, scores: dict[str, float]) -> str:
+    section, (name, _) = task.recipe, task.best_metric
     data, rate = section.data, section.features.sample_rate_hz
-    train, dev = examples["train"], examples["dev"]
+    train, dev = task.manifests["train"], task.manifests["dev"]
     return card(
         "Speech recognition model",
         kind="automatic-speech-recognition",
@@ -476,8 +483,9 @@ def _model_card(section: Recipe, examples: dict[Split, Manifest[Utterance]], sco
         facts=[
             f"Trained on {', '.join(data.train)}: {len(train):,} utterances, {train.sizes.sum() / 3600:.1f} hours.",
             f"Hears speech, resampled to {rate} Hz; writes text, {section.text.case} case.",
-            f"Word error rate on {manifests.dev_name(data)}, which chose this state of the model: "
-            f"{scores['word_error_rate']:.2%} ({len(dev):,} utterances).",
+            f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "
+            "model: "
+            f"{scores[name]:.2%} ({len(dev):,} utterances).",
         ],
         use=speech_use("model"),
     )
@@ -591,6 +599,7 @@ class Trained(NamedTuple):
             tokens=written(self.tokenizer.pieces),
             samples_per_frame=self.model.front_end.shift * Jasper.subsampling(self.recipe.model),
             text=self.recipe.text,
+            metric=self.recipe.metric,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
 

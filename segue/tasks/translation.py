@@ -47,7 +47,7 @@ from segue.layers.attention import Attention
 from segue.layers.loss import cross_entropy
 from segue.layers.mask import real_places
 from segue.models.transformer import Transformer, TransformerSection
-from segue.runtime.translator import Metric, TranslationFacts, Translator
+from segue.runtime.translator import TranslationFacts, Translator
 
 BUDGET = "tokens"
 """What `batch` bounds a micro-batch by."""
@@ -100,8 +100,12 @@ class Recipe(recipe.Section):
     """Share of the target distribution that is spread over all tokens."""
     search: SearchSection = SearchSection()
     """How outputs are looked for; evaluations while training search with one beam."""
-    metric: Metric = "bleu"
-    """What chooses the best model. `word_error_rate` counts tokens between spaces: phonemes, for instance."""
+    metric: metrics.TextMetric = "bleu"
+    """What chooses the best model. `word_error_rate` counts tokens between spaces: phonemes, for instance. Of several
+    target languages it is the mean."""
+    bleu_tokenizer: metrics.BleuTokenizer = "auto"
+    """How BLEU cuts texts into words, by sacrebleu's names. "auto" goes by the target language, or by what the
+    references look like: zh, ja-mecab, ko-mecab, char for scripts like Thai, else 13a."""
     batch: BatchSection
     """Batches."""
     optimizer: OptimizerSection
@@ -177,6 +181,7 @@ class Translation:
             "min" if section.metric == "word_error_rate" else "max",
         )
         self._lengths = {split: self._measure(split) for split in manifests}
+        self._signatures = self._signed() if "dev" in manifests else {}
         self._plans = {split: self._build_plan(split) for split in manifests}
         self._cuts: tuple[RandomCuts, RandomCuts] | None = None
         if "train" in manifests:
@@ -268,11 +273,19 @@ class Translation:
         """BLEU and chrF, or error rates against the nearest reference; mean loss per target token, in nats."""
         if not predictions:
             raise UserError("nothing to score: no example could be used")
-        references = [each.references for each in predictions]
-        hypotheses = [each.hypothesis for each in predictions]
-        scores = metrics.output_scores(self.recipe.metric, references, hypotheses, is_full=False)
+        found = metrics.texts(
+            self.recipe.metric,
+            self.recipe.bleu_tokenizer,
+            [each.references for each in predictions],
+            [each.hypothesis for each in predictions],
+            [self.vocabularies.language(each.target_language) for each in predictions],
+        )
         loss = sum(each.loss for each in predictions) / max(1, sum(each.num_targets for each in predictions))
-        return {name: value for name, value in scores.items() if not isinstance(value, str)} | {"loss": loss}
+        of_languages = {
+            f"{found.chosen.name}_{language}": scores[found.chosen.name]
+            for language, scores in found.by_language("sentences").items()
+        }
+        return {**found.overall(), **of_languages, "sentences": len(predictions), "loss": loss}
 
     def fingerprint(self) -> str:
         """Changes when an example of the training or development data does."""
@@ -282,7 +295,45 @@ class Translation:
         """Recipe, tokenizers and model card."""
         write_text(folder / "recipe.toml", recipe.dump(self.recipe))
         self.vocabularies.save(folder)
-        write_text(folder / "README.md", _model_card(self.recipe, self.vocabularies, self.manifests, scores))
+        write_text(folder / "README.md", self._card(scores))
+
+    def _signed(self) -> dict[str | None, str | None]:
+        """How the metric is counted in each language of the development data. A UserError if it cannot be."""
+        languages, references = [], []
+        for pair in self.manifests["dev"]:
+            languages.append(self.vocabularies.language(pair.target_language))
+            rights = (pair.target, *pair.alternatives)
+            references.append([normalize_text(right, self.recipe.text, pair.target_language) for right in rights])
+        return metrics.signatures(self.recipe.metric, self.recipe.bleu_tokenizer, references, languages)
+
+    def _card(self, scores: dict[str, float]) -> str:
+        data, name, train, dev = self.recipe.data, self.recipe.metric, self.manifests["train"], self.manifests["dev"]
+        languages = self.vocabularies.languages
+        sources = sorted({pair.source_language for pair in dev if pair.source_language is not None})
+        plain, is_mean = name.replace("_", " "), len(self._signatures) > 1
+
+        def shown(value: float) -> str:
+            return f"{value:.2%}" if name == "word_error_rate" else f"{value:.2f}"
+
+        counted = []
+        for language, signature in self._signatures.items():
+            said = f"{plain} of {language}: {shown(scores[f'{name}_{language}'])}" if is_mean else f"{plain} signature"
+            if is_mean or signature is not None:
+                counted.append(said if signature is None else f"{said}: {signature}")
+        return card(
+            "Translation model",
+            kind="translation",
+            license_id=self.recipe.license,
+            languages=[*sources, *(each for each in languages if each not in sources)],
+            facts=[
+                f"Trained on {', '.join(data.train)}: {len(train):,} pairs.",
+                f"From {', '.join(sources) or '(not said)'} to {', '.join(languages) or '(not said)'}.",
+                f"{'mean ' * is_mean}{plain} on {manifests.dev_name(data)}, which chose this state of the model: "
+                f"{shown(scores[name])} ({len(dev):,} pairs, one beam).",
+                *counted,
+            ],
+            use=translation_use("model", languages),
+        )
 
     def _cross_entropy(self, model: nn.Module, batch: PairBatch, smoothing: float) -> tuple[Tensor, Tensor]:
         """Twice (P): loss and negative log-likelihood of each real target token, row by row."""
@@ -417,28 +468,6 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]
     return result, torch.tensor([len(row) for row in rows], dtype=torch.int64)
 
 
-def _model_card(
-    section: Recipe, vocabularies: Vocabularies, examples: dict[Split, Manifest[Pair]], scores: dict[str, float]
-) -> str:
-    data, (train, dev) = section.data, (examples["train"], examples["dev"])
-    sources = sorted({pair.source_language for pair in dev if pair.source_language is not None})
-    name, score = section.metric.replace("_", " "), scores[section.metric]
-    shown = f"{score:.2%}" if section.metric == "word_error_rate" else f"{score:.2f}"
-    return card(
-        "Translation model",
-        kind="translation",
-        license_id=section.license,
-        languages=[*sources, *(each for each in vocabularies.languages if each not in sources)],
-        facts=[
-            f"Trained on {', '.join(data.train)}: {len(train):,} pairs.",
-            f"From {', '.join(sources) or '(not said)'} to {', '.join(vocabularies.languages) or '(not said)'}.",
-            f"{name} on {manifests.dev_name(data)}, which chose this state of the model: {shown} ({len(dev):,} pairs, "
-            "one beam).",
-        ],
-        use=translation_use("model", vocabularies.languages),
-    )
-
-
 def build_task(section: Recipe, run: Path, world: World) -> Translation:
     """The task of a run, with what its recipe leaves to the data; tokenizers are learnt and kept there.
 
@@ -559,6 +588,7 @@ class Trained(NamedTuple):
             text=self.recipe.text,
             search=self.recipe.search,
             metric=self.recipe.metric,
+            bleu_tokenizer=self.recipe.bleu_tokenizer,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
 

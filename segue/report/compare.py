@@ -1,0 +1,64 @@
+"""In which words do an output and its nearest reference differ?"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+from segue.evaluation import Example
+from segue.metrics import scorer
+from segue.writing import UNSPACED
+
+# A word, or one character with its signs of a script that puts no spaces between words.
+DENSE = f"\u3001-\u303f\uff00-\uff65{UNSPACED}"
+_SIGNS = "".join(sign for sign in map(chr, range(0x0E00, 0xAB00)) if unicodedata.category(sign)[0] == "M")
+WORD = re.compile(f"[{DENSE}][{_SIGNS}\u200c\u200d]*|[^\\s{DENSE}]+")
+
+Pair = tuple[str | None, str | None]
+
+
+class Compared(NamedTuple):
+    """A hypothesis beside its nearest reference."""
+
+    reference: str
+    pairs: list[Pair]
+    """Words of the reference and of the hypothesis; None where the other has one more."""
+    num_errors: int
+
+
+def compare(examples: Sequence[Example]) -> list[Compared]:
+    """Each hypothesis aligned with that of its references from which the fewest words differ; the first of equals."""
+    if not examples:
+        return []
+    tried = [(index, right) for index, each in enumerate(examples) for right in (each.reference, *each.alternatives)]
+    references = [WORD.findall(right) for _, right in tried]
+    hypotheses = [WORD.findall(examples[index].hypothesis) for index, _ in tried]
+    lines = ([" ".join(words) for words in each] for each in (references, hypotheses))
+    aligned = scorer("jiwer").process_words(*lines)
+    nearest: dict[int, Compared] = {}
+    for (index, text), right, said, chunks in zip(tried, references, hypotheses, aligned.alignments, strict=True):
+        pairs: list[Pair] = []
+        for chunk in chunks:
+            words = right[chunk.ref_start_idx : chunk.ref_end_idx]
+            pairs += zip_longest(words, said[chunk.hyp_start_idx : chunk.hyp_end_idx])
+        compared = Compared(text, pairs, sum(word != other for word, other in pairs))
+        if index not in nearest or compared.num_errors < nearest[index].num_errors:
+            nearest[index] = compared
+    return [nearest[index] for index in range(len(examples))]
+
+
+def signs(pairs: Sequence[Pair]) -> str:
+    """A sign for each pair: = the same, - no word in the hypothesis, + none in the reference, ~ another one."""
+    return "".join(
+        "=" if right == said else "-" if said is None else "+" if right is None else "~" for right, said in pairs
+    )
+
+
+def spaced(text: str) -> str:
+    """The words of a text with a space between them, or a line break where none is written."""
+    parts, end = list[str](), 0
+    for found in WORD.finditer(text):
+        parts += [" " if found.start() > end else "\n", found[0]]
+        end = found.end()
+    return "".join(parts[1:])
