@@ -257,6 +257,11 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--report", metavar="FILE.html", type=Path, help="scores, and examples from worst to best")
     parser.add_argument("--outputs", metavar="FILE.jsonl", type=Path, help="each example's output and scores")
+    parser.add_argument(
+        "--as-transcribe",
+        action="store_true",
+        help="hear whole recordings, as `segue transcribe` does; clips are joined by speaker, a second between them",
+    )
     _skip_bad_argument(parser)
     _device_argument(parser)
 
@@ -268,7 +273,12 @@ def _evaluate(arguments: Arguments) -> None:
     check_targets({"--report": arguments.report, "--outputs": arguments.outputs}, [arguments.manifest])
     model = _model(arguments, "evaluate")
     has_report = arguments.report is not None
-    evaluation = model.explain(arguments.manifest, skip_bad=arguments.skip_bad, has_media=has_report)
+    options = {"skip_bad": arguments.skip_bad, "has_media": has_report}
+    if arguments.as_transcribe:
+        if not hasattr(model, "transcribe"):
+            raise UserError("--as-transcribe: this model does not transcribe")
+        options["as_transcribed"] = True
+    evaluation = model.explain(arguments.manifest, **options)
     if arguments.outputs is not None:
         write_lines(arguments.outputs, (json.dumps(each, ensure_ascii=False) for each in evaluation.outputs()))
     if has_report:

@@ -291,6 +291,9 @@ def test_a_trained_model_has_learnt_what_it_was_taught(segue: Segue, corpus: Pat
     assert scores["word_error_rate"] < 0.2
     assert scores["utterances"] == 8
     assert scores["skipped"] == 0
+    whole = json.loads(segue("evaluate", trained, corpus / "test.jsonl", "--as-transcribe", "--json").out)
+    assert whole["alone_word_error_rate"] == scores["word_error_rate"]
+    assert (whole["recordings"], whole["utterances"], whole["words"]) == (2, 8, scores["words"])  # of two speakers
     outcome = segue("evaluate", trained, corpus / "test.jsonl")
     assert f"word error rate {scores['word_error_rate']:.2%}".split() == outcome.out.splitlines()[0].split()[:4]
     outcome = segue("transcribe", trained, *texts_of(corpus, "test"))

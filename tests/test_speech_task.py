@@ -400,3 +400,34 @@ def test_no_loaded_batch_exceeds_its_budget(tmp_path: Path) -> None:
     for number in range(2 * plan.num_micro_batches):
         waveforms = task.load("train", plan.micro_batch(number)).waveforms
         assert waveforms.numel() <= 12.0 * RATE + len(waveforms)  # resampling may round a sample up
+
+
+def test_an_evaluation_as_transcribed_hears_whole_recordings(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Recogniser, "WINDOW_SECONDS", 2.4)
+    monkeypatch.setattr(Recogniser, "OVERLAP_SECONDS", 0.6)
+    samples, emissions = spoken(160_000, 60)
+    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
+    transcriber = load(model_folder, "cpu")
+    transcriber.listener.model = Reader(transcriber.listener.model.front_end)
+    said = words(emissions, [letter.encode() for letter in ALPHABET], FRAME / RATE)
+    lines = []
+    for first in range(0, len(said) - 2, 3):
+        if first != 6:  # what is said here is in no reference, and counts nowhere
+            start, end = said[first].start, said[first + 2].end
+            text = text_of(said[first : first + 3])
+            lines.append({"audio_filepath": "long.wav", "offset": start, "duration": end - start, "text": text})
+    for number in range(2):
+        soundfile.write(tmp_path / f"{number}.wav", samples[: 2 * RATE], RATE, subtype="FLOAT")
+        text = text_of([word for word in said if word.end <= 2])
+        lines.append({"audio_filepath": f"{number}.wav", "duration": 2.0, "text": text, "speaker": "ann"})
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluation = transcriber.explain(tmp_path / "test.jsonl", as_transcribed=True)
+    assert evaluation.scores["recordings"] == len(evaluation.examples) == 2
+    assert evaluation.scores["utterances"] == len(lines)
+    assert evaluation.scores["word_error_rate"] <= 0.02  # a word may be cut at two seconds
+    assert evaluation.scores["alone_word_error_rate"] <= 0.02
+    assert [each.id for each in evaluation.examples][1] == "0.wav ... 1.wav"
+    monkeypatch.setattr(transcriber, "transcribe", lambda *_: Transcript("", 20.0, "", []))
+    assert transcriber.evaluate(tmp_path / "test.jsonl", as_transcribed=True)["word_error_rate"] == 1.0

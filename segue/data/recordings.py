@@ -23,12 +23,29 @@ class Recording(NamedTuple):
     """The file whose parts they are; None for clips that are to be joined."""
 
     @property
+    def id(self) -> str:
+        """Of its first utterance and its last."""
+        first, last = self.utterances[0].id, self.utterances[-1].id
+        return first if len(self.utterances) == 1 else f"{first} ... {last}"
+
+    @property
+    def seconds(self) -> float:
+        """Of its utterances."""
+        return sum(each.seconds for each in self.utterances)
+
+    @property
+    def speaker(self) -> str | None:
+        """Where there is one only."""
+        speakers = {each.speaker for each in self.utterances}
+        return speakers.pop() if len(speakers) == 1 else None
+
+    @property
     def text(self) -> str:
         """What is said."""
         text = ""
         for utterance in self.utterances:
             is_apart = not (scripts.is_unspaced(text[-1:]) and scripts.is_unspaced(utterance.text))
-            text += " " * is_apart + utterance.text
+            text += " " * bool(text and is_apart) + utterance.text
         return text
 
     def covers(self, seconds: float) -> bool:
@@ -36,7 +53,7 @@ class Recording(NamedTuple):
         return any(0 <= seconds - each.offset_seconds < each.seconds for each in self.utterances)
 
 
-def recordings(utterances: Iterable[Utterance]) -> Iterator[Recording]:
+def of(utterances: Iterable[Utterance]) -> Iterator[Recording]:
     """All utterances, each in one recording: with those of the same file, or with clips of the same speaker."""
     of_file: dict[Path, list[Utterance]] = {}
     for utterance in utterances:

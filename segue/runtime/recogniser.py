@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segue import metrics
-from segue.data import audio
+from segue.data import audio, recordings
 from segue.data.audio import Samples
 from segue.data.batching import BatchPlan
 from segue.data.examples import Utterance
@@ -122,6 +122,7 @@ class Heard(NamedTuple):
     origin: str = ""
     """The line of the manifest."""
     speaker: str | None = None
+    num_utterances: int = 1
 
 
 class Recogniser:
@@ -165,23 +166,38 @@ class Recogniser:
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
         return Transcript(name, duration, text_of(found), found)
 
-    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, Any]:
-        """Error rates on a manifest with their intervals, also by speaker, and how many bad examples were left out."""
-        return self.explain(manifest, skip_bad, has_media=False).as_json()
+    def evaluate(self, manifest: Path, skip_bad: bool = False, *, as_transcribed: bool = False) -> dict[str, Any]:
+        """Error rates on a manifest with their intervals, also by speaker, and how many bad examples were left out.
 
-    def explain(self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True) -> Evaluation:
-        """Scores on a manifest, and what was heard in each utterance; `has_media` adds the sound of some."""
+        `as_transcribed` scores recordings (`data/recordings.py`) as `transcribe` hears them, and says the rate of
+        utterances that are heard alone beside it.
+        """
+        return self.explain(manifest, skip_bad, has_media=False, as_transcribed=as_transcribed).as_json()
+
+    def explain(
+        self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True, as_transcribed: bool = False
+    ) -> Evaluation:
+        """Scores on a manifest, and what was heard in each utterance or recording; `has_media` adds the sound of some
+        utterances."""
         utterances = Manifest(Utterance, [manifest], skip_bad=skip_bad)
         all_heard = self.heard(utterances)
+        beside: dict[str, float] = {}
+        if as_transcribed:
+            alone = self.score(all_heard)
+            usable = {each.origin for each in all_heard}
+            all_heard = self._heard_as_transcribed([each for each in utterances if each.origin in usable], skip_bad)
+            name = alone.chosen.name
+            beside = {f"alone_{name}": alone.overall()[name], "recordings": len(all_heard)}
         place = {utterance.origin: number for number, utterance in enumerate(utterances)}
         all_heard.sort(key=lambda each: place[each.origin])
-        num_skipped = utterances.num_skipped + len(utterances) - len(all_heard)
+        num_heard = sum(each.num_utterances for each in all_heard)
+        num_skipped = utterances.num_skipped + len(utterances) - num_heard
         self._check(manifest, all_heard)
         speakers = [each.speaker for each in all_heard]
         with Bar(f"scores {manifest.name}"):
             found = self.score(all_heard)
             rates, of_speakers = found.of_each(), found.by_speaker(speakers)
-            resampled = found.resampling("utterances", speakers)
+            resampled = found.resampling("recordings" if as_transcribed else "utterances", speakers)
         name = found.chosen.name
         examples = [
             Example(
@@ -195,12 +211,12 @@ class Recogniser:
             )
             for each, own in zip(all_heard, rates, strict=True)
         ]
-        for index in chosen(examples, "min") if has_media else ():
+        for index in chosen(examples, "min") if has_media and not as_transcribed else ():
             samples = utterances[place[all_heard[index].origin]].samples(self.facts.sample_rate_hz)
             examples[index] = examples[index]._replace(audio=audio.encoded(samples, self.facts.sample_rate_hz))
         return Evaluation(
             title=f"Speech recognition of {manifest.name}",
-            scores={**found.overall(), "utterances": len(all_heard), "skipped": num_skipped},
+            scores={**found.overall(), **beside, "utterances": num_heard, "skipped": num_skipped},
             examples=examples,
             score_name=name.replace("_", " "),
             direction="min",
@@ -230,6 +246,28 @@ class Recogniser:
                 reference = normalize(utterance.text, self.facts.text, utterance.language)
                 seconds, speaker = utterance.seconds, utterance.speaker
                 all_heard.append(Heard(utterance.id, reference, hypothesis, seconds, utterance.origin, speaker))
+        return all_heard
+
+    def _heard_as_transcribed(self, utterances: Sequence[Utterance], skip_bad: bool) -> list[Heard]:
+        """What `transcribe` hears in their recordings; of whole files, the words that are said in the utterances."""
+        all_heard: list[Heard] = []
+        rate, total = self.facts.sample_rate_hz, sum(each.seconds for each in utterances)
+        for recording in progress(recordings.of(utterances), "transcribes", total, "s", lambda each: each.seconds):
+            origin = recording.utterances[0].origin
+            try:
+                if recording.path is None:
+                    clips = (each.samples(rate) for each in recording.utterances)
+                    found = self.transcribe(recordings.join(clips, rate), rate).words
+                else:
+                    found = self.transcribe(recording.path).words
+                    found = [word for word in found if recording.covers((word.start + word.end) / 2)]
+            except UserError as problem:
+                if not skip_bad:
+                    raise UserError(f"{origin}: {problem} (--skip-bad leaves such recordings out)") from None
+                continue
+            reference = normalize(recording.text, self.facts.text)
+            sizes = recording.seconds, origin, recording.speaker, len(recording.utterances)
+            all_heard.append(Heard(recording.id, reference, text_of(found), *sizes))
         return all_heard
 
     def hear(self, waveforms: Sequence[Samples]) -> tuple[list[str], list[NDArray[np.float32]]]:
