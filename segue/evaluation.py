@@ -77,7 +77,8 @@ class Evaluation(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """The scores, their intervals, and those of the groups."""
-        return {**self.scores, "intervals": dict(self.intervals), "interval_note": self.interval_note, **self.groups}
+        intervals = {name: list(each) for name, each in self.intervals.items()}
+        return {**self.scores, "intervals": intervals, "interval_note": self.interval_note, **self.groups}
 
     def outputs(self) -> Iterator[dict[str, Any]]:
         """What became of each example, with its own scores: a line of `--outputs` each."""

@@ -214,12 +214,14 @@ Interval = tuple[float, float]
 
 
 def intervals(parts: Sequence[Scored], blocks: NDArray[np.intp] | None = None) -> dict[str, Interval]:
-    """95 % intervals of the parts' mean scores, by name; none where a part is a single block (`Scored.resampled`)."""
+    """95 % intervals of the parts' mean scores, by name; none where a part is a single block (`Scored.resampled`), nor
+    of a score that no draw changed: an error rate of 0 on a few examples is not known to be 0."""
     resampled = [part.resampled(blocks) for part in parts]
     found = {}
     for name in common(resampled):
         low, high = np.percentile(np.mean([each[name] for each in resampled], axis=0), PERCENTILES)
-        found[name] = (float(low), float(high))
+        if high > low:
+            found[name] = (float(low), float(high))
     return found
 
 
@@ -294,8 +296,10 @@ class Scores(NamedTuple):
                 hint = "; few speakers: rough" if len(known) < FEW_SPEAKERS else ""
             else:
                 hint = "; " + ("all of one speaker" if known else "speakers are not known") + ": other voices vary more"
-        note = f"95 % intervals: bootstrap, {NUM_RESAMPLES:,} draws of {drawn}{hint}"
-        return Resampling(intervals(self.parts, blocks), note)
+        found = intervals(self.parts, blocks)
+        if not found:
+            hint += "; every draw has the same scores, so there are none"
+        return Resampling(found, f"95 % intervals: bootstrap, {NUM_RESAMPLES:,} draws of {drawn}{hint}")
 
     def by_speaker(self, speakers: Sequence[str | None]) -> dict[str, dict[str, float]]:
         """Each speaker's examples and scores, worst first; nothing where no speaker is known."""
@@ -316,7 +320,12 @@ class Scores(NamedTuple):
         if not self._is_mean:
             return {}
         return {
-            part.language or "": {unit: part.size, **part.scores(), **part.signatures, "intervals": intervals([part])}
+            part.language or "": {
+                unit: part.size,
+                **part.scores(),
+                **part.signatures,
+                "intervals": {name: list(each) for name, each in intervals([part]).items()},
+            }
             for part in self.parts
         }
 

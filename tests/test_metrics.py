@@ -307,6 +307,12 @@ def test_one_example_has_no_interval() -> None:
     assert found.note == "no 95 % intervals: they need two utterances or more"
 
 
+def test_a_perfect_score_on_a_few_examples_claims_no_certainty() -> None:
+    found = speech("auto", ["a b", "c d"], ["a b", "c d"]).resampling("utterances")
+    assert found.intervals == {}
+    assert found.note.endswith("2 utterances; every draw has the same scores, so there are none")
+
+
 def test_speakers_have_their_own_scores_worst_first() -> None:
     found = speech("auto", ["a b", "a b", "a b", "c"], ["a b", "a x", "x y", "c"])
     scores = found.by_speaker(["ann", "bob", "bob", None])

@@ -27,6 +27,7 @@ from segue.tasks.speech_recognition import (
     AcousticModel,
     FeatureTensors,
     Recipe,
+    SpeechPrediction,
     SpeechRecognition,
     _mask,
     _warp,
@@ -164,6 +165,21 @@ def test_unusable_texts_are_named_or_counted(tmp_path: Path, capsys: pytest.Capt
     assert [utterance.text for utterance in task.manifests["train"]] == ["a b"]
     assert task.manifests["train"].num_skipped == 2
     assert "2 unusable examples left out" in capsys.readouterr().err
+
+
+def test_without_spaces_between_words_characters_choose_the_model(tmp_path: Path) -> None:
+    manifest, alphabet = write_lines(tmp_path, [("今天天气很好", 8000)]), "tokenizer.alphabet=今天气很好"
+    task = task_of(manifest, alphabet, split="dev")
+    assert task.best_metric == ("character_error_rate", "min")
+    scores = task.score([SpeechPrediction("id", "今天天气很好", "今天天气真好", 1.0, 6)])
+    assert list(scores)[:2] == ["character_error_rate", "word_error_rate"]
+    assert (scores["character_error_rate"], scores["word_error_rate"]) == (1 / 6, 1)
+    task.manifests["train"] = task.manifests["dev"]
+    task.save_assets(tmp_path / "model", scores)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "- Character error rate on dev.jsonl, which chose this state of the model: 16.67%" in card
+    assert task_of(manifest, alphabet, "metric=word_error_rate", split="dev").best_metric[0] == "word_error_rate"
+    assert task_of(write_lines(tmp_path, [("abc cab", 8000)]), split="dev").best_metric[0] == "word_error_rate"
 
 
 def test_joining_needs_a_space_to_write(tmp_path: Path) -> None:

@@ -324,6 +324,36 @@ def test_scores_are_bleu_and_chrf_or_error_rates_against_the_nearest(tmp_path: P
 # --- Vocabularies ---
 
 
+def test_chinese_is_scored_by_its_characters_and_the_card_says_so(tmp_path: Path) -> None:
+    manifest = write_lines(tmp_path, [("the weather is nice today", "今天天气很好")] * 2)
+    alphabet = 'tokenizer={ kind = "characters", alphabet = "今天气很好" }'
+    task = task_of(manifest, 'source_tokenizer={ kind = "words" }', "model.tied=target", alphabet, split="dev")
+    task.manifests["train"] = task.manifests["dev"]
+    scores = task.score(predicted((("今天天气很好",), "今天天气真好"), (("我们去公园散步吧",), "我们去公园走走吧")))
+    assert scores["bleu"] > 40
+    folder = tmp_path / "model"
+    task.save_assets(folder, scores)
+    card = (folder / "README.md").read_text()
+    assert f"which chose this state of the model: {scores['bleu']:.2f} (2 pairs" in card
+    assert "- bleu signature: nrefs:1|case:mixed|eff:no|tok:zh|" in card
+
+
+def test_several_languages_are_scored_each_its_own_way(tmp_path: Path) -> None:
+    write_languages(tmp_path, "de", "zh")
+    task = task_of(tmp_path / "x.jsonl", split="dev")
+    task.manifests["train"] = task.manifests["dev"]
+    rows = [("a b c d e", "a b c d e", "de"), ("今天天气很好", "今天天气真好", "zh")]
+    found = [PairPrediction("id", "source", language, (right,), said, 3.0, 2) for right, said, language in rows]
+    scores = task.score(found)
+    assert scores["bleu_de"] == pytest.approx(100)
+    assert 0 < scores["bleu_zh"] < 100
+    assert scores["bleu"] == pytest.approx((scores["bleu_de"] + scores["bleu_zh"]) / 2)
+    task.save_assets(tmp_path / "model", scores)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"mean bleu on dev.jsonl, which chose this state of the model: {scores['bleu']:.2f}" in card
+    assert f"- bleu of zh: {scores['bleu_zh']:.2f}: nrefs:1|" in card
+
+
 def test_separate_tokenizers_cannot_share_all_embeddings(tmp_path: Path) -> None:
     separate = 'source_tokenizer={ kind = "words" }'
     manifest = write_lines(tmp_path, PAIRS)
