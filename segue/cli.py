@@ -6,8 +6,10 @@ another rank was lost.
 """
 
 import argparse
+import dataclasses
 import datetime
 import difflib
+import io
 import json
 import os
 import signal
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 
 from segue import progress
 from segue.errors import UserError, missing_extra, warn
+from segue.files import replacing
 
 Arguments = argparse.Namespace
 
@@ -36,6 +39,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status."""
     # Waiting threads should sleep: spinning ones cost up to six times on a shared machine. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # UTF-8 as in files, whatever the locale; names of files that are not UTF-8 go out as they came in.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     words = sys.argv[1:] if words is None else words
     name = words[0] if words else "--help"
     if name not in COMMANDS:
@@ -141,9 +147,9 @@ def _estimate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="recipe file, or the name of one that ships")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="changes: batch.tokens=8192")
     parser.add_argument("--devices", metavar="N", type=_positive, default=1, help="how many (default: 1)")
-    parser.add_argument("--memory", metavar="GB", type=float, required=True, help="of each, in 10^9 bytes")
+    parser.add_argument("--memory", metavar="GB", type=_above_zero, required=True, help="of each, in 10^9 bytes")
     parser.add_argument(
-        "--flops", metavar="X", type=float, help="operations a second that one reaches, like 400e12: for a rate"
+        "--flops", metavar="X", type=_above_zero, help="operations a second that one reaches, like 400e12: for a rate"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
@@ -294,33 +300,50 @@ def _evaluate(arguments: Arguments) -> None:
 
 def _transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     _model_argument(parser)
-    parser.add_argument("audio", metavar="AUDIO", type=Path, nargs="+", help="wav, flac, ogg or mp3; of any length")
+    parser.add_argument(
+        "audio", metavar="AUDIO", type=Path, nargs="+", help="recordings of any length, folders, or - (standard input)"
+    )
     parser.add_argument("--format", choices=("text", "json", "srt", "vtt"), default="text", help="(default: text)")
     parser.add_argument("--out", metavar="DIR", type=Path, help="write a file for each recording there")
+    parser.add_argument(
+        "--channel", type=_channel, help="left, right, mix or a number from 1 (default: mix, where that makes sense)"
+    )
     _device_argument(parser)
 
 
 def _transcribe(arguments: Arguments) -> int:
-    if arguments.format in ("srt", "vtt") and len(arguments.audio) > 1 and arguments.out is None:
+    from segue import transcribe_files
+
+    paths = transcribe_files.recordings(arguments.audio)
+    if arguments.format in ("srt", "vtt") and len(paths) > 1 and arguments.out is None:
         raise UserError(f"--format {arguments.format} with several recordings needs --out DIR")
+    suffix = "txt" if arguments.format == "text" else arguments.format
+    targets = [] if arguments.out is None else transcribe_files.targets(paths, arguments.out, suffix)
     model = _model(arguments, "transcribe")
-    has_failed = False
-    for path in arguments.audio:
+    has_failed = has_warned = False
+    for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
         try:
-            transcript = model.transcribe(path)
+            with transcribe_files.local(path) as file:
+                transcript = model.transcribe(file, channel=arguments.channel)
+                rate = model.rate_of(file)
         except UserError as problem:
-            print(f"segue: {problem}", file=sys.stderr)
+            progress.say(f"segue: {problem}")
             has_failed = True
             continue
-        text = transcript.written(arguments.format)
-        if arguments.out is not None:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            suffix = "txt" if arguments.format == "text" else arguments.format
-            (arguments.out / f"{path.stem}.{suffix}").write_text(text + "\n", encoding="utf-8")
-        elif arguments.format == "text" and len(arguments.audio) > 1:
-            print(f"{path}\t{text}", flush=True)
+        if rate < model.facts.sample_rate_hz and not has_warned:
+            has_warned = True
+            warn(
+                f"{path}: has {rate} samples a second, the model learnt from {model.facts.sample_rate_hz}: what lies "
+                f"above {rate // 2} Hz is not there, and words may be wrong for that (said once)"
+            )
+        text = dataclasses.replace(transcript, audio=str(path)).written(arguments.format)
+        if targets:
+            with replacing(targets[number]) as partial:
+                partial.write_text(text + "\n", encoding="utf-8")
+        elif arguments.format == "text" and len(paths) > 1:
+            progress.say(f"{path}\t{text}", sys.stdout)
         else:
-            print(text, flush=True)
+            progress.say(text, sys.stdout)
     return 2 if has_failed else 0
 
 
@@ -349,7 +372,11 @@ def _translate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--line-length", metavar="N", type=_positive, default=42, help="subtitles (default: 42)")
     parser.add_argument(
-        "--reading-speed", metavar="CPS", type=_speed, default=17.0, help="characters a second to warn at (default: 17)"
+        "--reading-speed",
+        metavar="CPS",
+        type=_above_zero,
+        default=17.0,
+        help="characters a second to warn at (default: 17)",
     )
     _device_argument(parser)
 
@@ -559,15 +586,22 @@ def _whole(text: str) -> int:
     return number
 
 
-def _speed(text: str) -> float:
+def _above_zero(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise ValueError
     return number
 
 
+def _channel(text: str) -> int | str:
+    if text not in ("left", "right", "mix"):
+        return _positive(text)
+    return text
+
+
+_channel.__name__ = "channel (left, right, mix or a number from 1)"
 _whole.__name__ = "whole number from 0"
-_speed.__name__ = "number above 0"
+_above_zero.__name__ = "number above 0"
 _points.__name__ = "number of points from 0"
 _positive.__name__ = "whole number above 0"  # what argparse calls it in messages
 

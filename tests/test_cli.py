@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonschema
+import numpy as np
 import pysubs2
 import pytest
+import soundfile
 
 from segue import recipe, tasks, training
 from segue.cli import COMMANDS, main
+from segue.data import audio
 
 
 class Outcome(NamedTuple):
@@ -351,6 +355,81 @@ def test_recordings_that_cannot_be_read_do_not_stop_the_others(
     of_missing, of_text_file = outcome.err.splitlines()
     assert of_missing == f"segue: {missing}: cannot read this audio file: No such file or directory"
     assert of_text_file.startswith(f"segue: {text_file}: not audio that can be read")
+
+
+def test_recordings_of_one_name_keep_their_transcripts(
+    segue: Segue, corpus: Path, trained: Path, tmp_path: Path
+) -> None:
+    texts = {}
+    for folder, (path, text) in zip(("d1", "d2"), texts_of(corpus, "train").items(), strict=False):
+        (tmp_path / folder).mkdir()
+        shutil.copy(path, tmp_path / folder / "rec.wav")
+        texts[folder] = text
+    outcome = segue("transcribe", trained, tmp_path / "d1" / "rec.wav", tmp_path / "d2", "--out", tmp_path / "o")
+    assert outcome.status == 0, outcome
+    assert {folder: (tmp_path / "o" / folder / "rec.txt").read_text().strip() for folder in texts} == texts
+
+
+def test_a_channel_is_taken_where_two_differ(segue: Segue, corpus: Path, trained: Path, tmp_path: Path) -> None:
+    (one, text), (other, other_text), *_ = texts_of(corpus, "train").items()
+    left, right = (audio.read(path, 8000) for path in (one, other))
+    columns, _ = audio.padded([left, np.concatenate([np.zeros_like(left), right])])  # one after the other
+    soundfile.write(tmp_path / "x.wav", columns.T, 8000)
+    assert_mistake(
+        segue("transcribe", trained, tmp_path / "x.wav"), "say which to hear: --channel left, --channel right"
+    )
+    for channel, wanted in (("left", text), ("2", other_text)):
+        outcome = segue("transcribe", trained, tmp_path / "x.wav", "--channel", channel)
+        # The tiny model knows no pauses: it may lose a space beside them.
+        assert outcome.out.replace(" ", "") == wanted.replace(" ", "") + "\n"
+    soundfile.write(tmp_path / "y.wav", np.stack([left, -left], axis=1), 8000)
+    outcome = segue("transcribe", trained, tmp_path / "y.wav")
+    assert (outcome.status, outcome.out) == (0, f"{text}\n")
+    assert "y.wav: its channels cancel each other (opposite phase); channel 1 alone is heard" in outcome.err
+
+
+def test_names_and_texts_need_no_utf8_locale(corpus: Path, trained: Path, tmp_path: Path) -> None:
+    path, text = next(iter(texts_of(corpus, "train").items()))
+    name = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    shutil.copy(path, name)
+    odd = tmp_path / "é.wav"
+    shutil.copy(path, odd)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C"}
+    command = [sys.executable, "-m", "segue", "transcribe", str(trained), name, str(odd), "-"]
+    finished = subprocess.run(command, capture_output=True, input=path.read_bytes(), env=environment, timeout=100)
+    assert finished.returncode == 0, finished
+    rows = [name, os.fsencode(odd), b"-"]
+    assert finished.stdout == b"".join(row + b"\t" + text.encode() + b"\n" for row in rows)
+
+
+def test_a_recording_of_a_lower_rate_is_said_once(segue: Segue, trained: Path, corpus: Path, tmp_path: Path) -> None:
+    samples = audio.read(next(iter(texts_of(corpus, "train"))), 4000)
+    for name in ("x.wav", "y.wav"):
+        audio.write(tmp_path / name, samples, 4000)
+    outcome = segue("transcribe", trained, tmp_path)
+    assert outcome.status == 0
+    assert outcome.err.count("has 4000 samples a second, the model learnt from 8000") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "translate m --context -1",
+        "translate m --reading-speed nan",
+        "translate m --reading-speed 0",
+        "translate m --beams 0",
+        "transcribe m x.wav --channel 0",
+        "transcribe m x.wav --channel both",
+        "estimate r --memory nan",
+        "estimate r --memory -1",
+        "estimate r --memory 8 --flops inf",
+        "export m onnx o --max-metric-loss nan",
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(segue: Segue, words: str) -> None:
+    outcome = segue(*words.split())
+    assert outcome.status == 2
+    assert f"argument {words.split()[-2]}: invalid " in outcome.err.splitlines()[-1]
 
 
 # --- recipes ---

@@ -232,14 +232,67 @@ def test_joined_utterances_are_heard_one_after_the_other(tmp_path: Path) -> None
 def test_bad_audio_is_named_with_its_line_or_counted(tmp_path: Path) -> None:
     manifest = write_lines(tmp_path, [("a", 8000), ("b", 8000), ("c", 8000)])
     soundfile.write(tmp_path / "1.wav", np.zeros(8000), RATE)
-    (tmp_path / "2.wav").write_text("no audio")
-    task = task_of(manifest)
+    task, skipping = task_of(manifest), task_of(manifest, "data.skip_bad=true")
+    (tmp_path / "2.wav").write_text("no audio")  # after the start, which looks at headers
     with pytest.raises(UserError, match=r"x\.jsonl:2: .*1\.wav: silent: every sample is 0 \(--skip-bad"):
         task.load("train", micro_batch(0, 1))
     with pytest.raises(UserError, match=r"x\.jsonl:3: .*2\.wav: not audio"):
         task.load("train", micro_batch(2))
-    batch = task_of(manifest, "data.skip_bad=true").load("train", micro_batch(0, 1, 2))
+    batch = skipping.load("train", micro_batch(0, 1, 2))
     assert (batch.ids, batch.num_skipped) == (["0.wav"], 2)
+    with pytest.raises(UserError, match=r"x\.jsonl:3: audio_filepath: .*2\.wav: not audio"):
+        task_of(manifest)
+    assert len(task_of(manifest, "data.skip_bad=true").manifests["train"]) == 2
+
+
+@pytest.mark.parametrize("bad_split", ["train", "dev"])
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"duration": 1.2}, "duration: has 1.20 s, but "),
+        ({"offset": 0.7, "duration": 0.5}, "duration: ends at 1.20 s, but "),
+        ({"audio_filepath": "gone.wav"}, "audio_filepath: no such file: "),
+        ({"channel": 2}, "channel: 2, but "),
+    ],
+)
+def test_recordings_of_all_splits_are_checked_at_the_start(
+    tmp_path: Path, bad_split: Split, keys: dict[str, Any], message: str
+) -> None:
+    manifests: dict[Split, Path] = {}
+    for split in ("train", "dev"):
+        manifests[split] = write_lines(tmp_path, [("a", 8000), ("b", 8000)]).rename(tmp_path / f"{split}.jsonl")
+    lines = manifests[bad_split].read_text().splitlines()
+    manifests[bad_split].write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | keys)]))
+    section = section_of(tmp_path)
+
+    def start(skip_bad: bool) -> SpeechRecognition:
+        made = {split: Manifest(Utterance, [path], skip_bad=skip_bad) for split, path in manifests.items()}
+        data = section.data.model_copy(update={"skip_bad": skip_bad})
+        tokenizer = tokenizers.build(section.tokenizer, [])
+        return SpeechRecognition(section.model_copy(update={"data": data}), tokenizer, made)
+
+    with pytest.raises(UserError, match=f"{bad_split}.jsonl:2: {message}"):
+        start(skip_bad=False)
+    assert len(start(skip_bad=True).manifests[bad_split]) == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted_hz", "message"),
+    [
+        (16000, "2 of 2 recordings have 8000 samples a second, and are resampled"),
+        (4000, "2 of 2 recordings have more than 4000 samples a second: their sound above 2000 Hz is lost"),
+        (RATE, ""),
+    ],
+)
+def test_another_rate_than_the_recordings_is_said_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wanted_hz: int, message: str
+) -> None:
+    manifest = write_lines(tmp_path, [("a", 8000), ("b", 8000)])
+    assert RATE == 8000
+    task_of(manifest, f"features.sample_rate_hz={wanted_hz}", "features.mel_bins=8")
+    said = capsys.readouterr().err
+    assert message in said
+    assert bool(said) == bool(message)
 
 
 def test_masks_set_their_spans_to_zero_and_nothing_else() -> None:
@@ -445,5 +498,5 @@ def test_an_evaluation_as_transcribed_hears_whole_recordings(
     assert evaluation.scores["word_error_rate"] <= 0.02  # a word may be cut at two seconds
     assert evaluation.scores["alone_word_error_rate"] <= 0.02
     assert [each.id for each in evaluation.examples][1] == "0.wav ... 1.wav"
-    monkeypatch.setattr(transcriber, "transcribe", lambda *_: Transcript("", 20.0, "", []))
+    monkeypatch.setattr(transcriber, "transcribe", lambda *_, **__: Transcript("", 20.0, "", []))
     assert transcriber.evaluate(tmp_path / "test.jsonl", as_transcribed=True)["word_error_rate"] == 1.0

@@ -1,7 +1,14 @@
-"""How do sound files become samples? Any rate, any channels, wav, flac, ogg and mp3, to mono float32 in [-1, 1]."""
+"""How do sound files become samples? Any rate, any channels, wav, flac, ogg and mp3, to mono float32 in [-1, 1].
+
+What lies in a file says `containers.py`, and libsndfile decodes it; what libsndfile does not know, `media.py` reads.
+"""
 
 import io
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +17,15 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from segue.errors import UserError
+from segue.data import channels, containers, media
+from segue.data.channels import Channel
+from segue.data.mpeg import Part
+from segue.errors import UserError, warn
 
 Samples = NDArray[np.float32]
+Mono = Iterator[Samples]
+Blocks = Iterator[tuple[int, Samples]]
+"""Rates, and samples (S, C)."""
 
 # Headers count samples, manifests round: more than this is missing audio, not rounding.
 TRUNCATION_SECONDS = 0.1
@@ -20,65 +33,149 @@ TRUNCATION_SECONDS = 0.1
 # An mp3 frame is made from those before it: where reading starts inside a file, so much is decoded and dropped.
 LEAD_SECONDS = 0.5
 
+BLOCK_SECONDS = 10.0
+MOST_VALUES = 1 << 24
+"""Of all channels, that a block holds."""
+NO_COUNT = 1 << 48
+"""libsndfile's counts above are its way to say that it does not know."""
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 1_000_000
+
+
+class Properties(NamedTuple):
+    """What a recording is, as its file is now."""
+
+    sample_rate_hz: int
+    """The highest, where a file holds several recordings."""
+    num_channels: int
+    """The most."""
+    seconds: float
+
+
+def properties(path: Path) -> Properties:
+    """What a recording is: from headers where they can be believed, else its sound is decoded and counted.
+
+    Raises a UserError for a file that is missing, not audio, empty, damaged where the headers show it, or cut.
+    """
+    try:
+        status = path.stat()
+        return _kept_properties(path, status.st_size, status.st_mtime_ns)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot read this audio file: {getattr(error, 'strerror', error)}") from None
+
 
 def duration(path: Path) -> float:
-    """Seconds of audio that the file's header declares."""
-    with _open(path) as file:
-        if file.frames <= 0:
-            raise UserError(f"{path}: holds no audio")
-        return float(file.frames / file.samplerate)
+    """Seconds of sound in a file."""
+    return properties(path).seconds
 
 
-def read(path: Path, sample_rate_hz: int, offset_seconds: float = 0.0, seconds: float | None = None) -> Samples:
+def inspect(path: Path) -> tuple[Properties, Channel]:
+    """What a recording is, and which channel to hear of it: decoded where that takes decoding, as for many channels.
+
+    Raises a UserError as `properties` and `channels.choose` do.
+    """
+    found = properties(path)
+    if found.num_channels == 1 and containers.parts(path):
+        return found, None
+    num_seconds = 0.0
+
+    def counted() -> Blocks:
+        nonlocal num_seconds
+        for rate, block in _blocks(path, BLOCK_SECONDS):
+            num_seconds += len(block) / rate
+            yield rate, block
+
+    channel = channels.choose(counted(), path)
+    return found._replace(seconds=num_seconds), channel
+
+
+def choose(path: Path, offset_seconds: float = 0.0, seconds: float | None = None) -> Channel:
+    """Which channel to hear of a recording or of a part of it (`channels.choose`)."""
+    return channels.choose(_segment(path, offset_seconds, seconds), path)
+
+
+@lru_cache(maxsize=1 << 14)
+def _kept_properties(path: Path, size: int, changed_ns: int) -> Properties:
+    del size, changed_ns  # another size or time, another file
+    rates, counts, seconds = [0], [0], 0.0
+    for part in containers.parts(path) or [None]:
+        with _opened(path, part) as file:
+            if file is None:
+                return _media_properties(path)
+            rates.append(file.samplerate)
+            counts.append(file.channels)
+            expected = _expected(file, part)
+            if expected is None:
+                expected = sum(len(block) for _, block in _decoded(file, path, BLOCK_SECONDS))
+            elif file.format == "FLAC" and expected:  # one that was cut has no last sample
+                _seek(file, expected - 1, path)
+            seconds += expected / file.samplerate
+    if not seconds:
+        raise UserError(f"{path}: holds no audio")
+    return Properties(max(rates), max(counts), seconds)
+
+
+def _media_properties(path: Path) -> Properties:
+    rate, num_channels, seconds = media.declared_properties(path)
+    _check_rate(rate, path)
+    if seconds is None:
+        seconds = sum(len(block) / rate for rate, block in media.blocks(path, BLOCK_SECONDS))
+    return Properties(rate, num_channels, seconds)
+
+
+def read(
+    path: Path, sample_rate_hz: int, offset_seconds: float = 0.0, seconds: float | None = None, channel: Channel = None
+) -> Samples:
     """Mono samples of a file, or of `seconds` of it from `offset_seconds` on: (samples,).
 
-    Raises a UserError for a file that is missing, not audio, empty, shorter than asked for, or holds NaN or infinity.
+    Raises a UserError for a file that is missing, not audio, empty, shorter than asked for, or holds NaN or infinity,
+    and as `channels.choose` does.
     """
-    with _open(path) as file:
-        rate = file.samplerate
-        first = round(offset_seconds * rate)
-        lead = min(first, round(LEAD_SECONDS * rate))
-        wanted = max(file.frames - first, 0) if seconds is None else round(seconds * rate)
-        try:
-            if offset_seconds:
-                file.seek(min(first - lead, file.frames))
-            samples = file.read(lead + wanted, dtype="float32", always_2d=True)[lead:]
-        except soundfile.LibsndfileError as error:
-            raise UserError(f"{path}: damaged audio: {error}") from None
-        missing = wanted - len(samples)
-    resampled = resample(_mono(samples, path), rate, sample_rate_hz)
-    if not len(resampled):
+    runs = list(_segment(path, offset_seconds, seconds))
+    if channel is None:
+        channel = channels.choose(runs, path)
+    pieces = [
+        resample(np.concatenate([channels.pick(block, channel, path) for _, block in run]), rate, sample_rate_hz)
+        for rate, run in groupby(runs, key=lambda each: each[0])
+    ]
+    samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    if not len(samples):
         raise UserError(f"{path}: holds no audio" + (f" after {offset_seconds} s" if offset_seconds else ""))
-    _check_missing(missing, rate, path)
-    return resampled
+    if seconds is not None:
+        _check_missing(seconds - sum(len(block) / rate for rate, block in runs), path)
+    return samples
 
 
-def stream(path: Path, sample_rate_hz: int, block_seconds: float = 10.0) -> Iterator[Samples]:
-    """The same samples as `read`, block by block, in memory that does not grow with the file."""
-    with _open(path) as file:
-        resampler = None
-        if file.samplerate != sample_rate_hz:
-            resampler = soxr.ResampleStream(file.samplerate, sample_rate_hz, 1, dtype="float32")
-        # Otherwise soundfile seeks after each block, and the next one of an mp3 file starts with noise.
-        file.seekable = lambda: False
-        num_read = num_yielded = 0
-        is_last = False
-        while not is_last:
-            try:
-                # Not file.blocks(): where samples are missing it hands out what its buffer held before.
-                block = file.read(round(block_seconds * file.samplerate), dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise UserError(f"{path}: damaged audio: {error}") from None
-            num_read += len(block)
-            is_last = not len(block)
-            samples = _mono(block, path)
+def stream(path: Path, sample_rate_hz: int, block_seconds: float = BLOCK_SECONDS, channel: Channel = None) -> Mono:
+    """The same samples as `read`, block by block, in memory that does not grow with the file.
+
+    Where there are several channels and none is asked for, they are compared first, and a choice is said.
+    """
+    if channel is None and properties(path).num_channels > 1:
+        channel = channels.choose(_blocks(path, BLOCK_SECONDS), path)
+        if channel is not None:
+            warn(f"{path}: its channels cancel each other (opposite phase); channel {channel} alone is heard")
+    num_yielded, last_rate = 0, sample_rate_hz
+    resampler = None
+    for rate, block in _blocks(path, block_seconds):
+        samples = channels.pick(block, channel, path)
+        if rate != last_rate:
             if resampler is not None:
-                samples = resampler.resample_chunk(samples, last=is_last)
-            num_yielded += len(samples)
-            yield samples
-        if not num_yielded:
-            raise UserError(f"{path}: holds no audio")
-        _check_missing(file.frames - num_read, file.samplerate, path)
+                yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            resampler, last_rate = None, rate
+            if rate != sample_rate_hz:
+                resampler = soxr.ResampleStream(rate, sample_rate_hz, 1, dtype="float32")
+        if resampler is not None:
+            samples = resampler.resample_chunk(samples)
+        num_yielded += len(samples)
+        yield samples
+    if resampler is not None:
+        samples = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        num_yielded += len(samples)
+        yield samples
+    if not num_yielded:
+        raise UserError(f"{path}: holds no audio")
 
 
 def write(path: Path, samples: Samples, sample_rate_hz: int) -> None:
@@ -124,11 +221,20 @@ def padded(waveforms: Sequence[Samples]) -> tuple[Samples, NDArray[np.int64]]:
     return rows, lengths
 
 
-def mono(samples: NDArray[Any], name: str = "samples") -> Samples:
+def mono(samples: NDArray[Any], sample_rate_hz: float, channel: Channel = None, name: str = "samples") -> Samples:
     """Mono float32 of floats in [-1, 1], or of signed whole numbers: (samples,) or (samples, channels) -> (samples,).
 
-    Raises a UserError, with `name`, for other shapes and kinds, for no samples, and for NaN or infinity.
+    Raises a UserError, with `name`, for other shapes and kinds, for no samples, for NaN or infinity, and as
+    `channels.choose` does.
     """
+    block = _checked(samples, name)
+    if channel is None:
+        channel = channels.choose([(round(sample_rate_hz), block)], name)
+    return channels.pick(block, channel, name)
+
+
+def _checked(samples: NDArray[Any], name: str) -> Samples:
+    """(S) or (S, C) -> (S, C) float32."""
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fi":
         raise UserError(
             f"{name}: floats in [-1, 1] or signed whole numbers of shape (samples,) or (samples, channels) wanted, got "
@@ -140,41 +246,151 @@ def mono(samples: NDArray[Any], name: str = "samples") -> Samples:
         raise UserError(f"{name}: (samples, channels) wanted, got shape {samples.shape}: transpose it")
     if samples.dtype.kind == "i":
         samples = samples / np.float32(np.iinfo(samples.dtype).max + 1)
-    return _mono(samples.reshape(len(samples), -1).astype(np.float32), name)
+    return samples.reshape(len(samples), -1).astype(np.float32)
 
 
-def _mono(samples: Samples, name: str | Path) -> Samples:
-    if not np.isfinite(samples).all():
-        raise UserError(f"{name}: holds NaN or infinite samples")
-    return np.asarray(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1))  # (S, channels) -> (S,)
+def _check_missing(seconds: float, path: Path) -> None:
+    if seconds > TRUNCATION_SECONDS:
+        raise UserError(f"{path}: truncated: {seconds:.2f} s are missing")
 
 
-def _check_missing(missing: int, rate: int, path: Path) -> None:
-    if missing > TRUNCATION_SECONDS * rate:
-        raise UserError(f"{path}: truncated: {missing / rate:.2f} s are missing")
+def _check_rate(rate: int, path: Path) -> None:
+    if not LOWEST_RATE_HZ <= rate <= HIGHEST_RATE_HZ:
+        raise UserError(f"{path}: {rate} samples a second; from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} can be read")
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+def _segment(path: Path, offset_seconds: float, seconds: float | None) -> Blocks:
+    """The blocks of a part of a file: where it can be done by a jump."""
+    parts = containers.parts(path)
+    if len(parts) < 2:
+        with _opened(path, parts[0] if parts else None) as file:
+            expected = None if file is None else _expected(file, parts[0] if parts else None)
+            if file is not None and (not offset_seconds or expected is not None):
+                yield from _jumped(file, expected, path, offset_seconds, seconds)
+                return
+    place = 0.0
+    for rate, block in _blocks(path, BLOCK_SECONDS):
+        start = round((offset_seconds - place) * rate)
+        end = len(block) if seconds is None else round((offset_seconds + seconds - place) * rate)
+        place += len(block) / rate
+        if end <= 0:
+            return
+        if len(found := block[max(start, 0) : end]):
+            yield rate, found
+
+
+def _jumped(
+    file: soundfile.SoundFile,
+    expected: int | None,
+    path: Path,
+    offset_seconds: float,
+    seconds: float | None,
+) -> Blocks:
+    rate = file.samplerate
+    first = round(offset_seconds * rate)
+    lead = min(first, round(LEAD_SECONDS * rate))
+    if offset_seconds:
+        assert expected is not None
+        if first - lead >= expected:
+            return
+        _seek(file, first - lead, path)
+    most = None if seconds is None else lead + round(seconds * rate)
+    if most is None and expected is not None:
+        expected -= first - lead
+    for _, block in _decoded(file, path, BLOCK_SECONDS, most=most, expected=expected if most is None else None):
+        yield rate, block[lead:]
+        lead = max(0, lead - len(block))
+
+
+def _blocks(path: Path, seconds: float) -> Blocks:
+    """(rate, (S, C)) of all that sounds in a file, one recording after the other."""
+    for part in containers.parts(path) or [None]:
+        with _opened(path, part) as file:
+            if file is None:
+                for rate, block in media.blocks(path, seconds):
+                    _check_rate(rate, path)
+                    yield rate, block
+                return
+            yield from _decoded(file, path, seconds, expected=_expected(file, part))
+
+
+def _decoded(
+    file: soundfile.SoundFile,
+    path: Path,
+    seconds: float,
+    most: int | None = None,
+    expected: int | None = None,
+) -> Blocks:
+    """The blocks from where `file` stands, `most` samples at most; a UserError where less than `expected` come."""
+    # Otherwise soundfile seeks after each block, and the next one of an mp3 file starts with noise.
+    file.seekable = lambda: False
+    rate, num_read = file.samplerate, 0
+    size = max(1, min(round(seconds * rate), MOST_VALUES // file.channels))
+    while most is None or num_read < most:
+        try:
+            # Not file.blocks(): where samples are missing it hands out what its buffer held before.
+            block = file.read(size if most is None else min(size, most - num_read), dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, ValueError, MemoryError) as error:
+            raise UserError(f"{path}: damaged audio: {_reason(error)}") from None
+        if not len(block):
+            break
+        num_read += len(block)
+        yield rate, block
+    if expected is not None:
+        _check_missing((expected - num_read) / rate, path)
+
+
+def _expected(file: soundfile.SoundFile, part: Part | None) -> int | None:
+    """How many samples of a channel a recording promises; None where only decoding counts them."""
+    if part is not None and part.num_frames is not None:
+        return part.num_frames
+    return file.frames if 0 <= file.frames < NO_COUNT else None
+
+
+def _seek(file: soundfile.SoundFile, place: int, path: Path) -> None:
+    """Moves to a sample that should be there."""
     try:
-        size = path.stat().st_size
-        if size == 0:
-            raise UserError(f"{path}: the file is empty")
-        if path.suffix.lower() == ".raw":  # soundfile asks for a rate then, whatever the file holds
-            raise UserError(f"{path}: not audio that can be read (wav, flac, ogg, mp3): .raw has no header")
-        file = soundfile.SoundFile(path)
-        declared = _riff_size(path) if file.format in ("WAV", "WAVEX") else 0
+        file.seek(min(place, file.frames))
+    except (soundfile.SoundFileError, ValueError):
+        raise UserError(f"{path}: damaged or truncated audio: its end cannot be read") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", None) or error or type(error).__name__)
+
+
+@contextmanager
+def _opened(path: Path, part: Part | None) -> Iterator[soundfile.SoundFile | None]:
+    """A recording of a file, or what libsndfile makes of a file of a kind that is not known here.
+
+    None where FFmpeg may know it. A UserError for what is cut or cannot be.
+    """
+    if part is None and path.suffix.lower() == ".raw":  # soundfile asks for a rate then, whatever the file holds
+        raise UserError(f"{path}: not audio that can be read ({media.KINDS}): .raw has no header")
+    with ExitStack() as stack:
+        yield _open(path, part, stack)
+
+
+def _open(path: Path, part: Part | None, stack: ExitStack) -> soundfile.SoundFile | None:
+    try:
+        source: Any = os.fsencode(path)  # a name need not be text
+        if part is not None and (part.start or part.end < path.stat().st_size or part.prefix):
+            file = stack.enter_context(path.open("rb"))
+            source = containers.Stretch(file, part.start, part.end, part.prefix)
+        sound = stack.enter_context(soundfile.SoundFile(source))
     except OSError as error:
         raise UserError(f"{path}: cannot read this audio file: {error.strerror}") from None
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"{path}: not audio that can be read (wav, flac, ogg, mp3): {error.error_string}") from None
-    # libsndfile takes a wav file that was cut for a shorter one, but its first chunk tells.
-    _check_missing(round((declared / size - 1) * file.frames), file.samplerate, path)
-    return file
-
-
-def _riff_size(path: Path) -> int:
-    """Bytes that a wav file declares; 0 for other files, and where a program that wrote to a pipe could not know."""
-    with path.open("rb") as file:
-        header = file.read(8)
-    size = int.from_bytes(header[4:], "little") + 8
-    return size if header[:4] == b"RIFF" and size < 0x7FFF0000 else 0
+    except (soundfile.SoundFileError, ValueError, TypeError, MemoryError) as error:
+        if part is None or (part.form in ("ogg", "other") and not part.is_cut and part.missing_share < 0.01):
+            return None
+        raise UserError(
+            f"{path}: truncated or damaged audio, or of a kind that cannot be read: {_reason(error)}"
+        ) from None
+    _check_rate(sound.samplerate, path)
+    if part is not None:
+        if part.is_cut:
+            raise UserError(f"{path}: truncated: it ends in the middle of a page; what followed is missing")
+        present = _expected(sound, part)
+        if part.missing_share and present is not None:
+            _check_missing(part.missing_share * present / sound.samplerate, path)
+    return sound

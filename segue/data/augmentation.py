@@ -186,7 +186,13 @@ class Augmentation:
         if self.noise is None:
             return _colored_noise(num_samples, self.sample_rate_hz, draw)
         recording = self.noise[int(draw.integers(len(self.noise)))]
-        samples = audio.read(recording.audio, self.sample_rate_hz, recording.offset_seconds, recording.seconds)
+        samples = audio.read(
+            recording.audio,
+            self.sample_rate_hz,
+            recording.offset_seconds,
+            recording.seconds,
+            recording.channel or "mix",
+        )
         start = int(draw.integers(len(samples)))
         return np.resize(np.roll(samples, -start), num_samples)
 

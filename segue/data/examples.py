@@ -9,9 +9,12 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from segue.data.audio import Samples
+from segue.data import channels
+from segue.data.audio import TRUNCATION_SECONDS, Samples, properties
 from segue.data.audio import read as read_audio
+from segue.data.channels import Channel
 from segue.errors import UserError
+from segue.files import is_file
 
 
 class Example(Protocol):
@@ -65,6 +68,8 @@ class Utterance:
     """`file:line`, for messages."""
     has_id: bool = False
     """Whether the id is the source's own, and no stand-in."""
+    channel: Channel = None
+    """Which channel is heard: a number from 1, or "mix"; None: the mean where it makes sense."""
 
     @property
     def size(self) -> float:
@@ -74,12 +79,28 @@ class Utterance:
     def samples(self, sample_rate_hz: int) -> Samples:
         """(S) its sound; a UserError names the manifest's line where it cannot be read, or is silent."""
         try:
-            samples = read_audio(self.audio, sample_rate_hz, self.offset_seconds, self.seconds)
+            samples = read_audio(self.audio, sample_rate_hz, self.offset_seconds, self.seconds, self.channel)
             if not samples.any():
                 raise UserError(f"{self.audio}: silent: every sample is 0")
         except UserError as problem:
             raise UserError(f"{self.origin}: {problem}") from None
         return samples
+
+    def problem_of_audio(self) -> str | None:
+        """Why its sound cannot be there, as far as its file's headers tell: missing, no audio, cut, or too short."""
+        if not is_file(self.audio):
+            return f"audio_filepath: no such file: {self.audio}"
+        try:
+            found = properties(self.audio)
+        except UserError as problem:
+            return f"audio_filepath: {problem}"
+        end = self.offset_seconds + self.seconds
+        if end > found.seconds + TRUNCATION_SECONDS:
+            where = f"ends at {end:.2f} s" if self.offset_seconds else f"has {self.seconds:.2f} s"
+            return f"duration: {where}, but {self.audio} has {found.seconds:.2f} s of sound"
+        if isinstance(self.channel, int) and self.channel > found.num_channels:
+            return f"channel: {self.channel}, but {self.audio} has {found.num_channels}"
+        return None
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
@@ -95,6 +116,10 @@ class Utterance:
         given = _text_or_none(values, origin, "id")
         # A file's name need not be UTF-8; an id is.
         name = os.fsencode(audio).decode(errors="backslashreplace")
+        try:
+            channel = channels.parse(values.get("channel"))
+        except ValueError as problem:
+            raise UserError(f"{origin}: channel: {problem}") from None
         return cls(
             id=given or (f"{name}@{offset}" if offset else name),
             audio=path.parent / audio,
@@ -105,6 +130,7 @@ class Utterance:
             language=_text_or_none(values, origin, "lang"),
             origin=origin,
             has_id=bool(given),
+            channel=channel,
         )
 
     def line(self, folder: Path) -> dict[str, Any]:
@@ -121,6 +147,8 @@ class Utterance:
             line["speaker"] = self.speaker
         if self.language is not None:
             line["lang"] = self.language
+        if self.channel is not None:
+            line["channel"] = self.channel
         return line
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from segue.data import scripts
 from segue.data.audio import Samples
+from segue.data.channels import Channel
 from segue.data.examples import Utterance
 
 PAUSE_SECONDS = 1.0
@@ -55,11 +56,11 @@ class Recording(NamedTuple):
 
 def of(utterances: Iterable[Utterance]) -> Iterator[Recording]:
     """All utterances, each in one recording: with those of the same file, or with clips of the same speaker."""
-    of_file: dict[Path, list[Utterance]] = {}
+    of_file: dict[tuple[Path, Channel], list[Utterance]] = {}
     for utterance in utterances:
-        of_file.setdefault(utterance.audio, []).append(utterance)
+        of_file.setdefault((utterance.audio, utterance.channel), []).append(utterance)
     clips: dict[str | None, list[Utterance]] = {}
-    for path, members in of_file.items():
+    for (path, _), members in of_file.items():
         if len(members) > 1:
             yield Recording(sorted(members, key=lambda each: each.offset_seconds), path)
         else:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segue import metrics
-from segue.data import audio, recordings
+from segue.data import audio, channels, recordings
 from segue.data.audio import Samples
 from segue.data.batching import BatchPlan
 from segue.data.examples import Utterance
@@ -106,7 +106,9 @@ class Transcript:
                 for number, cue in enumerate(found)
             ]
             said = {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text}
-            return json.dumps({**said, "segments": segments, "words": words}, ensure_ascii=False)
+            # A path that is not UTF-8 is escaped, and all else then.
+            is_text = not any("\udc80" <= character <= "\udcff" for character in self.audio)
+            return json.dumps({**said, "segments": segments, "words": words}, ensure_ascii=not is_text)
         return cues.write(found, form).rstrip("\n")
 
 
@@ -140,21 +142,35 @@ class Recogniser:
         self._window_frames = round(self.WINDOW_SECONDS / self._seconds_per_frame)
         self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
 
-    def transcribe(self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None) -> Transcript:
+    def transcribe(
+        self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None, channel: int | str | None = None
+    ) -> Transcript:
         """The words of a recording, with times; silence gives none.
 
         A file (its own rate counts), or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats
-        in [-1, 1] or whole numbers. A UserError says why it cannot be heard.
+        in [-1, 1] or whole numbers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of
+        channels that cancel each other. A UserError says why it cannot be heard, also of two channels that hold
+        different speakers where no `channel` is given.
         """
         rate = self.facts.sample_rate_hz
+        try:
+            chosen = channels.parse(channel)
+        except ValueError as problem:
+            raise UserError(f"channel: {problem}") from None
         if isinstance(recording, str | Path):
-            name, blocks = str(recording), audio.stream(Path(recording), rate)
+            name, path = str(recording), Path(recording)
+            seconds = audio.properties(path).seconds
+            blocks = audio.stream(path, rate, channel=chosen)
         elif sample_rate_hz is None:
             raise UserError("samples need their rate: transcribe(samples, sample_rate_hz=...)")
         elif not (isinstance(sample_rate_hz, int | float | np.number) and 1000 <= sample_rate_hz <= 1_000_000):
             raise UserError(f"sample_rate_hz: a number from 1000 to 1000000 wanted, got {sample_rate_hz!r}")
         else:
-            name, blocks = "", iter([audio.resample(audio.mono(np.asarray(recording)), sample_rate_hz, rate)])
+            samples = audio.mono(np.asarray(recording), sample_rate_hz, chosen)
+            name, seconds = "", len(samples) / sample_rate_hz
+            blocks = iter([audio.resample(samples, sample_rate_hz, rate)])
+        what = f"hears {name or 'samples'}"
+        blocks = progress(blocks, what, seconds, "seconds", lambda block: len(block) / rate)
         emissions: list[list[ctc.Emission]] = []
         windows, step = self._windows(blocks), self._window_frames - self._overlap_frames
         while batch := list(islice(windows, self.BATCH)):
@@ -165,6 +181,11 @@ class Recogniser:
         duration = ((len(emissions) - 1) * step * self.facts.samples_per_frame + last) / rate
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
         return Transcript(name, duration, text_of(found), found)
+
+    @staticmethod
+    def rate_of(path: Path) -> int:
+        """Samples a second of a recording."""
+        return audio.properties(path).sample_rate_hz
 
     def evaluate(self, manifest: Path, skip_bad: bool = False, *, as_transcribed: bool = False) -> dict[str, Any]:
         """Error rates on a manifest with their intervals, also by speaker, and how many bad examples were left out.
@@ -259,7 +280,7 @@ class Recogniser:
                     clips = (each.samples(rate) for each in recording.utterances)
                     found = self.transcribe(recordings.join(clips, rate), rate).words
                 else:
-                    found = self.transcribe(recording.path).words
+                    found = self.transcribe(recording.path, channel=recording.utterances[0].channel).words
                     found = [word for word in found if recording.covers((word.start + word.end) / 2)]
             except UserError as problem:
                 if not skip_bad:

@@ -8,6 +8,7 @@ Shape letters: B batch, S samples, T frames, F mel bins, V vocabulary (blank inc
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -46,7 +47,6 @@ from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split
 from segue.errors import UserError, some_of, warn
-from segue.files import is_file
 from segue.models.jasper import Jasper, JasperSection, output_frames
 from segue.runtime.recogniser import Recogniser, SpeechFacts, written
 from segue.runtime.words import text_of, words
@@ -227,7 +227,11 @@ class SpeechRecognition:
         )
         self.joining: Joining | None = None
         if "train" in manifests:
-            self._leave_out_unusable(manifests["train"])
+            rates = Counter[int]()
+            for split in ("train", "dev"):
+                if split in manifests:
+                    self._leave_out_unusable(manifests[split], rates, is_training=split == "train")
+            _say_rates(rates, section.features.sample_rate_hz)
             if section.augmentation.joined_utterances > 1 or section.augmentation.pause_probability:
                 speakers = [utterance.speaker for utterance in manifests["train"]]
                 self.joining = Joining(manifests["train"].sizes, speakers, section.augmentation, section.seed)
@@ -370,19 +374,27 @@ class SpeechRecognition:
         seconds = self.manifests["train"].sizes if self.joining is None else self.joining.seconds
         return seconds / min(self.recipe.augmentation.speeds)
 
-    def _leave_out_unusable(self, manifest: Manifest[Utterance]) -> None:
-        """Checks every training text and length; raises, or leaves out and counts, as the recipe says."""
+    def _leave_out_unusable(self, manifest: Manifest[Utterance], rates: Counter[int], *, is_training: bool) -> None:
+        """Checks that every recording is there and long enough, and of training texts that they can be learnt.
+
+        Raises, or leaves out and counts, as the recipe says; counts the recordings' sample rates.
+        """
         data, too_long, problems, unusable, strange = self.recipe.data, [], [], [], dict[str, None]()
         for index, utterance in enumerate(manifest):
-            if data.longest_seconds is not None and utterance.seconds > data.longest_seconds:
+            if is_training and data.longest_seconds is not None and utterance.seconds > data.longest_seconds:
                 too_long.append(index)
                 continue
-            text = normalize_text(utterance.text, self.recipe.text, utterance.language)
-            strange.update(dict.fromkeys(self._unknown_characters(text)))
-            problem = self._problem(utterance, text)
+            problem = None
+            if is_training:
+                text = normalize_text(utterance.text, self.recipe.text, utterance.language)
+                strange.update(dict.fromkeys(self._unknown_characters(text)))
+                problem = self._problem(utterance, text)
+            problem = problem or utterance.problem_of_audio()
             if problem is not None:
                 problems.append(f"{utterance.origin}: {problem}")
                 unusable.append(index)
+            else:
+                rates[audio.properties(utterance.audio).sample_rate_hz] += 1
         if problems and not data.skip_bad:
             advice = [self._wider_alphabet(strange)] if strange else []
             raise UserError(
@@ -430,8 +442,6 @@ class SpeechRecognition:
                 f"text: CTC needs {needed} frames for {len(tokens)} tokens, but {utterance.seconds} s at speed "
                 f"{fastest} give {frames}"
             )
-        if not is_file(utterance.audio):
-            return f"audio_filepath: no such file: {utterance.audio}"
         return None
 
     def _load_example(self, split: Split, index: int, epoch: int) -> "_Example":
@@ -453,6 +463,27 @@ class SpeechRecognition:
         samples = self.augmentation.waveform(self.augmentation.join(pieces, pauses, draw), draw)
         frames = self.front_end.num_frames(len(samples))
         return _Example(name, text, samples, self.tokenizer.encode(text), self.augmentation.features(frames, draw))
+
+
+def _say_rates(rates: Counter[int], wanted_hz: int) -> None:
+    """Says, once, what is lost or not there because recordings have another rate than the model."""
+    lower = {rate: count for rate, count in rates.items() if rate < wanted_hz}
+    if lower:
+        warn(
+            f"{sum(lower.values())} of {rates.total()} recordings have {min(lower)} samples a second, and are "
+            f"resampled to features.sample_rate_hz ({wanted_hz}): there is no sound above {max(lower) // 2} Hz in them"
+        )
+    higher = {rate: count for rate, count in rates.items() if rate > wanted_hz}
+    if higher and wanted_hz < USUAL_RATE_HZ:
+        warn(
+            f"{sum(higher.values())} of {rates.total()} recordings have more than {wanted_hz} samples a second: their "
+            f"sound above {wanted_hz // 2} Hz is lost; features.sample_rate_hz={min(USUAL_RATE_HZ, min(higher))} "
+            "would keep it"
+        )
+
+
+USUAL_RATE_HZ = 16000
+"""There is little speech above its half."""
 
 
 class _Example(NamedTuple):

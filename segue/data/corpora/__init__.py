@@ -10,13 +10,14 @@ import importlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from segue import recipe
 from segue.data import audio
+from segue.data.channels import Channel
 from segue.data.encodings import decode, split_lines
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import open_manifest, read_content
@@ -153,27 +154,48 @@ def measured(
     *,
     language: str | None = None,
     given_id: str | None = None,
+    channel: Channel = None,
 ) -> Utterance | UserError:
-    """The utterance that is a whole audio file, its duration read from the file; `origin` is "file:line".
+    """The utterance that is a whole audio file, as long as it really is; `origin` is "file:line".
 
-    `given_id` is that of the corpus, where it has one.
+    `given_id` is that of the corpus, where it has one. Where channels cancel each other, one is chosen, and stands in
+    the manifest.
     """
     try:
         if not is_file(file):
             raise UserError(f"no such file: {file}")
-        seconds = audio.duration(file)
+        if channel is None:
+            found, channel = audio.inspect(file)
+        else:
+            found = audio.properties(file)
+        if isinstance(channel, int) and channel > found.num_channels:
+            raise UserError(f"channel: {channel}, but {file} has {found.num_channels}")
     except UserError as problem:
         return UserError(f"{origin}: {problem}")
     return Utterance(
         id=given_id or str(file),
         audio=file,
-        seconds=seconds,
+        seconds=found.seconds,
         text=text,
         speaker=speaker,
         language=language,
         origin=origin,
         has_id=given_id is not None,
+        channel=channel,
     )
+
+
+def checked(utterance: Utterance) -> Utterance | UserError:
+    """The utterance itself where its file has its sound, else what is wrong; with a channel as `measured` chooses."""
+    problem = utterance.problem_of_audio()
+    if problem is not None:
+        return UserError(f"{utterance.origin}: {problem}")
+    if utterance.channel is not None or audio.properties(utterance.audio).num_channels == 1:
+        return utterance
+    try:
+        return replace(utterance, channel=audio.choose(utterance.audio, utterance.offset_seconds, utterance.seconds))
+    except UserError as problem_of_channels:
+        return UserError(f"{utterance.origin}: {problem_of_channels}")
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:

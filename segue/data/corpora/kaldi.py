@@ -4,11 +4,12 @@ SOURCE is one such folder, or a folder with train, dev and test. Commands in wav
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from segue.data import audio
-from segue.data.corpora import Example, measured, read_lines
+from segue.data.corpora import Example, checked, measured, read_lines
 from segue.data.corpora.splits import SplitOptions, divide, sources
 from segue.data.examples import Utterance
 from segue.errors import UserError, warn
@@ -68,15 +69,17 @@ def _segment(
         raise UserError(f"{name} is not in segments")
     where, columns = segments[name]
     recording, *times = columns.split()
-    if len(times) == 3:
-        raise UserError(
-            f"{where}: a fifth column, which names a channel: write each channel to a file of its own first, and leave "
-            "the column out"
-        )
+    channel = None
     try:
-        offset, end = map(float, times)
+        offset, end = map(float, times[:2])
+        if len(times) == 3:
+            channel = int(times.pop()) + 1  # Kaldi counts from 0
+        if len(times) > 2 or (channel is not None and channel < 1):
+            raise ValueError
     except ValueError:
-        raise UserError(f"{where}: recording, start and end wanted") from None
+        raise UserError(
+            f"{where}: recording, start and end wanted, and a channel from 0 where it has several"
+        ) from None
     file = _file(recordings, recording, folder)
     if not is_file(file):
         raise UserError(f"no such file: {file}")
@@ -84,7 +87,12 @@ def _segment(
         end = audio.duration(file)
     if not (0 <= offset < end < float("inf")):
         raise UserError(f"{where}: a start from 0 and an end after it wanted")
-    return Utterance(name, file, end - offset, text, offset, speaker, origin=origin, has_id=True)
+    found = checked(
+        Utterance(name, file, end - offset, text, offset, speaker, origin=where, has_id=True, channel=channel)
+    )
+    if isinstance(found, UserError):
+        raise found
+    return replace(found, origin=origin)
 
 
 def _file(recordings: Table, name: str, folder: Path) -> Path:

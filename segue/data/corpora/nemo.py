@@ -6,12 +6,10 @@ SOURCE is one manifest, or a folder with train.jsonl (or .json), dev and test.
 from collections.abc import Iterator
 from pathlib import Path
 
-from segue.data.corpora import Example
+from segue.data.corpora import Example, checked
 from segue.data.corpora.splits import SplitOptions, divide, sources, unpacked_or_packed
 from segue.data.examples import Utterance
 from segue.data.manifest import parse_manifest
-from segue.errors import UserError
-from segue.files import is_file
 
 
 class Options(SplitOptions):
@@ -23,14 +21,8 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     del out
     suffix = ".json" if unpacked_or_packed(source / "train.json") else ".jsonl"
     lines = (
-        (split, _checked(line))
+        (split, checked(line) if isinstance(line, Utterance) else line)
         for split, path in sources(source, suffix).items()
         for line in parse_manifest(path, Utterance)
     )
     yield from divide(lines, options)
-
-
-def _checked(line: Utterance | UserError) -> Utterance | UserError:
-    if isinstance(line, Utterance) and not is_file(line.audio):
-        return UserError(f"{line.origin}: audio_filepath: no such file: {line.audio}")
-    return line

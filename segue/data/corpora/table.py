@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from segue.data import channels
 from segue.data.corpora import Example, measured
 from segue.data.corpora.splits import NAMES, SplitOptions, divide, sources, unpacked_or_packed
 from segue.data.encodings import decode, split_lines
@@ -223,6 +224,7 @@ def _utterance_reader(header: _Header, options: Options) -> Reader:
     speaker_column = header.column("speaker", options.speaker, SPEAKER, is_needed=False)
     language_column = header.column("language", None, LANGUAGE, is_needed=False)
     id_column = header.column("id", None, ("id",), is_needed=False)
+    channel_column = header.column("channel", None, ("channel",), is_needed=False)
     assert audio_column is not None
     assert text_column is not None
 
@@ -232,6 +234,10 @@ def _utterance_reader(header: _Header, options: Options) -> Reader:
             return UserError(f"{origin}: {header.names[audio_column if name is None else text_column]}: missing")
         if _cell(row, text_column) is None:
             return UserError(f"{origin}: {header.names[text_column]}: empty")
+        try:
+            channel = channels.parse(_cell(row, channel_column))
+        except ValueError as problem:
+            return UserError(f"{origin}: {header.names[channel_column or 0]}: {problem}")
         places = [
             header.table.parent / each / path for path in (name, name.replace("\\", "/")) for each in ("", "clips")
         ]
@@ -243,6 +249,7 @@ def _utterance_reader(header: _Header, options: Options) -> Reader:
             _cell(row, speaker_column),
             language=_cell(row, language_column) or options.language,
             given_id=_cell(row, id_column),
+            channel=channel,
         )
 
     return read

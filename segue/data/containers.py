@@ -1,0 +1,355 @@
+"""What lies in a sound file? Where its recordings begin and end, and how long they are, whatever their headers say.
+
+Headers that were written to a pipe say nothing or nonsense, and files that were joined with `cat` hold several
+recordings, of which a decoder sees the first. So the structure of a file is read here, without decoding: a `Part` is a
+stretch of bytes that libsndfile reads as one whole file, where needed with another header before it. MPEG frames are
+in `mpeg.py`.
+"""
+
+import mmap
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+from segue.data.mpeg import Bytes, Part, mpeg, next_mpeg_frame
+from segue.errors import UserError
+
+LONGEST_JUNK = 1 << 16
+"""Bytes before an mp3 stream begins that may be anything."""
+LONGEST_TAIL = 1 << 12
+"""Bytes after the end, or between two recordings, that may be anything: they sound for an eighth of a second."""
+
+Reader = Callable[[Bytes, int], tuple[list[Part], int]]
+"""(data, place) -> the recordings that begin there, and the place after all that belongs to them."""
+
+
+def parts(path: Path) -> tuple[Part, ...]:
+    """The recordings in a file, in order; none where its kind is not known here.
+
+    Raises a UserError for a file that cannot be read, is empty, or goes on with bytes that nothing explains.
+    """
+    try:
+        status = path.stat()
+        if not path.is_file():
+            raise UserError(f"{path}: cannot read this audio file: it is {'a folder' if path.is_dir() else 'no file'}")
+        if status.st_size == 0:
+            raise UserError(f"{path}: the file is empty")
+        return _kept_parts(path, status.st_size, status.st_mtime_ns)
+    except (OSError, ValueError) as error:  # a ValueError: a name with a NUL in it
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot read this audio file: {getattr(error, 'strerror', error)}") from None
+
+
+class Stretch:
+    """Bytes of a file, behind a header of their own, as a file: what soundfile and PyAV ask for to read one."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int, prefix: bytes = b"") -> None:
+        self._file, self._start, self._prefix = file, start, prefix
+        self._place, self._size = 0, len(prefix) + end - start
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of a file, but never outside of it: damaged files ask for any place."""
+        self._place = max(0, min((0, self._place, self._size)[whence] + offset, self._size))
+        return self._place
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._place
+
+    def read(self, count: int) -> bytes:
+        """As of a file."""
+        found = self._prefix[self._place : self._place + count]
+        count = min(count, self._size - self._place) - len(found)
+        self._place += len(found)
+        if count > 0:
+            self._file.seek(self._start + self._place - len(self._prefix))
+            more = self._file.read(count)
+            self._place += len(more)
+            found += more
+        return found
+
+
+@lru_cache(maxsize=256)
+def _kept_parts(path: Path, size: int, changed_ns: int) -> tuple[Part, ...]:
+    del changed_ns  # another time, another file
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
+        return tuple(_parts(data, path))
+
+
+def _parts(data: Bytes, path: Path) -> list[Part]:
+    place, found = _after_tags(data, 0), list[Part]()
+    while place < len(data):
+        reader = _reader(data, place)
+        is_junk_first = reader is None and not found and not _is_other_container(data, place)
+        if is_junk_first and next_mpeg_frame(data, place, place + LONGEST_JUNK, in_a_row=4) is not None:
+            reader = mpeg
+        if reader is None:
+            break
+        more, after = reader(data, place)
+        if not more:
+            break
+        if found and more[0].start - place > LONGEST_TAIL:
+            break
+        found += more
+        place = _after_tags(data, after)
+    if found and len(data) - place > LONGEST_TAIL and not _is_zero(data, place):
+        raise UserError(
+            f"{path}: damaged audio, or a header that lies: from byte {place} of {len(data)} on it holds no audio "
+            "that can be recognized; convert it, as with: ffmpeg -i FILE new.flac"
+        )
+    return found
+
+
+def _reader(data: Bytes, place: int) -> Reader | None:
+    """What reads the recordings that begin at `place`."""
+    magic = data[place : place + 4]
+    if _is_wav(data, place):
+        return _wav
+    if magic == b"fLaC":
+        return _flac
+    if magic == b"OggS":
+        return _ogg
+    if (magic == b"FORM" and data[place + 8 : place + 11] == b"AIF") or magic in (b".snd", b"caff"):
+        return _other
+    if data[place : place + 16] == W64_RIFF:
+        return _other
+    return mpeg if next_mpeg_frame(data, place, place + 1) is not None else None
+
+
+def _is_wav(data: Bytes, place: int) -> bool:
+    magic = data[place : place + 4]
+    return magic in (b"RIFF", b"RIFX", b"RF64", b"BW64") and data[place + 8 : place + 12] == b"WAVE"
+
+
+def _is_other_container(data: Bytes, place: int) -> bool:
+    """Is it mp4, Matroska, AVI, FLV, ASF, an MPEG program or transport stream? MPEG audio inside is not alone there."""
+    head = data[place : place + 12]
+    marks = (b"\x1aE\xdf\xa3", b"RIFF", b"FLV\x01", b"0&\xb2u", b"\0\0\x01\xba", b"G")
+    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head.startswith(marks)
+
+
+def _after_tags(data: Bytes, place: int) -> int:
+    """Where the tags of mp3 players that stand at `place` end."""
+    while True:
+        start = place
+        if data[place : place + 3] == b"ID3" and len(data) >= place + 10:
+            size = 0
+            for byte in data[place + 6 : place + 10]:
+                size = size << 7 | byte & 0x7F
+            place = min(place + 10 + size + 10 * bool(data[place + 5] & 0x10), len(data))
+        elif data[place : place + 3] == b"TAG":
+            place = min(place + 128, len(data))
+        elif data[place : place + 8] == b"APETAGEX" and len(data) >= place + 32:
+            size, flags = struct.unpack("<I4xI", data[place + 12 : place + 24])
+            place = min(place + size + 32 * bool(flags & 1 << 29), len(data))
+        elif data[place : place + 11] == b"LYRICSBEGIN":
+            end = data.find(b"LYRICS200", place)
+            place = len(data) if end < 0 else end + 9
+        if place == start:
+            return place
+
+
+def _is_zero(data: Bytes, place: int) -> bool:
+    """Is there nothing but zeros from `place` on?"""
+    return all(not any(data[at : at + 65536]) for at in range(place, len(data), 65536))
+
+
+# --- wav ---
+
+LINEAR = (1, 3, 6, 7, 0xFFFE)
+"""Format tags whose samples all have the same size: PCM, float, A-law, mu-law, extensible."""
+MP3_IN_WAV = 0x55
+WRAP = 1 << 32
+
+
+def _wav(data: Bytes, start: int) -> tuple[list[Part], int]:
+    """RIFF, RIFX, RF64 and BW64 (EBU Tech 3306): a chunk of samples, as long as it says or as the file goes on."""
+    magic = data[start : start + 4]
+    order = ">" if magic == b"RIFX" else "<"
+    wide_size, form, place = 0, b"", start + 12
+    name, size = b"", 0
+    while place + 8 <= len(data):
+        name = data[place : place + 4]
+        [size] = struct.unpack(f"{order}I", data[place + 4 : place + 8])
+        if name == b"data":
+            break
+        if name == b"ds64" and place + 24 <= len(data):
+            [wide_size] = struct.unpack("<Q", data[place + 16 : place + 24])
+        if name == b"fmt ":
+            form = data[place : place + 8 + size]
+        place += 8 + size + size % 2
+    if name != b"data" or len(form) < 24:
+        return [Part("other", start, len(data))], len(data)  # libsndfile says what is wrong with it
+    tag, _, _, _, block = struct.unpack(f"{order}HHIIH", form[8:22])
+    samples = place + 8
+    declared = wide_size if size == 0xFFFFFFFF and wide_size else size
+    available = len(data) - samples
+    is_told = not _is_placeholder(declared) and bool(declared or _are_chunks(data, samples, order))
+    length = declared
+    if not is_told:
+        after = _next_wav(data, samples)
+        length = (after if after is not None else len(data)) - samples
+    elif not _may_end(data, samples + length, order):
+        # 32 bits cannot hold the size of a file of more than 4 GiB: they hold what is left of it.
+        length += (available - length) // WRAP * WRAP
+    missing = max(0, length - available) / max(1, available)
+    length = min(length, available)
+    after = samples + length
+    if is_told:
+        after = min(after + length % 2, len(data))
+        while not _is_wav(data, after) and (end := _chunk_end(data, after, order)) is not None:
+            after = end
+    if tag == MP3_IN_WAV:
+        found, _ = mpeg(data[samples : samples + length], 0)
+        return [part.moved(samples) for part in found], after
+    num_frames = length // block if tag in LINEAR and block else None
+    if length == declared and magic != b"BW64":
+        return [Part("wav", start, after, b"", num_frames, missing)], after
+    header = _wav_header(form, order, length)
+    return [Part("wav", samples, samples + length, header, num_frames, missing)], after
+
+
+def _is_placeholder(size: int) -> bool:
+    """What programs write that cannot go back to the header: the most that 31, 32 or 64 bits hold, less some header."""
+    return any(most - 0x10000 <= size <= most for most in (0x80000000, 0xFFFFFFFF)) or size >= 1 << 62
+
+
+def _next_wav(data: Bytes, place: int) -> int | None:
+    """Where another wav file begins behind `place`."""
+    while (place := data.find(b"WAVE", place)) >= 0:
+        if _is_wav(data, place - 8) and data[place + 4 : place + 8] in (b"fmt ", b"ds64", b"LIST", b"bext", b"JUNK"):
+            return place - 8
+        place += 4
+    return None
+
+
+def _chunk_end(data: Bytes, place: int, order: str) -> int | None:
+    """Where the chunk at `place` ends; None where no whole chunk stands there."""
+    name = data[place : place + 4]
+    if place + 8 > len(data) or not all(0x20 <= byte < 0x7F for byte in name):
+        return None
+    [size] = struct.unpack(f"{order}I", data[place + 4 : place + 8])
+    end = place + 8 + int(size)
+    return min(end + size % 2, len(data)) if end <= len(data) else None
+
+
+def _are_chunks(data: Bytes, place: int, order: str) -> bool:
+    """Is what stands at `place` a row of chunks, up to the end of the file?"""
+    end: int | None = place
+    while end is not None and end < len(data):
+        end = _chunk_end(data, end, order)
+    return end is not None
+
+
+def _may_end(data: Bytes, place: int, order: str) -> bool:
+    """May samples end at `place`, or at the next even one? There is little more, a chunk, a tag, or another file."""
+    if len(data) - place <= LONGEST_TAIL:
+        return True
+    return any(
+        _chunk_end(data, at, order) is not None or _after_tags(data, at) > at or _reader(data, at) is not None
+        for at in (place, place + 1)
+    )
+
+
+def _wav_header(form: bytes, order: str, length: int) -> bytes:
+    """The header of a file whose samples have `length` bytes; `form` is its chunk "fmt "."""
+    form += b"\0" * (len(form) % 2)
+    total = 4 + len(form) + 8 + length
+    if total < WRAP - 0x10000:
+        magic = b"RIFF" if order == "<" else b"RIFX"
+        return magic + struct.pack(f"{order}I", total) + b"WAVE" + form + b"data" + struct.pack(f"{order}I", length)
+    sizes = struct.pack("<QQQI", total + 36, length, 0, 0)
+    return b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I", len(sizes)) + sizes + form + b"data\xff\xff\xff\xff"
+
+
+# --- flac ---
+
+
+def _flac(data: Bytes, start: int) -> tuple[list[Part], int]:
+    """RFC 9639: the first block says how many samples there are, or 0. Another file begins with the same mark."""
+    total = int.from_bytes(data[start + 21 : start + 26], "big") & (1 << 36) - 1
+    nexts = (data.find(b"fLaC" + kind + b"\0\0\x22", start + 42) for kind in (b"\x00", b"\x80"))
+    end = min((place for place in nexts if place >= 0), default=len(data))
+    return [Part("flac", start, end, num_frames=total or None)], end
+
+
+# --- ogg ---
+
+BEGINS, ENDS = 0x02, 0x04  # flags of a page
+
+
+def _ogg(data: Bytes, start: int) -> tuple[list[Part], int]:
+    """RFC 3533: pages. After the last page of one chain of streams the first ones of another may follow."""
+    found: list[Part] = []
+    place, link, is_first, is_ended, is_cut, serial = start, start, True, False, False, b""
+
+    def part() -> Part:
+        return Part("ogg", link, place, is_cut=is_cut, has_end=is_ended)
+
+    while place < len(data) and not is_cut:
+        if data[place : place + 4] != b"OggS":
+            after = data.find(b"OggS", place)
+            if after < 0 or after - place > LONGEST_TAIL:
+                break
+            place = after
+        num_sizes = data[place + 26] if place + 26 < len(data) else 0
+        sizes = data[place + 27 : place + 27 + num_sizes]
+        end = place + 27 + len(sizes) + sum(sizes)
+        if place + 27 + num_sizes > len(data) or end > len(data):
+            end, is_cut = len(data), True
+        elif data[place + 5] & BEGINS:
+            if not is_first:
+                found.append(part())
+                link = place
+            is_first, serial = True, data[place + 14 : place + 18]
+        else:
+            is_first = False
+        if data[place + 14 : place + 18] == serial:
+            is_ended = bool(data[place + 5] & ENDS)
+        place = end
+    return [*found, part()], place
+
+
+# --- others that libsndfile reads ---
+
+W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+
+
+def _other(data: Bytes, start: int) -> tuple[list[Part], int]:
+    """aiff, au, caf and w64: where the header says that the file ends."""
+    magic = data[start : start + 4]
+    if magic == b"FORM":
+        size = int.from_bytes(data[start + 4 : start + 8], "big")
+        length = 8 + size + size % 2
+    elif magic == b".snd":
+        offset, size = struct.unpack(">II", data[start + 4 : start + 12].ljust(8, b"\0"))
+        length = offset + size
+    elif magic == b"riff":
+        length = size = int.from_bytes(data[start + 16 : start + 24], "little")
+    else:
+        length = size = _caf_length(data, start)
+    present = len(data) - start
+    if not size or _is_placeholder(size):
+        length = present
+    end = min(start + length, len(data))
+    # A byte of padding may be counted and not be there; w64 pads to eight.
+    missing = max(0, length - present - 8) / max(1, present)
+    if length + 8 >= present:
+        end = len(data)
+    return [Part("other", start, end, missing_share=missing)], end
+
+
+def _caf_length(data: Bytes, start: int) -> int:
+    """Bytes of a caf file; 0 where its samples go on to the end."""
+    place = start + 8
+    while place + 12 <= len(data):
+        name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 12], "big", signed=True)
+        if size < 0:
+            return 0
+        if name == b"caff" or not all(0x20 <= byte < 0x7F for byte in name):
+            break
+        place += 12 + size
+    return place - start

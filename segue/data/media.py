@@ -1,0 +1,115 @@
+"""How is sound read that libsndfile does not know: m4a, webm, wma, amr, video? By FFmpeg, where PyAV is installed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.data.containers import Stretch
+from segue.errors import UserError, warn
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+KINDS = "wav, flac, ogg, mp3"
+MORE_KINDS = "m4a, webm, wma, amr and video"
+Samples = NDArray[np.float32]
+
+
+def blocks(path: Path, seconds: float) -> Iterator[tuple[int, Samples]]:
+    """(rate, (S, C)) of the sound in a file, to its real end, in blocks of about so many seconds.
+
+    Raises a UserError where PyAV is not there or knows no sound in it, and for a file that is damaged or cut.
+    """
+    held: list[Samples] = []
+    held_rate = 0
+    for rate, block in _frames(path):
+        if held and (rate != held_rate or block.shape[1] != held[0].shape[1]):
+            yield held_rate, np.concatenate(held)
+            held = []
+        held_rate = rate
+        held.append(block)
+        if sum(map(len, held)) >= seconds * rate:
+            yield rate, np.concatenate(held)
+            held = []
+    if held:
+        yield held_rate, np.concatenate(held)
+
+
+def _frames(path: Path) -> Iterator[tuple[int, Samples]]:
+    with _opened(path) as container:
+        import av
+
+        [stream, *others] = container.streams.audio
+        if others:
+            warn(f"{path}: has {1 + len(others)} sound tracks; the first is heard")
+        resampler, shape = None, None
+        num_seconds = 0.0
+        try:
+            for frame in container.decode(stream):
+                if (frame.sample_rate, frame.layout.name, frame.format.name) != shape:
+                    shape = (frame.sample_rate, frame.layout.name, frame.format.name)
+                    resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=frame.sample_rate)
+                assert resampler is not None
+                frame.pts = None  # gaps in time are not filled
+                for converted in resampler.resample(frame):
+                    num_seconds += converted.samples / converted.sample_rate
+                    yield converted.sample_rate, np.asarray(converted.to_ndarray().T, np.float32)
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise UserError(f"{path}: damaged audio: {_reason(error)}") from None
+        declared = _declared(container)
+        if declared is not None and container.format.name not in ESTIMATED:
+            missing = declared - num_seconds
+            if missing > max(0.2, 0.01 * declared):  # tables of such files round, and count what encoders add
+                raise UserError(f"{path}: truncated: {missing:.2f} s are missing")
+
+
+ESTIMATED = ("aac", "ac3", "eac3", "mp3", "amr", "mpegts", "mpeg")
+"""Formats whose length FFmpeg guesses by the bit rate."""
+
+
+def declared_properties(path: Path) -> tuple[int, int, float | None]:
+    """Rate, channels, and the seconds that a file says it has; None where it does not say, or FFmpeg guesses."""
+    with _opened(path) as container:
+        stream = container.streams.audio[0]
+        seconds = None if container.format.name in ESTIMATED else _declared(container)
+        return stream.rate or 0, stream.channels, seconds
+
+
+def _declared(container: "InputContainer") -> float | None:
+    stream = container.streams.audio[0]
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    # That of a video may be longer than its sound.
+    is_sound_alone = len(container.streams) == 1
+    return container.duration / 1e6 if container.duration is not None and is_sound_alone else None
+
+
+@contextmanager
+def _opened(path: Path) -> "Iterator[InputContainer]":
+    try:
+        import av
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{path}: not audio that can be read ({KINDS}); {MORE_KINDS} need the package av: "
+            "pip install 'segue[media]'"
+        ) from None
+    try:
+        # By its bytes: a name need not be text, and a file that names others is not followed.
+        with path.open("rb") as file:
+            source = Stretch(file, 0, path.stat().st_size)
+            with av.open(source, "r", metadata_errors="replace") as container:
+                if not container.streams.audio:
+                    raise UserError(f"{path}: not audio that can be read ({KINDS}, {MORE_KINDS}): no sound in it")
+                yield container
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: not audio that can be read ({KINDS}, {MORE_KINDS}): {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)

@@ -1,0 +1,73 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segue.data import audio
+from segue.errors import UserError
+
+av = pytest.importorskip("av", reason="needs segue[media]")
+RATE = 16000
+KINDS = {"m4a": "aac", "webm": "libopus", "wma": "wmav2", "mkv": "aac", "mp4": "aac", "ac3": "ac3", "aac": "aac"}
+
+
+def tone(seconds: float) -> audio.Samples:
+    return (0.4 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def encode(path: Path, codec: str, samples: audio.Samples, rate: int = RATE) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=48000 if codec in ("libopus", "ac3") else rate, layout="mono")
+        stream.bit_rate = 64000
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(
+            format=stream.codec_context.format, layout="mono", rate=stream.rate, frame_size=stream.frame_size or 1024
+        )
+        for each in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(each))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_only_ffmpeg_knows_is_heard_whole(tmp_path: Path, kind: str) -> None:
+    path = encode(tmp_path / f"x.{kind}", KINDS[kind], tone(2.0))
+    samples = audio.read(path, RATE)
+    assert len(samples) / RATE == pytest.approx(2.0, abs=0.2)
+    inside = slice(RATE // 2, RATE)
+    power = np.abs(np.fft.rfft(samples[inside]))
+    assert power.argmax() * 2 == 440  # Hz
+    assert np.abs(samples[inside]).max() == pytest.approx(0.4, abs=0.05)
+    np.testing.assert_allclose(np.concatenate(list(audio.stream(path, RATE, 0.5))), samples, atol=1e-5)
+    part = audio.read(path, RATE, 0.5, 0.25)
+    assert len(part) == RATE // 4
+    middle = slice(200, -200)  # its own ends are resampled otherwise
+    np.testing.assert_allclose(part[middle], samples[RATE // 2 : RATE * 3 // 4][middle], atol=1e-3)
+    assert audio.inspect(path)[0].seconds == pytest.approx(len(samples) / RATE, abs=0.01)
+    assert audio.duration(path) == pytest.approx(2.0, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", ["m4a", "webm", "mkv"])
+def test_what_was_cut_is_refused(tmp_path: Path, kind: str) -> None:
+    path = encode(tmp_path / f"x.{kind}", KINDS[kind], np.random.default_rng(0).uniform(-0.4, 0.4, 64000).astype("f"))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    for attempt in (lambda: audio.read(path, RATE), lambda: list(audio.stream(path, RATE))):
+        with pytest.raises(UserError) as raised:
+            attempt()
+        assert str(raised.value).startswith(f"{path}: ")
+
+
+def test_what_is_no_sound_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.m4a").write_text("#EXTM3U\nhttp://localhost/x.ts\n")
+    with pytest.raises(UserError, match=r"x\.m4a: not audio that can be read \(wav, flac, ogg, mp3, m4a,"):
+        audio.read(tmp_path / "x.m4a", RATE)
+
+
+def test_without_the_extra_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "x.m4a", "aac", tone(1.0))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r"x\.m4a: not audio .* pip install 'segue\[media\]'"):
+        audio.read(path, RATE)

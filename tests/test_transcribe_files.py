@@ -1,0 +1,70 @@
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from segue.errors import UserError
+from segue.transcribe_files import local, recordings, targets
+
+
+def touched(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"sound")
+    return paths
+
+
+def refuse(path: Path) -> None:
+    with local(path) as file:
+        raise UserError(f"{file}: it is {file.read_text()}")
+
+
+def test_folders_are_walked_in_order_and_what_is_left_out_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = touched(tmp_path, "b/2.WAV", "b/10.mp3", "b/deep/1.m4a", "b/notes.txt", "b/.hidden.wav", "a.flac")
+    assert recordings([tmp_path / "b", tmp_path / "a.flac"]) == [paths[1], paths[0], paths[2], paths[5]]
+    assert f"1 files that are no recordings left out:\n{paths[3]}" in capsys.readouterr().err
+    touched(tmp_path, "c/notes.txt")
+    with pytest.raises(UserError, match="c: a folder without recordings"):
+        recordings([tmp_path / "c"])
+
+
+def test_no_two_recordings_share_a_transcript(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    for names, wanted in (
+        (["rec.wav", "b.wav"], ["rec.txt", "b.txt"]),
+        (["d1/rec.wav", "d2/rec.wav", "d1/b.wav"], ["d1/rec.txt", "d2/rec.txt", "b.txt"]),
+        (["d/rec.wav", "d/rec.mp3"], ["rec.wav.txt", "rec.mp3.txt"]),
+        (["d1/rec.wav", "d1/rec.mp3", "d2/REC.wav"], ["d1/rec.wav.txt", "d1/rec.mp3.txt", "d2/REC.txt"]),
+        (["d1/a.b.wav", "d1/a.c.wav"], ["a.b.txt", "a.c.txt"]),
+    ):
+        assert targets([tmp_path / name for name in names], out, "txt") == [out / name for name in wanted]
+    assert targets([Path("-")], out, "srt") == [out / "standard_input.srt"]
+
+
+def test_names_that_differ_in_capitals_only_are_refused_where_a_file_system_would_mix_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the transcript of two recordings"):
+        targets([tmp_path / "rec.wav", tmp_path / "REC.wav"], tmp_path / "o", "txt")
+
+
+def test_a_transcript_never_takes_the_place_of_a_recording(tmp_path: Path) -> None:
+    (recording,) = touched(tmp_path, "sound.txt")
+    with pytest.raises(UserError, match=r"sound\.txt: is a recording that is to be read"):
+        targets([recording], tmp_path, "txt")
+
+
+def test_standard_input_and_pipes_are_copied_and_named_in_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sound")))
+    with pytest.raises(UserError, match=r"^standard input: it is sound$"):
+        refuse(Path("-"))
+    read, write = os.pipe()
+    os.write(write, b"sound")
+    os.close(write)
+    with local(Path(f"/dev/fd/{read}")) as file:
+        assert file.read_bytes() == b"sound"
+    os.close(read)
