@@ -50,7 +50,8 @@ class AugmentationSection(Section):
     """One is drawn per utterance; 1.1 is a tenth faster, pitch included (Ko et al. 2015, Interspeech)."""
 
     joined_utterances: Annotated[int, Field(ge=1, le=100)] = 1
-    """Up to this many utterances of one speaker become one, joined afresh each epoch."""
+    """Up to this many utterances of one speaker become one, joined afresh each epoch; where no line names a speaker, of
+    anyone."""
 
     pause_probability: Share = 0.0
     """Share of (joined) utterances with pauses before, between and after their parts."""
@@ -210,7 +211,7 @@ class Joining:
     def __init__(
         self, seconds: NDArray[np.float64], speakers: list[str | None], section: AugmentationSection, seed: int
     ) -> None:
-        """`seconds` and `speakers` of each utterance; an utterance without a speaker stays alone."""
+        """`seconds` and `speakers` of each utterance; one without a speaker stays alone, unless none has one."""
         draw = np.random.default_rng([seed, 1])
         self._seed = seed
         self.groups: list[Indices] = []
@@ -218,7 +219,11 @@ class Joining:
         bound = np.zeros(len(seconds))
         start = 0
         by_speaker: dict[str | None, list[int]] = {}
-        for index, speaker in enumerate(speakers if section.joined_utterances > 1 else [None] * len(seconds)):
+        if section.joined_utterances == 1:
+            speakers = [None] * len(seconds)
+        elif all(speaker is None for speaker in speakers):
+            speakers = [""] * len(seconds)  # as if of one person: who heard single words only writes no two in a row
+        for index, speaker in enumerate(speakers):
             by_speaker.setdefault(speaker, []).append(index)
         for speaker, members in by_speaker.items():
             ordered = np.array(members)[np.argsort(seconds[members], kind="stable")]
