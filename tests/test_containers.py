@@ -224,6 +224,20 @@ def test_an_ogg_chain_has_a_part_for_each_link(tmp_path: Path, make: Make) -> No
     assert audio.duration(tmp_path / "x.ogg") == pytest.approx(6.0, abs=0.01)
 
 
+@pytest.mark.parametrize("name", ["flac", "ogg", "opus", "mp3"])
+def test_a_header_that_has_enough_is_believed_and_else_all_is_looked_at(
+    tmp_path: Path, make: Make, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"x.{name}").write_bytes(make(name, 2.0))
+    (tmp_path / f"y.{name}").write_bytes(make(name, 2.0) * 2)
+    (tmp_path / f"z.{name}").write_bytes(make(name, 2.0)[:-2000])
+    assert audio.check(tmp_path / f"y.{name}", 3.9).seconds == pytest.approx(4.0, abs=0.01)
+    with pytest.raises(UserError, match=r"truncated|damaged"):
+        audio.check(tmp_path / f"z.{name}", 1.9)
+    monkeypatch.setattr(containers, "parts", None)  # which looks at all of it
+    assert audio.check(tmp_path / f"x.{name}", 1.9).seconds == pytest.approx(2.0, abs=0.01)
+
+
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a short recording of each form."""
@@ -233,7 +247,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(sorted(FORMS)),
     change=st.sampled_from(["cut", "set", "insert", "replace"]),
@@ -258,6 +272,7 @@ def test_no_bytes_raise_anything_but_a_user_error(
     path.write_bytes(content)
     for attempt in (
         lambda: audio.inspect(path),
+        lambda: audio.check(path, 0.4),
         lambda: audio.read(path, 8000),
         lambda: audio.read(path, 8000, 0.2, 0.1),
         lambda: list(audio.stream(path, 8000)),

@@ -9,7 +9,9 @@ from segue.errors import UserError
 
 av = pytest.importorskip("av", reason="needs segue[media]")
 RATE = 16000
-KINDS = {"m4a": "aac", "webm": "libopus", "wma": "wmav2", "mkv": "aac", "mp4": "aac", "ac3": "ac3", "aac": "aac"}
+KINDS = {"m4a": "aac", "webm": "libopus", "wma": "wmav2", "mkv": "aac", "mp4": "aac", "ac3": "ac3", "aac": "aac"} | {
+    "amr": "libopencore_amrnb"
+}
 
 
 def tone(seconds: float) -> audio.Samples:
@@ -18,8 +20,9 @@ def tone(seconds: float) -> audio.Samples:
 
 def encode(path: Path, codec: str, samples: audio.Samples, rate: int = RATE) -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=48000 if codec in ("libopus", "ac3") else rate, layout="mono")
-        stream.bit_rate = 64000
+        codec_rate = {"libopus": 48000, "ac3": 48000, "libopencore_amrnb": 8000}.get(codec, rate)
+        stream = container.add_stream(codec, rate=codec_rate, layout="mono")
+        stream.bit_rate = 12200 if codec_rate == 8000 else 64000
         frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
         frame.sample_rate = rate
         resampler = av.AudioResampler(

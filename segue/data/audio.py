@@ -65,6 +65,25 @@ def properties(path: Path) -> Properties:
         raise UserError(f"{path}: cannot read this audio file: {getattr(error, 'strerror', error)}") from None
 
 
+def check(path: Path, seconds: float) -> Properties:
+    """`properties` of a recording that should have so many seconds; of its header alone where that has enough.
+
+    Raises a UserError as `properties` does.
+    """
+    try:
+        part = containers.declared(path) if path.is_file() else None
+    except (OSError, ValueError):
+        part = None
+    if part is not None:
+        try:
+            found = _of_parts(path, (part,))
+        except UserError:
+            return properties(path)
+        if found.seconds >= seconds:
+            return found
+    return properties(path)
+
+
 def duration(path: Path) -> float:
     """Seconds of sound in a file."""
     return properties(path).seconds
@@ -98,8 +117,12 @@ def choose(path: Path, offset_seconds: float = 0.0, seconds: float | None = None
 @lru_cache(maxsize=1 << 14)
 def _kept_properties(path: Path, size: int, changed_ns: int) -> Properties:
     del size, changed_ns  # another size or time, another file
+    return _of_parts(path, containers.parts(path))
+
+
+def _of_parts(path: Path, parts: Sequence[Part | None]) -> Properties:
     rates, counts, seconds = [0], [0], 0.0
-    for part in containers.parts(path) or [None]:
+    for part in parts or (None,):
         with _opened(path, part) as file:
             if file is None:
                 return _media_properties(path)
@@ -156,6 +179,9 @@ def stream(path: Path, sample_rate_hz: int, block_seconds: float = BLOCK_SECONDS
         channel = channels.choose(_blocks(path, BLOCK_SECONDS), path)
         if channel is not None:
             warn(f"{path}: its channels cancel each other (opposite phase); channel {channel} alone is heard")
+    parts = containers.parts(path)
+    if parts and not parts[-1].has_end and not parts[-1].is_cut:
+        warn(f"{path}: has no mark of its end; it may have been cut, but all that it has is heard")
     num_yielded, last_rate = 0, sample_rate_hz
     resampler = None
     for rate, block in _blocks(path, block_seconds):

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
-from segue.data.mpeg import Bytes, Part, mpeg, next_mpeg_frame
+from segue.data.mpeg import Bytes, Part, counted_frames, mpeg, next_mpeg_frame
 from segue.errors import UserError
 
 LONGEST_JUNK = 1 << 16
@@ -41,6 +41,36 @@ def parts(path: Path) -> tuple[Part, ...]:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: cannot read this audio file: {getattr(error, 'strerror', error)}") from None
+
+
+def declared(path: Path) -> Part | None:
+    """The recording that a file's header alone vouches for; None where all of the file has to be looked at.
+
+    More than it has is not declared: where that is enough, a file of many megabytes need not be read to be checked.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(4096)
+        file.seek(max(0, size - (1 << 16)))
+        tail = file.read()
+    if head.startswith(b"fLaC"):
+        [part], _ = _flac(head, 0)
+        return Part("flac", 0, size, num_frames=part.num_frames) if part.num_frames else None
+    start = _after_tags(head, 0)
+    if head[start : start + 4] == b"OggS":
+        last = tail.rfind(b"OggS")
+        is_whole = last >= 0 and _page_end(tail, last) == len(tail)
+        is_same = is_whole and tail[last + 14 : last + 18] == head[start + 14 : start + 18]
+        return Part("ogg", start, size) if is_same and not start else None
+    num_frames = counted_frames(head, start, size - start)
+    return None if num_frames is None else Part("mpeg", start, size)
+
+
+def _page_end(data: Bytes, place: int) -> int:
+    """Where a page of an ogg file ends: behind the end of the data where it was cut."""
+    num_sizes = data[place + 26] if place + 26 < len(data) else 255
+    sizes = data[place + 27 : place + 27 + num_sizes]
+    return place + 27 + num_sizes + sum(sizes)
 
 
 class Stretch:
@@ -206,10 +236,11 @@ def _wav(data: Bytes, start: int) -> tuple[list[Part], int]:
         found, _ = mpeg(data[samples : samples + length], 0)
         return [part.moved(samples) for part in found], after
     num_frames = length // block if tag in LINEAR and block else None
+    kind = "other" if num_frames is None else "wav"  # FFmpeg knows more codecs
     if length == declared and magic != b"BW64":
-        return [Part("wav", start, after, b"", num_frames, missing)], after
+        return [Part(kind, start, after, b"", num_frames, missing)], after
     header = _wav_header(form, order, length)
-    return [Part("wav", samples, samples + length, header, num_frames, missing)], after
+    return [Part(kind, samples, samples + length, header, num_frames, missing)], after
 
 
 def _is_placeholder(size: int) -> bool:
@@ -295,10 +326,8 @@ def _ogg(data: Bytes, start: int) -> tuple[list[Part], int]:
             if after < 0 or after - place > LONGEST_TAIL:
                 break
             place = after
-        num_sizes = data[place + 26] if place + 26 < len(data) else 0
-        sizes = data[place + 27 : place + 27 + num_sizes]
-        end = place + 27 + len(sizes) + sum(sizes)
-        if place + 27 + num_sizes > len(data) or end > len(data):
+        end = _page_end(data, place)
+        if end > len(data):
             end, is_cut = len(data), True
         elif data[place + 5] & BEGINS:
             if not is_first:
@@ -307,7 +336,7 @@ def _ogg(data: Bytes, start: int) -> tuple[list[Part], int]:
             is_first, serial = True, data[place + 14 : place + 18]
         else:
             is_first = False
-        if data[place + 14 : place + 18] == serial:
+        if not is_cut and data[place + 14 : place + 18] == serial:
             is_ended = bool(data[place + 5] & ENDS)
         place = end
     return [*found, part()], place

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from segue.data import channels
-from segue.data.audio import TRUNCATION_SECONDS, Samples, properties
+from segue.data.audio import TRUNCATION_SECONDS, Properties, Samples
+from segue.data.audio import check as check_audio
 from segue.data.audio import read as read_audio
 from segue.data.channels import Channel
 from segue.errors import UserError
@@ -86,21 +87,24 @@ class Utterance:
             raise UserError(f"{self.origin}: {problem}") from None
         return samples
 
-    def problem_of_audio(self) -> str | None:
-        """Why its sound cannot be there, as far as its file's headers tell: missing, no audio, cut, or too short."""
+    def check_audio(self) -> Properties:
+        """What its file is, of which as little is read as tells that its sound is there.
+
+        Raises a UserError that names the manifest's line and key where it is not: no file, no audio, cut, or too short.
+        """
         if not is_file(self.audio):
-            return f"audio_filepath: no such file: {self.audio}"
-        try:
-            found = properties(self.audio)
-        except UserError as problem:
-            return f"audio_filepath: {problem}"
+            raise UserError(f"{self.origin}: audio_filepath: no such file: {self.audio}")
         end = self.offset_seconds + self.seconds
+        try:
+            found = check_audio(self.audio, end - TRUNCATION_SECONDS)
+        except UserError as problem:
+            raise UserError(f"{self.origin}: audio_filepath: {problem}") from None
         if end > found.seconds + TRUNCATION_SECONDS:
             where = f"ends at {end:.2f} s" if self.offset_seconds else f"has {self.seconds:.2f} s"
-            return f"duration: {where}, but {self.audio} has {found.seconds:.2f} s of sound"
+            raise UserError(f"{self.origin}: duration: {where}, but {self.audio} has {found.seconds:.2f} s of sound")
         if isinstance(self.channel, int) and self.channel > found.num_channels:
-            return f"channel: {self.channel}, but {self.audio} has {found.num_channels}"
-        return None
+            raise UserError(f"{self.origin}: channel: {self.channel}, but {self.audio} has {found.num_channels}")
+        return found
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:

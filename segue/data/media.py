@@ -104,6 +104,8 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
             with av.open(source, "r", metadata_errors="replace") as container:
                 if not container.streams.audio:
                     raise UserError(f"{path}: not audio that can be read ({KINDS}, {MORE_KINDS}): no sound in it")
+                if container.streams.audio[0].codec_context is None:
+                    raise UserError(f"{path}: its codec is one that FFmpeg does not know")
                 yield container
     except (av.FFmpegError, ValueError, MemoryError) as error:
         if isinstance(error, UserError):

@@ -137,6 +137,22 @@ INFO = (b"Xing", b"Info")
 """Marks of a first frame without sound that counts the others; then flags (1: the count, 2: bytes) and numbers."""
 
 
+def counted_frames(data: Bytes, place: int, num_bytes: int) -> int | None:
+    """How many frames the one at `place` counts, where it also counts the bytes that there are."""
+    first = frame_at(data, place)
+    if first is None or first.kind[1] != 3:
+        return None
+    tag = place + _side_length(first, data[place + 3] >> 6 == 3)
+    if data[tag : tag + 4] not in INFO or len(data) < tag + 16 or data[tag + 7] & 3 != 3:
+        return None
+    num_frames, counted = struct.unpack(">II", data[tag + 8 : tag + 16])
+    return num_frames if num_frames and abs(counted - num_bytes) <= TAG_BYTES else None
+
+
+TAG_BYTES = 512
+"""That may stand behind the frames."""
+
+
 def _side_length(frame: Frame, is_mono: bool) -> int:
     """Bytes of header and side information of layer III."""
     return 4 + ((17 if is_mono else 32) if frame.kind[0] == 1 else (9 if is_mono else 17))

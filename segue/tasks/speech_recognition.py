@@ -389,12 +389,13 @@ class SpeechRecognition:
                 text = normalize_text(utterance.text, self.recipe.text, utterance.language)
                 strange.update(dict.fromkeys(self._unknown_characters(text)))
                 problem = self._problem(utterance, text)
-            problem = problem or utterance.problem_of_audio()
-            if problem is not None:
-                problems.append(f"{utterance.origin}: {problem}")
+            try:
+                if problem is not None:
+                    raise UserError(f"{utterance.origin}: {problem}")
+                rates[utterance.check_audio().sample_rate_hz] += 1
+            except UserError as mistake:
+                problems.append(str(mistake))
                 unusable.append(index)
-            else:
-                rates[audio.properties(utterance.audio).sample_rate_hz] += 1
         if problems and not data.skip_bad:
             advice = [self._wider_alphabet(strange)] if strange else []
             raise UserError(

@@ -187,15 +187,15 @@ def measured(
 
 def checked(utterance: Utterance) -> Utterance | UserError:
     """The utterance itself where its file has its sound, else what is wrong; with a channel as `measured` chooses."""
-    problem = utterance.problem_of_audio()
-    if problem is not None:
-        return UserError(f"{utterance.origin}: {problem}")
-    if utterance.channel is not None or audio.properties(utterance.audio).num_channels == 1:
-        return utterance
+    try:
+        if utterance.check_audio().num_channels == 1 or utterance.channel is not None:
+            return utterance
+    except UserError as problem:
+        return problem
     try:
         return replace(utterance, channel=audio.choose(utterance.audio, utterance.offset_seconds, utterance.seconds))
-    except UserError as problem_of_channels:
-        return UserError(f"{utterance.origin}: {problem_of_channels}")
+    except UserError as problem:
+        return UserError(f"{utterance.origin}: {problem}")
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
