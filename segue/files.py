@@ -21,12 +21,20 @@ def is_file(path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, in `path`'s folder, which is made; the file takes `path`'s place when the block ends well."""
+    """A path to write to, in `path`'s folder, which is made; the file takes `path`'s place when the block ends well.
+
+    Whoever may read other new files may read this one, also where the writer puts a private file in its place.
+    """
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True)
     partial = path.with_name(f"{PARTIAL}{path.name}")
     try:
+        partial.unlink(missing_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode  # what the umask leaves: asking for it would change it for other threads
         yield partial
+        if partial.stat().st_mode != mode:
+            partial.chmod(mode)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

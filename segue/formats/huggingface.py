@@ -25,7 +25,8 @@ from segue.data.text import BLANK, ELISIONS, LEFT_OUT, NUMBERS, RAISED, STRONG, 
 from segue.data.tokenizer import UNKNOWN, WORD_MARK
 from segue.data.vocabularies import BEGIN, END, PADDING, TO_LANGUAGE, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
-from segue.errors import UserError, missing_extra
+from segue.engine.checkpoint import write_tensors
+from segue.errors import UserError
 from segue.formats.target import Text
 from segue.models.transformer import Transformer, TransformerSection
 from segue.tasks.translation import Trained, padded
@@ -68,14 +69,9 @@ def write(
 
     A UserError names every setting that Marian has not.
     """
-    try:
-        from safetensors.torch import save_file
-    except ImportError:
-        raise missing_extra("safetensors", "train") from None
-
     _check(section, vocabularies, text)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", weights(model), {"format": "pt"})
     _write_json(folder / "config.json", config(section, vocabularies))
     _write_json(folder / "generation_config.json", _generation(vocabularies, search))
     named = {"bos_token": BEGIN, "eos_token": END, "pad_token": PADDING, "unk_token": UNKNOWN}

@@ -1,0 +1,45 @@
+"""Files that are whole or not there."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from segue.engine.checkpoint import write_tensors
+from segue.files import replacing
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_who_may_read_new_files_may_read_ours(umask: int, tmp_path: Path) -> None:
+    write_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(2)})  # safetensors makes its file private
+    with replacing(tmp_path / "text") as partial:
+        partial.write_text("x")
+    with replacing(tmp_path / "text") as partial:  # again, over the one before
+        partial.unlink()
+        partial.write_text("y")
+        partial.chmod(0o600)
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def interrupted(path: Path) -> None:
+    path.write_text("half")
+    raise KeyboardInterrupt
+
+
+def test_what_breaks_off_leaves_the_file_before(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "text"
+    with replacing(path) as partial:
+        partial.write_text("before")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        interrupted(partial)
+    assert path.read_text() == "before"
+    assert list(path.parent.iterdir()) == [path]
