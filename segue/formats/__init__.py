@@ -1,12 +1,12 @@
 """What are other people's formats? One file each, and one road to all: write, run, compare, and only then publish."""
 
 import importlib
+import json
 import os
-import re
+import platform
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from segue.files import PARTIAL
 from segue.formats import parity
 from segue.formats.parity import Parity, Size
 from segue.formats.target import Speech, Text
+from segue.progress import Bar, progress, say
 from segue.runtime import exported
 from segue.runtime.recogniser import Recogniser
-from segue.runtime.translator import Translator
+from segue.runtime.separate import SeparateWriter
+from segue.runtime.translator import Translator, Writer
 from segue.tasks import speech_recognition, translation
 
 MODULES = {
@@ -37,6 +39,7 @@ MODULES = {
     "huggingface": "segue.formats.huggingface",
 }
 EXACT = "float32"
+_INSTRUCTIONS = {"avx512_f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sse4_1": "SSE4.1"}  # of x86, the largest first
 NUM_CALIBRATION = 128
 """Utterances, evenly spaced, whose activations give the ranges of eight-bit numbers."""
 
@@ -117,9 +120,10 @@ def _warn_of_unfinished(run: Path, steps: int) -> None:
     """A run's model is the best so far; its training may still go on."""
     log = run / "metrics.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    taken = [int(found[1]) for line in lines[-1:] if (found := re.match(r'\{"step": (\d+),', line))]
-    if taken and taken[0] < steps:
-        warn(f"{run}: its training has taken {taken[0]} of {steps} steps; what leaves is the best model so far")
+    with suppress(ValueError, LookupError, TypeError):  # no log, or a line that is being written
+        last = json.loads(lines[-1])
+        if last["step"] < steps and not last.get("is_last"):  # patience may have run out
+            warn(f"{run}: its training has taken {last['step']} of {steps} steps; what leaves is the best model so far")
 
 
 def _examples(kind: type[Any], data: ManifestsSection, skip_bad: bool) -> Manifest[Any]:
@@ -151,9 +155,12 @@ def _speech(
     def compare() -> Parity:
         runtime, hear = _version(leaves.packages[0]), leaves.hear(trained, folder, threads)
         size = Size(_bytes_of(trained.model), _bytes_in(folder))
-        return parity.of_speech(ours, hear, manifest, runtime=runtime, threads=threads, size=size)
+        return parity.of_speech(
+            ours, hear, manifest, runtime=runtime, instructions=_instructions(), threads=threads, size=size
+        )
 
-    leaves.write(trained, folder)
+    with Bar("writes the graph"):
+        leaves.write(trained, folder)
     if weights == EXACT:
         return compare(), {}
     whole = path.rename(folder / f"{PARTIAL}whole.onnx")
@@ -164,7 +171,8 @@ def _speech(
         parity.thin_out(calibration, NUM_CALIBRATION)
 
         def inputs() -> Iterator[Mapping[str, NDArray[Any]]]:
-            for _, waveforms in ours.sounds(calibration):
+            sounds = ours.sounds(calibration)
+            for _, waveforms in progress(sounds, "sees ranges of activations", unit="batches"):
                 for waveform in waveforms:
                     yield leaves.inputs(trained, [waveform])
 
@@ -175,7 +183,7 @@ def _speech(
             while found.loss > max_loss and len(kept) < len(worst_first):
                 lost, kept = found.loss, worst_first[: max(1, 2 * len(kept))]
                 said = f"{lost:.2f} points lost; once more with {len(kept)} of {len(worst_first)} layers in float"
-                print(said, file=sys.stderr, flush=True)
+                say(said)
                 quantize.quantize_int8(whole, path, inputs(), kept)
                 found = compare()
         return found, {"layers_in_float": kept}
@@ -186,16 +194,38 @@ def _speech(
 def _text(trained: translation.Trained, leaves: Text, folder: Path, weights: str, manifest: Manifest[Pair]) -> Parity:
     """Writes a translator; what comparing found."""
     threads, facts = torch.get_num_threads(), trained.facts()
-    leaves.write(trained, folder, weights)
+    with Bar("writes the model"):
+        leaves.write(trained, folder, weights)
     writer = translation.TorchWriter(trained.model, trained.vocabularies, torch.device("cpu"))
-    return parity.of_translation(
-        Translator(facts, trained.vocabularies, writer),
-        Translator(facts, trained.vocabularies, leaves.writer(trained, folder, threads)),
-        manifest,
-        runtime=_version(leaves.packages[0]),
-        threads=threads,
-        size=Size(_bytes_of(trained.model), _bytes_in(folder)),
-    )
+
+    def translator(writer: Writer) -> Translator:
+        return Translator(facts, trained.vocabularies, writer)
+
+    with ExitStack() as opened:
+        least: tuple[str, Translator] | None = None
+        if weights == "int8" and leaves.least:
+            name = " ".join(f"{key}={value}" for key, value in leaves.least.items())
+            least = name, translator(opened.enter_context(SeparateWriter(folder, threads, leaves.least)))
+        return parity.of_translation(
+            translator(writer),
+            translator(leaves.writer(trained, folder, threads)),
+            manifest,
+            runtime=_version(leaves.packages[0]),
+            instructions=_instructions(),
+            threads=threads,
+            size=Size(_bytes_of(trained.model), _bytes_in(folder)),
+            least=least,
+        )
+
+
+def _instructions() -> str:
+    """Those of this processor that matter to eight bits, in words."""
+    known = torch.cpu.get_capabilities()
+    if known.get("architecture") != "x86_64":
+        return platform.machine()
+    largest = next((name for key, name in _INSTRUCTIONS.items() if known.get(key)), "older than SSE4.1")
+    has_vnni = known.get("avx512_vnni") or known.get("avx_vnni")
+    return f"{largest}, {'with' if has_vnni else 'without'} VNNI"
 
 
 def _version(package: str) -> str:

@@ -16,6 +16,7 @@ from segue.data.audio import Samples
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import Manifest
 from segue.data.text import normalize
+from segue.progress import progress
 from segue.runtime.recogniser import Heard, Recogniser
 from segue.runtime.translator import Translated, Translator
 
@@ -39,6 +40,16 @@ class Size(NamedTuple):
     after: int
 
 
+class Least(NamedTuple):
+    """What the runtime says when it is told to use the fewest instructions that it can."""
+
+    name: str
+    after: float
+    """The metric."""
+    identical: float
+    """Share of outputs that are the same as with all instructions."""
+
+
 @dataclass(frozen=True)
 class Parity:
     """What was found. Points are of WER or CER in per cent, of BLEU or of chrF."""
@@ -46,6 +57,8 @@ class Parity:
     task: str
     runtime: str
     """Name and version."""
+    instructions: str
+    """Of the processor that it ran on: eight bits are computed otherwise on others."""
     threads: int
     examples: list[str]
     """Manifests."""
@@ -69,6 +82,8 @@ class Parity:
     """Times as fast as PyTorch on as many threads."""
     differing: list[dict[str, Any]] = field(default_factory=list)
     """The first outputs that differ."""
+    least: Least | None = None
+    """The same on the least processor that the runtime serves, where it was tried."""
 
     def problems(self, is_exact: bool, max_loss: float) -> list[str]:
         """Why the export must not be used; nothing where it may. Rounded weights have to keep the metric only."""
@@ -87,19 +102,35 @@ class Parity:
 
     def save(self, path: Path, **more: Any) -> None:
         """As one JSON object."""
-        path.write_text(json.dumps({**vars(self), **more}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        least = None if self.least is None else self.least._asdict()
+        path.write_text(
+            json.dumps({**vars(self), "least": least, **more}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
     def rows(self) -> dict[str, str]:
         """What people read."""
         is_rate = self.metric.endswith("_rate")
-        before, after = (f"{value:.2%}" if is_rate else f"{value:.2f}" for value in (self.before, self.after))
+
+        def points(value: float) -> str:
+            return f"{value:.2%}" if is_rate else f"{value:.2f}"
+
+        least = self.least
+        others = (
+            {}
+            if least is None
+            else {
+                "on the least": f"{least.name}: {points(least.after)} after, {least.identical:.1%} of outputs the same"
+            }
+        )
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return {
             "runtime": self.runtime,
+            "instructions": self.instructions,
             "examples": f"{self.count} of {', '.join(self.examples)}",
             "scores differ": f"{self.worst_difference:.2g} at most, {self.mean_difference:.2g} on average",
             "identical outputs": f"{self.identical:.1%}",
-            self.metric.replace("_", " "): f"{before} before, {after} after",
+            self.metric.replace("_", " "): f"{points(self.before)} before, {points(self.after)} after",
+            **others,
             **({f"{self.metric} signature": self.signature} if self.signature else {}),
             "size": f"{self.bytes_before / 1e6:.1f} MB before, {self.bytes_after / 1e6:.1f} MB after",
             "speed": f"{self.speed:.2f} times PyTorch ({threads})",
@@ -107,7 +138,14 @@ class Parity:
 
 
 def of_speech(
-    model: Recogniser, hear: Hear, utterances: Manifest[Utterance], *, runtime: str, threads: int, size: Size
+    model: Recogniser,
+    hear: Hear,
+    utterances: Manifest[Utterance],
+    *,
+    runtime: str,
+    instructions: str,
+    threads: int,
+    size: Size,
 ) -> Parity:
     """A recogniser in PyTorch beside what another runtime hears."""
     thin_out(utterances)
@@ -115,7 +153,8 @@ def of_speech(
     after: list[Heard] = []
     clock = _Clock()
     worst, total, count = 0.0, 0.0, 0
-    for group, waveforms in model.sounds(utterances):
+    sounds = progress(model.sounds(utterances), "compares", len(utterances), "utterances", lambda each: len(each[0]))
+    for group, waveforms in sounds:
         if not before:  # to warm up
             model.hear(waveforms), hear(waveforms)
         (texts, scores), (texts_after, scores_after) = clock.both(model.hear, hear, waveforms)
@@ -136,6 +175,7 @@ def of_speech(
     return Parity(
         task=model.facts.task,
         runtime=runtime,
+        instructions=instructions,
         threads=threads,
         examples=[str(path) for path in utterances.paths],
         count=len(before),
@@ -151,22 +191,38 @@ def of_speech(
 
 
 def of_translation(
-    model: Translator, other: Translator, pairs: Manifest[Pair], *, runtime: str, threads: int, size: Size
+    model: Translator,
+    other: Translator,
+    pairs: Manifest[Pair],
+    *,
+    runtime: str,
+    instructions: str,
+    threads: int,
+    size: Size,
+    least: tuple[str, Translator] | None = None,
 ) -> Parity:
-    """A translator in PyTorch beside the same one in another runtime."""
+    """A translator in PyTorch beside the same one in another runtime, and there on the `least` instructions.
+
+    The loss is the larger of the two.
+    """
     thin_out(pairs)
     before = sorted(model.usable(pairs), key=lambda each: (each.target_language or "", len(each.source)))
     after: list[Translated] = []
+    after_least: list[Translated] = []
     differences: list[float] = []
     differing: list[dict[str, Any]] = []
     clock = _Clock()
     decode = model.vocabularies.target.decode
-    for start, end in _groups(before):
+    groups = progress(_groups(before), "compares", len(before), "texts", lambda each: each[1] - each[0])
+    for start, end in groups:
         group, language = before[start:end], before[start].target_language
         sources = [each.source for each in group]
         if start == 0:  # to warm up
             model.search(sources, language), other.search(sources, language)
         found, found_after = clock.both(model.search, other.search, sources, language)
+        if least is not None:
+            texts_least = (decode(best.tokens) for best, *_ in least[1].search(sources, language))
+            after_least += (each._replace(hypothesis=text) for each, text in zip(group, texts_least, strict=True))
         for number, ([ours, *_], [theirs, *_]) in enumerate(zip(found, found_after, strict=True), start):
             texts = decode(ours.tokens), decode(theirs.tokens)
             before[number], after_it = (before[number]._replace(hypothesis=text) for text in texts)
@@ -176,10 +232,12 @@ def of_translation(
             else:
                 said = {"id": after_it.id, "source": after_it.source, "before": texts[0], "after": texts[1]}
                 differing.append({**said, "score_before": ours.score, "score_after": theirs.score})
-    gate = _gate([model.score(outputs) for outputs in (before, after)])
+    scores = [model.score(outputs) for outputs in (before, after, after_least) if outputs]
+    gate = _gate(scores)
     return Parity(
         task=model.facts.task,
         runtime=runtime,
+        instructions=instructions,
         threads=threads,
         examples=[str(path) for path in pairs.paths],
         count=len(before),
@@ -191,20 +249,28 @@ def of_translation(
         bytes_after=size.after,
         speed=clock.ratio,
         differing=differing[:NUM_SHOWN],
+        least=None
+        if least is None
+        else Least(least[0], scores[2].overall()[gate["metric"]], _share_same(after, after_least)),
     )
 
 
 def _gate(scores: Sequence[metrics.Scores]) -> dict[str, Any]:
-    """What the metric that chooses a model says of outputs before and after."""
+    """What the metric that chooses a model says of outputs before and after; it counts what did worst after."""
     name, is_lower_better = scores[0].chosen.name, scores[0].chosen.direction == "min"
-    before, after = (each.overall()[name] for each in scores)
+    before, *after = (each.overall()[name] for each in scores)
+    losses = [100 * (value - before) if is_lower_better else before - value for value in after]
     return {
         "metric": name,
         "before": before,
-        "after": after,
-        "loss": 100 * (after - before) if is_lower_better else before - after,
+        "after": after[0],
+        "loss": float(np.max(losses)),  # unlike Python's, keeps NaN
         "signature": scores[0].signatures().get(f"{name}_signature", ""),
     }
+
+
+def _share_same(outputs: Sequence[Translated], others: Sequence[Translated]) -> float:
+    return float(np.mean([one.hypothesis == other.hypothesis for one, other in zip(outputs, others, strict=True)]))
 
 
 def thin_out(manifest: Manifest[Any], most: int = NUM_EXAMPLES) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ class Text(NamedTuple):
     use: Callable[[translation.Trained, str], str]
     """How it is used, in Markdown, from the folder that holds the one of this name."""
     quantizations: tuple[str, ...]
+    least: Mapping[str, str] = MappingProxyType({})
+    """Variables of the environment that have CTranslate2 use the fewest instructions that it can."""
 
 
 def source_side(trained: translation.Trained) -> tuple[str, str]:

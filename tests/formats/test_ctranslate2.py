@@ -1,21 +1,24 @@
 """Models in CTranslate2 against the models that they were written from."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from ctranslate2.specs import TransformerSpec
 
 from segue.data import tokenizer
 from segue.data.tokenizer import UNKNOWN, WordsSection
 from segue.data.vocabularies import BEGIN, END, PADDING, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import UserError
-from segue.formats.ctranslate2 import write
+from segue.formats.ctranslate2 import TEXT, write
 from segue.layers.loss import cross_entropy
 from segue.layers.mask import real_places
 from segue.models.transformer import Transformer, TransformerSection
 from segue.runtime.ctranslate2 import CTranslate2Writer
+from segue.runtime.separate import SeparateWriter
 from segue.tasks.translation import TorchWriter
 
 SPECIAL = [PADDING, BEGIN, END, UNKNOWN]
@@ -30,6 +33,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "languages": {"norm": "post", "activation": "swiglu"},
 }
 GREEDY, BEAMS = SearchSection(beams=1), SearchSection(beams=5)
+NEAR = 0.03
+"""Nats a token between the mean scores of two searches that are as good."""
+TIE = 1e-3
+"""Log-probabilities that are nearer than that: the last bits decide, and processors and runs differ in those."""
 
 
 class Case(NamedTuple):
@@ -127,6 +134,31 @@ def outputs(found: list[list[Hypothesis]]) -> list[tuple[list[int], bool]]:
     return [(best[0].tokens, best[0].is_complete) for best in found]
 
 
+@torch.inference_mode()
+def preference(case: Case, source: list[int], mine: Hypothesis, other: Hypothesis) -> float:
+    """By how many nats our model prefers `mine` where the two part; 0 where they are the same."""
+    (ours, theirs) = ([*each.tokens, *[case.vocabularies.end] * each.is_complete] for each in (mine, other))
+    at = next((place for place, (one, two) in enumerate(zip(ours, theirs, strict=False)) if one != two), None)
+    if at is None:
+        return 0.0 if len(ours) == len(theirs) else math.inf
+    target = [case.vocabularies.begin, *ours[:at]]
+    scores = case.ours.model(*(torch.tensor([each]) for each in (source, len(source), target)), torch.arange(at + 1))
+    return float(scores[at, ours[at]] - scores[at, theirs[at]])
+
+
+def assert_same(
+    case: Case, rows: list[list[int]], ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]
+) -> None:
+    """Greedy outputs are the same, but for the few where two tokens are as likely."""
+    assert num_same(ours, theirs) >= 0.95 * COUNT
+    for row, (mine,), (other,) in zip(rows, ours, theirs, strict=True):
+        assert abs(preference(case, row, mine, other)) < TIE
+
+
+def mean_score(found: list[list[Hypothesis]]) -> float:
+    return sum(best[0].score for best in found) / len(found)
+
+
 def num_same(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> int:
     return sum(mine == other for mine, other in zip(outputs(ours), outputs(theirs), strict=True))
 
@@ -135,10 +167,11 @@ def num_same(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> in
 def test_greedy_outputs_are_ours_within_the_limit_of_each_row(case: Case, limits: dict[str, Any]) -> None:
     rows, section = sources_of(case.vocabularies, COUNT, 7), SearchSection(beams=1, **limits)
     ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
-    assert outputs(ours) == outputs(theirs)
+    assert_same(case, rows, ours, theirs)
     for (mine,), (other,) in zip(ours, theirs, strict=True):
-        assert mine.score == pytest.approx(other.score, abs=1e-4)
-        assert mine.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+        if mine.tokens == other.tokens:
+            assert mine.score == pytest.approx(other.score, abs=1e-4)
+            assert mine.log_probability == pytest.approx(other.log_probability, abs=1e-4)
     num_cut = sum(not is_complete for _, is_complete in outputs(ours))
     assert num_cut > 50 if limits else num_cut < 10
     assert len({tuple(tokens) for tokens, _ in outputs(ours)}) > 50
@@ -182,13 +215,13 @@ def test_outputs_go_on_from_their_prefixes(case: Case, section: SearchSection) -
         for number, (size, best) in enumerate(zip(lengths, case.ours.search(rows, GREEDY), strict=True))
     ]
     ours, theirs = (writer.search(rows, section, prefixes=prefixes) for writer in (case.ours, case.theirs))
-    assert num_same(ours, theirs) >= (COUNT if section is GREEDY else 0.8 * COUNT)  # most are strange to the model
-    for row, prefix, (mine,), (other,) in zip(rows, prefixes, ours, theirs, strict=True):
+    if section is GREEDY:
+        assert_same(case, rows, ours, theirs)
+    else:  # most are strange to the model
+        assert mean_score(theirs) == pytest.approx(mean_score(ours), abs=NEAR)
+    for row, prefix, (other,) in zip(rows, prefixes, theirs, strict=True):
         assert other.tokens[: len(prefix)] == prefix
         assert other.score == pytest.approx(score(case, row, other, 1.0), abs=1e-4)
-        if mine.tokens != other.tokens:
-            worse, better = sorted((mine, other), key=lambda each: each.score)
-            assert len(better.tokens) > len(worse.tokens)
     unknown = case.theirs.search(rows[:1], section, prefixes=[[target.special[UNKNOWN]]])
     assert unknown[0][0].tokens[0] == target.special[UNKNOWN]
 
@@ -196,14 +229,17 @@ def test_outputs_go_on_from_their_prefixes(case: Case, section: SearchSection) -
 @pytest.mark.parametrize("size", [1, 2])
 def test_no_n_gram_stands_twice(case: Case, size: int) -> None:
     rows = sources_of(case.vocabularies, COUNT, 7)
-    for beams in (1, 5):
-        section = SearchSection(beams=beams, no_repeat_ngram=size)
-        ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
-        assert num_same(ours, theirs) >= (COUNT if beams == 1 else 0.7 * COUNT)
-        for row, (other,) in zip(rows, theirs, strict=True):
-            grams = [tuple(other.tokens[at : at + size]) for at in range(len(other.tokens) - size + 1)]
-            assert len(grams) == len(set(grams))
-            assert other.score == pytest.approx(score(case, row, other, 1.0), abs=1e-4)
+    greedy, beams = (SearchSection(beams=beams, no_repeat_ngram=size) for beams in (1, 5))
+    ours, theirs = case.ours.search(rows, greedy), case.theirs.search(rows, greedy)
+    assert_same(case, rows, ours, theirs)
+    # While it searches, CTranslate2 gives the probability of what is forbidden to the other tokens: of an unsure model
+    # many outputs are others. They are better than greedy ones, and on average no better than ours.
+    found = case.theirs.search(rows, beams)
+    assert mean_score(theirs) < mean_score(found) < mean_score(case.ours.search(rows, beams)) + NEAR
+    for row, (other,) in zip(rows, found, strict=True):
+        grams = [tuple(other.tokens[at : at + size]) for at in range(len(other.tokens) - size + 1)]
+        assert len(grams) == len(set(grams))
+        assert other.score == pytest.approx(score(case, row, other, 1.0), abs=1e-4)
 
 
 def test_special_tokens_are_never_written(case: Case, tmp_path: Path) -> None:
@@ -218,15 +254,48 @@ def test_special_tokens_are_never_written(case: Case, tmp_path: Path) -> None:
     assert all(found)
 
 
-# In int8 an AMD EPYC kept 89 of 100, an Intel Xeon with VNNI at least 90.
+# In int8 90 to 94 were the same; with all eight bits of the weights, 34 to 57 where the processor has no VNNI.
 @pytest.mark.parametrize(("quantization", "least"), [("int8", 0.8), ("float16", 0.99)])
 def test_smaller_numbers_change_few_outputs(case: Case, quantization: str, least: float, tmp_path: Path) -> None:
     write(case.ours.model, case.section, case.vocabularies, tmp_path, quantization)
     rows = sources_of(case.vocabularies, COUNT, 7)
     found = CTranslate2Writer(tmp_path).search(rows, BEAMS)
-    assert outputs(case.ours.search(rows, GREEDY)) == outputs(case.theirs.search(rows, GREEDY)), "writing changed it"
+    ours, theirs = case.ours.search(rows, GREEDY), case.theirs.search(rows, GREEDY)
+    assert_same(case, rows, ours, theirs)  # writing did not change the model
     assert num_same(found, case.theirs.search(rows, BEAMS)) >= least * COUNT
     assert (tmp_path / "model.bin").stat().st_size < (case.folder / "model.bin").stat().st_size
+
+
+def test_eight_bits_say_the_same_on_the_least_processor(case: Case, tmp_path: Path) -> None:
+    write(case.ours.model, case.section, case.vocabularies, tmp_path, "int8")
+    rows = sources_of(case.vocabularies, COUNT, 7)
+    here = CTranslate2Writer(tmp_path).search(rows, GREEDY)
+    with SeparateWriter(tmp_path, 1, TEXT.least) as least:
+        assert num_same(here, least.search(rows, GREEDY)) >= 0.95 * COUNT
+        assert least.search([], GREEDY) == []
+
+
+def test_weights_of_eight_bits_use_seven(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
+    monkeypatch.setattr(TransformerSpec, "save", lambda spec, folder: kept.update(spec.variables()))
+    monkeypatch.setattr(TransformerSpec, "validate", watched(TransformerSpec.validate, exact))
+    write(case.ours.model, case.section, case.vocabularies, tmp_path, "int8")
+    rounded = {name: value.numpy() for name, value in kept.items() if getattr(value, "dtype", "") == "int8"}
+    matrices = {name: value for name, value in rounded.items() if value.ndim == 2}
+    assert len(matrices) > 10
+    for name, weight in matrices.items():
+        steps = 1 / kept[f"{name}_scale"].numpy()[:, None]
+        assert abs(weight).max() == 63
+        assert abs(weight * steps - exact[name]).max() <= 0.5001 * steps.max()
+
+
+def watched(validate: Any, exact: dict[str, Any]) -> Any:
+    def validate_and_note(spec: Any) -> None:
+        validate(spec)
+        exact.update({name: value.numpy().copy() for name, value in spec.variables().items()})
+
+    return validate_and_note
 
 
 def test_company_changes_no_output(case: Case) -> None:

@@ -92,6 +92,15 @@ def test_a_translator_says_what_it_is(text: Path, pairs: Path) -> None:
     if parity["weights"] == "float32":
         assert parity["worst_difference"] < 1e-3
         assert parity["identical"] >= 0.98
+    if parity["weights"] == "int8":
+        least = parity["least"]
+        assert least["name"] == "CT2_FORCE_CPU_ISA=GENERIC"
+        assert least["identical"] >= 0.95
+        assert parity["loss"] == pytest.approx(parity["before"] - min(parity["after"], least["after"]))
+        assert f"| on the least | {least['name']}: " in (text / "README.md").read_text()
+    else:
+        assert parity["least"] is None
+    assert f"| instructions | {parity['instructions']} |" in (text / "README.md").read_text()
 
 
 def test_the_code_on_a_card_runs(speech: Path, corpus: Path, tmp_path: Path) -> None:
@@ -213,7 +222,7 @@ def test_sixteen_threads_share_a_model(
         assert [text for part in translations for text in part] == written * 3
 
 
-EXTRAS = "torch safetensors tensorboard rich onnx onnxscript sherpa_onnx transformers jiwer rapidfuzz sacrebleu"
+EXTRAS = "torch safetensors tensorboard onnx onnxscript sherpa_onnx transformers jiwer rapidfuzz sacrebleu"
 WITHOUT_TORCH = """
 import sys
 
