@@ -1,5 +1,6 @@
 """Segue: sequence models from your own data to a deployed model. `load`, `train`; everything else is private."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ def load(model: str | Path, device: str = "auto", threads: int | None = None) ->
     return tasks.load(Path(model), device, threads)
 
 
-def train(recipe: str | Path, out: str | Path, *overrides: str) -> Any:
+def train(recipe: str | Path, out: str | Path, *overrides: str, loggers: Sequence[Callable[..., Any]] = ()) -> Any:
     """Trains a recipe (a path, or a shipped one's name) in the directory `out`, or goes on there.
 
-    `overrides` are "key.path=value". Returns the step reached and the best evaluation.
+    `overrides` are "key.path=value". Each of `loggers` is called with the run directory, the step after which the run
+    goes on, and the steps in the whole run; it returns what is told how the training goes (`engine/log.py`: Logger).
+    Returns the step reached and the best evaluation.
     """
     from segue import training
     from segue.recipe import find
 
-    return training.train(find(str(recipe)), Path(out), overrides)
+    return training.train(find(str(recipe)), Path(out), overrides, loggers)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from segue import progress
 from segue.errors import UserError, missing_extra, warn
 from segue.files import replacing
+from segue.progress import Bar
 
 Arguments = argparse.Namespace
 
@@ -210,7 +211,8 @@ def _no_such_option(arguments: Arguments, option: str, words: Sequence[str]) -> 
 
 
 def _train(arguments: Arguments) -> int:
-    from segue import recipe, training
+    with Bar("loads PyTorch"):
+        from segue import recipe, training
 
     skip_bad = ["data.skip_bad=true"] if arguments.skip_bad else []
     if arguments.replay is not None:
@@ -451,7 +453,8 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: Arguments) -> None:
-    formats = _formats()
+    with Bar("loads PyTorch"):
+        formats = _formats()
     formats.export(
         arguments.model,
         arguments.target,

@@ -95,6 +95,11 @@ class Bar:
                 self._bar.close()
                 self._bar = None
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether a person sees it."""
+        return self._bar is not None
+
     def advance(self, amount: float = 1) -> None:
         """So much more is done."""
         self.done += amount
@@ -128,9 +133,14 @@ def aside() -> Iterator[None]:
 
 
 def say(line: str, file: TextIO | None = None) -> None:
-    """A line for a person, on standard error; bars make way."""
+    """A line for a person, on standard error; bars make way. Where nobody listens to that any more, work goes on."""
     with aside():
-        print(line, file=file or sys.stderr, flush=True)
+        try:
+            print(line, file=file or sys.stderr, flush=True)
+        except BrokenPipeError:  # `segue train ... 2>&1 | head`
+            if file is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def stop() -> None:

@@ -3,7 +3,6 @@
 import math
 import os
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from segue import recipe, tasks
+from segue import progress, recipe, tasks
 from segue.data import automatic, manifests
 from segue.errors import UserError, missing_extra, warn
 from segue.files import PARTIAL
@@ -22,6 +21,7 @@ try:
 
     from segue.engine import environment, parallel, replay, settings, trials
     from segue.engine.checkpoint import saved, write_text
+    from segue.engine.log import MakeLogger
     from segue.engine.parallel import ALONE, World
     from segue.engine.rehearsal import rehearse
     from segue.engine.step import NotFiniteError
@@ -42,11 +42,14 @@ LOCK, RANKS = ".lock", ".ranks"
 RECIPE = "recipe.toml"
 
 
-def train(path: Path, run: Path, overrides: Sequence[str] = ()) -> Result:
+def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequence[MakeLogger] = ()) -> Result:
     """Trains the recipe at `path` in the directory `run`, or goes on there; `overrides` are key.path=value.
+
+    What `loggers` make is told how it goes, beside the recipe's `engine.loggers`.
 
     Under torchrun every rank calls it.
     """
+    progress.show()
     with _told_once_a_machine():
         section, module = _read(path, overrides)
         manifests.check(section.data)  # before the run is looked at: what it differs in would not be the question
@@ -71,7 +74,7 @@ def train(path: Path, run: Path, overrides: Sequence[str] = ()) -> Result:
         if world.is_first:
             _say_what_was_open(asked, section)
         with _told_once_a_machine():
-            trainer = _trainer(task, section, run, world, watchdog, _operations_per_amount(section, module))
+            trainer = _trainer(task, section, run, world, watchdog, _operations_per_amount(section, module), loggers)
         world.first(lambda: _keep(run, section))  # now that nothing else refuses it
         return trainer.train()
 
@@ -163,6 +166,7 @@ def _trainer(
     world: World,
     watchdog: Watchdog | None = None,
     operations_per_amount: float | None = None,
+    loggers: Sequence[MakeLogger] = (),
 ) -> Trainer:
     return Trainer(
         task,
@@ -175,6 +179,7 @@ def _trainer(
         world,
         watchdog,
         operations_per_amount,
+        loggers,
     )
 
 
@@ -195,7 +200,7 @@ def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Wat
     device = parallel.choose_device(engine.device)
 
     def take(budget: float) -> None:
-        print(f"batch.{name}: tries {budget:,.6g}", file=sys.stderr, flush=True)
+        progress.say(f"batch.{name}: tries {budget:,.6g}")
         trial = task.with_budget(budget)
         trainer = Trainer(trial, run, alone, section.optimizer, section.schedule, 1, section.seed, ALONE, watchdog)
         plan = trial.plan("train")
@@ -211,11 +216,9 @@ def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Wat
     # What is used is what the recipe says, so that a resumed run has the same batches. Up: the longest has to fit.
     found = int(found) if name == "tokens" else math.ceil(found * 100) / 100
     steps = task.with_budget(found).plan("train").num_micro_batches / section.batch.micro_batches
-    print(
+    progress.say(
         f"batch.{name}: {found:g} fits in memory; so an epoch has {steps:.1f} steps: engine.steps ({engine.steps}) and "
-        "the learning rate should suit that",
-        file=sys.stderr,
-        flush=True,
+        "the learning rate should suit that"
     )
     return found
 
@@ -242,7 +245,7 @@ def _with_steps(task: Any) -> Any:
 def _say_what_was_open(asked: Any, section: Any) -> None:
     """What the data decided, key by key."""
     for line in recipe.differences(asked, section):
-        print(line, file=sys.stderr, flush=True)
+        progress.say(line)
 
 
 _STAYS_OPEN = ("engine.device",)  # "auto" there is for each machine anew
@@ -265,6 +268,7 @@ _MAY_CHANGE = (
     "engine.log_every",
     "engine.save_every",
     "engine.keep_checkpoints",
+    "engine.loggers",
 )
 
 

@@ -83,7 +83,7 @@ print(*sys.modules, file=sys.stderr)
     finished = in_new_process(program)
     assert finished.returncode == 0, finished.stderr
     assert all(f"\n  {name} " in finished.stdout for name in COMMANDS)
-    heavy = {"torch", "numpy", "pydantic", "rich", "tokenizers", "soundfile", "jiwer", "tqdm"}
+    heavy = {"torch", "numpy", "pydantic", "tokenizers", "soundfile", "jiwer", "tqdm"}
     assert heavy.isdisjoint(finished.stderr.split())
 
 

@@ -21,6 +21,7 @@ from segue.data.encodings import decode, is_wide
 from segue.data.examples import Example
 from segue.errors import UserError, some_of, warn
 from segue.files import replacing
+from segue.progress import progress
 from segue.recipe import Section
 
 E = TypeVar("E", bound=Example)
@@ -60,7 +61,11 @@ class Manifest(Sequence[E]):
         for file_number, path in enumerate(self.paths):
             content = _read(path)
             self._contents.append(content)
-            for line_number, start, end in _lines(content):
+            megabytes = len(content) / 1e6
+            lines = progress(
+                _lines(content), f"checks {path.name}", megabytes, "MB", lambda line: (line[2] - line[1]) / 1e6
+            )
+            for line_number, start, end in lines:
                 try:
                     example = _parse(kind, content[start:end], path, line_number)
                 except UserError as problem:

@@ -14,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from segue.data import automatic
 from segue.errors import UserError
+from segue.progress import Bar
 from segue.recipe import AUTO, Section
 
 WORD_MARK = "\u2581"  # sentencepiece's sign for a space before a piece
@@ -217,7 +218,8 @@ def build(section: TokenizerSection, texts: Iterable[str], special: Sequence[str
             inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
             inner.decoder = decoders.ByteLevel()
         case BPESection() | UnigramSection():
-            inner = _train(section, list(texts), special, unknown)
+            with Bar("learns the tokenizer"):
+                inner = _train(section, list(texts), special, unknown)
     inner.add_special_tokens(list(special))
     return Tokenizer(inner)
 

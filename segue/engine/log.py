@@ -4,20 +4,50 @@
 """
 
 import json
-import os
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from segue import progress
 from segue.engine import checkpoint
 from segue.errors import missing_extra, warn
+from segue.progress import Bar
+
+
+class Logger(Protocol):
+    """What is told how a training goes. `Log` is one; a user's own stand beside it.
+
+    A context manager, of the first rank alone; `__exit__` is told how the training ended.
+    """
+
+    def __enter__(self) -> Any:
+        """Before the first step."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> Any:
+        """After the last one, or after what broke the training off."""
+        ...
+
+    def advance(self, step: int) -> None:
+        """A step was taken."""
+        ...
+
+    def write(self, record: dict[str, Any]) -> None:
+        """A line of `metrics.jsonl`: the numbers of a step; those of an evaluation in a dict of their own."""
+        ...
+
+    def say(self, text: str) -> None:
+        """A line for a person."""
+        ...
+
+
+MakeLogger = Callable[[Path, int, int], Logger]
+"""(run directory, step after which the run goes on, steps in the whole run) -> what is told; `Log` is one."""
 
 
 class Log:
@@ -39,26 +69,16 @@ class Log:
         with self._drawing():
             self._tensorboard = SummaryWriter(str(self._drawings))
         self._draw([json.loads(line) for line in lines])
-        self.console = _Console(stderr=True, highlight=False)
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not sys.stderr.isatty(),
-        )
-        self._bar = self._progress.add_task("train", total=num_steps, completed=step, text="")
+        self._bar = Bar("step", num_steps, done=step, is_delayed=False)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._bar.close()
         self._file.close()
         if self._tensorboard is not None:
             with self._drawing():
@@ -66,7 +86,7 @@ class Log:
 
     def advance(self, step: int) -> None:
         """Moves the bar."""
-        self._progress.update(self._bar, completed=step)
+        self._bar.advance(step - self._bar.done)
 
     def write(self, record: dict[str, Any]) -> None:
         """One step's numbers; nested ones, of an evaluation, under its name."""
@@ -76,22 +96,22 @@ class Log:
         reason = "gradients not finite" if "is_skipped" in record else "every example is bad"
         text = f"loss {record['loss']:.4f}" if "loss" in record else f"skipped: {reason}"
         if "rate" in record:
-            text += f"  {record['rate']:.0f} {record['unit']}/s"
-        self._progress.update(self._bar, completed=record["step"], text=text)
+            text += f"  {_rate(record['rate'], record['unit'])}"
+        self._bar.note(text)
         evaluations = [f"{name}: {_scores(value)}" for name, value in record.items() if isinstance(value, dict)]
-        if evaluations or self._progress.disable:
+        if evaluations or not self._bar.is_shown:
             self.say("  ".join([f"step {record['step']}", text, *evaluations]))
 
     def say(self, text: str) -> None:
         """A line for the person at the terminal."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        progress.say(text)
 
     def _draw(self, records: list[dict[str, Any]]) -> None:
         if self._tensorboard is None:
             return
         with self._drawing():
             for record in records:
-                for name, value in _flat(record):
+                for name, value in flat(record):
                     if name not in ("step", "time"):
                         self._tensorboard.add_scalar(name, value, record["step"], walltime=record.get("time"))
             self._tensorboard.flush()
@@ -106,13 +126,45 @@ class Log:
             warn(f"{self._drawings}: {error.strerror or error}; nothing more is drawn there")
 
 
-class _Console(Console):
-    """Falls silent when nobody listens any more (`segue train ... 2>&1 | head`): a training goes on."""
+class Loggers:
+    """The log, and what else is told. What fails is told no more: the training goes on."""
 
-    def on_broken_pipe(self) -> None:
-        """Instead of ending the process."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    def __init__(self, log: Log, others: Sequence[Logger]) -> None:
+        self._log, self._others = log, list(others)
+
+    def __enter__(self) -> Self:
+        self._log.__enter__()
+        self._tell("__enter__")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tell("__exit__", kind, value, trace)
+        self._log.__exit__(kind, value, trace)
+
+    def advance(self, step: int) -> None:
+        """To all."""
+        self._log.advance(step)
+        self._tell("advance", step)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """To all."""
+        self._log.write(record)
+        self._tell("write", record)
+
+    def say(self, text: str) -> None:
+        """To all."""
+        self._log.say(text)
+        self._tell("say", text)
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        for logger in self._others[:]:
+            try:
+                getattr(logger, what)(*arguments)
+            except Exception as error:  # whatever a stranger's code raises
+                self._others.remove(logger)
+                warn(f"{type(logger).__name__}: {type(error).__name__}: {error}; it is told nothing more")
 
 
 class Silence:
@@ -152,11 +204,12 @@ def _lines_until(path: Path, step: int) -> list[str]:
     return kept
 
 
-def _flat(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+def flat(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """The numbers of a record; those of an evaluation as "dev/loss"."""
     found: list[tuple[str, float]] = []
     for name, value in record.items():
         if isinstance(value, dict):
-            found.extend(_flat(value, f"{prefix}{name}/"))
+            found.extend(flat(value, f"{prefix}{name}/"))
         elif isinstance(value, int | float):
             found.append((prefix + name, float(value)))
     return found
@@ -164,3 +217,8 @@ def _flat(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
 
 def _scores(scores: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float))
+
+
+def _rate(amount: float, unit: str) -> str:
+    """What was learnt from in a second."""
+    return f"{amount:.{0 if amount >= 10 else 1}f}x real time" if unit == "seconds" else f"{amount:.0f} {unit}/s"

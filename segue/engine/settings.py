@@ -73,11 +73,15 @@ class EngineSection(Section):
     evaluate_every: StepCount = 500
     """Steps between evaluations on the development data; the last step is always evaluated. Also epochs, as in
     "1 epoch", or "auto": 20 evaluations in the run."""
+    patience: Annotated[int, Field(gt=0)] | None = None
+    """End the training after so many evaluations in a row without a better one; without it, at `steps`."""
     save_every: StepCount = 500
     """Steps between checkpoints; the last step is always saved. Also epochs, or "auto": as between evaluations,
     1,000 at most."""
     keep_checkpoints: Steps = 2
     """Checkpoints that are kept."""
+    loggers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Who else is told what metrics.jsonl and TensorBoard are: Weights & Biases, MLflow."""
     watchdog_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """A rank that gets no further for so long is named, with its step and examples, and the training stops."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segue.engine import averaging, environment, layout, memory, parts, precision, replay
+from segue.engine import averaging, environment, layout, memory, parts, precision, replay, trackers
 from segue.engine.averaging import MovingAverage, Snapshot, Snapshots, weights_of
 from segue.engine.checkpoint import Checkpoints, Tensors, is_readable, states, write_tensors
 from segue.engine.loading import Stream
-from segue.engine.log import Log, Silence
+from segue.engine.log import Log, Loggers, MakeLogger, Silence
 from segue.engine.optimizer import OptimizerSection, Updater
 from segue.engine.parallel import ALONE, Parallel, World, choose_device
 from segue.engine.schedule import ScheduleSection, rate_share
@@ -33,6 +33,7 @@ from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
 from segue.engine.task import Batch, Split, Task
 from segue.engine.watchdog import WAITS, Watchdog
 from segue.errors import UserError, warn
+from segue.progress import progress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 """A terminal, a scheduler that takes the machine back, and one that says so before."""
@@ -76,10 +77,12 @@ class Trainer:
         world: World = ALONE,
         watchdog: Watchdog | None = None,
         operations_per_amount: float | None = None,
+        loggers: Sequence[MakeLogger] = (),
     ) -> None:
         """`micro_batches` is the number of micro-batches in a step; without a `watchdog` nobody watches.
 
-        `operations_per_amount` are those of forward and backward pass, for the device's utilisation in the log.
+        `operations_per_amount` are those of forward and backward pass, for the device's utilisation in the log. What
+        `loggers` make is told beside it.
         """
         self.task, self.run, self.engine, self.world = task, run, engine, world
         self.optimizer_section, self.schedule = optimizer, schedule
@@ -117,6 +120,11 @@ class Trainer:
         self.checkpoints = Checkpoints(run / "checkpoints", engine.keep_checkpoints, world)
         self.best: Best | None = None
         self.step = 0
+        self.last_step = self.num_steps
+        """Where the training ends: sooner where patience runs out."""
+        self._loggers = [*map(trackers.find, engine.loggers), *loggers]
+        self._best_loss = math.nan
+        self._num_worse = 0  # evaluations in a row without a better one
         self._operations_per_amount = operations_per_amount
         self._num_skipped = 0
         self._num_empty = 0  # steps in a row whose examples were all bad
@@ -136,7 +144,7 @@ class Trainer:
         gc.collect()  # models that were tried before, for instance: set aside, they would stay
         logged = self.step - (self._owed is not None)
         with (
-            Log(self.run, logged, self.num_steps) if self.world.is_first else Silence() as self.log,
+            self._log(logged) if self.world.is_first else Silence() as self.log,
             _signals_noted() as self._noted,
             self.checkpoints,
             memory.old_objects_aside(),
@@ -152,11 +160,11 @@ class Trainer:
             if self._owed is not None:
                 is_interrupted = not self._concluded(self._owed)
                 self._save()
-            elif self.step == self.num_steps and self.best is None:  # ended, and then its model was lost
+            elif self.step == self.last_step and self.best is None:  # ended, and then its model was lost
                 is_interrupted = not self._evaluated({})
                 if not is_interrupted:
                     self._save()
-            while self.step < self.num_steps and not is_interrupted:
+            while self.step < self.last_step and not is_interrupted:
                 self.watchdog.note("reads data", step=self.step + 1, held=stream.held)
                 outcome, record = self._take_step(
                     list(islice(batches, self.micro_batches // self.parallel.layout.data_ranks)), bool(self._noted)
@@ -177,7 +185,7 @@ class Trainer:
                         record["utilisation"] = record["rate"] * self._operations_per_amount / peak / self.world.size
                     is_interrupted |= not self._concluded(record)
                     since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
-                if self.step == self.num_steps or is_interrupted or self.step % self.save_every == 0:
+                if self.step == self.last_step or is_interrupted or self.step % self.save_every == 0:
                     self._save()
             self.watchdog.note("saves")
         if self._num_skipped:
@@ -186,6 +194,12 @@ class Trainer:
             warn(f"steps skipped, for their gradients were not finite in float16: {self._num_overflows}")
         number = max(self.world.gather(self._noted[0] if self._noted else 0)) if is_interrupted else None
         return Result(self.step, self.best, number, self.metric_name)
+
+    def _log(self, step: int) -> Loggers:
+        """What is told; it goes on after `step`."""
+        steps = self.num_steps
+        others = [make(self.run, step, steps) for make in self._loggers]  # first: a package may be missing
+        return Loggers(Log(self.run, step, steps), others)
 
     def _layout(self) -> layout.Layout:
         engine, is_cuda = self.engine, self.device.type == "cuda"
@@ -201,7 +215,11 @@ class Trainer:
 
     def _introduce(self) -> None:
         """Says what is about to happen."""
-        if self.world.is_first:
+        if self.step == self.last_step and self._owed is None and self.best is not None:
+            early = f" of {self.num_steps}" if self.step < self.num_steps else ""
+            self.log.say(f"{self.run}: finished at step {self.step}{early}; nothing is left to train")
+            return
+        if self.world.is_first and self.step < self.last_step:
             environment.write(self.run, self.device, self.parallel.layout)
         count = sum(parameter.numel() for parameter in self.model.parameters())
         device = (
@@ -253,7 +271,7 @@ class Trainer:
         }
 
     def _is_evaluated(self) -> bool:
-        return self.step == self.num_steps or self.step % self.evaluate_every == 0
+        return self.step == self.last_step or self.step % self.evaluate_every == 0
 
     def _concluded(self, record: dict[str, Any]) -> bool:
         """Whether this step's evaluation is done, if there has to be one, and the step logged.
@@ -272,7 +290,13 @@ class Trainer:
         try:
             if self._is_evaluated() and "dev" not in record:
                 record["dev"] = self._evaluate_and_keep()
-            if self.step == self.num_steps and self.engine.average_count > 1:
+                if self._has_lost_patience() and self.step < self.num_steps:
+                    self.last_step, record["is_last"] = self.step, True
+                    self.log.say(
+                        f"step {self.step}: the last {self.engine.patience} evaluations were not better than the best, "
+                        "and the training ends here (engine.patience)"
+                    )
+            if self.step == self.last_step and self.engine.average_count > 1:
                 average = self.snapshots.average()
                 if average is None:
                     warn("nothing is left to average; the model stays that of the best evaluation")
@@ -286,13 +310,25 @@ class Trainer:
         """Evaluates the weights that would be shipped; keeps them if they are the best, or for the final average."""
         with self._whole(None if self.average is None else self.average.tensors) as model:
             scores = self._evaluate(model)
-            score, sign = scores[self.metric_name], 1 if self.direction == "min" else -1
-            # An equal score counts as better: the later weights have learnt for longer.
-            if self.best is None or math.isnan(self.best.score) or sign * score <= sign * self.best.score:
+            is_better = self._is_better(scores)
+            self._num_worse = 0 if is_better else self._num_worse + 1
+            if is_better:
                 self._keep(model, scores)
             if self.engine.average_count > 1:
                 self.snapshots.add(self.step, scores[self.metric_name], model.state_dict())
         return scores
+
+    def _is_better(self, scores: dict[str, float]) -> bool:
+        """Whether these scores are better than the best so far. Of equal scores the one with the lower loss is."""
+        score, loss = scores[self.metric_name], scores.get("loss", math.nan)
+        if self.best is None or math.isnan(self.best.score):
+            return True
+        if score == self.best.score:
+            return not loss > self._best_loss  # where that is equal too, the later weights have learnt for longer
+        return score < self.best.score if self.direction == "min" else score > self.best.score
+
+    def _has_lost_patience(self) -> bool:
+        return self.engine.patience is not None and self._num_worse >= self.engine.patience
 
     def _average_and_keep(self, average: Tensors) -> dict[str, float]:
         """The average of the kept evaluations' weights: evaluated and shipped.
@@ -324,7 +360,8 @@ class Trainer:
 
     def _forwards(self, model: nn.Module, count: int) -> Iterator[None]:
         """Forward passes over the first `count` training micro-batches."""
-        for number, batch in enumerate(Stream(self.task, "train", range(count), self.engine.workers, self.device)):
+        stream = Stream(self.task, "train", range(count), self.engine.workers, self.device)
+        for number, batch in progress(enumerate(stream), "estimates BatchNorm statistics", count, "batches"):
             if self._noted:  # the evaluation that follows stops too
                 return
             self.watchdog.note("estimates BatchNorm statistics", batch.ids)
@@ -344,7 +381,7 @@ class Trainer:
 
     def _keep(self, model: nn.Module, scores: dict[str, float]) -> None:
         """Writes the model, as the best so far, to `model/`."""
-        self.best = Best(self.step, scores[self.metric_name])
+        self.best, self._best_loss = Best(self.step, scores[self.metric_name]), scores.get("loss", math.nan)
 
         def write() -> None:
             folder = self.run / "model"
@@ -365,6 +402,8 @@ class Trainer:
         self.watchdog.note("saves")
         state = {
             "best": self.best,
+            "best_loss": self._best_loss,
+            "num_worse": self._num_worse,
             "snapshots": self.snapshots.kept,
             "threads": self.threads,
             "layout": self.parallel.layout,
@@ -375,7 +414,7 @@ class Trainer:
             "loss_scale": None if self.steps.scale is None else self.steps.scale.state,
         }
         self.checkpoints.save(self.step, _flat(self._state()), state)
-        if self.step == self.num_steps:
+        if self.step == self.last_step:
             self.checkpoints.wait()
         # Every checkpoint that is kept stays usable: what its average would need stays too.
         self.snapshots.drop_others(*(state["snapshots"] for state in states(self.checkpoints.folder)))
@@ -406,6 +445,9 @@ class Trainer:
         self._owed = state["owed"]
         self._num_skipped, self._num_overflows = state["num_skipped"], state["num_overflows"]
         self.step = state["step"]
+        self._best_loss, self._num_worse = state.get("best_loss", math.nan), state.get("num_worse", 0)
+        if self._has_lost_patience():  # no step was taken after that
+            self.last_step = self.step
         weights = self.run / "model" / WEIGHTS
         if self.best is not None and not self.world.first(lambda: is_readable(weights)):
             warn(f"{weights}: missing or damaged; the next evaluation makes it anew")
@@ -439,7 +481,7 @@ def predict(
     num_skipped = 0
     stream = Stream(task, split, own, engine.workers, device)
     with stream.explained():
-        for number, batch in zip(own, stream, strict=True):
+        for number, batch in progress(zip(own, stream, strict=True), "evaluates", len(own), "batches"):
             if noted:
                 break
             if watchdog is not None:

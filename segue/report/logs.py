@@ -57,15 +57,21 @@ class Run(NamedTuple):
         return Series(steps, values)
 
     def best(self, name: str) -> tuple[int, float] | None:
-        """Step and value of a score's best evaluation; of equals the last, as training has it.
+        """Step and value of a score's best evaluation; of equals that with the lowest loss, as training has it.
 
         None where nothing was evaluated, or where it is not known which values are better.
         """
         series, is_lower = self.series(name, "dev"), is_lower_better(name)
         if is_lower is None or not len(series.steps):
             return None
-        last_first = series.values[::-1] * (1 if is_lower else -1)
-        return series.point(len(last_first) - 1 - int(np.argmin(last_first)))
+        losses = self.series("loss", "dev")
+        loss_at = dict(zip(losses.steps.tolist(), losses.values.tolist(), strict=True))
+        sign = 1 if is_lower else -1
+
+        def rank(index: int) -> tuple[float, float, int]:
+            return sign * series.values[index], loss_at.get(series.steps[index], 0.0), -index
+
+        return series.point(min(range(len(series.steps)), key=rank))
 
 
 def is_lower_better(name: str) -> bool | None:

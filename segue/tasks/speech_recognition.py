@@ -48,6 +48,7 @@ from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split
 from segue.errors import UserError, some_of, warn
 from segue.models.jasper import Jasper, JasperSection, output_frames
+from segue.progress import progress
 from segue.runtime.recogniser import Recogniser, SpeechFacts, written
 from segue.runtime.words import text_of, words
 
@@ -380,7 +381,7 @@ class SpeechRecognition:
         Raises, or leaves out and counts, as the recipe says; counts the recordings' sample rates.
         """
         data, too_long, problems, unusable, strange = self.recipe.data, [], [], [], dict[str, None]()
-        for index, utterance in enumerate(manifest):
+        for index, utterance in enumerate(progress(manifest, "checks the examples", unit="utterances")):
             if is_training and data.longest_seconds is not None and utterance.seconds > data.longest_seconds:
                 too_long.append(index)
                 continue

@@ -47,6 +47,7 @@ from segue.layers.attention import Attention
 from segue.layers.loss import cross_entropy
 from segue.layers.mask import real_places
 from segue.models.transformer import Transformer, TransformerSection
+from segue.progress import progress
 from segue.runtime.translator import TranslationFacts, Translator
 
 BUDGET = "tokens"
@@ -365,7 +366,7 @@ class Translation:
         problems: list[str] = []
         too_long: list[int] = []
         unusable: list[int] = []
-        pairs = iter(manifest)
+        pairs = progress(manifest, "counts tokens", unit="pairs")
         while block := list(islice(pairs, 10_000)):
             texts = [self._normalized(pair) for pair in block]
             sources = vocabularies.source.num_tokens([source for source, _ in texts])

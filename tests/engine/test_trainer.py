@@ -69,7 +69,8 @@ class Guess(NamedTuple):
 
 
 class ToyTask:
-    """Numbers from numbers. `scores` are those of the evaluations to come, `bad` the examples that are left out."""
+    """Numbers from numbers. `scores` are those of the evaluations to come, some with a loss, and `bad` the examples
+    that are left out."""
 
     unit = "examples"
 
@@ -77,7 +78,7 @@ class ToyTask:
         self,
         model: nn.Module,
         size: int,
-        scores: Sequence[float] = (),
+        scores: Sequence[float | tuple[float, float]] = (),
         bad: Sequence[int] = (),
         direction: Literal["min", "max"] = "min",
     ) -> None:
@@ -113,7 +114,8 @@ class ToyTask:
 
     def score(self, predictions: Sequence[Guess]) -> dict[str, float]:
         assert [guess.id for guess in predictions] == [f"example_{n}" for n in range(NUM_EXAMPLES)]
-        return {"squared_error": self.scores.pop(0) if self.scores else 0.0}
+        found = self.scores.pop(0) if self.scores else 0.0
+        return {"squared_error": found[0], "loss": found[1]} if isinstance(found, tuple) else {"squared_error": found}
 
     def fingerprint(self) -> str:
         return "toy"
@@ -276,6 +278,131 @@ def test_the_best_evaluation_is_what_is_kept(
     torch.testing.assert_close(load_file(tmp_path / "model" / "model.safetensors"), weights[best - 1], rtol=0, atol=0)
     assert json.loads((tmp_path / "model" / "scores.json").read_text()) == {"squared_error": scores[best - 1]}
     assert [record["dev"]["squared_error"] for record in records(tmp_path)] == pytest.approx(scores, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(1.0, 3.0), (1.0, 2.0), (1.0, 4.0)], 2),
+        ([(1.0, 3.0), (1.0, 3.0)], 2),  # equal in all: the later weights have learnt for longer
+        ([(1.0, 1.0), (0.5, 9.0), (0.7, 0.0)], 2),
+        ([(1.0, float("nan")), (1.0, 2.0), (1.0, 3.0)], 2),
+    ],
+)
+def test_of_equal_scores_that_with_the_lowest_loss_is_kept(
+    tmp_path: Path, scores: list[tuple[float, float]], best: int
+) -> None:
+    for steps in (len(scores) - 1, len(scores)):  # also where the last comes after a resume
+        result = trainer(ToyTask(network(), 4, scores), tmp_path, steps=steps, evaluate_every=1).train()
+        scores = scores[steps:]
+    assert result.best is not None
+    assert result.best.step == best
+
+
+def patient(run: Path, scores: Sequence[float], **engine: Any) -> Result:
+    return trainer(
+        ToyTask(network(), 4, scores), run, **{"steps": 20, "evaluate_every": 2, "patience": 2, **engine}
+    ).train()
+
+
+def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = patient(tmp_path, [3.0, 2.0, 2.5, 1.0, 4.0, 3.0, 0.5])
+    assert (result.step, result.best) == (12, (8, 1.0))
+    assert records(tmp_path)[-1]["is_last"]
+    assert "step 12: the last 2 evaluations were not better than the best" in capsys.readouterr().err
+    assert patient(tmp_path, []) == result  # finished: nothing is evaluated again
+    assert f"{tmp_path}: finished at step 12 of 20; nothing is left to train" in capsys.readouterr().err
+    assert len(records(tmp_path)) == 12
+
+
+def signalled(training: Trainer, at: int) -> Result:
+    """Stopped by a signal in step `at`."""
+    around_update(training, after=lambda: training.step == at - 1 and os.kill(os.getpid(), signal.SIGTERM))
+    return training.train()
+
+
+def test_patience_is_the_same_however_often_a_run_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segue.engine.trainer._SAME_SIGNAL_SECONDS", 0)
+    scores, step = [3.0, 2.0, 2.5, 1.0, 4.0, 3.0, 0.5], 0
+    for stop in (5, 7, 11, 20):
+        training = trainer(ToyTask(network(), 4, scores[step // 2 :]), tmp_path, steps=20, evaluate_every=2, patience=2)
+        result = signalled(training, stop)
+        step = result.step
+        assert (result.signal is None) == (stop == 20)
+    assert (result.step, result.best) == (12, (8, 1.0))
+
+
+def test_a_training_without_patience_left_still_ships_its_average(tmp_path: Path) -> None:
+    result = patient(tmp_path, [1.0, 2.0, 3.0, 1.5], average_count=2)
+    assert (result.step, result.best) == (6, (6, 1.5))
+    assert records(tmp_path)[-1]["averaged"] == {"squared_error": 1.5}
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = trainer(ToyTask(network(), 4), tmp_path).train()
+    assert "finished" not in capsys.readouterr().err
+    kept = {path: path.read_bytes() for name in ("*.json*", "model/*") for path in tmp_path.glob(name)}
+    (tmp_path / "environment.json").write_text("of the training")
+    assert trainer(ToyTask(network(), 4), tmp_path).train() == result
+    assert f"{tmp_path}: finished at step 4; nothing is left to train\n" in capsys.readouterr().err
+    assert (tmp_path / "environment.json").read_text() == "of the training"
+    assert {path: path.read_bytes() for path in kept if path.name != "environment.json"} == {
+        path: content for path, content in kept.items() if path.name != "environment.json"
+    }
+    trainer(ToyTask(network(), 4), tmp_path, steps=5).train()
+    assert (tmp_path / "environment.json").read_bytes() != b"of the training"
+
+
+class Told:
+    """What a user writes who has an own way to watch trainings."""
+
+    def __init__(self, run: Path, step: int, num_steps: int) -> None:
+        self.calls: list[Any] = [(run, step, num_steps)]
+
+    def __enter__(self) -> None:
+        self.calls.append("begins")
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: Any) -> None:
+        self.calls.append(kind)
+
+    def advance(self, step: int) -> None:
+        self.calls.append(step)
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.calls.append(record)
+
+    def say(self, text: str) -> None:
+        if "parameters" not in text:
+            self.calls.append(text)
+
+
+def told(run: Path, *, steps: int = 4) -> Told:
+    """After a training with it."""
+    made: list[Told] = []
+
+    def make(*arguments: Any) -> Told:
+        made.append(Told(*arguments))
+        return made[0]
+
+    training = trainer(ToyTask(network(), 4), run, steps=steps, log_every=2)
+    training._loggers = [make]
+    training.train()
+    return made[0]
+
+
+def test_a_user_s_logger_is_told_what_the_log_is(tmp_path: Path) -> None:
+    calls = told(tmp_path).calls
+    assert calls == [(tmp_path, 0, 4), "begins", 1, 2, records(tmp_path)[0], 3, 4, records(tmp_path)[1], None]
+    assert told(tmp_path, steps=6).calls[0] == (tmp_path, 4, 6)
+
+
+def test_a_logger_that_fails_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Told, "write", fails)
+    assert told(tmp_path).calls == [(tmp_path, 0, 4), "begins", 1, 2]
+    assert len(records(tmp_path)) == 2
+    assert capsys.readouterr().err.count("warning: Told: ZeroDivisionError: ; it is told nothing more\n") == 1
 
 
 def test_a_resumed_run_keeps_the_best_model_of_before(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""Who else is told of a training? Weights & Biases and MLflow, as their own settings in the environment say.
+
+What identifies the run there is kept in the run directory, so that a resumed run goes on there, too. Steps that are
+taken again after a kill are told again.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from time import time
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from segue.engine.checkpoint import write_text
+from segue.engine.log import MakeLogger, flat
+from segue.errors import UserError, missing_extra
+
+PROJECT = "segue"
+"""Where the environment names none."""
+
+
+def find(name: str) -> MakeLogger:
+    """By the recipe's name for it."""
+    known: dict[str, MakeLogger] = {"wandb": WeightsAndBiases, "mlflow": MLflow}
+    return known[name]
+
+
+class WeightsAndBiases:
+    """A run at Weights & Biases: WANDB_PROJECT, WANDB_MODE and the like are obeyed."""
+
+    def __init__(self, run: Path, step: int, num_steps: int) -> None:
+        del step, num_steps
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise missing_extra("wandb", "wandb") from None
+        kept = run / "wandb_id"
+        if not kept.is_file():
+            write_text(kept, uuid4().hex[:8])
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", PROJECT),
+                id=kept.read_text(encoding="utf-8"),
+                name=run.resolve().name,
+                resume="allow",
+                dir=run,
+                config=_recipe(run),
+            )
+        except wandb.Error as problem:  # nobody is logged in, for instance
+            raise UserError(f"engine.loggers: wandb: {problem}") from None
+        self._run.define_metric("*", step_metric="step")  # its own count of steps never goes back
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run.finish(exit_code=int(value is not None))
+
+    def advance(self, step: int) -> None:
+        """Nothing."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """The numbers of a step."""
+        self._run.log(dict(flat(record)))
+
+    def say(self, text: str) -> None:
+        """Nothing: it reads standard error itself."""
+
+
+class MLflow:
+    """A run of MLflow: MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are obeyed."""
+
+    def __init__(self, run: Path, step: int, num_steps: int) -> None:
+        del step, num_steps
+        try:
+            import mlflow
+            from mlflow import entities
+        except ModuleNotFoundError:
+            raise missing_extra("mlflow", "mlflow") from None
+        self._metric = entities.Metric
+        kept = run / "mlflow_id"
+        try:
+            self._client = mlflow.MlflowClient()
+            if not kept.is_file():
+                name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+                known = self._client.get_experiment_by_name(name)
+                experiment = self._client.create_experiment(name) if known is None else known.experiment_id
+                made = self._client.create_run(experiment, run_name=run.resolve().name)
+                for key, value in _flat_text(_recipe(run)):
+                    self._client.log_param(made.info.run_id, key, value)
+                write_text(kept, made.info.run_id)
+            self._id = kept.read_text(encoding="utf-8")
+            self._client.update_run(self._id, status="RUNNING")
+        except mlflow.exceptions.MlflowException as problem:
+            raise UserError(f"engine.loggers: mlflow: {problem}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.set_terminated(self._id, "FINISHED" if value is None else "FAILED")
+
+    def advance(self, step: int) -> None:
+        """Nothing."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """The numbers of a step."""
+        at = int(record.get("time", time()) * 1000)
+        numbers = [self._metric(name, value, at, record["step"]) for name, value in flat(record)]
+        self._client.log_batch(self._id, metrics=numbers)
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    return tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+
+
+def _flat_text(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found.extend(_flat_text(value, f"{prefix}{name}."))
+        else:
+            found.append((prefix + name, str(value)))
+    return found
