@@ -353,9 +353,12 @@ def _decoded(
     rate, num_read = file.samplerate, 0
     size = max(1, min(round(seconds * rate), MOST_VALUES // file.channels))
     while most is None or num_read < most:
+        wanted = size if most is None else min(size, most - num_read)
+        if expected is not None:  # what is not there is filled with zeros first, which takes longer than reading
+            wanted = min(wanted, max(expected - num_read, 1024))
         try:
             # Not file.blocks(): where samples are missing it hands out what its buffer held before.
-            block = file.read(size if most is None else min(size, most - num_read), dtype="float32", always_2d=True)
+            block = file.read(wanted, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, ValueError, MemoryError) as error:
             raise UserError(f"{path}: damaged audio: {_reason(error)}") from None
         if not len(block):

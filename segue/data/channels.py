@@ -50,11 +50,13 @@ def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
     """
     balance = None
     for rate, block in blocks:
+        if balance is None and block.shape[1] == 1:
+            return None
         if balance is None:
             balance = _Balance(rate, block.shape[1])
         _check_finite(block, name)
         balance.add(block)
-    if balance is None or balance.num_channels == 1:
+    if balance is None:
         return None
     loudest = balance.cancelling()
     if loudest is not None:

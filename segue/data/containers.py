@@ -302,8 +302,10 @@ def _wav_header(form: bytes, order: str, length: int) -> bytes:
 def _flac(data: Bytes, start: int) -> tuple[list[Part], int]:
     """RFC 9639: the first block says how many samples there are, or 0. Another file begins with the same mark."""
     total = int.from_bytes(data[start + 21 : start + 26], "big") & (1 << 36) - 1
-    nexts = (data.find(b"fLaC" + kind + b"\0\0\x22", start + 42) for kind in (b"\x00", b"\x80"))
-    end = min((place for place in nexts if place >= 0), default=len(data))
+    end = data.find(b"fLaC", start + 42)
+    while end >= 0 and data[end + 4 : end + 8] not in (b"\x00\0\0\x22", b"\x80\0\0\x22"):
+        end = data.find(b"fLaC", end + 4)
+    end = len(data) if end < 0 else end
     return [Part("flac", start, end, num_frames=total or None)], end
 
 
