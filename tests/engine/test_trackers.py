@@ -27,6 +27,7 @@ def test_mlflow_is_told_the_recipe_and_all_numbers(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow: Any = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     run = tmp_path / "run"
     for steps in (4, 4):  # the second time it goes on in the same run
