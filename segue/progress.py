@@ -20,6 +20,7 @@ _TICK_SECONDS = 1.0
 _is_shown = False
 _bars: "list[Bar]" = []
 _lock = threading.RLock()  # a bar that is closed is not drawn again
+_ticking: threading.Thread | None = None
 
 
 def show() -> None:
@@ -56,30 +57,18 @@ class Bar:
     ) -> None:
         """`what` is done: "reads film.mp3". Without `total` (in `unit`) only what is done and the time are said."""
         self.what, self.total, self.unit, self.done = what, total, unit, done
+        self._first, self._note = done, ""
         self._delay = _DELAY_SECONDS if is_delayed else 0.0
-        self._bar: Any = None  # tqdm, on a terminal
+        self._bar: Any = None  # tqdm, once it is drawn
 
     def __enter__(self) -> Self:
         if not _is_shown or os.environ.get("RANK", "0") != "0" or not is_terminal(sys.stderr):
             return self
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            desc=self.what,
-            total=self.total or None,  # of nothing there is no share
-            initial=self.done,
-            file=sys.stderr,
-            leave=False,
-            dynamic_ncols=True,
-            delay=self._delay,
-            unit=self.unit,
-            bar_format=_format(self.unit, has_total=bool(self.total)),
-        )
         self._since = perf_counter()
         with _lock:
             _bars.append(self)
-            if len(_bars) == 1:
-                threading.Thread(target=_tick, args=(self,), name="progress", daemon=True).start()
+            _start_ticking()
+            self.tick()
         return self
 
     def __exit__(
@@ -92,31 +81,58 @@ class Bar:
         with _lock:
             if self in _bars:
                 _bars.remove(self)
+            if self._bar is not None:
                 self._bar.close()
                 self._bar = None
 
     @property
     def is_shown(self) -> bool:
-        """Whether a person sees it."""
-        return self._bar is not None
+        """Whether a person sees it, or will when it takes longer."""
+        return self in _bars
 
     def advance(self, amount: float = 1) -> None:
         """So much more is done."""
         self.done += amount
         with _lock:
-            if self._bar is not None:
+            if self._bar is None:
+                self.tick()
+            else:
                 self._bar.update(amount)
 
     def note(self, text: str) -> None:
         """`text` stands behind the bar from here on."""
+        self._note = text
         with _lock:
             if self._bar is not None:
                 self._bar.set_postfix_str(text, refresh=False)
 
     def tick(self) -> None:
-        """Draws it again: time has passed."""
-        if self._bar is not None and perf_counter() - self._since >= self._delay:
-            self._bar.refresh()
+        """Draws it anew: time has passed."""
+        with _lock:
+            if self not in _bars:
+                return
+            if self._bar is not None:
+                self._bar.refresh()
+            elif perf_counter() - self._since >= self._delay:
+                self._draw()
+
+    def _draw(self) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc=self.what,
+            total=self.total or None,  # of nothing there is no share
+            initial=self._first,
+            file=sys.stderr,
+            leave=False,
+            smoothing=0,  # steps differ, and evaluations come between them: the mean rate says most
+            dynamic_ncols=True,
+            unit=self.unit,
+            bar_format=_format(self.unit, has_total=bool(self.total)),
+        )
+        self._bar.start_t -= perf_counter() - self._since
+        self._bar.set_postfix_str(self._note, refresh=False)
+        self._bar.update(self.done - self._first)
 
 
 @contextmanager
@@ -162,12 +178,21 @@ def _format(unit: str, *, has_total: bool) -> str:
     return "{desc}: " + done + "  {elapsed} elapsed, {remaining} remaining{postfix}"
 
 
-def _tick(first: Bar) -> None:
-    """While bars are shown, once a second: a single step may take minutes."""
+def _start_ticking() -> None:
+    """Bars are drawn anew once a second: a single step may take minutes."""
+    global _ticking
+    if _ticking is None:
+        _ticking = threading.Thread(target=_tick, name="progress", daemon=True)
+        _ticking.start()
+
+
+def _tick() -> None:
+    global _ticking
     while True:
         sleep(_TICK_SECONDS)
         with _lock:
-            if not _bars or _bars[0] is not first:
+            if not _bars:
+                _ticking = None
                 return
             for bar in _bars:
                 bar.tick()
@@ -175,8 +200,8 @@ def _tick(first: Bar) -> None:
 
 def _forget() -> None:
     """A process that was forked, to read data for instance, has no part in its parent's bars, nor in their locks."""
-    global _is_shown, _lock
-    _is_shown, _lock = False, threading.RLock()
+    global _is_shown, _lock, _ticking
+    _is_shown, _lock, _ticking = False, threading.RLock(), None
     _bars.clear()
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Iterator
+from time import sleep
 from types import SimpleNamespace
 
 import pytest
@@ -59,6 +60,7 @@ def test_without_a_total_time_alone_is_said(terminal: Terminal) -> None:
     with Bar("learns the tokenizer") as bar:
         bar.tick()
         assert terminal.lines()[0] == "learns the tokenizer: 00:00 elapsed"
+    assert terminal.lines() == [""]
     with Bar("reads", unit="lines") as bar:
         bar.advance(1200)
         bar.tick()
@@ -86,6 +88,25 @@ def test_lines_stay_whole_beside_bars(terminal: Terminal) -> None:
             inner.tick()
             warn("one file is left out")
     assert list(filter(None, terminal.lines())) == ["warning: one file is left out"] * 2
+
+
+def test_what_is_done_at_once_shows_nothing(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_DELAY_SECONDS", 100.0)
+    for _ in progress.progress(range(3), "reads"):
+        progress._bars[0].tick()
+    assert terminal.getvalue() == ""
+
+
+def test_time_passes_while_a_step_takes_long(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_TICK_SECONDS", 0.001)
+    with Bar("waits"):
+        length = len(terminal.getvalue())
+        for _ in range(10_000):  # until it was drawn again
+            if len(terminal.getvalue()) > length:
+                break
+            sleep(0.001)
+        else:
+            pytest.fail("nothing was drawn")
 
 
 def test_what_breaks_off_leaves_no_bar(terminal: Terminal) -> None:
