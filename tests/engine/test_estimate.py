@@ -375,8 +375,6 @@ WIDE = ("multi30k_transformer", *SMALL, "model.feed_forward=254")
     ("words", "message"),
     [
         (("nosuch", "--memory", "80"), "nosuch: no such file"),
-        (("digits_jasper", "--memory", "0"), "--memory: should be a number above 0, not 0"),
-        (("digits_jasper", "--memory", "80", "--flops", "-1"), "--flops: should be a number above 0, not -1"),
         (("digits_jasper", "--memory", "80", "batch.seconds=auto"), "batch.seconds: auto"),
         (("digits_jasper", "--memory", "80", "engine.offload=true"), "engine.offload: only a model that is sharded"),
         (("digits_jasper", "--memory", "80", "engine.tensor_parallel=2"), "engine.tensor_parallel: this model has no"),
