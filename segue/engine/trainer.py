@@ -310,22 +310,23 @@ class Trainer:
         """Evaluates the weights that would be shipped; keeps them if they are the best, or for the final average."""
         with self._whole(None if self.average is None else self.average.tensors) as model:
             scores = self._evaluate(model)
-            is_better = self._is_better(scores)
-            self._num_worse = 0 if is_better else self._num_worse + 1
-            if is_better:
+            gain = self._gain(scores)
+            self._num_worse = 0 if gain > 0 else self._num_worse + 1
+            if gain >= 0:  # where all is equal, the later weights have learnt for longer
                 self._keep(model, scores)
             if self.engine.average_count > 1:
                 self.snapshots.add(self.step, scores[self.metric_name], model.state_dict())
         return scores
 
-    def _is_better(self, scores: dict[str, float]) -> bool:
-        """Whether these scores are better than the best so far. Of equal scores the one with the lower loss is."""
-        score, loss = scores[self.metric_name], scores.get("loss", math.nan)
+    def _gain(self, scores: dict[str, float]) -> float:
+        """Above 0 where these scores are better than the best so far: of equal scores, where the loss is lower."""
         if self.best is None or math.isnan(self.best.score):
-            return True
-        if score == self.best.score:
-            return not loss > self._best_loss  # where that is equal too, the later weights have learnt for longer
-        return score < self.best.score if self.direction == "min" else score > self.best.score
+            return math.inf
+        gain = (self.best.score - scores[self.metric_name]) * (1 if self.direction == "min" else -1)
+        if gain == 0:
+            gain = self._best_loss - scores.get("loss", math.nan)
+            return 0.0 if math.isnan(gain) else gain
+        return -math.inf if math.isnan(gain) else gain
 
     def _has_lost_patience(self) -> bool:
         return self.engine.patience is not None and self._num_worse >= self.engine.patience

@@ -137,6 +137,14 @@ def test_ranks_that_are_killed_lose_nothing(start: Start, recipe: Path, tmp_path
     assert_same_outcome(run, undisturbed)
 
 
+def test_all_ranks_lose_patience_together(start: Start, recipe: Path, tmp_path: Path) -> None:
+    stuck = ("optimizer.learning_rate=1e-30", "engine.patience=2", "engine.evaluate_every=2", "engine.average_count=0")
+    ended = start(2, training(recipe, tmp_path / "run", *stuck)).end()
+    assert ended.statuses == [0, 0], ended
+    assert records(tmp_path / "run")[-1]["is_last"]
+    assert steps(tmp_path / "run")[-1] == 6
+
+
 @pytest.mark.slow
 def test_ranks_that_are_killed_twenty_times_lose_nothing(start: Start, recipe: Path, tmp_path: Path) -> None:
     settings = ("engine.steps=400", "engine.save_every=5", "engine.evaluate_every=50")

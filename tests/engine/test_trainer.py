@@ -332,6 +332,10 @@ def test_patience_is_the_same_however_often_a_run_is_taken_up(tmp_path: Path, mo
     assert (result.step, result.best) == (12, (8, 1.0))
 
 
+def test_what_stays_as_it_was_is_kept_and_costs_patience(tmp_path: Path) -> None:
+    assert patient(tmp_path, [1.0] * 9)[:2] == (6, (6, 1.0))
+
+
 def test_a_training_without_patience_left_still_ships_its_average(tmp_path: Path) -> None:
     result = patient(tmp_path, [1.0, 2.0, 3.0, 1.5], average_count=2)
     assert (result.step, result.best) == (6, (6, 1.5))
