@@ -29,8 +29,11 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True)
     partial = path.with_name(f"{PARTIAL}{path.name}")
     try:
-        partial.unlink(missing_ok=True)
-        partial.touch()
+        try:
+            partial.touch(exist_ok=False)
+        except FileExistsError:  # left by a process that was killed, maybe private
+            partial.unlink()
+            partial.touch()
         mode = partial.stat().st_mode  # what the umask leaves: asking for it would change it for other threads
         yield partial
         if partial.stat().st_mode != mode:

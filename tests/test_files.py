@@ -20,6 +20,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 def test_who_may_read_new_files_may_read_ours(umask: int, tmp_path: Path) -> None:
     write_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(2)})  # safetensors makes its file private
+    (tmp_path / ".partial_text").touch(0o600)  # left by a process that was killed
     with replacing(tmp_path / "text") as partial:
         partial.write_text("x")
     with replacing(tmp_path / "text") as partial:  # again, over the one before
