@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import segue
+from segue.data import audio
 
 # Python reports each file operation to a hook just before it happens: DIE_AT is an operation's name (or *), a part of
 # its path, and how often to let it pass.
@@ -215,13 +216,14 @@ def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tiny_recipe:
 
 @pytest.fixture
 def broken_corpus(corpus: Path, tmp_path: Path) -> Path:
-    """The corpus with one training recording that is no audio."""
+    """The corpus with one training recording that only reading it shows to be silent: its header is right."""
     folder = tmp_path / "corpus"
     folder.mkdir()
     for path in corpus.iterdir():
         (folder / path.name).symlink_to(path)
     (folder / "train_17.wav").unlink()
-    (folder / "train_17.wav").write_text("no audio")
+    sound = audio.read(corpus / "train_17.wav", 8000)
+    audio.write(folder / "train_17.wav", 0 * sound, 8000)
     return folder
 
 
@@ -266,7 +268,7 @@ def test_a_mistake_found_by_a_loader_process_is_one_line(
     assert status == 2, said
     _, *lines = said.splitlines()  # the first one introduces the run
     (mistake,) = [line for line in lines if not line.startswith("step ")]
-    assert mistake.startswith(f"segue: {broken_corpus}/train.jsonl:18: {broken_corpus}/train_17.wav: not audio")
+    assert mistake.startswith(f"segue: {broken_corpus}/train.jsonl:18: {broken_corpus}/train_17.wav: silent")
 
 
 def test_a_mistake_found_while_loader_processes_are_alive_is_one_line(tiny_recipe: Path, tmp_path: Path) -> None:
