@@ -407,7 +407,7 @@ def made_up(batch: Any, tokens: range) -> dict[str, Tensor]:
 
 def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[Plan, str, str, float]:
     """Makes up weights and batches; what all sides follow, the model's kind, unit and operations of a step."""
-    from segue.engine.rehearsal import rehearse
+    from segue.engine.planning.rehearsal import rehearse
 
     section, sketch = sketched(chosen(case, options))
     recipe = section.model_dump(mode="json")

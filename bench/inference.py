@@ -299,7 +299,7 @@ def quartznet(options: argparse.Namespace, folder: Path) -> None:
     from segue.compress import quantize
     from segue.data import tokenizer as tokenizers
     from segue.data.audio import padded
-    from segue.engine import checkpoint
+    from segue.engine.state import checkpoint
     from segue.formats import onnx
     from segue.runtime import exported
     from segue.runtime.onnx import OnnxListener

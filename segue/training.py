@@ -19,14 +19,17 @@ from segue.files import PARTIAL
 try:
     import torch
 
-    from segue.engine import environment, parallel, replay, settings, trials
-    from segue.engine.checkpoint import saved, write_text
+    from segue.engine import environment, settings
+    from segue.engine.distributed import parallel
+    from segue.engine.distributed.parallel import ALONE, World
+    from segue.engine.distributed.watchdog import WAITS, Watchdog
     from segue.engine.log import MakeLogger
-    from segue.engine.parallel import ALONE, World
-    from segue.engine.rehearsal import rehearse
+    from segue.engine.planning import trials
+    from segue.engine.planning.rehearsal import rehearse
+    from segue.engine.state import replay
+    from segue.engine.state.checkpoint import saved, write_text
     from segue.engine.step import NotFiniteError
     from segue.engine.trainer import Result, Trainer
-    from segue.engine.watchdog import WAITS, Watchdog
 except ModuleNotFoundError as error:
     if error.name in ("torch", "safetensors"):
         raise missing_extra(error.name, "train") from None

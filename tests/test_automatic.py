@@ -16,8 +16,8 @@ from segue.data import tokenizer as tokenizers
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import ManifestsSection
 from segue.data.tokenizer import BPESection, CharactersSection
-from segue.engine.checkpoint import saved
 from segue.engine.settings import EngineSection
+from segue.engine.state.checkpoint import saved
 from segue.errors import UserError
 
 ALL_OPEN = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue.engine.checkpoint import write_tensors
+from segue.engine.state.checkpoint import write_tensors
 from segue.files import replacing
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from segue.engine.checkpoint import write_text
-from segue.engine.layout import Layout
+from segue.engine.distributed.layout import Layout
+from segue.engine.state.checkpoint import write_text
 
 try:
     import resource

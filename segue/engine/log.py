@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from segue import progress
-from segue.engine import checkpoint
+from segue.engine.state import checkpoint
 from segue.errors import missing_extra, warn
 from segue.progress import Bar
 

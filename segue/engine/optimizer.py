@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
-from segue.engine import parts
+from segue.engine.distributed import parts
 from segue.errors import UserError, some_of
 from segue.recipe import Section
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from segue.engine.parts import batch_norms, units
+from segue.engine.distributed.parts import batch_norms, units
 from segue.errors import UserError, warn
 from segue.recipe import Section
 

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segue.engine import parts
+from segue.engine.distributed import parts
+from segue.engine.distributed.parallel import Parallel
+from segue.engine.distributed.watchdog import WAITS, Watchdog
 from segue.engine.optimizer import Updater
-from segue.engine.parallel import Parallel
 from segue.engine.precision import LogMaxSection, LossScale, autocast
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
-from segue.engine.watchdog import WAITS, Watchdog
 from segue.errors import UserError
 
 

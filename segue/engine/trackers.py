@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-from segue.engine.checkpoint import write_text
 from segue.engine.log import MakeLogger, flat
+from segue.engine.state.checkpoint import write_text
 from segue.errors import UserError, missing_extra
 
 PROJECT = "segue"

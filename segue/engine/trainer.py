@@ -20,18 +20,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segue.engine import averaging, environment, layout, memory, parts, precision, replay, trackers
-from segue.engine.averaging import MovingAverage, Snapshot, Snapshots, weights_of
-from segue.engine.checkpoint import Checkpoints, Tensors, is_readable, states, write_tensors
+from segue.engine import environment, memory, precision, trackers
+from segue.engine.distributed import layout, parts
+from segue.engine.distributed.parallel import ALONE, Parallel, World, choose_device
+from segue.engine.distributed.watchdog import WAITS, Watchdog
 from segue.engine.loading import Stream
 from segue.engine.log import Log, Loggers, MakeLogger, Silence
 from segue.engine.optimizer import OptimizerSection, Updater
-from segue.engine.parallel import ALONE, Parallel, World, choose_device
 from segue.engine.schedule import ScheduleSection, rate_share
 from segue.engine.settings import EngineSection, counted
+from segue.engine.state import averaging, replay
+from segue.engine.state.averaging import MovingAverage, Snapshot, Snapshots, weights_of
+from segue.engine.state.checkpoint import Checkpoints, Tensors, is_readable, states, write_tensors
 from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
 from segue.engine.task import Batch, Split, Task
-from segue.engine.watchdog import WAITS, Watchdog
 from segue.errors import UserError, warn
 from segue.progress import progress
 

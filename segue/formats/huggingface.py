@@ -25,7 +25,7 @@ from segue.data.text import BLANK, ELISIONS, LEFT_OUT, NUMBERS, RAISED, STRONG, 
 from segue.data.tokenizer import UNKNOWN, WORD_MARK
 from segue.data.vocabularies import BEGIN, END, PADDING, TO_LANGUAGE, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
-from segue.engine.checkpoint import write_tensors
+from segue.engine.state.checkpoint import write_tensors
 from segue.errors import UserError
 from segue.formats.target import Text
 from segue.models.transformer import Transformer, TransformerSection

@@ -78,7 +78,7 @@ def estimate(
     draft = recipe.read(path, overrides)
     module = module_of(draft)
     section: Any = recipe.validate(draft, module.Recipe)
-    from segue.engine import estimate as engine  # imports torch
+    from segue.engine.planning import estimate as engine  # imports torch
 
     sketch = module.sketch(section)
     return engine.estimate(

@@ -34,13 +34,13 @@ from segue.data.tokenizer import TokenizerSection
 from segue.data.vocabularies import END, PADDING, Vocabularies
 from segue.decoding.autoregressive import Steps, beam_search
 from segue.decoding.search import Hypothesis, SearchSection
-from segue.engine.checkpoint import load_weights, write_text
-from segue.engine.estimate import Sketch
+from segue.engine.distributed.parallel import World, choose_device
 from segue.engine.loading import holding, with_tensors
 from segue.engine.optimizer import OptimizerSection
-from segue.engine.parallel import World, choose_device
+from segue.engine.planning.estimate import Sketch
 from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
+from segue.engine.state.checkpoint import load_weights, write_text
 from segue.engine.task import Loss, Split
 from segue.errors import UserError, some_of, warn
 from segue.layers.attention import Attention

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segue.engine.averaging import MovingAverage, Snapshots, reestimate_batch_norms, weights_of
+from segue.engine.state.averaging import MovingAverage, Snapshots, reestimate_batch_norms, weights_of
 
 
 def small_model() -> nn.Module:

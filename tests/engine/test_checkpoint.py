@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from segue.engine import checkpoint
-from segue.engine.checkpoint import Checkpoints
-from segue.engine.parallel import World
+from segue.engine.distributed.parallel import World
+from segue.engine.state import checkpoint
+from segue.engine.state.checkpoint import Checkpoints
 from segue.errors import UserError
 from segue.training import LOCK
 

@@ -14,7 +14,7 @@ import torch
 
 import segue
 from segue.engine import environment
-from segue.engine.layout import Layout
+from segue.engine.distributed.layout import Layout
 
 CPU = torch.device("cpu")
 

@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segue import recipe, tasks
 from segue.cli import main
-from segue.engine import depth
-from segue.engine.estimate import USABLE_SHARE, Estimate, Memory, Row
-from segue.engine.layout import Layout
-from segue.engine.parallel import Parallel, World
-from segue.engine.rehearsal import rehearse
+from segue.engine.distributed.layout import Layout
+from segue.engine.distributed.parallel import Parallel, World
+from segue.engine.planning import depth
+from segue.engine.planning.estimate import USABLE_SHARE, Estimate, Memory, Row
+from segue.engine.planning.rehearsal import rehearse
 from segue.models.transformer import DecoderLayer, EncoderLayer, Transformer
 from segue.tasks import translation
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segue import training
-from segue.engine.layout import BYTES_PER_PARAMETER, SHARE_FOR_STATE, Layout, choose
+from segue.engine.distributed.layout import BYTES_PER_PARAMETER, SHARE_FOR_STATE, Layout, choose
 from segue.errors import UserError
 
 GB = 10**9

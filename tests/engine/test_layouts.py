@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from segue import training
-from segue.engine.parallel import ALONE
+from segue.engine.distributed.parallel import ALONE
 
 STEPS = 6
 LAYOUTS = {

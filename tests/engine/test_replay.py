@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from segue import recipe, training
 from segue.cli import main
-from segue.engine import replay
-from segue.engine.parallel import ALONE
+from segue.engine.distributed.parallel import ALONE
+from segue.engine.state import replay
 from segue.engine.step import NotFiniteError
 from segue.engine.trainer import Trainer
 

@@ -273,7 +273,7 @@ def test_a_mistake_found_by_a_loader_process_is_one_line(
 
 def test_a_mistake_found_while_loader_processes_are_alive_is_one_line(tiny_recipe: Path, tmp_path: Path) -> None:
     sabotage = (
-        "from segue.engine.checkpoint import Checkpoints; Checkpoints.save = lambda *_: open('/no such folder/x')"
+        "from segue.engine.state.checkpoint import Checkpoints; Checkpoints.save = lambda *_: open('/no such folder/x')"
     )
     settings = ("engine.workers=2", "engine.save_every=3")
     status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, SABOTAGE=sabotage))

@@ -22,7 +22,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.multiprocessing import start_processes
 from torch.nn import functional as F
 
-from segue.engine import parts
+from segue.engine.distributed import parts
 from segue.engine.optimizer import AdamWSection, LARCSection, MuonSection, NovoGradSection, OptimizerSection, Updater
 
 RATES = (0.5, 1.0, 0.7, 0.4, 0.1)

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segue import training
-from segue.engine.layout import Layout
+from segue.engine.distributed.layout import Layout
+from segue.engine.distributed.parallel import ALONE, Parallel
+from segue.engine.distributed.watchdog import Watchdog
 from segue.engine.optimizer import AdamWSection, Updater
-from segue.engine.parallel import ALONE, Parallel
 from segue.engine.precision import autocast
 from segue.engine.settings import EngineSection
 from segue.engine.step import Steps
 from segue.engine.task import Loss
 from segue.engine.trainer import Trainer
-from segue.engine.watchdog import Watchdog
 from segue.errors import UserError
 
 # A second residual block: the list of inputs that dense residuals add grows while the model runs.

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import segue
+from segue.engine.distributed.parallel import choose_device
 from segue.engine.optimizer import AdamWSection
-from segue.engine.parallel import choose_device
 from segue.engine.schedule import ConstantSection
 from segue.engine.settings import EngineSection
 from segue.engine.task import Loss, Split

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 import segue
 from segue import training
 from segue.cli import main
-from segue.engine import environment, trials
-from segue.engine.parallel import ALONE
+from segue.engine import environment
+from segue.engine.distributed.parallel import ALONE
+from segue.engine.planning import trials
 from segue.engine.step import NotFiniteError
 from segue.engine.trainer import Trainer
 from segue.errors import UserError

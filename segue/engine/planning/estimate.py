@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-from segue.engine.layout import Layout, choose
+from segue.engine.distributed.layout import Layout, choose
 from segue.engine.optimizer import MuonSection, OptimizerSection
-from segue.engine.rehearsal import Pass, Rehearsal, rehearse
+from segue.engine.planning.rehearsal import Pass, Rehearsal, rehearse
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
 from segue.errors import UserError

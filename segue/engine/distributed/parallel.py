@@ -21,8 +21,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from segue.engine.layout import Layout
-from segue.engine.parts import batch_norms, units
+from segue.engine.distributed.layout import Layout
+from segue.engine.distributed.parts import batch_norms, units
 from segue.errors import UserError
 from segue.layers.attention import Attention
 from segue.layers.feed_forward import FeedForward

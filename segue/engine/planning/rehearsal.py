@@ -17,11 +17,13 @@ from torch.distributed.tensor.parallel import ColwiseParallel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from segue.engine import depth, parts, precision
-from segue.engine.depth import Kind
+from segue.engine import precision
+from segue.engine.distributed import parts
+from segue.engine.distributed.parallel import SPLITS, dealt_out
 from segue.engine.memory import old_objects_aside
 from segue.engine.optimizer import OptimizerSection, Updater
-from segue.engine.parallel import SPLITS, dealt_out
+from segue.engine.planning import depth
+from segue.engine.planning.depth import Kind
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
 from segue.layers.attention import Attention

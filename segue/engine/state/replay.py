@@ -9,10 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from segue.engine import parts, precision
-from segue.engine.checkpoint import Tensors, write_tensors
-from segue.engine.parallel import World, choose_device
+from segue.engine import precision
+from segue.engine.distributed import parts
+from segue.engine.distributed.parallel import World, choose_device
 from segue.engine.settings import EngineSection
+from segue.engine.state.checkpoint import Tensors, write_tensors
 from segue.engine.step import NotFiniteError, mixed
 from segue.engine.task import Batch, Task
 from segue.errors import UserError, some_of

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from segue.engine import parts
+from segue.engine.distributed import parts
 
 Kind = Literal["activations", "passing", "copies", "gradients"]
 """Kept by the forward pass; scores, loss, gradients of activations, what is recomputed; weights in the format that is

@@ -29,8 +29,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as distributed_load
 from torch.distributed.checkpoint.state_dict_saver import save as distributed_save
 
-from segue.engine import parts
-from segue.engine.parallel import World, is_lost
+from segue.engine.distributed import parts
+from segue.engine.distributed.parallel import World, is_lost
 from segue.errors import UserError, warn
 from segue.files import PARTIAL, replacing
 

@@ -13,7 +13,7 @@ from time import monotonic, time
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from segue.engine.parallel import TRY_AGAIN, World
+from segue.engine.distributed.parallel import TRY_AGAIN, World
 from segue.files import replacing
 
 WAITS, SILENT = "waits for the other ranks", "not heard of"

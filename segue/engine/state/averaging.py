@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segue.engine import checkpoint, parts
-from segue.engine.checkpoint import Tensors
-from segue.engine.parallel import ALONE, World
+from segue.engine.distributed import parts
+from segue.engine.distributed.parallel import ALONE, World
+from segue.engine.state import checkpoint
+from segue.engine.state.checkpoint import Tensors
 from segue.errors import warn
 
 

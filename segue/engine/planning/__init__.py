@@ -1,0 +1,1 @@
+"""What is known before a training starts: memory, communication, batch size, learning rate."""

@@ -1,0 +1,1 @@
+"""What a training keeps: checkpoints, averaged weights, steps that failed."""
