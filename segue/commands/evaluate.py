@@ -1,0 +1,52 @@
+"""`segue evaluate`: the task's metrics on a manifest."""
+
+import datetime
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from segue.commands import options
+from segue.errors import UserError
+
+SUMMARY = "the task's metrics on a manifest"
+EXAMPLE = "segue evaluate runs/digits data/fsdd/test.jsonl --json"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declares them."""
+    options.model(parser)
+    parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="examples with references")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--report", metavar="FILE.html", type=Path, help="scores, and examples from worst to best")
+    parser.add_argument("--outputs", metavar="FILE.jsonl", type=Path, help="each example's output and scores")
+    parser.add_argument(
+        "--as-transcribe",
+        action="store_true",
+        help="hear whole recordings, as `segue transcribe` does; clips are joined by speaker, a second between them",
+    )
+    options.skip_bad(parser)
+    options.device(parser)
+
+
+def run(given: Namespace) -> None:
+    """Runs the command; returns the exit status, None for 0."""
+    from segue.files import check_targets, write_lines
+    from segue.report import terminal
+
+    check_targets({"--report": given.report, "--outputs": given.outputs}, [given.manifest])
+    model = options.load_model(given, "evaluate")
+    has_report = given.report is not None
+    how = {"skip_bad": given.skip_bad, "has_media": has_report}
+    if given.as_transcribe:
+        if not hasattr(model, "transcribe"):
+            raise UserError("--as-transcribe: this model does not transcribe")
+        how["as_transcribed"] = True
+    evaluation = model.explain(given.manifest, **how)
+    if given.outputs is not None:
+        write_lines(given.outputs, (json.dumps(each, ensure_ascii=False) for each in evaluation.outputs()))
+    if has_report:
+        from segue import report
+
+        facts = {"model": str(given.model), **evaluation.facts, "date": f"{datetime.date.today():%Y-%m-%d}"}
+        report.write(evaluation._replace(facts=facts), given.report)
+    print(json.dumps(evaluation.as_json()) if given.json else "\n".join(terminal.lines(evaluation)))

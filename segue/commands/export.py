@@ -1,0 +1,54 @@
+"""`segue export`: a model for the runtime that its users have, and the proof that it is the same."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from segue.commands import options
+from segue.progress import Bar
+
+SUMMARY = "a model for the runtime that its users have, and the proof that it is the same"
+EXAMPLE = "segue export runs/digits onnx digits_onnx --quantize int8"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declares them."""
+    parser.add_argument("model", metavar="MODEL", type=Path, help="run or model directory")
+    parser.add_argument("target", metavar="TARGET", help="onnx, sherpa-onnx, ctranslate2 or huggingface")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory to write")
+    parser.add_argument("--quantize", choices=("int8", "float16"), help="smaller weights (default: none)")
+    parser.add_argument(
+        "--max-metric-loss",
+        metavar="POINTS",
+        type=options.points,
+        default=0.5,
+        help="what WER or CER (in per cent), BLEU or chrF may lose (default: 0.5)",
+    )
+    parser.add_argument(
+        "--examples", metavar="MANIFEST", type=Path, help="to compare on (default: the model's test or dev manifests)"
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="MANIFEST",
+        type=Path,
+        help="speech that eight-bit ranges come from (default: the model's dev manifests)",
+    )
+    parser.add_argument("--force", action="store_true", help="write OUT anew where it is an exported model")
+    options.skip_bad(parser)
+
+
+def run(given: Namespace) -> None:
+    """Runs the command; returns the exit status, None for 0."""
+    with Bar("loads PyTorch"):
+        formats = options.import_formats()
+    formats.export(
+        given.model,
+        given.target,
+        given.out,
+        weights=given.quantize or formats.EXACT,
+        max_metric_loss=given.max_metric_loss,
+        examples=given.examples,
+        calibration=given.calibration,
+        skip_bad=given.skip_bad,
+        force=given.force,
+    )
+    print(given.out)

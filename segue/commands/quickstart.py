@@ -1,0 +1,25 @@
+"""`segue quickstart`: the whole road on synthesised speech: train, evaluate, export, transcribe."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from segue.commands import options
+
+SUMMARY = "the whole road on synthesised speech: train, evaluate, export, transcribe"
+EXAMPLE = "segue quickstart --out quickstart"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declares them."""
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("quickstart"), help="(default: quickstart)")
+    parser.add_argument(
+        "--recordings", metavar="DIR", type=Path, help="real people: a folder named as fsdd's, or a manifest"
+    )
+
+
+def run(given: Namespace) -> int:
+    """Runs the command; returns the exit status, None for 0."""
+    options.import_formats()
+    from segue import quickstart
+
+    return quickstart.run(given.out, given.recordings)

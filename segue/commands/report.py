@@ -1,0 +1,25 @@
+"""`segue report`: the curves of one run or of several as one HTML page."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+SUMMARY = "the curves of one run or of several as one HTML page"
+EXAMPLE = "segue report runs/first runs/second --out report.html"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declares them."""
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run directories, also of running trainings")
+    parser.add_argument(
+        "--out", metavar="FILE.html", type=Path, help="(default: RUN/report.html; report.html for several)"
+    )
+
+
+def run(given: Namespace) -> None:
+    """Runs the command; returns the exit status, None for 0."""
+    from segue.report import runs
+
+    folder = given.runs[0] if len(given.runs) == 1 else Path()
+    path = given.out or folder / "report.html"
+    runs.write(given.runs, path)
+    print(path)

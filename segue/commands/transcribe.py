@@ -1,0 +1,67 @@
+"""`segue transcribe`: speech to text."""
+
+import dataclasses
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from segue import progress
+from segue.commands import options
+from segue.errors import UserError, warn
+from segue.files import replacing
+
+SUMMARY = "speech to text"
+EXAMPLE = "segue transcribe runs/digits lecture.mp3 --format srt"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declares them."""
+    options.model(parser)
+    parser.add_argument(
+        "audio", metavar="AUDIO", type=Path, nargs="+", help="recordings of any length, folders, or - (standard input)"
+    )
+    parser.add_argument("--format", choices=("text", "json", "srt", "vtt"), default="text", help="(default: text)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write a file for each recording there")
+    parser.add_argument(
+        "--channel",
+        type=options.channel,
+        help="left, right, mix or a number from 1 (default: mix, where that makes sense)",
+    )
+    options.device(parser)
+
+
+def run(given: Namespace) -> int:
+    """Runs the command; returns the exit status, None for 0."""
+    from segue import transcribe_files
+
+    paths = transcribe_files.recordings(given.audio)
+    if given.format in ("srt", "vtt") and len(paths) > 1 and given.out is None:
+        raise UserError(f"--format {given.format} with several recordings needs --out DIR")
+    suffix = "txt" if given.format == "text" else given.format
+    targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
+    model = options.load_model(given, "transcribe")
+    has_failed = has_warned = False
+    for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
+        try:
+            with transcribe_files.local(path) as file:
+                transcript = model.transcribe(file, channel=given.channel)
+                rate = model.rate_of(file)
+        except UserError as problem:
+            progress.say(f"segue: {problem}")
+            has_failed = True
+            continue
+        if rate < model.facts.sample_rate_hz and not has_warned:
+            has_warned = True
+            warn(
+                f"{path}: has {rate} samples a second, the model learnt from {model.facts.sample_rate_hz}: what lies "
+                f"above {rate // 2} Hz is not there, and words may be wrong for that (said once)"
+            )
+        text = dataclasses.replace(transcript, audio=str(path)).written(given.format)
+        if targets:
+            with replacing(targets[number]) as partial:
+                partial.write_text(text + "\n", encoding="utf-8")
+        elif given.format == "text" and len(paths) > 1:
+            progress.say(f"{path}\t{text}", sys.stdout)
+        else:
+            progress.say(text, sys.stdout)
+    return 2 if has_failed else 0
