@@ -76,19 +76,32 @@ def test_speakers_who_take_turns_are_different_speakers(tmp_path: Path) -> None:
         audio.read(path, RATE)
 
 
-def test_one_voice_at_two_microphones_in_a_room_is_mixed(tmp_path: Path) -> None:
+def in_a_room(mouth: audio.Samples, delays: tuple[int, ...], draw: np.random.Generator) -> list[audio.Samples]:
+    """What microphones hear, so many samples late, with walls as loud as what comes straight."""
+    heard = []
+    for delay in delays:
+        walls = draw.standard_normal(RATE * 4 // 10) * np.exp(-6.9 * np.arange(RATE * 4 // 10) / (RATE * 4 // 10))
+        walls /= np.linalg.norm(walls)
+        walls[delay] += 1
+        noise = 1e-3 * draw.standard_normal(len(mouth))
+        heard.append((np.convolve(mouth, walls)[: len(mouth)] + noise).astype(np.float32))
+    return heard
+
+
+@pytest.mark.parametrize("delays", [(0, 40), (0, 40, 80, 20)])
+def test_one_voice_at_microphones_in_a_room_is_mixed(tmp_path: Path, delays: tuple[int, ...]) -> None:
     draw = np.random.default_rng(0)
     for seed, seconds in ((1, 1.0), (2, 6.0), (3, 6.0)):
-        mouth = voice(seconds, seed)
-        heard = []
-        for delay in (0, 40):
-            walls = draw.standard_normal(RATE * 4 // 10) * np.exp(-6.9 * np.arange(RATE * 4 // 10) / (RATE * 4 // 10))
-            walls /= np.linalg.norm(walls)  # as loud as what comes straight
-            walls[delay] += 1
-            noise = 1e-3 * draw.standard_normal(len(mouth))
-            heard.append((np.convolve(mouth, walls)[: len(mouth)] + noise).astype(np.float32))
+        heard = in_a_room(voice(seconds, seed), delays, draw)
         path = saved(tmp_path / "x.wav", *heard)
-        np.testing.assert_allclose(audio.read(path, RATE), sum(heard) / 2, atol=1e-6)
+        np.testing.assert_allclose(audio.read(path, RATE), sum(heard) / len(heard), atol=1e-6)
+
+
+def test_a_minute_of_noise_before_the_voice_is_not_what_decides(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    heard = in_a_room(np.concatenate([np.zeros(70 * RATE, np.float32), voice(6.0, 1)]), (0, 40), draw)
+    path = saved(tmp_path / "x.wav", *heard)
+    np.testing.assert_allclose(audio.read(path, RATE), sum(heard) / 2, atol=1e-6)
 
 
 def test_a_channel_without_sound_is_no_speaker(tmp_path: Path) -> None:
@@ -99,12 +112,23 @@ def test_a_channel_without_sound_is_no_speaker(tmp_path: Path) -> None:
         np.testing.assert_allclose(streamed(path), (left + other) / 2, atol=1e-6)
 
 
-def test_more_channels_are_mixed_unless_they_cancel(tmp_path: Path) -> None:
-    voices = [voice(2.0, seed) for seed in range(4)]
-    mixed = audio.read(saved(tmp_path / "x.wav", *voices), RATE)
-    np.testing.assert_allclose(mixed, np.mean(voices, axis=0), atol=1e-6)
-    four = audio.read(saved(tmp_path / "x.wav", voices[0], -voices[0], voices[0], -voices[0]), RATE)
-    np.testing.assert_allclose(four, voices[0], atol=1e-6)
+@pytest.mark.parametrize("seconds", [1.0, 5.0])
+def test_more_channels_with_different_speakers_are_not_mixed_unasked_either(tmp_path: Path, seconds: float) -> None:
+    one, other, nothing = voice(seconds, 1), voice(seconds, 2), np.zeros(round(seconds * RATE), np.float32)
+    path = saved(tmp_path / "x.wav", one, nothing, one, other)
+    for attempt in (lambda: audio.read(path, RATE), lambda: streamed(path), lambda: audio.inspect(path)):
+        with pytest.raises(UserError, match=r"channels 1 and 4 of its 4 hold different .*: --channel 1, --channel 4, "):
+            attempt()
+    np.testing.assert_allclose(audio.read(path, RATE, channel=4), other, atol=1e-6)
+    np.testing.assert_allclose(streamed(path, "mix"), (2 * one + other) / 4, atol=1e-6)
+
+
+def test_more_channels_of_one_sound_are_mixed_unless_they_cancel(tmp_path: Path) -> None:
+    left = voice(2.0, 1)
+    mixed = audio.read(saved(tmp_path / "x.wav", left, left, 0 * left), RATE)
+    np.testing.assert_allclose(mixed, left * 2 / 3, atol=1e-6)
+    four = audio.read(saved(tmp_path / "x.wav", left, -left, left, -left), RATE)
+    np.testing.assert_allclose(four, left, atol=1e-6)
 
 
 def test_a_channel_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Shape letters: S samples, C channels.
 """
 
 from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,8 @@ def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
     """What to hear of a recording whose user did not say; `blocks`, rates and samples (S, C), are all of it.
 
     Channels of opposite phase, whose mean is silence, are copies of each other: the loudest is taken. A UserError, with
-    `name`, where two channels hold sounds that have nothing in common: their mean is two speakers at once.
+    `name`, where two channels hold sounds that have nothing in common: their mean is two speakers at once. Of more than
+    MOST_CHANNELS, from arrays of microphones for instance, the mean is taken unseen.
     """
     balance = None
     for rate, block in blocks:
@@ -61,10 +63,17 @@ def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
     loudest = balance.cancelling()
     if loudest is not None:
         return loudest
-    if balance.is_different():
+    different = balance.different()
+    if different is not None:
+        one, other = different
+        if balance.num_channels == 2:
+            whose, options, numbers = "its two channels", "--channel left, --channel right, or", "1, 2 or"
+        else:
+            whose = f"channels {one} and {other} of its {balance.num_channels}"
+            options, numbers = f"--channel {one}, --channel {other}, another number, or", "a number or"
         raise UserError(
-            f"{name}: its two channels hold different speakers or sounds; say which to hear: --channel left, --channel "
-            'right, or --channel mix ("channel": 1, 2 or "mix" in a manifest or in Python)'
+            f"{name}: {whose} hold different speakers or sounds; say which to hear: {options} --channel mix "
+            f'("channel": {numbers} "mix" in a manifest or in Python)'
         )
     return None
 
@@ -78,8 +87,9 @@ WINDOW_SECONDS = 1.0
 LAG_SECONDS = 0.02
 """Sound needs so long over 7 m: microphones of one recording are not farther apart."""
 FRAME_SECONDS = 0.02
-MOST_COMPARED = 60
-"""Windows whose channels are compared at all lags: it takes longer than the rest."""
+MOST_COMPARED, MOST_COMPARISONS = 60, 360
+"""Windows in which two channels are compared at all lags, and of all pairs together: it takes longer than the rest."""
+MOST_CHANNELS = 16
 
 # How alike the channels are where one is moved against the other (the peak), and when they are loud (the envelopes).
 # Measured on sounds of different speakers and on one voice at two microphones of a room, with as much as four times the
@@ -99,13 +109,10 @@ class _Balance:
         self.num_samples = 0
         self.power = np.zeros(num_channels)
         self.cancelled_power = 0.0
-        self.product = 0.0
-        """Of the two channels."""
-        self.num_compared = 0
-        self.compared_power = np.zeros(2)
-        self.at_lags: NDArray[np.float64] = np.zeros(2 * round(LAG_SECONDS * rate) + 1)
+        count = num_channels if num_channels <= MOST_CHANNELS else 0
+        self.pairs = {each: _Pair(rate) for each in combinations(range(count), 2)}
         self.frames: list[NDArray[np.float64]] = []
-        """(frames, 2) mean powers."""
+        """(frames, C) mean powers."""
 
     def add(self, block: Samples) -> None:
         """Takes the next samples (S, C) into account."""
@@ -123,18 +130,22 @@ class _Balance:
         likeness = self.num_channels * (window.mean(axis=1) ** 2).sum() / max(power.mean(), 1e-20)
         if likeness < SMALLEST_LIKENESS:
             self.cancelled_power += power.sum()
-        if self.num_channels != 2:
+        if not self.pairs:
             return
-        product = float(window[:, 0] @ window[:, 1])
-        self.product += product
         frame = round(FRAME_SECONDS * self.rate)
         whole = window[: len(window) // frame * frame]
-        self.frames.append((whole.reshape(-1, frame, 2) ** 2).mean(axis=1))
-        is_unclear = abs(product) < 0.5 * np.sqrt(power[0] * power[1])
-        if is_unclear and self.num_compared < MOST_COMPARED:
-            self.num_compared += 1
-            self.compared_power += power
-            self.at_lags += _products_at_lags(window, len(self.at_lags) // 2)
+        self.frames.append((whole.reshape(-1, frame, self.num_channels) ** 2).mean(axis=1))
+        products = window.T @ window
+        most = min(MOST_COMPARED, max(1, MOST_COMPARISONS // len(self.pairs)))
+        spectra: NDArray[np.complex128] | None = None
+        for two, pair in self.pairs.items():
+            product = float(products[two])
+            pair.product += product
+            both = power[list(two)]
+            if abs(product) < 0.5 * np.sqrt(both.prod()) and pair.is_compared(both, most):
+                if spectra is None:
+                    spectra = np.fft.rfft(window, 1 << (2 * len(window)).bit_length(), axis=0)
+                pair.compare(spectra[:, list(two)], both)
 
     def cancelling(self) -> int | None:
         """The loudest channel where in a twentieth of the sound or more the mean of all is next to silence."""
@@ -142,34 +153,57 @@ class _Balance:
             return None
         return int(self.power.argmax()) + 1
 
-    def is_different(self) -> bool:
-        """Do two channels, both in use, hold different sounds?"""
-        if self.num_channels != 2 or self.power.min() <= QUIET * self.power.max():
-            return False
-        if abs(self.product) > LARGEST_PRODUCT * np.sqrt(self.power.prod()):
-            return False
+    def different(self) -> tuple[int, int] | None:
+        """The numbers of two channels, both in use, that hold different sounds."""
         if self.num_samples < SHORTEST_SECONDS * self.rate:
-            return False
-        peak = 0.0  # they are never in use at once
-        if self.compared_power.all():
-            peak = float(np.abs(self.at_lags).max() / np.sqrt(self.compared_power.prod()))
-        return peak < LARGEST_PEAK and peak + ENVELOPE_WEIGHT * max(self._envelopes(), 0.0) < LARGEST_SUM
+            return None
+        is_used = self.power > QUIET * self.power.max()
+        for (one, other), pair in self.pairs.items():
+            if is_used[one] and is_used[other] and self._is_different(one, other, pair):
+                return one + 1, other + 1
+        return None
 
-    def _envelopes(self) -> float:
-        """How alike the two channels are in when they are loud, from -1 to 1."""
-        decibels = 10 * np.log10(np.concatenate(self.frames).T + 1e-12)
+    def _is_different(self, one: int, other: int, pair: "_Pair") -> bool:
+        if abs(pair.product) > LARGEST_PRODUCT * np.sqrt(self.power[one] * self.power[other]):
+            return False
+        peak = pair.peak()
+        return peak < LARGEST_PEAK and peak + ENVELOPE_WEIGHT * max(self._envelopes(one, other), 0.0) < LARGEST_SUM
+
+    def _envelopes(self, one: int, other: int) -> float:
+        """How alike two channels are in when they are loud, from -1 to 1."""
+        decibels = 10 * np.log10(np.concatenate(self.frames)[:, [one, other]].T + 1e-12)
         decibels = np.maximum(decibels, decibels.max(axis=1, keepdims=True) - 40)
         if decibels.shape[1] < 2 or (decibels.std(axis=1) < 1e-6).any():
             return 1.0
         return float(np.corrcoef(decibels)[0, 1])
 
 
+class _Pair:
+    """What two channels have in common."""
+
+    def __init__(self, rate: int) -> None:
+        self.product = 0.0
+        self.num_compared = 0
+        self.compared_power = np.zeros(2)
+        self.at_lags: NDArray[np.float64] = np.zeros(2 * round(LAG_SECONDS * rate) + 1)
+
+    def is_compared(self, power: NDArray[np.float64], most: int) -> bool:
+        """Whether a window of this power is compared at all lags: `most`, and then each that outweighs all before."""
+        return self.num_compared < most or bool(power.prod() > self.compared_power.prod())
+
+    def compare(self, spectra: NDArray[np.complex128], power: NDArray[np.float64]) -> None:
+        """Takes a window into account; `spectra`: (frequencies, 2)."""
+        self.num_compared += 1
+        self.compared_power += power
+        most = len(self.at_lags) // 2
+        products = np.fft.irfft(spectra[:, 0] * spectra[:, 1].conj())
+        self.at_lags += np.concatenate([products[-most:], products[: most + 1]])
+
+    def peak(self) -> float:
+        """How alike they are, one moved against the other, from 0 to 1; 0 where they are never in use at once."""
+        if not self.compared_power.all():
+            return 0.0
+        return float(np.abs(self.at_lags).max() / np.sqrt(self.compared_power.prod()))
+
+
 SMALLEST_LIKENESS = 0.25
-
-
-def _products_at_lags(window: NDArray[np.float64], most: int) -> NDArray[np.float64]:
-    """(S, 2) -> (2 most + 1): the channels' product, one moved against the other by -most to most samples."""
-    size = 1 << (2 * len(window)).bit_length()
-    spectra = np.fft.rfft(window, size, axis=0)
-    products = np.fft.irfft(spectra[:, 0] * spectra[:, 1].conj(), size)
-    return np.concatenate([products[-most:], products[: most + 1]])
