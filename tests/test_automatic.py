@@ -190,6 +190,32 @@ def test_a_held_out_run_scores_what_it_did_not_learn_and_exports_with_it(
     assert manifests.dev(Utterance, section.data, skip_bad=False) is not None
 
 
+def test_what_is_held_out_is_said_when_a_training_starts_and_not_again(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["audio_filepath"] = str(corpus / line["audio_filepath"])
+    data = ManifestsSection(root=str(tmp_path), dev="held_out")
+
+    def said(num_speakers: int) -> list[str]:
+        for number, line in enumerate(lines):
+            line["speaker"] = f"speaker {number % num_speakers}"
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        capsys.readouterr()
+        manifests.splits(Utterance, data)
+        return capsys.readouterr().err.splitlines()
+
+    [warning] = said(2)
+    assert "2 speakers: too few to keep apart, so those of dev are in train too; data.dev='[\"FILE.jsonl\"]'" in warning
+    assert "dev_share" not in warning
+    assert said(12) == ["divided by speaker: 10 in train, 2 in dev"]
+    assert manifests.dev(Utterance, data, skip_bad=False) is not None  # as an export does
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("RANK", "1")
+    assert said(2) == []
+
+
 def test_one_example_alone_cannot_be_held_out(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"source": "a", "target": "b"}\n')
     with pytest.raises(UserError, match=r"train\.jsonl: too few examples to hold some out"):

@@ -35,12 +35,15 @@ def resolved(data: S) -> S:
 
 
 def splits(kind: type[E], data: ManifestsSection) -> Splits:
-    """The training and the development examples; a UserError names what is not there, or cannot be used."""
+    """The training and the development examples; a UserError names what is not there, or cannot be used.
+
+    What is held out is said here alone: a training begins with it.
+    """
     check(data)
     train = Manifest(kind, training_paths(data), skip_bad=data.skip_bad)
     if data.dev != "held_out":
         return Splits(train, Manifest(kind, dev_paths(data), skip_bad=data.skip_bad))
-    chosen = _held_out(train)
+    chosen = _held_out(train, is_said=True)
     rest = np.setdiff1d(np.arange(len(train)), chosen)
     if not len(rest) or not len(chosen):
         raise UserError(f"{', '.join(map(str, train.paths))}: too few examples to hold some out for development")
@@ -54,7 +57,7 @@ def dev(kind: type[E], data: ManifestsSection, skip_bad: bool) -> Manifest[E] | 
     if not paths:
         return None
     manifest = Manifest(kind, paths, skip_bad=skip_bad)
-    return manifest.part(_held_out(manifest)) if held_out else manifest
+    return manifest.part(_held_out(manifest, is_said=False)) if held_out else manifest
 
 
 def training_paths(data: ManifestsSection) -> list[Path]:
@@ -87,10 +90,11 @@ def check(data: ManifestsSection) -> None:
     raise UserError(f"{missing[0]}: no such manifest ({has}; segue prepare writes them)")
 
 
-def _held_out(manifest: Manifest[Any]) -> Any:
+def _held_out(manifest: Manifest[Any], *, is_said: bool) -> Any:
     """Indices of the examples that are held out, in order: as `segue prepare` would choose them."""
     options = SplitOptions(dev_share=automatic.held_out_share(len(manifest)), test_share=0.0)
     places = {example.origin: index for index, example in enumerate(manifest)}
-    divided = divide((("", example) for example in manifest), options)
+    remedy = """data.dev='["FILE.jsonl"]' can name a manifest of other speakers"""
+    divided = divide((("", example) for example in manifest), options, is_said=is_said, remedy=remedy)
     chosen = [places[each.origin] for split, each in divided if split == "dev" and not isinstance(each, UserError)]
     return np.array(sorted(chosen), dtype=np.int64)

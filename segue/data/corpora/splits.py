@@ -1,7 +1,7 @@
 """Which examples are for development and test, where a corpus does not say?"""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -47,8 +47,13 @@ def unpacked_or_packed(path: Path) -> Path | None:
     return path if path.exists() else packed if packed.is_file() else None
 
 
-def divide(examples: Iterable[Example], options: SplitOptions) -> Iterator[Example]:
-    """Gives examples with no split one; at least one goes to train. Says what it did about speakers.
+def divide(
+    examples: Iterable[Example], options: SplitOptions, *, is_said: bool = True, remedy: str | None = None
+) -> Iterator[Example]:
+    """Gives examples with no split one; at least one goes to train.
+
+    Where `is_said`, it says what it did about speakers, and where they are too few what helps: `remedy`, or larger
+    shares.
 
     Where speakers are known, and enough, each is in one split only. Elsewhere a hash decides, the same at every call
     and for every copy: of an utterance's file name and offset, and of a pair's source text, so that pairs of one source
@@ -61,10 +66,12 @@ def divide(examples: Iterable[Example], options: SplitOptions) -> Iterator[Examp
         else:
             undivided.append(example)
     undivided.sort(key=_place)
-    split_of = _by_speaker([each for each in undivided if isinstance(each, Utterance)], options)
+    utterances = [each for each in undivided if isinstance(each, Utterance)]
+    split_of = _by_speaker(utterances, options, warn if is_said else _unsaid, remedy)
     if split_of is not None:
         counts = Counter(split_of.values())
-        note("divided by speaker: " + ", ".join(f"{counts[split]} in {split}" for split in SPLITS if counts[split]))
+        if is_said:
+            note("divided by speaker: " + ", ".join(f"{counts[split]} in {split}" for split in SPLITS if counts[split]))
         for split in ("test", "dev", "train"):
             for example in undivided:
                 speaker = example.speaker if isinstance(example, Utterance) else None
@@ -78,7 +85,7 @@ def divide(examples: Iterable[Example], options: SplitOptions) -> Iterator[Examp
         ("test", options.test_share, test_end),
         ("development", options.dev_share, dev_end - test_end),
     ):
-        if undivided and share and not size:
+        if is_said and undivided and share and not size:
             warn(f"{len(undivided)} examples are too few to keep one for {name}")
     for number, example in enumerate(undivided):
         yield "test" if number < test_end else "dev" if number < dev_end else "train", example
@@ -108,7 +115,13 @@ def _is_one_source(one: Utterance | Pair, other: Utterance | Pair) -> bool:
     return isinstance(one, Pair) and isinstance(other, Pair) and one.source == other.source
 
 
-def _by_speaker(utterances: Sequence[Utterance], options: SplitOptions) -> dict[str, str] | None:
+def _unsaid(message: str) -> None:
+    """Nothing is said."""
+
+
+def _by_speaker(
+    utterances: Sequence[Utterance], options: SplitOptions, say: Callable[[str], None], remedy: str | None
+) -> dict[str, str] | None:
     """The split of each speaker; None where speakers are not known or too few, which is said.
 
     A share is made of whole speakers, in the order of a hash of their names: a quarter of it at the least, twice as
@@ -132,10 +145,13 @@ def _by_speaker(utterances: Sequence[Utterance], options: SplitOptions) -> dict[
             sizes[split] += counts[name]
     if any(4 * size < wanted[split] for split, size in sizes.items()) or len(split_of) == len(names):
         who = "one speaker" if len(names) == 1 else f"{len(names)} speakers"
-        larger = "; larger dev_share and test_share can hold whole speakers" if len(names) > len(shares) else ""
-        warn(f"{who}: too few to keep apart, so those of dev and test are in train too{larger}")
+        held = " and ".join(split for split, _ in reversed(shares))
+        if remedy is None and len(names) > len(shares):
+            remedy = "larger dev_share and test_share can hold whole speakers"
+        helps = f"; {remedy}" if remedy else ""
+        say(f"{who}: too few to keep apart, so those of {held} are in train too{helps}")
         return None
     num_unknown = len(utterances) - counts.total()
     if num_unknown:
-        warn(f"{num_unknown} utterances without a speaker are for training")
+        say(f"{num_unknown} utterances without a speaker are for training")
     return {name: split_of.get(name, "train") for name in names}
