@@ -3,12 +3,14 @@
 import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from time import sleep
 from types import SimpleNamespace
 
 import pytest
 
 from segue import progress
+from segue.cli import main
 from segue.errors import warn
 from segue.progress import Bar
 
@@ -150,3 +152,64 @@ def test_a_forked_process_has_no_bars(terminal: Terminal) -> None:
             with Bar("reads more", is_delayed=False):
                 os._exit(len(progress._bars))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def assert_drawn_and_taken_away(
+    words: list[object], bars: list[str], terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command draws these bars, leaves nothing of them, and answers what it does where nobody looks."""
+
+    def answer() -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 0
+        return capsys.readouterr().out
+
+    on_a_terminal = answer()
+    for bar in bars:
+        assert f"{bar}: " in terminal.getvalue()
+    assert not any(terminal.lines())
+    assert progress._bars == []
+    terminal.truncate(0)
+    terminal.isatty = lambda: False  # type: ignore[method-assign]
+    assert answer() == on_a_terminal != ""
+    assert "\r" not in on_a_terminal
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_transcribing_shows_recordings_and_seconds(
+    trained: Path,
+    corpus: Path,
+    terminal: Terminal,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+) -> None:
+    monkeypatch.chdir(corpus)  # whole paths are wider than the terminal
+    names = [f"test_0{number}.wav" for number in range(3)]
+    bars = ["transcribes", *(f"hears {name}" for name in names)]
+    assert_drawn_and_taken_away(["transcribe", trained, *names, "--format", form], bars, terminal, capsys)
+
+
+def test_evaluating_speech_shows_seconds_and_scores(
+    trained: Path, corpus: Path, terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words: list[object] = ["evaluate", trained, corpus / "test.jsonl"]
+    assert_drawn_and_taken_away(words, ["evaluates test.jsonl", "scores test.jsonl"], terminal, capsys)
+
+
+def test_translating_shows_lines_and_sentences(
+    trained_translator: Path, tmp_path: Path, terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, subtitles = tmp_path / "film.txt", tmp_path / "film.srt"
+    text.write_text("one two three\nfour five six\n")
+    subtitles.write_text("1\n00:00:01,000 --> 00:00:03,000\none two three\n")
+    bars = ["translates film.txt", "translates film.srt"]
+    assert_drawn_and_taken_away(["translate", trained_translator, text, subtitles], bars, terminal, capsys)
+
+
+def test_evaluating_translations_shows_sentences_and_scores(
+    trained_translator: Path, pairs: Path, terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words: list[object] = ["evaluate", trained_translator, pairs / "test.jsonl", "--json"]
+    assert_drawn_and_taken_away(words, ["evaluates test.jsonl", "scores test.jsonl"], terminal, capsys)
