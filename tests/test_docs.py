@@ -30,3 +30,28 @@ def test_commands_in_the_docs_exist(page: Path) -> None:
     assert commands <= set(COMMANDS), page
     named = set(re.findall(r"segue train ([a-z0-9_]+) ", text))
     assert named <= set(recipe.shipped())
+
+
+def test_scores_in_the_readme_stand_as_evaluate_prints_them() -> None:
+    blocks = re.findall(
+        r"^\$ segue evaluate .*\n((?:(?!\$|```).*\n)*)", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(blocks) == 2
+    for block in blocks:
+        scores = re.findall(
+            r"^(?:bleu|chrf|ter|word error rate|character error rate) +[\d.]+%?(.*)$", block, re.MULTILINE
+        )
+        assert scores
+        assert all(re.fullmatch(r"  \[.+\]", interval) for interval in scores)
+        assert "\n95 % intervals: bootstrap, 1,000 draws of " in block
+
+
+def test_the_quickstart_s_score_in_the_readme_is_the_one_that_was_measured() -> None:
+    results = (ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8")
+    readme = PAGES[0].read_text(encoding="utf-8")
+    [now] = re.findall(r"^\| as they are \| [\d.]+ \| ([\d.]+) \|$", results, re.MULTILINE)
+    [seconds] = re.findall(r"(\d+) CPU-seconds of training", results)
+    [said, minutes] = re.findall(r"^\| quickstart: .* \| ([\d.]+) % \| (\d+) CPU-minutes \|$", readme, re.MULTILINE)[0]
+    assert said == now
+    assert int(minutes) == round(int(seconds) / 60)
+    assert f"make quickstart      # Python 3.11 or newer and make; {minutes} CPU-minutes of training" in readme
