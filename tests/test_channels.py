@@ -53,6 +53,16 @@ def test_a_part_that_cancels_is_not_lost(tmp_path: Path) -> None:
     np.testing.assert_allclose(streamed(saved(tmp_path / "x.wav", left, right)), left, atol=1e-6)
 
 
+def test_a_recording_behind_one_of_one_channel_is_looked_at_too(tmp_path: Path) -> None:
+    left = voice(3.0, 1)
+    alone, cancels = saved(tmp_path / "a.wav", left), saved(tmp_path / "b.wav", left, -left)
+    path = tmp_path / "x.wav"
+    path.write_bytes(alone.read_bytes() + cancels.read_bytes())
+    np.testing.assert_allclose(streamed(path), np.tile(left, 2), atol=1e-6)
+    found, channel = audio.inspect(path)
+    assert (found.seconds, channel) == (6.0, 1)
+
+
 @pytest.mark.parametrize("seconds", [1.0, 5.0])
 def test_different_speakers_are_not_mixed_unasked(tmp_path: Path, seconds: float) -> None:
     left, right = voice(seconds, 1), voice(seconds, 2)

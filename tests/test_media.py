@@ -52,6 +52,10 @@ def test_what_only_ffmpeg_knows_is_heard_whole(tmp_path: Path, kind: str) -> Non
     assert audio.duration(path) == pytest.approx(2.0, abs=0.2)
 
 
+def test_a_long_recording_is_measured_to_its_end(tmp_path: Path) -> None:
+    assert audio.inspect(encode(tmp_path / "x.m4a", "aac", tone(25.0)))[0].seconds == pytest.approx(25.0, abs=0.2)
+
+
 @pytest.mark.parametrize("kind", ["m4a", "webm", "mkv"])
 def test_what_was_cut_is_refused(tmp_path: Path, kind: str) -> None:
     path = encode(tmp_path / f"x.{kind}", KINDS[kind], np.random.default_rng(0).uniform(-0.4, 0.4, 64000).astype("f"))

@@ -52,8 +52,8 @@ def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
     """
     balance = None
     for rate, block in blocks:
-        if balance is None and block.shape[1] == 1:
-            return None
+        if block.shape[1] == 1:  # nothing to choose; behind it another recording may have two
+            continue
         if balance is None:
             balance = _Balance(rate, block.shape[1])
         _check_finite(block, name)
