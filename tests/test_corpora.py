@@ -289,6 +289,17 @@ def test_nemo_manifests_are_rewritten_to_where_the_audio_lies(tmp_path: Path) ->
     assert Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])[0].id == "first"
 
 
+def test_nemo_lines_may_name_their_split(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav", 1.0)
+    line = '{{"audio_filepath": "a.wav", "duration": 1.0, "text": "{0}", "split": "{0}"}}\n'
+    (tmp_path / "x.json").write_text("".join(map(line.format, ("test", "Valid", "train"))))
+    written = prepare("nemo", tmp_path / "x.json", tmp_path / "out")
+    found = {each.path.stem: [example.text for example in Manifest(Utterance, [each.path])] for each in written}
+    assert found == {"test": ["test"], "dev": ["Valid"], "train": ["train"]}
+    (tmp_path / "x.json").write_text(line.format("held out"))
+    assert "x.json:1: split: train, dev or test wanted, got 'held out'" in refused("nemo", tmp_path / "x.json")
+
+
 def test_nemo_names_bad_lines(tmp_path: Path) -> None:
     manifest = tmp_path / "x.jsonl"
     manifest.write_text('{"audio_filepath": "gone.wav", "duration": 1, "text": "one"}\n{"text": "two"}\n')
@@ -338,6 +349,11 @@ def test_kaldi_segments_have_their_times_and_speakers(kaldi: Path, tmp_path: Pat
         ("segments", "ann-1 call 0 1\nbob-1 call 2 2\n", "segments:2: a start from 0 and an end after it wanted"),
         ("segments", "ann-1 piped 0 1\nbob-1 call 1 2\n", "wav.scp:2: a command, which is not run"),
         ("wav.scp", "call gone.wav\n", "text:1: no such file"),
+        ("wav.scp", "call\n", "wav.scp:1: call has no audio file"),
+        ("segments", "ann-1\nbob-1 call 1 2\n", "segments:1: recording, start and end wanted"),
+        ("text", "ann-1 \u200b\nbob-1 hello\n", "text:1: ann-1 has no text"),
+        ("utt2spk", "ann-1 ann\nbob-1\n", "utt2spk:2: one speaker of bob-1 wanted, got ''"),
+        ("utt2spk", "ann-1 ann bob\n", "utt2spk:1: one speaker of ann-1 wanted, got 'ann bob'"),
     ],
 )
 def test_kaldi_names_file_and_line_of_what_is_wrong(kaldi: Path, file: str, content: str, message: str) -> None:

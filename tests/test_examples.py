@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import Manifest, parse_manifest, write_manifest
+from segue.data.text import seen
 from segue.errors import UserError
 
 
@@ -15,7 +16,7 @@ def line(**keys: Any) -> str:
     return json.dumps({"source": "a house", "target": "ein Haus"} | keys) + "\n"
 
 
-filled = st.text(min_size=1).filter(lambda text: text.strip())
+filled = st.text(min_size=1).filter(seen)
 
 
 @given(

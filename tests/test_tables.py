@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from segue.data.corpora import prepare
-from segue.data.examples import Pair
+from segue.data.examples import Pair, Utterance
 from segue.data.manifest import Manifest
 from segue.errors import UserError
 
@@ -47,7 +49,7 @@ def test_a_table_may_be_in_any_unicode(tmp_path: Path, encoding: str) -> None:
     assert pairs(table(tmp_path, joined("\t", "\r\n").encode(encoding))) == dict(ROWS[1:])
 
 
-@pytest.mark.parametrize("line", ["sep=;\r\n", '"sep=;"\r\n', "SEP=;\r"])
+@pytest.mark.parametrize("line", ["sep=;\r\n", '"sep=;"\r\n', "SEP=;\r", "sep=;;;\n"])
 def test_excel_s_own_first_line_names_the_separator(tmp_path: Path, line: str) -> None:
     assert pairs(table(tmp_path, line + joined(";", line[-1]))) == dict(ROWS[1:])
     message = refused(table(tmp_path, line + "source;target\nx;\n".replace("\n", line[-1])))
@@ -58,6 +60,12 @@ def test_a_field_may_be_longer_than_python_s_reader_expects(tmp_path: Path) -> N
     for name, separator in (("x.csv", ","), ("x.tsv", "\t")):
         found = pairs(table(tmp_path, f"source{separator}target\n{'a' * 131_073}{separator}b\n", name))
         assert found == {"a" * 131_073: "b"}
+
+
+@pytest.mark.parametrize("before", ["", "\n", " \r\n", ",,\n", "\u200b"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n"])
+def test_rows_begin_behind_what_is_empty(tmp_path: Path, before: str, end: str) -> None:
+    assert pairs(table(tmp_path, before + joined(",", end))) == dict(ROWS[1:])
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
@@ -72,6 +80,8 @@ def test_quotation_marks_in_tables_with_tabs_are_of_the_text_unless_the_table_qu
     quoted = 'source\ttarget\n"say ""one"""\teins\n"two\tthree"\tzwei\n'
     assert set(pairs(table(tmp_path, quoted.replace("\tthree", " three")))) == {'say "one"', "two three"}
     assert pairs(table(tmp_path, '"source"\t"target"\n"one"\t"eins"\n')) == {"one": "eins"}
+    for inside in ("\t", "\n"):
+        assert pairs(table(tmp_path, f'source\ttarget\n"one{inside}two"\teins\n')) == {f"one{inside}two": "eins"}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +91,7 @@ def test_quotation_marks_in_tables_with_tabs_are_of_the_text_unless_the_table_qu
         ('source,target\n"one" more,eins\n', "2: a quoted text goes on behind its closing quotation mark"),
         ("source,target,target\na,b,c\n", "1: 2 columns are named target; rename all but one"),
         ("source,target\n\n,,\na\n", "4: target: missing"),
+        ("source,target\na,\u200b\n", "2: target: empty"),
         ("id,source,target\n1,a,b\n1,a,d\n", "3: id: '1' stands already in "),
         ("source,target,split\na,b,train\nc,d,held out\n", "3: split: train, dev or test wanted, got 'held out'"),
         ("source,target\na,b\nc,caf\xe9\n".encode("latin-1"), "3: not UTF-8; save the file as UTF-8"),
@@ -101,13 +112,27 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     table(tmp_path / "folder", joined(","), "some.csv")
     assert f"SOURCE is one table, such as {tmp_path}/folder/some.csv" in refused(tmp_path / "folder")
-    assert "no column " in refused(table(tmp_path, ""))
+    assert "empty: no column names" in refused(table(tmp_path, ""))
 
 
 def test_names_of_columns_may_be_in_capitals_and_ids_survive(tmp_path: Path) -> None:
     prepare("csv", table(tmp_path, " ID ,Source,TARGET\nx1,a,b\n"), tmp_path / "out", NO_SPLITS)
     [pair] = Manifest(Pair, [tmp_path / "out" / "train.jsonl"])
     assert (pair.id, pair.source, pair.target) == ("x1", "a", "b")
+
+
+def test_columns_say_which_part_of_a_file_is_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 8000)
+    for content in ("audio,text,offset,duration\na.wav,hi,0.5,1\n", "audio;text;Start;End\na.wav;hi;0,5;1,5\n"):
+        prepare("csv", table(tmp_path, content), tmp_path / "out", NO_SPLITS)
+        [found] = Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])
+        assert (found.offset_seconds, found.seconds) == (0.5, 1.0)
+    assert capsys.readouterr().err == ""
+    assert "2: duration: ends at 3.00 s, but " in refused(table(tmp_path, "audio,text,start,end\na.wav,hi,1,3\n"))
+    assert "2: start and end: a part of" in refused(table(tmp_path, "audio,text,start,end\na.wav,hi,1,0.5\n"))
+    assert "2: end: seconds wanted, got 'x'" in refused(table(tmp_path, "audio,text,start,end\na.wav,hi,1,x\n"))
+    prepare("csv", table(tmp_path, "audio,path,text,gender\na.wav,b.wav,hi,f\n"), tmp_path / "out", NO_SPLITS)
+    assert f"{tmp_path}/x.csv: columns that are not used: path, gender" in capsys.readouterr().err
 
 
 def test_a_column_of_splits_is_respected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

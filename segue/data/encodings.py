@@ -58,10 +58,10 @@ def is_wide(start: bytes) -> bool:
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Lines without their ends: \n or \r\n, or \r where no \n is there. Others, such as U+2028, end none."""
+    r"""Lines without their ends: \n, \r\n, \r\r\n (converted twice), or \r where no \n is there. U+2028 ends none."""
     end = "\n" if "\n" in text or "\r" not in text else "\r"
     lines = text.split(end)
-    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+    return [line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def lines_of(file: BinaryIO | BufferedIOBase, name: Path | str) -> Iterator[tuple[int, str | UserError]]:
@@ -82,7 +82,7 @@ def lines_of(file: BinaryIO | BufferedIOBase, name: Path | str) -> Iterator[tupl
 
 def _line(line: bytes, number: int, name: Path | str) -> str | UserError:
     try:
-        return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
+        return line.removesuffix(b"\n").rstrip(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         return UserError(f"{name}:{number}: not UTF-8: {error.reason} at byte {error.start + 1}")
 

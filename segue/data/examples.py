@@ -14,6 +14,7 @@ from segue.data.audio import TRUNCATION_SECONDS, Properties, Samples
 from segue.data.audio import check as check_audio
 from segue.data.audio import read as read_audio
 from segue.data.channels import Channel
+from segue.data.text import seen
 from segue.errors import UserError
 from segue.files import is_file
 
@@ -113,7 +114,7 @@ class Utterance:
             raise UserError(f"{origin}: lacks the key 'audio_filepath': a pair of texts, where a recording is wanted")
         audio = _path(_value(values, origin, "audio_filepath", str, "a path"), origin)
         seconds, offset = _seconds(values, origin, "duration"), _seconds(values, origin, "offset", 0.0)
-        if not (np.isfinite(seconds) and seconds > 0):
+        if not (np.isfinite(seconds) and round(seconds, 6) > 0):  # as it is written
             raise UserError(f"{origin}: duration: seconds above 0 wanted, got {seconds}")
         if not (np.isfinite(offset) and offset >= 0):
             raise UserError(f"{origin}: offset: seconds from 0 wanted, got {offset}")
@@ -227,7 +228,7 @@ def _value(
 
 def _filled(text: str, origin: str, key: str) -> str:
     """The text itself, if it holds something."""
-    if not text or text.isspace():
+    if not seen(text):
         raise UserError(f"{origin}: {key}: empty")
     return _whole(text, origin, key)
 

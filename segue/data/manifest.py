@@ -127,12 +127,19 @@ class Manifest(Sequence[E]):
 
 def parse_manifest(path: Path, kind: type[E]) -> Iterator[E | UserError]:
     """Each line of a manifest, or in its place what is wrong with it."""
+    yield from (example for example, _ in parse_with_values(path, kind))
+
+
+def parse_with_values(path: Path, kind: type[E]) -> Iterator[tuple[E | UserError, dict[str, Any]]]:
+    """The same, each with the values of all keys that stand in the line."""
     content = _read(path)
     for number, start, end in _lines(content):
+        origin, values = f"{path}:{number}", dict[str, Any]()
         try:
-            yield _parse(kind, content[start:end], path, number)
+            values = _values(content[start:end], origin)
+            yield kind.parse(values, path, origin), values
         except UserError as problem:
-            yield problem
+            yield problem, values
 
 
 def write_manifest(path: Path, examples: Iterable[Example]) -> int:

@@ -95,6 +95,11 @@ def normalize(text: str, rule: TextSection, language: str | None = None) -> str:
     return " ".join(text.split())
 
 
+def seen(text: str) -> str:
+    """What one sees of `text`: without marks that nobody sees, and without white space around it."""
+    return _BLANK.sub("", _LEFT_OUT.sub("", text)).strip()
+
+
 def has_letters(text: str) -> bool:
     """Whether `text` holds a letter of any script, and not digits, punctuation and symbols alone."""
     return any(unicodedata.category(character) in _LETTERS and character not in _FILLERS for character in text)

@@ -12,6 +12,7 @@ from segue.data import audio
 from segue.data.corpora import Example, checked, measured, read_lines
 from segue.data.corpora.splits import SplitOptions, divide, sources
 from segue.data.examples import Utterance
+from segue.data.text import seen
 from segue.errors import UserError, warn
 from segue.files import is_file
 
@@ -43,6 +44,9 @@ def _utterances(split: str, folder: Path) -> Iterator[Example]:
     has_segments, has_speakers = ((folder / name).is_file() for name in ("segments", "utt2spk"))
     segments = _table(folder / "segments", problems) if has_segments else None
     speakers = _table(folder / "utt2spk", problems) if has_speakers else {}
+    for name, (origin, who) in speakers.items():
+        if len(who.split()) != 1:
+            problems.append(UserError(f"{origin}: one speaker of {name} wanted, got {who!r}"))
     texts = _table(folder / "text", problems)
     yield from ((split, problem) for problem in problems)
     _say_unused(recordings if segments is None else segments, texts, "no line in text, and are not used")
@@ -51,7 +55,7 @@ def _utterances(split: str, folder: Path) -> Iterator[Example]:
     for name, (origin, text) in texts.items():
         speaker = speakers[name].rest if name in speakers else None
         try:
-            if not text:
+            if not seen(text):
                 raise UserError(f"{name} has no text")
             if segments is None:
                 file = _file(recordings, name, folder)
@@ -68,9 +72,9 @@ def _segment(
     if name not in segments:
         raise UserError(f"{name} is not in segments")
     where, columns = segments[name]
-    recording, *times = columns.split()
     channel = None
     try:
+        recording, *times = columns.split()
         offset, end = map(float, times[:2])
         if len(times) == 3:
             channel = int(times.pop()) + 1  # Kaldi counts from 0
@@ -99,6 +103,8 @@ def _file(recordings: Table, name: str, folder: Path) -> Path:
     if name not in recordings:
         raise UserError(f"{name} is not in wav.scp")
     where, path = recordings[name]
+    if not path:
+        raise UserError(f"{where}: {name} has no audio file")
     if path.endswith("|"):
         raise UserError(f"{where}: a command, which is not run; write the audio to files first")
     return folder / path

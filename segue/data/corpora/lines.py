@@ -10,6 +10,7 @@ from segue.data.corpora.splits import unpacked_or_packed
 from segue.data.encodings import lines_of
 from segue.data.examples import Pair
 from segue.data.manifest import unreadable
+from segue.data.text import seen
 from segue.errors import UserError
 
 
@@ -42,7 +43,7 @@ def lines(path: Path) -> Iterator[Line]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in lines_of(file, path):
-                is_blank = isinstance(line, str) and not line.strip()
+                is_blank = isinstance(line, str) and not seen(line)
                 yield number, EmptyLineError(f"{path}:{number}: empty") if is_blank else line
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, "file", error) from None

@@ -1,15 +1,17 @@
 """NeMo's manifests: checked, and written again with paths that hold where they lie now.
 
-SOURCE is one manifest, or a folder with train.jsonl (or .json), dev and test.
+SOURCE is one manifest, or a folder with train.jsonl (or .json), dev and test. A key `split` says what is train, dev and
+test; other keys that are not known are left out.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from segue.data.corpora import Example, checked
-from segue.data.corpora.splits import SplitOptions, divide, sources, unpacked_or_packed
+from segue.data.corpora.splits import SplitOptions, divide, named, sources, unpacked_or_packed
 from segue.data.examples import Utterance
-from segue.data.manifest import parse_manifest
+from segue.data.manifest import parse_with_values
+from segue.errors import UserError
 
 
 class Options(SplitOptions):
@@ -20,9 +22,17 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Lines of all manifests."""
     del out
     suffix = ".json" if unpacked_or_packed(source / "train.json") else ".jsonl"
-    lines = (
-        (split, checked(line) if isinstance(line, Utterance) else line)
-        for split, path in sources(source, suffix).items()
-        for line in parse_manifest(path, Utterance)
-    )
+    lines = (each for split, path in sources(source, suffix).items() for each in _lines(split, path))
     yield from divide(lines, options)
+
+
+def _lines(split: str, path: Path) -> Iterator[Example]:
+    for line, values in parse_with_values(path, Utterance):
+        if isinstance(line, UserError):
+            yield split, line
+            continue
+        name = None if split else values.get("split")
+        try:
+            yield split if name is None else named(str(name), f"{line.origin}: split"), checked(line)
+        except UserError as problem:
+            yield split, problem

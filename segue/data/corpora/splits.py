@@ -22,6 +22,15 @@ NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """What a column of splits may say -> the split."""
+
+
+def named(name: str, where: str) -> str:
+    """The split of which a table or a line says the name; `where` is in the UserError about another word."""
+    if name.strip().lower() not in NAMES:
+        raise UserError(f"{where}: train, dev or test wanted, got {name!r}")
+    return NAMES[name.strip().lower()]
+
+
 Share = Annotated[float, Field(ge=0, lt=0.5)]
 
 

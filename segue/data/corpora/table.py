@@ -2,8 +2,9 @@
 
 SOURCE is one table, or a folder with train, dev and test; each may end in .gz. Columns stand between commas,
 semicolons, tabs or |, whichever the header has. A row is an audio file and its text, or, where there is no column of
-audio files, a text and its translation. Audio paths are relative to the table, or to its `clips/`. A column `split`
-says what is train, dev and test.
+audio files, a text and its translation. Audio paths are relative to the table, or to its `clips/`. Columns offset and
+duration, or start and end, in seconds, say which part of a file is meant. A column `split` says what is train, dev and
+test.
 """
 
 import csv
@@ -14,18 +15,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segue.data import channels
-from segue.data.corpora import Example, measured
-from segue.data.corpora.splits import NAMES, SplitOptions, divide, sources, unpacked_or_packed
+from segue.data.corpora import Example, checked, measured
+from segue.data.corpora.splits import SplitOptions, divide, named, sources, unpacked_or_packed
 from segue.data.encodings import decode, split_lines
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import read_content
-from segue.errors import UserError
+from segue.data.text import seen
+from segue.errors import UserError, note
 from segue.files import is_file
 
 AUDIO = ("audio_filepath", "audio", "path", "file", "file_name", "filename", "wav_filename")
 TEXT = ("text", "sentence", "transcript", "transcription")
 SPEAKER = ("speaker", "speaker_id", "client_id")
 LANGUAGE = ("lang", "language", "locale")
+PARTS = (("offset", "duration"), ("start", "end"), ("start_time", "end_time"), ("begin", "end"))
+"""Columns of where a part of a file begins, and how long it is or where it ends."""
 SOURCE = ("source", "src")
 TARGET = ("target", "tgt")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
@@ -35,7 +39,7 @@ OTHERS = {
     b"\x1f\x8b": "a packed file, whose name should end in .gz",
     b"PAR1": "a Parquet file",
 }
-_DIRECTIVE = re.compile(r'"?sep=([^\r\n"])"?[^\S\r\n]*(?:\r\n|\n|\r|\Z)', re.IGNORECASE)  # Excel's own first line
+_DIRECTIVE = re.compile(r'"?sep=([^\r\n"])"?\1*[^\S\r\n]*(?:\r\n|\n|\r|\Z)', re.IGNORECASE)  # Excel's own first line
 _LONE_RETURN = re.compile("\r(?!\n)")
 _HIDDEN_RETURN = "\ufdd0"  # no character: Python's reader takes a return for the end of a row
 
@@ -82,6 +86,8 @@ class _Header(NamedTuple):
     line: int
     separator: str
     names: list[str]
+    used: set[int]
+    """Places of the columns that were asked for."""
 
     def column(
         self, key: str, asked: str | None, usual: tuple[str, ...], *, is_needed: bool = True, hint: str = ""
@@ -95,6 +101,7 @@ class _Header(NamedTuple):
                     f"{self.table}:{self.line}: {len(places)} columns are named {candidate}; rename all but one"
                 )
             if places:
+                self.used.add(places[0])
                 return places[0]
         if is_needed or asked is not None:
             raise UserError(
@@ -111,10 +118,15 @@ def _rows(split: str, table: Path, options: Options) -> Iterator[Example]:
     text = text if directive is None else text[directive.end() :]
     separator = _separator(table, text, options) if directive is None else directive[1]
     rows = _quoted(table, text, separator, first) if _is_quoted(text, separator) else _plain(text, separator, first)
-    line, names = next(rows, (first, []))
-    header = _Header(table, line, separator, [name.strip() for name in names])
+    line, names = next((each for each in rows if any(map(seen, each[1]))), (first, []))
+    if not names:
+        raise UserError(f"{table}: empty: no column names, and no rows")
+    header = _Header(table, line, separator, [seen(name) for name in names], set())
     read = _pair_reader(header, options) or _utterance_reader(header, options)
     splits = None if split else header.column("split", options.split, ("split",), is_needed=False)
+    unused = [name for place, name in enumerate(header.names) if name and place not in header.used]
+    if unused:
+        note(f"{table}: columns that are not used: {', '.join(unused[:12])}{', ...' if len(unused) > 12 else ''}")
     for line, row in rows:
         origin = f"{table}:{line}"
         if not any(map(str.strip, row)):
@@ -122,11 +134,13 @@ def _rows(split: str, table: Path, options: Options) -> Iterator[Example]:
         if any(map(str.strip, row[len(names) :])):
             yield split, UserError(f"{origin}: more columns than the header; quote texts that hold the separator")
             continue
-        name = "" if splits is None else _cell(row, splits) or ""
-        if splits is not None and name.lower() not in NAMES:
-            yield split, UserError(f"{origin}: {header.names[splits]}: train, dev or test wanted, got {name!r}")
+        if splits is None:
+            yield split, read(row, origin)
             continue
-        yield NAMES[name.lower()] if splits is not None else split, read(row, origin)
+        try:
+            yield named(_cell(row, splits) or "", f"{origin}: {header.names[splits]}"), read(row, origin)
+        except UserError as problem:
+            yield split, problem
 
 
 def _text(table: Path) -> str:
@@ -140,19 +154,19 @@ def _text(table: Path) -> str:
     for start, what in OTHERS.items():
         if content.startswith(start):
             raise UserError(f"{table}: {what}, not a table of text; in Excel: File, Save As, CSV UTF-8")
-    return decode(content, table)
+    return decode(content, table).replace("\r\r\n", "\r\n")  # a file that was converted twice
 
 
 def _separator(table: Path, text: str, options: Options) -> str:
     """What stands between the columns: what makes most of the header's names known ones, else what a name ends in."""
-    header = next((line for line in split_lines(text[:100_000]) if line.strip()), "")
+    header = next((line for line in split_lines(text[:100_000]) if any(map(str.isalnum, line))), "")
     asked = (options.audio, options.text, options.speaker, options.split, options.source, options.target)
     usual = (*AUDIO, *TEXT, *SPEAKER, *LANGUAGE, *SOURCE, *TARGET, "split", *filter(None, asked))
     known = {name.casefold() for name in usual}
     by_name = "\t" if table.name.removesuffix(".gz").lower().endswith(".tsv") else ","
 
     def num_known(separator: str) -> int:
-        return len({name.strip(' "').casefold() for name in header.split(separator)} & known)
+        return len({seen(name.strip(' "')).casefold() for name in header.split(separator)} & known)
 
     return max([by_name, *SEPARATORS], key=num_known)
 
@@ -161,7 +175,8 @@ def _is_quoted(text: str, separator: str) -> bool:
     """Whether texts stand in quotation marks where they have to: always, but in tables with tabs and |.
 
     Those seldom quote, and their texts may hold quotation marks: there only where a mark is doubled in a quoted text,
-    or a name of the header quoted, and nothing speaks against it.
+    or a name of the header quoted, and nothing speaks against it; or where all rows are then as long as the header,
+    and else are not.
     """
     if separator not in "\t|":
         return True
@@ -171,9 +186,17 @@ def _is_quoted(text: str, separator: str) -> bool:
             if cell.startswith('"'):
                 inside = cell[1:-1]
                 if len(cell) < 2 or not cell.endswith('"') or '"' in inside.replace('""', ""):
-                    return False
+                    return not _is_even(_plain(text, separator, 1)) and _is_even(_quoted(Path(), text, separator, 1))
                 is_seen = is_seen or '""' in inside or number == 0
     return is_seen
+
+
+def _is_even(rows: Iterator[tuple[int, Row]]) -> bool:
+    """Whether all rows can be read, and are as long as the first one."""
+    try:
+        return len({len(row) for _, row in rows}) == 1
+    except UserError:
+        return False
 
 
 def _plain(text: str, separator: str, first: int) -> Iterator[tuple[int, Row]]:
@@ -214,7 +237,7 @@ def _quoted(table: Path, text: str, separator: str, first: int) -> Iterator[tupl
 
 def _cell(row: Row, place: int | None) -> str | None:
     """What stands in a column, without white space around it; None where the row is too short or has nothing there."""
-    return None if place is None or place >= len(row) else row[place].strip() or None
+    return None if place is None or place >= len(row) or not seen(row[place]) else row[place].strip()
 
 
 def _utterance_reader(header: _Header, options: Options) -> Reader:
@@ -225,6 +248,7 @@ def _utterance_reader(header: _Header, options: Options) -> Reader:
     language_column = header.column("language", None, LANGUAGE, is_needed=False)
     id_column = header.column("id", None, ("id",), is_needed=False)
     channel_column = header.column("channel", None, ("channel",), is_needed=False)
+    part_columns = _part_columns(header)
     assert audio_column is not None
     assert text_column is not None
 
@@ -238,10 +262,29 @@ def _utterance_reader(header: _Header, options: Options) -> Reader:
             channel = channels.parse(_cell(row, channel_column))
         except ValueError as problem:
             return UserError(f"{origin}: {header.names[channel_column or 0]}: {problem}")
-        places = [
-            header.table.parent / each / path for path in (name, name.replace("\\", "/")) for each in ("", "clips")
-        ]
+        paths = (name, name.replace("\\", "/"), seen(name))
+        places = [header.table.parent / each / path for path in paths for each in ("", "clips")]
         file = next((place for place in places if is_file(place)), places[0])
+        if part_columns is not None:
+            try:
+                offset, seconds = _part(header, row, part_columns)
+            except ValueError as problem:
+                return UserError(f"{origin}: {problem}")
+            given = _cell(row, id_column)
+            return checked(
+                Utterance(
+                    id=given or origin,
+                    audio=file,
+                    seconds=seconds,
+                    text=row[text_column],
+                    offset_seconds=offset,
+                    speaker=_cell(row, speaker_column),
+                    language=_cell(row, language_column) or options.language,
+                    origin=origin,
+                    has_id=given is not None,
+                    channel=channel,
+                )
+            )
         return measured(
             file,
             row[text_column],
@@ -253,6 +296,33 @@ def _utterance_reader(header: _Header, options: Options) -> Reader:
         )
 
     return read
+
+
+def _part_columns(header: _Header) -> tuple[int, int] | None:
+    """The columns that say which part of a file is meant; None where a row is a whole file."""
+    names = [name.casefold() for name in header.names]
+    for pair in PARTS:
+        if all(names.count(name) == 1 for name in pair):
+            header.used.update(map(names.index, pair))
+            return names.index(pair[0]), names.index(pair[1])
+    return None
+
+
+def _part(header: _Header, row: Row, columns: tuple[int, int]) -> tuple[float, float]:
+    """Where a part begins and how long it is, in seconds; a ValueError says what is wrong with it."""
+    numbers = []
+    for place in columns:
+        written = _cell(row, place) or ""
+        try:
+            numbers.append(float(written.replace(",", ".")))
+        except ValueError:
+            raise ValueError(f"{header.names[place]}: seconds wanted, got {written!r}") from None
+    offset, seconds = numbers
+    if header.names[columns[1]].casefold() != "duration":
+        seconds -= offset
+    if not (0 <= offset < float("inf") and 0 < seconds < float("inf") and round(seconds, 6)):
+        raise ValueError(f"{' and '.join(header.names[place] for place in columns)}: a part of the file wanted")
+    return offset, seconds
 
 
 def _pair_reader(header: _Header, options: Options) -> Reader | None:
