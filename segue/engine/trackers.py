@@ -1,7 +1,8 @@
 """Who else is told of a training? Weights & Biases and MLflow, as their own settings in the environment say.
 
 What identifies the run there is kept in the run directory, so that a resumed run goes on there, too. Steps that are
-taken again after a kill are told again.
+taken again after a kill are not told again: the tracker says which was the last one it has. W&B offline cannot say, and
+gets them twice.
 """
 
 import os
@@ -50,6 +51,7 @@ class WeightsAndBiases:
         except wandb.Error as problem:  # nobody is logged in, for instance
             raise UserError(f"engine.loggers: wandb: {problem}") from None
         self._run.define_metric("*", step_metric="step")  # its own count of steps never goes back
+        self._told = _last_step(self._run.summary.get("step"))
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +66,8 @@ class WeightsAndBiases:
 
     def write(self, record: dict[str, Any]) -> None:
         """The numbers of a step."""
-        self._run.log(dict(flat(record)))
+        if record["step"] > self._told:
+            self._run.log(dict(flat(record)))
 
     def say(self, text: str) -> None:
         """Nothing: it reads standard error itself."""
@@ -94,6 +97,7 @@ class MLflow:
                 write_text(kept, made.info.run_id)
             self._id = kept.read_text(encoding="utf-8")
             self._client.update_run(self._id, status="RUNNING")
+            self._told = _last_step(self._client.get_run(self._id).data.metrics.get("step"))
         except mlflow.exceptions.MlflowException as problem:
             raise UserError(f"engine.loggers: mlflow: {problem}") from None
 
@@ -110,12 +114,20 @@ class MLflow:
 
     def write(self, record: dict[str, Any]) -> None:
         """The numbers of a step."""
+        if record["step"] <= self._told:
+            return
         at = int(record.get("time", time()) * 1000)
         numbers = [self._metric(name, value, at, record["step"]) for name, value in flat(record)]
+        numbers.sort(key=lambda number: number.key == "step")  # last: a step that was told in part is told again
         self._client.log_batch(self._id, metrics=numbers)
 
     def say(self, text: str) -> None:
         """Nothing."""
+
+
+def _last_step(step: float | None) -> int:
+    """The last step that a tracker has."""
+    return -1 if step is None else int(step)
 
 
 def _recipe(run: Path) -> dict[str, Any]:

@@ -1,17 +1,131 @@
 """Weights & Biases and MLflow beside the log: what they are given, with the packages where they are installed."""
 
 import json
+import shutil
 import sys
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
 import segue
 from segue.engine import trackers
+from segue.engine.state.checkpoint import saved
 from segue.errors import UserError
 
-SMALL = ("engine.steps=4", "engine.log_every=2", "engine.evaluate_every=4", "engine.average_count=0")
+SMALL = (
+    "engine.steps=4",
+    "engine.log_every=2",
+    "engine.evaluate_every=4",
+    "engine.save_every=2",
+    "engine.average_count=0",
+)
+
+
+def forget_last_steps(run: Path) -> None:
+    """As after a kill: the newest checkpoint is older than what was told."""
+    shutil.rmtree(saved(run / "checkpoints")[0][1])
+
+
+class Metric(NamedTuple):
+    """MLflow's."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+class FakeMLflow:
+    """As much of the package and of its server as a training needs; the batch of step `fails_at` is cut off once."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.told: list[Metric] = []
+        self.fails_at = fails_at
+        self.entities = SimpleNamespace(Metric=Metric)
+        self.exceptions = SimpleNamespace(MlflowException=ConnectionError)
+
+    def MlflowClient(self) -> "FakeMLflow":  # noqa: N802
+        return self
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id=name)
+
+    def create_run(self, experiment: str, run_name: str) -> Any:
+        return SimpleNamespace(info=SimpleNamespace(run_id=f"{experiment}/{run_name}"))
+
+    def log_param(self, *_: Any) -> None: ...
+
+    def update_run(self, *_: Any, **__: Any) -> None: ...
+
+    def set_terminated(self, *_: Any) -> None: ...
+
+    def get_run(self, _: str) -> Any:
+        return SimpleNamespace(data=SimpleNamespace(metrics={each.key: each.value for each in self.told}))
+
+    def log_batch(self, _: str, metrics: list[Metric]) -> None:
+        if metrics[0].step == self.fails_at:
+            self.fails_at = None
+            self.told += metrics[:-1]
+            raise ConnectionError("cut off")
+        self.told += metrics
+
+
+class FakeWandb:
+    """The same for Weights & Biases; `is_offline`, a run knows nothing of what it was told before."""
+
+    Error = ConnectionError
+
+    def __init__(self, is_offline: bool) -> None:
+        self.told: list[dict[str, float]] = []
+        self.is_offline = is_offline
+        self.summary: dict[str, float] = {}
+
+    def init(self, **_: Any) -> "FakeWandb":
+        self.summary = {} if self.is_offline or not self.told else dict(self.told[-1])
+        return self
+
+    def define_metric(self, *_: Any, **__: Any) -> None: ...
+
+    def finish(self, **_: Any) -> None: ...
+
+    def log(self, numbers: dict[str, float]) -> None:
+        self.told.append(numbers)
+
+
+@pytest.mark.parametrize("is_offline", [False, True])
+def test_steps_that_are_taken_again_are_not_told_again(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_offline: bool
+) -> None:
+    mlflow, wandb, run = FakeMLflow(), FakeWandb(is_offline), tmp_path / "run"
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)  # type: ignore[arg-type]
+    words = (*SMALL, 'engine.loggers=["mlflow", "wandb"]')
+    segue.train(tiny_recipe, run, *words)
+    forget_last_steps(run)
+    assert segue.train(tiny_recipe, run, *words).step == 4
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4]
+    assert [each.value for each in mlflow.told if each.key == "step"] == steps
+    assert [each.step for each in mlflow.told if each.key == "loss"] == steps
+    assert [numbers["step"] for numbers in wandb.told] == [*steps, 4][: 3 if is_offline else 2]
+
+
+def test_a_step_that_was_told_in_part_is_told_again(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow, run = FakeMLflow(fails_at=4), tmp_path / "run"
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)  # type: ignore[arg-type]
+    words = (*SMALL, 'engine.loggers=["mlflow"]')
+    for _ in range(2):
+        segue.train(tiny_recipe, run, *words)
+        forget_last_steps(run)
+    told = defaultdict(set)
+    for each in mlflow.told:
+        told[each.step].add(each.key)
+    assert {"step", "loss", "dev/word_error_rate"} <= told[4]
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
@@ -30,8 +144,9 @@ def test_mlflow_is_told_the_recipe_and_all_numbers(
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     run = tmp_path / "run"
-    for steps in (4, 4):  # the second time it goes on in the same run
-        segue.train(tiny_recipe, run, *SMALL, f"engine.steps={steps}", 'engine.loggers=["mlflow"]')
+    for _ in range(2):  # the second time it goes on in the same run, from step 2
+        segue.train(tiny_recipe, run, *SMALL, 'engine.loggers=["mlflow"]')
+        forget_last_steps(run)
     client = mlflow.MlflowClient()
     found = client.get_run((run / "mlflow_id").read_text())
     assert found.info.status == "FINISHED"
