@@ -94,7 +94,21 @@ def test_what_were_to_be_times_is_refused_with_its_line(file: object, times: str
         asked(text)
 
 
-@pytest.mark.parametrize("times", ["soon --> later", "{100}{200}", "at five", "5 sec"])
+@pytest.mark.parametrize("times", ["soon --> later", "-->", "NaN:NaN --> NaN:NaN", "00:00:O5,000 --> 00:00:O7,000"])
+@pytest.mark.parametrize("file", [numbered, bare])
+def test_words_with_an_arrow_in_place_of_times_are_refused(file: object, times: str) -> None:
+    text = file(times)  # type: ignore[operator]
+    line = text.split("\n").index(times) + 1
+    with pytest.raises(UserError, match=rf"^film.x:{line}: times that cannot be read"):
+        asked(text)
+
+
+def test_an_arrow_in_a_text_is_of_the_text() -> None:
+    given, _ = asked(lines("1", A, "Home --> school.", "", "2", B, "", "School --> home."))
+    assert given == ["Home --> school.", "School --> home."]
+
+
+@pytest.mark.parametrize("times", ["{100}{200}", "at five", "5 sec"])
 def test_a_number_without_times_is_refused(times: str) -> None:
     for file in (numbered(times), tight(times), numbered(times).replace(f"{times}\n", "")):
         with pytest.raises(UserError, match=r"film.x:\d: the number of a cue without a line of times behind it: 2"):
@@ -293,6 +307,11 @@ def test_scripts_are_read_however_they_are_written(old: str, new: str) -> None:
 def test_events_that_cannot_be_read_are_refused_with_their_line(line: str) -> None:
     with pytest.raises(UserError, match=r"^film\.x:7: "):
         asked(ASS + line + "\n", "ass")
+
+
+def test_events_among_the_styles_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^film\.x:\d+: an event among the styles"):
+        asked(f"{ASS.replace('[Events]', '[V4+ Styles]')}{EVENT}Hi.\n", "ass")
 
 
 def test_text_beside_a_drawing_is_translated() -> None:

@@ -37,6 +37,12 @@ def test_a_line_that_is_not_utf8_is_named_after_those_before_it_were_given() -> 
         next(lines)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_lines_in_utf16_need_no_mark_and_no_latin_letter(encoding: str) -> None:
+    stream = io.BytesIO("我們回家。\n好。\n".encode(encoding))
+    assert list(translate_files.lines(stream, "x")) == ["我們回家。", "好。"]
+
+
 def test_lines_are_read_as_they_are_asked_for() -> None:
     def endless() -> Iterator[bytes]:
         while True:

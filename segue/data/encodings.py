@@ -4,6 +4,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from io import BufferedIOBase
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,7 +70,13 @@ def lines_of(file: BinaryIO | BufferedIOBase, name: Path | str) -> Iterator[tupl
 
     Read as asked for where it is UTF-8; UTF-16 and UTF-32 are read at once, and raise what is wrong with them.
     """
-    for number, line in enumerate(file, 1):
+    lines = iter(file)
+    begin = [next(lines, b"")]
+    if not is_wide(begin[0]) and isinstance(_line(begin[0], 1, name), UserError):
+        begin.append(next(lines, b""))
+        if begin[1].startswith(b"\0"):  # UTF-16: the NUL of a line end stands behind it
+            begin = [b"".join(begin)]
+    for number, line in enumerate(chain(filter(None, begin), lines), 1):
         if number == 1 and is_wide(line):
             yield from enumerate(split_lines(decode(line + file.read(), name)), 1)
         elif number == 1 and b"\r" in line[:-1] and not line.endswith(b"\n"):

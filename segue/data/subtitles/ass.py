@@ -15,6 +15,7 @@ _COMMENT = (";", "!:")
 _GENERATED = frozenset(["fx", "karaoke"])  # what Aegisub's templater makes and reads: syllables, not sentences
 
 NO_EVENT = "no event with Start, End and Text as its Format line says"
+OUTSIDE = "an event among the styles; a line [Events] is missing before it"
 UNKNOWN = "in [Events] stands a line that is no event; is it the rest of the one before it?"
 
 
@@ -40,10 +41,12 @@ def read(text: str, name: str) -> tuple[list[Found], int]:
         if heading := section_of(line.bare):
             section = heading
             continue
-        if section not in ("", "events", "script info") or not line.bare or line.bare.startswith(_COMMENT):
-            continue
         raw = text[line.start : line.end]
         event = _EVENT.match(raw)
+        if section.startswith("v4") and event is not None and event[1].lower().startswith("dialog"):
+            raise lines.refused(name, all_lines, index, OUTSIDE)
+        if section not in ("", "events", "script info") or not line.bare or line.bare.startswith(_COMMENT):
+            continue
         if event is None:
             if section == "events":
                 raise lines.refused(name, all_lines, index, UNKNOWN)

@@ -63,9 +63,20 @@ def _stamps(all_lines: list[Line], name: str) -> list[tuple[int, Times]]:
                 continue
             if times.is_full or is_behind_number:
                 raise lines.refused(name, all_lines, index, WORDS_BEHIND)
-        if lines.is_like_times(line.bare, is_behind_number):
+        if lines.is_like_times(line.bare, is_behind_number) or _is_in_place_of_times(all_lines, index, found):
             raise lines.refused(name, all_lines, index, NO_TIMES)
     return found
+
+
+def _is_in_place_of_times(all_lines: list[Line], index: int, found: list[tuple[int, Times]]) -> bool:
+    """Whether a line with an arrow stands where a cue begins, first in its block but for a number."""
+    if "-->" not in all_lines[index].bare:
+        return False
+    first = index - 1 if index and lines.number_of(all_lines[index - 1].bare) is not None else index
+    last = first - 1
+    while last >= 0 and not all_lines[last].bare:
+        last -= 1
+    return _stands_apart(all_lines, first) and not (found and found[-1][0] == last)  # behind times stands a text
 
 
 def _number_above(all_lines: list[Line], low: int, index: int) -> int | None:
