@@ -25,6 +25,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status."""
     # Waiting threads should sleep: spinning ones cost up to six times on a shared machine. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.stderr is None:  # closed: what is said there would go to standard output, among the results
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        print("segue: standard output is closed; send it to a file, or to /dev/null", file=sys.stderr)
+        return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
         # UTF-8 as in files, whatever the locale; names of files that are not UTF-8 go out as they came in.
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -57,6 +57,8 @@ def targets(paths: Sequence[Path], out: Path, suffix: str) -> list[Path]:
     It is named as the recording; where several have one name, their folders are kept below `out`, and where even those
     are the same, the recording's suffix. A UserError where one would be written over a recording.
     """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: a file; the name of a folder is wanted")
     names = [Path("standard_input") if str(path) == STANDARD_INPUT else Path(path.name) for path in paths]
     stems = [name.with_suffix("") for name in names]
     several = _several(stems)
@@ -97,6 +99,8 @@ def local(path: Path) -> Iterator[Path]:
     if not is_input and (path.is_file() or not path.exists() or path.is_dir()):
         yield path
         return
+    if is_input and sys.stdin is None:
+        raise UserError("-: standard input is closed")
     if is_input and sys.stdin.isatty():
         raise UserError("-: standard input is a terminal; send a recording there: segue transcribe MODEL - < FILE")
     with tempfile.TemporaryDirectory() as folder:

@@ -63,7 +63,8 @@ def translate(source: Path, target: Path, translator: Translate, shape: Shape) -
     if source.is_dir():
         raise UserError(f"{source}: a folder; give the files in it, as {source}/*.srt")
     if not source.is_file():
-        raise UserError(f"{source}: no such file")
+        is_there = source.exists()
+        raise UserError(f"{source}: {'no file; a pipe is read as standard input' if is_there else 'no such file'}")
     with replacing(target) as partial, partial.open("w", encoding="utf-8", newline="") as written:
         if source.suffix.lower() in TEXT:
             for line in progress(_text(source, translator), f"translates {source.name}", unit="lines"):

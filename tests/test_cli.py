@@ -59,6 +59,23 @@ def assert_mistake(outcome: Outcome, message: str) -> None:
     assert "Traceback" not in outcome.err
 
 
+# --- standard streams ---
+
+
+def test_a_closed_stream_is_named_and_results_stay_apart_from_messages() -> None:
+    def run(closed: str) -> subprocess.CompletedProcess[str]:
+        command = f"'{sys.executable}' -m segue recipes show nothing {closed}"
+        return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=100)
+
+    finished = run(">&-")
+    assert (finished.returncode, finished.stderr) == (
+        2,
+        "segue: standard output is closed; send it to a file, or to /dev/null\n",
+    )
+    finished = run("2>&-")
+    assert (finished.returncode, finished.stdout) == (2, "")
+
+
 # --- help ---
 
 

@@ -56,6 +56,12 @@ def test_a_transcript_never_takes_the_place_of_a_recording(tmp_path: Path) -> No
         targets([recording], tmp_path, "txt")
 
 
+def test_transcripts_go_to_a_folder(tmp_path: Path) -> None:
+    recording, other = touched(tmp_path, "sound.wav", "o")
+    with pytest.raises(UserError, match=r"--out .*/o: a file; the name of a folder is wanted"):
+        targets([recording], other, "txt")
+
+
 def test_standard_input_and_pipes_are_copied_and_named_in_messages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_context_that_is_too_long_is_shortened(copied: Path) -> None:
     model = segue.load(copied)
     lines = ["one two three", "four five six seven", "eight nine ten eleven"]
     assert list(model.translate_lines(lines, context=2)) == [backwards(line) for line in lines]
+    assert list(model.translate_lines(lines[:1], context=1 << 70)) == [backwards(lines[0])]
 
 
 def test_characters_that_the_model_does_not_know_are_told(translator: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from segue import progress
 from segue.commands import options
 from segue.errors import UserError
 
+MOST_BEAMS = 1000  # more than any search is helped by; memory and time grow with them
 SUMMARY = "text to text: lines from standard input, txt, srt, vtt and ass files"
 EXAMPLE = "segue translate runs/multi30k film.srt --to de"
 
@@ -53,9 +54,13 @@ def run(given: Namespace) -> int:
     model = options.load_model(given, "translate")
     model.check_language(given.to)
     search = model.facts.search
+    if given.beams is not None and given.beams > MOST_BEAMS:
+        raise UserError(f"--beams {given.beams}: at the most {MOST_BEAMS}")
     if given.beams is not None:
         search = search.model_copy(update={"beams": given.beams})
 
+    if given.files in ([], [Path("-")]) and sys.stdin is None:
+        raise UserError("standard input is closed; name a file")
     files = [path for path in given.files if path != Path("-")]
     if files and files != given.files:
         raise UserError("- is standard input, and goes to standard output: give it alone")

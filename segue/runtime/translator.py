@@ -3,6 +3,7 @@
 What writes, a `Writer`, is PyTorch's model or an exported one; all else is the same for both.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -148,7 +149,7 @@ class Translator:
             while block := list(islice(lines, window)):
                 yield from self.translate(block, target_language, search)
             return
-        before: deque[tuple[str, str]] = deque(maxlen=context)
+        before: deque[tuple[str, str]] = deque(maxlen=min(context, sys.maxsize))
         for line in lines:
             translation = self._in_context(line, list(before), target_language, search)
             if line.strip():
