@@ -163,13 +163,15 @@ class SegueSide:
     def __init__(self, plan: Plan, work: dict[str, Any]) -> None:
         section, sketch = sketched(plan.recipe)
         self.section, self.task = section, sketch.task
-        self.batches = [replace(sketch.batch(), **tensors) for tensors in work["batches"]]
-        self.num_targets = self.task.num_targets
+        self.batches = [sketch.batch()._replace(**tensors) for tensors in work["batches"]]
         self.model = self.task.build_model()
         self.model.load_state_dict(work["weights"])
 
+    def num_targets(self, batch: Any) -> int:
+        return self.task.counts(batch)["targets"]  # type: ignore[no-any-return]
+
     def loss(self, batch: Any) -> Tensor:
-        return self.task.loss(self.model, batch).total  # type: ignore[no-any-return]
+        return self.task.loss(self.model, batch, "")["loss"].total  # type: ignore[no-any-return]
 
     def train(self, plan: Plan, pace: turns.Pace) -> None:
         """With the Trainer, which builds the same model anew."""
@@ -184,25 +186,16 @@ class SegueSide:
                 return found
 
         section = self.section
-        PacedTrainer(
-            InMemory(self.task, self.batches),  # type: ignore[arg-type]
-            Path(plan.folder) / f"run_{plan.precision}",
-            section.engine,
-            section.optimizer,
-            section.schedule,
-            section.batch.micro_batches,
-            section.seed,
-        ).train()
+        source: Any = InMemory(self.task.source.unit, self.batches)
+        run = Path(plan.folder) / f"run_{plan.precision}"
+        PacedTrainer(self.task, source, run, section.engine, section.batch.micro_batches, section.seed).train()
 
 
 class InMemory:
-    """A task whose training data are some batches in memory."""
+    """A source whose training data are some batches in memory."""
 
-    def __init__(self, task: Any, batches: list[Any]) -> None:
-        self._task, self._data = task, Repeated(batches)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
+    def __init__(self, unit: str, batches: list[Any]) -> None:
+        self.unit, self._data = unit, Repeated(batches)
 
     def plan(self, split: str) -> Repeated:
         assert split == "train"
@@ -323,7 +316,9 @@ def first_loss(side: Side, device: torch.device) -> float:
 def moved(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {name: each.to(device, non_blocking=True) for name, each in batch.items()}
-    return batch.to(device)
+    from segue.engine import loading
+
+    return loading.moved(batch, device)
 
 
 def serve(name: str, plan_path: Path) -> None:
@@ -396,7 +391,7 @@ def chosen(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 
 def made_up(batch: Any, tokens: range) -> dict[str, Tensor]:
     """The tensors of a full batch, with random samples and tokens."""
-    found = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    found = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
     for name, value in found.items():
         if name == "waveforms":
             found[name] = torch.randn_like(value) / 10
@@ -419,7 +414,7 @@ def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[P
         tokens = range(1 + max(target.special.values()), len(target))
         labels, padding = [], task.vocabularies.padding
     else:
-        tokens = range(task.blank)
+        tokens = range(task.objective.blank)
         labels, padding = list(task.tokenizer.tokens), 0
     example = sketch.batch()
     work = {
@@ -439,11 +434,11 @@ def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[P
         str(folder),
     )
     count = sum(parameter.numel() for parameter in model.parameters())
-    rehearsal = rehearse(task, sketch.batch, section.engine, section.optimizer)
+    rehearsal = rehearse(task, sketch.batch, section.engine)
     operations = options.micro_batches * rehearsal.plain.operations
     step = f"{options.micro_batches} x ({sketch.shape}), {operations / 1e12:.4g} TFLOP"
     print(f"{count / 1e6:.1f} M parameters; a step: {step}", flush=True)
-    return plan, recipe["model"]["kind"], task.unit, operations
+    return plan, recipe["model"]["kind"], sketch.unit, operations
 
 
 def in_precision(plan: Plan, precision: str) -> Path:
@@ -477,7 +472,7 @@ def report(
     peak: float,
     rounds: int,
 ) -> None:
-    """Prints speeds, and ratios between neighbours in time."""
+    """Prints speeds, and ratios between neighbors in time."""
     wall, processor = (
         {name: np.array([block[what] / block["steps"] for block in blocks[name]]) for name in blocks}
         for what in ("wall", "processor")

@@ -11,11 +11,11 @@ turns (turns.py). Every side does each block once before anything is timed; what
 
 - speech: waveforms in memory to texts, greedily. A copy of the model is exported by `segue export`'s own road, which
   compares it first (eight-bit weights: calibrated on the model's development data). PyTorch, onnxruntime and its eight
-  bits run as a user's `Recogniser`; sherpa-onnx computes its own features. They hear the utterances in the groups that
-  evaluations hear at once, then a long recording, joined from utterances: the `Recogniser` in windows that overlap
+  bits run as a user's `Recognizer`; sherpa-onnx computes its own features. They hear the utterances in the groups that
+  evaluations hear at once, then a long recording, joined from utterances: the `Recognizer` in windows that overlap
   (a third more work, or half), sherpa-onnx as a whole.
 - quartznet: the same with a model of the size of librispeech_quartznet15x5 (19 M parameters), its weights random, its
-  batch normalisation unlike the identity; 60 s of audio (made up, or from a manifest, at 16 kHz) in five pieces of 10
+  batch normalization unlike the identity; 60 s of audio (made up, or from a manifest, at 16 kHz) in five pieces of 10
   to 14 s, heard at once. Eight-bit weights are calibrated on them. What random weights say is not scored.
 - translation: CTranslate2 beside transformers' `generate`, the same weights and batches (as in decoding.py).
 - memory: peak resident memory of a fresh process that loads a model and transcribes a file of so many hours.
@@ -134,7 +134,7 @@ def _hears(name: str, plan: Plan) -> Callable[[int], list[str]]:
         from segue.tasks import speech_recognition
 
         trained = speech_recognition.restore(Path(plan.models["pytorch"]))
-        hear = sherpa_onnx.SPEECH.hear(trained, Path(plan.models[name]), plan.threads)
+        hear = sherpa_onnx.SPEECH.run(trained, Path(plan.models[name]), plan.threads)
         return lambda number: hear(batches[number])[0]
     if name == "pytorch":
         import torch
@@ -144,7 +144,7 @@ def _hears(name: str, plan: Plan) -> Callable[[int], list[str]]:
 
     def texts(number: int) -> list[str]:
         batch = batches[number]
-        return [model.transcribe(batch[0], rate).text] if number in plan.recordings else model.hear(batch)[0]
+        return [model.transcribe(batch[0], rate).text] if number in plan.recordings else model.recognize(batch)[0]
 
     return texts
 
@@ -156,8 +156,8 @@ def _translates(name: str, plan: Plan) -> Callable[[int], list[list[int]]]:
     from segue.runtime import exported
 
     translator = exported.load(Path(plan.models[name]), "cpu", plan.threads)
-    section = translator.facts.search.model_copy(update={"beams": plan.beams, "alpha": decoding.LENGTH_EXPONENT})
-    return lambda number: [best[0].tokens for best in translator.writer.search(plan.batches[number], section)]
+    section = translator.metadata.search.model_copy(update={"beams": plan.beams, "alpha": decoding.LENGTH_EXPONENT})
+    return lambda number: [best[0].tokens for best in translator.backend.search(plan.batches[number], section)]
 
 
 # --- Comparisons ---
@@ -211,7 +211,7 @@ def compare_speech(
     from segue import metrics
     from segue.data.text import normalize
 
-    rule = segue.load(models["onnx"]).facts.text
+    rule = segue.load(models["onnx"]).metadata.text
     batches = [batch for part in parts for batch in part.batches]
     recordings = np.flatnonzero([part.is_recording for part in parts for _ in part.batches]).tolist()
     waveforms = folder / "waveforms.npz"
@@ -262,9 +262,9 @@ def _exported(target: str, model: Path, folder: Path, manifest: Path, weights: s
 
 def speech(options: argparse.Namespace, folder: Path) -> None:
     import segue
+    from segue import parity
     from segue.data.examples import Utterance
     from segue.data.manifest import Manifest
-    from segue.formats import parity
 
     model = _copied(options.model, folder)
     models = {
@@ -273,11 +273,11 @@ def speech(options: argparse.Namespace, folder: Path) -> None:
         "onnx-int8": options.int8 or _exported("onnx", model, folder / "int8", options.manifest, "int8"),
         "sherpa-onnx": _exported("sherpa-onnx", model, folder / "sherpa", options.manifest),
     }
-    recogniser = segue.load(models["onnx"])
-    rate = recogniser.facts.sample_rate_hz
+    recognizer = segue.load(models["onnx"])
+    rate = recognizer.metadata.sample_rate_hz
     manifest = Manifest(Utterance, [options.manifest])
     parity.thin_out(manifest, options.utterances)
-    groups = list(recogniser.sounds(manifest))
+    groups = list(recognizer.evaluator.sounds(manifest))
     references = [[utterance.text for utterance in utterances] for utterances, _ in groups]
     pieces: list[Samples] = []
     texts: list[str] = []
@@ -302,9 +302,10 @@ def quartznet(options: argparse.Namespace, folder: Path) -> None:
     from segue.engine.state import checkpoint
     from segue.formats import onnx
     from segue.runtime import exported
-    from segue.runtime.onnx import OnnxListener
+    from segue.runtime.onnx import OnnxBackend
+    from segue.runtime.onnx import inputs as graph_inputs
     from segue.tasks import speech_recognition
-    from segue.tasks.speech_recognition import AcousticModel, TorchListener
+    from segue.tasks.speech_recognition import AcousticModel, TorchBackend
 
     section = recipe.validate(recipe.read(recipe.find(QUARTZNET)), speech_recognition.Recipe)
     tokenizer = tokenizers.build(section.tokenizer, ())
@@ -313,7 +314,7 @@ def quartznet(options: argparse.Namespace, folder: Path) -> None:
     audio = np.concatenate(list(_first(source, round(sum(PIECE_SECONDS) * rate))))
     pieces = np.split(audio, (np.cumsum(PIECE_SECONDS)[:-1] * rate).astype(int))
     torch.manual_seed(0)
-    model = AcousticModel(section, len(tokenizer) + 1)
+    model = AcousticModel(section, len(tokenizer))
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm1d):
@@ -328,14 +329,16 @@ def quartznet(options: argparse.Namespace, folder: Path) -> None:
     tokenizer.save(torch_folder / "tokenizer.json")
     checkpoint.write_tensors(torch_folder / "model.safetensors", model.state_dict())
     trained = speech_recognition.restore(torch_folder)
-    onnx.SPEECH.write(trained, onnx_folder)
-    exported.save(onnx_folder, "onnx", trained.facts())
+    onnx.SPEECH.write(trained, onnx_folder, "float32")
+    exported.save(onnx_folder, "onnx", trained.metadata())
     shutil.copytree(onnx_folder, int8_folder)
-    inputs = [onnx.SPEECH.inputs(trained, [piece]) for piece in pieces]
+    inputs = [graph_inputs([piece]) for piece in pieces]
     quantize.quantize_int8(onnx_folder / "model.onnx", int8_folder / "model.onnx", inputs)
-    ours = TorchListener(trained.model, torch.device("cpu")).log_probs(pieces)
-    theirs = OnnxListener(onnx_folder / "model.onnx", trained.facts()).log_probs(pieces)
-    off = [np.abs(one - other).mean() / one.std() for one, other in zip(ours, theirs, strict=True)]
+    objective = trained.recipe.objective.build(len(trained.tokenizer))
+    ours = TorchBackend(trained.model, objective, torch.device("cpu")).recognize(pieces)
+    theirs = OnnxBackend(onnx_folder / "model.onnx", trained.metadata()).recognize(pieces)
+    pairs = [(one.scores, other.scores) for one, other in zip(ours, theirs, strict=True)]
+    off = [np.abs(one - other).mean() / one.std() for one, other in pairs]
     assert max(off) < LARGEST_DIFFERENCE, f"onnx is off by {max(off)} standard deviations"
     models = {"pytorch": torch_folder, "onnx": onnx_folder, "onnx-int8": int8_folder}
     compare_speech(QUARTZNET, models, [Part("pieces", [pieces])], rate, options, folder)
@@ -345,12 +348,12 @@ def translation(options: argparse.Namespace, folder: Path) -> None:
     import decoding
     import peer_models
 
-    from segue import metrics
+    from segue import metrics, parity
     from segue.data.examples import Pair
     from segue.data.manifest import Manifest
     from segue.data.text import normalize
     from segue.data.vocabularies import END
-    from segue.formats import ctranslate2, parity
+    from segue.formats import ctranslate2
     from segue.runtime import exported
     from segue.tasks import translation
 
@@ -364,7 +367,7 @@ def translation(options: argparse.Namespace, folder: Path) -> None:
     for name, weights in (("ctranslate2", "float32"), ("ctranslate2-int8", "int8")):
         (folder / name).mkdir()
         ctranslate2.TEXT.write(trained, folder / name, weights)
-        exported.save(folder / name, "ctranslate2", trained.facts())
+        exported.save(folder / name, "ctranslate2", trained.metadata())
         models[name] = str(folder / name)
     manifest = Manifest(Pair, [options.manifest])
     parity.thin_out(manifest, options.sentences)
@@ -427,7 +430,7 @@ def _copied(model: Path, folder: Path) -> Path:
 def memory(options: argparse.Namespace, folder: Path) -> None:
     import segue
 
-    rate = segue.load(options.model).facts.sample_rate_hz
+    rate = segue.load(options.model).metadata.sample_rate_hz
     for threads in options.threads:
         for hours in options.hours:
             path = folder / "recording.flac"
@@ -444,7 +447,7 @@ def memory(options: argparse.Namespace, folder: Path) -> None:
 def startup(options: argparse.Namespace, folder: Path) -> None:
     import segue
 
-    rate = segue.load(options.models[0]).facts.sample_rate_hz
+    rate = segue.load(options.models[0]).metadata.sample_rate_hz
     path = folder / "recording.flac"
     _write(path, _first(_sounds(options.audio, rate), round(options.seconds * rate)), rate)
     for threads in options.threads:

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=200)
     arguments = parser.parse_args()
     model = tasks.load(arguments.model)
-    rate = model.facts.sample_rate_hz
+    rate = model.metadata.sample_rate_hz
     utterances = list(Manifest(Utterance, [arguments.manifest]))
     utterances = utterances[:: max(1, len(utterances) // arguments.utterances)]
     alone = [([utterance.samples(rate)], utterance.text) for utterance in utterances]
@@ -40,8 +40,8 @@ def main() -> None:
         references, hypotheses = [], []
         for number, (pieces, text) in enumerate(spoken):
             samples = change(pieces, np.random.default_rng(number))
-            references.append(normalize(text, model.facts.text))
-            hypotheses.append(normalize(model.hear([samples])[0][0], model.facts.text))
+            references.append(normalize(text, model.metadata.text))
+            hypotheses.append(normalize(model.recognize([samples])[0][0], model.metadata.text))
         return 100 * metrics.error_rates(references, hypotheses)["word_error_rate"]
 
     print(f"{len(alone)} utterances of {arguments.manifest}")

@@ -82,7 +82,7 @@ class Plan:
     """Segue's; NeMo's configuration is made from it."""
     alphabet: str
     utterances: list[dict[str, Any]]
-    """Manifest lines with absolute paths and normalised texts."""
+    """Manifest lines with absolute paths and normalized texts."""
     batches: list[list[int]]
     """Positions in `utterances`."""
     folder: str
@@ -120,11 +120,15 @@ def build_task(plan: Plan) -> Any:
     from segue.data import tokenizer
     from segue.data.examples import Utterance
     from segue.data.manifest import Manifest
-    from segue.tasks.speech_recognition import Recipe, SpeechRecognition
+    from segue.tasks import speech_recognition
+    from segue.tasks.speech_recognition.utterances import UtteranceReader
 
-    section = Recipe.model_validate_json(json.dumps(plan.recipe))
+    section = speech_recognition.Recipe.model_validate_json(json.dumps(plan.recipe))
     manifest = Manifest(Utterance, [Path(section.data.root) / name for name in section.data.train])
-    return SpeechRecognition(section, tokenizer.build(section.tokenizer, []), {"train": manifest})
+    reader = UtteranceReader(section, tokenizer.build(section.tokenizer, []))
+    source = speech_recognition.source_of(section, reader, {"train": manifest})
+    source.check()
+    return speech_recognition.build_task(section, source)
 
 
 class SegueSide:
@@ -133,16 +137,17 @@ class SegueSide:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.task = build_task(plan)
-        dealt = self.task.plan("train")
+        self.source = self.task.source
+        dealt = self.source.plan("train")
         assert all(
             dealt.micro_batch(number).indices.tolist() == batch for number, batch in enumerate(plan.batches[:100])
         )
-        self.batches = [self.task.load("train", dealt.micro_batch(number)) for number in range(BATCHES_IN_MEMORY)]
+        self.batches = [self.source.load("train", dealt.micro_batch(number)) for number in range(BATCHES_IN_MEMORY)]
         torch.manual_seed(0)
         self.model = self.task.build_model()
         torch.save(list(self.model.parameters()), Path(plan.folder) / "weights.pt")
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         batch = self.batches[0]
         _, frames = self.model(batch.waveforms, batch.lengths)
         return {
@@ -150,7 +155,7 @@ class SegueSide:
             "samples": batch.lengths.tolist(),
             "frames": frames.tolist(),
             "targets": batch.targets.tolist(),
-            "loss": self.task.loss(self.model, batch).total.item() / len(batch.ids),
+            "loss": self.task.loss(self.model, batch)["loss"].total.item() / len(batch.ids),
         }
 
     def compute(self, pace: turns.Pace) -> None:
@@ -163,7 +168,7 @@ class SegueSide:
             updater.clear()
 
         def loss(batch: Any) -> tuple[Tensor, float]:
-            return self.task.loss(self.model, batch).total / self.task.num_targets(batch), batch.amount
+            return self.task.loss(self.model, batch)["loss"].total / self.task.counts(batch)["targets"], batch.amount
 
         run_plain_loop(self.model, update, endless(self.batches), loss, pace)
 
@@ -177,15 +182,8 @@ class SegueSide:
                 return found
 
         section = self.task.recipe
-        PacedTrainer(
-            self.task,
-            Path(self.plan.folder) / "run",
-            section.engine,
-            section.optimizer,
-            section.schedule,
-            section.batch.micro_batches,
-            section.seed,
-        ).train()
+        run, micro_batches = Path(self.plan.folder) / "run", section.batch.micro_batches
+        PacedTrainer(self.task, self.source, run, section.engine, micro_batches, section.seed).train()
 
 
 # --- NeMo ---
@@ -216,7 +214,7 @@ class NemoSide:
         )
         return loss, int(lengths.sum()) / self.sample_rate_hz
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         waveforms, lengths, targets, target_lengths = self.batches[0]
         _, frames, _ = self.model(input_signal=waveforms, input_signal_length=lengths)
         return {
@@ -312,7 +310,7 @@ def write_plan(size: Size, manifest_path: Path, folder: Path, threads: int) -> P
         for utterance, text in zip(manifest, texts, strict=True)
     ]
     plan = Plan(recipe, alphabet, utterances, [], str(folder), threads)
-    dealt = build_task(plan).plan("train")
+    dealt = build_task(plan).source.plan("train")
     plan.batches.extend(dealt.micro_batch(number).indices.tolist() for number in range(PLANNED_BATCHES))
     for utterance in utterances:
         Path(utterance["audio_filepath"]).read_bytes()  # into the page cache, for both

@@ -91,7 +91,7 @@ class Plan:
 class Trains(Protocol):
     """A side."""
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Of the first batch: the number of its `targets`, and their `likelihood_loss` without dropout."""
         ...
 
@@ -104,21 +104,24 @@ class Trains(Protocol):
 
 
 def build_task(recipe: dict[str, Any], folder: Path) -> Any:
-    """The task; its tokenizer is learnt and kept in `folder` where none is there."""
+    """The task; its tokenizer is learned and kept in `folder` where none is there."""
     from segue.data.examples import Pair
     from segue.data.manifest import Manifest
     from segue.data.vocabularies import Vocabularies
-    from segue.tasks.translation import Recipe, Translation
+    from segue.tasks import translation
 
-    section = Recipe.model_validate_json(json.dumps(recipe))
+    section = translation.Recipe.model_validate_json(json.dumps(recipe))
     manifest = Manifest(Pair, [Path(section.data.root) / name for name in section.data.train])
     if not (folder / "tokenizer.json").is_file():
         Vocabularies.build(section.tokenizer, None, section.text, manifest).save(folder)
-    return Translation(section, Vocabularies.load(folder), {"train": manifest})
+    source = translation.source_of(section, Vocabularies.load(folder), {"train": manifest})
+    source.check()
+    return translation.build_task(section, source)
 
 
 def load_batches(task: Any) -> list[Any]:
-    return [task.load("train", task.plan("train").micro_batch(number)) for number in range(BATCHES)]
+    source = task.source
+    return [source.load("train", source.plan("train").micro_batch(number)) for number in range(BATCHES)]
 
 
 class SegueSide:
@@ -130,14 +133,14 @@ class SegueSide:
         self.task = build_task(plan.recipe, Path(plan.folder))
         self.batches = load_batches(self.task)
         section, run = self.task.recipe, Path(plan.folder) / "run"
-        self.trainer = Trainer(self.task, run, section.engine, section.optimizer, section.schedule, 1, section.seed)
+        self.trainer = Trainer(self.task, self.task.source, run, section.engine, 1, section.seed)
         torch.save(self.trainer.model.state_dict(), Path(plan.folder) / "weights.pt")
 
     @torch.no_grad()
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         batch = self.batches[0]
-        likelihood, _ = self.task.loss(self.trainer.model.eval(), batch).metrics["likelihood_loss"]
-        return {"targets": self.task.num_targets(batch), "likelihood_loss": likelihood.item()}
+        likelihood = self.task.loss(self.trainer.model.eval(), batch)["likelihood_loss"].total
+        return {"targets": self.task.counts(batch)["targets"], "likelihood_loss": likelihood.item()}
 
     def step(self, number: int) -> None:
         self.trainer._take_step([self.batches[number]], False)
@@ -197,7 +200,7 @@ class JoeySide:
         ]
 
     @torch.no_grad()
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         batch = self.batches[0]
         _, log_probs, _, _ = self.trainer.model.eval()(return_type="loss", **vars(batch))
         likelihoods = log_probs.gather(2, batch.trg.unsqueeze(2)).squeeze(2)[batch.trg_mask.squeeze(1)]
@@ -237,7 +240,7 @@ class TransformersSide:
             self.batches.append((inputs, peer_models.padded([row[1:] for row in targets], -100)))
 
     @torch.no_grad()
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         self.model.eval()
         labels = self.batches[0][1]
         loss = F.cross_entropy(self._logits(0), labels.flatten(), ignore_index=-100, reduction="sum")

@@ -1,6 +1,6 @@
 """How are two programs compared on a machine that others use too? Each is a process; blocks of work take turns.
 
-A B B A ..., while the other waits. A ratio is taken between the blocks of a pair, which are neighbours in time; their
+A B B A ..., while the other waits. A ratio is taken between the blocks of a pair, which are neighbors in time; their
 geometric mean has a 95 % bootstrap interval. Runs in the peers' environments too: numpy and the standard library only.
 """
 
@@ -46,7 +46,7 @@ class Side:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=environment, text=True
             )
-        self.facts: Answer = {}
+        self.metadata: Answer = {}
         """Its first line: what it will work on."""
 
     def ask(self, order: Any) -> Answer:
@@ -137,7 +137,7 @@ class Pace:
         self._amount, self._start = 0.0, perf_counter()
 
     def after_step(self, amount: float) -> None:
-        """To be called after each optimizer step, with the data that it learnt from."""
+        """To be called after each optimizer step, with the data that it learned from."""
         self._amount += amount
         self._steps_left -= 1
         if self._steps_left == 0:

@@ -38,19 +38,8 @@ def with_use(text: str, use: str, more: str = "") -> str:
     return f"{before.rstrip()}\n{USE}\n{use.strip()}\n{mark}{others}{more}"
 
 
-def speech_use(folder: str) -> str:
-    """How a speech model that lies in `folder` is used with Segue."""
-    return _in_segue(folder, f"segue transcribe {folder} speech.wav", 'transcribe("speech.wav").text')
-
-
-def translation_use(folder: str, languages: Sequence[str]) -> str:
-    """How a translation model that lies in `folder` is used with Segue."""
-    option, argument = (f" --to {languages[0]}", f', "{languages[0]}"') if len(languages) > 1 else ("", "")
-    command = f'echo "a line of text" | segue translate {folder}{option}'
-    return _in_segue(folder, command, f'translate(["a line of text"]{argument})')
-
-
-def _in_segue(folder: str, command: str, call: str) -> str:
+def in_segue(folder: str, command: str, call: str) -> str:
+    """How a model that lies in `folder` is used with Segue: a command, and a method of what `segue.load` gives."""
     code = f'import segue\n\nprint(segue.load("{folder}").{call})'
     return f"""From the folder that holds this one, which is called `{folder}` here, on the command line:
 

@@ -72,6 +72,8 @@ class Evaluation(NamedTuple):
     """95 % intervals of some of the scores, by name."""
     interval_note: str = ""
     """What was drawn to get them, or why there are none."""
+    measured: Any = None
+    """The `metrics.Scores` behind the scores: what tells two models apart."""
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     """Scores by name, of each group of each kind: `groups["speakers"]["ann"]`."""
 

@@ -8,7 +8,7 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "optimizer.weight_decay": ("wd", "l2", "decay"),
     "optimizer.betas": ("beta", "beta1", "beta2", "adam_beta1", "adam_beta2", "momentum"),
     "optimizer.epsilon": ("eps", "adam_epsilon"),
-    "optimizer.kind": ("optim", "optimiser", "name", "type"),
+    "optimizer.kind": ("optim", "optimizer", "optimiser", "name", "type"),
     "schedule.warmup_steps": ("warmup", "warmup_updates", "num_warmup_steps", "warmup_ratio"),
     "schedule.kind": ("scheduler", "lr_scheduler", "lr_scheduler_type", "sched", "lr_schedule"),
     "schedule.final_share": ("min_lr", "final_lr"),

@@ -20,6 +20,54 @@ References = Sequence[Sequence[str]]
 """Right outputs of each example, one or more."""
 Statistics = NDArray[np.float64]
 
+
+class Metric(NamedTuple):
+    """What a number means."""
+
+    name: str
+    direction: Direction | None = None
+    """Which is better; None where that is not known."""
+    unit: Literal["share", "points", "nats", "count", ""] = ""
+    """A share of 1.0 is 100 %; points go from 0 to 100, or above."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether people read it in per cent."""
+        return self.unit == "share"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("word_error_rate", "min", "share"),
+        Metric("character_error_rate", "min", "share"),
+        Metric("sentence_error_rate", "min", "share"),
+        Metric("bleu", "max", "points"),
+        Metric("chrf", "max", "points"),
+        Metric("ter", "min", "points"),
+        Metric("loss", "min", "nats"),
+        Metric("insertions", "min", "count"),
+        Metric("deletions", "min", "count"),
+        Metric("substitutions", "min", "count"),
+    )
+}
+"""All that are known, by name."""
+
+
+def describe(name: str) -> Metric:
+    """What a number of this name, or title, is: a metric, or one of a part of the data, as in "bleu_de"."""
+    key = name.lower().replace(" ", "_")
+    parts = [known for known in METRICS if f"_{known}_" in f"_{key}_"]
+    return METRICS[max(parts, key=len)]._replace(name=name) if parts else Metric(name)
+
+
+def direction(name: str) -> Direction:
+    """Which value of a metric is better."""
+    found = METRICS[name].direction
+    assert found is not None
+    return found
+
+
 NUM_RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
 FEW_SPEAKERS = 10
@@ -29,9 +77,10 @@ UNKNOWN_SPEAKER = "(unknown)"
 class Measure(Protocol):
     """A score that is a function of sums over examples."""
 
-    name: str
-    direction: Direction
-    """Which score is better."""
+    @property
+    def metric(self) -> Metric:
+        """What it is."""
+        ...
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
         """(N, K): what each example adds."""
@@ -57,14 +106,12 @@ class Measure(Protocol):
 class ErrorRate:
     """Edits per word or character of the reference, the nearest one where there are several; jiwer's.
 
-    Both sides must be normalised alike. Where no reference has a word, the rate is the number of words that were said.
+    Both sides must be normalized alike. Where no reference has a word, the rate is the number of words that were said.
     """
-
-    direction: Direction = "min"
 
     def __init__(self, unit: Literal["word", "character"], *, is_joined: bool = False) -> None:
         """`is_joined` leaves out spaces beside letters of scripts that need none (`segue/writing.py`)."""
-        self.name, self._unit, self._is_joined = f"{unit}_error_rate", unit, is_joined
+        self.metric, self._unit, self._is_joined = METRICS[f"{unit}_error_rate"], unit, is_joined
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
         """(N, 4): insertions, deletions, substitutions, length of the reference."""
@@ -103,8 +150,7 @@ class ErrorRate:
 class SentenceErrorRate:
     """Share of outputs that are no reference."""
 
-    name = "sentence_error_rate"
-    direction: Direction = "min"
+    metric = METRICS["sentence_error_rate"]
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
         """(N, 2): wrong, 1."""
@@ -129,19 +175,19 @@ class SentenceErrorRate:
 class OfSacrebleu:
     """BLEU, chrF or TER of sacrebleu, from 0 to 100 (TER also above)."""
 
-    def __init__(self, name: str, direction: Direction, metric: Any, of_one: Any = None) -> None:
-        """`of_one` scores one sentence from the same statistics, where `metric` is only for many."""
-        self.name, self.direction, self._metric, self._of_one = name, direction, metric, of_one or metric
+    def __init__(self, metric: Metric, theirs: Any, of_one: Any = None) -> None:
+        """`of_one` scores one sentence from the same statistics, where `theirs` is only for many."""
+        self.metric, self._theirs, self._of_one = metric, theirs, of_one or theirs
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
         """(N, K) as sacrebleu adds them up."""
         most = max(map(len, references))
         streams = [[each[n] if n < len(each) else None for each in references] for n in range(most)]
-        return np.array(self._metric._extract_corpus_statistics(list(hypotheses), streams), np.float64)
+        return np.array(self._theirs._extract_corpus_statistics(list(hypotheses), streams), np.float64)
 
     def score(self, sums: Statistics) -> float:
         """Of a corpus."""
-        return float(self._metric._compute_score_from_stats(sums.tolist()).score)
+        return float(self._theirs._compute_score_from_stats(sums.tolist()).score)
 
     def score_of_one(self, row: Statistics) -> float:
         """Of a sentence."""
@@ -155,8 +201,8 @@ class OfSacrebleu:
     def signature(self, references: References) -> str:
         """sacrebleu's."""
         counts = set(map(len, references))
-        self._metric.num_refs = counts.pop() if len(counts) == 1 else -1
-        return str(self._metric.get_signature())
+        self._theirs.num_refs = counts.pop() if len(counts) == 1 else -1
+        return str(self._theirs.get_signature())
 
 
 class Scored:
@@ -173,19 +219,19 @@ class Scored:
         assert len(references) == len(hypotheses) > 0
         self.measures, self.language, self.size = measures, language, len(hypotheses)
         self._statistics = [measure.statistics(references, hypotheses) for measure in measures]
-        signatures = {measure.name: measure.signature(references) for measure in measures}
+        signatures = {measure.metric.name: measure.signature(references) for measure in measures}
         self.signatures = {f"{name}_signature": text for name, text in signatures.items() if text is not None}
 
     def scores(self, rows: NDArray[np.intp] | None = None) -> dict[str, float]:
         """By name, with the counts behind the first; of all examples, or of those in `rows`."""
         sums = [(each if rows is None else each[rows]).sum(axis=0) for each in self._statistics]
-        found = {measure.name: measure.score(each) for measure, each in zip(self.measures, sums, strict=True)}
+        found = {measure.metric.name: measure.score(each) for measure, each in zip(self.measures, sums, strict=True)}
         return found | self.measures[0].counts(sums[0])
 
     def scores_of_one(self, row: int) -> dict[str, float]:
         """By name."""
         pairs = zip(self.measures, self._statistics, strict=True)
-        return {measure.name: measure.score_of_one(each[row]) for measure, each in pairs}
+        return {measure.metric.name: measure.score_of_one(each[row]) for measure, each in pairs}
 
     def resampled(self, blocks: NDArray[np.intp] | None = None) -> dict[str, Statistics]:
         """(resamples) scores by name, each of as many blocks as there are, drawn with replacement; the same every time.
@@ -207,7 +253,7 @@ class Scored:
             times = np.bincount(draw.integers(num_blocks, size=num_blocks), minlength=num_blocks)
             sums = np.split(times.astype(np.float64) @ added, ends)
             row[:] = [measure.score(each) for measure, each in zip(self.measures, sums, strict=True)]
-        return {measure.name: column for measure, column in zip(self.measures, found.T, strict=True)}
+        return {measure.metric.name: column for measure, column in zip(self.measures, found.T, strict=True)}
 
 
 Interval = tuple[float, float]
@@ -230,6 +276,26 @@ def common(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in parts[0] if all(name in part for part in parts)]
 
 
+class Difference(NamedTuple):
+    """Between two models' scores, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the interval leaves no room for none."""
+        return self.low > 0 or self.high < 0
+
+
+def blocks_of(speakers: Sequence[str | None]) -> NDArray[np.intp]:
+    """(N) which examples are of one speaker; who is not named is alone."""
+    names = [(each is None, number if each is None else each) for number, each in enumerate(speakers)]
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([number_of[name] for name in names])
+
+
 class Resampling(NamedTuple):
     """How far scores would vary, and what was drawn to know it."""
 
@@ -245,9 +311,9 @@ class Scores(NamedTuple):
     """Of each part, which examples it has."""
 
     @property
-    def chosen(self) -> Measure:
+    def chosen(self) -> Metric:
         """What chooses a model."""
-        return self.parts[0].measures[0]
+        return self.parts[0].measures[0].metric
 
     def overall(self) -> dict[str, float]:
         """By name: the mean over languages, so that one with longer texts or smaller tokens counts no more than others;
@@ -255,7 +321,7 @@ class Scores(NamedTuple):
         each = [part.scores() for part in self.parts]
         if len(each) == 1:
             return each[0]
-        names = [measure.name for measure in self.parts[0].measures]
+        names = [measure.metric.name for measure in self.parts[0].measures]
         return {name: float(np.mean([part[name] for part in each])) for name in common(each) if name in names}
 
     def signatures(self) -> dict[str, str]:
@@ -287,10 +353,7 @@ class Scores(NamedTuple):
         if speakers is not None:
             known = set(speakers) - {None}
             if len(known) > 1:
-                # Who is not named is drawn alone.
-                names = [(each is None, number if each is None else each) for number, each in enumerate(speakers)]
-                number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
-                blocks = np.array([number_of[name] for name in names])
+                blocks = blocks_of(speakers)
                 num_alone = sum(each is None for each in speakers)
                 drawn = f"{len(known):,} speakers" + (f" and {num_alone:,} {unit} without one" if num_alone else "")
                 hint = "; few speakers: rough" if len(known) < FEW_SPEAKERS else ""
@@ -300,6 +363,22 @@ class Scores(NamedTuple):
         if not found:
             hint += "; every draw has the same scores, so there are none"
         return Resampling(found, f"95 % intervals: bootstrap, {NUM_RESAMPLES:,} draws of {drawn}{hint}")
+
+    def difference(self, other: "Scores", speakers: Sequence[str | None] | None = None) -> dict[str, Difference]:
+        """What the other model's scores are above these, of the same examples: by paired bootstrap (Koehn 2004).
+
+        Each draw takes the same examples, or speakers where two or more are known, for both models.
+        """
+        assert [rows.tolist() for rows in self.rows] == [rows.tolist() for rows in other.rows]
+        blocks = None if speakers is None or len(set(speakers) - {None}) < 2 else blocks_of(speakers)
+        both = [[part.resampled(blocks) for part in each.parts] for each in (self, other)]
+        own, others = self.overall(), other.overall()
+        found = {}
+        for name in common([*both[0], *both[1]]):
+            ours, theirs = (np.mean([each[name] for each in resampled], axis=0) for resampled in both)
+            low, high = np.percentile(theirs - ours, PERCENTILES)
+            found[name] = Difference(others[name] - own[name], float(low), float(high))
+        return found
 
     def by_speaker(self, speakers: Sequence[str | None]) -> dict[str, dict[str, float]]:
         """Each speaker's examples and scores, worst first; nothing where no speaker is known."""
@@ -338,17 +417,17 @@ class Scores(NamedTuple):
 
 
 def speech(metric: SpeechMetric, references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
-    """Word and character error rates; that which chooses first (`speech_metric`). Texts are normalised."""
+    """Word and character error rates; that which chooses first (`speech_metric`). Texts are normalized."""
     name = speech_metric(metric, references)
     is_joined = not has_spaces(writing(references))
     rates: list[Measure] = [ErrorRate("word"), ErrorRate("character", is_joined=is_joined)]
-    rates.sort(key=lambda rate: rate.name != name)
+    rates.sort(key=lambda rate: rate.metric.name != name)
     part = Scored(rates, [[each] for each in references], hypotheses)
     return Scores([part], [np.arange(part.size)])
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
-    """Word and character error rates of normalised texts, and the counts behind the first (`speech`)."""
+    """Word and character error rates of normalized texts, and the counts behind the first (`speech`)."""
     return speech("auto", references, hypotheses).overall()
 
 
@@ -414,10 +493,10 @@ def text_measures(
     firsts = [each[0] for each in references]
     chosen = bleu_tokenizer(tokenizer, firsts, language)
     bleu, of_one = (sacrebleu.BLEU(tokenize=chosen, effective_order=is_one) for is_one in (False, True))
-    found: list[Measure] = [OfSacrebleu("bleu", "max", bleu, of_one), OfSacrebleu("chrf", "max", sacrebleu.CHRF())]
+    found: list[Measure] = [OfSacrebleu(METRICS["bleu"], bleu, of_one), OfSacrebleu(METRICS["chrf"], sacrebleu.CHRF())]
     if has_edit_rate:
         found += _edit_rate(sacrebleu, firsts, language)
-    return sorted(found, key=lambda measure: measure.name != metric)
+    return sorted(found, key=lambda measure: measure.metric.name != metric)
 
 
 def _edit_rate(sacrebleu: Any, references: Sequence[str], language: str | None) -> list[Measure]:
@@ -426,7 +505,7 @@ def _edit_rate(sacrebleu: Any, references: Sequence[str], language: str | None) 
     if how == "unspaced":
         return []
     is_wide = not has_spaces(how)
-    return [OfSacrebleu("ter", "min", sacrebleu.TER(normalized=is_wide, asian_support=is_wide))]
+    return [OfSacrebleu(METRICS["ter"], sacrebleu.TER(normalized=is_wide, asian_support=is_wide))]
 
 
 def bleu_tokenizer(given: BleuTokenizer, references: Sequence[str], language: str | None) -> str:

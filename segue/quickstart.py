@@ -1,4 +1,4 @@
-"""Does the whole road work here? Synthesise speech, train a small Jasper, try it on new voices, export it."""
+"""Does the whole road work here? Synthesize speech, train a small Jasper, try it on new voices, export it."""
 
 import sys
 from collections.abc import Sequence
@@ -37,33 +37,33 @@ OTHERS = ("play the next song", "stop the music", "call home", "what time is it"
 
 def run(out: Path, recordings: Path | None) -> int:
     """Walks the road in the folder `out`; prints the word error rate; returns the exit status of training."""
-    formats.way("onnx", "speech_recognition")  # what is missing for the last step is said before the first
+    formats.exporter_of("onnx", "speech_recognition")  # what is missing for the last step is said before the first
     start = perf_counter()
     data, run_folder = out / "data", out / "run"
     people = None if recordings is None else Manifest(Utterance, _manifests(recordings, out / "recordings"))
     if not all((data / f"{split}.jsonl").is_file() for split in NUM_UTTERANCES):
-        _say(f"1. Synthesising {sum(NUM_UTTERANCES.values())} utterances of {sum(map(len, VOICES.values()))} voices")
-        synthesise(data)
+        _say(f"1. Synthesizing {sum(NUM_UTTERANCES.values())} utterances of {sum(map(len, VOICES.values()))} voices")
+        synthesize(data)
     _say(f"2. Training a small Jasper in {run_folder}")
     result = training.train(recipe.find("quickstart"), run_folder, [f"data.root={data}"])
     if result.signal is not None:
         _say("stopped and saved; the same command goes on from there")
         return 128 + int(result.signal)
     _say(f"3. Listening to voices it never heard: {', '.join(VOICES['test'])}\n")
-    model = tasks.load(run_folder)
+    evaluator = tasks.load(run_folder).evaluator
     manifest = Manifest(Utterance, [data / "test.jsonl"])
-    predictions = model.heard(manifest)
-    scores = model.score(predictions).overall()
+    predictions = evaluator.heard(manifest)
+    scores = evaluator.score(predictions).overall()
     for prediction in predictions[:: max(1, len(predictions) // 5)][:5]:
         print(f"  said   {prediction.reference}\n  heard  {prediction.hypothesis}\n")
     print(f"word error rate on held-out voices: {scores['word_error_rate']:.2%} ({len(predictions)} utterances)")
     if people is not None:
-        predictions = model.heard(people)
-        scores = model.score(predictions).overall()
+        predictions = evaluator.heard(people)
+        scores = evaluator.score(predictions).overall()
         print(f"word error rate on {recordings}: {scores['word_error_rate']:.2%} ({len(predictions)} utterances)")
-        print("(trained on synthesised speech only: real voices need real recordings)")
+        print("(trained on synthesized speech only: real voices need real recordings)")
     shipped, example = out / "onnx", manifest[0]
-    _say(f"\n4. Exporting it for onnxruntime into {shipped}: one file, and a recogniser that needs no torch")
+    _say(f"\n4. Exporting it for onnxruntime into {shipped}: one file, and a recognizer that needs no torch")
     formats.export(run_folder, "onnx", shipped, force=True)
     _say("\n5. Transcribing with what was exported\n")
     transcript = tasks.load(shipped).transcribe(example.audio)
@@ -79,7 +79,7 @@ def run(out: Path, recordings: Path | None) -> int:
     return 0
 
 
-def synthesise(folder: Path, num_utterances: dict[str, int] | None = None) -> None:
+def synthesize(folder: Path, num_utterances: dict[str, int] | None = None) -> None:
     """Writes digit strings and short commands, said by many voices, and their manifests."""
     voice = Synthesizer()
     for split, count in (num_utterances or NUM_UTTERANCES).items():

@@ -65,19 +65,19 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
         asked = section
         watchdog.note("prepares the data")
         with _told_once_a_machine():
-            task = module.build_task(section, run, world)
-        section = task.recipe
-        if getattr(section.batch, module.BUDGET) == "auto":
+            section, source = module.build_source(section, run, world)
+            task = module.build_task(section, source)
+        if _waits_for_budget(section, source):
             watchdog.note("tries budgets" if world.is_first else WAITS)
-            budget = world.first(lambda: _largest_budget(task, section, module.BUDGET, run, watchdog))
-            task = task.with_budget(budget)
-        task = _with_steps(task)
-        section = task.recipe
+            found = world.first(lambda: _largest_budget(section, source, task, run, watchdog))
+            section, source = _with_budget(section, source, found)
+        section = task.recipe = _with_steps(section, source)  # what the model's directory will say
         watchdog.note("takes up the run")
         if world.is_first:
             _say_what_was_open(asked, section)
         with _told_once_a_machine():
-            trainer = _trainer(task, section, run, world, watchdog, _operations_per_amount(section, module), loggers)
+            operations = _operations_per_amount(section, module)
+            trainer = _trainer(section, source, task, run, world, watchdog, operations, loggers)
         world.first(lambda: _keep(run, section))  # now that nothing else refuses it
         return trainer.train()
 
@@ -111,12 +111,14 @@ def learning_rates(
     section, module = _read(path, overrides)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
-        task = module.build_task(section, run, ALONE)
-        if getattr(section.batch, module.BUDGET) == "auto":
-            task = task.with_budget(_largest_budget(task, section, module.BUDGET, run))
-        task = _with_steps(task)
-        section = task.recipe.model_copy(update={"engine": _on_one_device(task.recipe.engine)})
-        trainer = _trainer(task, section, run, ALONE)
+        section, source = module.build_source(section, run, ALONE)
+        task = module.build_task(section, source)
+        if _waits_for_budget(section, source):
+            found = _largest_budget(section, source, task, run)
+            section, source = _with_budget(section, source, found)
+        section = _with_steps(section, source)
+        section = section.model_copy(update={"engine": _on_one_device(section.engine)})
+        trainer = _trainer(section, source, task, run, ALONE)
         rates = list(trials.learning_rates(trainer, smallest, largest, num_steps))
     if not rates:
         raise UserError(f"{path}: the loss is not finite even at a learning rate of {smallest:g}")
@@ -130,8 +132,9 @@ def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Fin
     if not (run / RECIPE).is_file():
         raise UserError(f"{path}: no {RECIPE} beside it; a replay file is read in its run directory")
     section, module = _read(run / RECIPE, overrides)
-    task = module.build_task(section, run, ALONE)
-    return replay.take_again(task, section.engine, section.batch.micro_batches, section.seed, path)
+    section, source = module.build_source(section, run, ALONE)
+    task = module.build_task(section, source)
+    return replay.take_again(task, source, section.engine, section.batch.micro_batches, section.seed, path)
 
 
 @contextmanager
@@ -158,13 +161,14 @@ def _operations_per_amount(section: Any, module: ModuleType) -> float | None:
     if environment.peak_operations(device, section.engine.precision, section.engine.matmul) is None:
         return None
     sketch = module.sketch(section)
-    rehearsal = rehearse(sketch.task, sketch.batch, section.engine, section.optimizer)
+    rehearsal = rehearse(sketch.task, sketch.batch, section.engine)
     return rehearsal.plain.operations / rehearsal.amount
 
 
 def _trainer(
-    task: Any,
     section: Any,
+    source: Any,
+    task: Any,
     run: Path,
     world: World,
     watchdog: Watchdog | None = None,
@@ -173,10 +177,9 @@ def _trainer(
 ) -> Trainer:
     return Trainer(
         task,
+        source,
         run,
         section.engine,
-        section.optimizer,
-        section.schedule,
         section.batch.micro_batches,
         section.seed,
         world,
@@ -191,58 +194,64 @@ def _on_one_device(engine: Any) -> Any:
     return engine.model_copy(update={"data_parallel": None, "shard": None, "tensor_parallel": 1, "offload": False})
 
 
-def _largest_budget(task: Any, section: Any, name: str, run: Path, watchdog: Watchdog | None = None) -> float:
+def _waits_for_budget(section: Any, source: Any) -> bool:
+    return getattr(section.batch, source.unit) == recipe.AUTO  # type: ignore[no-any-return]
+
+
+def _with_budget(section: Any, source: Any, budget: float) -> tuple[Any, Any]:
+    """Recipe and source with this budget of a micro-batch."""
+    batch = section.batch.model_copy(update={source.unit: budget})
+    return section.model_copy(update={"batch": batch}), source.with_budget(budget)
+
+
+def _largest_budget(section: Any, source: Any, task: Any, run: Path, watchdog: Watchdog | None = None) -> float:
     """What fits on one device."""
-    engine = section.engine
+    engine, key = section.engine, f"batch.{source.unit}"
     if engine.tensor_parallel > 1 or (engine.shard or 1) > 1:
-        raise UserError(
-            f'batch.{name}: "auto" tries one device; a model that is sharded needs a number (segue estimate)'
-        )
+        raise UserError(f'{key}: "auto" tries one device; a model that is sharded needs a number (segue estimate)')
     no_run = {"steps": 1, "evaluate_every": 1, "save_every": 1}
     alone = _on_one_device(engine).model_copy(update={"compile": False, **no_run})
     device = parallel.choose_device(engine.device)
 
     def take(budget: float) -> None:
-        progress.say(f"batch.{name}: tries {budget:,.6g}")
-        trial = task.with_budget(budget)
-        trainer = Trainer(trial, run, alone, section.optimizer, section.schedule, 1, section.seed, ALONE, watchdog)
+        progress.say(f"{key}: tries {budget:,.6g}")
+        trial = source.with_budget(budget)
+        trainer = Trainer(task, trial, run, alone, 1, section.seed, ALONE, watchdog)
         plan = trial.plan("train")
         for number in plan.heaviest():
             batch = trial.load("train", plan.micro_batch(number))
             try:
-                trainer.steps.take([batch], number, rate=0.0)
+                trainer.steps.take([batch], number, *(0.0 for _ in task.phases))
             except NotFiniteError:
                 continue  # memory is the question here
 
-    smallest, largest = task.budgets()
+    smallest, largest = source.budgets()
     found = trials.largest_budget(smallest, largest, take, device)
     # What is used is what the recipe says, so that a resumed run has the same batches. Up: the longest has to fit.
-    found = int(found) if name == "tokens" else math.ceil(found * 100) / 100
-    steps = task.with_budget(found).plan("train").num_micro_batches / section.batch.micro_batches
+    found = int(found) if source.unit == "tokens" else math.ceil(found * 100) / 100
+    steps = source.with_budget(found).plan("train").num_micro_batches / section.batch.micro_batches
     progress.say(
-        f"batch.{name}: {found:g} fits in memory; so an epoch has {steps:.1f} steps: engine.steps ({engine.steps}) and "
+        f"{key}: {found:g} fits in memory; so an epoch has {steps:.1f} steps: engine.steps ({engine.steps}) and "
         "the learning rate should suit that"
     )
     return found
 
 
-def _with_steps(task: Any) -> Any:
-    """The task, its recipe with numbers where `engine` has epochs or "auto"."""
-    section, engine = task.recipe, task.recipe.engine
-    an_epoch = task.plan("train").num_micro_batches / section.batch.micro_batches
+def _with_steps(section: Any, source: Any) -> Any:
+    """The recipe with numbers where `engine` has epochs or "auto"."""
+    engine = section.engine
+    an_epoch = source.plan("train").num_micro_batches / section.batch.micro_batches
 
     def number(value: int | str, auto: Callable[[], int]) -> int:
         if isinstance(value, int):
             return value
         return auto() if value == recipe.AUTO else max(1, round(settings.epochs(value) * an_epoch))
 
-    steps = number(engine.steps, lambda: automatic.num_steps(task.epochs(), an_epoch))
+    steps = number(engine.steps, lambda: automatic.num_steps(source.epochs(), an_epoch))
     evaluate_every = number(engine.evaluate_every, lambda: automatic.evaluate_every(steps))
     save_every = number(engine.save_every, lambda: automatic.save_every(steps))
     numbers = dict(zip(_STEP_COUNTS, (steps, evaluate_every, save_every), strict=True))
-    if numbers == {name: getattr(engine, name) for name in numbers}:
-        return task
-    return task.with_recipe(section.model_copy(update={"engine": engine.model_copy(update=numbers)}))
+    return section.model_copy(update={"engine": engine.model_copy(update=numbers)})
 
 
 def _say_what_was_open(asked: Any, section: Any) -> None:
@@ -253,7 +262,7 @@ def _say_what_was_open(asked: Any, section: Any) -> None:
 
 _STAYS_OPEN = ("engine.device",)  # "auto" there is for each machine anew
 
-# What may differ when a run goes on: none of it changes what is learnt.
+# What may differ when a run goes on: none of it changes what is learned.
 _MAY_CHANGE = (
     "license",
     "data.root",
@@ -318,7 +327,7 @@ def _claim(run: Path, section: Any) -> Any:
             raise UserError(f"{run}: not empty, and no run directory; give another --out")
         write_text(kept, recipe.dump(section))
     elif not saved(run / "checkpoints"):
-        (run / "tokenizer.json").unlink(missing_ok=True)  # nothing was learnt yet: the recipe may still change
+        (run / "tokenizer.json").unlink(missing_ok=True)  # nothing was learned yet: the recipe may still change
         write_text(kept, recipe.dump(section))
     else:
         _refuse_another(run, section)

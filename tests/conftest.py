@@ -119,7 +119,7 @@ def tiny_recipe(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory whose model has learnt the tones. Not to be written to."""
+    """A run directory whose model has learned the tones. Not to be written to."""
     import segue
 
     run = tmp_path_factory.mktemp("trained") / "run"

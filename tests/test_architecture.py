@@ -25,7 +25,7 @@ def test_what_serving_shares_with_training_imports_no_torch() -> None:
         "segue.metrics",
         "segue.recipe",
         "segue.report",
-        "segue.runtime.recogniser",
+        "segue.runtime.recognizer",
         "segue.runtime.translator",
         "segue.translate_files",
     )

@@ -88,7 +88,7 @@ def test_what_was_auto_is_settled_once_and_resumes_exactly(
     if task == "translation":
         words = (*words, "tokenizer.kind=characters", "search.longest_factor=0.1", "search.longest_extra=1")
 
-    def learnt() -> tuple[list[Any], bytes, bytes]:
+    def learned() -> tuple[list[Any], bytes, bytes]:
         segue.train(path, run, *words)
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         model = run / "model"
@@ -98,7 +98,7 @@ def test_what_was_auto_is_settled_once_and_resumes_exactly(
             (model / "recipe.toml").read_bytes(),
         )
 
-    first = learnt()
+    first = learned()
     said = capsys.readouterr().err
     assert 'engine.steps: "auto" -> 6\n' in said
     section = kept(run)
@@ -117,7 +117,7 @@ def test_what_was_auto_is_settled_once_and_resumes_exactly(
     for _, checkpoint in saved(run / "checkpoints")[:1]:
         shutil.rmtree(checkpoint)
     shutil.rmtree(run / "model")
-    assert learnt() == first
+    assert learned() == first
     assert '"auto" ->' not in capsys.readouterr().err
     assert kept(run) == section
 

@@ -31,15 +31,15 @@ class World(NamedTuple):
     forbidden: Tokens = (BEGIN,)
 
     def scores(self, sentence: int, written: Tokens) -> np.ndarray:
-        """(V) of the next token; not normalised."""
+        """(V) of the next token; not normalized."""
         return _scores(self, sentence, written)
 
     def log_probs(self, sentence: int, written: Tokens) -> np.ndarray:
         """(V) over what is permitted, in double precision."""
         scores = self.scores(sentence, written).astype(np.float64)
         scores[list(self.forbidden)] = -np.inf
-        normalised: np.ndarray = scores - np.log(np.exp(scores).sum())
-        return normalised
+        normalized: np.ndarray = scores - np.log(np.exp(scores).sum())
+        return normalized
 
 
 @lru_cache(1 << 18)
@@ -50,7 +50,7 @@ def _scores(world: World, sentence: int, written: Tokens) -> np.ndarray:
     return (scores + draw.uniform(-20, 20)).astype(np.float32)
 
 
-class Writer:
+class TranslationBackend:
     """The toy as search sees it; it checks that it is asked for what is possible, and counts the rows."""
 
     def __init__(self, world: World, sentences: Sequence[int], beams: int = 1) -> None:
@@ -80,7 +80,7 @@ def found_by_beams(
     world: World, sentences: Sequence[int], longest: Sequence[int], beams: int, alpha: float, **options: Any
 ) -> list[list[Hypothesis]]:
     return beam_search(
-        Writer(world, sentences, beams),
+        TranslationBackend(world, sentences, beams),
         longest,
         begin=BEGIN,
         end=END,
@@ -211,7 +211,7 @@ def test_few_beams_find_what_the_rules_say(beams: int, alpha: float, is_exhausti
     for seed in range(25):
         world = World(3 + seed % 3, seed, sharpness=0.5 + seed % 4, end_bonus=seed % 5 - 2.0)
         sentences = range(len(LENGTHS))
-        steps = Writer(world, sentences, beams)
+        steps = TranslationBackend(world, sentences, beams)
         options: dict[str, Any] = {"begin": BEGIN, "end": END, "beams": beams, "alpha": alpha, "num_best": beams}
         found = beam_search(steps, LENGTHS, forbidden=[BEGIN], is_exhaustive=is_exhaustive, **options)
         num_steps = []
@@ -234,7 +234,7 @@ def test_the_exhaustive_rule_stops_early_and_misses_nothing(alpha: float) -> Non
     for seed in range(150):
         world, longest, beams = World(4, seed, end_bonus=1.0), 9, 2
         best, _ = slow_search(world, 0, longest, beams, alpha, stop="never")
-        steps = Writer(world, [0], beams)
+        steps = TranslationBackend(world, [0], beams)
         options: dict[str, Any] = {"begin": BEGIN, "end": END, "beams": beams, "alpha": alpha, "num_best": beams}
         (found,) = beam_search(steps, [longest], forbidden=[BEGIN], is_exhaustive=True, **options)
         assert_same(found, best)
@@ -375,7 +375,7 @@ def test_forbidden_tokens_never_come_and_the_others_share_their_probability() ->
 def sample_of(world: World, count: int, *, longest: int = 3, seed: int = 0, **options: Any) -> list[Hypothesis]:
     """Independent draws of sentence 0."""
     return sample(
-        Writer(world, [0] * count),
+        TranslationBackend(world, [0] * count),
         [longest] * count,
         begin=BEGIN,
         end=END,
@@ -454,7 +454,7 @@ def test_no_temperature_or_one_token_left_is_greedy(options: dict[str, Any]) -> 
     for seed in range(20):
         world = World(5, seed)
         drawn = sample(
-            Writer(world, range(len(LENGTHS))),
+            TranslationBackend(world, range(len(LENGTHS))),
             LENGTHS,
             begin=BEGIN,
             end=END,
@@ -474,7 +474,7 @@ def test_the_same_seed_draws_the_same() -> None:
 
 def test_samples_keep_to_limits_of_their_own_and_finished_ones_cost_nothing() -> None:
     world = World(4, 0, end_bonus=-1.0)
-    steps = Writer(world, range(len(LENGTHS)))
+    steps = TranslationBackend(world, range(len(LENGTHS)))
     generator = torch.Generator().manual_seed(0)
     drawn = sample(steps, LENGTHS, begin=BEGIN, end=END, generator=generator, forbidden=[BEGIN])
     assert len(drawn) == len(LENGTHS)
@@ -490,7 +490,7 @@ def test_samples_keep_to_limits_of_their_own_and_finished_ones_cost_nothing() ->
 
 
 def test_a_model_that_says_nan_writes_nothing_for_that_sentence() -> None:
-    class Broken(Writer):
+    class Broken(TranslationBackend):
         def step(self, tokens: Tensor) -> Tensor:
             scores = super().step(tokens)
             scores[[sentence == 1 for sentence in self._sentences for _ in range(self._beams)]] = torch.nan
@@ -498,7 +498,7 @@ def test_a_model_that_says_nan_writes_nothing_for_that_sentence() -> None:
 
     world, beams = World(vocabulary=5), 2
     options: dict[str, Any] = {"begin": BEGIN, "end": END, "beams": beams, "alpha": 0.6, "num_best": 2}
-    whole = beam_search(Writer(world, [0, 1, 2], beams), [4, 4, 4], **options)
+    whole = beam_search(TranslationBackend(world, [0, 1, 2], beams), [4, 4, 4], **options)
     found = beam_search(Broken(world, [0, 1, 2], beams), [4, 4, 4], **options)
     assert found[1] == [Hypothesis([], -math.inf, -math.inf, False)]
     assert [found[0], found[2]] == [whole[0], whole[2]]

@@ -307,7 +307,7 @@ def test_from_a_table_to_scores(segue: Segue, tiny_recipe: Path, corpus: Path, t
     )
 
 
-def test_a_trained_model_has_learnt_what_it_was_taught(segue: Segue, corpus: Path, trained: Path) -> None:
+def test_a_trained_model_has_learned_what_it_was_taught(segue: Segue, corpus: Path, trained: Path) -> None:
     scores = json.loads(segue("evaluate", trained / "model", corpus / "test.jsonl", "--json").out)
     assert scores["word_error_rate"] < 0.2
     assert scores["utterances"] == 8
@@ -425,7 +425,7 @@ def test_a_recording_of_a_lower_rate_is_said_once(segue: Segue, trained: Path, c
         audio.write(tmp_path / name, samples, 4000)
     outcome = segue("transcribe", trained, tmp_path)
     assert outcome.status == 0
-    assert outcome.err.count("has 4000 samples a second, the model learnt from 8000") == 1
+    assert outcome.err.count("has 4000 samples a second, the model learned from 8000") == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.decoding.ctc import Emission, greedy, merge
+from segue.decoding.ctc import greedy
+from segue.decoding.emissions import Emission, merge
 
 
 def scores(path: list[int], vocabulary: int, seed: int = 0) -> np.ndarray:
@@ -19,7 +20,7 @@ def scores(path: list[int], vocabulary: int, seed: int = 0) -> np.ndarray:
 @settings(deadline=None)
 def test_greedy_is_the_best_path_without_repeats_and_blanks(path: list[int], blank: int, first_frame: int) -> None:
     log_probs = scores(path, 4)
-    emissions = greedy(log_probs, blank, first_frame)
+    emissions = [each.later(first_frame) for each in greedy(log_probs, blank)]
     assert [emission.token for emission in emissions] == [token for token, _ in groupby(path) if token != blank]
     frames = [token for emission in emissions for token in [emission.token] * (emission.end - emission.start)]
     assert frames == [token for token in path if token != blank]

@@ -24,8 +24,8 @@ def test_each_element_is_drawn_for_itself() -> None:
     dropped = (Dropout(0.5)(torch.ones(4000, 9)) == 0).double()  # 9: rows begin at every part of a random number
     covariance = torch.corrcoef(dropped.T)
     assert (covariance - torch.eye(9)).abs().max() < 4 / math.sqrt(4000)
-    neighbours = torch.corrcoef(torch.stack([dropped.flatten()[:-4], dropped.flatten()[4:]]))[0, 1]
-    assert abs(neighbours) < 4 / math.sqrt(dropped.numel())
+    neighbors = torch.corrcoef(torch.stack([dropped.flatten()[:-4], dropped.flatten()[4:]]))[0, 1]
+    assert abs(neighbors) < 4 / math.sqrt(dropped.numel())
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (0, 5), (2, 3, 5)])

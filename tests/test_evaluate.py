@@ -116,3 +116,32 @@ def test_chinese_is_scored_by_its_characters_in_the_model_s_directory(
     manifest.write_text("".join(json.dumps({key: row[key] for key in ("source", "target")}) + "\n" for row in rows))
     assert main(["evaluate", str(trained_translator), str(manifest), "--json"]) == 0
     assert "|tok:zh|" in json.loads(capsys.readouterr().out)["bleu_signature"]
+
+
+def test_another_model_is_told_apart(
+    trained: Path, tiny_recipe: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segue.train(tiny_recipe, tmp_path / "hasty", "engine.steps=2")
+    words = ["evaluate", str(trained), str(corpus / "test.jsonl"), "--against", str(tmp_path / "hasty")]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["against"]
+    assert found["model"] == str(tmp_path / "hasty")
+    difference = found["differences"]["character_error_rate"]
+    assert difference["interval"][0] <= difference["value"] <= difference["interval"][1] < 0
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert f"{100 * difference['value']:+.2f}%" in said[-1]
+    assert said[-1].endswith("better")
+
+
+def test_a_model_is_the_same_as_itself(trained: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(trained), str(corpus / "test.jsonl"), "--against", str(trained)]) == 0
+    assert capsys.readouterr().out.count("]  the same\n") == 2
+
+
+def test_models_of_other_examples_are_not_compared(
+    trained: Path, trained_translator: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(trained), str(corpus / "test.jsonl"), "--against", str(trained_translator)]
+    assert main(words) == 2
+    assert "lacks the key 'source'" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_silence_and_constants_become_zeros(level: float, over: Normalization) -
     module = LogMel(FeaturesSection())
     features, frames = module(waveforms, lengths)
     assert frames.tolist() == [1000, 1]
-    # 316 is 1 / sqrt(epsilon): what normalisation makes of the last bit of a mean.
+    # 316 is 1 / sqrt(epsilon): what normalization makes of the last bit of a mean.
     assert normalize(features, frames, over).abs().max() < 316 * 1e-5
 
 

@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -5,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segue.data.features import FeaturesSection
 from segue.layers.mask import length_mask
 from segue.models.jasper import Block, BlockSection, Jasper, JasperSection
+from segue.tasks.speech_recognition.ctc import CTCHead, CTCSection
+from segue.tasks.speech_recognition.model import AcousticModel
 
 Residual = Literal["dense", "plain", "none"]
 
@@ -50,8 +54,9 @@ QUARTZNET_15X5 = JasperSection(
 
 def num_parameters(section: JasperSection) -> int:
     with torch.device("meta"):
-        model = Jasper(section, FEATURES, VOCABULARY)
-    return sum(parameter.numel() for parameter in model.parameters())
+        encoder = Jasper(section, FEATURES)
+        head = CTCHead(encoder.width, VOCABULARY)
+    return sum(parameter.numel() for part in (encoder, head) for parameter in part.parameters())
 
 
 def test_jasper_10x5_has_exactly_the_published_number_of_parameters() -> None:
@@ -94,10 +99,17 @@ def tiny(residual: Residual = "dense", *, is_separable: bool = False) -> JasperS
     )
 
 
-def lived_in(section: JasperSection) -> Jasper:
-    """A model in evaluation mode whose batch norms have learnt something, so that padding would shine through."""
+def recognizer(section: JasperSection) -> AcousticModel:
+    """With a head for 4 tokens and the blank."""
     torch.manual_seed(0)
-    model = Jasper(section, 6, 5).eval()
+    features, objective = FeaturesSection(sample_rate_hz=8000, mel_bins=6), CTCSection(kind="ctc")
+    recipe: Any = SimpleNamespace(features=features, model=section, objective=objective)
+    return AcousticModel(recipe, 4)
+
+
+def lived_in(section: JasperSection) -> AcousticModel:
+    """A model in evaluation mode whose batch norms have learned something, so that padding would shine through."""
+    model = recognizer(section).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             assert module.running_mean is not None
@@ -124,18 +136,18 @@ def test_padding_never_changes_an_output(section: JasperSection) -> None:
     frames = torch.tensor([97, 96, 50, 33, 7, 3, 2, 1])
     features = torch.randn(len(frames), 6, 110)  # noise in the padding, and more of it than any utterance needs
     with torch.inference_mode():
-        together, together_frames = model(features, frames)
+        together, together_frames = model.score(features, frames)
         for number, count in enumerate(frames.tolist()):
-            alone, alone_frames = model(features[number : number + 1, :, :count], frames[number : number + 1])
+            alone, alone_frames = model.score(features[number : number + 1, :, :count], frames[number : number + 1])
             assert alone_frames.item() == together_frames[number] == alone.shape[1]
-            assert alone_frames == -(-count // Jasper.subsampling(section))
+            assert alone_frames == -(-count // section.subsampling)
             torch.testing.assert_close(together[number, : alone.shape[1]], alone[0], atol=1e-5, rtol=0)
 
 
 def test_outputs_are_log_probabilities_at_the_subsampled_rate() -> None:
     model = lived_in(tiny("plain"))
-    log_probs, frames = model(torch.randn(2, 6, 41), torch.tensor([41, 20]))
-    assert Jasper.subsampling(tiny("plain")) == 4
+    log_probs, frames = model.score(torch.randn(2, 6, 41), torch.tensor([41, 20]))
+    assert model.encoder.subsampling == tiny("plain").subsampling == 4
     assert frames.tolist() == [11, 5]
     assert log_probs.dtype == torch.float32
     torch.testing.assert_close(log_probs.exp().sum(dim=-1), torch.ones(2, 11))
@@ -143,9 +155,8 @@ def test_outputs_are_log_probabilities_at_the_subsampled_rate() -> None:
 
 @pytest.mark.parametrize("section", ARCHITECTURES)
 def test_the_gradient_reaches_every_parameter(section: JasperSection) -> None:
-    torch.manual_seed(0)
-    model = Jasper(section, 6, 5).train()
-    log_probs, _ = model(torch.randn(3, 6, 60), torch.tensor([60, 50, 20]))
+    model = recognizer(section).train()
+    log_probs, _ = model.score(torch.randn(3, 6, 60), torch.tensor([60, 50, 20]))
     (log_probs * torch.randn(log_probs.shape)).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -160,7 +171,7 @@ def normalized(x: Tensor, norm: Any) -> Tensor:
     ("residual", "summed"), [("dense", [[1], [1, 3], [1, 3, 4]]), ("plain", [[1], [3], [4]]), ("none", [[], [], []])]
 )
 def test_a_block_adds_projections_of_the_inputs_that_its_kind_says(residual: Residual, summed: list[list[int]]) -> None:
-    model = lived_in(tiny(residual))
+    model = lived_in(tiny(residual)).encoder
     inputs: list[Tensor] = []
     for block in model.blocks:
         block.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
@@ -170,8 +181,7 @@ def test_a_block_adds_projections_of_the_inputs_that_its_kind_says(residual: Res
     frames = torch.tensor([44, 31])
     with torch.inference_mode():
         model(torch.randn(2, 6, 44), frames)
-        subsampling = Jasper.subsampling(tiny(residual))
-        mask = length_mask(-(-frames // subsampling), 44 // subsampling)
+        mask = length_mask(-(-frames // model.subsampling), 44 // model.subsampling)
         for position, sources in zip((3, 4), summed[1:], strict=True):
             block = model.blocks[position]
             assert isinstance(block, Block)

@@ -112,7 +112,7 @@ def model() -> Transformer:
     return model.eval()
 
 
-class Writer:
+class TranslationBackend:
     def __init__(self, model: Transformer, sources: Sources) -> None:
         self._model, self._cache = model, model.begin(*sources)
 
@@ -127,7 +127,7 @@ def ours(model: Transformer, sources: Sources, beams: int, longest: int) -> list
     options: dict[str, Any] = {"begin": BEGIN, "end": END, "alpha": 1.0, "forbidden": [PADDING, BEGIN, FIRST_WORD - 1]}
     limits = [longest] * len(sources.tokens)
     with torch.inference_mode():
-        return beam_search(Writer(model, sources), limits, beams=beams, num_best=beams, **options)
+        return beam_search(TranslationBackend(model, sources), limits, beams=beams, num_best=beams, **options)
 
 
 def theirs(model: Transformer, sources: Sources, beams: int, longest: int) -> list[list[Hypothesis]]:

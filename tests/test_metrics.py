@@ -320,3 +320,52 @@ def test_speakers_have_their_own_scores_worst_first() -> None:
     assert next(iter(scores)) == "bob"
     assert (scores["bob"]["utterances"], scores["bob"]["words"]) == (2, 4)
     assert found.by_speaker([None] * 4) == {}
+
+
+def test_a_difference_is_drawn_in_pairs() -> None:
+    references, hypotheses = noisy(400, 0.2, seed=1)
+    draw = np.random.default_rng(2)
+    mended = [right if draw.random() < 0.1 else said for right, said in zip(references, hypotheses, strict=True)]
+    one, other = (speech("auto", references, said) for said in (hypotheses, mended))
+    found = one.difference(other)["word_error_rate"]
+    assert found.value == other.overall()["word_error_rate"] - one.overall()["word_error_rate"] < 0
+    assert found.is_real
+    intervals = [each.resampling("utterances").intervals["word_error_rate"] for each in (one, other)]
+    assert intervals[0][0] < intervals[1][1]  # they overlap: alone, they would not have told
+    errors = np.array(
+        [
+            [a != b for a, b in zip(right.split(), said.split(), strict=True)]
+            for right, said in [*zip(references, hypotheses, strict=True), *zip(references, mended, strict=True)]
+        ]
+    ).sum(axis=1)
+    gains = errors[400:] - errors[:400]
+    spread = gains.std() / gains.size**0.5 / 10  # words of a text
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.15)
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    found = speech("auto", *noisy(50, 0.2, seed=1))
+    assert set(found.difference(found).values()) == {(0.0, 0.0, 0.0)}
+
+
+def test_speakers_are_drawn_in_pairs_too() -> None:
+    good, bad = noisy(200, 0.02, seed=1), noisy(200, 0.6, seed=2)
+    one, other = speech("auto", bad[0] + good[0], bad[1] + good[1]), speech("auto", bad[0] + good[0], bad[0] + good[1])
+    alone, by_speaker = one.difference(other), one.difference(other, [f"{n // 100}" for n in range(400)])
+    widths = [np.ptp(each["word_error_rate"][1:]) for each in (alone, by_speaker)]
+    assert widths[1] > 3 * widths[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("word error rate", ("min", "share")),
+        ("bleu_de", ("max", "points")),
+        ("alone_word_error_rate", ("min", "share")),
+        ("frame rate", (None, "")),
+        ("losses", (None, "")),
+    ],
+)
+def test_names_are_looked_up_not_guessed(name: str, known: tuple[str | None, str]) -> None:
+    found = metrics.describe(name)
+    assert (found.direction, found.unit) == known

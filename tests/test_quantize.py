@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor, nn
 
 from segue.compress.quantize import float16_weights, layer_errors, quantize_int8
-from segue.data.features import FeaturesSection, LogMel, normalize
+from segue.data.features import FeaturesSection
 from segue.errors import UserError
 from segue.formats.onnx import write_recognizer
-from segue.models.jasper import Jasper, JasperSection
+from segue.models.jasper import JasperSection
+from segue.tasks.speech_recognition.ctc import CTCSection
+from segue.tasks.speech_recognition.model import AcousticModel
 
 BLOCKS = (
     {"channels": 32, "kernel": 7, "stride": 2, "has_residual": False},
@@ -25,21 +27,17 @@ BLOCKS = (
 LAYERS = 2 + (4 + 1) + (2 + 1) + 1  # depthwise and pointwise each, the residuals, the head
 
 
-class Recognizer(nn.Module):
+def recognizer() -> AcousticModel:
     """Small, separable, its weights spread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        section = {"kind": "jasper", "residual": "plain", "is_separable": True, "blocks": BLOCKS}
-        self.front_end = LogMel(FeaturesSection(sample_rate_hz=8000, mel_bins=16))
-        self.model = Jasper(JasperSection.model_validate(section), 16, 9)
-        self.model.head.weight.data *= 4
-        self.eval()
-
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        features, frames = self.front_end(waveforms, lengths)
-        return self.model(normalize(features, frames, "speech"), frames)  # type: ignore[no-any-return]
+    torch.manual_seed(0)
+    section = {"kind": "jasper", "residual": "plain", "is_separable": True, "blocks": BLOCKS}
+    features = FeaturesSection(sample_rate_hz=8000, mel_bins=16, normalization="speech")
+    recipe: Any = SimpleNamespace(
+        features=features, model=JasperSection.model_validate(section), objective=CTCSection(kind="ctc")
+    )
+    model = AcousticModel(recipe, 8)
+    model.head.output.weight.data *= 4
+    return model.eval()
 
 
 def examples(count: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -55,7 +53,7 @@ def examples(count: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("source") / "model.onnx"
-    write_recognizer(Recognizer(), path, {"task": "speech_recognition"})
+    write_recognizer(recognizer(), path, {"task": "speech_recognition"})
     return path
 
 
@@ -102,7 +100,7 @@ def test_the_front_end_stays_in_float_and_nothing_else(quantized: Path) -> None:
 
 
 def test_nothing_is_rounded_before_the_first_layer(source: Path, quantized: Path) -> None:
-    first = next(node for node in onnx.load(source).graph.node if node.name.startswith("model."))
+    first = next(node for node in onnx.load(source).graph.node if node.name.startswith("encoder."))
     before = ancestors(quantized, first.input[0])
     assert {"front_end.spectrum", "front_end.filters"} <= {node.name for node in before}
     assert not any("QuantizeLinear" in node.op_type or "DequantizeLinear" in node.op_type for node in before)
@@ -119,7 +117,7 @@ def ancestors(path: Path, tensor: str) -> list[onnx.NodeProto]:
 
 
 def test_what_is_kept_in_float_is_in_float(source: Path, tmp_path: Path) -> None:
-    kept = ["model.head", "model.blocks.1.layers.0.1"]
+    kept = ["head.output", "encoder.blocks.1.layers.0.1"]
     quantize_int8(source, tmp_path / "int8.onnx", examples(2), kept_in_float=kept)
     assert in_float(tmp_path / "int8.onnx") == {"front_end.spectrum", "front_end.filters", *kept}
     errors = layer_errors(source, tmp_path / "int8.onnx", examples(1))
@@ -128,7 +126,7 @@ def test_what_is_kept_in_float_is_in_float(source: Path, tmp_path: Path) -> None
 
 
 def test_an_unknown_layer_and_no_example_are_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such layer: head; it has model\.blocks\.0\.layers\.0\.0, "):
+    with pytest.raises(UserError, match=r"no such layer: head; it has encoder\.blocks\.0\.layers\.0\.0, "):
         quantize_int8(source, tmp_path / "int8.onnx", examples(1), kept_in_float=["head"])
     with pytest.raises(UserError, match="no example"):
         quantize_int8(source, tmp_path / "int8.onnx", [])
@@ -144,15 +142,15 @@ def test_the_layer_that_eight_bits_hurt_most_comes_first(source: Path, tmp_path:
         weights[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
 
     # A channel that is always silent has huge weights in the next layer: beside them the others round to 0.
-    change("model.blocks.1.layers.1.0.weight", lambda values: values[0].fill(0))
-    change("model.blocks.1.layers.1.1.weight", lambda values: values[:, 0].fill(400))
+    change("encoder.blocks.1.layers.1.0.weight", lambda values: values[0].fill(0))
+    change("encoder.blocks.1.layers.1.1.weight", lambda values: values[:, 0].fill(400))
     onnx.save(model, tmp_path / "model.onnx")
     quantize_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", examples(4))
     errors = layer_errors(tmp_path / "model.onnx", tmp_path / "int8.onnx", examples(2, seed=1))
     assert len(errors) == LAYERS
     assert list(errors.values()) == sorted(errors.values(), reverse=True)
     names = list(errors)
-    assert names[0] == "model.blocks.1.layers.1.1"
+    assert names[0] == "encoder.blocks.1.layers.1.1"
     assert errors[names[0]] > 0.3
     assert 0 < errors[names[1]] < 0.1
 

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from segue.data import audio
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.data.synthesis import Synthesizer
+from segue.engine.trainer import Result
 from segue.errors import UserError
 
 
@@ -19,7 +21,7 @@ def test_no_voice_is_heard_in_two_splits() -> None:
 
 def test_each_split_is_said_by_its_own_voices_at_a_speaking_pace(tmp_path: Path) -> None:
     counts = {"train": 12, "dev": 3, "test": 3}
-    quickstart.synthesise(tmp_path, counts)
+    quickstart.synthesize(tmp_path, counts)
     for split, count in counts.items():
         manifest = Manifest(Utterance, [tmp_path / f"{split}.jsonl"])
         assert len(manifest) == count
@@ -42,9 +44,23 @@ def test_recordings_that_cannot_be_used_are_refused_before_training(
     assert not (tmp_path / "out" / "run").exists()
 
 
+def test_the_whole_way_is_walked(
+    trained: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a model that has learned already: the training itself has tests enough."""
+    shutil.copytree(corpus, tmp_path / "data")
+    shutil.copytree(trained, tmp_path / "run")
+    monkeypatch.setattr(training, "train", lambda *_: Result(1, None, None, ""))
+    assert main(["quickstart", "--out", str(tmp_path), "--recordings", str(corpus / "test.jsonl")]) == 0
+    said = capsys.readouterr().out
+    assert "word error rate on held-out voices: " in said
+    assert f"word error rate on {corpus / 'test.jsonl'}: " in said
+    assert (tmp_path / "onnx" / "segue.json").is_file()
+
+
 @pytest.mark.slow  # minutes of training
 def test_pauses_and_levels_cost_a_quickstart_model_little(tmp_path: Path) -> None:
-    quickstart.synthesise(tmp_path / "data")
+    quickstart.synthesize(tmp_path / "data")
     training.train(recipe.find("quickstart"), tmp_path / "run", [f"data.root={tmp_path / 'data'}", "engine.steps=1500"])
     model = tasks.load(tmp_path / "run")
     utterances = list(Manifest(Utterance, [tmp_path / "data" / "test.jsonl"]))
@@ -52,7 +68,7 @@ def test_pauses_and_levels_cost_a_quickstart_model_little(tmp_path: Path) -> Non
     noise = 1e-3 * np.random.default_rng(0).standard_normal(quickstart.SAMPLE_RATE_HZ).astype(np.float32)
 
     def error_rate(waveforms: list[audio.Samples]) -> float:
-        heard = [model.hear([waveform])[0][0] for waveform in waveforms]
+        heard = [model.recognize([waveform])[0][0] for waveform in waveforms]
         return metrics.error_rates([utterance.text for utterance in utterances], heard)["word_error_rate"]
 
     clean = error_rate(clips)

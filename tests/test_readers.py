@@ -203,7 +203,7 @@ FACTS: dict[str, Any] = {
 def test_what_an_exported_directory_says_is_read_or_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr("segue.runtime.onnx.OnnxListener", lambda *_: None)
+    monkeypatch.setattr("segue.runtime.onnx.OnnxBackend", lambda *_: None)
     written(tmp_path, "segue.json", content)
     with suppress(UserError):
         exported.load(tmp_path)

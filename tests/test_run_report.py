@@ -13,9 +13,10 @@ import pytest
 
 from segue.cli import main
 from segue.errors import UserError
+from segue.metrics import describe
 from segue.report import runs
 from segue.report.chart import COLUMNS, HEIGHT, smoothed, thinned
-from segue.report.logs import Series, is_lower_better, read
+from segue.report.logs import Series, read
 
 RECIPE = 'task = "translation"\nmetric = "bleu"\n[engine]\nsteps = 400\n[optimizer]\nlearning_rate = 0.002\n'
 Records = Sequence[dict[str, Any]]
@@ -184,7 +185,7 @@ def test_losses_of_training_and_development_share_a_picture(tmp_path: Path) -> N
 
 
 def test_a_score_of_unknown_direction_has_no_best(tmp_path: Path) -> None:
-    assert is_lower_better("wombats") is None
+    assert describe("wombats").direction is None
     page = draw(run(tmp_path / "a", [record(1, dev={"wombats": 2.0}), record(2, dev={"wombats": 3.0})]))
     assert "best" not in text(figures(page)["wombats"])
 
@@ -210,8 +211,8 @@ def test_skipped_steps_are_marked_and_counted(tmp_path: Path) -> None:
 
 
 def test_metrics_of_a_task_are_drawn_without_being_known(tmp_path: Path) -> None:
-    page = draw(run(tmp_path / "a", [record(1, likelihood_loss=0.5, memory_gb=3.0, utilisation=0.4)]))
-    assert titles(page) == ["training loss", "throughput", "likelihood loss", "peak memory", "model FLOP utilisation"]
+    page = draw(run(tmp_path / "a", [record(1, likelihood_loss=0.5, memory_gb=3.0, utilization=0.4)]))
+    assert titles(page) == ["training loss", "throughput", "likelihood loss", "peak memory", "model FLOP utilization"]
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e-9, 1e9])
@@ -262,7 +263,7 @@ def test_smoothing_follows_a_line_and_ignores_a_spike() -> None:
 def test_a_long_log_adds_little_to_the_page(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for name in "abcd":
-        names = ("gradient_norm", "learning_rate", "data_wait", "loss_scale", "memory_gb", "utilisation")
+        names = ("gradient_norm", "learning_rate", "data_wait", "loss_scale", "memory_gb", "utilization")
         numbers = np.abs(generator.normal(size=(2000, 6))).tolist()
         run(tmp_path / name, [record(at + 1, **dict(zip(names, row, strict=True))) for at, row in enumerate(numbers)])
     draw(*(tmp_path / name for name in "abcd"))
@@ -279,7 +280,7 @@ def test_runs_are_drawn_over_each_other_on_one_axis(tmp_path: Path) -> None:
     for number, wanted in enumerate(([(100, 4.0), (200, 3.0)], [(100, 2.0), (400, 1.0)])):
         assert points(figure, number) == [pytest.approx(pair, abs=0.5) for pair in wanted]
     styles = [each.attrib["class"] for each in figure.iter("polyline")]
-    assert styles == ["colour-0 dash-0", "colour-1 dash-0"]
+    assert styles == ["color-0 dash-0", "color-1 dash-0"]
 
 
 def test_runs_are_compared_in_a_table(tmp_path: Path) -> None:

@@ -19,20 +19,23 @@ from segue.data.examples import Utterance
 from segue.data.features import LogMel
 from segue.data.manifest import Manifest
 from segue.decoding import ctc
-from segue.engine.task import Split
+from segue.engine.distributed.parallel import ALONE
+from segue.engine.task import LOSS, Split
 from segue.errors import UserError
-from segue.runtime.recogniser import Recogniser, Transcript
+from segue.runtime.recognizer import Recognizer, Transcript
 from segue.runtime.words import Word, text_of, words
 from segue.tasks.speech_recognition import (
     AcousticModel,
-    FeatureTensors,
     Recipe,
     SpeechPrediction,
     SpeechRecognition,
-    _mask,
-    _warp,
+    build_source,
+    build_task,
     load,
+    source_of,
 )
+from segue.tasks.speech_recognition.model import FeatureTensors, mask, warp
+from segue.tasks.speech_recognition.utterances import UtteranceReader
 
 RATE = 8000
 ALPHABET = " abc"
@@ -80,11 +83,15 @@ def write_lines(folder: Path, examples: Sequence[tuple[str, int]], **keys: Any) 
 
 
 def task_of(manifest: Path, *overrides: str, split: Split = "train") -> SpeechRecognition:
-    section = section_of(manifest.parent, *overrides)
-    tokenizer = tokenizers.build(section.tokenizer, [])
-    return SpeechRecognition(
-        section, tokenizer, {split: Manifest(Utterance, [manifest], skip_bad=section.data.skip_bad)}
-    )
+    """On data that were checked."""
+    return task_on({split: manifest}, section_of(manifest.parent, *overrides))
+
+
+def task_on(manifests: dict[Split, Path], section: Recipe) -> SpeechRecognition:
+    made = {split: Manifest(Utterance, [path], skip_bad=section.data.skip_bad) for split, path in manifests.items()}
+    source = source_of(section, UtteranceReader(section, tokenizers.build(section.tokenizer, [])), made)
+    source.check()
+    return build_task(section, source)
 
 
 def micro_batch(*indices: int, epoch: int = 0) -> MicroBatch:
@@ -104,7 +111,7 @@ def model_folder(tmp_path: Path) -> Path:
     section = section_of(folder)
     tokenizers.build(section.tokenizer, []).save(folder / "tokenizer.json")
     torch.manual_seed(0)
-    save_file(AcousticModel(section, len(ALPHABET) + 1).state_dict(), folder / "model.safetensors")
+    save_file(AcousticModel(section, len(ALPHABET)).state_dict(), folder / "model.safetensors")
     return folder
 
 
@@ -117,14 +124,14 @@ def test_the_loss_is_the_sum_over_utterances_whatever_the_batch(tmp_path: Path) 
     model = random_model(task)
     wanted = []
     for index in range(len(TEXTS)):
-        batch = task.load("train", micro_batch(index))
+        batch = task.source.load("train", micro_batch(index))
         log_probs, frames = model(batch.waveforms, batch.lengths)
         targets = torch.tensor([ALPHABET.index(letter) for letter in TEXTS[index]])
         wanted.append(F.ctc_loss(log_probs[0], targets, frames[0], torch.tensor(len(targets)), BLANK, "sum").item())
     for indices in ([0, 1, 2, 3, 4, 5, 6], [6, 0], [3]):
-        batch = task.load("train", micro_batch(*indices))
-        assert task.num_targets(batch) == sum(len(TEXTS[index]) for index in indices)
-        assert task.loss(model, batch).total.item() == pytest.approx(sum(wanted[n] for n in indices), rel=1e-5)
+        batch = task.source.load("train", micro_batch(*indices))
+        assert task.counts(batch)["targets"] == sum(len(TEXTS[index]) for index in indices)
+        assert task.loss(model, batch)[LOSS].total.item() == pytest.approx(sum(wanted[n] for n in indices), rel=1e-5)
         losses = [prediction.loss for prediction in task.predict(model, batch)]
         assert losses == pytest.approx([wanted[index] for index in indices], rel=1e-5)
 
@@ -136,7 +143,8 @@ def test_ctc_must_fit_at_the_fastest_speed(tmp_path: Path, text: str, num_frames
     fewest = FRAME * num_frames - FRAME * 3 // 4  # of the last frame a quarter is enough
     fits = write_lines(tmp_path, [(text, round(fewest * speed))])
     task = task_of(fits, f"augmentation.speeds=[{speed}]")
-    assert np.isfinite(task.loss(random_model(task), task.load("train", micro_batch(0))).total.item())
+    loss = task.loss(random_model(task), task.source.load("train", micro_batch(0)))[LOSS]
+    assert np.isfinite(loss.total.item())
 
     too_short = write_lines(tmp_path, [("a", 800), (text, round(fewest * speed) - 2)])
     with pytest.raises(UserError) as raised:
@@ -146,7 +154,7 @@ def test_ctc_must_fit_at_the_fastest_speed(tmp_path: Path, text: str, num_frames
         task_of(too_short, "augmentation.speeds=[0.9, 1.0]")
     else:
         task = task_of(too_short, split="dev")
-        (prediction,) = task.predict(random_model(task), task.load("dev", micro_batch(1)))
+        (prediction,) = task.predict(random_model(task), task.source.load("dev", micro_batch(1)))
         assert (prediction.loss, prediction.num_targets) == (0.0, len(text))  # where torch has infinity
 
 
@@ -156,14 +164,14 @@ def test_unusable_texts_are_named_or_counted(tmp_path: Path, capsys: pytest.Capt
         task_of(manifest)
     assert str(raised.value).split("\n") == [
         f"{manifest}:2: text: outside the tokenizer's alphabet: 'é' 'x'",
-        f"{manifest}:3: text: nothing is left of '?!' after normalisation",
+        f"{manifest}:3: text: nothing is left of '?!' after normalization",
         "tokenizer.alphabet=auto takes the characters of the training texts; or in [tokenizer]:",
         f'alphabet = "{ALPHABET}xé"',
         "(--skip-bad leaves such examples out and counts them)",
     ]
     task = task_of(manifest, "data.skip_bad=true")
-    assert [utterance.text for utterance in task.manifests["train"]] == ["a b"]
-    assert task.manifests["train"].num_skipped == 2
+    assert [utterance.text for utterance in task.source.manifests["train"]] == ["a b"]
+    assert task.source.manifests["train"].num_skipped == 2
     assert "2 unusable examples left out" in capsys.readouterr().err
 
 
@@ -174,7 +182,7 @@ def test_without_spaces_between_words_characters_choose_the_model(tmp_path: Path
     scores = task.score([SpeechPrediction("id", "今天天气很好", "今天天气真好", 1.0, 6)])
     assert list(scores)[:2] == ["character_error_rate", "word_error_rate"]
     assert (scores["character_error_rate"], scores["word_error_rate"]) == (1 / 6, 1)
-    task.manifests["train"] = task.manifests["dev"]
+    task.source.manifests["train"] = task.source.manifests["dev"]
     task.save_assets(tmp_path / "model", scores)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "- Character error rate on dev.jsonl, which chose this state of the model: 16.67%" in card
@@ -193,7 +201,7 @@ def test_a_budget_below_the_longest_utterance_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"batch\.seconds: 3\.0 s cannot hold the longest utterance: 3\.75 s"):
         task_of(manifest, "batch.seconds=3.0", "augmentation.speeds=[0.8, 1.0]")
     task = task_of(manifest, "batch.seconds=3.0", "augmentation.speeds=[0.8, 1.0]", "data.longest_seconds=2.0")
-    assert len(task.manifests["train"]) == 1
+    assert len(task.source.manifests["train"]) == 1
 
 
 def test_loading_depends_on_seed_epoch_and_example_alone(tmp_path: Path) -> None:
@@ -209,9 +217,9 @@ def test_loading_depends_on_seed_epoch_and_example_alone(tmp_path: Path) -> None
         waveform = batch.waveforms[row, : int(batch.lengths[row])]
         return [waveform.numpy().tobytes(), *(tensor[row].numpy().tobytes() for tensor in batch.augmentation)]
 
-    together = task.load("train", micro_batch(4, 2, 0))
-    assert parts(together, 1) == parts(task.load("train", micro_batch(2)), 0)
-    assert parts(together, 1) != parts(task.load("train", micro_batch(2, epoch=1)), 0)
+    together = task.source.load("train", micro_batch(4, 2, 0))
+    assert parts(together, 1) == parts(task.source.load("train", micro_batch(2)), 0)
+    assert parts(together, 1) != parts(task.source.load("train", micro_batch(2, epoch=1)), 0)
 
 
 def test_joined_utterances_are_heard_one_after_the_other(tmp_path: Path) -> None:
@@ -219,10 +227,11 @@ def test_joined_utterances_are_heard_one_after_the_other(tmp_path: Path) -> None
         write_lines(tmp_path, [("a b", 3000 + 100 * n) for n in range(9)], speaker="ann"),
         "augmentation.joined_utterances=3",
     )
-    assert task.joining is not None
-    for index in range(len(task.joining)):
-        members = task.joining.members(index, 5)
-        batch = task.load("train", micro_batch(index, epoch=5))
+    joining = task.source.reader.joining
+    assert joining is not None
+    for index in range(len(joining)):
+        members = joining.members(index, 5)
+        batch = task.source.load("train", micro_batch(index, epoch=5))
         assert batch.ids == ["+".join(f"{member}.wav" for member in members)]
         assert batch.texts == [" ".join("a b" for _ in members)]
         recordings = np.concatenate([noise(3000 + 100 * member, member) for member in members])
@@ -235,14 +244,14 @@ def test_bad_audio_is_named_with_its_line_or_counted(tmp_path: Path) -> None:
     task, skipping = task_of(manifest), task_of(manifest, "data.skip_bad=true")
     (tmp_path / "2.wav").write_text("no audio")  # after the start, which looks at headers
     with pytest.raises(UserError, match=r"x\.jsonl:2: .*1\.wav: silent: every sample is 0 \(--skip-bad"):
-        task.load("train", micro_batch(0, 1))
+        task.source.load("train", micro_batch(0, 1))
     with pytest.raises(UserError, match=r"x\.jsonl:3: .*2\.wav: not audio"):
-        task.load("train", micro_batch(2))
-    batch = skipping.load("train", micro_batch(0, 1, 2))
+        task.source.load("train", micro_batch(2))
+    batch = skipping.source.load("train", micro_batch(0, 1, 2))
     assert (batch.ids, batch.num_skipped) == (["0.wav"], 2)
     with pytest.raises(UserError, match=r"x\.jsonl:3: audio_filepath: .*2\.wav: not audio"):
         task_of(manifest)
-    assert len(task_of(manifest, "data.skip_bad=true").manifests["train"]) == 2
+    assert len(task_of(manifest, "data.skip_bad=true").source.manifests["train"]) == 2
 
 
 @pytest.mark.parametrize("bad_split", ["train", "dev"])
@@ -266,21 +275,19 @@ def test_recordings_of_all_splits_are_checked_at_the_start(
     section = section_of(tmp_path)
 
     def start(skip_bad: bool) -> SpeechRecognition:
-        made = {split: Manifest(Utterance, [path], skip_bad=skip_bad) for split, path in manifests.items()}
         data = section.data.model_copy(update={"skip_bad": skip_bad})
-        tokenizer = tokenizers.build(section.tokenizer, [])
-        return SpeechRecognition(section.model_copy(update={"data": data}), tokenizer, made)
+        return task_on(manifests, section.model_copy(update={"data": data}))
 
     with pytest.raises(UserError, match=f"{bad_split}.jsonl:2: {message}"):
         start(skip_bad=False)
-    assert len(start(skip_bad=True).manifests[bad_split]) == 1
+    assert len(start(skip_bad=True).source.manifests[bad_split]) == 1
 
 
 @pytest.mark.parametrize(
     ("wanted_hz", "message"),
     [
-        (16000, "2 of 2 recordings have 8000 samples a second, and are resampled"),
-        (4000, "2 of 2 recordings have more than 4000 samples a second: their sound above 2000 Hz is lost"),
+        (16000, "4 of 4 recordings have 8000 samples a second, and are resampled"),
+        (4000, "4 of 4 recordings have more than 4000 samples a second: their sound above 2000 Hz is lost"),
         (RATE, ""),
     ],
 )
@@ -288,8 +295,11 @@ def test_another_rate_than_the_recordings_is_said_at_the_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], wanted_hz: int, message: str
 ) -> None:
     manifest = write_lines(tmp_path, [("a", 8000), ("b", 8000)])
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.jsonl").write_text(manifest.read_text())
     assert RATE == 8000
-    task_of(manifest, f"features.sample_rate_hz={wanted_hz}", "features.mel_bins=8")
+    section = section_of(tmp_path, f"data.root={tmp_path}", f"features.sample_rate_hz={wanted_hz}")
+    build_source(section, tmp_path / "run", ALONE)
     said = capsys.readouterr().err
     assert message in said
     assert bool(said) == bool(message)
@@ -302,12 +312,12 @@ def test_masks_set_their_spans_to_zero_and_nothing_else() -> None:
     wanted = features.clone()
     wanted[0, 1:3] = wanted[0, 5] = 0
     wanted[1, :, 2:7] = 0
-    assert torch.equal(_mask(features, FeatureTensors(torch.ones(2), bands, spans)), wanted)
+    assert torch.equal(mask(features, FeatureTensors(torch.ones(2), bands, spans)), wanted)
 
 
 def test_a_warp_reads_each_bin_at_its_multiple() -> None:
     ramp = torch.arange(8.0).view(1, 8, 1).expand(3, 8, 4)
-    warped = _warp(ramp, torch.tensor([1.0, 0.75, 1.25]))
+    warped = warp(ramp, torch.tensor([1.0, 0.75, 1.25]))
     assert torch.equal(warped[0], ramp[0])
     torch.testing.assert_close(warped[1], 0.75 * ramp[1])
     torch.testing.assert_close(warped[2], (1.25 * ramp[2]).clamp(max=7))
@@ -351,10 +361,10 @@ def test_windows_of_a_long_recording_say_what_one_window_does(
     soundfile.write(model_folder / "long.wav", samples, RATE, subtype="FLOAT")
     transcripts = []
     for window_seconds in (2.4, 10_000.0):
-        monkeypatch.setattr(Recogniser, "WINDOW_SECONDS", window_seconds)
-        monkeypatch.setattr(Recogniser, "OVERLAP_SECONDS", 0.6)
+        monkeypatch.setattr(Recognizer, "WINDOW_SECONDS", window_seconds)
+        monkeypatch.setattr(Recognizer, "OVERLAP_SECONDS", 0.6)
         transcriber = load(model_folder, "cpu")
-        transcriber.listener.model = Reader(transcriber.listener.model.front_end)
+        transcriber.backend.model = Reader(transcriber.backend.model.front_end)
         transcripts.append(transcriber.transcribe(model_folder / "long.wav"))
     assert transcripts[0] == transcripts[1]
     assert transcripts[0].duration == num_samples / RATE
@@ -425,7 +435,7 @@ def test_references_that_the_model_cannot_write_are_its_errors(model_folder: Pat
 def test_evaluation_does_not_depend_on_the_batch(model_folder: Path, tmp_path: Path) -> None:
     manifest = write_lines(tmp_path, [(text, 4000 + 777 * n) for n, text in enumerate(TEXTS)])
     transcriber = load(model_folder, "cpu")
-    together = transcriber.heard(Manifest(Utterance, [manifest]))
+    together = transcriber.evaluator.heard(Manifest(Utterance, [manifest]))
     for prediction in together:
         transcript = transcriber.transcribe(tmp_path / prediction.id)
         assert transcript.text == " ".join(prediction.hypothesis.split())
@@ -447,7 +457,7 @@ def test_weights_that_do_not_fit_are_refused(model_folder: Path) -> None:
     tokenizers.build(tokenizers.CharactersSection(kind="characters", alphabet="ab"), []).save(
         model_folder / "tokenizer.json"
     )
-    with pytest.raises(UserError, match=r"model\.safetensors: these weights do not fit (.|\n)*head\.weight"):
+    with pytest.raises(UserError, match=r"model\.safetensors: these weights do not fit (.|\n)*head\.output\.weight"):
         load(model_folder, "cpu")
     (model_folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
@@ -465,21 +475,21 @@ def test_no_loaded_batch_exceeds_its_budget(tmp_path: Path) -> None:
         "batch.seconds=12.0",
         "batch.buckets=3",
     )
-    plan = task.plan("train")
+    plan = task.source.plan("train")
     for number in range(2 * plan.num_micro_batches):
-        waveforms = task.load("train", plan.micro_batch(number)).waveforms
+        waveforms = task.source.load("train", plan.micro_batch(number)).waveforms
         assert waveforms.numel() <= 12.0 * RATE + len(waveforms)  # resampling may round a sample up
 
 
 def test_an_evaluation_as_transcribed_hears_whole_recordings(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Recogniser, "WINDOW_SECONDS", 2.4)
-    monkeypatch.setattr(Recogniser, "OVERLAP_SECONDS", 0.6)
+    monkeypatch.setattr(Recognizer, "WINDOW_SECONDS", 2.4)
+    monkeypatch.setattr(Recognizer, "OVERLAP_SECONDS", 0.6)
     samples, emissions = spoken(160_000, 60)
     soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
     transcriber = load(model_folder, "cpu")
-    transcriber.listener.model = Reader(transcriber.listener.model.front_end)
+    transcriber.backend.model = Reader(transcriber.backend.model.front_end)
     said = words(emissions, [letter.encode() for letter in ALPHABET], FRAME / RATE)
     lines = []
     for first in range(0, len(said) - 2, 3):
@@ -492,7 +502,7 @@ def test_an_evaluation_as_transcribed_hears_whole_recordings(
         text = text_of([word for word in said if word.end <= 2])
         lines.append({"audio_filepath": f"{number}.wav", "duration": 2.0, "text": text, "speaker": "ann"})
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    evaluation = transcriber.explain(tmp_path / "test.jsonl", as_transcribed=True)
+    evaluation = transcriber.evaluator.explain(tmp_path / "test.jsonl", as_transcribed=True)
     assert evaluation.scores["recordings"] == len(evaluation.examples) == 2
     assert evaluation.scores["utterances"] == len(lines)
     assert evaluation.scores["word_error_rate"] <= 0.02  # a word may be cut at two seconds

@@ -148,7 +148,7 @@ def test_special_tokens_have_the_first_numbers_and_no_text(kind: str) -> None:
 
 
 @all_kinds
-def test_the_same_tokens_are_learnt_beside_special_ones(kind: str) -> None:
+def test_the_same_tokens_are_learned_beside_special_ones(kind: str) -> None:
     section = ALL_SECTIONS[kind]
     if isinstance(section, BPESection | UnigramSection):
         section = section.model_copy(update={"size": section.size - len(SPECIAL)})
@@ -215,7 +215,7 @@ def test_what_no_token_can_write_is_the_unknown_token(kind: str) -> None:
     if kind == "bytes":
         assert UNKNOWN not in numbers
         return
-    count = {"characters": 3, "words": 1, "bpe": 3, "unigram": 1}[kind]  # unigram joins neighbours
+    count = {"characters": 3, "words": 1, "bpe": 3, "unigram": 1}[kind]  # unigram joins neighbors
     assert numbers.count(UNKNOWN) == count
     assert " ".join(tokenizer.decode(numbers).split()) == "a bad"
     assert tokenizer.num_tokens(["a zoo bad"]) == [len(numbers)]

@@ -158,6 +158,23 @@ def test_scores_are_those_of_torch_with_the_same_weights(norm: str, activation: 
     close(found, wanted)
 
 
+@every_norm
+@pytest.mark.parametrize("activation", ["relu", "swiglu"])
+def test_without_biases_is_with_zeros(norm: str, activation: str) -> None:
+    bare = lived_in(norm=norm, activation=activation, tied="none", has_biases=False)
+    assert not [name for name, _ in bare.named_parameters() if "bias" in name]
+    model = lived_in(norm=norm, activation=activation, tied="none")
+    missing, unknown = model.load_state_dict(bare.state_dict(), strict=False)
+    assert not unknown
+    assert all(name.endswith(".bias") for name in missing)
+    for name in missing:
+        nn.init.zeros_(model.get_parameter(name))
+    source, lengths, target = random_tokens(2, 5), torch.tensor([5, 3]), random_tokens(2, 4, seed=1)
+    found, wanted = (each(source, lengths, target, torch.arange(8)) for each in (bare, model))
+    close(found, wanted)
+    assert found.abs().max() > 0.1
+
+
 # --- Layers against their formulas ---
 
 

@@ -21,10 +21,19 @@ from segue.data.manifest import Manifest
 from segue.data.vocabularies import Vocabularies
 from segue.engine import trainer
 from segue.engine.log import Log
-from segue.engine.task import Split
+from segue.engine.task import LOSS, Split
 from segue.errors import UserError
 from segue.models.transformer import Transformer
-from segue.tasks.translation import PairPrediction, Recipe, TorchSteps, Translation, build_model, search
+from segue.tasks.translation import (
+    PairPrediction,
+    Recipe,
+    TorchSteps,
+    Translation,
+    build_model,
+    build_task,
+    search,
+    source_of,
+)
 
 RECIPE = """
 task = "translation"
@@ -60,10 +69,13 @@ def write_lines(folder: Path, pairs: Sequence[tuple[str, str]], name: str = "x.j
 
 
 def task_of(manifest: Path, *overrides: str, split: Split = "train", learnt_from: Path | None = None) -> Translation:
+    """On data that were checked."""
     section = section_of(manifest.parent, *overrides)
-    learnt = Manifest(Pair, [learnt_from or manifest])
-    vocabularies = Vocabularies.build(section.tokenizer, section.source_tokenizer, section.text, learnt)
-    return Translation(section, vocabularies, {split: Manifest(Pair, [manifest], skip_bad=section.data.skip_bad)})
+    learned = Manifest(Pair, [learnt_from or manifest])
+    vocabularies = Vocabularies.build(section.tokenizer, section.source_tokenizer, section.text, learned)
+    source = source_of(section, vocabularies, {split: Manifest(Pair, [manifest], skip_bad=section.data.skip_bad)})
+    source.check()
+    return build_task(section, source)
 
 
 def micro_batch(*indices: int, epoch: int = 0) -> MicroBatch:
@@ -96,7 +108,7 @@ PAIRS = [
 
 def test_batches_are_padded_on_the_right_and_targets_are_counted(tmp_path: Path) -> None:
     task = task_of(write_lines(tmp_path, PAIRS))
-    batch = task.load("train", micro_batch(1, 0, 3))
+    batch = task.source.load("train", micro_batch(1, 0, 3))
     assert batch.source.tolist() == [
         [*numbers("a b c"), END],
         [*numbers("ab"), END, PADDING, PADDING, PADDING],
@@ -109,7 +121,7 @@ def test_batches_are_padded_on_the_right_and_targets_are_counted(tmp_path: Path)
         [BEGIN, *numbers("yz"), END, PADDING, PADDING],
     ]
     assert batch.target_lengths.tolist() == [2, 5, 3]  # what is predicted: the tokens and the end
-    assert task.num_targets(batch) == batch.amount == 10
+    assert task.counts(batch)["targets"] == batch.amount == 10
     assert batch.ids == ["x.jsonl:2", "x.jsonl:1", "x.jsonl:4"]
     assert (batch.sources, batch.references) == (["a b c", "ab", "x"], [("f",), ("cd e",), ("yz",)])
 
@@ -128,29 +140,30 @@ def test_the_loss_is_the_sum_over_pairs_whatever_the_batch(tmp_path: Path, smoot
         wanted.append(F.cross_entropy(scores, labels, label_smoothing=smoothing, reduction="sum").item())
         likelihoods.append(F.cross_entropy(scores, labels, reduction="sum").item())
     for indices in ([0, 1, 2, 3, 4, 5], [5, 2], [4]):
-        batch = task.load("train", micro_batch(*indices))
-        loss = task.loss(model, batch)
-        assert loss.total.item() == pytest.approx(sum(wanted[index] for index in indices), rel=1e-5)
-        total, count = loss.metrics["likelihood_loss"]
-        assert total.item() == pytest.approx(sum(likelihoods[index] for index in indices), rel=1e-5)
-        assert count.item() == task.num_targets(batch) == sum(len(PAIRS[index][1]) + 1 for index in indices)
+        batch = task.source.load("train", micro_batch(*indices))
+        terms = task.loss(model, batch)
+        assert terms[LOSS].total.item() == pytest.approx(sum(wanted[index] for index in indices), rel=1e-5)
+        likelihood = terms["likelihood_loss"]
+        assert likelihood.total.item() == pytest.approx(sum(likelihoods[index] for index in indices), rel=1e-5)
+        assert (likelihood.weight, likelihood.per, terms[LOSS].per) == (0.0, "targets", "targets")
+        assert task.counts(batch) == {"targets": sum(len(PAIRS[index][1]) + 1 for index in indices)}
         found = [prediction.loss for prediction in task.predict(model, batch)]
         assert found == pytest.approx([likelihoods[index] for index in indices], rel=1e-5)
 
 
-def test_texts_are_normalised_before_they_are_cut_and_scored(tmp_path: Path) -> None:
+def test_texts_are_normalized_before_they_are_cut_and_scored(tmp_path: Path) -> None:
     manifest = write_lines(tmp_path, [("  A\tB ", "C  d!")], alternatives=["D c", "c, D"])
-    (as_it_is,) = task_of(manifest).load("train", micro_batch(0)).references
+    (as_it_is,) = task_of(manifest).source.load("train", micro_batch(0)).references
     assert as_it_is == ("C d!", "D c", "c, D")
     task = task_of(manifest, "text.case=lower", "text.punctuation=remove")
-    batch = task.load("train", micro_batch(0))
+    batch = task.source.load("train", micro_batch(0))
     assert batch.source.tolist() == [[*numbers("a b"), END]]
     assert batch.target.tolist() == [[BEGIN, *numbers("c d"), END]]
     assert (batch.sources, batch.references) == (["a b"], [("c d", "d c", "c d")])
 
 
-def test_what_no_token_can_write_is_learnt_as_unknown(tmp_path: Path) -> None:
-    batch = task_of(write_lines(tmp_path, [("a日b", "本")])).load("train", micro_batch(0))
+def test_what_no_token_can_write_is_learned_as_unknown(tmp_path: Path) -> None:
+    batch = task_of(write_lines(tmp_path, [("a日b", "本")])).source.load("train", micro_batch(0))
     assert batch.source.tolist() == [[*numbers("a"), 3, *numbers("b"), END]]
     assert batch.target.tolist() == [[BEGIN, 3, END]]
 
@@ -158,7 +171,7 @@ def test_what_no_token_can_write_is_learnt_as_unknown(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_outputs_hold_no_special_token_and_keep_to_their_limit(tmp_path: Path) -> None:
     task = task_of(write_lines(tmp_path, PAIRS), "search.longest_factor=1.5", "search.longest_extra=3")
-    batch = task.load("train", micro_batch(*range(len(PAIRS))))
+    batch = task.source.load("train", micro_batch(*range(len(PAIRS))))
     for beams in (1, 3):
         model = random_model(task)
         section = task.recipe.search.model_copy(update={"beams": beams})
@@ -188,7 +201,7 @@ def test_with_several_languages_the_source_begins_with_the_one_that_is_wanted(tm
     task = task_of(write_languages(tmp_path, "fr", "de", "fr"))
     assert task.vocabularies.languages == ["de", "fr"]
     assert task.vocabularies.source.tokens[FIRST : FIRST + 2] == ["<2de>", "<2fr>"]
-    batch = task.load("train", micro_batch(0, 1, 2))
+    batch = task.source.load("train", micro_batch(0, 1, 2))
     source = [*numbers("ab", FIRST + 2), END]
     assert batch.source.tolist() == [[FIRST + 1, *source], [FIRST, *source], [FIRST + 1, *source]]
     assert batch.target.tolist() == [[BEGIN, *numbers("cd", FIRST + 2), END]] * 3
@@ -202,24 +215,26 @@ def test_with_one_language_or_none_the_source_is_the_text_alone(
     task = task_of(write_languages(tmp_path, *languages))
     known = [language for language in dict.fromkeys(languages) if language]
     assert task.vocabularies.languages == known
-    assert task.load("train", micro_batch(0, 1)).source.tolist() == [[*numbers("ab", FIRST + len(known)), END]] * 2
+    assert (
+        task.source.load("train", micro_batch(0, 1)).source.tolist() == [[*numbers("ab", FIRST + len(known)), END]] * 2
+    )
 
 
 def test_a_language_that_the_model_cannot_write_is_refused_with_those_it_can(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learnt = write_languages(tmp_path, "de", "fr")
+    learned = write_languages(tmp_path, "de", "fr")
     dev = write_languages(tmp_path, "de", "it", None, name="dev.jsonl")
     with pytest.raises(UserError) as raised:
-        task_of(dev, split="dev", learnt_from=learnt)
+        task_of(dev, split="dev", learnt_from=learned)
     assert str(raised.value).split("\n") == [
         f"{dev}:2: target_language: unknown target language 'it' (languages: de, fr)",
         f"{dev}:3: target_language: a target language is needed (languages: de, fr)",
         "(--skip-bad leaves such examples out and counts them)",
     ]
-    task = task_of(dev, "data.skip_bad=true", split="dev", learnt_from=learnt)
-    assert [pair.target_language for pair in task.manifests["dev"]] == ["de"]
-    assert task.manifests["dev"].num_skipped == 2
+    task = task_of(dev, "data.skip_bad=true", split="dev", learnt_from=learned)
+    assert [pair.target_language for pair in task.source.manifests["dev"]] == ["de"]
+    assert task.source.manifests["dev"].num_skipped == 2
     assert "2 unusable examples left out" in capsys.readouterr().err
 
 
@@ -232,11 +247,11 @@ def test_training_pairs_over_the_limit_are_left_out_and_counted(
     pairs = [("a" * 5, "b"), ("a" * 6, "b"), ("a", "b" * 5), ("a", "b" * 6), ("a" * 9, "b" * 9), ("c", "d")]
     manifest = write_lines(tmp_path, pairs)
     task = task_of(manifest, "data.longest_tokens=5")
-    assert [pair.source for pair in task.manifests["train"]] == ["a" * 5, "a", "c"]
-    assert task.manifests["train"].num_skipped == 3
+    assert [pair.source for pair in task.source.manifests["train"]] == ["a" * 5, "a", "c"]
+    assert task.source.manifests["train"].num_skipped == 3
     assert "3 pairs longer than data.longest_tokens (5) left out" in capsys.readouterr().err
-    assert task.plan("train").num_micro_batches == 3  # a bucket for each
-    assert len(task_of(manifest, "data.longest_tokens=5", split="dev").manifests["dev"]) == len(pairs)
+    assert task.source.plan("train").num_micro_batches == 3  # a bucket for each
+    assert len(task_of(manifest, "data.longest_tokens=5", split="dev").source.manifests["dev"]) == len(pairs)
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match=r"x\.jsonl: no usable example"):
         task_of(write_lines(tmp_path, pairs[1:2]), "data.longest_tokens=5")
@@ -253,20 +268,20 @@ def test_a_budget_below_the_longest_pair_is_refused(tmp_path: Path, longest: int
         task_of(manifest, f"batch.tokens={longest - 1}")
     task = task_of(manifest, f"batch.tokens={longest}")
     sizes = []
-    for number in range(task.plan("train").num_micro_batches):
-        batch = task.load("train", task.plan("train").micro_batch(number))
+    for number in range(task.source.plan("train").num_micro_batches):
+        batch = task.source.load("train", task.source.plan("train").micro_batch(number))
         sizes += [batch.source.numel(), batch.target_lengths.max().item() * len(batch.ids)]
     assert max(sizes) == longest
 
 
-def test_a_pair_of_which_normalisation_leaves_nothing_is_named_or_counted(
+def test_a_pair_of_which_normalization_leaves_nothing_is_named_or_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = write_lines(tmp_path, [("a", "b"), ("a", "..."), ("?", "b")])
-    with pytest.raises(UserError, match=r"x\.jsonl:2: target: nothing is left of '\.\.\.' after normalisation"):
+    with pytest.raises(UserError, match=r"x\.jsonl:2: target: nothing is left of '\.\.\.' after normalization"):
         task_of(manifest, "text.punctuation=remove")
     task = task_of(manifest, "text.punctuation=remove", "data.skip_bad=true")
-    assert [pair.target for pair in task.manifests["train"]] == ["b"]
+    assert [pair.target for pair in task.source.manifests["train"]] == ["b"]
     assert "2 unusable examples left out" in capsys.readouterr().err
 
 
@@ -281,7 +296,7 @@ def test_random_cuts_depend_on_seed_epoch_and_example_alone(tmp_path: Path) -> N
     task = task_of(manifest, *bpe)
 
     def row(task: Translation, *indices: int, epoch: int = 0, of: int = 0) -> tuple[list[int], list[int]]:
-        batch = task.load("train", micro_batch(*indices, epoch=epoch))
+        batch = task.source.load("train", micro_batch(*indices, epoch=epoch))
         source, target = batch.source[of], batch.target[of]
         return source[: int(batch.source_lengths[of])].tolist(), target[: int(batch.target_lengths[of]) + 1].tolist()
 
@@ -295,7 +310,7 @@ def test_random_cuts_depend_on_seed_epoch_and_example_alone(tmp_path: Path) -> N
         assert tuple(map(target.decode, tokens)) == WORDS[0]
     dev = task_of(manifest, *bpe, split="dev")
     for index in range(3):
-        batch = dev.load("dev", micro_batch(index))
+        batch = dev.source.load("dev", micro_batch(index))
         assert batch.source.tolist() == [[*target.encode(WORDS[index][0]), END]]
 
 
@@ -328,7 +343,7 @@ def test_chinese_is_scored_by_its_characters_and_the_card_says_so(tmp_path: Path
     manifest = write_lines(tmp_path, [("the weather is nice today", "今天天气很好")] * 2)
     alphabet = 'tokenizer={ kind = "characters", alphabet = "今天气很好" }'
     task = task_of(manifest, 'source_tokenizer={ kind = "words" }', "model.tied=target", alphabet, split="dev")
-    task.manifests["train"] = task.manifests["dev"]
+    task.source.manifests["train"] = task.source.manifests["dev"]
     scores = task.score(predicted((("今天天气很好",), "今天天气真好"), (("我们去公园散步吧",), "我们去公园走走吧")))
     assert scores["bleu"] > 40
     folder = tmp_path / "model"
@@ -341,7 +356,7 @@ def test_chinese_is_scored_by_its_characters_and_the_card_says_so(tmp_path: Path
 def test_several_languages_are_scored_each_its_own_way(tmp_path: Path) -> None:
     write_languages(tmp_path, "de", "zh")
     task = task_of(tmp_path / "x.jsonl", split="dev")
-    task.manifests["train"] = task.manifests["dev"]
+    task.source.manifests["train"] = task.source.manifests["dev"]
     rows = [("a b c d e", "a b c d e", "de"), ("今天天气很好", "今天天气真好", "zh")]
     found = [PairPrediction("id", "source", language, (right,), said, 3.0, 2) for right, said, language in rows]
     scores = task.score(found)
@@ -366,12 +381,12 @@ def test_separate_tokenizers_cannot_share_all_embeddings(tmp_path: Path) -> None
         assert model.source_embedding is not None
         assert len(task.vocabularies.source) == model.source_embedding.num_embeddings == FIRST + 9
         assert len(task.vocabularies.target) == model.target_embedding.num_embeddings == FIRST + 27
-        batch = task.load("train", micro_batch(1))
+        batch = task.source.load("train", micro_batch(1))
         assert task.vocabularies.source.decode(batch.source[0].tolist()) == "a b c"
-        assert task.loss(model, batch).total.isfinite()
+        assert task.loss(model, batch)[LOSS].total.isfinite()
 
 
-def test_a_joint_tokenizer_is_learnt_from_both_sides_and_saved_once(tmp_path: Path) -> None:
+def test_a_joint_tokenizer_is_learned_from_both_sides_and_saved_once(tmp_path: Path) -> None:
     task = task_of(write_lines(tmp_path, PAIRS), "tokenizer.kind=words")
     vocabularies = task.vocabularies
     assert vocabularies.source is vocabularies.target
@@ -436,8 +451,9 @@ def test_a_model_learns_to_turn_sentences_around(trained_translator: Path, pairs
     model = build_model(section, vocabularies)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     model.eval()
-    task = Translation(section, vocabularies, {"dev": Manifest(Pair, [pairs / "test.jsonl"])}, section.search)
-    predictions, _ = trainer.predict(task, model, "dev", section.engine, torch.device("cpu"))
+    source = source_of(section, vocabularies, {"dev": Manifest(Pair, [pairs / "test.jsonl"])})
+    task = Translation(section, source, section.search)
+    predictions, _ = trainer.predict(task, source, model, section.engine, torch.device("cpu"))
     right = [each.hypothesis == " ".join(each.source.split()[::-1]) for each in predictions]
     assert len(right) == 60
     assert sum(right) >= 54  # sentences that it never saw
@@ -533,11 +549,11 @@ def test_a_run_does_not_go_on_with_other_data(reversal_recipe: Path, few_pairs: 
 
 def test_the_fingerprint_changes_with_any_pair_and_its_place(tmp_path: Path) -> None:
     variants = [PAIRS, PAIRS[1:], [*PAIRS[1:], PAIRS[0]], [("ab", "cd f"), *PAIRS[1:]], [("ac", "cd e"), *PAIRS[1:]]]
-    prints = [task_of(write_lines(tmp_path, variant)).fingerprint() for variant in variants]
+    prints = [task_of(write_lines(tmp_path, variant)).source.fingerprint() for variant in variants]
     assert len(set(prints)) == len(variants)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    assert task_of(write_lines(elsewhere, PAIRS, "other name.jsonl")).fingerprint() == prints[0]
+    assert task_of(write_lines(elsewhere, PAIRS, "other name.jsonl")).source.fingerprint() == prints[0]
 
 
 def test_two_tokenizers_and_error_rates_train_to_a_model_directory(

@@ -83,7 +83,7 @@ def test_a_line_of_100000_characters_is_translated_whole(translator: Any, capsys
     assert len(line) == 100_032
     pieces = translator._pieces(line)
     assert "".join(pieces) == line
-    assert max(translator.vocabularies.source.num_tokens(pieces)) <= translator.facts.longest_tokens
+    assert max(translator.vocabularies.source.num_tokens(pieces)) <= translator.metadata.longest_tokens
     assert translator.translate([line])[0]
     assert "1 character that the model does not know" in capsys.readouterr().err
 
@@ -144,7 +144,7 @@ def test_a_tokenizer_of_other_weights_is_refused(copied: Path) -> None:
 def test_an_explanation_has_the_scores_of_the_evaluation_and_attention_on_what_was_translated(
     translator: Any, pairs: Path
 ) -> None:
-    evaluation = translator.explain(pairs / "test.jsonl")
+    evaluation = translator.evaluator.explain(pairs / "test.jsonl")
     scores = translator.evaluate(pairs / "test.jsonl")
     assert evaluation.as_json() == scores
     assert scores["bleu"] > 90

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.decoding.ctc import Emission
+from segue.decoding.emissions import Emission
 from segue.runtime.words import PAUSE_SECONDS, Word, text_of, words
 
 PIECES = [b" ", b"a", b"b", b"ab", b" a", b"b a", "é".encode(), "é".encode()[:1], "é".encode()[1:], b""]

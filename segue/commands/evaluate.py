@@ -17,6 +17,9 @@ def arguments(parser: ArgumentParser) -> None:
     options.model(parser)
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="examples with references")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument(
+        "--against", metavar="MODEL", type=Path, help="another model: is it better or worse on these examples?"
+    )
     parser.add_argument("--report", metavar="FILE.html", type=Path, help="scores, and examples from worst to best")
     parser.add_argument("--outputs", metavar="FILE.jsonl", type=Path, help="each example's output and scores")
     parser.add_argument(
@@ -31,17 +34,18 @@ def arguments(parser: ArgumentParser) -> None:
 def run(given: Namespace) -> None:
     """Runs the command; returns the exit status, None for 0."""
     from segue.files import check_targets, write_lines
-    from segue.report import terminal
+    from segue.report import comparison, terminal
 
     check_targets({"--report": given.report, "--outputs": given.outputs}, [given.manifest])
     model = options.load_model(given, "evaluate")
+    other = None if given.against is None else options.load_model(given, "evaluate", given.against)
     has_report = given.report is not None
     how = {"skip_bad": given.skip_bad, "has_media": has_report}
     if given.as_transcribe:
-        if not hasattr(model, "transcribe"):
+        if not all(hasattr(each, "transcribe") for each in (model, other or model)):
             raise UserError("--as-transcribe: this model does not transcribe")
         how["as_transcribed"] = True
-    evaluation = model.explain(given.manifest, **how)
+    evaluation = model.evaluator.explain(given.manifest, **how)
     if given.outputs is not None:
         write_lines(given.outputs, (json.dumps(each, ensure_ascii=False) for each in evaluation.outputs()))
     if has_report:
@@ -49,4 +53,9 @@ def run(given: Namespace) -> None:
 
         facts = {"model": str(given.model), **evaluation.facts, "date": f"{datetime.date.today():%Y-%m-%d}"}
         report.write(evaluation._replace(facts=facts), given.report)
-    print(json.dumps(evaluation.as_json()) if given.json else "\n".join(terminal.lines(evaluation)))
+    scores, lines = evaluation.as_json(), terminal.lines(evaluation)
+    if other is not None:
+        found = comparison.between(evaluation, other.evaluator.explain(given.manifest, **how))
+        scores["against"] = {"model": str(given.against), "differences": comparison.as_json(found)}
+        lines += ["", *comparison.lines(found, str(given.against))]
+    print(json.dumps(scores) if given.json else "\n".join(lines))

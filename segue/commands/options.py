@@ -27,14 +27,15 @@ def skip_bad(parser: ArgumentParser) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave out and count bad examples instead of stopping")
 
 
-def load_model(given: Namespace, ability: str) -> Any:
-    """The trained model that the command line names."""
+def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:
+    """The trained model that the command line names, or the one at `path`."""
     from segue import tasks
 
-    model = tasks.load(given.model, given.device)
+    path = path or given.model
+    model = tasks.load(path, given.device)
     if not hasattr(model, ability):
         can = [name for name in COMMANDS if hasattr(model, name)]
-        raise UserError(f"{given.model}: this model does not {ability}; it can {', '.join(can)}")
+        raise UserError(f"{path}: this model does not {ability}; it can {', '.join(can)}")
     return model
 
 

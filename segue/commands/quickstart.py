@@ -1,11 +1,11 @@
-"""`segue quickstart`: the whole road on synthesised speech: train, evaluate, export, transcribe."""
+"""`segue quickstart`: the whole road on synthesized speech: train, evaluate, export, transcribe."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from segue.commands import options
 
-SUMMARY = "the whole road on synthesised speech: train, evaluate, export, transcribe"
+SUMMARY = "the whole road on synthesized speech: train, evaluate, export, transcribe"
 EXAMPLE = "segue quickstart --out quickstart"
 
 

@@ -50,11 +50,11 @@ def run(given: Namespace) -> int:
             progress.say(f"segue: {problem}")
             has_failed = True
             continue
-        if rate < model.facts.sample_rate_hz and not has_warned:
+        if rate < model.metadata.sample_rate_hz and not has_warned:
             has_warned = True
             warn(
-                f"{path}: has {rate} samples a second, the model learnt from {model.facts.sample_rate_hz}: what lies "
-                f"above {rate // 2} Hz is not there, and words may be wrong for that (said once)"
+                f"{path}: has {rate} samples a second, the model learned from {model.metadata.sample_rate_hz}: what "
+                f"lies above {rate // 2} Hz is not there, and words may be wrong for that (said once)"
             )
         text = dataclasses.replace(transcript, audio=str(path)).written(given.format)
         if targets:

@@ -53,7 +53,7 @@ def run(given: Namespace) -> int:
 
     model = options.load_model(given, "translate")
     model.check_language(given.to)
-    search = model.facts.search
+    search = model.metadata.search
     if given.beams is not None and given.beams > MOST_BEAMS:
         raise UserError(f"--beams {given.beams}: at the most {MOST_BEAMS}")
     if given.beams is not None:

@@ -1,7 +1,7 @@
 """How does a model get smaller weights? Eight bits for weights and activations of an ONNX graph, or 16 for weights.
 
 Eight bits make it faster too, and cost some accuracy: `layer_errors` says which layers to leave out. The graph must
-hold no batch normalisation; ours has it inside the convolutions.
+hold no batch normalization; ours has it inside the convolutions.
 """
 
 import logging
@@ -27,7 +27,7 @@ def quantize_int8(source: Path, target: Path, calibration: Iterable[Inputs], kep
     """Writes `source` with weights (a scale a channel) and activations (a scale a tensor) of eight bits.
 
     Ranges of activations are those seen on `calibration`: inputs like those to come; they are read one by one.
-    `kept_in_float` names convolutions to leave as they are; their inputs still have eight bits, as their neighbours do.
+    `kept_in_float` names convolutions to leave as they are; their inputs still have eight bits, as their neighbors do.
     """
     import onnx
     from onnxruntime import quantization
@@ -85,9 +85,9 @@ def _quantizable(graph: Any) -> list[Any]:
 
 
 def layer_errors(source: Path, quantized: Path, examples: Iterable[Inputs]) -> dict[str, float]:
-    """Each quantised layer's error by its name, largest first: norm of the error / norm of its output.
+    """Each quantized layer's error by its name, largest first: norm of the error / norm of its output.
 
-    Each layer is quantised alone: its weights, and its inputs as the layers before it give them in full precision.
+    Each layer is quantized alone: its weights, and its inputs as the layers before it give them in full precision.
     """
     import onnx
     import onnxruntime
@@ -97,7 +97,7 @@ def layer_errors(source: Path, quantized: Path, examples: Iterable[Inputs]) -> d
     known = {tensor.name for tensor in graph.initializer}
     outputs = {
         node.name: node.output[0] for node in graph.node
-    }  # quantised layers may carry their ReLU's output's name
+    }  # quantized layers may carry their ReLU's output's name
     graph.initializer.extend(tensor for tensor in rounded.initializer if tensor.name not in known)
     conversions = {
         node.output[0]: node for node in rounded.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")

@@ -1,4 +1,4 @@
-"""How is speech varied while it is learnt? Speed, noise, vocal tract, SpecAugment, joined utterances.
+"""How is speech varied while it is learned? Speed, noise, vocal tract, SpecAugment, joined utterances.
 
 Every draw comes from a generator that the caller seeds by (seed, epoch, example): order and workers change nothing.
 """
@@ -22,8 +22,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=1000)]
 Indices = NDArray[np.int64]
 
-# Between speech and the noise of a pause, from a busy street on; further below, noise is as good as silence.
-PAUSE_SNR_DB = (0.0, 45.0)
+# Between speech and the noise of a pause, from a busy street on. What lies further below is silence to a model whose
+# features are normalized over speech: they end 30 dB below it.
+PAUSE_SNR_DB = (0.0, 35.0)
 
 # For so many (joined) utterances there is one of noise alone, where there are pauses at all.
 NOISE_ALONE = 0.03
@@ -57,7 +58,7 @@ class AugmentationSection(Section):
     """Share of (joined) utterances with pauses before, between and after their parts."""
 
     longest_pause_seconds: Annotated[float, Field(gt=0, le=10)] = 0.5
-    """Longest pause; half of them are shorter than an eighth of it. Its noise is anything from a street's to none."""
+    """Longest pause; half of them are shorter than a quarter of it. Its noise is anything from a street's to none."""
 
     noise_probability: Share = 0.0
     """Share of utterances with added noise."""
@@ -201,7 +202,7 @@ class Augmentation:
 class Joining:
     """Which utterances are heard as one: each is heard exactly once an epoch, in other company each time.
 
-    A speaker's utterances are sorted by length into groups of neighbours. A joined utterance is a fixed list of
+    A speaker's utterances are sorted by length into groups of neighbors. A joined utterance is a fixed list of
     places in such groups, and an epoch deals each group's members out to its places anew: so the company changes,
     while the length stays below a bound that is known beforehand, as the batch plan needs it.
     """
@@ -237,7 +238,7 @@ class Joining:
                 places.append(tuple(left[:size]))
                 left = left[size:]
         self.pauses = [
-            tuple((section.longest_pause_seconds * draw.random(len(place) + 1) ** 3).tolist())
+            tuple((section.longest_pause_seconds * draw.random(len(place) + 1) ** 2).tolist())
             if draw.random() < section.pause_probability
             else ()
             for place in places
@@ -272,7 +273,7 @@ def _spans(count: int, widest: int, size: int, draw: np.random.Generator) -> NDA
 def _colored_noise(num_samples: int, sample_rate_hz: int, draw: np.random.Generator) -> Samples:
     """(num_samples) of power 1: white, or falling by up to 9 dB an octave, as rooms, streets and fans do."""
     noise = draw.standard_normal(num_samples, dtype=np.float32)
-    slope = draw.uniform(-0.5, 1.5)  # of the amplitude; below 0 is white
+    slope = draw.uniform(-1.0, 1.5)  # of the amplitude; below 0 is white
     if slope <= 0 or not num_samples:
         return noise
     hertz = np.fft.rfftfreq(num_samples, 1 / sample_rate_hz).clip(min=20.0)

@@ -50,7 +50,7 @@ class BatchPlan:
     def micro_batch(self, number: int) -> MicroBatch:
         """Micro-batch `number`, counted from 0 over all epochs."""
         epoch, position = divmod(number, self.num_micro_batches)
-        if epoch != self._epoch:  # a cache only: neighbouring numbers share an epoch
+        if epoch != self._epoch:  # a cache only: neighboring numbers share an epoch
             self._batches, self._epoch = self._deal(epoch), epoch
         return MicroBatch(epoch, self._batches[position])
 

@@ -60,7 +60,7 @@ def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
         balance.add(block)
     if balance is None:
         return None
-    loudest = balance.cancelling()
+    loudest = balance.canceling()
     if loudest is not None:
         return loudest
     different = balance.different()
@@ -108,7 +108,7 @@ class _Balance:
         self.rate, self.num_channels = rate, num_channels
         self.num_samples = 0
         self.power = np.zeros(num_channels)
-        self.cancelled_power = 0.0
+        self.canceled_power = 0.0
         count = num_channels if num_channels <= MOST_CHANNELS else 0
         self.pairs = {each: _Pair(rate) for each in combinations(range(count), 2)}
         self.frames: list[NDArray[np.float64]] = []
@@ -129,7 +129,7 @@ class _Balance:
         # 1 for channels that know nothing of each other, C for equal ones, 0 where their mean is silence.
         likeness = self.num_channels * (window.mean(axis=1) ** 2).sum() / max(power.mean(), 1e-20)
         if likeness < SMALLEST_LIKENESS:
-            self.cancelled_power += power.sum()
+            self.canceled_power += power.sum()
         if not self.pairs:
             return
         frame = round(FRAME_SECONDS * self.rate)
@@ -147,9 +147,9 @@ class _Balance:
                     spectra = np.fft.rfft(window, 1 << (2 * len(window)).bit_length(), axis=0)
                 pair.compare(spectra[:, list(two)], both)
 
-    def cancelling(self) -> int | None:
+    def canceling(self) -> int | None:
         """The loudest channel where in a twentieth of the sound or more the mean of all is next to silence."""
-        if self.cancelled_power <= 0.05 * self.power.sum() or not self.power.any():
+        if self.canceled_power <= 0.05 * self.power.sum() or not self.power.any():
             return None
         return int(self.power.argmax()) + 1
 

@@ -148,8 +148,8 @@ def slaney_filters(mel_bins: int, bins: int, sample_rate_hz: int) -> NDArray[np.
     top = _hertz_to_mel(np.array(sample_rate_hz / 2))
     corners = _mel_to_hertz(np.linspace(0.0, top, mel_bins + 2))
     hertz = np.arange(bins // 2 + 1) * sample_rate_hz / bins
-    left, centre, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
-    rising, falling = (hertz - left) / (centre - left), (right - hertz) / (right - centre)
+    left, center, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
+    rising, falling = (hertz - left) / (center - left), (right - hertz) / (right - center)
     triangles = np.maximum(0.0, np.minimum(rising, falling))
     return (triangles * 2.0 / (right - left)).astype(np.float32)
 

@@ -36,7 +36,7 @@ class ManifestsSection(Section):
     """Training manifests."""
     dev: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["auto", "held_out"] = ("dev.jsonl",)
     """Development manifests: they choose the best model. "held_out" takes a tenth of the training examples, 1,000 at
-    most, which are not learnt from then; "auto" takes dev.jsonl where there is one, and else "held_out"."""
+    most, which are not learned from then; "auto" takes dev.jsonl where there is one, and else "held_out"."""
     skip_bad: bool = False
     """Leave out, and count, examples that cannot be used, instead of stopping."""
 

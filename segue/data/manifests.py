@@ -11,6 +11,7 @@ from segue.data.examples import Example
 from segue.data.manifest import Manifest, ManifestsSection
 from segue.errors import UserError
 
+Split = Literal["train", "dev"]
 E = TypeVar("E", bound=Example)
 S = TypeVar("S", bound=ManifestsSection)
 
@@ -21,7 +22,7 @@ class Splits(NamedTuple):
     train: Manifest[Any]
     dev: Manifest[Any]
 
-    def by_name(self) -> dict[Literal["train", "dev"], Manifest[Any]]:
+    def by_name(self) -> dict[Split, Manifest[Any]]:
         """As tasks keep them."""
         return {"train": self.train, "dev": self.dev}
 

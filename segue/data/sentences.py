@@ -97,7 +97,7 @@ def join(sources: Sequence[str], translations: Sequence[str]) -> str:
 
 
 def are_apart(before: str, after: str) -> bool:
-    """Whether a space stands between two neighbouring texts: not in scripts that have none."""
+    """Whether a space stands between two neighboring texts: not in scripts that have none."""
     return not _are_wide(before, after)
 
 

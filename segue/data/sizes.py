@@ -1,4 +1,4 @@
-"""How large will a tokenizer or a model be that is not learnt yet? As a section says, as data are, or as is assumed."""
+"""How large will a tokenizer or model be that is not learned yet? As its section, the data or an assumption says."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,10 +26,10 @@ def stand_in(
     sides: Sequence[str],
     num_special: int = 0,
 ) -> tuple[TokenizerSection, tuple[str, ...]]:
-    """The section of a tokenizer as large, of which nothing has to be learnt; and what was assumed.
+    """The section of a tokenizer as large, of which nothing has to be learned; and what was assumed.
 
     Only where the training texts decide are their manifests read, if they are there: `sides` are the texts of an
-    example, normalised by `rule`. `num_special` tokens come on top of the section's.
+    example, normalized by `rule`. `num_special` tokens come on top of the section's.
     """
     train = _train(data, kind) if _waits(section) else None
     texts = [normalize(getattr(each, side), rule) for each in train or () for side in sides]

@@ -123,7 +123,7 @@ class _Lattice:
             start = draw.choices([start for _, start in ends[end]], weights)[0]
             piece = chunk[start:end]
             if piece not in self._scores and pieces and pieces[-1] not in self._scores:
-                pieces[-1] = piece + pieces[-1]  # neighbours that are unknown are one token, as with the library
+                pieces[-1] = piece + pieces[-1]  # neighbors that are unknown are one token, as with the library
             else:
                 pieces.append(piece)
             end = start

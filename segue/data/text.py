@@ -1,4 +1,4 @@
-"""How is a text written before it is learnt or scored? One rule for training and evaluation, kept in the recipe."""
+"""How is a text written before it is learned or scored? One rule for training and evaluation, kept in the recipe."""
 
 # ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
 
@@ -37,7 +37,7 @@ _TO_TURKIC = {"lower": str.maketrans({"I": "ı", "İ": "i"}), "upper": str.maket
 _TURKIC = frozenset(["tr", "tur", "az", "aze", "crh", "gag", "turkish", "azerbaijani"])
 _JOINERS = re.compile("[\u200c\u200d]+|\u180e")
 _NON_JOINER, _MONGOLIAN_SEPARATOR = "\u200c", "\u180e"
-# Scripts in which a joiner shows, or did when the text was typed: Arabic to Mandaic, India's and its neighbours',
+# Scripts in which a joiner shows, or did when the text was typed: Arabic to Mandaic, India's and its neighbors',
 # Mongolian. Blocks, so that punctuation is among them.
 _JOINED = re.compile(
     "[\u0600-\u0dff\u0f00-\u109f\u1700-\u18af\u1a20-\u1aaf\u1b00-\u1c4f\ua840-\uabff\ufb50-\ufdff\ufe70-\ufefc"
@@ -48,7 +48,7 @@ _FILLERS = frozenset(f"\u115f\u1160{BLANK}")
 
 
 class TextSection(Section):
-    """One rule of text normalisation, applied to training targets, references and hypotheses alike.
+    """One rule of text normalization, applied to training targets, references and hypotheses alike.
 
     Under every rule characters that nobody sees are left out: NUL, zero-width spaces, soft hyphens, marks of direction.
     Joiners stay where a script or an emoji needs them.

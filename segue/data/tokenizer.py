@@ -50,7 +50,7 @@ class BytesSection(Section):
 
 
 class BPESection(Section):
-    """Byte-pair encoding, learnt from the training texts (Sennrich et al. 2016, arXiv:1508.07909)."""
+    """Byte-pair encoding, learned from the training texts (Sennrich et al. 2016, arXiv:1508.07909)."""
 
     kind: Literal["bpe"]
     """Byte-pair encoding."""
@@ -60,7 +60,7 @@ class BPESection(Section):
 
 
 class UnigramSection(Section):
-    """Unigram pieces, learnt from the training texts (Kudo 2018, arXiv:1804.10959)."""
+    """Unigram pieces, learned from the training texts (Kudo 2018, arXiv:1804.10959)."""
 
     kind: Literal["unigram"]
     """Unigram language model."""
@@ -260,11 +260,11 @@ def _train(
     inner.train_from_iterator(texts, trainer)
     if isinstance(section, UnigramSection):
         vocabulary = json.loads(inner.to_str())["model"]["vocab"]
-        learnt = _settled([each for each in vocabulary if each[0] not in special])
+        learned = _settled([each for each in vocabulary if each[0] not in special])
         # So low that no text is ever cut into them.
         reserved = [(token, SPECIAL_SCORE) for token in special]
         unknown_number = None if unknown is None else list(special).index(unknown)
-        inner.model = models.Unigram([*reserved, *learnt], unknown_number, False)
+        inner.model = models.Unigram([*reserved, *learned], unknown_number, False)
     return inner
 
 

@@ -47,10 +47,10 @@ class Vocabularies:
         return self.languages[0] if named is None and len(self.languages) == 1 else named
 
     def problem(self, pair: Pair, source: str, target: str) -> str | None:
-        """Why nothing can be learnt from a pair, or scored with it; its texts are given as they are normalised."""
+        """Why nothing can be learned from a pair, or scored with it; its texts are given as they are normalized."""
         for name, text, normalized in (("source", pair.source, source), ("target", pair.target, target)):
             if not normalized:
-                return f"{name}: nothing is left of {text!r} after normalisation"
+                return f"{name}: nothing is left of {text!r} after normalization"
         try:
             self.check(pair.target_language)
         except UserError as problem:
@@ -94,7 +94,7 @@ class Vocabularies:
     def build(
         section: TokenizerSection, source_section: TokenizerSection | None, rule: TextSection, pairs: Iterable[Pair]
     ) -> "Vocabularies":
-        """Learnt from the training pairs: from both sides together where the source has no tokenizer of its own."""
+        """Learned from the training pairs: from both sides together where the source has no tokenizer of its own."""
         sources, targets, languages = list[str](), list[str](), set[str]()
         for pair in pairs:
             sources.append(normalize(pair.source, rule))

@@ -19,7 +19,7 @@ class Steps(Protocol):
     """A model that writes: the scores of the next token of every row, and a state that can be rearranged."""
 
     def step(self, tokens: Tensor) -> Tensor:
-        """(N) last tokens -> (N, V) unnormalised log-probabilities of the next ones."""
+        """(N) last tokens -> (N, V) unnormalized log-probabilities of the next ones."""
         ...
 
     def select(self, rows: Tensor, sentences: Tensor | None) -> None:

@@ -13,7 +13,7 @@ class SearchSection(Section):
     beams: Annotated[int, Field(gt=0)] = 5
     """Hypotheses that are followed at once; 1 is greedy search."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
-    """Exponent of the length that a hypothesis's log-probability is divided by; 0 favours short outputs."""
+    """Exponent of the length that a hypothesis's log-probability is divided by; 0 favors short outputs."""
     longest_factor: Annotated[float, Field(gt=0)] = 2.0
     """An output is at the most this many times as long as its source..."""
     longest_extra: Annotated[int, Field(ge=0)] = 10

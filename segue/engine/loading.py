@@ -5,9 +5,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from time import perf_counter
 from types import FrameType
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
-from segue.engine.task import Batch, Plan, Split, Task
+from segue.engine.task import Batch, Plan, Source, Split
 from segue.errors import UserError
 
 B = TypeVar("B", bound=Any)
@@ -29,12 +28,13 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 class _MicroBatches(Dataset[Batch | UserError]):
     """Micro-batch by number. A user's mistake is a value, since an exception would cross processes as a traceback."""
 
-    def __init__(self, task: Task, split: Split, plan: Plan) -> None:
-        self._task, self._split, self._plan = task, split, plan
+    def __init__(self, source: Source, split: Split, plan: Plan) -> None:
+        self._source, self._split, self._plan = source, split, plan
 
     def __getitem__(self, number: int) -> Batch | UserError:
         try:
-            return self._task.load(self._split, self._plan.micro_batch(number))
+            batch: Batch = self._source.load(self._split, self._plan.micro_batch(number))
+            return batch
         except UserError as mistake:
             return mistake
         finally:
@@ -47,10 +47,12 @@ class Stream:
     They lie in the processor's memory; for a GPU pinned, so that a copy to it waits for nothing.
     """
 
-    def __init__(self, task: Task, split: Split, numbers: Sequence[int], workers: int, device: torch.device) -> None:
+    def __init__(
+        self, source: Source, split: Split, numbers: Sequence[int], workers: int, device: torch.device
+    ) -> None:
         self._held: Any = multiprocessing.RawArray("c", max(1, workers) * _NAME_BYTES)
         self._loader = DataLoader(
-            _MicroBatches(task, split, task.plan(split)),
+            _MicroBatches(source, split, source.plan(split)),
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
@@ -154,16 +156,22 @@ _slot: memoryview | None = None  # of this process, if it is a worker
 
 
 def holding(example: str) -> None:
-    """Tasks say which example they are about to read, for the case that it takes the process down."""
+    """Sources say which example they are about to read, for the case that it takes the process down."""
     if _slot is not None:
         name = example.encode()[:_NAME_BYTES]
         _slot[:] = name + bytes(_NAME_BYTES - len(name))
 
 
-def with_tensors(batch: B, change: Callable[[Tensor], Tensor]) -> B:
-    """A batch, a dataclass, with each of its tensors changed, also those in tuples."""
-    parts = {name: value for name, value in vars(batch).items() if isinstance(value, Tensor | tuple)}
-    return replace(batch, **tree_map(change, parts))
+def moved(batch: B, device: torch.device) -> B:
+    """The same batch with its tensors, also those in tuples, on `device`; from pinned memory they may still be on
+    their way."""
+
+    def move(value: Any) -> Any:
+        return value.to(device, non_blocking=device.type == "cuda") if isinstance(value, Tensor) else value
+
+    fields = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor | tuple)}
+    changed: B = batch._replace(**tree_map(move, fields))
+    return changed
 
 
 def _reason(exit_code: int | None) -> str:

@@ -220,5 +220,5 @@ def _scores(scores: dict[str, float]) -> str:
 
 
 def _rate(amount: float, unit: str) -> str:
-    """What was learnt from in a second."""
+    """What was learned from in a second."""
     return f"{amount:.{0 if amount >= 10 else 1}f}x real time" if unit == "seconds" else f"{amount:.0f} {unit}/s"

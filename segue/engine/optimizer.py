@@ -37,7 +37,7 @@ class LARCSection(Section):
 
 
 class NovoGradSection(Section):
-    """NovoGrad (Ginsburg et al. 2019, arXiv:1905.11286): gradients normalised per tensor, decoupled weight decay."""
+    """NovoGrad (Ginsburg et al. 2019, arXiv:1905.11286): gradients normalized per tensor, decoupled weight decay."""
 
     kind: Literal["novograd"]
     """NovoGrad."""
@@ -46,7 +46,7 @@ class NovoGradSection(Section):
     betas: tuple[Beta, Beta]
     """Momentum, and decay of the gradient norm's average. (0.95, 0) is what OpenSeq2Seq's Jasper really ran."""
     weight_decay: Decay = 0.0
-    """Added to the normalised gradient, times the weight; not on biases and norms."""
+    """Added to the normalized gradient, times the weight; not on biases and norms."""
     epsilon: Rate = 1e-8
     """Added to the gradient norm."""
     larc: LARCSection | None = None
@@ -322,7 +322,7 @@ class Muon(_Optimizer):
 
     m = beta m + (1 - beta) g;  u = orthogonal(beta m + (1 - beta) g);  w -= lr (decay w + s u)
 
-    where s is sqrt(max(1, rows / columns)). A spread matrix is gathered to be orthogonalised.
+    where s is sqrt(max(1, rows / columns)). A spread matrix is gathered to be orthogonalized.
     """
 
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float = 0.0):

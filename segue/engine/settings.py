@@ -64,6 +64,9 @@ class EngineSection(Section):
     """Ranks that compute each layer together; they divide the model's heads."""
     offload: bool = False
     """With `shard`: keep weights, gradients and optimizer in the processor's memory."""
+    evaluate_sharded: bool = False
+    """Evaluate the model as it is sharded, all ranks in step: slower, but no rank ever holds all of it. Without it each
+    rank evaluates with a whole model."""
     threads: Annotated[int, Field(gt=0)] | None = None
     """CPU threads of the model; without it, as many as there are cores to use."""
     workers: Annotated[int, Field(ge=0)] = 1

@@ -1,12 +1,12 @@
 """What is one optimizer step? Forward and backward over its micro-batches, scale, sum over ranks, clip, update.
 
 A step of M micro-batches is the same step on any number of ranks that divides M: they deal the micro-batches out, each
-loss is divided by the targets of the whole step before its backward pass, dropout is seeded by micro-batch, and
-BatchNorm sees one micro-batch at a time.
+term of a loss is divided by its count over the whole step before its backward pass, dropout is seeded by micro-batch,
+and BatchNorm sees one micro-batch at a time. A step has one phase, or several that change different parameters in turn.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from segue.engine.distributed import parts
 from segue.engine.distributed.parallel import Parallel
 from segue.engine.distributed.watchdog import WAITS, Watchdog
+from segue.engine.loading import moved
 from segue.engine.optimizer import Updater
 from segue.engine.precision import LogMaxSection, LossScale, autocast
 from segue.engine.settings import EngineSection
-from segue.engine.task import Batch, Task
+from segue.engine.task import LOSS, Batch, Phase, Source, Task, Term
 from segue.errors import UserError
 
 
@@ -27,17 +28,22 @@ class Outcome(NamedTuple):
     """What a step came to, the same on every rank."""
 
     loss: float
-    """Mean over the step's targets."""
+    """Weighted sum of its terms, each a mean over the whole step; of several phases, added up. Not finite only in
+    float16."""
     norm: float
-    """Of the whole gradient, before it was clipped; 0 without targets."""
-    metrics: dict[str, float]
-    num_targets: int
+    """Of the whole gradient, before it was clipped; 0 without data."""
+    numbers: dict[str, float]
+    """What is logged of it, by name: losses, terms, norms."""
     num_skipped: int
     """Bad examples that were left out."""
     amount: float
-    """Data in the task's unit."""
+    """Data in the source's unit."""
+    is_empty: bool
+    """Whether every example was bad."""
+    has_overflowed: bool
+    """Whether a gradient was not finite in float16, and its phase did nothing."""
     is_updated: bool
-    """False where float16 overflowed, or every example was bad."""
+    """Whether any parameter changed."""
     is_stopping: bool
     """Whether any rank was asked to stop."""
 
@@ -49,56 +55,150 @@ class NotFiniteError(Exception):
         super().__init__(f"the {what} is {size}")
 
 
+class _Work(NamedTuple):
+    """A phase, and what its steps need."""
+
+    phase: Phase
+    updater: Updater
+    scale: LossScale | None
+
+    def named(self, what: str) -> str:
+        """In the log."""
+        return f"{self.phase.name}_{what}" if self.phase.name else what
+
+
 class Steps:
     """Takes optimizer steps."""
 
     def __init__(
         self,
         task: Task,
+        source: Source,
         model: nn.Module,
         spread: nn.Module,
         parallel: Parallel,
-        updater: Updater,
         engine: EngineSection,
         micro_batches: int,
         seed: int,
         watchdog: Watchdog,
     ) -> None:
         """`spread` is what to call for a loss; `micro_batches` the number in a step, over all ranks."""
-        self.task, self.model, self.spread, self.parallel, self.updater = task, model, spread, parallel, updater
+        self.task, self.source, self.model, self.spread, self.parallel = task, source, model, spread, parallel
         self.engine, self.micro_batches, self.seed, self.watchdog = engine, micro_batches, seed, watchdog
-        self.scale = LossScale(engine.loss_scaling) if engine.precision == "float16" else None
+        is_scaled = engine.precision == "float16"
+        self.works = [
+            _Work(
+                phase,
+                Updater(phase.optimizer, model.get_submodule(phase.module)),
+                LossScale(engine.loss_scaling) if is_scaled else None,
+            )
+            for phase in task.phases
+        ]
+        changed = [id(parameter) for work in self.works for parameter in work.updater.parameters]
+        trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+        assert len({work.phase.name for work in self.works}) == len(self.works)
+        assert len(changed) == len(set(changed))  # no two phases change the same
+        assert set(changed) == trained  # and what is trained has a phase
         # Of one micro-batch they are what they should be, and only float16 takes a step back.
-        is_needed = micro_batches > 1 or self.scale is not None
-        self._norms = _BatchNormMean(parts.batch_norms(model) if is_needed else [])
+        self._norms = _BatchNormMean(parts.batch_norms(model) if micro_batches > 1 or is_scaled else [])
         self._stand_in: Batch | None = None
 
-    def take(self, batches: Sequence[Batch], step: int, rate: float, *, is_stopping: bool = False) -> Outcome:
-        """Step `step` (from 0) over this rank's micro-batches at this share of the peak learning rate."""
-        parallel, updater = self.parallel, self.updater
-        num_targets, num_skipped, amount, is_stopping = self._counted(batches, is_stopping)
-        if not num_targets:
-            return Outcome(0.0, 0.0, {}, 0, num_skipped, amount, False, is_stopping)
+    def tensors(self) -> dict[str, Tensor]:
+        """The state of all optimizers, "{parameter}.{key}"."""
+        found: dict[str, Tensor] = {}
+        for phase, updater, _ in self.works:
+            prefix = f"{phase.module}." if phase.module else ""
+            found |= {prefix + name: tensor for name, tensor in updater.tensors().items()}
+        return found
+
+    @property
+    def scale_states(self) -> Any:
+        """What loss scales have learned, as plain data; None outside of float16."""
+        found = {work.phase.name: work.scale.state for work in self.works if work.scale is not None}
+        return found.get("", found or None)
+
+    @scale_states.setter
+    def scale_states(self, states: Any) -> None:
+        for work in self.works:
+            if work.scale is not None and states is not None:
+                work.scale.state = states[work.phase.name] if work.phase.name else states
+
+    def take(self, batches: Sequence[Batch], step: int, *shares: float, is_stopping: bool = False) -> Outcome:
+        """Step `step` (from 0) over this rank's micro-batches; each phase at its share of the peak learning rate."""
+        counts, num_skipped, amount, is_stopping = self._counted(batches, is_stopping)
+        if not any(counts.values()):
+            return Outcome(
+                loss=0.0,
+                norm=0.0,
+                numbers={},
+                num_skipped=num_skipped,
+                amount=amount,
+                is_empty=True,
+                has_overflowed=False,
+                is_updated=False,
+                is_stopping=is_stopping,
+            )
+        losses, norms, numbers = list[float](), list[float](), dict[str, float]()
+        for number, (work, share) in enumerate(zip(self.works, shares, strict=True)):
+            self._isolate(work)
+            loss, norm, means, is_finite = self._phase(work, batches, step, number, counts, share)
+            losses.append(loss)
+            if is_finite:
+                norms.append(norm)
+                terms = {work.named(name): value for name, value in means.items() if name != LOSS}
+                numbers |= {work.named(LOSS): loss, work.named("gradient_norm"): norm, **terms}
+        self._isolate(None)
+        has_overflowed = len(norms) < len(self.works)
+        if not has_overflowed:
+            numbers = {LOSS: sum(losses), **numbers}
+        return Outcome(
+            loss=sum(losses),
+            norm=math.hypot(*norms),
+            numbers=numbers,
+            num_skipped=num_skipped,
+            amount=amount,
+            is_empty=False,
+            has_overflowed=has_overflowed,
+            is_updated=bool(norms),
+            is_stopping=is_stopping,
+        )
+
+    def _isolate(self, own: _Work | None) -> None:
+        """Only the parameters of a phase get gradients in it; after the step (None) all may again."""
+        if len(self.works) > 1:
+            for work in self.works:
+                for parameter in work.updater.parameters:
+                    parameter.requires_grad_(own is None or work is own)
+
+    def _phase(
+        self, work: _Work, batches: Sequence[Batch], step: int, number: int, counts: Mapping[str, float], share: float
+    ) -> tuple[float, float, dict[str, float], bool]:
+        """One phase of a step: its loss, the norm of its gradient, the means of its terms, and whether all is finite.
+
+        What is not has changed nothing.
+        """
+        parallel, updater, scaling = self.parallel, work.updater, work.scale
         self._norms.before_step()
-        total, metrics = self._backward(batches, step, num_targets)
+        terms = self._backward(work, batches, step, number, counts)
         self.watchdog.note(WAITS)
         self._norms.after_step(parallel)
-        sums = [total, *(value for pair in metrics.values() for value in pair)]
-        summed = parallel.sum(torch.stack([value.float() for value in sums]))
+        summed = parallel.sum(torch.stack([term.total.float() for term in terms.values()]))
         held = updater.held()
         tensors = [each for of_group in held for each in of_group.tensors]
         gradients = [each for of_group in held for each in of_group.gradients]
         whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, tensors))
         # The engine waits for a GPU here alone, and fetches all together: each time the GPU is idle for a while.
-        *numbers, norm = torch.cat([summed, whole_norm.to(summed.device).unsqueeze(0)]).tolist()
-        loss = numbers[0] / num_targets
-        means = {name: numbers[1 + 2 * n] / numbers[2 + 2 * n] for n, name in enumerate(metrics)}
-        scale = 1.0 if self.scale is None else self.scale.value
+        *totals, norm = torch.cat([summed, whole_norm.to(summed.device).unsqueeze(0)]).tolist()
+        means = {
+            name: total / (counts[term.per] or 1.0) for total, (name, term) in zip(totals, terms.items(), strict=True)
+        }
+        loss = sum(term.weight * means[name] for name, term in terms.items() if term.weight)
+        scale = 1.0 if scaling is None else scaling.value
         norm /= scale
         is_finite = math.isfinite(loss) and math.isfinite(norm)
-        if self.scale is None:
-            # Nothing is updated yet: what was saved and what is in memory stay as they were before this step.
-            for what, size in (("loss", loss), ("gradient's norm", norm)):
+        if scaling is None:
+            # Nothing is updated yet: what was saved and what is in memory stay as they were before this phase.
+            for what, size in ((work.named(LOSS), loss), (f"{work.named('gradient')}'s norm", norm)):
                 if not math.isfinite(size):
                     raise NotFiniteError(what, size)
         else:
@@ -106,41 +206,43 @@ class Steps:
             if is_finite and isinstance(self.engine.loss_scaling, LogMaxSection):
                 largest = parts.whole_norms(gradients, tensors, math.inf).max().item() / scale
             try:
-                self.scale.update(largest if is_finite else None)
+                scaling.update(largest if is_finite else None)
             except UserError as problem:
                 raise parallel.world.told_once(problem) from None
         if is_finite:
-            # In float32, as torch's clip_grad_norm_ computes it; without another synchronisation of the device.
+            # In float32, as torch's clip_grad_norm_ computes it; without another synchronization of the device.
             clipped = np.float32(self.engine.clip_norm or math.inf) / (np.float32(norm) + np.float32(1e-6))
             factor = min(1.0, float(clipped)) / scale
             if factor != 1.0:
                 torch._foreach_mul_(gradients, factor)
-            updater.step(rate, held)
+            updater.step(share, held)
         else:
             self._norms.roll_back()
         updater.clear()
-        return Outcome(loss, norm, means, num_targets, num_skipped, amount, is_finite, is_stopping)
+        return loss, norm, means, is_finite
 
-    def _counted(self, batches: Sequence[Batch], is_stopping: bool) -> tuple[int, int, float, bool]:
-        """Targets, examples left out, amount of data, and whether to stop, over all ranks."""
-        here = [0.0, 0.0, 0.0, float(is_stopping)]
+    def _counted(self, batches: Sequence[Batch], is_stopping: bool) -> tuple[dict[str, float], int, float, bool]:
+        """Counts by name, examples left out, amount of data, and whether to stop, over all ranks."""
+        each = [self.task.counts(batch) for batch in batches]
+        names = list(each[0])
+        here = [0.0] * (len(names) + 2)
         if self.parallel.is_first_of_tensor:  # the others of its group have the same batches
-            here[0] = sum(self.task.num_targets(batch) for batch in batches)
-            here[1] = sum(batch.num_skipped for batch in batches)
-            here[2] = sum(batch.amount for batch in batches)
+            here = [float(sum(counts[name] for counts in each)) for name in names]
+            here += [sum(batch.num_skipped for batch in batches), sum(batch.amount for batch in batches)]
         self.watchdog.note(WAITS)
-        total = self.parallel.sum_of_all(torch.tensor(here, dtype=torch.float64)).tolist()
-        return int(total[0]), int(total[1]), total[2], total[3] > 0
+        total = self.parallel.sum_of_all(torch.tensor([*here, float(is_stopping)], dtype=torch.float64)).tolist()
+        counts = dict(zip(names, total, strict=False))
+        num_skipped, amount, stops = total[len(names) :]
+        return counts, int(num_skipped), amount, stops > 0
 
     def _backward(
-        self, batches: Sequence[Batch], step: int, num_targets: int
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-        """Leaves the gradients of the whole step; this rank's loss, summed, and metrics as (sum, count)."""
+        self, work: _Work, batches: Sequence[Batch], step: int, phase: int, counts: Mapping[str, float]
+    ) -> dict[str, Term]:
+        """Leaves the gradients of the whole step; this rank's terms, summed."""
         parallel, device = self.parallel, self.parallel.device
         if not self.model.training:  # it walks through every module: 0.3 ms
             self.model.train()
-        total = torch.zeros((), device=device)
-        metrics: dict[str, tuple[Tensor, Tensor]] = {}
+        found: dict[str, Term] = {}
         for place, own in enumerate(batches):
             is_real = bool(own.ids)
             if parallel.layout.size == 1 and not is_real:
@@ -151,30 +253,39 @@ class Steps:
                 self._stand_in = batch
             self.watchdog.note("computes the loss", batch.ids)
             number = place * parallel.layout.data_ranks + parallel.data_rank
-            _seed_dropout(mixed(self.seed, step, number), device)
+            _seed_dropout(mixed(self.seed, step, number, *([phase] if phase else [])), device)
             with parallel.accumulating(self.spread, is_last=place + 1 == len(batches)):
                 with autocast(self.engine.precision, device):
-                    loss = self.task.loss(self.spread, batch.to(device))
-                share = (
-                    loss.total / num_targets * (float(is_real) if self.scale is None else is_real * self.scale.value)
-                )
+                    terms = self.task.loss(self.spread, moved(batch, device), work.phase.name)
+                factor = float(is_real) if work.scale is None else is_real * work.scale.value
+                share = objective(terms, counts) * factor
                 self.watchdog.note("computes gradients", batch.ids)
                 share.backward()  # type: ignore[no-untyped-call]
             self._norms.after_micro_batch(is_real=is_real)
-            for name, (value, count) in loss.metrics.items():
-                before = metrics.get(name, (torch.zeros_like(total), torch.zeros_like(total)))
-                metrics[name] = (before[0] + value * is_real, before[1] + count * is_real)
-            total = total + loss.total.detach() * is_real
-        return total, metrics
+            for name, term in terms.items():
+                before = found[name].total if name in found else torch.zeros((), device=device)
+                found[name] = term._replace(total=before + term.total.detach() * is_real)
+        if len(self.works) > 1:
+            parallel.sum_gradients(work.updater.parameters)
+        return found
 
     def _any_batch(self) -> Batch:
         """One with a good example."""
-        plan = self.task.plan("train")
+        plan = self.source.plan("train")
         for number in range(plan.num_micro_batches):
-            batch = self.task.load("train", plan.micro_batch(number))
+            batch: Batch = self.source.load("train", plan.micro_batch(number))
             if batch.ids:
                 return batch
         raise UserError("every training example is bad; mend the data")
+
+
+def objective(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Tensor:
+    """What is learned from: the weighted sum of the terms, each divided by its count over the whole step.
+
+    Dividing before the backward pass keeps sums over many targets inside of float16.
+    """
+    weighted = [term.total / (counts[term.per] or 1.0) * term.weight for term in terms.values() if term.weight]
+    return sum(weighted[1:], start=weighted[0])
 
 
 class _BatchNormMean:
@@ -192,7 +303,7 @@ class _BatchNormMean:
         if not self._buffers:
             return
         self._before, self._counted_before = torch.cat(self._buffers), torch.stack(self._counters)
-        self._sum, self._count = torch.zeros_like(self._before), 0
+        self._sum, self._count, self._counted = torch.zeros_like(self._before), 0, self._counted_before
 
     def after_micro_batch(self, *, is_real: bool) -> None:
         if not self._buffers:
@@ -200,15 +311,20 @@ class _BatchNormMean:
         if is_real:
             self._sum += torch.cat(self._buffers)
             self._count += 1
+            self._counted = torch.stack(self._counters)  # a layer may be called once, several times, or not at all
+        else:
+            torch._foreach_copy_(self._counters, self._counted.unbind())
         self._set(self._before)
 
     def after_step(self, parallel: Parallel) -> None:
         if not self._buffers:
             return
         count = torch.full((1,), float(self._count), device=self._sum.device)
-        summed = parallel.sum(torch.cat([count, self._sum]))
-        self._set(summed[1:] / summed[0])
-        torch._foreach_copy_(self._counters, (self._counted_before + summed[0].long()).unbind())
+        calls = (self._counted - self._counted_before).float()
+        summed = parallel.sum(torch.cat([count, calls, self._sum]))
+        count, calls, total = torch.split(summed, [1, len(calls), len(self._sum)])
+        self._set(total / count)
+        torch._foreach_copy_(self._counters, (self._counted_before + calls.long()).unbind())
 
     def roll_back(self) -> None:
         """As before the step."""

@@ -22,18 +22,19 @@ from torch import Tensor, nn
 
 from segue.engine import environment, memory, precision, trackers
 from segue.engine.distributed import layout, parts
+from segue.engine.distributed.materialize import blueprint, make_room
 from segue.engine.distributed.parallel import ALONE, Parallel, World, choose_device
 from segue.engine.distributed.watchdog import WAITS, Watchdog
-from segue.engine.loading import Stream
+from segue.engine.in_step import Numbered, predict_in_step
+from segue.engine.loading import Stream, moved
 from segue.engine.log import Log, Loggers, MakeLogger, Silence
-from segue.engine.optimizer import OptimizerSection, Updater
-from segue.engine.schedule import ScheduleSection, rate_share
+from segue.engine.schedule import rate_share
 from segue.engine.settings import EngineSection, counted
 from segue.engine.state import averaging, replay
 from segue.engine.state.averaging import MovingAverage, Snapshot, Snapshots, weights_of
-from segue.engine.state.checkpoint import Checkpoints, Tensors, is_readable, states, write_tensors
+from segue.engine.state.checkpoint import Checkpoints, Tensors, gathered, is_readable, states, write_tensors
 from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
-from segue.engine.task import Batch, Split, Task
+from segue.engine.task import Batch, Source, Task
 from segue.errors import UserError, warn
 from segue.progress import progress
 
@@ -70,10 +71,9 @@ class Trainer:
     def __init__(
         self,
         task: Task,
+        source: Source,
         run: Path,
         engine: EngineSection,
-        optimizer: OptimizerSection,
-        schedule: ScheduleSection,
         micro_batches: int,
         seed: int,
         world: World = ALONE,
@@ -83,11 +83,10 @@ class Trainer:
     ) -> None:
         """`micro_batches` is the number of micro-batches in a step; without a `watchdog` nobody watches.
 
-        `operations_per_amount` are those of forward and backward pass, for the device's utilisation in the log. What
+        `operations_per_amount` are those of forward and backward pass, for the device's utilization in the log. What
         `loggers` make is told beside it.
         """
-        self.task, self.run, self.engine, self.world = task, run, engine, world
-        self.optimizer_section, self.schedule = optimizer, schedule
+        self.task, self.source, self.run, self.engine, self.world = task, source, run, engine, world
         self.micro_batches, self.seed = micro_batches, seed
         self.num_steps = counted(engine.steps)
         self.evaluate_every, self.save_every = counted(engine.evaluate_every), counted(engine.save_every)
@@ -97,25 +96,22 @@ class Trainer:
         memory.keep_freed_memory()
         world.first(lambda: precision.check(engine.precision, self.device))
         precision.set_matmul(engine.matmul)
-        torch.manual_seed(seed)
-        self.model = task.build_model()
+        self.model = blueprint(task.build_model)
         self.parallel = Parallel(world, world.first(self._layout), self.device)
-        self.model.to(self.device)
         if engine.recompute:
             precision.recompute(self.model)
-        spread = self.parallel.spread(self.model, precision.DTYPES[engine.precision], is_offloaded=engine.offload)
+        dtype, num_phases = precision.DTYPES[engine.precision], len(task.phases)
+        torch.manual_seed(seed)
+        spread = self.parallel.spread(self.model, dtype, is_offloaded=engine.offload, num_phases=num_phases)
         if engine.compile:
             if engine.recompute and parts.batch_norms(self.model):
                 warn("engine.compile: layers with BatchNorm that are recomputed are not compiled")
             # torch 2.13's compiler recurses without end over the sizes of spread tensors, where shapes vary.
             self.model.compile(dynamic=False if self.parallel.layout.tensor_parallel > 1 else None)
-        self.updater = Updater(optimizer, self.model)
         decay = engine.moving_average_decay
         self.average = None if decay is None else MovingAverage(self.model, decay)
         self.watchdog = watchdog or Watchdog(run, world, math.inf)
-        self.steps = Steps(
-            task, self.model, spread, self.parallel, self.updater, engine, micro_batches, seed, self.watchdog
-        )
+        self.steps = Steps(task, source, self.model, spread, self.parallel, engine, micro_batches, seed, self.watchdog)
         name, direction = task.best_metric
         self.metric_name, self.direction = name, direction
         self.snapshots = Snapshots(run / "snapshots", engine.average_count, engine.average_by, direction, world)
@@ -133,7 +129,7 @@ class Trainer:
         self._num_overflows = 0
         self._whole_model: nn.Module | None = None
         self._noted: list[int] = []  # signals
-        self._owed: dict[str, Any] | None = None  # the record of a step whose evaluation is not done yet
+        self._pending: dict[str, Any] | None = None  # the record of a step whose evaluation is not done yet
         self._is_model_lost = False
         self._resume()
 
@@ -142,9 +138,9 @@ class Trainer:
         engine = self.engine
         first, last = self.step * self.micro_batches, self.num_steps * self.micro_batches
         own = range(first + self.parallel.data_rank, last, self.parallel.layout.data_ranks)
-        stream = Stream(self.task, "train", own, engine.workers, self.device)
+        stream = Stream(self.source, "train", own, engine.workers, self.device)
         gc.collect()  # models that were tried before, for instance: set aside, they would stay
-        logged = self.step - (self._owed is not None)
+        logged = self.step - (self._pending is not None)
         with (
             self._log(logged) if self.world.is_first else Silence() as self.log,
             _signals_noted() as self._noted,
@@ -159,8 +155,8 @@ class Trainer:
             self.watchdog.note("starts", step=self.step)
             if self._is_model_lost:  # saved, or a kill would bring back a best evaluation whose model is another's
                 self._save()
-            if self._owed is not None:
-                is_interrupted = not self._concluded(self._owed)
+            if self._pending is not None:
+                is_interrupted = not self._concluded(self._pending)
                 self._save()
             elif self.step == self.last_step and self.best is None:  # ended, and then its model was lost
                 is_interrupted = not self._evaluated({})
@@ -177,14 +173,14 @@ class Trainer:
                 is_interrupted = outcome.is_stopping or (self.world.size == 1 and bool(self._noted))
                 if self._is_evaluated() or self.step % engine.log_every == 0 or "is_skipped" in record:
                     now = perf_counter()
-                    record["rate"], record["unit"] = amount / (now - since), self.task.unit
+                    record["rate"], record["unit"] = amount / (now - since), self.source.unit
                     record["data_wait"] = (stream.seconds_waited - waited) / (now - since)
                     memory_gb = environment.peak_memory_gb(self.device)
                     if memory_gb is not None:
                         record["memory_gb"] = memory_gb
                     peak = environment.peak_operations(self.device, engine.precision, engine.matmul)
                     if peak is not None and self._operations_per_amount is not None:
-                        record["utilisation"] = record["rate"] * self._operations_per_amount / peak / self.world.size
+                        record["utilization"] = record["rate"] * self._operations_per_amount / peak / self.world.size
                     is_interrupted |= not self._concluded(record)
                     since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
                 if self.step == self.last_step or is_interrupted or self.step % self.save_every == 0:
@@ -217,7 +213,7 @@ class Trainer:
 
     def _introduce(self) -> None:
         """Says what is about to happen."""
-        if self.step == self.last_step and self._owed is None and self.best is not None:
+        if self.step == self.last_step and self._pending is None and self.best is not None:
             early = f" of {self.num_steps}" if self.step < self.num_steps else ""
             self.log.say(f"{self.run}: finished at step {self.step}{early}; nothing is left to train")
             return
@@ -228,7 +224,7 @@ class Trainer:
             f"cpu, {self.threads} thread{'s' * (self.threads > 1)}" if self.device.type == "cpu" else str(self.device)
         )
         ranks = f", {self.world.size} ranks: {self.parallel.layout}" if self.world.size > 1 else ""
-        per_epoch = self.task.plan("train").num_micro_batches / self.micro_batches
+        per_epoch = self.source.plan("train").num_micro_batches / self.micro_batches
         start = f"on from step {self.step} to" if self.step else "up to"
         self.log.say(
             f"{count:,} parameters ({device}, {self.engine.precision}{ranks}); {start} step {self.num_steps}, "
@@ -237,20 +233,24 @@ class Trainer:
 
     def _take_step(self, batches: list[Batch], is_asked_to_stop: bool) -> tuple[Outcome, dict[str, Any]]:
         """One optimizer step; what it came to, and the numbers for the log."""
-        share = rate_share(self.schedule, self.step, self.num_steps)
-        scale = self.steps.scale
-        numbers: dict[str, Any] = {} if scale is None else {"loss_scale": scale.value}
+        rates, shares, numbers = dict[str, float](), list[float](), dict[str, Any]()
+        for work in self.steps.works:
+            share = rate_share(work.phase.schedule, self.step, self.num_steps)
+            shares.append(share)
+            rates[work.named("learning_rate")] = work.phase.optimizer.learning_rate * share
+            if work.scale is not None:
+                numbers[work.named("loss_scale")] = work.scale.value
         try:
-            outcome = self.steps.take(batches, self.step, share, is_stopping=is_asked_to_stop)
+            outcome = self.steps.take(batches, self.step, *shares, is_stopping=is_asked_to_stop)
         except NotFiniteError as problem:
             # In turns, so that the first few are of every rank; tensor-parallel ranks have the same ones.
             each = self.world.gather([example for batch in batches for example in batch.ids])
             ids = list(dict.fromkeys(example for row in zip_longest(*each) for example in row if example is not None))
-            data = self.task.fingerprint()
+            data = self.source.fingerprint()
             raise replay.keep(self.run, self.step, self._state(), ids, data, problem, self.world) from None
         self._num_skipped += outcome.num_skipped
-        per_epoch = self.task.plan("train").num_micro_batches
-        self._num_empty = 0 if outcome.num_targets else self._num_empty + 1
+        per_epoch = self.source.plan("train").num_micro_batches
+        self._num_empty = self._num_empty + 1 if outcome.is_empty else 0
         if self._num_empty * self.micro_batches >= per_epoch:
             raise self.world.told_once(
                 UserError(f"step {self.step + 1}: every example of the last epoch is bad; mend the data")
@@ -259,18 +259,16 @@ class Trainer:
         self.step += 1
         if self.average is not None and outcome.is_updated:
             self.average.update(self.model, self.step)
-        if outcome.num_targets and not outcome.is_updated:
+        if outcome.has_overflowed:
             self._num_overflows += 1
             numbers["is_skipped"] = True
-        elif outcome.num_targets:
-            numbers |= {"loss": outcome.loss, "gradient_norm": outcome.norm, **outcome.metrics}
-        return outcome, {
-            "step": self.step,
-            "epoch": round(epoch, 4),
-            "learning_rate": self.optimizer_section.learning_rate * share,
-            **numbers,
-            "time": time(),
-        }
+        numbers |= outcome.numbers
+        return outcome, {"step": self.step, "epoch": round(epoch, 4), **rates, **numbers, "time": time()}
+
+    @property
+    def _is_in_step(self) -> bool:
+        """Whether the model is evaluated as it is sharded."""
+        return self.engine.evaluate_sharded and self.parallel.is_sharded
 
     def _is_evaluated(self) -> bool:
         return self.step == self.last_step or self.step % self.evaluate_every == 0
@@ -280,11 +278,11 @@ class Trainer:
 
         Where a signal came first, a run that goes on does it before anything else.
         """
-        self._owed = record
+        self._pending = record
         if not self._evaluated(record):
             return False
         self.log.write(record)
-        self._owed = None
+        self._pending = None
         return True
 
     def _evaluated(self, record: dict[str, Any]) -> bool:
@@ -310,14 +308,15 @@ class Trainer:
 
     def _evaluate_and_keep(self) -> dict[str, float]:
         """Evaluates the weights that would be shipped; keeps them if they are the best, or for the final average."""
-        with self._whole(None if self.average is None else self.average.tensors) as model:
+        with self._to_evaluate(None if self.average is None else self.average.tensors) as model:
             scores = self._evaluate(model)
             gain = self._gain(scores)
             self._num_worse = 0 if gain > 0 else self._num_worse + 1
-            if gain >= 0:  # where all is equal, the later weights have learnt for longer
+            if gain >= 0:  # where all is equal, the later weights have learned for longer
                 self._keep(model, scores)
             if self.engine.average_count > 1:
-                self.snapshots.add(self.step, scores[self.metric_name], model.state_dict())
+                tensors = gathered(model.state_dict(), self.world)
+                self.snapshots.add(self.step, scores[self.metric_name], tensors)
         return scores
 
     def _gain(self, scores: dict[str, float]) -> float:
@@ -338,7 +337,7 @@ class Trainer:
 
         Even where a single evaluation scored better: on few development data that is luck, which averaging is against.
         """
-        with self._whole(average) as model:
+        with self._to_evaluate(average) as model:
             count = min(self.engine.batch_norm_micro_batches, self.step * self.micro_batches)
             averaging.reestimate_batch_norms(model, self._forwards(model, count))
             scores = self._evaluate(model)
@@ -346,14 +345,17 @@ class Trainer:
         return scores
 
     @contextmanager
-    def _whole(self, tensors: Tensors | None) -> Iterator[nn.Module]:
-        """The model with these weights (None: its own), whole on every rank, for searches differ in length."""
-        if not self.parallel.is_sharded:
+    def _to_evaluate(self, tensors: Tensors | None) -> Iterator[nn.Module]:
+        """The model with these weights (None: its own), whole on every rank unless `evaluate_sharded`."""
+        if self._is_in_step or not self.parallel.is_sharded:
             with weights_of(self.model, tensors):
+                self.parallel.reshard(self.model)
                 yield self.model
+                self.parallel.reshard(self.model)
             return
         if self._whole_model is None:
-            self._whole_model = self.task.build_model()
+            self._whole_model = blueprint(self.task.build_model)
+            make_room(self._whole_model, self.device)
         model = self._whole_model.to(self.device)
         state = model.state_dict()
         for name, tensor in (tensors or self.model.state_dict()).items():
@@ -363,20 +365,24 @@ class Trainer:
 
     def _forwards(self, model: nn.Module, count: int) -> Iterator[None]:
         """Forward passes over the first `count` training micro-batches."""
-        stream = Stream(self.task, "train", range(count), self.engine.workers, self.device)
+        stream = Stream(self.source, "train", range(count), self.engine.workers, self.device)
         for number, batch in progress(enumerate(stream), "estimates BatchNorm statistics", count, "batches"):
             if self._noted:  # the evaluation that follows stops too
                 return
             self.watchdog.note("estimates BatchNorm statistics", batch.ids)
             if batch.ids:
                 torch.manual_seed(mixed(self.seed, number, 0))
-                self.task.loss(model, batch.to(self.device))
+                for phase in self.task.phases:
+                    self.task.loss(model, moved(batch, self.device), phase.name)
                 yield
 
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         """Ranks share the examples; one scores them."""
         engine, device = self.engine, self.device
-        found, num_bad = predict(self.task, model, "dev", engine, device, self.world, self.watchdog, self._noted)
+        parallel = self.parallel if self._is_in_step else None
+        found, num_bad = predict(
+            self.task, self.source, model, engine, device, self.world, self.watchdog, self._noted, parallel
+        )
         if num_bad:
             warn(f"{num_bad} bad examples were left out of the evaluation at step {self.step}")
         self.watchdog.note("scores the evaluation" if self.world.is_first else WAITS)
@@ -386,17 +392,19 @@ class Trainer:
         """Writes the model, as the best so far, to `model/`."""
         self.best, self._best_loss = Best(self.step, scores[self.metric_name]), scores.get("loss", math.nan)
 
+        tensors = gathered(model.state_dict(), self.world)
+
         def write() -> None:
             folder = self.run / "model"
             folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(folder / WEIGHTS, model.state_dict())
+            write_tensors(folder / WEIGHTS, tensors)
             self.task.save_assets(folder, scores)
 
         self.world.first(write)
 
     def _state(self) -> dict[str, Tensors]:
         """All tensors of a checkpoint; by what they belong to."""
-        tensors = {"model": dict(self.model.state_dict()), "optimizer": self.updater.tensors()}
+        tensors = {"model": dict(self.model.state_dict()), "optimizer": self.steps.tensors()}
         if self.average is not None:
             tensors["average"] = self.average.tensors
         return tensors
@@ -410,11 +418,11 @@ class Trainer:
             "snapshots": self.snapshots.kept,
             "threads": self.threads,
             "layout": self.parallel.layout,
-            "data": self.task.fingerprint(),
-            "owed": self._owed,
+            "data": self.source.fingerprint(),
+            "pending": self._pending,
             "num_skipped": self._num_skipped,
             "num_overflows": self._num_overflows,
-            "loss_scale": None if self.steps.scale is None else self.steps.scale.state,
+            "loss_scale": self.steps.scale_states,
         }
         self.checkpoints.save(self.step, _flat(self._state()), state)
         if self.step == self.last_step:
@@ -428,9 +436,11 @@ class Trainer:
         if found is None:
             return
         path, state = found
-        if "owed" not in state:
+        if "owed" in state:  # as it was called once
+            state["pending"] = state.pop("owed")
+        if "pending" not in state:
             raise UserError(f"{path}: saved by an earlier version of Segue; give another --out")
-        if state["data"] != self.task.fingerprint():
+        if state["data"] != self.source.fingerprint():
             raise UserError(
                 f"{self.run}: the data changed since step {state['step']}; give another --out, or put the "
                 "data back as they were"
@@ -441,11 +451,10 @@ class Trainer:
             before = layout.Layout(*state["layout"])
             warn(f"{self.parallel.layout} instead of {before}: results may differ in the last bits")
         self.checkpoints.read(path, _flat(self._state()))  # in place
-        if self.steps.scale is not None and state["loss_scale"] is not None:
-            self.steps.scale.state = state["loss_scale"]
+        self.steps.scale_states = state["loss_scale"]
         self.best = None if state["best"] is None else Best(*state["best"])
         self.snapshots.kept = [Snapshot(*each) for each in state["snapshots"]]
-        self._owed = state["owed"]
+        self._pending = state["pending"]
         self._num_skipped, self._num_overflows = state["num_skipped"], state["num_overflows"]
         self.step = state["step"]
         self._best_loss, self._num_worse = state.get("best_loss", math.nan), state.get("num_worse", 0)
@@ -464,25 +473,52 @@ class _StoppedError(Exception):
 @torch.no_grad()
 def predict(
     task: Task,
+    source: Source,
     model: nn.Module,
-    split: Split,
     engine: EngineSection,
     device: torch.device,
     world: World = ALONE,
     watchdog: Watchdog | None = None,
     noted: Sequence[int] = (),
+    parallel: Parallel | None = None,
 ) -> tuple[list[Any], int]:
-    """What `model` says about every example of a split, once each, and how many bad ones were left out.
+    """What `model` says about every development example, once each, and how many bad ones were left out.
 
-    Ranks deal the micro-batches out; each gets all predictions, in the same order on any number of ranks. It stops,
-    and all ranks raise _StoppedError, when a signal is in any rank's `noted`.
+    Ranks deal the micro-batches out; each gets all predictions, in the same order on any number of ranks. With
+    `parallel` the model is spread, and they predict in step; without it each has a whole one. It stops, and all ranks
+    raise _StoppedError, when a signal is in any rank's `noted`.
     """
     was_training = model.training
     model.eval()
-    own = range(world.rank, task.plan(split).num_micro_batches, world.size)
-    predictions: list[tuple[int, list[Any]]] = []
+    if parallel is None:
+        predictions, num_skipped = _predict_alone(task, source, model, engine, device, world, watchdog, noted)
+    else:
+        predictions, num_skipped = predict_in_step(task, source, model, engine, parallel, watchdog, noted)
+    if watchdog is not None:
+        watchdog.note(WAITS)
+    model.train(was_training)
+    shares = world.gather((predictions, num_skipped, bool(noted)))
+    if any(is_stopping for _, _, is_stopping in shares):
+        raise _StoppedError
+    ordered = sorted((part for each, _, _ in shares for part in each), key=lambda part: part[0])
+    return [prediction for _, part in ordered for prediction in part], sum(count for _, count, _ in shares)
+
+
+def _predict_alone(
+    task: Task,
+    source: Source,
+    model: nn.Module,
+    engine: EngineSection,
+    device: torch.device,
+    world: World,
+    watchdog: Watchdog | None,
+    noted: Sequence[int],
+) -> tuple[Numbered, int]:
+    """This rank's share, with a whole model: nobody waits for anybody."""
+    own = range(world.rank, source.plan("dev").num_micro_batches, world.size)
+    predictions: Numbered = []
     num_skipped = 0
-    stream = Stream(task, split, own, engine.workers, device)
+    stream = Stream(source, "dev", own, engine.workers, device)
     with stream.explained():
         for number, batch in progress(zip(own, stream, strict=True), "evaluates", len(own), "batches"):
             if noted:
@@ -492,17 +528,10 @@ def predict(
             num_skipped += batch.num_skipped
             if batch.ids:
                 with precision.autocast(engine.precision, device):
-                    predictions.append((number, list(task.predict(model, batch.to(device)))))
+                    predictions.append((number, list(task.predict(model, moved(batch, device)))))
             if watchdog is not None:
                 watchdog.note("reads data", held=stream.held)
-    if watchdog is not None:
-        watchdog.note(WAITS)
-    model.train(was_training)
-    gathered = world.gather((predictions, num_skipped, bool(noted)))
-    if any(is_stopping for _, _, is_stopping in gathered):
-        raise _StoppedError
-    ordered = sorted((part for each, _, _ in gathered for part in each), key=lambda part: part[0])
-    return [prediction for _, part in ordered for prediction in part], sum(count for _, count, _ in gathered)
+    return predictions, num_skipped
 
 
 def _flat(groups: dict[str, Tensors]) -> dict[str, Tensor]:

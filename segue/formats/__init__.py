@@ -1,47 +1,37 @@
-"""What are other people's formats? One file each, and one road to all: write, run, compare, and only then publish."""
+"""What are other people's formats? One file each, and one way to all: write, run, compare, and only then publish."""
 
-import importlib
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segue import card, tasks
+from segue import card, parity, tasks
 from segue.compress import quantize
 from segue.data import manifests
-from segue.data.examples import Pair, Utterance
 from segue.data.manifest import Manifest, ManifestsSection
 from segue.errors import UserError, missing_extra, warn
 from segue.files import PARTIAL
-from segue.formats import parity
-from segue.formats.parity import Parity, Size
-from segue.formats.target import Speech, Text
-from segue.progress import Bar, progress, say
-from segue.runtime import exported
-from segue.runtime.recogniser import Recogniser
-from segue.runtime.separate import SeparateWriter
-from segue.runtime.translator import Translator, Writer
-from segue.tasks import speech_recognition, translation
+from segue.formats.exporter import GRAPH, Exporter
+from segue.parity import Circumstances, Parity
+from segue.progress import Bar, say
+from segue.runtime import exported, table
+from segue.runtime.table import TASKS
 
-MODULES = {
-    "onnx": "segue.formats.onnx",
-    "sherpa-onnx": "segue.formats.sherpa_onnx",
-    "ctranslate2": "segue.formats.ctranslate2",
-    "huggingface": "segue.formats.huggingface",
-}
 EXACT = "float32"
 _INSTRUCTIONS = {"avx512_f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sse4_1": "SSE4.1"}  # of x86, the largest first
 NUM_CALIBRATION = 128
-"""Utterances, evenly spaced, whose activations give the ranges of eight-bit numbers."""
+"""Examples, evenly spaced, whose activations give the ranges of eight-bit numbers."""
 
 
 def export(
@@ -64,56 +54,59 @@ def export(
     UserError says why.
     """
     trained, own_card = tasks.restore(model), _card_of(model)
-    task = trained.facts().task
-    leaves = way(target, task)
-    if weights != EXACT and weights not in leaves.quantizations:
-        permitted = ", ".join(leaves.quantizations) or "none"
+    task = trained.metadata().task
+    module, exporter = tasks.module(task), exporter_of(target, task)
+    if weights != EXACT and weights not in exporter.quantizations:
+        permitted = ", ".join(exporter.quantizations) or "none"
         raise UserError(f"--quantize {weights}: {target} has no such weights for {task} (it has: {permitted})")
-    if calibration is not None and not (weights == "int8" and isinstance(leaves, Speech)):
+    if calibration is not None and not (weights == "int8" and exporter.inputs is not None):
         raise UserError("--calibration: only eight-bit speech models are calibrated (--quantize int8)")
     _warn_of_unfinished(model, trained.recipe.engine.steps)
     data: ManifestsSection = trained.recipe.data
-    kind = Utterance if isinstance(leaves, Speech) else Pair
+    kind = module.EXAMPLE
     skip_bad = skip_bad or data.skip_bad
     manifest: Manifest[Any] = (
         _examples(kind, data, skip_bad) if examples is None else Manifest(kind, [examples], skip_bad=skip_bad)
     )
     with _publishing(out, force) as folder:
-        if isinstance(leaves, Speech):
+        compare = partial(_compared, module, trained, exporter, folder, weights, manifest)
+        more: dict[str, Any] = {}
+        inputs = None
+        if weights != EXACT and exporter.inputs is not None:
             ranges: Manifest[Any] | None = Manifest(kind, [calibration], skip_bad=skip_bad) if calibration else None
             if ranges is None:
                 ranges = manifests.dev(kind, data, skip_bad) or manifest.part(np.arange(len(manifest)))
-            found, more = _speech(trained, leaves, folder, weights, max_metric_loss, manifest, ranges)
+            parity.thin_out(ranges, NUM_CALIBRATION)
+            inputs = partial(exporter.inputs, trained, ranges)
+        with Bar("writes the model"):
+            exporter.write(trained, folder, weights)
+        if inputs is None:
+            found = compare()
         else:
-            found, more = _text(trained, leaves, folder, weights, manifest), {}
+            found, more = _smaller(folder, weights, max_metric_loss, compare, inputs)
         print("\n".join(f"{key:22} {value}" for key, value in found.rows().items()), flush=True)
-        problems = found.problems(weights == EXACT, max_metric_loss)
+        problems = found.problems(weights == EXACT, max_metric_loss, module.LEAST_IDENTICAL)
         if problems:
             raise UserError(f"{out}: not written: " + "; ".join(problems))
-        exported.save(folder, target, trained.facts(), weights=weights, **more)
+        exported.save(folder, target, trained.metadata(), weights=weights, **more)
         found.save(folder / "parity.json", target=target, weights=weights, **more)
-        text = card.with_use(own_card, leaves.use(trained, out.resolve().name), _table(found))
+        text = card.with_use(own_card, exporter.use(trained, out.resolve().name), _table(found))
         (folder / "README.md").write_text(text, encoding="utf-8")
     return found
 
 
-def way(target: str, task: str) -> Speech | Text:
-    """How a model of this task leaves in the format; a UserError if it does not, or if a package is missing."""
-    found: dict[str, Any] = {}
-    for name, module in MODULES.items():
-        kind = "SPEECH" if task == "speech_recognition" else "TEXT"
-        leaves = getattr(importlib.import_module(module), kind, None)
-        if leaves is not None:
-            found[name] = leaves
-    if target not in found:
-        wrong = "no such target" if target not in MODULES else f"not for {task}"
-        raise UserError(f"{target}: {wrong} (targets for {task}: {', '.join(found)})")
-    leaves = found[target]
-    assert isinstance(leaves, Speech | Text)
-    for package in leaves.packages:
+def exporter_of(target: str, task: str) -> Exporter:
+    """What writes a model of this task for the runtime; a UserError if nothing does, or if a package is missing."""
+    known = TASKS[task].targets
+    if target not in known:
+        wrong = f"not for {task}" if target in table.targets() else "no such target"
+        raise UserError(f"{target}: {wrong} (targets for {task}: {', '.join(known)})")
+    exporter = table.find(known[target].exporter)
+    assert isinstance(exporter, Exporter)
+    for package in exporter.packages:
         if util.find_spec(package) is None:
             raise missing_extra(package, "export")
-    return leaves
+    return exporter
 
 
 def _warn_of_unfinished(run: Path, steps: int) -> None:
@@ -139,43 +132,41 @@ def _examples(kind: type[Any], data: ManifestsSection, skip_bad: bool) -> Manife
     return found
 
 
-def _speech(
-    trained: speech_recognition.Trained,
-    leaves: Speech,
+def _compared(
+    module: ModuleType, trained: Any, exporter: Exporter, folder: Path, weights: str, manifest: Manifest[Any]
+) -> Parity:
+    """What was written beside the model in PyTorch, as its task compares them."""
+    threads = torch.get_num_threads()
+    where = Circumstances(
+        runtime=_version(exporter.packages[0]),
+        instructions=_instructions(),
+        threads=threads,
+        bytes_before=_bytes_of(trained.model),
+        bytes_after=_bytes_in(folder),
+    )
+    with ExitStack() as opened:
+        least = None
+        if weights == "int8" and exporter.least is not None:
+            name, runtime = exporter.least(folder, threads)
+            least = name, opened.enter_context(runtime)
+        found: Parity = module.compare(trained, exporter.run(trained, folder, threads), manifest, where, least)
+    return found
+
+
+def _smaller(
     folder: Path,
     weights: str,
     max_loss: float,
-    manifest: Manifest[Utterance],
-    calibration: Manifest[Utterance],
+    compare: Callable[[], Parity],
+    inputs: Callable[[], Iterable[Mapping[str, NDArray[Any]]]],
 ) -> tuple[Parity, dict[str, Any]]:
-    """Writes a recogniser; what comparing found, and which layers stayed in float."""
-    threads, path = torch.get_num_threads(), folder / "model.onnx"
-    ours = Recogniser(trained.facts(), speech_recognition.TorchListener(trained.model, torch.device("cpu")))
-
-    def compare() -> Parity:
-        runtime, hear = _version(leaves.packages[0]), leaves.hear(trained, folder, threads)
-        size = Size(_bytes_of(trained.model), _bytes_in(folder))
-        return parity.of_speech(
-            ours, hear, manifest, runtime=runtime, instructions=_instructions(), threads=threads, size=size
-        )
-
-    with Bar("writes the graph"):
-        leaves.write(trained, folder)
-    if weights == EXACT:
-        return compare(), {}
+    """Gives a graph smaller weights; what comparing found, and which layers stayed in float."""
+    path = folder / GRAPH
     whole = path.rename(folder / f"{PARTIAL}whole.onnx")
     try:
         if weights == "float16":
             quantize.float16_weights(whole, path)
             return compare(), {}
-        parity.thin_out(calibration, NUM_CALIBRATION)
-
-        def inputs() -> Iterator[Mapping[str, NDArray[Any]]]:
-            sounds = ours.sounds(calibration)
-            for _, waveforms in progress(sounds, "sees ranges of activations", unit="batches"):
-                for waveform in waveforms:
-                    yield leaves.inputs(trained, [waveform])
-
         quantize.quantize_int8(whole, path, inputs())
         found, kept = compare(), list[str]()
         if found.loss > max_loss:
@@ -189,33 +180,6 @@ def _speech(
         return found, {"layers_in_float": kept}
     finally:
         whole.unlink()
-
-
-def _text(trained: translation.Trained, leaves: Text, folder: Path, weights: str, manifest: Manifest[Pair]) -> Parity:
-    """Writes a translator; what comparing found."""
-    threads, facts = torch.get_num_threads(), trained.facts()
-    with Bar("writes the model"):
-        leaves.write(trained, folder, weights)
-    writer = translation.TorchWriter(trained.model, trained.vocabularies, torch.device("cpu"))
-
-    def translator(writer: Writer) -> Translator:
-        return Translator(facts, trained.vocabularies, writer)
-
-    with ExitStack() as opened:
-        least: tuple[str, Translator] | None = None
-        if weights == "int8" and leaves.least:
-            name = " ".join(f"{key}={value}" for key, value in leaves.least.items())
-            least = name, translator(opened.enter_context(SeparateWriter(folder, threads, leaves.least)))
-        return parity.of_translation(
-            translator(writer),
-            translator(leaves.writer(trained, folder, threads)),
-            manifest,
-            runtime=_version(leaves.packages[0]),
-            instructions=_instructions(),
-            threads=threads,
-            size=Size(_bytes_of(trained.model), _bytes_in(folder)),
-            least=least,
-        )
 
 
 def _instructions() -> str:

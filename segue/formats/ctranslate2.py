@@ -1,4 +1,4 @@
-"""How does CTranslate2 keep a Transformer? Our weights under its names, with tables that give it our behaviour.
+"""How does CTranslate2 keep a Transformer? Our weights under its names, with tables that give it our behavior.
 
 <https://opennmt.net/CTranslate2/>. What is written needs nothing of ours to run: `model.bin`, `config.json` and the
 vocabularies. Sources must hold their end token (and before them the language, where the model has several).
@@ -7,7 +7,6 @@ Shape letters: D width, V vocabulary.
 """
 
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,14 @@ from segue import card
 from segue.data.tokenizer import UNKNOWN
 from segue.data.vocabularies import BEGIN, END, Vocabularies
 from segue.errors import missing_extra
-from segue.formats.target import Text, source_side
+from segue.formats.exporter import Exporter
 from segue.layers.attention import Attention
 from segue.layers.feed_forward import FeedForward
 from segue.layers.positions import WAVELENGTH_BASE, sinusoids
 from segue.models.transformer import Transformer, TransformerSection
-from segue.runtime.ctranslate2 import POSITIONS, CTranslate2Writer
-from segue.tasks.translation import Trained
+from segue.runtime.ctranslate2 import POSITIONS, CTranslate2Backend
+from segue.runtime.separate import SeparateBackend
+from segue.tasks.translation import Trained, source_side, use
 
 LARGEST = 63
 """Of a weight in int8: seven bits."""
@@ -125,11 +125,17 @@ def _set_feed_forward(spec: Any, feed_forward: FeedForward) -> None:
 def _set_linear(spec: Any, *fused: nn.Linear) -> None:
     """One matrix of several, output after output."""
     spec.weight = _array(torch.cat([linear.weight for linear in fused]))
-    spec.bias = _array(torch.cat([linear.bias for linear in fused]))
+    spec.bias = _array(torch.cat([_bias(linear) for linear in fused]))
 
 
 def _set_norm(spec: Any, norm: nn.LayerNorm) -> None:
-    spec.gamma, spec.beta = _array(norm.weight), _array(norm.bias)
+    spec.gamma, spec.beta = _array(norm.weight), _array(_bias(norm))
+
+
+def _bias(layer: nn.Linear | nn.LayerNorm) -> Tensor:
+    """Of a layer that has none, zeros: a norm of CTranslate2 needs one."""
+    bias: Tensor | None = layer.bias
+    return layer.weight.new_zeros(len(layer.weight)) if bias is None else bias
 
 
 def _impossible(vocabularies: Vocabularies) -> NDArray[np.float32]:
@@ -158,7 +164,7 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.detach().float().cpu().numpy().copy()  # CTranslate2 changes it in place when it quantizes
 
 
-# --- The road ---
+# --- Exporter ---
 
 
 def _write(trained: Trained, folder: Path, weights: str) -> None:
@@ -176,15 +182,19 @@ source, target = (Tokenizer.from_file(f"{folder}/{{name}}.json") for name in ("{
 tokens = [{language}*source.encode("a line of text", add_special_tokens=False).tokens, "{END}"]
 [result] = translator.translate_batch([tokens], beam_size={trained.recipe.search.beams})
 print(target.decode([target.token_to_id(token) for token in result.hypotheses[0]]))"""
-    mine = card.translation_use(folder, trained.vocabularies.languages)
+    mine = use(folder, trained.vocabularies.languages)
     return f"{mine}\nor with CTranslate2 and tokenizers alone:\n\n{card.python(code)}"
 
 
-TEXT = Text(
+def _least(folder: Path, threads: int) -> tuple[str, SeparateBackend]:
+    return "CT2_FORCE_CPU_ISA=GENERIC", SeparateBackend(folder, threads, {"CT2_FORCE_CPU_ISA": "GENERIC"})
+
+
+TEXT = Exporter(
     packages=("ctranslate2",),
     write=_write,
-    writer=lambda trained, folder, threads: CTranslate2Writer(folder, threads),  # noqa: ARG005
+    run=lambda trained, folder, threads: CTranslate2Backend(folder, threads),  # noqa: ARG005
     use=_use,
     quantizations=("int8", "float16"),
-    least=MappingProxyType({"CT2_FORCE_CPU_ISA": "GENERIC"}),
+    least=_least,
 )

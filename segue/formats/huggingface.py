@@ -6,7 +6,7 @@ scores are the same; these things differ:
 - The longest output is `LONGEST_OUTPUT` tokens, whatever its source: a generation config knows no bound by the source.
 - Several target languages: the user writes the language's token before the source, as in "<2de> A dog runs." It is an
   added token; the other special tokens are never read from a text, as with us (by a tokenizer of words they are).
-- Text normalisation is part of the tokenizer. It lowers letters one by one: a capital sigma ending a word is σ, not ς.
+- Text normalization is part of the tokenizer. It lowers letters one by one: a capital sigma ending a word is σ, not ς.
 - Forbidden n-grams leave their probability to other tokens, also in scores.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import tokenizers as hf
 import torch
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
-from torch import Tensor
+from torch import Tensor, nn
 
 from segue import card
 from segue.data.text import BLANK, ELISIONS, LEFT_OUT, NUMBERS, RAISED, STRONG, WEAK, TextSection, unfolded
@@ -27,9 +27,10 @@ from segue.data.vocabularies import BEGIN, END, PADDING, TO_LANGUAGE, Vocabulari
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.engine.state.checkpoint import write_tensors
 from segue.errors import UserError
-from segue.formats.target import Text
+from segue.formats.exporter import Exporter
 from segue.models.transformer import Transformer, TransformerSection
-from segue.tasks.translation import Trained, padded
+from segue.tasks.translation import Trained
+from segue.tasks.translation.pairs import padded
 
 LONGEST_SOURCE = 1024
 """Tokens: transformers makes a table of so many sinusoids, the same as ours."""
@@ -90,11 +91,15 @@ def write(
 
 
 def weights(model: Transformer) -> dict[str, Tensor]:
-    """The model's parameters under Marian's names."""
+    """The model's parameters under Marian's names; biases that the model has not, and Marian has, are 0."""
+    tensors = dict(model.state_dict())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is None and module is not model.head:
+            tensors[f"{name}.bias"] = module.weight.new_zeros(len(module.weight))
     names = NAMES if model.source_embedding is not None else NAMES | {"target_embedding": "model.shared"}
     found = {
         ".".join(word for part in name.split(".") if (word := names.get(part, part))): tensor.detach().float().cpu()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in tensors.items()
     }
     bias = torch.zeros(1, model.target_embedding.num_embeddings)
     return {name: tensor.contiguous() for name, tensor in found.items()} | {"final_logits_bias": bias}
@@ -184,7 +189,7 @@ def _generation(vocabularies: Vocabularies, search: SearchSection) -> dict[str, 
 
 
 def _tokenizer(vocabularies: Vocabularies, rule: TextSection | None) -> dict[str, Any]:
-    """What `tokenizer.json` holds: ours, with the text's normalisation before it and the end token after."""
+    """What `tokenizer.json` holds: ours, with the text's normalization before it and the end token after."""
     inner = hf.Tokenizer.from_str(vocabularies.target.to_json())
     if rule is not None:
         inner.normalizer = _normalizer(rule)
@@ -273,10 +278,10 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-# --- The road ---
+# --- Exporter ---
 
 
-class TransformersWriter:
+class TransformersBackend:
     """transformers' own search in what was written."""
 
     def __init__(self, folder: Path, end: int) -> None:
@@ -350,10 +355,10 @@ print(tokenizer.decode(model.generate(**batch)[0], skip_special_tokens=True))"""
     return f"With transformers, version 4 or 5:\n\n{card.python(code)}"
 
 
-TEXT = Text(
+TEXT = Exporter(
     packages=("transformers",),
     write=_write,
-    writer=lambda trained, folder, threads: TransformersWriter(folder, trained.vocabularies.end),  # noqa: ARG005
+    run=lambda trained, folder, threads: TransformersBackend(folder, trained.vocabularies.end),  # noqa: ARG005
     use=_use,
     quantizations=(),
 )

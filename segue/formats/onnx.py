@@ -22,17 +22,20 @@ from torch import Tensor, nn
 from segue import card
 from segue.compress import quantize
 from segue.data.audio import Samples
+from segue.data.examples import Utterance
+from segue.data.manifest import Manifest
 from segue.data.vocabularies import BEGIN, END, PADDING, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import missing_extra
 from segue.files import replacing
-from segue.formats.parity import Hear, Scores
-from segue.formats.target import Speech, Text, source_side
+from segue.formats.exporter import GRAPH, Exporter
 from segue.layers.mask import length_mask
 from segue.models.transformer import Cache, Transformer
-from segue.runtime.onnx import OnnxListener, inputs, metadata, session
-from segue.runtime.recogniser import Recogniser
+from segue.runtime.onnx import graph_metadata, inputs, open_recognizer, session
 from segue.tasks import speech_recognition, translation
+from segue.tasks.speech_recognition.comparison import Recognize, Scores
+from segue.tasks.translation.pairs import padded
+from segue.tasks.translation.search import search
 
 if TYPE_CHECKING:  # onnx_ir comes with onnxscript, an extra
     from onnx_ir import Model, Node, Value
@@ -103,7 +106,7 @@ class OnnxSteps:
             self._lengths = self._lengths[sentences.numpy()]
 
 
-class OnnxWriter:
+class OnnxTranslationBackend:
     """The two graphs under our search, which needs PyTorch: what proves them equal."""
 
     def __init__(self, folder: Path, vocabularies: Vocabularies, threads: int | None = None) -> None:
@@ -119,9 +122,9 @@ class OnnxWriter:
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
         """The best outputs of each row of source tokens."""
-        source, lengths = translation.padded(rows, self._vocabularies.source.special[PADDING])
+        source, lengths = padded(rows, self._vocabularies.source.special[PADDING])
         steps = OnnxSteps(self._encoder, self._decoder, source, lengths, max(section.beams, num_best))
-        return translation.search(steps, self._vocabularies, lengths, section, num_best=num_best, prefixes=prefixes)
+        return search(steps, self._vocabularies, lengths, section, num_best=num_best, prefixes=prefixes)
 
     def attention(self, source: Sequence[int], target: Sequence[int]) -> None:
         """None: the graphs do not say."""
@@ -312,11 +315,12 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-# --- The road ---
+# --- Exporters ---
 
 
-def _write_speech(trained: speech_recognition.Trained, folder: Path) -> None:
-    write_recognizer(trained.model, folder / "model.onnx", metadata(trained.facts()))
+def _write_speech(trained: speech_recognition.Trained, folder: Path, weights: str) -> None:
+    del weights
+    write_recognizer(trained.model, folder / GRAPH, graph_metadata(trained.metadata()))
 
 
 def _speech_use(trained: speech_recognition.Trained, folder: str) -> str:
@@ -326,27 +330,26 @@ import onnxruntime
 import soundfile
 
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
-samples, rate = soundfile.read("speech.wav", dtype="float32")  # mono, {trained.facts().sample_rate_hz} Hz
+samples, rate = soundfile.read("speech.wav", dtype="float32")  # mono, {trained.metadata().sample_rate_hz} Hz
 log_probs, frames = session.run(None, {{"waveforms": samples[None], "lengths": numpy.array([len(samples)])}})
 best = [len(log_probs[0, 0]) - 1, *log_probs[0].argmax(axis=1)]  # the last token is the blank
 tokens = [*json.loads(session.get_modelmeta().custom_metadata_map["tokens"]), ""]
 print("".join(tokens[b] for a, b in zip(best, best[1:]) if a != b))"""
-    return f"{card.speech_use(folder)}\nor with onnxruntime alone:\n\n{card.python(code)}"
+    return f"{speech_recognition.use(folder)}\nor with onnxruntime alone:\n\n{card.python(code)}"
 
 
-def _hear(trained: speech_recognition.Trained, folder: Path, threads: int) -> Hear:
-    facts = trained.facts()
-    model = Recogniser(facts, OnnxListener(folder / "model.onnx", facts, threads))
+def _hear(trained: speech_recognition.Trained, folder: Path, threads: int) -> Recognize:
+    model = open_recognizer(folder, trained.metadata(), threads)
 
     def hear(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
-        texts, scores = model.hear(waveforms)
+        texts, scores = model.recognize(waveforms)
         return texts, lambda: scores
 
     return hear
 
 
 def _write_text(trained: translation.Trained, folder: Path, weights: str) -> None:
-    write_translator(trained.model, folder, {"task": trained.facts().task})
+    write_translator(trained.model, folder, {"task": trained.metadata().task})
     trained.vocabularies.save(folder)
     if weights == "float16":
         for name in ("encoder.onnx", "decoder.onnx"):
@@ -355,7 +358,7 @@ def _write_text(trained: translation.Trained, folder: Path, weights: str) -> Non
 
 
 def _text_use(trained: translation.Trained, folder: str) -> str:
-    source, language = source_side(trained)
+    source, language = translation.source_side(trained)
     code = f"""import numpy
 import onnxruntime
 from tokenizers import Tokenizer
@@ -378,17 +381,24 @@ print(tokenizer.decode(written))"""
     return f"With onnxruntime and tokenizers, greedily:\n\n{card.python(code)}"
 
 
-SPEECH = Speech(
+def _speech_inputs(
+    trained: speech_recognition.Trained, utterances: Manifest[Utterance]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    return (inputs([waveform]) for waveform in speech_recognition.waveforms(trained, utterances))
+
+
+SPEECH = Exporter(
     packages=("onnxruntime", "onnx", "onnxscript"),
     write=_write_speech,
-    inputs=lambda trained, waveforms: inputs(waveforms),  # noqa: ARG005
-    hear=_hear,
+    run=_hear,
     use=_speech_use,
+    quantizations=("int8", "float16"),
+    inputs=_speech_inputs,
 )
-TEXT = Text(
+TEXT = Exporter(
     packages=("onnxruntime", "onnx", "onnxscript"),
     write=_write_text,
-    writer=lambda trained, folder, threads: OnnxWriter(folder, trained.vocabularies, threads),
+    run=lambda trained, folder, threads: OnnxTranslationBackend(folder, trained.vocabularies, threads),
     use=_text_use,
     quantizations=("float16",),
 )

@@ -1,6 +1,6 @@
-"""What does sherpa-onnx want of a recogniser? `model.onnx` and `tokens.txt`, for `OfflineRecognizer.from_nemo_ctc`.
+"""What does sherpa-onnx want of a recognizer? `model.onnx` and `tokens.txt`, for `OfflineRecognizer.from_nemo_ctc`.
 
-<https://k2-fsa.github.io/sherpa/onnx/>. It computes our features itself (`data/features.py`); the graph normalises.
+<https://k2-fsa.github.io/sherpa/onnx/>. It computes our features itself (`data/features.py`); the graph normalizes.
 
 Shape letters: B batch, F mel bins, T frames, T' output frames, V vocabulary.
 """
@@ -17,37 +17,39 @@ from torch import Tensor, nn
 
 from segue import card
 from segue.data.audio import Samples, padded
-from segue.data.features import FLOOR, FeaturesSection, Normalization, normalize
+from segue.data.features import FLOOR, FeaturesSection
 from segue.data.tokenizer import WORD_MARK, Tokenizer
 from segue.errors import UserError
 from segue.formats import onnx
-from segue.formats.parity import Hear, Scores
-from segue.formats.target import Speech
-from segue.models.jasper import Jasper
+from segue.formats.exporter import GRAPH, Exporter
 from segue.runtime.onnx import session
-from segue.tasks.speech_recognition import Trained
+from segue.tasks.speech_recognition import AcousticModel, Trained, waveforms
+from segue.tasks.speech_recognition.comparison import Recognize, Scores
 
 BLANK = "<blk>"
+LOUD = 256
+"""Peak of recordings for models whose features are normalized over speech, which do not depend on the level. Samples
+are floats, so nothing is clipped; sherpa-onnx's floor lies 48 dB lower then."""
 
 
-def write(model: Jasper, tokenizer: Tokenizer, folder: Path, *, features: FeaturesSection, subsampling: int) -> None:
+def write(model: AcousticModel, tokenizer: Tokenizer, folder: Path, features: FeaturesSection) -> None:
     """Writes both files into `folder`. A UserError says which tokens sherpa-onnx cannot write."""
     lines = token_lines(tokenizer)
     metadata = {
         "vocab_size": str(len(lines)),
-        "subsampling_factor": str(subsampling),
-        # Empty: the graph normalises. sherpa-onnx 2.0.1's "per_feature" is half a sigma off in silent low bins.
+        "subsampling_factor": str(model.encoder.subsampling),
+        # Empty: the graph normalizes. sherpa-onnx 2.0.1's "per_feature" is half a sigma off in silent low bins.
         "normalize_type": "",
         "model_type": "EncDecCTCModelBPE",
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokens.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
     onnx.write(
-        _Graph(model, features.normalization, subsampling),
+        _Graph(model),
         (torch.zeros(2, features.mel_bins, 40), torch.tensor([40, 30])),
         {"features": ("batch", features.mel_bins, "time"), "lengths": ("batch",)},
         ("log_probs", "frames", "positions"),
-        folder / "model.onnx",
+        folder / GRAPH,
         metadata,
     )
 
@@ -55,9 +57,9 @@ def write(model: Jasper, tokenizer: Tokenizer, folder: Path, *, features: Featur
 class _Graph(nn.Module):
     """What stands after the features, so that the frames that sherpa-onnx looks at hold all that is said."""
 
-    def __init__(self, model: Jasper, normalization: Normalization, subsampling: int) -> None:
+    def __init__(self, model: AcousticModel) -> None:
         super().__init__()
-        self.model, self._normalization, self._subsampling = model, normalization, subsampling
+        self.model, self._subsampling = model, model.encoder.subsampling
         self.train(model.training)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,7 +68,7 @@ class _Graph(nn.Module):
         Of T' = ceil(T / subsampling) frames, sherpa-onnx looks at floor(T / subsampling) alone. Where that is one less,
         a frame that says what the one before it says, the last such one, stands last: without it, the text is the same.
         """
-        log_probs, frames = self.model(normalize(features, lengths, self._normalization), lengths)
+        log_probs, frames = self.model.of_features(features, lengths)
         best = log_probs.argmax(dim=2)
         index = torch.arange(best.shape[1], device=best.device).expand_as(best)
         end = frames.unsqueeze(1) - 1
@@ -100,43 +102,58 @@ def token_lines(tokenizer: Tokenizer) -> list[str]:
     return [f"{symbol} {number}" for number, symbol in enumerate([*symbols, BLANK])]
 
 
-# --- The road ---
+# --- Exporter ---
 
 
-def _write(trained: Trained, folder: Path) -> None:
-    section = trained.recipe
-    subsampling = Jasper.subsampling(section.model)
-    write(trained.model.model, trained.tokenizer, folder, features=section.features, subsampling=subsampling)
+def _write(trained: Trained, folder: Path, weights: str) -> None:
+    del weights
+    write(trained.model, trained.tokenizer, folder, trained.recipe.features)
+
+
+def _is_leveled(trained: Trained) -> bool:
+    """Whether recordings are to be scaled first: sherpa-onnx's floor would hide what our features have."""
+    return trained.recipe.features.normalization == "speech"
+
+
+def _leveled(trained: Trained, waveforms: Sequence[Samples]) -> list[Samples]:
+    """About as loud as the card says that they are given to sherpa-onnx: by powers of two, which round nothing."""
+    if not _is_leveled(trained):
+        return list(waveforms)
+    peaks = [max(float(np.abs(samples).max(initial=0.0)), 1e-9) for samples in waveforms]
+    return [
+        samples * np.float32(LOUD * 2.0 ** -math.ceil(math.log2(peak)))
+        for samples, peak in zip(waveforms, peaks, strict=True)
+    ]
 
 
 @torch.inference_mode()
 def _inputs(trained: Trained, waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:
     """Our features with sherpa-onnx's floor, which are sherpa-onnx's."""
-    features, frames = trained.model.front_end(*map(torch.from_numpy, padded(waveforms)))
+    features, frames = trained.model.front_end(*map(torch.from_numpy, padded(_leveled(trained, waveforms))))
     return {"features": features.clamp(min=math.log(FLOOR)).numpy(), "lengths": frames.numpy()}
 
 
-def _hear(trained: Trained, folder: Path, threads: int) -> Hear:
+def _hear(trained: Trained, folder: Path, threads: int) -> Recognize:
     """sherpa-onnx's texts. It shows no scores: those are its graph's, for our features."""
     import sherpa_onnx
 
-    facts = trained.facts()
+    metadata = trained.metadata()
     recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
-        model=str(folder / "model.onnx"),
+        model=str(folder / GRAPH),
         tokens=str(folder / "tokens.txt"),
         num_threads=threads,
-        sample_rate=facts.sample_rate_hz,
-        feature_dim=facts.feature_dim,
+        sample_rate=metadata.sample_rate_hz,
+        feature_dim=metadata.feature_dim,
     )
-    graph = session(folder / "model.onnx", threads)
+    graph = session(folder / GRAPH, threads)
 
     def hear(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
         streams = [recognizer.create_stream() for _ in waveforms]
-        for stream, waveform in zip(streams, waveforms, strict=True):
-            stream.accept_waveform(facts.sample_rate_hz, waveform)
+        for stream, waveform in zip(streams, _leveled(trained, waveforms), strict=True):
+            stream.accept_waveform(metadata.sample_rate_hz, waveform)
         # Without a frame to look at, sherpa-onnx ends the process.
         heard = [
-            each for each, samples in zip(streams, waveforms, strict=True) if len(samples) >= facts.samples_per_frame
+            each for each, samples in zip(streams, waveforms, strict=True) if len(samples) >= metadata.samples_per_frame
         ]
         if heard:
             recognizer.decode_streams(heard)
@@ -150,19 +167,20 @@ def _hear(trained: Trained, folder: Path, threads: int) -> Hear:
 
 
 def _use(trained: Trained, folder: str) -> str:
-    facts = trained.facts()
+    metadata = trained.metadata()
+    loud = f"samples *= {LOUD} / max(abs(samples).max(), 1e-9)  # sherpa-onnx's floor then hides nothing of them\n"
+    scaled = loud if _is_leveled(trained) else ""
     code = f"""import sherpa_onnx
 import soundfile
 
 recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
     model="{folder}/model.onnx",
     tokens="{folder}/tokens.txt",
-    sample_rate={facts.sample_rate_hz},
-    feature_dim={facts.feature_dim},
+    sample_rate={metadata.sample_rate_hz},
+    feature_dim={metadata.feature_dim},
 )
 samples, rate = soundfile.read("speech.wav", dtype="float32")  # mono, any rate
-samples /= max(abs(samples).max(), 1e-9)  # sherpa-onnx hears quiet recordings badly
-stream = recognizer.create_stream()
+{scaled}stream = recognizer.create_stream()
 stream.accept_waveform(rate, samples)
 recognizer.decode_stream(stream)
 print(stream.result.text)"""
@@ -172,10 +190,11 @@ print(stream.result.text)"""
     )
 
 
-SPEECH = Speech(
+SPEECH = Exporter(
     packages=("sherpa_onnx", "onnx", "onnxscript"),
     write=_write,
-    inputs=_inputs,
-    hear=_hear,
+    run=_hear,
     use=_use,
+    quantizations=("int8", "float16"),
+    inputs=lambda trained, utterances: (_inputs(trained, [each]) for each in waveforms(trained, utterances)),
 )

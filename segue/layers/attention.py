@@ -3,26 +3,45 @@
 Shape letters: B batch, T queries, S keys, D width, H heads, d width of a head.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue.layers.positions import rotate
+from segue.layers.splits import Split
 
 
 class Attention(nn.Module):
     """Multi-head attention; with fewer heads for keys and values where asked (Ainslie et al. 2023, arXiv:2305.13245)"""
 
-    def __init__(self, width: int, heads: int, key_value_heads: int, *, dropout: float, is_rotary: bool) -> None:
+    splits: ClassVar[Mapping[str, Split]] = {"query": "column", "key": "column", "value": "column", "output": "row"}
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        key_value_heads: int,
+        *,
+        dropout: float,
+        is_rotary: bool,
+        has_biases: bool = True,
+    ) -> None:
         super().__init__()
         self.heads, self.key_value_heads = heads, key_value_heads
         self.head_width = width // heads
         self.dropout, self.is_rotary = dropout, is_rotary
         # Separate, not fused: tensor parallelism splits each by columns, and Llama's and Marian's names need them.
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, key_value_heads * self.head_width)
-        self.value = nn.Linear(width, key_value_heads * self.head_width)
-        self.output = nn.Linear(width, width)
+        self.query = nn.Linear(width, width, bias=has_biases)
+        self.key = nn.Linear(width, key_value_heads * self.head_width, bias=has_biases)
+        self.value = nn.Linear(width, key_value_heads * self.head_width, bias=has_biases)
+        self.output = nn.Linear(width, width, bias=has_biases)
+
+    def dealt_out(self) -> dict[str, int]:
+        """Heads."""
+        return {f"{number} heads": number for number in (self.heads, self.key_value_heads)}
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
         """(B, T, D), (B, S, D), mask (B, 1, 1, S) -> (B, T, D). Positions count from 0."""

@@ -3,12 +3,14 @@
 Shape letters: B batch, T tokens, D width.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue.layers.dropout import Dropout
+from segue.layers.splits import Split
 
 Activation = Literal["relu", "gelu", "swiglu"]
 
@@ -16,13 +18,21 @@ Activation = Literal["relu", "gelu", "swiglu"]
 class FeedForward(nn.Module):
     """Position-wise network (Vaswani et al. 2017, section 3.3); SwiGLU as in Shazeer 2020 (arXiv:2002.05202)."""
 
-    def __init__(self, width: int, hidden: int, activation: Activation, *, dropout: float) -> None:
+    splits: ClassVar[Mapping[str, Split]] = {"up": "column", "gate": "column", "down": "row"}
+
+    def __init__(
+        self, width: int, hidden: int, activation: Activation, *, dropout: float, has_biases: bool = True
+    ) -> None:
         super().__init__()
-        self.activation = activation
-        self.up = nn.Linear(width, hidden)
-        self.gate = nn.Linear(width, hidden) if activation == "swiglu" else None
-        self.down = nn.Linear(hidden, width)
+        self.activation, self.hidden = activation, hidden
+        self.up = nn.Linear(width, hidden, bias=has_biases)
+        self.gate = nn.Linear(width, hidden, bias=has_biases) if activation == "swiglu" else None
+        self.down = nn.Linear(hidden, width, bias=has_biases)
         self.dropout = Dropout(dropout)
+
+    def dealt_out(self) -> dict[str, int]:
+        """Hidden units."""
+        return {f"feed_forward of {self.hidden}": self.hidden}
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""

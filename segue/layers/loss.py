@@ -1,12 +1,14 @@
 """What does a wrong token cost? Cross-entropy with smoothed labels, in little memory.
 
-Shape letters: P targets, V vocabulary.
+Shape letters: P targets, V vocabulary, R tokens of a rank.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 
 ROWS = 256
 """Targets that a CPU works on at once: with thousands of tokens, some megabytes."""
@@ -19,8 +21,16 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tu
 
     The target distribution is (1 - smoothing) on the target and smoothing / V on every token, the target included
     (Szegedy et al. 2016, arXiv:1512.00567, section 7), as torch's `F.cross_entropy` has it.
-    Logits of float32 that need a gradient are overwritten with it.
+    Logits of float32 that need a gradient are overwritten with it. Logits that are split by tokens over ranks stay so:
+    every rank calls this, has the losses of all targets, and the gradient of its own logits.
     """
+    if isinstance(logits, DTensor):
+        assert logits.placements == (Shard(1),)
+        mesh, part = logits.device_mesh, logits.to_local()
+        size = -(-logits.shape[1] // mesh.size())  # as torch.chunk deals out
+        split = _Split(mesh.get_group(), mesh.get_local_rank() * size, logits.shape[1])
+        loss, likelihood = _SplitCrossEntropy.apply(part, targets, smoothing, split)  # type: ignore[no-untyped-call]
+        return loss, likelihood
     loss, likelihood = _CrossEntropy.apply(logits, targets, smoothing)  # type: ignore[no-untyped-call]
     return loss, likelihood
 
@@ -36,9 +46,7 @@ class _CrossEntropy(torch.autograd.Function):
         num_targets, vocabulary = logits.shape
         gradient = logits.detach() if logits.dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
         loss, likelihood = (torch.empty(num_targets, device=logits.device) for _ in range(2))
-        at_once = ROWS if logits.device.type == "cpu" else max(ROWS, GPU_BYTES // (4 * vocabulary))
-        for start in range(0, num_targets, at_once):
-            rows = slice(start, start + at_once)
+        for rows in _chunks(logits):
             places = targets[rows].unsqueeze(1)
             log_probs = logits[rows].float().log_softmax(dim=1)
             likelihood[rows] = -log_probs.gather(1, places).squeeze(1)
@@ -56,3 +64,62 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient.mul_(gradients[0].unsqueeze(1)).to(ctx.dtype), None, None
+
+
+class _Split(NamedTuple):
+    """How a vocabulary is dealt out."""
+
+    group: Any
+    """Of the ranks that share it."""
+    first: int
+    """This rank's first token."""
+    vocabulary: int
+    """Tokens of all ranks."""
+
+
+class _SplitCrossEntropy(torch.autograd.Function):
+    """The same, of a rank's tokens: (P, R). Three numbers a target are summed over the ranks, one more is compared."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float, split: _Split) -> tuple[Tensor, Tensor]:
+        num_targets, num_own = logits.shape
+        gradient = logits.detach() if logits.dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
+        largest = torch.empty(num_targets, device=logits.device)
+        for rows in _chunks(logits):
+            largest[rows] = logits[rows].float().amax(dim=1)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=split.group)
+        places = (targets - split.first).unsqueeze(1)
+        is_own = (places >= 0) & (places < num_own)  # (P, 1)
+        places = places.clamp(0, num_own - 1)
+        sums = torch.empty(3, num_targets, device=logits.device)  # of exponentials, of logits, of the target's logit
+        for rows in _chunks(logits):
+            scores = logits[rows].float() - largest[rows].unsqueeze(1)
+            sums[0, rows] = scores.exp().sum(dim=1)
+            sums[1, rows] = scores.sum(dim=1)
+            sums[2, rows] = (scores.gather(1, places[rows]) * is_own[rows]).squeeze(1)
+        dist.all_reduce(sums, group=split.group)
+        normalizer = sums[0].log()
+        likelihood = normalizer - sums[2]
+        loss = torch.lerp(likelihood, normalizer - sums[1] / split.vocabulary, smoothing)
+        if ctx.needs_input_grad[0]:
+            shift = (largest + normalizer).unsqueeze(1)
+            for rows in _chunks(logits):
+                part = torch.exp(logits[rows].float() - shift[rows], out=gradient[rows])
+                part.sub_(smoothing / split.vocabulary)
+                part.scatter_add_(1, places[rows], (smoothing - 1) * is_own[rows].float())
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
+        ctx.mark_non_differentiable(likelihood)
+        return loss, likelihood
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient.mul_(gradients[0].unsqueeze(1)).to(ctx.dtype), None, None, None
+
+
+def _chunks(logits: Tensor) -> list[slice]:
+    """(P, V): the rows that are worked on at once, one after the other."""
+    num_targets, vocabulary = logits.shape
+    at_once = ROWS if logits.device.type == "cpu" else max(ROWS, GPU_BYTES // (4 * vocabulary))
+    return [slice(start, start + at_once) for start in range(0, num_targets, at_once)]

@@ -1,5 +1,7 @@
 """Which positions of a padded batch are real?"""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -12,3 +14,11 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
 def real_places(lengths: Tensor, size: int) -> Tensor:
     """(B) -> (P): where the first `lengths` positions of each row lie among all, row after row."""
     return length_mask(lengths, size).flatten().nonzero().squeeze(1)
+
+
+Frames = TypeVar("Frames", Tensor, int)
+
+
+def output_frames(frames: Frames, stride: int) -> Frames:
+    """Frames that a convolution of this stride leaves: ceil(frames / stride)."""
+    return (frames + stride - 1) // stride

@@ -3,19 +3,20 @@
 Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Model" (arXiv:1904.03288); Kriman et al. 2019,
 "QuartzNet" (arXiv:1910.10261). Layer for layer as OpenSeq2Seq trained it: its published sizes are in `recipes/`.
 
-Shape letters: B batch, C channels, T frames, V vocabulary (blank included).
+Shape letters: B batch, C channels, D width, T frames.
 """
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+import math
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from segue.layers.mask import length_mask
+from segue.layers.mask import length_mask, output_frames
 from segue.models.width import WidthMultiplier
 from segue.recipe import Section
 
-# OpenSeq2Seq's batch normalisation: tdnn_encoder.py, epsilon 1e-3; momentum 0.9 in TensorFlow's sense.
+# OpenSeq2Seq's batch normalization: tdnn_encoder.py, epsilon 1e-3; momentum 0.9 in TensorFlow's sense.
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.1
 
@@ -24,7 +25,7 @@ Count = Annotated[int, Field(gt=0, le=1000)]
 
 
 class BlockSection(Section):
-    """One block: `repeats` times convolution, batch normalisation, ReLU, dropout."""
+    """One block: `repeats` times convolution, batch normalization, ReLU, dropout."""
 
     channels: Size
     """Output channels."""
@@ -64,6 +65,15 @@ class JasperSection(Section):
         blocks = [each.model_copy(update={"channels": each.channels * self.width_multiplier}) for each in self.blocks]
         return self.model_copy(update={"blocks": tuple(blocks), "width_multiplier": 1})
 
+    def build(self, features: int) -> "Jasper":
+        """The encoder of so many features."""
+        return Jasper(self, features)
+
+    @property
+    def subsampling(self) -> int:
+        """Input frames per output frame."""
+        return math.prod(block.stride for block in self.blocks)
+
     @model_validator(mode="after")
     def _frames_line_up(self) -> Self:
         with_residual = [block.has_residual and self.residual != "none" for block in self.blocks]
@@ -78,9 +88,9 @@ class JasperSection(Section):
 
 
 class Jasper(nn.Module):
-    """Features to scores of tokens: blocks, then one linear layer."""
+    """Features to what an objective scores, frame by frame: an encoder."""
 
-    def __init__(self, section: JasperSection, features: int, vocabulary: int) -> None:
+    def __init__(self, section: JasperSection, features: int) -> None:
         super().__init__()
         section = section.widened()
         self.blocks = nn.ModuleList()
@@ -93,24 +103,20 @@ class Jasper(nn.Module):
                 sources = list(residual_inputs) if section.residual == "dense" else [channels]
             self.blocks.append(Block(block, channels, sources, section.is_separable))
             channels = block.channels
-        self.head = nn.Conv1d(channels, vocabulary, kernel_size=1)
         self._is_dense = section.residual == "dense"
+        self.width = channels
+        """Channels of the output."""
+        self.subsampling = section.subsampling
+        """Input frames per output frame."""
+
+    def initialize(self) -> None:
+        """Draws the weights as OpenSeq2Seq did."""
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
-                nn.init.xavier_normal_(module.weight)  # OpenSeq2Seq's initialisation
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
-
-    @staticmethod
-    def subsampling(section: JasperSection) -> int:
-        """Input frames per output frame."""
-        factor = 1
-        for block in section.blocks:
-            factor *= block.stride
-        return factor
+                nn.init.xavier_normal_(module.weight)
 
     def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, T) normalised features, (B) frames -> (B, T', V) log-probabilities in float32, (B) output frames.
+        """(B, C, T) normalized features, (B) frames -> (B, D, T'), (B) output frames; D is `width`.
 
         T' = ceil(T / subsampling). What stands after an utterance's end never reaches its real frames.
         """
@@ -128,12 +134,11 @@ class Jasper(nn.Module):
                 frames, size = output_frames(frames, module.stride), output_frames(size, module.stride)
                 mask = length_mask(frames, size)
             x = module(x, mask, sources)
-        scores = self.head(x)  # (B, C, T') -> (B, V, T')
-        return scores.transpose(1, 2).float().log_softmax(dim=-1), frames
+        return x, frames
 
 
 class Block(nn.Module):
-    """R times (mask, convolution, batch normalisation, ReLU, dropout), with residuals added before the last ReLU."""
+    """R times (mask, convolution, batch normalization, ReLU, dropout), with residuals added before the last ReLU."""
 
     def __init__(self, section: BlockSection, channels: int, residual_channels: list[int], is_separable: bool) -> None:
         super().__init__()
@@ -163,16 +168,8 @@ class Block(nn.Module):
         return x
 
 
-Frames = TypeVar("Frames", Tensor, int)
-
-
-def output_frames(frames: Frames, stride: int) -> Frames:
-    """Frames that a convolution of this stride leaves: ceil(frames / stride)."""
-    return (frames + stride - 1) // stride
-
-
 def _convolution(section: BlockSection, channels: int, stride: int, is_separable: bool) -> nn.Sequential:
-    """Convolution without bias, "same" padding, then batch normalisation."""
+    """Convolution without bias, "same" padding, then batch normalization."""
     span: dict[str, Any] = {
         "kernel_size": section.kernel,
         "stride": stride,

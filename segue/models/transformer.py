@@ -7,18 +7,20 @@ d width of a head, V vocabulary, N rows of a search: sentences times beams.
 """
 
 import math
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segue.layers.attention import Attention
 from segue.layers.dropout import Dropout
 from segue.layers.feed_forward import Activation, FeedForward
 from segue.layers.mask import length_mask
 from segue.layers.positions import sinusoids
+from segue.layers.splits import Split
+from segue.layers.vocabulary import TokenEmbedding, token_scores
 from segue.models.width import WidthMultiplier
 from segue.recipe import Section
 
@@ -45,11 +47,13 @@ class TransformerSection(Section):
     decoder_layers: Count
     """Layers that write."""
     norm: Literal["pre", "post"] = "pre"
-    """Layer normalisation before each sublayer and at the end (easier to train), or after each sum (the paper)."""
+    """Layer normalization before each sublayer and at the end (easier to train), or after each sum (the paper)."""
     positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
     """Positions: sinusoids added to the embeddings (the paper), or rotations of queries and keys."""
     activation: Activation = "relu"
     """Of the position-wise networks: relu (the paper), gelu, or the gated swiglu, which has three matrices, not two."""
+    has_biases: bool = True
+    """Whether linear layers and norms add a bias, as the paper's do. Many models of today have none."""
     tied: Literal["all", "target", "none"] = "all"
     """Which share one matrix: source, target and output embeddings; target and output; none."""
     dropout: Share = 0.1
@@ -85,6 +89,14 @@ class TransformerSection(Section):
 class Transformer(nn.Module):
     """Source tokens and earlier target tokens to scores of the next target token."""
 
+    splits: ClassVar[Mapping[str, Split]] = {
+        "target_embedding": "vocabulary",
+        "source_embedding": "vocabulary",
+        "head": "vocabulary",
+    }
+    forwards: ClassVar[tuple[str, ...]] = ("begin", "step")
+    """Methods beside `forward` that need the parameters: where these are sharded, they are gathered for them too."""
+
     def __init__(self, section: TransformerSection, source_vocabulary: int, target_vocabulary: int) -> None:
         super().__init__()
         section = section.widened()
@@ -92,30 +104,38 @@ class Transformer(nn.Module):
             assert source_vocabulary == target_vocabulary
         width = section.width
         # What is tied is one parameter under one name, not two names for it.
-        self.target_embedding = nn.Embedding(target_vocabulary, width)
-        self.source_embedding = None if section.tied == "all" else nn.Embedding(source_vocabulary, width)
+        self.target_embedding = TokenEmbedding(target_vocabulary, width)
+        self.source_embedding = None if section.tied == "all" else TokenEmbedding(source_vocabulary, width)
         self.encoder = nn.ModuleList(EncoderLayer(section) for _ in range(section.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(section) for _ in range(section.decoder_layers))
         is_pre = section.norm == "pre"
-        self.encoder_norm = nn.LayerNorm(width) if is_pre else nn.Identity()
-        self.decoder_norm = nn.LayerNorm(width) if is_pre else nn.Identity()
+        self.encoder_norm = _norm(section) if is_pre else nn.Identity()
+        self.decoder_norm = _norm(section) if is_pre else nn.Identity()
         self.head = nn.Linear(width, target_vocabulary, bias=False) if section.tied == "none" else None
         self.dropout = Dropout(section.dropout)
         self._scale = math.sqrt(width)
         self._is_rotary = section.positions == "rotary"
+        self.initialize()
+
+    def dealt_out(self) -> dict[str, int]:
+        """Nothing that has to be even."""
+        return {}
+
+    def initialize(self) -> None:
+        """Draws the weights as most do: Glorot and Bengio's for matrices, normal ones for embeddings."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=width**-0.5)  # unit variance once scaled
+                nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)  # unit variance once scaled
 
     def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, places: Tensor) -> Tensor:
         """(B, S), (B), (B, T) tokens so far -> (P, V) scores of the token after each real one.
 
         `places`, (P), are where those lie in the target, row after row. As numbers, not as a mask: a GPU would have to
-        count a mask before it goes on.
+        count a mask before it goes on. Scores of a vocabulary that ranks share are a DTensor, split by tokens.
         """
         mask = length_mask(source_lengths, source.shape[1]).unsqueeze(1)  # (B, 1, 1, S)
         x = self.hidden(target, self.encode(source, mask), mask)
@@ -140,7 +160,7 @@ class Transformer(nn.Module):
         """(B, S), (B): reads the sources, before their targets are written step by step."""
         mask = length_mask(source_lengths, source.shape[1]).unsqueeze(1)  # (B, 1, 1, S)
         memory = self.encode(source, mask)
-        cross = [layer.cross_attention.keys_and_values(memory) for layer in self.decoder_layers()]
+        cross = [layer.read(memory) for layer in self.decoder_layers()]
         return Cache(mask, cross)
 
     def step(self, tokens: Tensor, cache: "Cache") -> Tensor:
@@ -153,7 +173,7 @@ class Transformer(nn.Module):
 
     def _scores(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        return F.linear(x, (self.head or self.target_embedding).weight)
+        return token_scores(x, (self.head or self.target_embedding).weight)
 
     def decoder_layers(self) -> "list[DecoderLayer]":
         """The layers that write, first to last."""
@@ -174,9 +194,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, section: TransformerSection) -> None:
         super().__init__()
         self.attention = _attention(section, is_rotary=section.positions == "rotary")
-        self.attention_norm = nn.LayerNorm(section.width)
+        self.attention_norm = _norm(section)
         self.feed_forward = _feed_forward(section)
-        self.feed_forward_norm = nn.LayerNorm(section.width)
+        self.feed_forward_norm = _norm(section)
         self.dropout = Dropout(section.dropout)
         self.is_pre = section.norm == "pre"
 
@@ -193,14 +213,16 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention over earlier tokens, attention over the source, then a position-wise network."""
 
+    forwards: ClassVar[tuple[str, ...]] = ("read", "step")
+
     def __init__(self, section: TransformerSection) -> None:
         super().__init__()
         self.attention = _attention(section, is_rotary=section.positions == "rotary")
-        self.attention_norm = nn.LayerNorm(section.width)
+        self.attention_norm = _norm(section)
         self.cross_attention = _attention(section, is_rotary=False)  # the source has no common clock with the target
-        self.cross_attention_norm = nn.LayerNorm(section.width)
+        self.cross_attention_norm = _norm(section)
         self.feed_forward = _feed_forward(section)
-        self.feed_forward_norm = nn.LayerNorm(section.width)
+        self.feed_forward_norm = _norm(section)
         self.dropout = Dropout(section.dropout)
         self.is_pre = section.norm == "pre"
 
@@ -214,6 +236,10 @@ class DecoderLayer(nn.Module):
         x = self.attention_norm(x + self.dropout(self.attention(x, x, is_causal=True)))
         x = self.cross_attention_norm(x + self.dropout(self.cross_attention(x, memory, mask)))
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))  # type: ignore[no-any-return]
+
+    def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, D) -> (B, H', S, d) keys and values of the source."""
+        return self.cross_attention.keys_and_values(memory)
 
     def step(self, x: Tensor, cache: "Cache", number: int) -> Tensor:
         """(N, 1, D) the newest position -> (N, 1, D); `number` is this layer's."""
@@ -266,8 +292,19 @@ def _attention(section: TransformerSection, *, is_rotary: bool) -> Attention:
         section.key_value_heads or section.heads,
         dropout=section.attention_dropout,
         is_rotary=is_rotary,
+        has_biases=section.has_biases,
     )
 
 
 def _feed_forward(section: TransformerSection) -> FeedForward:
-    return FeedForward(section.width, section.feed_forward, section.activation, dropout=section.feed_forward_dropout)
+    return FeedForward(
+        section.width,
+        section.feed_forward,
+        section.activation,
+        dropout=section.feed_forward_dropout,
+        has_biases=section.has_biases,
+    )
+
+
+def _norm(section: TransformerSection) -> nn.LayerNorm:
+    return nn.LayerNorm(section.width, bias=section.has_biases)

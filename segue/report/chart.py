@@ -15,7 +15,7 @@ ACROSS, HEIGHT = 1000, 180
 """The plot's size: across in units that stretch with the page, down in pixels."""
 COLUMNS = 250  # of each, a line's least and greatest value are drawn: finer cannot be seen
 FEW = 25  # so many points, or more, are no single dots; where they are noisy, they are smoothed
-NUM_COLOURS, NUM_DASHES = 6, 2
+NUM_COLORS, NUM_DASHES = 6, 2
 BULK = (2, 98)  # percentiles of what an axis has to show; values far outside may be cut off
 
 Floats = NDArray[np.float64]
@@ -23,15 +23,15 @@ Scale = Literal["zero", "free", "log"]
 """Linear from 0; what fits the values, logarithmic where most of them span over two decades; logarithmic."""
 Kind = Literal["best", "averaged", "skipped"]
 
-# Colours that differ by 34 or more in CIE L*a*b*, in light and in dark, also for people who lack one kind of cone
+# Colors that differ by 34 or more in CIE L*a*b*, in light and in dark, also for people who lack one kind of cone
 # (simulated after Machado et al. 2009), and stand out from the page (contrast above 3).
 STYLE = """
-:root { --colour-0: #1c3bde; --colour-1: #982832; --colour-2: #0e9e92; --colour-3: #6b3687; --colour-4: #b77f0d;
-  --colour-5: #110d21; --run: currentColor; }
-@media (prefers-color-scheme: dark) { :root { --colour-0: #7c8ce2; --colour-1: #ff3222; --colour-2: #38ee86;
-  --colour-3: #ca658b; --colour-4: #ffe40e; --colour-5: #d4fff4; } }
-.colour-0 { --run: var(--colour-0); } .colour-1 { --run: var(--colour-1); } .colour-2 { --run: var(--colour-2); }
-.colour-3 { --run: var(--colour-3); } .colour-4 { --run: var(--colour-4); } .colour-5 { --run: var(--colour-5); }
+:root { --color-0: #1c3bde; --color-1: #982832; --color-2: #0e9e92; --color-3: #6b3687; --color-4: #b77f0d;
+  --color-5: #110d21; --run: currentColor; }
+@media (prefers-color-scheme: dark) { :root { --color-0: #7c8ce2; --color-1: #ff3222; --color-2: #38ee86;
+  --color-3: #ca658b; --color-4: #ffe40e; --color-5: #d4fff4; } }
+.color-0 { --run: var(--color-0); } .color-1 { --run: var(--color-1); } .color-2 { --run: var(--color-2); }
+.color-3 { --run: var(--color-3); } .color-4 { --run: var(--color-4); } .color-5 { --run: var(--color-5); }
 .dash-1 { stroke-dasharray: 7 3; }
 .dev { stroke-dasharray: 2 3; }
 .plot { width: calc(100% - 5.25rem); margin-left: 4rem; overflow: visible; }
@@ -74,8 +74,8 @@ class Line(NamedTuple):
 
 
 def style(number: int) -> str:
-    """The CSS classes of a run: first colours, then dashes tell runs apart."""
-    return f"colour-{number % NUM_COLOURS} dash-{number // NUM_COLOURS}"
+    """The CSS classes of a run: first colors, then dashes tell runs apart."""
+    return f"color-{number % NUM_COLORS} dash-{number // NUM_COLORS}"
 
 
 def swatch(style: str, kind: Kind | None = None) -> Element:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, shown
+from segue.metrics import describe
 from segue.report import page, table, terminal
 from segue.report.compare import Compared, Pair, compare
 from segue.report.page import Part, headline, svg_text, tag, ticks
@@ -113,7 +114,7 @@ def _groups(kind: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Part]:
 
 def _score(name: str, value: float) -> str:
     """A score of one example or of a few."""
-    return f"{value:.1%}" if name.endswith("rate") else f"{value:.1f}"
+    return f"{value:.1%}" if describe(name).is_share else f"{value:.1f}"
 
 
 def _capital(text: str) -> str:
@@ -148,7 +149,7 @@ def _by_length(evaluation: Evaluation) -> list[Part]:
     for tick in marks:
         x = f"{first + scale * tick:.2f}%"
         parts.append(tag("line", x1=x, x2=x, y1=f"{top - 6}", y2=f"{bottom}", class_="line"))
-        text = f"{tick:.4g}" if not name.endswith("rate") else f"{100 * tick:.4g}%"
+        text = f"{tick:.4g}" if not describe(name).is_share else f"{100 * tick:.4g}%"
         parts.append(svg_text(text, x, bottom + 16, class_="quiet", text_anchor="middle"))
     for number, (group, mean) in enumerate(zip(groups, means, strict=True)):
         y = top + row * number
@@ -189,7 +190,7 @@ SIGNS = {"left-out": "\N{MINUS SIGN}", "added": "+", "other": "~"}
 
 
 def _differences(pairs: Sequence[Pair]) -> Element:
-    """The reference's words above those of the hypothesis, marked by colour and by sign."""
+    """The reference's words above those of the hypothesis, marked by color and by sign."""
     cells = []
     empty = [NOTHING if all(pair[side] is None for pair in pairs) else "" for side in (0, 1)]
     for right, said in pairs or [(None, None)]:
@@ -297,7 +298,7 @@ def _attention(attention: AttentionMap) -> Element:
         note += f"; the first {MOST_TOKENS} of {len(attention.rows)} and {len(attention.columns)}"
     weights = weights[:MOST_TOKENS, :MOST_TOKENS]
     largest = float(weights.max(initial=0)) or 1.0
-    note += f"; the strongest colour is {largest:.2f}."
+    note += f"; the strongest color is {largest:.2f}."
     rows, columns = map(_labels, (attention.rows, attention.columns))
     size = 18  # of a cell, in pixels
     left = max(map(_pixels, rows), default=0) + 12

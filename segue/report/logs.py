@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 
 from segue import recipe
 from segue.errors import UserError
+from segue.metrics import describe
 
 Record = dict[str, Any]
-
-# Words in the names of scores, by which of two values is the better one.
-LOWER = {"loss", "rate", "perplexity", "bits", "ter", "insertions", "deletions", "substitutions"}
-HIGHER = {"bleu", "chrf", "accuracy"}
 
 # Of scores, in a step's numbers.
 GROUPS = ("dev", "averaged")
@@ -61,23 +58,17 @@ class Run(NamedTuple):
 
         None where nothing was evaluated, or where it is not known which values are better.
         """
-        series, is_lower = self.series(name, "dev"), is_lower_better(name)
-        if is_lower is None or not len(series.steps):
+        series, direction = self.series(name, "dev"), describe(name).direction
+        if direction is None or not len(series.steps):
             return None
         losses = self.series("loss", "dev")
         loss_at = dict(zip(losses.steps.tolist(), losses.values.tolist(), strict=True))
-        sign = 1 if is_lower else -1
+        sign = 1 if direction == "min" else -1
 
         def rank(index: int) -> tuple[float, float, int]:
             return sign * series.values[index], loss_at.get(series.steps[index], 0.0), -index
 
         return series.point(min(range(len(series.steps)), key=rank))
-
-
-def is_lower_better(name: str) -> bool | None:
-    """What a score's name says about it; None where it says nothing."""
-    words = set(name.lower().split("_"))
-    return True if words & LOWER else False if words & HIGHER else None
 
 
 def read(paths: Sequence[Path]) -> list[Run]:
@@ -132,6 +123,8 @@ def _record(line: bytes) -> Record | None:
     except ValueError:
         return None
     is_whole = isinstance(record, dict) and isinstance(record.get("step"), int)
+    if is_whole and "utilisation" in record:  # as it was written once
+        record["utilization"] = record.pop("utilisation")
     return record if is_whole and all(isinstance(record.get(group) or {}, dict) for group in GROUPS) else None
 
 

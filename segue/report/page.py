@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, tostring
 
 from segue.errors import UserError
 from segue.files import replacing
+from segue.metrics import describe
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c1c1e; --quiet: #63636b; --line: #dcdce0; --page: #fff; }
@@ -118,7 +119,7 @@ def svg_text(text: str, x: str, y: float, **attributes: str) -> Element:
 
 def headline(name: str, value: float) -> str:
     """A score of a whole set, with the digits that one compares models by."""
-    if name.endswith("rate"):
+    if describe(name).is_share:
         return f"{value:.2%}"
     if isinstance(value, int):
         return f"{value:,}"

@@ -7,12 +7,13 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from segue.errors import UserError
+from segue.metrics import describe
 from segue.report import chart, logs, page
 from segue.report.chart import Line, Mark, Scale, draw, style, swatch
-from segue.report.logs import Run, Series, is_lower_better
+from segue.report.logs import Run, Series
 from segue.report.page import Part, headline, tag
 
-MOST_RUNS = chart.NUM_COLOURS * chart.NUM_DASHES
+MOST_RUNS = chart.NUM_COLORS * chart.NUM_DASHES
 
 STYLE = f"""{chart.STYLE}
 body {{ max-width: 76rem; }}
@@ -45,7 +46,7 @@ CURVES = {
     "gradient_norm": Curve("gradient norm", scale="log"),
     "rate": Curve("throughput", scale="zero"),
     "data_wait": Curve("waiting for data", "% of the time", "zero", factor=100),
-    "utilisation": Curve("model FLOP utilisation", "%", "zero", factor=100),
+    "utilization": Curve("model FLOP utilization", "%", "zero", factor=100),
     "memory_gb": Curve("peak memory", "GB", "zero", is_noisy=False),
     "loss_scale": Curve("loss scale", scale="log", is_noisy=False),
 }
@@ -176,7 +177,7 @@ def _is_score(name: str, value: object) -> bool:
 
 
 def _score_curve(runs: Sequence[Run], name: str) -> Element:
-    factor = 100 if name.endswith("rate") else 1
+    factor = 100 if describe(name).is_share else 1
     lines, key = [], []
     for at, run in enumerate(runs):
         series = run.series(name, "dev")
@@ -187,7 +188,7 @@ def _score_curve(runs: Sequence[Run], name: str) -> Element:
         key.append(tag("span", *([] if len(runs) == 1 else [f"{run.label}: "]), *said))
         drawn = [mark._replace(value=factor * (mark.value or 0)) for mark in marks]
         lines.append(Line(style(at), _times(series, factor), drawn))
-    better = {True: "lower is better", False: "higher is better", None: ""}[is_lower_better(name)]
+    better = {"min": "lower is better", "max": "higher is better", None: ""}[describe(name).direction]
     unit = ", ".join(filter(None, ["%" if factor == 100 else "", better]))
     note = tag("span", *key, class_="key")
     scale: Scale = "zero" if name in ERRORS else "free"

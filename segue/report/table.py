@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from segue.evaluation import Evaluation
+from segue.metrics import describe
 from segue.report.compare import Compared, signs, spaced
 from segue.report.page import Part, tag
 
@@ -60,7 +61,7 @@ def table(evaluation: Evaluation, compared: Sequence[Compared]) -> list[Part]:
     if not evaluation.examples:
         return []
     details = list(dict.fromkeys(name for each in evaluation.examples for name in each.details))
-    score = "rate" if evaluation.score_name.endswith("rate") else "score"
+    score = "rate" if describe(evaluation.score_name).is_share else "score"
     columns = [(evaluation.score_name, score), (evaluation.length_name, "number")]
     columns += [(name, "name") for name in (*details, "id")]
     rows = [

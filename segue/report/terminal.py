@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segue.evaluation import Evaluation
+from segue.metrics import describe
 
 MOST_ROWS = 20
 
@@ -24,8 +25,8 @@ def lines(evaluation: Evaluation) -> list[str]:
 
 
 def shown(name: str, value: Any) -> str:
-    """A score by its name: rates in per cent."""
-    return f"{value:.2%}" if name.endswith("_rate") else f"{value:.4f}" if isinstance(value, float) else f"{value}"
+    """A number as its metric is read."""
+    return f"{value:.2%}" if describe(name).is_share else f"{value:.4f}" if isinstance(value, float) else f"{value}"
 
 
 def columns(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:

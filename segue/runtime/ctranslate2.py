@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from segue.data.vocabularies import END, Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.errors import UserError, missing_extra
+from segue.runtime.translator import TranslationMetadata, Translator
 
 POSITIONS = 4096
 """Tokens that a source may have, and an output with its end: what `formats/ctranslate2` has sinusoids for."""
@@ -28,7 +29,14 @@ SCORED_AT_ONCE = 32
 """Rows whose scores are in memory together: rows x tokens x vocabulary."""
 
 
-class CTranslate2Writer:
+def open_translator(folder: Path, metadata: TranslationMetadata, threads: int | None = None) -> Translator:
+    """The translator in an exported directory."""
+    vocabularies, backend = Vocabularies.load(folder), CTranslate2Backend(folder, threads)
+    backend.check(vocabularies)
+    return Translator(metadata, vocabularies, backend)
+
+
+class CTranslate2Backend:
     """The model that `formats/ctranslate2` wrote. It holds no state between calls: threads may share it."""
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:

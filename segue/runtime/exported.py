@@ -2,29 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
 from segue.errors import UserError, missing_extra
 from segue.recipe import Section
-from segue.runtime.recogniser import Recogniser, SpeechFacts
-
-if TYPE_CHECKING:  # its tokenizers come with an extra
-    from segue.runtime.translator import TranslationFacts, Translator
+from segue.runtime.table import TASKS, find
 
 NAME = "segue.json"
-OURS = {"speech_recognition": "onnx", "translation": "ctranslate2"}
-"""Task -> the target that runs here."""
 
 
-def save(folder: Path, target: str, facts: "SpeechFacts | TranslationFacts", **more: Any) -> None:
+def save(folder: Path, target: str, metadata: Section, **more: Any) -> None:
     """Writes what `load` reads, and what other programs may want to know."""
-    values = {"target": target, **facts.model_dump(mode="json"), **more}
+    values = {"target": target, **metadata.model_dump(mode="json"), **more}
     (folder / NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load(folder: Path, device: str = "auto", threads: int | None = None) -> "Recogniser | Translator":
+def load(folder: Path, device: str = "auto", threads: int | None = None) -> Any:
     """The model in an exported directory, ready for use on the CPU."""
     if device not in ("auto", "cpu"):
         raise UserError(f"{folder}: exported models run on the CPU here, not on {device}")
@@ -33,36 +28,26 @@ def load(folder: Path, device: str = "auto", threads: int | None = None) -> "Rec
     path = folder / NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        task, target = values["task"], values["target"]
-        ours = OURS[task]
+        entry, name = TASKS[values["task"]], values["target"]
+        target = entry.targets.get(name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise _strange(path, str(problem)) from None
-    if target != ours:
+    if target is None or target.opens is None:
+        ours = next(each for each, found in entry.targets.items() if found.opens is not None)
         raise UserError(
-            f"{folder}: an export for {target}, which Segue does not run itself (its README.md says how); "
+            f"{folder}: an export for {name}, which Segue does not run itself (its README.md says how); "
             f"export to {ours} to use it here"
         )
-    if task == "speech_recognition":
-        from segue.runtime.onnx import OnnxListener
-
-        known = _facts(path, values, SpeechFacts)
-        return Recogniser(known, OnnxListener(folder / "model.onnx", known, threads))
     try:
-        from segue.data.vocabularies import Vocabularies
-        from segue.runtime.ctranslate2 import CTranslate2Writer
-        from segue.runtime.translator import TranslationFacts, Translator
+        kind, opens = find(entry.metadata), find(target.opens)
     except ModuleNotFoundError as error:
-        raise missing_extra(error.name or "tokenizers", "translate") from None
-    facts = _facts(path, values, TranslationFacts)
-    vocabularies, writer = Vocabularies.load(folder), CTranslate2Writer(folder, threads)
-    writer.check(vocabularies)
-    return Translator(facts, vocabularies, writer)
+        if target.extra is None:
+            raise
+        raise missing_extra(error.name or target.extra, target.extra) from None
+    return opens(folder, _metadata(path, values, kind), threads)
 
 
-F = TypeVar("F", bound=Section)
-
-
-def _facts(path: Path, values: dict[str, Any], kind: type[F]) -> F:
+def _metadata(path: Path, values: dict[str, Any], kind: type[Section]) -> Section:
     """What is to be known of the model."""
     known = {key: value for key, value in values.items() if key in kind.model_fields}
     try:

@@ -14,11 +14,11 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from segue.decoding.search import Hypothesis, SearchSection
-from segue.runtime.ctranslate2 import CTranslate2Writer
+from segue.runtime.ctranslate2 import CTranslate2Backend
 
 
-class SeparateWriter:
-    """A CTranslate2Writer with other variables in its environment. A context manager: the process ends with it."""
+class SeparateBackend:
+    """A CTranslate2Backend with other variables in its environment. A context manager: the process ends with it."""
 
     def __init__(self, folder: Path, threads: int, variables: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -64,7 +64,7 @@ class SeparateWriter:
 
 def answer(folder: Path, threads: int, questions: IO[str], answers: IO[str]) -> None:
     """Searches, one a line, until there are no more."""
-    writer = CTranslate2Writer(folder, threads)
+    writer = CTranslate2Backend(folder, threads)
     for line in questions:
         question: dict[str, Any] = json.loads(line)
         section = SearchSection.model_validate(question.pop("section"))

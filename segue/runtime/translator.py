@@ -1,6 +1,6 @@
-"""How are texts of any length translated? Sentences, batches, lines in a stream, context; scores on a manifest.
+"""How are texts of any length translated? Sentences, batches, lines in a stream, context.
 
-What writes, a `Writer`, is PyTorch's model or an exported one; all else is the same for both.
+What writes, a `TranslationBackend`, is PyTorch's model or an exported one; all else is the same for both.
 """
 
 import sys
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,20 +16,19 @@ from pydantic import Field
 
 from segue import metrics
 from segue.data import sentences
-from segue.data.examples import Pair
-from segue.data.manifest import Manifest
 from segue.data.text import TextSection, has_letters, normalize
-from segue.data.vocabularies import END, Vocabularies
+from segue.data.vocabularies import Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
-from segue.errors import UserError, some_of, warn
-from segue.evaluation import NUM_MAPS, AttentionMap, Direction, Evaluation, Example, chosen
-from segue.progress import Bar
+from segue.errors import UserError, warn
 from segue.recipe import Section
+
+if TYPE_CHECKING:
+    from segue.runtime.translation_evaluation import TranslationEvaluator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 
 
-class TranslationFacts(Section):
+class TranslationMetadata(Section):
     """What is to be known of a translation model to use it."""
 
     task: Literal["translation"] = "translation"
@@ -39,7 +38,7 @@ class TranslationFacts(Section):
     longest_tokens: PositiveInt
     """Texts with more are translated by sentences."""
     text: TextSection
-    """Text normalisation, of both sides."""
+    """Text normalization, of both sides."""
     search: SearchSection
     """How outputs are looked for."""
     metric: metrics.TextMetric
@@ -50,7 +49,7 @@ class TranslationFacts(Section):
     """Numbers that were trained."""
 
 
-class Writer(Protocol):
+class TranslationBackend(Protocol):
     """What writes, in some runtime."""
 
     def search(
@@ -70,27 +69,16 @@ class Writer(Protocol):
         ...
 
 
-class Translated(NamedTuple):
-    """What became of a pair of a manifest."""
-
-    id: str
-    source: str
-    """Normalised, like the references."""
-    target_language: str | None
-    references: tuple[str, ...]
-    hypothesis: str
-
-
 class Translator:
     """A trained model, ready for texts of any length. It holds no state between calls: threads may share it."""
 
     BATCH = 32  # sentences at once
     WINDOW = 1024  # lines at once: bounds memory, and gives sentences of like length to batch
 
-    def __init__(self, facts: TranslationFacts, vocabularies: Vocabularies, writer: Writer) -> None:
-        self.facts, self.vocabularies, self.writer = facts, vocabularies, writer
+    def __init__(self, metadata: TranslationMetadata, vocabularies: Vocabularies, backend: TranslationBackend) -> None:
+        self.metadata, self.vocabularies, self.backend = metadata, vocabularies, backend
         source = vocabularies.source
-        # Where no token does, the model learnt from numbers or codes.
+        # Where no token does, the model learned from numbers or codes.
         self._reads_letters = any(has_letters(token) for token in source.tokens if token not in source.special)
 
     @property
@@ -108,7 +96,7 @@ class Translator:
         """The translation of each text, in order.
 
         A text without letters, such as "-" or "12:30", stays as it is; "" of a blank one.
-        Texts with more tokens than any that the model learnt from are translated by sentences. Characters that the
+        Texts with more tokens than any that the model learned from are translated by sentences. Characters that the
         model does not know are warned about. A UserError if the model cannot write the target language.
         """
         if isinstance(texts, str):
@@ -117,7 +105,7 @@ class Translator:
         pieces: list[str] = []
         owners: list[int] = []
         for number, text in enumerate(texts):
-            for piece in [] if self._stays(text) else self._pieces(normalize(text, self.facts.text)):
+            for piece in [] if self.stays(text) else self._pieces(normalize(text, self.metadata.text)):
                 pieces.append(piece)
                 owners.append(number)
         self._warn_of_unknown(pieces)
@@ -126,7 +114,7 @@ class Translator:
             gap = " " if piece.endswith(" ") else ""
             results[number] += self.vocabularies.target.decode(best[0].tokens) + gap
         return [
-            text if self._stays(text) and text.strip() else result.rstrip(" ")
+            text if self.stays(text) and text.strip() else result.rstrip(" ")
             for text, result in zip(texts, results, strict=True)
         ]
 
@@ -142,7 +130,7 @@ class Translator:
         """The translation of each line, in order, in bounded memory.
 
         With `context`, a line is read together with so many lines before it, and its translation goes on from theirs:
-        for models that learnt from more than one sentence at a time. That goes line by line, and is slow.
+        for models that learned from more than one sentence at a time. That goes line by line, and is slow.
         """
         lines = iter(lines)
         if not context:
@@ -164,9 +152,9 @@ class Translator:
         A text without letters has one, itself.
         """
         self.vocabularies.check(target_language)
-        if self._stays(text):
+        if self.stays(text):
             return [(text, 0.0)]
-        [found] = self.search([normalize(text, self.facts.text)], target_language, search, num_best=count)
+        [found] = self.search([normalize(text, self.metadata.text)], target_language, search, num_best=count)
         return [(self.vocabularies.target.decode(each.tokens), each.score) for each in found]
 
     def search(
@@ -178,16 +166,16 @@ class Translator:
         num_best: int = 1,
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best outputs for each normalised text, none of which is too long; like lengths are searched together."""
+        """The best outputs for each normalized text, none of which is too long; like lengths are searched together."""
         encode, source_tokens = self.vocabularies.source.encode, self.vocabularies.source_tokens
         rows = [source_tokens(encode(text), target_language) for text in texts]
         results: list[list[Hypothesis]] = [[] for _ in rows]
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
         for start in range(0, len(order), self.BATCH):
             numbers = order[start : start + self.BATCH]
-            found = self.writer.search(
+            found = self.backend.search(
                 [rows[number] for number in numbers],
-                section or self.facts.search,
+                section or self.metadata.search,
                 num_best=num_best,
                 prefixes=None if prefixes is None else [prefixes[number] for number in numbers],
             )
@@ -198,109 +186,23 @@ class Translator:
     def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, Any]:
         """Scores on a manifest with their intervals, also by language where there are several, and how many bad
         examples were left out."""
-        return self.explain(manifest, skip_bad, has_media=False).as_json()
+        return self.evaluator.explain(manifest, skip_bad, has_media=False).as_json()
 
-    def explain(self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True) -> Evaluation:
-        """Scores on a manifest, and what became of each example; `has_media` adds attention maps of some."""
-        pairs = Manifest(Pair, [manifest], skip_bad=skip_bad)
-        all_translated = self.translated(pairs)
-        num_skipped = pairs.num_skipped + len(pairs) - len(all_translated)
-        is_by_edits = self.facts.metric == "word_error_rate"
-        with Bar(f"scores {manifest.name}"):
-            found = self.score(all_translated)
-            scores_of_each, of_languages = found.of_each(), found.by_language("sentences")
-            resampled = found.resampling("sentences")
-        name = "word_error_rate" if is_by_edits else "chrf"  # of one sentence BLEU says little
-        examples = []
-        for each, own in zip(all_translated, scores_of_each, strict=True):
-            length = len(each.source) if is_by_edits else len(self.vocabularies.source.encode(each.source))
-            first, *others = each.references
-            details = {} if each.target_language is None else {"language": each.target_language}
-            said = (each.id, first, each.hypothesis, own[name], each.source, tuple(others))
-            examples.append(Example(*said, length=float(length), scores=own, details=details))
-        direction: Direction = "min" if is_by_edits else "max"
-        indices = chosen(examples, direction) if has_media else []
-        mapped = indices[:: max(1, len(indices) // NUM_MAPS)][:NUM_MAPS]
-        maps = [self._attention(all_translated[index]) for index in mapped]
-        counts = {"sentences": len(all_translated), "skipped": num_skipped}
-        return Evaluation(
-            title=f"Translation of {manifest.name}",
-            scores={**found.overall(), **found.signatures(), **counts},
-            examples=examples,
-            score_name="word error rate" if is_by_edits else "chrF",
-            direction=direction,
-            length_name="characters" if is_by_edits else "source tokens",
-            facts={"manifest": str(manifest), "parameters": f"{self.facts.parameters:,}"},
-            attention=[each for each in maps if each is not None],
-            intervals=resampled.intervals,
-            interval_note=resampled.note,
-            groups={"languages": of_languages} if of_languages else {},
-        )
+    @property
+    def evaluator(self) -> "TranslationEvaluator":
+        """What scores this model."""
+        from segue.runtime.translation_evaluation import TranslationEvaluator  # which knows this class
 
-    def translated(self, manifest: Manifest[Pair]) -> list[Translated]:
-        """What became of each pair of a manifest, in order. Each source is translated as a whole.
+        return TranslationEvaluator(self)
 
-        Bad examples raise a UserError, or are left out, as the manifest says.
-        """
-        usable = self.usable(manifest)
-        of_language: dict[str | None, list[int]] = {}
-        for number, each in enumerate(usable):
-            of_language.setdefault(each.target_language, []).append(number)
-        hypotheses = [each.source if self._stays(each.source) else "" for each in usable]
-        with Bar(f"evaluates {', '.join(path.name for path in manifest.paths)}", len(usable), "sentences") as bar:
-            for language, numbers in of_language.items():
-                asked = [number for number in numbers if not self._stays(usable[number].source)]
-                asked.sort(key=lambda number: len(usable[number].source))  # like lengths are searched together
-                for start in range(0, len(asked), 4 * self.BATCH):
-                    some = asked[start : start + 4 * self.BATCH]
-                    found = self.search([usable[number].source for number in some], language)
-                    for number, best in zip(some, found, strict=True):
-                        hypotheses[number] = self.vocabularies.target.decode(best[0].tokens)
-                    bar.advance(len(some))
-        return [each._replace(hypothesis=hypothesis) for each, hypothesis in zip(usable, hypotheses, strict=True)]
-
-    def usable(self, manifest: Manifest[Pair]) -> list[Translated]:
-        """The pairs that can be scored, normalised and without hypotheses yet.
-
-        Others raise a UserError, or are left out with a warning, as the manifest says.
-        """
-        found: list[Translated] = []
-        problems: list[str] = []
-        for pair in manifest:
-            source, targets = normalize(pair.source, self.facts.text), (pair.target, *pair.alternatives)
-            references = [normalize(text, self.facts.text, pair.target_language) for text in targets]
-            problem = self.vocabularies.problem(pair, source, references[0])
-            if problem is None:
-                found.append(Translated(pair.id, source, pair.target_language, tuple(references), ""))
-            else:
-                problems.append(f"{pair.origin}: {problem}")
-        if problems and not manifest.skip_bad:
-            raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
-        if problems:
-            warn(f"{len(problems)} unusable examples left out:\n{some_of(problems, 3)}")
-        return found
-
-    def score(self, all_translated: Sequence[Translated]) -> metrics.Scores:
-        """The scores that the model's metric belongs to."""
-        if not all_translated:
-            raise UserError("nothing to score: no example could be used")
-        return metrics.texts(
-            self.facts.metric,
-            self.facts.bleu_tokenizer,
-            [each.references for each in all_translated],
-            [each.hypothesis for each in all_translated],
-            [self.vocabularies.language(each.target_language) for each in all_translated],
-            has_edit_rate=True,
-        )
-
-    def _stays(self, text: str) -> bool:
-        """Whether there is nothing to translate: a model that learnt from sentences would invent one."""
+    def stays(self, text: str) -> bool:
+        """Whether there is nothing to translate: a model that learned from sentences would invent one."""
         return self._reads_letters and not has_letters(text)
 
     def _pieces(self, text: str) -> list[str]:
-        """The text, or its sentences where it is longer than what the model learnt from."""
+        """The text, or its sentences where it is longer than what the model learned from."""
         length = self.vocabularies.source.num_tokens
-        longest = self.facts.longest_tokens
+        longest = self.metadata.longest_tokens
         if not text:
             return []
         # No token is shorter than a byte: most lines need not be counted.
@@ -316,12 +218,12 @@ class Translator:
         section: SearchSection | None,
     ) -> str:
         """The translation of a line that goes on from lines before it and their translations."""
-        length, longest = self.vocabularies.source.num_tokens, self.facts.longest_tokens
-        text, *sources = (normalize(each, self.facts.text) for each in (line, *(source for source, _ in before)))
+        length, longest = self.vocabularies.source.num_tokens, self.metadata.longest_tokens
+        text, *sources = (normalize(each, self.metadata.text) for each in (line, *(source for source, _ in before)))
         translations = [translation for _, translation in before]
-        while sources and length([" ".join([*sources, text])])[0] > longest:  # more than the model learnt from
+        while sources and length([" ".join([*sources, text])])[0] > longest:  # more than the model learned from
             del sources[0], translations[0]
-        if self._stays(line) or not text or not sources:
+        if self.stays(line) or not text or not sources:
             return self.translate([line], target_language, section)[0]
         self._warn_of_unknown([text])
         prefix = self.vocabularies.target.encode(" ".join(translations))
@@ -336,15 +238,3 @@ class Translator:
             shown = " ".join(map(repr, list(unknown)[:10])) + (" ..." if len(unknown) > 10 else "")
             plural = "s" * (len(unknown) > 1)
             warn(f"{len(unknown)} character{plural} that the model does not know, and can only guess at: {shown}")
-
-    def _attention(self, translated: Translated) -> AttentionMap | None:
-        """Where the model looked while it wrote."""
-        vocabularies = self.vocabularies
-        source = vocabularies.source_tokens(vocabularies.source.encode(translated.source), translated.target_language)
-        target = vocabularies.target.encode(translated.hypothesis)
-        weights = self.writer.attention(source, target)
-        if weights is None:
-            return None
-        rows = [*(vocabularies.target.tokens[token] for token in target), END]
-        columns = [vocabularies.source.tokens[token] for token in source]
-        return AttentionMap(translated.id, rows, columns, weights)

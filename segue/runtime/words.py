@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segue.data import scripts
-from segue.decoding.ctc import Emission
+from segue.decoding.emissions import Emission
 
 PAUSE_SECONDS = 0.5
 """A word does not go on behind so long a stretch without a token, also where the model writes no space. Slow speech

@@ -1,4 +1,8 @@
-"""One task, one file. A task's module has `Recipe` and `build_task`; `restore` and `load` for trained models."""
+"""One task, one package or file. What each has, under these names:
+
+`Recipe`; `build_source`, `build_task` and `sketch` for training; `restore` and `load` for trained models; for exported
+ones `EXAMPLE` (what its manifests hold), `compare` and `LEAST_IDENTICAL`.
+"""
 
 import importlib
 from collections.abc import Sequence
@@ -9,9 +13,7 @@ from typing import Any
 from segue import recipe
 from segue.errors import UserError, missing_extra
 from segue.runtime import exported
-
-TASKS = {"speech_recognition": "segue.tasks.speech_recognition", "translation": "segue.tasks.translation"}
-"""Name in a recipe's `task` -> module."""
+from segue.runtime.table import TASKS
 
 
 def module_of(draft: recipe.Draft) -> ModuleType:
@@ -20,20 +22,21 @@ def module_of(draft: recipe.Draft) -> ModuleType:
     if not isinstance(name, str) or name not in TASKS:
         wrong = "missing" if name is None else f"no such task: {name!r}"
         raise UserError(f"{draft.origin('task')}: task: {wrong} (tasks: {', '.join(TASKS)})")
-    return _module(name)
+    return module(name)
 
 
 def recipe_type(task: str) -> type[recipe.Section]:
     """What a recipe of this task looks like."""
     if task not in TASKS:
         raise UserError(f"no such task: {task!r} (tasks: {', '.join(TASKS)})")
-    found: type[recipe.Section] = _module(task).Recipe
+    found: type[recipe.Section] = module(task).Recipe
     return found
 
 
-def _module(name: str) -> ModuleType:
+def module(task: str) -> ModuleType:
+    """The module of a task, by its name."""
     try:
-        return importlib.import_module(TASKS[name])
+        return importlib.import_module(TASKS[task].module)
     except ModuleNotFoundError as error:
         raise missing_extra(error.name or "torch", "train") from None
 
@@ -45,16 +48,16 @@ def load(model: Path, device: str = "auto", threads: int | None = None) -> Any:
     """
     if (model / exported.NAME).is_file():
         return exported.load(model, device, threads)
-    folder, module = _trained(model)
-    return module.load(folder, device)
+    folder, task = _trained(model)
+    return task.load(folder, device)
 
 
 def restore(model: Path) -> Any:
     """What a run directory or a model directory holds, in PyTorch: the recipe, the tokenizer and the model."""
     if (model / exported.NAME).is_file():
         raise UserError(f"{model}: an exported model; the run or model directory that it came from is needed here")
-    folder, module = _trained(model)
-    return module.restore(folder)
+    folder, task = _trained(model)
+    return task.restore(folder)
 
 
 def _trained(model: Path) -> tuple[Path, ModuleType]:
@@ -76,15 +79,14 @@ def estimate(
 ) -> Any:
     """What the recipe at `path` takes on so many devices of so many 10^9 bytes each; needs neither them nor data."""
     draft = recipe.read(path, overrides)
-    module = module_of(draft)
-    section: Any = recipe.validate(draft, module.Recipe)
+    task = module_of(draft)
+    section: Any = recipe.validate(draft, task.Recipe)
     from segue.engine.planning import estimate as engine  # imports torch
 
-    sketch = module.sketch(section)
+    sketch = task.sketch(section)
     return engine.estimate(
         sketch,
         section.engine,
-        section.optimizer,
         section.batch.micro_batches,
         devices=devices,
         memory_gb=memory_gb,

@@ -101,7 +101,7 @@ def test_reestimated_batch_norm_statistics_are_those_of_a_full_pass() -> None:
     model[1].running_mean.fill_(99.0)
     inputs = 3 * torch.randn(5, 16, 3) + 1
     with torch.no_grad():
-        seen = model[0](inputs)  # (batches, examples, channels): what the normalisation sees
+        seen = model[0](inputs)  # (batches, examples, channels): what the normalization sees
 
     def forwards() -> Iterator[None]:
         for batch in inputs:

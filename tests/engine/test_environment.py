@@ -63,7 +63,7 @@ def test_a_run_keeps_the_commit_and_what_was_changed_since(repository: Path, tmp
     run = tmp_path / "run"
     assert written(run)["git_commit"] == git(repository, "rev-parse", "HEAD")
     assert not (run / "git.diff").exists()
-    # Lines that end in spaces, an empty last line, another encoding, and a person who likes colours.
+    # Lines that end in spaces, an empty last line, another encoding, and a person who likes colors.
     changed = {"recipe.toml": b"second  \n\n", "notes.txt": "Fußnote\n".encode("latin-1")}
     for name, text in changed.items():
         (repository / name).write_bytes(text)

@@ -93,7 +93,7 @@ def test_a_run_goes_on_with_other_ranks_and_loaders(
         assert_same_outcome(run, undisturbed)
 
 
-def test_a_run_with_batch_normalisation_goes_on_alone_on_copies_and_on_shards(
+def test_a_run_with_batch_normalization_goes_on_alone_on_copies_and_on_shards(
     start: Start, tiny_recipe: Path, tmp_path: Path
 ) -> None:
     whole, run = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
@@ -175,11 +175,11 @@ def test_a_loader_that_hangs_does_not_keep_the_run_of_its_killed_trainer(
     start: Start, recipe: Path, tmp_path: Path
 ) -> None:
     hang_and_die = (
-        "from segue.tasks.translation import Translation\n"
+        "from segue.data.source import ManifestSource\n"
         "def hang(self, split, micro_batch):\n"
         "    os.kill(os.getppid(), signal.SIGKILL)\n"
         "    time.sleep(10**6)\n"
-        "Translation.load = hang"
+        "ManifestSource.load = hang"
     )
     words = training(recipe, tmp_path / "run", "engine.workers=1")
     assert start(1, words, SABOTAGE=hang_and_die).end().statuses == [KILLED]
@@ -187,7 +187,7 @@ def test_a_loader_that_hangs_does_not_keep_the_run_of_its_killed_trainer(
     assert ended == ([0], ["resumed at 0\n"])
 
 
-# --- signalled ---
+# --- signaled ---
 
 
 def test_a_signal_to_any_rank_stops_all_after_the_same_step(
@@ -221,19 +221,19 @@ def test_a_signal_does_not_wait_for_an_evaluation_which_is_done_when_the_run_goe
 ) -> None:
     """Evaluations are at steps 6 and 12, and of the average at the end."""
     run = tmp_path / "run"
-    signalled = (
+    signaled = (
         "from segue.engine import trainer\n"
         "predict, evaluations = trainer.predict, []\n"
         "def predict_and_signal(task, *arguments):\n"
         "    evaluations.append(task)\n"
         "    own, calls = type(task).predict, []\n"
-        "    def signalled(task, *arguments):\n"
+        "    def signaled(task, *arguments):\n"
         "        calls.append(task)\n"
         "        if (len(evaluations), rank) == ({number}, {ranks} - 1):\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
-        "            print('signalled', len(calls), file=sys.stderr)\n"
+        "            print('signaled', len(calls), file=sys.stderr)\n"
         "        return own(task, *arguments)\n"
-        "    type(task).predict = signalled\n"
+        "    type(task).predict = signaled\n"
         "    try:\n"
         "        return predict(task, *arguments)\n"
         "    finally:\n"
@@ -244,10 +244,10 @@ def test_a_signal_does_not_wait_for_an_evaluation_which_is_done_when_the_run_goe
         if stopped == 12:  # once more from step 6, whose evaluation is not owed any more
             killed = AT_STEP.format(step=8, ranks={0}, act="os.killpg(0, signal.SIGKILL)")
             assert start(ranks, training(recipe, run), SABOTAGE=killed).end().statuses == [KILLED] * ranks
-        ended = start(ranks, training(recipe, run), SABOTAGE=signalled.format(number=number, ranks=ranks)).end()
+        ended = start(ranks, training(recipe, run), SABOTAGE=signaled.format(number=number, ranks=ranks)).end()
         assert ended.statuses == [128 + signal.SIGTERM] * ranks, ended
         assert sorted(ended.lines) == [
-            "signalled 1",  # nothing more is evaluated after it
+            "signaled 1",  # nothing more is evaluated after it
             f"warning: stopped and saved at step {stopped}; the same command goes on from there",
         ]
         assert max((run / "checkpoints").iterdir()).name == f"step_{stopped:08d}"
@@ -330,12 +330,12 @@ def test_a_rank_that_gets_no_further_is_named_with_its_step_and_examples(
     sleep = (
         "from segue.tasks.translation import Translation\n"
         "loss, calls = Translation.loss, []\n"
-        "def sleepy(self, model, batch):\n"
+        "def sleepy(self, model, batch, phase):\n"
         "    calls.append(batch)\n"
         "    if len(calls) == 5:\n"  # the first of two micro-batches in step 3
         "        print('sleeps over', *batch.ids, file=sys.stderr, flush=True)\n"
         "        time.sleep(10**6)\n"
-        "    return loss(self, model, batch)\n"
+        "    return loss(self, model, batch, phase)\n"
         "if rank == 1:\n"
         "    Translation.loss = sleepy"
     )
@@ -354,7 +354,7 @@ FREEZE = "time.sleep(1.5), os.kill(os.getpid(), signal.SIGSTOP)"
 FREEZE_AT_START = f"""
 from segue.tasks import translation
 if rank == 1:
-    translation.build_task = lambda *arguments: ({FREEZE})
+    translation.build_source = lambda *arguments: ({FREEZE})
 """
 
 
@@ -385,16 +385,16 @@ def test_a_rank_that_is_frozen_is_named(
 
 def test_an_example_that_a_loader_never_gets_done_with_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
     hang = (
-        "from segue.tasks.translation import Translation\n"
+        "from segue.tasks.translation import PairReader\n"
         "from segue.engine.loading import holding\n"
-        "tokens = Translation._tokens\n"
-        "def endless(self, split, pair, *others):\n"
-        "    if pair.id.endswith('train.jsonl:7'):\n"
-        "        holding(pair.id)\n"
+        "read = PairReader.read\n"
+        "def endless(self, split, examples, index, epoch):\n"
+        "    if examples[index].id.endswith('train.jsonl:7'):\n"
+        "        holding(examples[index].id)\n"
         "        print('loader', os.getpid(), file=sys.stderr, flush=True)\n"
         "        time.sleep(10**6)\n"
-        "    return tokens(self, split, pair, *others)\n"
-        "Translation._tokens = endless"
+        "    return read(self, split, examples, index, epoch)\n"
+        "PairReader.read = endless"
     )
     words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=5", "engine.workers=2")
     ended = start(1, words, SABOTAGE=hang).end()

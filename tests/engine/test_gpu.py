@@ -131,7 +131,7 @@ def runs(tiny_recipe: Path, reversal_recipe: Path, start: Start, tmp_path_factor
     for task in TASKS:
         for mode, overrides in MODES.items():
             (compiled if "compiled" in mode else alone)[f"{task}, {mode}"] = Order(task, 1, overrides)
-        alone |= {f"{task}, cpu": Order(task, 1, ["engine.device=cpu"]), f"{task}, learnt": Order(task, 1, LEARNT)}
+        alone |= {f"{task}, cpu": Order(task, 1, ["engine.device=cpu"]), f"{task}, learned": Order(task, 1, LEARNT)}
         for layout, (ranks, overrides) in RESUMED.items():
             whole[f"{task}, {layout}, whole"] = Order(task, ranks, overrides)
             resumed[f"{task}, {layout}, resumed"] = Order(task, ranks, overrides, f"{task}, {layout}, whole")
@@ -169,7 +169,7 @@ def test_a_gpu_takes_the_same_steps_as_a_processor(runs: Runs, task: str, mode: 
     assert json.loads((run / "environment.json").read_text())["device"] == torch.cuda.get_device_name()
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 < last["memory_gb"] < 10
-    assert ("utilisation" in last) == (peak_operations(torch.device("cuda", 0), "float32", "ieee") is not None)
+    assert ("utilization" in last) == (peak_operations(torch.device("cuda", 0), "float32", "ieee") is not None)
 
 
 @pytest.mark.parametrize(("task", "layout", "precision"), SPREAD)
@@ -192,7 +192,7 @@ def test_a_model_from_a_gpu_says_the_same_on_a_processor(runs: Runs, task: str, 
     import segue
 
     data = (corpus if task == "speech" else pairs) / "test.jsonl"
-    scores = [segue.load(runs[f"{task}, learnt"], device=device).evaluate(data) for device in ("cpu", "cuda")]
+    scores = [segue.load(runs[f"{task}, learned"], device=device).evaluate(data) for device in ("cpu", "cuda")]
     assert scores[0] == scores[1]
 
 

@@ -63,7 +63,7 @@ def test_novograd_is_the_formula_tensor_by_tensor() -> None:
     torch.testing.assert_close(found, weights, rtol=1e-12, atol=1e-12)
 
 
-def test_novograd_without_second_beta_is_momentum_on_normalised_gradients() -> None:
+def test_novograd_without_second_beta_is_momentum_on_normalized_gradients() -> None:
     rates, decay = [0.1, 0.3, 0.2, 0.1], 0.01
     weights, gradients = weights_and_gradients(len(rates))
     parameters = [nn.Parameter(weight) for weight in weights]

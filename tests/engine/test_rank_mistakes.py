@@ -154,19 +154,23 @@ def test_a_mistake_that_another_rank_finds_in_its_data_ends_all(
 ) -> None:
     spoil = (
         "from segue.errors import UserError\n"
-        "from segue.tasks.translation import Translation\n"
-        "tokens = Translation._tokens\n"
-        "def spoilt(self, split, pair, *others):\n"
-        "    if split == 'train' and pair.id.endswith('train.jsonl:7'):\n"
-        "        raise UserError(f'{pair.id}: no text')\n"
-        "    return tokens(self, split, pair, *others)\n"
+        "from segue.tasks.translation import PairReader\n"
+        "read = PairReader.read\n"
+        "def spoilt(self, split, examples, index, epoch):\n"
+        "    if split == 'train' and examples[index].id.endswith('train.jsonl:7'):\n"
+        "        raise UserError(f'{examples[index].id}: no text')\n"
+        "    return read(self, split, examples, index, epoch)\n"
         "if rank == 1:\n"
-        "    Translation._tokens = spoilt"
+        "    PairReader.read = spoilt"
     )
     words = training(recipe, tmp_path / "run", "engine.steps=40", f"engine.workers={workers}")
     ended = start(2, words, SABOTAGE=spoil).end()
     assert ended.statuses == [LET_DOWN, 2], ended
-    assert ended.lines == ["segue: another rank is gone, and may have said why", "segue: train.jsonl:7: no text"]
+    hint = "(--skip-bad leaves such examples out and counts them)"
+    assert ended.lines == [
+        "segue: another rank is gone, and may have said why",
+        f"segue: train.jsonl:7: no text {hint}",
+    ]
 
 
 # --- not finite ---
@@ -179,13 +183,13 @@ def test_a_loss_that_is_not_finite_is_told_by_one_with_examples_of_all_and_can_b
     overflow = (
         "from segue.tasks.translation import Translation\n"
         "loss, bad = Translation.loss, 'train.jsonl:30'\n"
-        "def poisoned(self, model, batch):\n"
+        "def poisoned(self, model, batch, phase):\n"
         "    layer = getattr(model, 'module', model).encoder[0].feed_forward.up\n"
         "    if bad not in batch.ids:\n"
-        "        return loss(self, model, batch)\n"
+        "        return loss(self, model, batch, phase)\n"
         "    handle = layer.register_forward_hook(lambda module, inputs, output: output * float('inf'), prepend=True)\n"
         "    try:\n"
-        "        return loss(self, model, batch)\n"
+        "        return loss(self, model, batch, phase)\n"
         "    finally:\n"
         "        handle.remove()\n"
         "Translation.loss = poisoned"

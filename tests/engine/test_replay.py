@@ -14,6 +14,7 @@ from segue.cli import main
 from segue.engine.distributed.parallel import ALONE
 from segue.engine.state import replay
 from segue.engine.step import NotFiniteError
+from segue.engine.task import LOSS, Term
 from segue.engine.trainer import Trainer
 
 DROPOUT = ("model.dropout=0.2", "model.attention_dropout=0.1", "batch.tokens=40")
@@ -23,7 +24,8 @@ def built(path: Path, run: Path, *overrides: str) -> Trainer:
     section, module = training._read(path, ("engine.log_every=1", "engine.average_count=0", *overrides))
     run.mkdir()
     (run / "recipe.toml").write_text(recipe.dump(section))
-    trainer = training._trainer(module.build_task(section, run, ALONE), section, run, ALONE)
+    section, source = module.build_source(section, run, ALONE)
+    trainer = training._trainer(section, source, module.build_task(section, source), run, ALONE)
     trainer._evaluate_and_keep = dict  # type: ignore[method-assign]
     return trainer
 
@@ -32,7 +34,7 @@ def keep(trainer: Trainer) -> Path:
     """A replay file of the step to come."""
     problem = NotFiniteError("loss", math.nan)
     mistake = replay.keep(
-        trainer.run, trainer.step, trainer._state(), ["some_id"], trainer.task.fingerprint(), problem, ALONE
+        trainer.run, trainer.step, trainer._state(), ["some_id"], trainer.source.fingerprint(), problem, ALONE
     )
     path = trainer.run / f"replay_step_{trainer.step + 1:08d}.safetensors"
     assert f"step {trainer.step + 1}: the loss is nan; " in str(mistake)
@@ -102,7 +104,7 @@ def test_the_first_module_and_the_examples_at_fault_are_named(reversal_recipe: P
     with torch.no_grad():
         trainer.model.source_embedding.weight[token, 3] = torch.nan  # type: ignore[index,union-attr,operator]
     found = list(training.take_again(keep(trainer)))
-    sources = {pair.id: pair.source for pair in task.manifests["train"]}
+    sources = {pair.id: pair.source for pair in task.source.manifests["train"]}
     assert any(each.examples for each in found)
     for each in found:
         is_hit = any("twelve" in sources[name] for name in each.ids)
@@ -117,12 +119,13 @@ def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss(reversal_re
     file = keep(trainer)
     task, loss = trainer.task, trainer.task.loss
 
-    def steep(model: Any, batch: Any) -> Any:
-        found = loss(model, batch)
-        return found._replace(total=found.total + (0 * found.total).sqrt())
+    def steep(model: Any, batch: Any, phase: str) -> Any:
+        found = dict(loss(model, batch, phase))
+        total = found[LOSS].total
+        return found | {LOSS: Term(total + (0 * total).sqrt())}
 
     task.loss = steep  # type: ignore[method-assign]
-    (found,) = replay.take_again(task, trainer.engine, 1, trainer.seed, file)
+    (found,) = replay.take_again(task, trainer.source, trainer.engine, 1, trainer.seed, file)
     assert math.isfinite(found.loss)
     assert not math.isfinite(found.gradient_norm)
     assert [name for name, _ in found.examples] == found.ids
@@ -134,7 +137,7 @@ def test_a_wrong_file_is_one_clear_line(
 ) -> None:
     trainer = built(reversal_recipe, tmp_path / "run")
     file = keep(trainer)
-    weights, metadata = load_file(file), {"segue_step": "0", "segue_data": trainer.task.fingerprint()}
+    weights, metadata = load_file(file), {"segue_step": "0", "segue_data": trainer.source.fingerprint()}
     message = "not a replay file: "
     if wrong == "missing":
         file.unlink()

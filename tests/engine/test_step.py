@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,11 +16,12 @@ from segue import training
 from segue.engine.distributed.layout import Layout
 from segue.engine.distributed.parallel import ALONE, Parallel
 from segue.engine.distributed.watchdog import Watchdog
-from segue.engine.optimizer import AdamWSection, Updater
+from segue.engine.optimizer import AdamWSection
 from segue.engine.precision import autocast
+from segue.engine.schedule import ConstantSection
 from segue.engine.settings import EngineSection
 from segue.engine.step import Steps
-from segue.engine.task import Loss
+from segue.engine.task import LOSS, Phase, Term
 from segue.engine.trainer import Trainer
 from segue.errors import UserError
 
@@ -31,13 +32,14 @@ DENSE = (
 )
 DROPOUT = ("model.dropout=0.2", "model.attention_dropout=0.1", "model.feed_forward_dropout=0.1")
 BRIEF = ("search.longest_factor=0.1", "search.longest_extra=1", "batch.tokens=100")
-"""Evaluations of models that have learnt nothing."""
+"""Evaluations of models that have learned nothing."""
 
 
 def built(recipe: Path, run: Path, *overrides: str) -> Trainer:
     section, module = training._read(recipe, overrides)
-    run.mkdir()
-    trainer = training._trainer(module.build_task(section, run, ALONE), section, run, ALONE)
+    run.mkdir(exist_ok=True)
+    section, source = module.build_source(section, run, ALONE)
+    trainer = training._trainer(section, source, module.build_task(section, source), run, ALONE)
     trainer._evaluate_and_keep = dict  # type: ignore[method-assign]
     return trainer
 
@@ -50,9 +52,9 @@ def spoil(trainer: Trainer, micro_batch: int, factor: float) -> None:
     """The loss of one micro-batch of the run is so many times as large."""
     loss, calls = trainer.task.loss, iter(range(10**6))
 
-    def spoiled(model: nn.Module, batch: Any) -> Loss:
-        found = loss(model, batch)
-        return found._replace(total=found.total * (factor if next(calls) == micro_batch else 1.0))
+    def spoiled(model: nn.Module, batch: Any, phase: str) -> dict[str, Term]:
+        found = loss(model, batch, phase)[LOSS]
+        return {LOSS: found._replace(total=found.total * (factor if next(calls) == micro_batch else 1.0))}
 
     trainer.task.loss = spoiled  # type: ignore[method-assign]
 
@@ -105,13 +107,10 @@ def test_a_float16_step_that_overflows_changes_nothing_but_the_scale(
     assert "gradient_norm" not in skipped
     assert (last["step"], last["loss_scale"]) == (4, 2.0**13)
     assert "warning: steps skipped, for their gradients were not finite in float16: 1" in capsys.readouterr().err
-    resumed = training._trainer(trainer.task, *again(tiny_recipe, tmp_path / "run", *overrides))
-    assert resumed.steps.scale is not None
-    assert (resumed.step, resumed.steps.scale.value, resumed._num_overflows) == (4, 2.0**13, 1)
-
-
-def again(recipe: Path, run: Path, *overrides: str) -> tuple[Any, Path, Any]:
-    return training._read(recipe, overrides)[0], run, ALONE
+    resumed = built(tiny_recipe, tmp_path / "run", *overrides)
+    (work,) = resumed.steps.works
+    assert work.scale is not None
+    assert (resumed.step, work.scale.value, resumed._num_overflows) == (4, 2.0**13, 1)
 
 
 @pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
@@ -126,7 +125,7 @@ def test_other_formats_stop_at_a_loss_that_is_not_finite(tiny_recipe: Path, tmp_
 def test_a_float16_run_that_always_overflows_stops_with_a_reason(tiny_recipe: Path, tmp_path: Path) -> None:
     small = ('engine.loss_scaling.kind="backoff"', "engine.loss_scaling.maximum=4.0")
     trainer = built(tiny_recipe, tmp_path / "run", "engine.precision=float16", "engine.log_every=1", *small)
-    trainer.task.loss = lambda model, batch: Loss(sum(p.sum() for p in model.parameters()) * torch.inf, {})  # type: ignore[method-assign,arg-type]
+    trainer.task.loss = lambda model, *_: {LOSS: Term(sum(p.sum() for p in model.parameters()) * torch.inf)}  # type: ignore[method-assign,arg-type]
     with pytest.raises(UserError, match=r"^engine\.loss_scaling: .* smallest loss scale \(1\)"):
         trainer.train()
     assert [(each["step"], each["loss_scale"]) for each in records(tmp_path / "run")] == [(1, 4.0), (2, 2.0)]
@@ -135,25 +134,32 @@ def test_a_float16_run_that_always_overflows_stops_with_a_reason(tiny_recipe: Pa
 # --- When it divides ---
 
 
+class Inputs(NamedTuple):
+    inputs: Tensor
+    ids: tuple[str, ...] = ("all",)
+    num_skipped: int = 0
+    amount: float = 1.0
+
+
 def test_20000_targets_fit_in_float16_for_the_loss_is_divided_before_the_backward_pass(tmp_path: Path) -> None:
     model = nn.Linear(1, 1, bias=False)
     engine = EngineSection(steps=1, precision="float16")
-    batch = SimpleNamespace(ids=["all"], num_skipped=0, amount=1.0, inputs=torch.ones(20_000, 1))
-    batch.to = lambda device: batch
+    batch = Inputs(torch.ones(20_000, 1))
 
-    def loss(model: nn.Module, batch: Any) -> Loss:
-        return Loss(model(batch.inputs).float().sum(), {})
+    def loss(model: nn.Module, batch: Any, phase: str = "") -> dict[str, Term]:
+        return {LOSS: Term(model(batch.inputs).float().sum())}
 
-    task: Any = SimpleNamespace(loss=loss, num_targets=lambda batch: len(batch.inputs))
+    phase = Phase("", "", AdamWSection(kind="adamw", learning_rate=0.1), ConstantSection(kind="constant"))
+    task: Any = SimpleNamespace(loss=loss, counts=lambda batch: {"targets": len(batch.inputs)}, phases=(phase,))
     cpu = torch.device("cpu")
     parallel = Parallel(ALONE, Layout(1, 1, 1), cpu)
-    updater = Updater(AdamWSection(kind="adamw", learning_rate=0.1), model)
-    steps = Steps(task, model, model, parallel, updater, engine, 1, 0, Watchdog(tmp_path, ALONE, 99.0))
+    source: Any = None
+    steps = Steps(task, source, model, model, parallel, engine, 1, 0, Watchdog(tmp_path, ALONE, 99.0))
     outcome = steps.take([batch], 0, 1.0)  # type: ignore[list-item]
     assert outcome.is_updated
     assert outcome.norm == pytest.approx(1.0, rel=1e-2)  # each target's gradient is 1
     with autocast("float16", cpu):
-        total = loss(model, batch).total
+        total = loss(model, batch)[LOSS].total
     (total * 2.0**14).backward()  # type: ignore[no-untyped-call]
     assert model.weight.grad is not None
     assert not model.weight.grad.isfinite().all()
@@ -165,16 +171,17 @@ def test_20000_targets_fit_in_float16_for_the_loss_is_divided_before_the_backwar
 def taken(trainer: Trainer, num_steps: int) -> tuple[list[float], list[Tensor], dict[str, Tensor]]:
     """Losses, gradients of every step, and the model in the end."""
     losses, gradients = [], []
-    update = trainer.updater.step
+    updater = trainer.steps.works[0].updater
+    update = updater.step
 
     def note(rate: float, held: Any) -> None:
-        gradients.extend(p.grad.clone() for p in trainer.updater.parameters if p.grad is not None)
+        gradients.extend(p.grad.clone() for p in updater.parameters if p.grad is not None)
         update(rate, held)
 
-    trainer.updater.step = note  # type: ignore[method-assign]
-    size, plan = trainer.micro_batches, trainer.task.plan("train")
+    updater.step = note  # type: ignore[method-assign]
+    size, plan = trainer.micro_batches, trainer.source.plan("train")
     for step in range(num_steps):
-        batches = [trainer.task.load("train", plan.micro_batch(step * size + n)) for n in range(size)]
+        batches = [trainer.source.load("train", plan.micro_batch(step * size + n)) for n in range(size)]
         losses.append(trainer.steps.take(batches, step, 0.5).loss)
     return losses, gradients, trainer.model.state_dict()
 
@@ -234,9 +241,9 @@ if "engine.precision=float16" in words and rank == ranks - 1:
 
     loss, calls, at = SpeechRecognition.loss, iter(range(10**6)), {1: 5, 2: 2}[ranks]
 
-    def spoiled(task, model, batch):
-        found = loss(task, model, batch)
-        return found._replace(total=found.total * (1e8 if next(calls) == at else 1))
+    def spoiled(task, model, batch, phase):
+        [(name, found)] = loss(task, model, batch, phase).items()
+        return {name: found._replace(total=found.total * (1e8 if next(calls) == at else 1))}
 
     SpeechRecognition.loss = spoiled
 """

@@ -9,7 +9,7 @@ import signal
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from segue.engine.distributed.parallel import choose_device
 from segue.engine.optimizer import AdamWSection
 from segue.engine.schedule import ConstantSection
 from segue.engine.settings import EngineSection
-from segue.engine.task import Loss, Split
+from segue.engine.task import LOSS, Phase, Split, Term
 from segue.engine.trainer import Result, Trainer
 from segue.errors import UserError
 
@@ -59,9 +59,6 @@ class ToyBatch(NamedTuple):
     def amount(self) -> float:
         return float(len(self.ids))
 
-    def to(self, device: torch.device) -> Self:
-        return self
-
 
 class Guess(NamedTuple):
     id: str
@@ -69,10 +66,13 @@ class Guess(NamedTuple):
 
 
 class ToyTask:
-    """Numbers from numbers. `scores` are those of the evaluations to come, some with a loss, and `bad` the examples
-    that are left out."""
+    """Numbers from numbers, and their source.
+
+    `scores` are those of the evaluations to come, some with a loss, and `bad` the examples that are left out.
+    """
 
     unit = "examples"
+    phases = (Phase("", "", AdamWSection(kind="adamw", learning_rate=0.01), ConstantSection(kind="constant")),)
 
     def __init__(
         self,
@@ -100,13 +100,13 @@ class ToyTask:
         num_skipped = len(micro_batch.indices) - len(good)
         return ToyBatch([f"example_{n}" for n in good], self.inputs[good], self.num_targets_of[good], num_skipped)
 
-    def num_targets(self, batch: ToyBatch) -> int:
-        return int(batch.num_targets.sum())
+    def counts(self, batch: ToyBatch) -> dict[str, float]:
+        return {"targets": int(batch.num_targets.sum()), "examples": len(batch.ids)}
 
-    def loss(self, model: nn.Module, batch: ToyBatch) -> Loss:
+    def loss(self, model: nn.Module, batch: ToyBatch, phase: str) -> dict[str, Term]:
         errors = (model(batch.inputs).sum(dim=1) - batch.inputs.prod(dim=1)).square() * batch.num_targets
         largest = batch.inputs.abs().max(dim=1).values
-        return Loss(errors.sum(), {"largest": (largest.sum(), torch.tensor(len(batch.ids)))})
+        return {LOSS: Term(errors.sum()), "largest": Term(largest.sum(), "examples", weight=0.0)}
 
     def predict(self, model: nn.Module, batch: ToyBatch) -> list[Guess]:
         assert not model.training
@@ -126,14 +126,15 @@ class ToyTask:
 
 def around_update(training: Trainer, before: Callable[[], Any] = int, after: Callable[[], Any] = int) -> None:
     """Acts before and after each update of the weights."""
-    step = training.updater.step
+    updater = training.steps.works[0].updater
+    step = updater.step
 
     def watched(rate: float, held: Any) -> None:
         before()
         step(rate, held)
         after()
 
-    training.updater.step = watched  # type: ignore[method-assign]
+    updater.step = watched  # type: ignore[method-assign]
 
 
 def network(*, has_batch_norm: bool = False) -> nn.Module:
@@ -144,15 +145,7 @@ def network(*, has_batch_norm: bool = False) -> nn.Module:
 
 def trainer(task: ToyTask, run: Path, micro_batches: int = 1, **engine: Any) -> Trainer:
     given = {"log_every": 1, "evaluate_every": 100, "save_every": 100, "device": "cpu", "threads": 1, "workers": 0}
-    return Trainer(
-        task,
-        run,
-        EngineSection(**{"steps": 4, **given, **engine}),
-        AdamWSection(kind="adamw", learning_rate=0.01),
-        ConstantSection(kind="constant"),
-        micro_batches,
-        seed=0,
-    )
+    return Trainer(task, task, run, EngineSection(**{"steps": 4, **given, **engine}), micro_batches, seed=0)
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -211,12 +204,13 @@ def test_batch_norm_statistics_are_averaged_over_a_steps_micro_batches(tmp_path:
 
 
 def test_the_whole_gradient_is_clipped(tmp_path: Path) -> None:
-    training = trainer(ToyTask(network(), 6), tmp_path, clip_norm=0.01)
+    task = ToyTask(network(), 6)
+    training = trainer(task, tmp_path, clip_norm=0.01)
     seen = []
     around_update(
         training,
         before=lambda: seen.append(
-            torch.nn.utils.get_total_norm(p.grad for p in training.updater.parameters if p.grad is not None).item()
+            torch.nn.utils.get_total_norm(p.grad for p in task.model.parameters() if p.grad is not None).item()
         ),
     )
     training.train()
@@ -260,7 +254,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_with_the_ids(
     [
         ("min", [5.0, 3.0, 4.0, 3.5], 2),
         ("max", [5.0, 6.0, 4.0, 3.5], 2),
-        ("min", [5.0, 3.0, 3.0, 3.5], 3),  # of equals, the one that has learnt for longer
+        ("min", [5.0, 3.0, 3.0, 3.5], 3),  # of equals, the one that has learned for longer
         ("min", [float("nan"), 3.0, float("nan"), 4.0], 2),
     ],
 )
@@ -284,7 +278,7 @@ def test_the_best_evaluation_is_what_is_kept(
     ("scores", "best"),
     [
         ([(1.0, 3.0), (1.0, 2.0), (1.0, 4.0)], 2),
-        ([(1.0, 3.0), (1.0, 3.0)], 2),  # equal in all: the later weights have learnt for longer
+        ([(1.0, 3.0), (1.0, 3.0)], 2),  # equal in all: the later weights have learned for longer
         ([(1.0, 1.0), (0.5, 9.0), (0.7, 0.0)], 2),
         ([(1.0, float("nan")), (1.0, 2.0), (1.0, 3.0)], 2),
     ],
@@ -315,7 +309,7 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path, capsys: py
     assert len(records(tmp_path)) == 12
 
 
-def signalled(training: Trainer, at: int) -> Result:
+def signaled(training: Trainer, at: int) -> Result:
     """Stopped by a signal in step `at`."""
     around_update(training, after=lambda: training.step == at - 1 and os.kill(os.getpid(), signal.SIGTERM))
     return training.train()
@@ -326,7 +320,7 @@ def test_patience_is_the_same_however_often_a_run_is_taken_up(tmp_path: Path, mo
     scores, step = [3.0, 2.0, 2.5, 1.0, 4.0, 3.0, 0.5], 0
     for stop in (5, 7, 11, 20):
         training = trainer(ToyTask(network(), 4, scores[step // 2 :]), tmp_path, steps=20, evaluate_every=2, patience=2)
-        result = signalled(training, stop)
+        result = signaled(training, stop)
         step = result.step
         assert (result.signal is None) == (stop == 20)
     assert (result.step, result.best) == (12, (8, 1.0))

@@ -7,7 +7,7 @@ import shutil
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -171,25 +171,25 @@ def test_a_run_with_auto_has_one_number_also_when_it_is_resumed(
         path, key = reversal_recipe, "tokens"
         words += ["batch.tokens=auto", f"data.root={few_pairs}", *BRIEF]
 
-    def learnt() -> tuple[list[list[float]], dict[str, torch.Tensor]]:
+    def learned() -> tuple[list[list[float]], dict[str, torch.Tensor]]:
         segue.train(path, run, *words)
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         numbers = [[record[name] for name in ("step", "epoch", "loss", "gradient_norm")] for record in records]
         return numbers, load_file(run / "model" / "model.safetensors")
 
     memory = environment.peak_memory_gb(CPU)
-    numbers, model = learnt()
+    numbers, model = learned()
     assert environment.peak_memory_gb(CPU) < memory + 0.5
     assert capsys.readouterr().err.count(" fits in memory; so an epoch has ") == 1
     section, module = training._read(run / "recipe.toml", ())
     budget = getattr(section.batch, key)
-    most = module.build_task(section, run, ALONE).budgets()[1]
+    most = module.build_source(section, run, ALONE)[1].budgets()[1]
     assert most <= budget < most + 0.01  # all of this corpus in one micro-batch
     assert [epoch for _, epoch, *_ in numbers] == [section.batch.micro_batches * step for step in range(4)]
 
     for lost in (run / "model", run / "checkpoints" / "step_00000004"):
         shutil.rmtree(lost)
-    assert learnt()[0] == numbers
+    assert learned()[0] == numbers
     assert " fits in memory" not in capsys.readouterr().err  # it is not tried again
     resumed = load_file(run / "model" / "model.safetensors")
     assert resumed.keys() == model.keys()
@@ -223,7 +223,7 @@ def test_auto_that_cannot_work_is_one_clear_line(
     *tries, mistake = err.splitlines()
     assert all(line.startswith("batch.seconds: tries ") for line in tries)
     assert mistake.startswith(f"segue: {message}")
-    # Nothing was learnt: the next try may say a number.
+    # Nothing was learned: the next try may say a number.
     assert main(["train", str(tiny_recipe), "--out", str(tmp_path / "run"), "batch.seconds=3.0", "engine.steps=1"]) == 0
 
 
@@ -235,9 +235,6 @@ class Point(NamedTuple):
 
     ids: list[str]
 
-    def to(self, device: torch.device) -> Self:
-        return self
-
 
 class Quadratic:
     """Loss a w^2 / 2 under gradient descent with noise, as of batches: it falls up to a learning rate of 2 / a."""
@@ -245,11 +242,11 @@ class Quadratic:
     micro_batches = 1
     engine = SimpleNamespace(workers=0)
     device = CPU
-    optimizer_section = SimpleNamespace(learning_rate=0.5)
+    phases = (SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.5)),)
 
     def __init__(self, curvature: float, bad: tuple[int, ...] = (), error: bool = True) -> None:
         self.curvature, self.weight, self.bad, self.error = curvature, 1.0, bad, error
-        self.task = self.steps = self
+        self.task = self.source = self.steps = self
         self.noise = np.random.default_rng(0).normal(0, 0.1, 100).tolist()
 
     def plan(self, split: str) -> Any:
@@ -261,12 +258,14 @@ class Quadratic:
     def take(self, batches: list[Point], step: int, rate: float) -> Any:
         assert [batch.ids for batch in batches] == [[str(step)]]
         if step in self.bad:
-            return SimpleNamespace(loss=0.0, num_targets=0)
+            return SimpleNamespace(loss=0.0, is_empty=True)
         loss = self.curvature * self.weight**2 / 2
-        if not math.isfinite(loss) and self.error:
-            raise NotFiniteError("loss", loss)
+        if not math.isfinite(loss):
+            if self.error:
+                raise NotFiniteError("loss", loss)
+            return SimpleNamespace(loss=loss, is_empty=False)
         self.weight -= rate * 0.5 * self.curvature * (self.weight + self.noise[step])
-        return SimpleNamespace(loss=loss, num_targets=1)
+        return SimpleNamespace(loss=loss, is_empty=False)
 
 
 def tried(toy: Quadratic, largest: float = 1.0) -> list[trials.Rate]:

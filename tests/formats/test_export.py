@@ -21,8 +21,9 @@ from segue import formats, tasks
 from segue.cli import main
 from segue.data import audio
 from segue.errors import UserError
-from segue.formats.parity import Parity
+from segue.parity import Parity
 from segue.runtime import exported as runtime
+from segue.tasks.speech_recognition import comparison
 
 SPEECH = [("onnx", None), ("onnx", "int8"), ("onnx", "float16"), ("sherpa-onnx", None), ("sherpa-onnx", "int8")]
 TEXT = [("onnx", None), ("onnx", "float16"), ("ctranslate2", None), ("ctranslate2", "int8")]
@@ -209,14 +210,14 @@ def test_sixteen_threads_share_a_model(
     onnx: Path, trained_translator: Path, corpus: Path, pairs: Path, tmp_path: Path
 ) -> None:
     formats.export(trained_translator, "ctranslate2", tmp_path / "text")
-    recogniser, translator = segue.load(onnx), segue.load(tmp_path / "text")
+    recognizer, translator = segue.load(onnx), segue.load(tmp_path / "text")
     recordings = sorted(corpus.glob("t*_*.wav"))
     texts = [json.loads(line)["source"] for line in (pairs / "test.jsonl").read_text().splitlines()]
-    heard = [recogniser.transcribe(path) for path in recordings]
+    heard = [recognizer.transcribe(path) for path in recordings]
     written = translator.translate(texts)
     assert len(set(written)) > 50
     with ThreadPoolExecutor(16) as pool:
-        again = pool.map(recogniser.transcribe, recordings * 3)
+        again = pool.map(recognizer.transcribe, recordings * 3)
         translations = pool.map(translator.translate, [texts[n : n + 3] for n in range(0, len(texts), 3)] * 3)
         assert list(again) == heard * 3
         assert [text for part in translations for text in part] == written * 3
@@ -271,7 +272,7 @@ def test_what_another_program_runs_is_named(
     task: str, target: str, ours: str, trained: Path, trained_translator: Path, tmp_path: Path
 ) -> None:
     run = trained if task == "speech_recognition" else trained_translator
-    runtime.save(tmp_path, target, tasks.restore(run).facts())
+    runtime.save(tmp_path, target, tasks.restore(run).metadata())
     with pytest.raises(UserError, match=f"{tmp_path}: an export for {target}, .* export to {ours} to use it here"):
         segue.load(tmp_path)
 
@@ -504,7 +505,7 @@ def test_scores_that_are_not_numbers_are_not_published(
 ) -> None:
     from segue.formats import onnx
 
-    real = onnx.SPEECH.hear
+    real = onnx.SPEECH.run
 
     def hear(*given: Any) -> Any:
         ear = real(*given)
@@ -515,7 +516,7 @@ def test_scores_that_are_not_numbers_are_not_published(
 
         return strange
 
-    monkeypatch.setattr(onnx, "SPEECH", onnx.SPEECH._replace(hear=hear))
+    monkeypatch.setattr(onnx, "SPEECH", onnx.SPEECH._replace(run=hear))
     with pytest.raises(UserError, match="some scores are not numbers"):
         formats.export(trained, "onnx", tmp_path / "out")
 
@@ -532,12 +533,12 @@ def test_layers_go_back_to_float_until_the_metric_is_kept(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first tries are said to have lost much: one layer, then two stay in float."""
-    real, losses = formats.parity.of_speech, iter([9.0, 4.0, 0.1])
+    real, losses = comparison.compare, iter([9.0, 4.0, 0.1])
 
     def found(*arguments: Any, **options: Any) -> Parity:
         return Parity(**{**vars(real(*arguments, **options)), "loss": next(losses)})
 
-    monkeypatch.setattr(formats.parity, "of_speech", found)
+    monkeypatch.setattr(comparison, "compare", found)
     formats.export(trained, "onnx", tmp_path / "out", weights="int8")
     kept = contents(tmp_path / "out", "parity.json")["layers_in_float"]
     assert len(kept) == 2
@@ -547,4 +548,4 @@ def test_layers_go_back_to_float_until_the_metric_is_kept(
 
 def test_tasks_restore_what_was_trained(trained: Path) -> None:
     restored = tasks.restore(trained)
-    assert restored.facts().parameters == sum(parameter.numel() for parameter in restored.model.parameters())
+    assert restored.metadata().parameters == sum(parameter.numel() for parameter in restored.model.parameters())

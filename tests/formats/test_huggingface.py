@@ -24,7 +24,7 @@ from segue.decoding.search import SearchSection
 from segue.errors import UserError
 from segue.formats.huggingface import LONGEST_OUTPUT, write
 from segue.models.transformer import Transformer, TransformerSection
-from segue.tasks.translation import TorchWriter
+from segue.tasks.translation import TorchBackend
 
 SPECIAL = [PADDING, BEGIN, END, UNKNOWN]
 LANGUAGES = ["<2de>", "<2fr>"]
@@ -116,7 +116,10 @@ def test_a_language_is_written_before_the_source(kind: str, tmp_path: Path) -> N
                 assert theirs(given)["input_ids"] == vocabularies.source_tokens(tokens, language)
 
 
-@pytest.mark.parametrize("section", [PAPER, changed(activation="gelu", tied="target"), changed(tied="none")])
+@pytest.mark.parametrize(
+    "section",
+    [PAPER, changed(activation="gelu", tied="target"), changed(tied="none"), changed(tied="none", has_biases=False)],
+)
 @torch.inference_mode()
 def test_scores_are_ours(section: TransformerSection, bpe: Vocabularies, tmp_path: Path) -> None:
     model = random_model(section, bpe)
@@ -131,7 +134,7 @@ def test_scores_are_ours(section: TransformerSection, bpe: Vocabularies, tmp_pat
 
 @pytest.mark.parametrize("search", [GREEDY, SearchSection(beams=1, no_repeat_ngram=2)], ids=["free", "n-grams"])
 def test_what_generate_writes_is_ours(search: SearchSection, bpe: Vocabularies, tmp_path: Path) -> None:
-    """Beams, and outputs that end, are tested in `tests/test_marian.py`, with a model that has learnt something."""
+    """Beams, and outputs that end, are tested in `tests/test_marian.py`, with a model that has learned something."""
     model = random_model(PAPER, bpe)
     write(model, PAPER, bpe, search, tmp_path)
     read, theirs = AutoTokenizer.from_pretrained(tmp_path), AutoModelForSeq2SeqLM.from_pretrained(tmp_path).eval()
@@ -139,7 +142,7 @@ def test_what_generate_writes_is_ours(search: SearchSection, bpe: Vocabularies, 
     written = theirs.generate(**rows, max_new_tokens=30)
     tokens = [bpe.source_tokens(bpe.source.encode(text), None) for text in TEXTS + STRANGE]
     limits = {"longest_factor": 1e-9, "longest_extra": 30}
-    ours = TorchWriter(model, bpe, torch.device("cpu")).search(tokens, search.model_copy(update=limits))
+    ours = TorchBackend(model, bpe, torch.device("cpu")).search(tokens, search.model_copy(update=limits))
     assert read.batch_decode(written, skip_special_tokens=True) == [bpe.target.decode(best[0].tokens) for best in ours]
     assert len({tuple(best[0].tokens) for best in ours}) > 3
 

@@ -1,6 +1,7 @@
 """Graphs against the models that they were written from, in onnxruntime."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segue.data.features import FeaturesSection, LogMel, normalize
+from segue.data.features import FeaturesSection
 from segue.decoding.autoregressive import beam_search
 from segue.formats.onnx import OnnxSteps, write_recognizer, write_translator
-from segue.models.jasper import Jasper, JasperSection
+from segue.models.jasper import JasperSection
 from segue.models.transformer import Cache, Transformer, TransformerSection
 from segue.runtime.onnx import session
+from segue.tasks.speech_recognition.ctc import CTCSection
+from segue.tasks.speech_recognition.model import AcousticModel
 
 VOCABULARY = 9
 BEGIN, END = 1, 2
@@ -27,36 +30,29 @@ BLOCKS = (
 )
 
 
-class Recognizer(nn.Module):
-    """A small one, with weights and statistics that matter."""
-
-    def __init__(self, residual: str, is_separable: bool) -> None:
-        super().__init__()
-        section = {"kind": "jasper", "residual": residual, "is_separable": is_separable, "blocks": BLOCKS}
-        self.front_end = LogMel(FeaturesSection(sample_rate_hz=8000, mel_bins=16))
-        self.model = Jasper(JasperSection.model_validate(section), 16, VOCABULARY)
-        generator = torch.Generator().manual_seed(0)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm1d):
-                for tensor, middle in ((module.running_mean, 0.0), (module.running_var, 1.0), (module.bias.data, 0.0)):
-                    assert tensor is not None
-                    tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.6 - 0.3 + middle)
-        self.model.head.weight.data *= 6
-        self.eval()
-
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        features, frames = self.front_end(waveforms, lengths)
-        return self.model(normalize(features, frames, "speech"), frames)  # type: ignore[no-any-return]
-
-
 @pytest.fixture(scope="module", params=[("dense", False), ("plain", True)], ids=["jasper", "quartznet"])
-def recognizer(request: pytest.FixtureRequest) -> Recognizer:
+def recognizer(request: pytest.FixtureRequest) -> AcousticModel:
+    """A small one, with weights and statistics that matter."""
     torch.manual_seed(0)
-    return Recognizer(*request.param)
+    residual, is_separable = request.param
+    section = {"kind": "jasper", "residual": residual, "is_separable": is_separable, "blocks": BLOCKS}
+    features = FeaturesSection(sample_rate_hz=8000, mel_bins=16, normalization="speech")
+    recipe: Any = SimpleNamespace(
+        features=features, model=JasperSection.model_validate(section), objective=CTCSection(kind="ctc")
+    )
+    model = AcousticModel(recipe, VOCABULARY - 1)
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            for tensor, middle in ((module.running_mean, 0.0), (module.running_var, 1.0), (module.bias.data, 0.0)):
+                assert tensor is not None
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.6 - 0.3 + middle)
+    model.head.output.weight.data *= 6
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
-def recognizer_path(recognizer: Recognizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recognizer_path(recognizer: AcousticModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recognizer") / "model.onnx"
     write_recognizer(recognizer, path, {"task": "speech_recognition"})
     return path
@@ -71,7 +67,9 @@ def run(path: Path, **inputs: Tensor) -> list[Any]:
 @pytest.mark.parametrize(
     "lengths", [[1], [39], [40], [200], [12345], [8000, 5000, 1], [41, 41, 41], [4000, 16001, 800]], ids=str
 )
-def test_the_graph_answers_as_the_model_does(recognizer: Recognizer, recognizer_path: Path, lengths: list[int]) -> None:
+def test_the_graph_answers_as_the_model_does(
+    recognizer: AcousticModel, recognizer_path: Path, lengths: list[int]
+) -> None:
     generator = torch.Generator().manual_seed(len(lengths))
     waveforms = torch.randn(len(lengths), max(lengths), generator=generator) * 0.1
     with torch.inference_mode():
@@ -91,7 +89,7 @@ def test_company_changes_no_answer_of_the_graph(recognizer_path: Path) -> None:
         np.testing.assert_allclose(row[:size], alone[0], atol=2e-4)
 
 
-def test_one_file_that_old_runtimes_read_holds_everything(recognizer: Recognizer, recognizer_path: Path) -> None:
+def test_one_file_that_old_runtimes_read_holds_everything(recognizer: AcousticModel, recognizer_path: Path) -> None:
     assert [path.name for path in recognizer_path.parent.iterdir()] == ["model.onnx"]
     model = onnx.load(recognizer_path)
     onnx.checker.check_model(model, full_check=True)
@@ -103,17 +101,17 @@ def test_one_file_that_old_runtimes_read_holds_everything(recognizer: Recognizer
     assert [each.name for each in model.graph.output] == ["log_probs", "frames"]
 
 
-def test_batch_normalisation_and_masks_cost_nothing_extra(recognizer: Recognizer, recognizer_path: Path) -> None:
+def test_batch_normalization_and_masks_cost_nothing_extra(recognizer: AcousticModel, recognizer_path: Path) -> None:
     nodes = onnx.load(recognizer_path).graph.node
     kinds = [node.op_type for node in nodes]
     convolutions = sum(isinstance(module, nn.Conv1d) for module in recognizer.modules())
     assert "BatchNormalization" not in kinds
     assert kinds.count("Conv") == convolutions + 1  # the front end's
-    assert kinds.count("Where") == 3  # those of the normalisation
+    assert kinds.count("Where") == 3  # those of the normalization
     convolution_outputs = {node.output[0] for node in nodes if node.op_type in ("Conv", "Add")}
     assert all(node.input[0] in convolution_outputs for node in nodes if node.op_type == "Relu")
     names = {node.name for node in nodes if node.op_type == "Conv"}
-    assert {"front_end.spectrum", "model.blocks.1.layers.1.0", "model.head"} <= names
+    assert {"front_end.spectrum", "encoder.blocks.1.layers.1.0", "head.output"} <= names
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -124,6 +122,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "activation": "swiglu",
         "key_value_heads": 2,
         "tied": "none",
+        "has_biases": False,
     },
     "mixed": {"activation": "gelu", "tied": "target", "key_value_heads": 1},
 }

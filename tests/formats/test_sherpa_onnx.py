@@ -1,6 +1,8 @@
 """What sherpa-onnx itself hears with an exported model, against our own search."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segue.data import tokenizer as tokenizers
-from segue.data.features import FeaturesSection, LogMel, normalize
+from segue.data.features import FeaturesSection, normalize
 from segue.data.tokenizer import (
     BPESection,
     BytesSection,
@@ -22,8 +24,10 @@ from segue.data.tokenizer import (
 from segue.decoding import ctc
 from segue.errors import UserError
 from segue.formats import sherpa_onnx as target
-from segue.models.jasper import Jasper, JasperSection
+from segue.models.jasper import JasperSection
 from segue.runtime.onnx import session
+from segue.tasks.speech_recognition.ctc import CTCSection
+from segue.tasks.speech_recognition.model import AcousticModel
 
 RATE_HZ, BINS = 8000, 20
 FEATURES = FeaturesSection(sample_rate_hz=RATE_HZ, mel_bins=BINS, normalization="speech")
@@ -44,20 +48,21 @@ def built(name: str) -> Tokenizer:
     return tokenizers.build(TOKENIZERS[name], TEXTS)
 
 
-def spread_model(vocabulary: int) -> Jasper:
+def spread_model(num_tokens: int) -> AcousticModel:
     """Random weights whose best paths hold many different tokens."""
     torch.manual_seed(4)
     section = JasperSection.model_validate({"kind": "jasper", "residual": "dense", "blocks": BLOCKS})
-    model = Jasper(section, BINS, vocabulary).eval()
-    model.head.weight.data *= 8
+    recipe: Any = SimpleNamespace(features=FEATURES, model=section, objective=CTCSection(kind="ctc"))
+    model = AcousticModel(recipe, num_tokens).eval()
+    model.head.output.weight.data *= 8
     return model
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
     tokenizer = built(name)
-    model = spread_model(len(tokenizer) + 1)
-    target.write(model, tokenizer, tmp_path, features=FEATURES, subsampling=2)
+    model = spread_model(len(tokenizer))
+    target.write(model, tokenizer, tmp_path, FEATURES)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "tokens.txt"]
     recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
         model=str(tmp_path / "model.onnx"),
@@ -66,14 +71,13 @@ def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
         sample_rate=RATE_HZ,
         num_threads=1,
     )
-    front_end = LogMel(FEATURES)
     streams, expected = [], []
     draw = np.random.default_rng(0)
     for length in (2480, 8000, 4880, 12240):  # of different lengths: sherpa-onnx pads them
         samples = (draw.standard_normal(length) * np.linspace(0.01, 0.2, length)).astype(np.float32)
         streams.append(recognizer.create_stream())
         streams[-1].accept_waveform(RATE_HZ, samples)
-        expected.append(heard(model, tokenizer, front_end, torch.from_numpy(samples)))
+        expected.append(heard(model, tokenizer, torch.from_numpy(samples)))
     assert all(len(text) > 3 for text in expected)
     recognizer.decode_streams(streams)
     assert [stream.result.text.strip() for stream in streams] == expected
@@ -84,19 +88,18 @@ def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def heard(model: Jasper, tokenizer: Tokenizer, front_end: LogMel, samples: Tensor) -> str:
-    features, frames = front_end(samples.unsqueeze(0), torch.tensor([len(samples)]))
-    log_probs, _ = model(normalize(features, frames, FEATURES.normalization), frames)
+def heard(model: AcousticModel, tokenizer: Tokenizer, samples: Tensor) -> str:
+    log_probs, _ = model(samples.unsqueeze(0), torch.tensor([len(samples)]))
     return tokenizer.decode(e.token for e in ctc.greedy(log_probs[0].numpy(), len(tokenizer)))
 
 
 def test_the_frame_that_sherpa_onnx_does_not_look_at_says_nothing_new(tmp_path: Path) -> None:
-    model = spread_model(VOCABULARY)
-    target.write(model, built("characters without a space"), tmp_path, features=FEATURES, subsampling=2)
+    model = spread_model(VOCABULARY - 1)
+    target.write(model, built("characters without a space"), tmp_path, FEATURES)
     features = torch.randn(5, BINS, 51, generator=torch.Generator().manual_seed(0)) * 3 - 8
     lengths = torch.tensor([51, 50, 1, 30, 49])
     with torch.inference_mode():
-        expected, _ = model(normalize(features, lengths, FEATURES.normalization), lengths)
+        expected, _ = model.score(normalize(features, lengths, FEATURES.normalization), lengths)
     for number, length in enumerate(lengths.tolist()):
         features[number, :, length:] = -23.0259  # sherpa-onnx's padding
     inputs = {"features": features.numpy(), "lengths": lengths.numpy()}

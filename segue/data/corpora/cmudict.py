@@ -1,4 +1,4 @@
-"""CMUdict: 126,052 English words as people say them in North America (github.com/cmusphinx/cmudict, BSD licence).
+"""CMUdict: 126,052 English words as people say them in North America (github.com/cmusphinx/cmudict, BSD license).
 
 SOURCE is cmudict.dict or its folder. A pair goes from a word's letters to its phonemes, with a space between them; a
 word's other pronunciations are as right.
@@ -28,7 +28,7 @@ class Options(SplitOptions):
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
-    """A pair for each pronunciation of a word in train, so that all are learnt, and for each word in dev and test."""
+    """A pair for each pronunciation of a word in train, so that all are learned, and for each word in dev and test."""
     del out
     for split, found in divide(_words(source / "cmudict.dict" if source.is_dir() else source, options), options):
         yield split, found

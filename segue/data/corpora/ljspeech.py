@@ -1,6 +1,6 @@
 """LJSpeech: one reader, 24 hours of non-fiction, public domain (keithito.com/LJ-Speech-Dataset), or a part of it.
 
-SOURCE holds `metadata.csv` (id|text|normalised text) and the clips in `wavs/` or `flac/`. There is no official split.
+SOURCE holds `metadata.csv` (id|text|normalized text) and the clips in `wavs/` or `flac/`. There is no official split.
 """
 
 from collections.abc import Iterator

@@ -168,7 +168,7 @@ def _pieces(words: Sequence[TimedWord], end: int) -> Iterator[_Piece]:
 
 
 def _groups(pieces: Sequence[_Piece], following: int, measure: _Measure) -> Iterator[Sequence[_Piece]]:
-    """Neighbours that share a cue: the cuts of least cost. `following` is when the next piece behind them starts.
+    """Neighbors that share a cue: the cuts of least cost. `following` is when the next piece behind them starts.
 
     Costs are in cues: one less is worth one.
     """

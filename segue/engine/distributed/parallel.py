@@ -1,13 +1,13 @@
 """How do many ranks train one model? Who they are, what they tell each other, how the model is spread over them.
 
-A rank is a process that torchrun started, with a device of its own. Models are written for one device; one table here
-says which layers tensor parallelism splits, and how.
+A rank is a process that torchrun started, with a device of its own. Models are written for one device; their layers
+declare how tensor parallelism splits them (`layers/splits.py`).
 """
 
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -16,16 +16,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.rendezvous import rendezvous
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from segue.engine.distributed.layout import Layout
+from segue.engine.distributed.materialize import materialize
 from segue.engine.distributed.parts import batch_norms, units
 from segue.errors import UserError
-from segue.layers.attention import Attention
-from segue.layers.feed_forward import FeedForward
+from segue.layers.splits import Split, Splittable, splits_of
 
 T = TypeVar("T")
 
@@ -35,13 +43,17 @@ TIMEOUT = timedelta(hours=2)
 TRY_AGAIN = 75
 """Exit status of a rank that others let down: EX_TEMPFAIL of sysexits.h, for the next start may go on."""
 
-# Matrices whose outputs, or inputs, are dealt out: a pair of them needs one sum over the ranks (Shoeybi et al. 2019,
-# arXiv:1909.08053, section 3).
-_BY_OUTPUTS, _BY_INPUTS = ColwiseParallel, RowwiseParallel
-SPLITS: dict[type[nn.Module], dict[str, type[ParallelStyle]]] = {
-    Attention: {"query": _BY_OUTPUTS, "key": _BY_OUTPUTS, "value": _BY_OUTPUTS, "output": _BY_INPUTS},
-    FeedForward: {"up": _BY_OUTPUTS, "gate": _BY_OUTPUTS, "down": _BY_INPUTS},
-}
+
+class _Rows(ParallelStyle):
+    """A matrix whose rows are dealt out, evenly or not; its layer knows what to do with a part."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        weight = module.get_parameter("weight")
+        module.register_parameter("weight", nn.Parameter(distribute_tensor(weight, device_mesh, [Shard(0)])))
+        return module
+
+
+_STYLES: dict[Split, type[ParallelStyle]] = {"column": ColwiseParallel, "row": RowwiseParallel, "vocabulary": _Rows}
 
 
 class World(NamedTuple):
@@ -156,17 +168,23 @@ class Parallel:
         """Whether parameters are DTensors."""
         return self.layout.shard > 1 or self.layout.tensor_parallel > 1
 
-    def spread(self, model: nn.Module, dtype: torch.dtype, *, is_offloaded: bool) -> nn.Module:
-        """Spreads `model`, in place; what to call for a loss. `dtype` is that of the forward pass."""
-        if is_offloaded and not (self.is_sharded and self.layout.data_ranks > 1):
-            raise UserError("engine.offload: only a model that is sharded is offloaded; set engine.shard above 1")
+    def spread(self, model: nn.Module, dtype: torch.dtype, *, is_offloaded: bool, num_phases: int = 1) -> nn.Module:
+        """Spreads `model`, in place, and gives it its values if it has none yet; what to call for a loss.
+
+        `dtype` is that of the forward pass. Values are drawn from torch's generator (`materialize.py`).
+        The parts that several phases change in turn are copied whole, and `sum_gradients` adds up their gradients.
+        """
+        self.world.first(lambda: self._refuse(is_offloaded, num_phases))
         if self.layout.tensor_parallel > 1:
             self.world.first(lambda: _check_split(model, self.layout.tensor_parallel))
             _split_layers(model, self._axis("tensor_parallel"))
-        if self.is_sharded and self.layout.data_ranks > 1:
+        is_fully_sharded = self.is_sharded and self.layout.data_ranks > 1
+        if is_fully_sharded:
             self._shard(model, dtype, is_offloaded)
+        materialize(model, self.device, is_offloaded=is_offloaded)
+        if is_fully_sharded:
             return model
-        if self.layout.data_parallel == 1:
+        if self.layout.data_parallel == 1 or num_phases > 1:
             return model
         group = self._axis("data_parallel").get_group()
         with warnings.catch_warnings():
@@ -190,6 +208,27 @@ class Parallel:
             dist.all_reduce(values)
         return values
 
+    def any_rank(self, is_so: bool) -> bool:
+        """Whether any rank says so: all must ask together."""
+        return bool(self.sum_of_all(torch.tensor(float(is_so))) > 0)
+
+    def reshard(self, model: nn.Module) -> None:
+        """Drops what was gathered for passes without a backward pass: the parts may change."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Adds gradients up over copies of the model, for parts of it that nothing else does this for."""
+        if self._mesh is not None:
+            for parameter in parameters:
+                if parameter.grad is None:  # this rank's examples did not reach it; others' may have
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            whole = torch.cat([gradient.flatten() for gradient in gradients])
+            pieces = torch.split(self.sum(whole), [gradient.numel() for gradient in gradients])
+            torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)])
+
     @contextmanager
     def accumulating(self, spread: nn.Module, *, is_last: bool) -> Iterator[None]:
         """A backward pass inside: gradients are summed over copies of the model in the last one of a step."""
@@ -201,6 +240,15 @@ class Parallel:
             spread.set_requires_all_reduce(is_last)
             spread.set_is_last_backward(is_last)
         yield
+
+    def _refuse(self, is_offloaded: bool, num_phases: int) -> None:
+        """What no model can do."""
+        if num_phases > 1 and self.is_sharded:
+            raise UserError(
+                "engine.shard, engine.tensor_parallel: a model that learns in several phases is not sharded"
+            )
+        if is_offloaded and not (self.is_sharded and self.layout.data_ranks > 1):
+            raise UserError("engine.offload: only a model that is sharded is offloaded; set engine.shard above 1")
 
     def _shard(self, model: nn.Module, dtype: torch.dtype, is_offloaded: bool) -> None:
         mesh = self._mesh
@@ -217,6 +265,8 @@ class Parallel:
             # Sums: the engine has divided by the targets of the whole step.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+            for name in getattr(module, "forwards", ()):
+                register_fsdp_forward_method(module, name)
 
     def _axis(self, name: str) -> DeviceMesh:
         assert self._mesh is not None
@@ -230,17 +280,16 @@ def _sum(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Fut
 
 
 def _split_layers(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Tensor parallelism: deals out the matrices of each layer in the table."""
+    """Tensor parallelism: deals out what each layer declares."""
     for module in model.modules():
-        splits = SPLITS.get(type(module), {})
-        plan = {name: style() for name, style in splits.items() if getattr(module, name) is not None}
+        plan = {name: _STYLES[split]() for name, split in splits_of(module, mesh.size()).items()}
         if plan:
             parallelize_module(module, mesh, plan)
 
 
 def _check_split(model: nn.Module, parts: int) -> None:
     """A UserError where tensor parallelism has nothing to split, or cannot split it evenly."""
-    if not any(type(module) in SPLITS for module in model.modules()):
+    if not any(splits_of(module) for module in model.modules()):
         raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")
     for what, count in dealt_out(model).items():
         if count % parts:
@@ -249,7 +298,8 @@ def _check_split(model: nn.Module, parts: int) -> None:
 
 def dealt_out(model: nn.Module) -> dict[str, int]:
     """What tensor parallelism deals out evenly, in words, and how many there are of it."""
-    modules = list(model.modules())
-    heads = [n for each in modules if isinstance(each, Attention) for n in (each.heads, each.key_value_heads)]
-    hidden = [each.up.out_features for each in modules if isinstance(each, FeedForward)]
-    return {f"{n} heads": n for n in sorted(heads)} | {f"feed_forward of {n}": n for n in sorted(hidden)}
+    found: dict[str, int] = {}
+    for module in model.modules():
+        if isinstance(module, Splittable):
+            found |= module.dealt_out()
+    return dict(sorted(found.items(), key=lambda each: each[1]))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.distributed.tensor.placement_types import _StridedShard
 
@@ -39,13 +39,25 @@ def _spread(part: Tensor, spec: DTensorSpec) -> DTensor:
 
 @torch.no_grad()
 def own_part(whole: Tensor, tensor: Tensor) -> Tensor:
-    """This rank's part of what every rank has the whole of, cut as `tensor` is."""
-    if not isinstance(tensor, DTensor):
-        return whole
-    mesh = tensor.device_mesh
-    meta = TensorMeta(whole.shape, whole.stride(), whole.dtype)
-    everywhere = _spread(whole, DTensorSpec(mesh, (Replicate(),) * mesh.ndim, tensor_meta=meta))
-    return local(everywhere.redistribute(mesh, tensor.placements))
+    """This rank's part of what every rank has the whole of, cut as `tensor` is: a view."""
+    return whole[own_slices(tensor)]
+
+
+def own_slices(tensor: Tensor) -> tuple[slice, ...]:
+    """Where this rank's part lies in the whole tensor: a slice for each dimension."""
+    bounds = [(0, size) for size in tensor.shape]
+    if isinstance(tensor, DTensor):
+        mesh, coordinate = tensor.device_mesh, tensor.device_mesh.get_coordinate()
+        assert coordinate is not None
+        axes = [(axis, place) for axis, place in enumerate(tensor.placements) if not place.is_replicate()]
+        # FSDP cuts what tensor parallelism has cut already, though its axis of the mesh comes first.
+        for axis, place in sorted(axes, key=lambda each: isinstance(each[1], _StridedShard)):
+            assert isinstance(place, Shard | _StridedShard)
+            first, end = bounds[place.dim]
+            size = -(-(end - first) // mesh.size(axis))  # as torch.chunk: the last ones may have less, or nothing
+            start = min(first + coordinate[axis] * size, end)
+            bounds[place.dim] = start, min(start + size, end)
+    return tuple(slice(*each) for each in bounds)
 
 
 @torch.no_grad()
@@ -96,5 +108,5 @@ def units(model: nn.Module) -> list[nn.Module]:
 
 
 def batch_norms(model: nn.Module) -> list[Any]:
-    """The model's batch normalisation layers."""
+    """The model's batch normalization layers."""
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

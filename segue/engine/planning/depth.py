@@ -1,6 +1,6 @@
 """How do a few layers stand for many? Of equal layers in a row four are rehearsed, and one is repeated.
 
-A layer between layers like it does what its neighbour does. That is checked, not taken for granted: two neighbours must
+A layer between layers like it does what its neighbor does. That is checked, not taken for granted: two neighbors must
 have done the same, byte for byte, or all layers are to be rehearsed.
 """
 
@@ -128,7 +128,7 @@ def _course(events: list[Event]) -> list[list[tuple[Kind, int]]]:
 
 
 def _look(layer: nn.Module) -> str:
-    """What tells a layer from its neighbours: its parts, their settings, their shapes."""
+    """What tells a layer from its neighbors: its parts, their settings, their shapes."""
     modules = [
         (name, type(module), {key: value for key, value in vars(module).items() if not key.startswith("_")})
         for name, module in layer.named_modules()

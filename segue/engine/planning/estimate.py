@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from segue.engine.distributed.layout import Layout, choose
-from segue.engine.optimizer import MuonSection, OptimizerSection
+from segue.engine.optimizer import MuonSection
 from segue.engine.planning.rehearsal import Pass, Rehearsal, rehearse
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
@@ -29,6 +29,8 @@ class Sketch(NamedTuple):
     task: Task
     batch: Callable[[], Batch]
     """The micro-batch that takes the most, of numbers that mean nothing."""
+    unit: str
+    """What its amount counts."""
     shape: str
     """That micro-batch in words."""
     budget: str
@@ -128,7 +130,7 @@ class Estimate(NamedTuple):
 
         return {
             "parameters": self.parameters,
-            "micro_batch": {"shape": self.sketch.shape, "amount": self.amount, "unit": self.sketch.task.unit},
+            "micro_batch": {"shape": self.sketch.shape, "amount": self.amount, "unit": self.sketch.unit},
             "assumed": self.sketch.notes,
             "usable_bytes": self.memory_bytes * USABLE_SHARE,
             "alone": line(self.alone),
@@ -145,7 +147,7 @@ class Estimate(NamedTuple):
         plain, recomputed = (each / self.alone.micro_batches / 1e12 for each in self.alone.operations)
         return [
             f"{self.parameters:,} parameters, {self.precision}, {self.optimizer}",
-            f"micro-batch: {self.sketch.shape}; {self.amount:,.0f} {self.sketch.task.unit}",
+            f"micro-batch: {self.sketch.shape}; {self.amount:,.0f} {self.sketch.unit}",
             *(f"assumed: {note}" for note in self.sketch.notes),
             f"its forward and backward pass: {plain:,.4g} TFLOP, {recomputed:,.4g} with engine.recompute",
         ]
@@ -173,7 +175,7 @@ class Estimate(NamedTuple):
         return lines
 
     def _layout_table(self) -> list[str]:
-        rate = "TFLOP/step" if self.operations_per_second is None else f"{self.sketch.task.unit}/s"
+        rate = "TFLOP/step" if self.operations_per_second is None else f"{self.sketch.unit}/s"
         names = ["data", "shard", "tensor", "micro_batches", "sent GB/step", *["GB", rate] * 2]
         widths = [5, 7, 8, 15, 14, *[12, 14] * 2]
 
@@ -214,7 +216,6 @@ def _fits(memory_bytes: float, memory: Memory) -> bool:
 def estimate(
     sketch: Sketch,
     engine: EngineSection,
-    optimizer: OptimizerSection,
     micro_batches: int,
     *,
     devices: int,
@@ -225,7 +226,7 @@ def estimate(
     for name, value in (("--devices", devices), ("--memory", memory_gb), ("--flops", operations_per_second)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{name}: should be a number above 0, not {value:g}")
-    taking = _Taking(sketch, engine, optimizer, micro_batches)
+    taking = _Taking(sketch, engine, micro_batches)
     whole = taking.rehearsal(1)
     memory_bytes = memory_gb * GB
     fits = partial(_fits, memory_bytes)
@@ -256,7 +257,7 @@ def estimate(
     result = Estimate(
         parameters=whole.parameters,
         precision=engine.precision,
-        optimizer=optimizer.kind,
+        optimizer=" and ".join(dict.fromkeys(phase.optimizer.kind for phase in sketch.task.phases)),
         sketch=sketch,
         amount=whole.amount,
         memory_bytes=memory_bytes,
@@ -349,15 +350,16 @@ def _remarks(result: Estimate, taking: "_Taking", devices: int, possible: list[i
 class _Taking:
     """What a recipe takes in any layout. Rehearses once for each number of tensor-parallel ranks."""
 
-    def __init__(self, sketch: Sketch, engine: EngineSection, optimizer: OptimizerSection, micro_batches: int) -> None:
-        self.sketch, self.engine, self.optimizer, self.micro_batches = sketch, engine, optimizer, micro_batches
+    def __init__(self, sketch: Sketch, engine: EngineSection, micro_batches: int) -> None:
+        self.sketch, self.engine, self.micro_batches = sketch, engine, micro_batches
+        self._is_gathered = any(isinstance(phase.optimizer, MuonSection) for phase in sketch.task.phases)
         self._rehearsals: dict[int, Rehearsal] = {}
 
     def rehearsal(self, tensor_parallel: int) -> Rehearsal:
         """Of one of so many ranks."""
         if tensor_parallel not in self._rehearsals:
             task, batch = self.sketch.task, self.sketch.batch
-            self._rehearsals[tensor_parallel] = rehearse(task, batch, self.engine, self.optimizer, tensor_parallel)
+            self._rehearsals[tensor_parallel] = rehearse(task, batch, self.engine, tensor_parallel)
         return self._rehearsals[tensor_parallel]
 
     def row(self, layout: Layout) -> Row:
@@ -383,7 +385,7 @@ class _Taking:
         has_copies = not is_gathered or size == FLOAT32
         held = single.fullest(has_copies=has_copies, gradient_share=is_growing / shard)
         weights = rehearsal.parameters * FLOAT32 / shard
-        is_spread = layout.shard > 1 or layout.tensor_parallel > 1
+        is_spread = (layout.shard > 1 or layout.tensor_parallel > 1) and not self.engine.evaluate_sharded
         whole = self.rehearsal(1).parameters * FLOAT32 * is_spread
         on_device = 0.0 if is_gathered and self.engine.offload else 1.0
         fullest = Memory(
@@ -405,12 +407,12 @@ class _Taking:
                 passing=fullest.passing + layer * (size + 2 * FLOAT32),
             )
         # Muon gathers one matrix at a time; the others work on shards.
-        step = rehearsal.optimizer_passing / (1 if isinstance(self.optimizer, MuonSection) else shard)
+        step = rehearsal.optimizer_passing / (1 if self._is_gathered else shard)
         batches = rehearsal.buffers + own * rehearsal.inputs
         updating = fullest._replace(
             gradients=weights * on_device, copies=0.0, activations=batches, passing=step * on_device
         )
-        # Without what its search holds, which is little beside a batch that is learnt from.
+        # Without what its search holds, which is little beside a batch that is learned from.
         evaluating = updating._replace(gradients=0.0, whole=whole, passing=0.0)
         return max(fullest, updating, evaluating, key=lambda memory: memory.total)
 

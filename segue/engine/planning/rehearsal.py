@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.tensor.parallel import ColwiseParallel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from segue.engine import precision
 from segue.engine.distributed import parts
-from segue.engine.distributed.parallel import SPLITS, dealt_out
+from segue.engine.distributed.parallel import dealt_out
 from segue.engine.memory import old_objects_aside
-from segue.engine.optimizer import OptimizerSection, Updater
+from segue.engine.optimizer import Updater
 from segue.engine.planning import depth
 from segue.engine.planning.depth import Kind
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
 from segue.layers.attention import Attention
+from segue.layers.splits import splits_of
 
 _OPS = torch.ops.aten
 _ASKS_DEVICE = torch.ops.prim.device.default
@@ -89,22 +89,19 @@ class Rehearsal(NamedTuple):
     """With each layer computed again in the backward pass."""
 
 
-def rehearse(
-    task: Task, batch: Callable[[], Batch], engine: EngineSection, optimizer: OptimizerSection, tensor_parallel: int = 1
-) -> Rehearsal:
+def rehearse(task: Task, batch: Callable[[], Batch], engine: EngineSection, tensor_parallel: int = 1) -> Rehearsal:
     """What one of `tensor_parallel` ranks takes for a micro-batch; what they do not divide rounds up."""
     with old_objects_aside():
         try:
-            return _rehearse(task, batch, engine, optimizer, tensor_parallel, is_whole=False)
+            return _rehearse(task, batch, engine, tensor_parallel, is_whole=False)
         except depth.UnequalError:
-            return _rehearse(task, batch, engine, optimizer, tensor_parallel, is_whole=True)
+            return _rehearse(task, batch, engine, tensor_parallel, is_whole=True)
 
 
 def _rehearse(
     task: Task,
     batch: Callable[[], Batch],
     engine: EngineSection,
-    optimizer: OptimizerSection,
     tensor_parallel: int,
     *,
     is_whole: bool,
@@ -120,23 +117,25 @@ def _rehearse(
         units = [_count(unit) for unit in parts.units(model)]
         runs = [] if is_whole else depth.runs(model)
         sums = {"forward": 0, "backward": 0}
-        handles = _counted_sums(model, sums, runs)
+        handles = _counted_sums(model, sums, runs, tensor_parallel)
         first = watch.begin()
         inputs = batch()
         amount, input_bytes = inputs.amount, watch.live(first)
         plain = _pass(watch, task, model, inputs, engine, runs)
         for handle in handles:
             handle.remove()
-        updater = Updater(optimizer, model)
-        state = sum(tensor.nbytes for tensor in updater.tensors().values())
-        for parameter in updater.parameters:
-            parameter.grad = torch.empty_like(parameter)
-        first = watch.begin()
-        watch.cache_enabled = False  # no operation comes twice, and each has all parameters for a key
-        updater.step(1.0)
-        watch.cache_enabled = True
-        passing = max(watch.course(first))
-        updater.clear()
+        state, passing = 0, 0
+        for phase in task.phases:
+            updater = Updater(phase.optimizer, model.get_submodule(phase.module))
+            state += sum(tensor.nbytes for tensor in updater.tensors().values())
+            for parameter in updater.parameters:
+                parameter.grad = torch.empty_like(parameter)
+            first = watch.begin()
+            watch.cache_enabled = False  # no operation comes twice, and each has all parameters for a key
+            updater.step(1.0)
+            watch.cache_enabled = True
+            passing = max(passing, *watch.course(first))
+            updater.clear()
         precision.recompute(model)
         recomputed = _pass(watch, task, model, inputs, engine, runs)
     return Rehearsal(
@@ -176,9 +175,10 @@ def _pass(
 
     handles = [model.register_forward_hook(note), *(handle for run in runs for handle in run.note(now))]
     with precision.autocast(engine.precision, torch.device("cpu")):
-        total = task.loss(model, batch).total
+        terms = [each for phase in task.phases for each in task.loss(model, batch, phase.name).values() if each.weight]
+        total = sum([each.total for each in terms[1:]], start=terms[0].total)
     total.backward()  # type: ignore[no-untyped-call]
-    del total
+    del total, terms
     for handle in handles:
         handle.remove()
     gradients = {watch.number(p.grad) for p in model.parameters() if p.grad is not None}
@@ -334,20 +334,19 @@ def _fused_dropout(probability: float, x: Tensor) -> Tensor:
 def _split(model: nn.Module, ranks: int) -> None:
     """Leaves the first rank's part of what tensor parallelism splits."""
     for module in model.modules():
-        for name, style in SPLITS.get(type(module), {}).items():
+        for name, split in splits_of(module, ranks).items():
             matrix = getattr(module, name)
-            if matrix is None:
-                continue
             outputs, inputs = matrix.weight.shape
-            if style is ColwiseParallel:
+            if split != "row":
                 outputs = -(-outputs // ranks)
-                matrix.bias = nn.Parameter(matrix.bias.new_empty(outputs))
+                if getattr(matrix, "bias", None) is not None:
+                    matrix.bias = nn.Parameter(matrix.bias.new_empty(outputs))
             else:
                 inputs = -(-inputs // ranks)
             matrix.weight = nn.Parameter(matrix.weight.new_empty(outputs, inputs))
 
 
-def _counted_sums(model: nn.Module, sums: dict[str, int], runs: list[depth.Run]) -> list[Any]:
+def _counted_sums(model: nn.Module, sums: dict[str, int], runs: list[depth.Run], ranks: int) -> list[Any]:
     """Adds up the outputs that are sums over ranks, and the inputs whose gradients are; what ends that.
 
     DTensor sums the gradient of each matrix's input by itself, those of query, key and value too.
@@ -361,13 +360,21 @@ def _counted_sums(model: nn.Module, sums: dict[str, int], runs: list[depth.Run])
     def add_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         sums["backward"] += inputs[0].nbytes * times.get(module, 1)
 
+    def add_scores(width: int, module: nn.Module, inputs: Any, scores: Tensor) -> None:  # (P, V): of (P, D)
+        del module, inputs
+        sums["backward"] += scores.shape[0] * width * scores.element_size()
+
     handles: list[Any] = []
     for module in model.modules():
-        for name, style in SPLITS.get(type(module), {}).items():
+        splits = splits_of(module, ranks)
+        tables = [getattr(module, name) for name, split in splits.items() if split == "vocabulary"]
+        if tables:
+            handles.append(module.register_forward_hook(partial(add_scores, tables[0].weight.shape[1])))
+        for name, split in splits.items():
             matrix = getattr(module, name)
-            if matrix is not None and style is ColwiseParallel:
+            if split == "column":
                 handles.append(matrix.register_forward_pre_hook(add_input))
-            elif matrix is not None:
+            elif split == "row" or isinstance(matrix, nn.Embedding):
                 handles.append(matrix.register_forward_hook(add_output))
     return handles
 

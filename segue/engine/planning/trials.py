@@ -40,15 +40,16 @@ def learning_rates(trainer: Trainer, smallest: float, largest: float, num_steps:
     """
     smoothed, count, lowest = 0.0, 0, math.inf
     size = trainer.micro_batches
-    stream = iter(Stream(trainer.task, "train", range(num_steps * size), trainer.engine.workers, trainer.device))
+    stream = iter(Stream(trainer.source, "train", range(num_steps * size), trainer.engine.workers, trainer.device))
+    peaks = [phase.optimizer.learning_rate for phase in trainer.task.phases]
     for number in range(num_steps):
         batches = list(islice(stream, size))
         rate = smallest * (largest / smallest) ** (number / max(1, num_steps - 1))
         try:
-            outcome = trainer.steps.take(batches, number, rate / trainer.optimizer_section.learning_rate)
+            outcome = trainer.steps.take(batches, number, *(rate / peak for peak in peaks))
         except NotFiniteError:
             return
-        if not outcome.num_targets:  # every example is bad
+        if outcome.is_empty:
             continue
         if not math.isfinite(outcome.loss):  # in float16 no error
             return

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from segue.engine.distributed import parts
 from segue.engine.distributed.parallel import ALONE, World
@@ -40,16 +41,33 @@ class MovingAverage:
 
 @contextmanager
 def weights_of(model: nn.Module, tensors: Tensors | None) -> Iterator[None]:
-    """`model` has these weights inside the block and its own again after it; None leaves it as it is."""
+    """`model` has these weights inside the block and its own again after it; None leaves it as it is.
+
+    They are spread as the model is, or whole on every rank.
+    """
     if tensors is None:
         yield
         return
-    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(tensors)
+    state = model.state_dict()
+    own = {name: parts.local(tensor).clone() for name, tensor in state.items()}
+    _set(state, {name: _own_part(tensor, state[name]) for name, tensor in tensors.items()})
     try:
         yield
     finally:
-        model.load_state_dict(own)
+        _set(model.state_dict(), own)
+
+
+def _own_part(tensor: Tensor, spread: Tensor) -> Tensor:
+    """This rank's, of one that is spread already or is whole on every rank."""
+    return parts.local(tensor) if isinstance(tensor, DTensor) else parts.own_part(tensor.detach(), spread)
+
+
+@torch.no_grad()
+def _set(state: Tensors, values: Tensors) -> None:
+    """Copies this rank's parts."""
+    assert state.keys() == values.keys()
+    for name, value in values.items():
+        parts.local(state[name]).copy_(value)
 
 
 class Snapshot(NamedTuple):

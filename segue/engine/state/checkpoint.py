@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -21,7 +21,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as distributed_sa
 
 from segue.engine.distributed import parts
 from segue.engine.distributed.parallel import World, is_lost
-from segue.errors import UserError, warn
+from segue.errors import UserError, some_of, warn
 from segue.files import PARTIAL, replacing
 
 Tensors = dict[str, Tensor]
@@ -124,6 +124,11 @@ class Checkpoints:
         for name, tensor in tensors.items():
             saved = known.get(name)
             if not isinstance(saved, TensorStorageMetadata) or saved.size != tensor.shape:
+                if any(each.startswith("model.model.") for each in known):
+                    raise UserError(
+                        f"{path}: saved by an earlier version of Segue, whose weights had other names; model/ can "
+                        "still be used, training needs another --out"
+                    )
                 there = f"has {tuple(saved.size)}" if isinstance(saved, TensorStorageMetadata) else "lacks it"
                 raise UserError(
                     f"{path}: a checkpoint of another model: {name} is {tuple(tensor.shape)}, the checkpoint {there}"
@@ -224,6 +229,16 @@ def write_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None 
         _flush(partial)
 
 
+def gathered(tensors: Tensors, world: World) -> Tensors:
+    """The whole tensors, in the processor's memory, on the first rank; on the others nothing. All ranks call it."""
+    found = {}
+    for name, tensor in tensors.items():
+        whole = parts.whole(tensor)  # one at a time
+        if world.is_first:
+            found[name] = whole.cpu()
+    return found
+
+
 def is_readable(path: Path) -> bool:
     """Whether a safetensors file is there, and not cut off."""
     try:
@@ -233,16 +248,46 @@ def is_readable(path: Path) -> bool:
         return False
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Weights of a model directory; a UserError if they are missing, or are not this model's."""
+def _unchanged(names: Iterable[str]) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def load_weights(
+    model: nn.Module, path: Path, renamed: Callable[[Iterable[str]], Mapping[str, str]] = _unchanged
+) -> None:
+    """Fills a model with the weights of a model directory. Of a spread model each rank reads its own parts alone.
+
+    A UserError if they are missing, or are not this model's. `renamed` maps names of today to the file's, given these.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; was the model trained to its first evaluation?")
     try:
-        model.load_state_dict(load_file(path))
+        with safe_open(path, framework="pt") as file:
+            problem = _fill(model.state_dict(), file, renamed(file.keys()))
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or cut off ({error}); copy it again, or train on") from None
-    except RuntimeError as error:  # names every tensor that is missing or has another shape
-        raise UserError(f"{path}: these weights do not fit the recipe and tokenizer beside them: {error}") from None
+    if problem is not None:
+        raise UserError(f"{path}: these weights do not fit the recipe and tokenizer beside them: {problem}")
+
+
+@torch.no_grad()
+def _fill(tensors: Tensors, file: Any, saved: Mapping[str, str]) -> str | None:
+    """Reads a safetensors file into tensors, a part of one at a time; what does not fit, and then reads nothing."""
+    wrong = [f"{name} is missing" for name in tensors if name not in saved]
+    wrong += [f"{name} is unknown" for name in saved if name not in tensors]
+    for name in tensors.keys() & saved.keys():
+        shape = tuple(file.get_slice(saved[name]).get_shape())
+        if shape != tuple(tensors[name].shape):
+            wrong.append(f"{name} is of shape {shape}, not {tuple(tensors[name].shape)}")
+    if wrong:
+        return some_of(sorted(wrong), 3)
+    for name, tensor in tensors.items():
+        part = parts.local(tensor)
+        if not part.ndim:
+            part.copy_(file.get_tensor(saved[name]))
+        elif part.numel():
+            part.copy_(file.get_slice(saved[name])[parts.own_slices(tensor)])
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,7 +1,8 @@
 """What went wrong in a step? A step that was not finite is kept in a file, from which it can be taken again, alone."""
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +11,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from segue.engine import precision
-from segue.engine.distributed import parts
+from segue.engine.distributed.materialize import blueprint, make_room
 from segue.engine.distributed.parallel import World, choose_device
+from segue.engine.loading import moved
 from segue.engine.settings import EngineSection
-from segue.engine.state.checkpoint import Tensors, write_tensors
-from segue.engine.step import NotFiniteError, mixed
-from segue.engine.task import Batch, Task
+from segue.engine.state.checkpoint import Tensors, gathered, write_tensors
+from segue.engine.step import NotFiniteError, mixed, objective
+from segue.engine.task import Source, Task, Term
 from segue.errors import UserError, some_of
 
 _SHOWN_IDS = 20
@@ -33,10 +35,10 @@ def keep(
 ) -> UserError | SystemExit:
     """Writes the weights before step `step` (from 0); the error to raise, which names the file and the examples.
 
-    `data` is the task's fingerprint. Every rank calls it: weights may be spread.
+    `data` is the source's fingerprint. Every rank calls it: weights may be spread.
     """
     path = run / f"replay_step_{step + 1:08d}.safetensors"
-    weights = {name: parts.whole(tensor) for name, tensor in state["model"].items()}
+    weights = gathered(state["model"], world)
     world.first(lambda: write_tensors(path, weights, {_STEP: json.dumps(step), _DATA: data}))
     more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
     return world.told_once(
@@ -71,25 +73,29 @@ class Finding(NamedTuple):
     """Where the loss or gradient is not finite: each example's own loss, taken alone."""
 
 
-def take_again(task: Task, engine: EngineSection, micro_batches: int, seed: int, path: Path) -> Iterator[Finding]:
+def take_again(
+    task: Task, source: Source, engine: EngineSection, micro_batches: int, seed: int, path: Path
+) -> Iterator[Finding]:
     """Forward and backward over the micro-batches of the step in a replay file, one after the other."""
     step, data = step_and_data(path)
-    if data != task.fingerprint():
+    if data != source.fingerprint():
         raise UserError(f"{path}: the data changed since; put them back as they were to take this step again")
     device = choose_device(engine.device)
     precision.set_matmul(engine.matmul)
     torch.set_num_threads(engine.threads or torch.get_num_threads())
-    model = task.build_model().to(device)
+    model = blueprint(task.build_model)
+    make_room(model, device)
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     shapes, own = ({name: each.shape for name, each in state.items()} for state in (weights, model.state_dict()))
     if shapes != own:
         names = sorted({name for name, _ in shapes.items() ^ own.items()})
         raise UserError(f"{path}: of another model: {some_of(names, 3)}")
-    plan = task.plan("train")
+    plan = source.plan("train")
     planned = [plan.micro_batch(step * micro_batches + number) for number in range(micro_batches)]
-    batches = [task.load("train", each).to(device) for each in planned]
-    num_targets = max(1, sum(task.num_targets(batch) for batch in batches))
+    batches = [moved(source.load("train", each), device) for each in planned]
+    of_each = [task.counts(batch) for batch in batches]
+    counts = {name: sum(counts[name] for counts in of_each) for name in of_each[0]}
     model.train()
     for number, batch in enumerate(batches):
         if not batch.ids:
@@ -101,32 +107,40 @@ def take_again(task: Task, engine: EngineSection, micro_batches: int, seed: int,
             for name, module in model.named_modules()
             if not list(module.children())
         ]
-        torch.manual_seed(mixed(seed, step, number))
-        total = _loss(task, model, batch, engine, device)
-        (total / num_targets).backward()  # type: ignore[no-untyped-call]
+        value = 0.0
+        for place, phase in enumerate(task.phases):  # each with the weights before the step
+            torch.manual_seed(mixed(seed, step, number, *([place] if place else [])))
+            with precision.autocast(engine.precision, device):
+                terms = task.loss(model, batch, phase.name)
+            objective(terms, counts).backward()  # type: ignore[no-untyped-call]
+            value += _mean(terms, counts)
         for handle in handles:
             handle.remove()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
         model.zero_grad()
-        is_finite = bool(total.isfinite()) and norm < float("inf")
-        examples = [] if is_finite else list(_alone(task, model, planned[number], engine, device))
-        yield Finding(batch.ids, total.item() / num_targets, norm, suspects[0] if suspects else None, examples)
+        is_finite = math.isfinite(value) and norm < float("inf")
+        examples = [] if is_finite else list(_alone(task, source, model, planned[number], engine, device))
+        yield Finding(batch.ids, value, norm, suspects[0] if suspects else None, examples)
 
 
-def _loss(task: Task, model: nn.Module, batch: Batch, engine: EngineSection, device: torch.device) -> Tensor:
-    with precision.autocast(engine.precision, device):
-        return task.loss(model, batch).total
+def _mean(terms: Mapping[str, Term], counts: Mapping[str, float]) -> float:
+    """Their weighted sum, as a step logs it."""
+    weighted = (term for term in terms.values() if term.weight)
+    return sum(term.weight * (term.total.item() / (counts[term.per] or 1.0)) for term in weighted)
 
 
 def _alone(
-    task: Task, model: nn.Module, planned: Any, engine: EngineSection, device: torch.device
+    task: Task, source: Source, model: nn.Module, planned: Any, engine: EngineSection, device: torch.device
 ) -> Iterator[tuple[str, float]]:
     with torch.no_grad():
         for index in range(len(planned.indices)):
-            batch = task.load("train", planned._replace(indices=planned.indices[index : index + 1])).to(device)
+            batch = moved(source.load("train", planned._replace(indices=planned.indices[index : index + 1])), device)
             if batch.ids:
-                yield batch.ids[0], _loss(task, model, batch, engine, device).item()
+                undivided = dict.fromkeys(task.counts(batch), 1.0)
+                with precision.autocast(engine.precision, device):
+                    losses = [_mean(task.loss(model, batch, phase.name), undivided) for phase in task.phases]
+                yield batch.ids[0], sum(losses)
 
 
 def _noting(name: str, suspects: list[str]) -> Any:

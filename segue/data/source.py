@@ -1,0 +1,187 @@
+"""How do the examples of manifests become micro-batches? What loader processes see, written once for all tasks.
+
+A task says what is special about its examples (`Reader`): which of them cannot be used, how long they are, how one is
+read. All else is `ManifestSource`'s: who is left out and what is said about it, budgets, plans, skipping, fingerprint.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.data import automatic
+from segue.data.batching import BatchPlan, MicroBatch
+from segue.data.examples import Example
+from segue.data.manifest import Manifest
+from segue.data.manifests import Split
+from segue.errors import UserError, some_of, warn
+from segue.progress import progress
+
+Lengths = NDArray[np.float64]
+
+E = TypeVar("E", bound=Example)
+X = TypeVar("X")
+B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
+
+NUM_DEV_BUCKETS = 16
+
+
+class Finding(NamedTuple):
+    """Why an example is not used."""
+
+    problem: str
+    """What is wrong, with file and line; of what is too long, what many share."""
+    is_mistake: bool = True
+    """False where the recipe itself leaves the example out."""
+
+
+class Reader(Protocol[E, X, B_co]):
+    """What a task says of its examples."""
+
+    noun: str
+    """What examples are called, in the plural."""
+    unit: str
+    """What lengths, and so budgets, count: "seconds", "tokens"."""
+    examining: str
+    """What `examine` does, in words, for whoever waits."""
+
+    @property
+    def few(self) -> float:
+        """Up to this `amount` of training data, all are learned from 100 times where the recipe leaves it open."""
+        ...
+
+    def examine(self, split: Split, examples: Iterable[E]) -> Iterator[float | Finding]:
+        """The length of each example, in order, or why it is not used."""
+        ...
+
+    def advice(self) -> Sequence[str]:
+        """Lines that help with what `examine` found so far."""
+        ...
+
+    def arrange(self, split: Split, examples: Manifest[E], lengths: Lengths) -> Lengths:
+        """Length of each item that `read` makes: an example, or several that are joined."""
+        ...
+
+    def too_long(self, examples: Manifest[E], lengths: Lengths, budget: float) -> str:
+        """What to say where the longest does not fit into the budget of a micro-batch."""
+        ...
+
+    def read(self, split: Split, examples: Manifest[E], index: int, epoch: int) -> X:
+        """Number `index` of what was arranged. A UserError says why it cannot be read."""
+        ...
+
+    def collate(self, read: Sequence[X], num_skipped: int) -> B_co:
+        """A micro-batch of what was read; of bad ones there were so many."""
+        ...
+
+    def amount(self, examples: Manifest[E]) -> float:
+        """How much data these are."""
+        ...
+
+
+class ManifestSource(Generic[E, X, B]):
+    """The training and development examples of a run: a pure function of manifests, recipe and number."""
+
+    def __init__(
+        self,
+        reader: Reader[E, X, B],
+        manifests: Mapping[Split, Manifest[E]],
+        budget: float | Literal["auto"],
+        *,
+        buckets: int,
+        seed: int,
+        skip_bad: bool,
+    ) -> None:
+        """Examines all examples, and leaves out what cannot be used; `check` says what that was.
+
+        `budget` bounds a training micro-batch: number of examples times the longest of them; "auto" is open yet.
+        """
+        self.reader, self.manifests, self.unit = reader, manifests, reader.unit
+        self._budget, self._buckets, self._seed, self._skip_bad = budget, buckets, seed, skip_bad
+        self.findings: dict[Split, dict[int, Finding]] = {}
+        """By place in the manifest."""
+        self._lengths: dict[Split, Lengths] = {}
+        for split, manifest in manifests.items():
+            usable, found = array("d"), dict[int, Finding]()
+            examined = reader.examine(split, progress(manifest, reader.examining, unit=reader.noun))
+            for index, each in enumerate(examined):
+                if isinstance(each, Finding):
+                    found[index] = each
+                else:
+                    usable.append(each)
+            lengths = np.array(usable, np.float64)
+            manifest.without(found)
+            self.findings[split] = found
+            self._lengths[split] = reader.arrange(split, manifest, lengths) if len(lengths) else lengths
+        self._plans: dict[Split, BatchPlan] = {}
+
+    def check(self) -> None:
+        """Raises a UserError where the data have mistakes, or warns of what was left out, as the recipe says."""
+        for split, manifest in self.manifests.items():
+            found = self.findings[split].values()
+            mistakes = [each.problem for each in found if each.is_mistake]
+            if mistakes and not self._skip_bad:
+                hint = "(--skip-bad leaves such examples out and counts them)"
+                raise UserError("\n".join([some_of(mistakes), *self.reader.advice(), hint]))
+            if mistakes:
+                warn(f"{len(mistakes)} unusable examples left out:\n{some_of(mistakes, 3)}")
+            others = [each.problem for each in found if not each.is_mistake]
+            for problem in dict.fromkeys(others):
+                warn(f"{others.count(problem)} {self.reader.noun} {problem} left out")
+            if not len(manifest):
+                raise UserError(f"{', '.join(map(str, manifest.paths))}: no usable example")
+        for split in self.manifests:
+            self.plan(split)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "findings": {}}  # loader processes need none
+
+    def plan(self, split: Split) -> BatchPlan:
+        """Training data in buckets, shuffled; development data sorted by length."""
+        if split not in self._plans:
+            self._plans[split] = self._planned(split)
+        return self._plans[split]
+
+    def budgets(self) -> tuple[float, float]:
+        """The longest training example; all of them, each as long."""
+        lengths = self._lengths["train"]
+        return float(lengths.max()), float(lengths.max() * len(lengths))
+
+    def with_budget(self, budget: float) -> Self:
+        """The same source with other training micro-batches."""
+        other = copy(self)
+        other._budget, other._plans = budget, {}
+        return other
+
+    def load(self, split: Split, micro_batch: MicroBatch) -> B:
+        """Reads and collates the examples of a micro-batch."""
+        read: list[X] = []
+        for index in micro_batch.indices.tolist():
+            try:
+                read.append(self.reader.read(split, self.manifests[split], index, micro_batch.epoch))
+            except UserError as problem:
+                if not self._skip_bad:
+                    raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
+        return self.reader.collate(read, len(micro_batch.indices) - len(read))
+
+    def epochs(self) -> float:
+        """How often to learn from the training data where the recipe leaves it open."""
+        return automatic.epochs(self.reader.amount(self.manifests["train"]), self.reader.few)
+
+    def fingerprint(self) -> str:
+        """Changes when an example of the training or development data does."""
+        return " ".join(f"{split} {len(each)} {each.checksum():08x}" for split, each in self.manifests.items())
+
+    def _planned(self, split: Split) -> BatchPlan:
+        lengths = self._lengths[split]
+        longest = float(lengths.max())
+        budget = longest if self._budget == "auto" else float(self._budget)
+        if split != "train":
+            return BatchPlan(lengths, max(budget, longest), buckets=NUM_DEV_BUCKETS, seed=0, is_shuffled=False)
+        if longest > budget:
+            raise UserError(self.reader.too_long(self.manifests[split], lengths, budget))
+        return BatchPlan(lengths, budget, buckets=self._buckets, seed=self._seed)

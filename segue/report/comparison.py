@@ -1,0 +1,51 @@
+"""Is one model better than another? Their scores on the same examples, and whether chance explains the difference."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from segue.errors import UserError
+from segue.evaluation import Evaluation
+from segue.metrics import Difference, describe
+
+
+def between(ours: Evaluation, theirs: Evaluation) -> dict[str, Difference]:
+    """What ours scores above theirs, by name; a UserError if they were not evaluated on the same examples."""
+    if [each.id for each in ours.examples] != [each.id for each in theirs.examples]:
+        raise UserError(
+            "--against: the two models could not use the same examples of the manifest; see what was left out"
+        )
+    if [each.reference for each in ours.examples] != [each.reference for each in theirs.examples]:
+        raise UserError("--against: the two models normalize texts by other rules, and their scores cannot be compared")
+    if ours.measured.signatures() != theirs.measured.signatures():
+        raise UserError("--against: the two models are scored otherwise (bleu_tokenizer in their recipes)")
+    if ours.measured.chosen.name != theirs.measured.chosen.name:
+        raise UserError(f"--against: one model is scored by {ours.score_name}, the other by {theirs.score_name}")
+    speakers = [each.details.get("speaker") for each in ours.examples]
+    found: dict[str, Difference] = theirs.measured.difference(ours.measured, speakers)
+    return found
+
+
+def lines(found: Mapping[str, Difference], other: str) -> list[str]:
+    """What people read."""
+    rows = [f"beside {other} (95 % intervals of the difference, paired bootstrap):"]
+    for name, each in found.items():
+        value, low, high = (_signed(name, number) for number in each)
+        rows.append(f"{name.replace('_', ' '):22} {value:>10}  [{low}, {high}]  {_verdict(name, each)}")
+    return rows
+
+
+def as_json(found: Mapping[str, Difference]) -> dict[str, Any]:
+    """By name."""
+    return {name: {"value": each.value, "interval": [each.low, each.high]} for name, each in found.items()}
+
+
+def _verdict(name: str, found: Difference) -> str:
+    if found.low == found.high == 0:
+        return "the same"
+    if not found.is_real:
+        return "may be chance"
+    return "better" if (found.value > 0) == (describe(name).direction == "max") else "worse"
+
+
+def _signed(name: str, value: float) -> str:
+    return f"{value:+.2%}" if describe(name).is_share else f"{value:+.2f}"

@@ -1,0 +1,337 @@
+"""How is speech recognized? Utterances to batches, an encoder, the loss of an objective, transcripts, error rates.
+
+Read in this order: `settings.py` (the recipe), `utterances.py` (what loader processes do), `model.py` and `ctc.py`
+(what is computed), then here what the engine asks for (`SpeechRecognition`) and the trained model (`load`). What a
+user does with it is `runtime/recognizer.py`.
+
+Shape letters: B batch, S samples, T frames, V vocabulary (blank included, last).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from segue import metrics, recipe
+from segue.card import card, in_segue
+from segue.data import audio, automatic, manifests
+from segue.data import tokenizer as tokenizers
+from segue.data.examples import Utterance
+from segue.data.manifest import Manifest
+from segue.data.sizes import stand_in, stand_in_model
+from segue.data.text import normalize
+from segue.data.tokenizer import Tokenizer
+from segue.engine.distributed.materialize import blueprint, make_room
+from segue.engine.distributed.parallel import World, choose_device
+from segue.engine.planning.estimate import Sketch
+from segue.engine.state.checkpoint import load_weights, write_text
+from segue.engine.task import LOSS, Phase, Term
+from segue.errors import UserError
+from segue.layers.mask import output_frames
+from segue.parity import Circumstances, Parity
+from segue.progress import progress
+from segue.runtime.recognizer import Recognized, Recognizer, SpeechMetadata, written
+from segue.runtime.words import text_of, words
+from segue.tasks.speech_recognition import comparison
+from segue.tasks.speech_recognition.comparison import LEAST_IDENTICAL, Recognize
+from segue.tasks.speech_recognition.ctc import CTC
+from segue.tasks.speech_recognition.model import AcousticModel, renamed
+from segue.tasks.speech_recognition.settings import MUCH_SECONDS, Recipe
+from segue.tasks.speech_recognition.utterances import (
+    SpeechBatch,
+    SpeechSource,
+    UtteranceReader,
+    say_rates,
+    seconds_in,
+    stacked,
+)
+
+__all__ = [
+    "EXAMPLE",
+    "LEAST_IDENTICAL",
+    "AcousticModel",
+    "Recipe",
+    "SpeechRecognition",
+    "build_source",
+    "build_task",
+    "compare",
+    "load",
+    "restore",
+    "sketch",
+]
+
+EXAMPLE = Utterance
+"""What manifests hold."""
+
+
+class SpeechPrediction(NamedTuple):
+    """What was recognized."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    loss: float
+    """Negative log-likelihood of the reference; 0 where CTC cannot align it."""
+    num_targets: int
+
+
+class SpeechRecognition:
+    """The task, as the engine asks for it (`engine/task.py`)."""
+
+    def __init__(self, section: Recipe, source: SpeechSource) -> None:
+        reader = source.reader
+        assert isinstance(reader, UtteranceReader)
+        self.recipe, self.source, self.tokenizer = section, source, reader.tokenizer
+        self.objective = reader.objective
+        dev = (utterance.text for utterance in source.manifests.get("dev", ()))
+        self._rate = metrics.speech_metric(section.metric, dev)
+        self.best_metric: tuple[str, Literal["min", "max"]] = (self._rate, "min")
+        self.phases = (Phase("", "", section.optimizer, section.schedule),)
+
+    def build_model(self) -> AcousticModel:
+        """The model with fresh weights."""
+        return AcousticModel(self.recipe, len(self.tokenizer))
+
+    def counts(self, batch: SpeechBatch) -> dict[str, float]:
+        """Target tokens."""
+        return {"targets": int(batch.target_lengths.sum())}
+
+    def loss(self, model: nn.Module, batch: SpeechBatch, phase: str = "") -> dict[str, Term]:
+        """Negative log-likelihood of the references."""
+        del phase
+        log_probs, frames = model(batch.waveforms, batch.lengths, batch.augmentation)
+        return {LOSS: Term(self.objective.loss(log_probs, frames, batch.targets, batch.target_lengths).sum())}
+
+    def predict(
+        self, model: nn.Module, batch: SpeechBatch, any_rank: Callable[[bool], bool] | None = None
+    ) -> list[SpeechPrediction]:
+        """Greedy transcripts, in one pass."""
+        del any_rank
+        log_probs, frames = model(batch.waveforms, batch.lengths)
+        # A reference that CTC cannot align (no tokens, or too many) counts in the error rates, not in the loss.
+        targets, lengths = batch.targets, batch.target_lengths
+        losses = self.objective.loss(log_probs, frames, targets, lengths, zero_infinity=True) * (lengths > 0)
+        scores, num_frames = log_probs.cpu().numpy(), frames.tolist()
+        assert isinstance(model, AcousticModel)
+        seconds_per_frame = model.samples_per_frame / self.recipe.features.sample_rate_hz
+        hypotheses = [
+            text_of(words(self.objective.recognize(row[:length]), self.tokenizer.pieces, seconds_per_frame))
+            for row, length in zip(scores, num_frames, strict=True)
+        ]
+        columns = zip(batch.ids, batch.texts, hypotheses, losses.tolist(), lengths.tolist(), strict=True)
+        return [SpeechPrediction(*row) for row in columns]
+
+    def score(self, predictions: Sequence[SpeechPrediction]) -> dict[str, float]:
+        """Word and character error rates of normalized texts, and the loss per target."""
+        if not predictions:
+            raise UserError("nothing to score: no example could be used")
+        hypotheses = [normalize(p.hypothesis, self.recipe.text) for p in predictions]
+        scores = metrics.speech(self._rate, [p.reference for p in predictions], hypotheses).overall()
+        loss = sum(p.loss for p in predictions) / max(1, sum(p.num_targets for p in predictions))
+        return {**scores, "utterances": len(predictions), "loss": loss}
+
+    def save_assets(self, folder: Path, scores: dict[str, float]) -> None:
+        """Recipe, tokenizer and model card."""
+        write_text(folder / "recipe.toml", recipe.dump(self.recipe))
+        self.tokenizer.save(folder / "tokenizer.json")
+        write_text(folder / "README.md", _model_card(self, scores))
+
+
+def _model_card(task: SpeechRecognition, scores: dict[str, float]) -> str:
+    section, (name, _) = task.recipe, task.best_metric
+    data, rate = section.data, section.features.sample_rate_hz
+    train, dev = task.source.manifests["train"], task.source.manifests["dev"]
+    return card(
+        "Speech recognition model",
+        kind="automatic-speech-recognition",
+        license_id=section.license,
+        languages=sorted({utterance.language for utterance in dev if utterance.language is not None}),
+        facts=[
+            f"Trained on {', '.join(data.train)}: {len(train):,} utterances, {train.sizes.sum() / 3600:.1f} hours.",
+            f"Hears speech, resampled to {rate} Hz; writes text, {section.text.case} case.",
+            f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "
+            "model: "
+            f"{scores[name]:.2%} ({len(dev):,} utterances).",
+        ],
+        use=use("model"),
+    )
+
+
+def use(folder: str) -> str:
+    """How a recognizer that lies in `folder` is used with Segue."""
+    return in_segue(folder, f"segue transcribe {folder} speech.wav", 'transcribe("speech.wav").text')
+
+
+def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, SpeechSource]:
+    """The recipe with what it leaves to the data, and the data of a run; the tokenizer is learned and kept there.
+
+    Every rank calls it.
+    """
+    data = world.first(lambda: manifests.resolved(section.data))
+    section = section.model_copy(update={"data": data})
+    splits = manifests.splits(Utterance, data)
+    section = section.model_copy(
+        update={
+            "tokenizer": tokenizers.resolved(section.tokenizer, _texts(section, splits.train)),
+            "model": automatic.widened(section.model, seconds_in(splits.train), MUCH_SECONDS),
+        }
+    )
+    # Learned once and kept: a resumed run must not depend on the tokenizer's training being repeatable.
+    kept = run / "tokenizer.json"
+
+    def build() -> None:
+        if not kept.is_file():
+            run.mkdir(parents=True, exist_ok=True)
+            tokenizers.build(section.tokenizer, _texts(section, splits.train)).save(kept)
+
+    world.first(build)
+    reader = UtteranceReader(section, Tokenizer.load(kept))
+    source = source_of(section, reader, splits.by_name())
+    source.check()
+    say_rates(reader.rates, section.features.sample_rate_hz)
+    return section, source
+
+
+def source_of(
+    section: Recipe, reader: UtteranceReader, splits: dict[manifests.Split, Manifest[Utterance]]
+) -> SpeechSource:
+    """The data of these manifests, as the recipe reads them."""
+    batch, skip_bad = section.batch, section.data.skip_bad
+    return SpeechSource(reader, splits, batch.seconds, buckets=batch.buckets, seed=section.seed, skip_bad=skip_bad)
+
+
+def build_task(section: Recipe, source: SpeechSource) -> SpeechRecognition:
+    """The task on these data."""
+    return SpeechRecognition(section, source)
+
+
+def _texts(section: Recipe, utterances: Iterable[Utterance]) -> Iterator[str]:
+    return (normalize(each.text, section.text, each.language) for each in utterances)
+
+
+TOKENS_A_SECOND = 15.0  # LJSpeech: 1.3 million characters in 24 hours; other tokens are longer
+
+
+def sketch(section: Recipe) -> Sketch:
+    """The recipe without its data: the longest utterances, as many as the budget permits."""
+    budget, longest, augmentation = section.batch.seconds, section.data.longest_seconds, section.augmentation
+    if budget == "auto":
+        raise UserError("batch.seconds: auto is found on the device itself; give a number, like batch.seconds=60")
+    seconds = budget
+    if longest is not None:
+        pauses = (augmentation.joined_utterances + 1) * augmentation.longest_pause_seconds
+        longest = longest * augmentation.joined_utterances + pauses * (augmentation.pause_probability > 0)
+        seconds = budget / math.ceil(budget * min(augmentation.speeds) / longest)
+    rows, samples = round(budget / seconds), round(seconds * section.features.sample_rate_hz)
+    tokenizer, assumed = stand_in(section.tokenizer, section.data, section.text, Utterance, ("text",))
+    model, more = stand_in_model(section.model, section.data, Utterance, seconds_in, MUCH_SECONDS)
+    assumed = (*assumed, *more)
+    section = section.model_copy(update={"model": model})
+    silent = section.model_copy(update={"augmentation": augmentation.model_copy(update={"noise_manifest": None})})
+    reader = UtteranceReader(silent, tokenizers.build(tokenizer, ()))
+    frames = reader.front_end.num_frames(samples)
+    # Half the frames: CTC needs a blank between equal tokens.
+    num_tokens = min(round(seconds * TOKENS_A_SECOND), output_frames(frames, section.model.subsampling) // 2)
+    drawn = reader.augmentation.features(frames, np.random.default_rng(0))
+
+    def batch() -> SpeechBatch:
+        return SpeechBatch(
+            ids=[""] * rows,
+            texts=[""] * rows,
+            amount=budget,
+            num_skipped=0,
+            waveforms=torch.zeros(rows, samples),
+            lengths=torch.full((rows,), samples),
+            targets=torch.zeros(rows * num_tokens, dtype=torch.int64),
+            target_lengths=torch.full((rows,), num_tokens),
+            augmentation=None if drawn is None else stacked([drawn] * rows),
+        )
+
+    notes = (f"{num_tokens} target tokens in each, {TOKENS_A_SECOND:g} a second at the most", *assumed)
+    if longest is None:
+        notes = (*notes, "one utterance fills the budget, for data.longest_seconds is not given")
+    return Sketch(
+        SpeechRecognition(silent, source_of(silent, reader, {})),
+        batch,
+        reader.unit,
+        f"{rows} utterances of {seconds:.2f} s",
+        "batch.seconds",
+        notes,
+    )
+
+
+class TorchBackend:
+    """The model in PyTorch, as a `Recognizer` sees it."""
+
+    def __init__(self, model: AcousticModel, objective: CTC, device: torch.device) -> None:
+        self.model, self._objective, self._device = model.eval().to(device), objective, device
+
+    @torch.inference_mode()
+    def recognize(self, waveforms: Sequence[audio.Samples]) -> list[Recognized]:
+        """(S) each."""
+        padded, lengths = (torch.from_numpy(each).to(self._device) for each in audio.padded(waveforms))
+        log_probs, frames = self.model(padded, lengths)
+        rows = (row[:length] for row, length in zip(log_probs.cpu().numpy(), frames.tolist(), strict=True))
+        return [Recognized(self._objective.recognize(row), row) for row in rows]
+
+
+class Trained(NamedTuple):
+    """What a model directory holds."""
+
+    recipe: Recipe
+    tokenizer: Tokenizer
+    model: AcousticModel
+
+    def metadata(self) -> SpeechMetadata:
+        """What is to be known of the model to use it."""
+        return SpeechMetadata(
+            sample_rate_hz=self.recipe.features.sample_rate_hz,
+            feature_dim=self.recipe.features.mel_bins,
+            tokens=written(self.tokenizer.pieces),
+            samples_per_frame=self.model.samples_per_frame,
+            text=self.recipe.text,
+            metric=self.recipe.metric,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+        )
+
+
+def waveforms(trained: Trained, utterances: Manifest[Utterance]) -> Iterator[audio.Samples]:
+    """The sound of each utterance, short ones first."""
+    sounds = _recognizer(trained, torch.device("cpu")).evaluator.sounds(utterances)
+    return (
+        waveform for _, group in progress(sounds, "sees ranges of activations", unit="batches") for waveform in group
+    )
+
+
+def compare(
+    trained: Trained, hear: Recognize, utterances: Manifest[Utterance], where: Circumstances, least: object = None
+) -> Parity:
+    """The model beside what was exported of it."""
+    assert least is None
+    return comparison.compare(_recognizer(trained, torch.device("cpu")), hear, utterances, where)
+
+
+def _recognizer(trained: Trained, device: torch.device) -> Recognizer:
+    return Recognizer(
+        trained.metadata(), TorchBackend(trained.model, trained.recipe.objective.build(len(trained.tokenizer)), device)
+    )
+
+
+def restore(folder: Path) -> Trained:
+    """The model in a model directory, for evaluation."""
+    section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
+    section = section.model_copy(update={"model": section.model.widened()})
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    model = blueprint(lambda: AcousticModel(section, len(tokenizer)))
+    make_room(model, torch.device("cpu"))
+    load_weights(model, folder / "model.safetensors", renamed)
+    return Trained(section, tokenizer, model.eval())
+
+
+def load(folder: Path, device: str) -> Recognizer:
+    """The model in a model directory, ready for use."""
+    return _recognizer(restore(folder), choose_device(device))

@@ -1,0 +1,63 @@
+"""Is an exported recognizer the same recognizer? What its runtime hears, beside PyTorch."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.data.audio import Samples
+from segue.data.examples import Utterance
+from segue.data.manifest import Manifest
+from segue.data.text import normalize
+from segue.parity import NUM_SHOWN, Circumstances, Clock, Parity, gate, thin_out
+from segue.progress import progress
+from segue.runtime.recognizer import Recognizer
+from segue.runtime.speech_evaluation import UtteranceResult
+
+LEAST_IDENTICAL = 0.99
+"""Share of the outputs of models in full precision."""
+Scores = list[NDArray[np.float32]]
+Recognize = Callable[[Sequence[Samples]], tuple[list[str], Callable[[], Scores]]]
+"""Waveforms (S) -> what a runtime heard in each, and what gives the log-probabilities (T, V) behind it."""
+
+
+def compare(model: Recognizer, hear: Recognize, utterances: Manifest[Utterance], where: Circumstances) -> Parity:
+    """A recognizer in PyTorch beside what another runtime hears."""
+    evaluator = model.evaluator
+    thin_out(utterances)
+    before: list[UtteranceResult] = []
+    after: list[UtteranceResult] = []
+    clock = Clock()
+    worst, total, count = 0.0, 0.0, 0
+    sounds = progress(
+        evaluator.sounds(utterances), "compares", len(utterances), "utterances", lambda each: len(each[0])
+    )
+    for group, waveforms in sounds:
+        if not before:  # to warm up
+            model.recognize(waveforms), hear(waveforms)
+        (texts, scores), (texts_after, scores_after) = clock.both(model.recognize, hear, waveforms)
+        for ours, theirs in zip(scores, scores_after(), strict=True):
+            difference = np.abs(ours - theirs)
+            worst = float(np.maximum(worst, difference.max(initial=0.0)))  # unlike Python's max, keeps NaN
+            total, count = total + float(difference.sum()), count + ours.size
+        for heard, found in ((before, texts), (after, texts_after)):
+            for utterance, text in zip(group, found, strict=True):
+                reference = normalize(utterance.text, model.metadata.text, utterance.language)
+                heard.append(UtteranceResult(utterance.id, reference, text, utterance.seconds))
+    differing = [
+        {"id": ours.id, "reference": ours.reference, "before": ours.hypothesis, "after": theirs.hypothesis}
+        for ours, theirs in zip(before, after, strict=True)
+        if ours.hypothesis != theirs.hypothesis
+    ]
+    return Parity(
+        task=model.metadata.task,
+        **where._asdict(),
+        examples=[str(path) for path in utterances.paths],
+        count=len(before),
+        worst_difference=worst,
+        mean_difference=total / max(1, count),
+        identical=1 - len(differing) / len(before),
+        **gate([evaluator.score(heard) for heard in (before, after)]),
+        speed=clock.ratio,
+        differing=differing[:NUM_SHOWN],
+    )

@@ -1,0 +1,101 @@
+"""What CONTRIBUTING says of adding to the house works as it stands there."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from segue import tasks
+from segue.cli import main
+from segue.data import corpora
+from segue.data.features import FeaturesSection
+from segue.formats.exporter import Exporter
+from segue.runtime.table import TASKS, find
+from segue.tasks.speech_recognition import AcousticModel
+from segue.tasks.speech_recognition.ctc import CTC, CTCSection
+
+TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def code_under(heading: str) -> str:
+    section = TEXT.partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    [code] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    return code
+
+
+def module_of(name: str, heading: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(compile(code_under(heading), name, "exec"), module.__dict__)
+    return module
+
+
+def test_a_corpus_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module_of("segue.data.corpora.folders", "A corpus", monkeypatch)
+    monkeypatch.setitem(corpora.CORPORA, "folders", "folders")
+    for number in range(12):
+        file = tmp_path / "said" / ("yes" if number % 2 else "no") / f"{number}.wav"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, np.full(4000, 0.1), 8000)
+    assert main(["prepare", "folders", str(tmp_path / "said"), str(tmp_path / "data"), "every=4"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
+    assert len(lines) == 9
+    assert {line["text"] for line in lines} == {"yes", "no"}
+
+
+def test_an_encoder_learns_and_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gru = module_of("segue.models.gru", "An encoder for speech", monkeypatch)
+    section = gru.GRUSection(kind="gru", width=16, layers=2)
+    features, objective = FeaturesSection(sample_rate_hz=8000, mel_bins=12), CTCSection(kind="ctc")
+    recipe: Any = SimpleNamespace(features=features, model=section, objective=objective)
+    torch.manual_seed(0)
+    model = AcousticModel(recipe, 4)
+    waveforms, lengths = torch.randn(2, 8000), torch.tensor([8000, 4000])
+    log_probs, frames = model(waveforms, lengths)
+    alone, _ = model(waveforms[1:, :4000], lengths[1:])
+    torch.testing.assert_close(log_probs[1, : frames[1]], alone[0, : frames[1]])
+    assert frames.tolist() == [50, 25]
+    CTC(4).loss(log_probs, frames, torch.tensor([0, 1, 2, 3]), torch.tensor([2, 2])).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_has_all_that_is_said(task: str) -> None:
+    module = tasks.module(task)
+    section = TEXT.partition("### A task\n")[2].partition("\n### ")[0]
+    names = {
+        "Recipe",
+        "build_source",
+        "build_task",
+        "sketch",
+        "restore",
+        "load",
+        "EXAMPLE",
+        "compare",
+        "LEAST_IDENTICAL",
+    }
+    assert all(f"`{name}`" in section and hasattr(module, name) for name in names)
+    assert {"task", "data", "batch", "engine", "optimizer", "schedule"} <= set(module.Recipe.model_fields)
+    for target in TASKS[task].targets.values():
+        assert isinstance(find(target.exporter), Exporter)
+
+
+def test_an_objective_has_all_that_is_said() -> None:
+    section = TEXT.partition("### An objective for speech\n")[2].partition("\n### ")[0]
+    for name in ("build_head", "frames_needed", "loss", "recognize"):
+        assert f"`{name}`" in section
+        assert hasattr(CTC, name)
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    named = re.findall(r"`((?:segue|docs|recipes)/[\w/.]+\.(?:py|md))`", TEXT)
+    root = Path(__file__).parent.parent
+    assert len(named) > 10
+    assert [name for name in named if "NAME" not in name and not (root / name).is_file()] == []
