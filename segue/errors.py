@@ -4,6 +4,9 @@ import os
 
 from segue import progress
 
+SKIP_BAD = "(--skip-bad leaves such examples out and counts them)"
+"""What stands behind mistakes in data where the command has that option."""
+
 
 class UserError(ValueError):
     """A mistake in a recipe, in data or on the command line; its text says where it is and what to do."""

@@ -17,7 +17,7 @@ from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Example
 from segue.data.manifest import Manifest
 from segue.data.manifests import Split
-from segue.errors import UserError, some_of, warn
+from segue.errors import SKIP_BAD, UserError, some_of, warn
 from segue.progress import progress
 
 Lengths = NDArray[np.float64]
@@ -125,8 +125,7 @@ class ManifestSource(Generic[E, X, B]):
             found = self.findings[split].values()
             mistakes = [each.problem for each in found if each.is_mistake]
             if mistakes and not self._skip_bad:
-                hint = "(--skip-bad leaves such examples out and counts them)"
-                raise UserError("\n".join([some_of(mistakes), *self.reader.advice(), hint]))
+                raise UserError("\n".join([some_of(mistakes), *self.reader.advice(), SKIP_BAD]))
             if mistakes:
                 warn(f"{len(mistakes)} unusable examples left out:\n{some_of(mistakes, 3)}")
             others = [each.problem for each in found if not each.is_mistake]
@@ -165,7 +164,7 @@ class ManifestSource(Generic[E, X, B]):
                 read.append(self.reader.read(split, self.manifests[split], index, micro_batch.epoch))
             except UserError as problem:
                 if not self._skip_bad:
-                    raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
+                    raise UserError(f"{problem} {SKIP_BAD}") from None
         return self.reader.collate(read, len(micro_batch.indices) - len(read))
 
     def epochs(self) -> float:

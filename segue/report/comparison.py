@@ -16,10 +16,13 @@ def between(ours: Evaluation, theirs: Evaluation) -> dict[str, Difference]:
         )
     if [each.reference for each in ours.examples] != [each.reference for each in theirs.examples]:
         raise UserError("--against: the two models normalize texts by other rules, and their scores cannot be compared")
-    if ours.measured.signatures() != theirs.measured.signatures():
-        raise UserError("--against: the two models are scored otherwise (bleu_tokenizer in their recipes)")
     if ours.measured.chosen.name != theirs.measured.chosen.name:
-        raise UserError(f"--against: one model is scored by {ours.score_name}, the other by {theirs.score_name}")
+        names = (each.measured.chosen.name.replace("_", " ") for each in (ours, theirs))
+        raise UserError(
+            f"--against: the models are scored by different metrics: {', '.join(names)} (metric in their recipes)"
+        )
+    if ours.measured.signatures() != theirs.measured.signatures():
+        raise UserError("--against: the models count words differently (bleu_tokenizer in their recipes)")
     speakers = [each.details.get("speaker") for each in ours.examples]
     found: dict[str, Difference] = theirs.measured.difference(ours.measured, speakers)
     return found

@@ -11,7 +11,7 @@ from segue.data.batching import BatchPlan
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.data.text import normalize
-from segue.errors import UserError, warn
+from segue.errors import SKIP_BAD, UserError, warn
 from segue.evaluation import Evaluation, Example, chosen
 from segue.progress import Bar, progress
 from segue.runtime.recognizer import Recognizer
@@ -174,6 +174,6 @@ class SpeechEvaluator:
                     utterances.append(utterance)
                 except UserError as problem:
                     if not manifest.skip_bad:
-                        raise UserError(f"{problem} (--skip-bad leaves such examples out and counts them)") from None
+                        raise UserError(f"{problem} {SKIP_BAD}") from None
             if utterances:
                 yield utterances, waveforms

@@ -9,7 +9,7 @@ from segue.data.examples import Pair
 from segue.data.manifest import Manifest
 from segue.data.text import normalize
 from segue.data.vocabularies import END
-from segue.errors import UserError, some_of, warn
+from segue.errors import SKIP_BAD, UserError, some_of, warn
 from segue.evaluation import NUM_MAPS, AttentionMap, Direction, Evaluation, Example, chosen
 from segue.progress import Bar
 from segue.runtime.translator import Translator
@@ -108,7 +108,7 @@ class TranslationEvaluator:
             else:
                 problems.append(f"{pair.origin}: {problem}")
         if problems and not manifest.skip_bad:
-            raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
+            raise UserError(f"{some_of(problems)}\n{SKIP_BAD}")
         if problems:
             warn(f"{len(problems)} unusable examples left out:\n{some_of(problems, 3)}")
         return found

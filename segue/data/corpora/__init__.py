@@ -21,7 +21,7 @@ from segue.data.channels import Channel
 from segue.data.encodings import decode, split_lines
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import open_manifest, read_content
-from segue.errors import UserError, some_of, warn
+from segue.errors import SKIP_BAD, UserError, some_of, warn
 from segue.files import is_file
 from segue.progress import progress
 
@@ -98,7 +98,7 @@ def prepare(
             except UserError as problem:
                 problems.append(str(problem))
         if problems and not skip_bad:
-            raise UserError(some_of(problems) + "\n(--skip-bad leaves such examples out and counts them)")
+            raise UserError(f"{some_of(problems)}\n{SKIP_BAD}")
         if problems:
             warn(f"{len(problems)} bad examples left out:\n{some_of(problems, 3)}")
         if not splits:

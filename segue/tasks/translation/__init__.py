@@ -304,7 +304,7 @@ def source_side(trained: Trained) -> tuple[str, str]:
 
 def compare(
     trained: Trained,
-    writer: TranslationBackend,
+    backend: TranslationBackend,
     pairs: Manifest[Pair],
     where: Circumstances,
     least: tuple[str, TranslationBackend] | None = None,
@@ -312,11 +312,11 @@ def compare(
     """The model beside what was exported of it, and beside that on the least instructions."""
     ours = _translator(trained, TorchBackend(trained.model, trained.vocabularies, torch.device("cpu")))
     on_least = None if least is None else (least[0], _translator(trained, least[1]))
-    return comparison.compare(ours, _translator(trained, writer), pairs, where, on_least)
+    return comparison.compare(ours, _translator(trained, backend), pairs, where, on_least)
 
 
-def _translator(trained: Trained, writer: TranslationBackend) -> Translator:
-    return Translator(trained.metadata(), trained.vocabularies, writer)
+def _translator(trained: Trained, backend: TranslationBackend) -> Translator:
+    return Translator(trained.metadata(), trained.vocabularies, backend)
 
 
 def restore(folder: Path) -> Trained:
