@@ -349,12 +349,18 @@ def test_a_rank_that_gets_no_further_is_named_with_its_step_and_examples(
     assert culprit.startswith(f"  rank 1 (holds the others up) at step 3, computes the loss: {', '.join(ids)}, for ")
 
 
-# They sleep first, so that they have noted where they are.
-FREEZE = "time.sleep(1.5), os.kill(os.getpid(), signal.SIGSTOP)"
-FREEZE_AT_START = f"""
+# A rank that freezes once the others can read in its file where it is.
+FREEZE = """
+def freeze(noted):
+    file = os.path.join(os.environ["RUN"], ".ranks", "rank_00001.json")
+    while not os.path.exists(file) or noted not in open(file).read():
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+FREEZE_AT_START = """
 from segue.tasks import translation
 if rank == 1:
-    translation.build_source = lambda *arguments: ({FREEZE})
+    translation.build_source = lambda *arguments: freeze("prepares the data")
 """
 
 
@@ -363,7 +369,7 @@ if rank == 1:
     [
         (FREEZE_AT_START, "step 0, prepares the data", "step 0, not heard of since it prepares the data"),
         (
-            AT_STEP.format(step=4, ranks={1}, act=FREEZE),
+            AT_STEP.format(step=4, ranks={1}, act="freeze('[4, ')"),
             "step 5, waits for the other ranks",
             "step 4, not heard of since it ",
         ),
@@ -373,7 +379,8 @@ if rank == 1:
 def test_a_rank_that_is_frozen_is_named(
     start: Start, recipe: Path, tmp_path: Path, freeze: str, innocent: str, culprit: str
 ) -> None:
-    job = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=5"), SABOTAGE=freeze)
+    words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=8")
+    job = start(2, words, SABOTAGE=FREEZE + freeze, RUN=str(tmp_path / "run"))
     wait_for(lambda: not is_running(job.ranks[0]))
     os.kill(job.ranks[1], signal.SIGKILL)  # nothing else ends it
     ended = job.end()
