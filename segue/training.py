@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from segue import progress, recipe, tasks
+from segue import progress, recipe, starting, tasks
 from segue.data import automatic, manifests
 from segue.errors import UserError, missing_extra, warn
 from segue.files import PARTIAL
@@ -61,7 +61,8 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
         _alone_in(run, world),
         Watchdog(run / RANKS, world, section.engine.watchdog_seconds) as watchdog,
     ):
-        section = world.first(lambda: _claim(run, section))
+        section = world.first(lambda: _claim(run, section, module))
+        is_new = world.first(lambda: not saved(run / "checkpoints"))
         asked = section
         watchdog.note("prepares the data")
         with _told_once_a_machine():
@@ -77,7 +78,8 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
             _say_what_was_open(asked, section)
         with _told_once_a_machine():
             operations = _operations_per_amount(section, module)
-            trainer = _trainer(section, source, task, run, world, watchdog, operations, loggers)
+            begin = starting.begin(section, module, run, world) if is_new else None
+            trainer = _trainer(section, source, task, run, world, watchdog, operations, loggers, begin)
         world.first(lambda: _keep(run, section))  # now that nothing else refuses it
         return trainer.train()
 
@@ -111,6 +113,7 @@ def learning_rates(
     section, module = _read(path, overrides)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
+        section = starting.adopted(section, module, run)
         section, source = module.build_source(section, run, ALONE)
         task = module.build_task(section, source)
         if _waits_for_budget(section, source):
@@ -118,7 +121,7 @@ def learning_rates(
             section, source = _with_budget(section, source, found)
         section = _with_steps(section, source)
         section = section.model_copy(update={"engine": _on_one_device(section.engine)})
-        trainer = _trainer(section, source, task, run, ALONE)
+        trainer = _trainer(section, source, task, run, ALONE, begin=starting.begin(section, module, run, ALONE))
         rates = list(trials.learning_rates(trainer, smallest, largest, num_steps))
     if not rates:
         raise UserError(f"{path}: the loss is not finite even at a learning rate of {smallest:g}")
@@ -134,7 +137,8 @@ def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Fin
     section, module = _read(run / RECIPE, overrides)
     section, source = module.build_source(section, run, ALONE)
     task = module.build_task(section, source)
-    return replay.take_again(task, source, section.engine, section.batch.micro_batches, section.seed, path)
+    micro_batches, freeze = section.batch.micro_batches, section.start.freeze
+    return replay.take_again(task, source, section.engine, micro_batches, section.seed, path, freeze)
 
 
 @contextmanager
@@ -161,7 +165,7 @@ def _operations_per_amount(section: Any, module: ModuleType) -> float | None:
     if environment.peak_operations(device, section.engine.precision, section.engine.matmul) is None:
         return None
     sketch = module.sketch(section)
-    rehearsal = rehearse(sketch.task, sketch.batch, section.engine)
+    rehearsal = rehearse(sketch.task, sketch.batch, section.engine, frozen=section.start.freeze)
     return rehearsal.plain.operations / rehearsal.amount
 
 
@@ -174,6 +178,7 @@ def _trainer(
     watchdog: Watchdog | None = None,
     operations_per_amount: float | None = None,
     loggers: Sequence[MakeLogger] = (),
+    begin: Callable[[torch.nn.Module], None] | None = None,
 ) -> Trainer:
     return Trainer(
         task,
@@ -186,6 +191,8 @@ def _trainer(
         watchdog,
         operations_per_amount,
         loggers,
+        section.start.freeze,
+        begin,
     )
 
 
@@ -216,7 +223,7 @@ def _largest_budget(section: Any, source: Any, task: Any, run: Path, watchdog: W
     def take(budget: float) -> None:
         progress.say(f"{key}: tries {budget:,.6g}")
         trial = source.with_budget(budget)
-        trainer = Trainer(task, trial, run, alone, 1, section.seed, ALONE, watchdog)
+        trainer = Trainer(task, trial, run, alone, 1, section.seed, ALONE, watchdog, freeze=section.start.freeze)
         plan = trial.plan("train")
         for number in plan.heaviest():
             batch = trial.load("train", plan.micro_batch(number))
@@ -316,20 +323,21 @@ def _lock(run: Path) -> Any:
     return lock
 
 
-def _claim(run: Path, section: Any) -> Any:
+def _claim(run: Path, section: Any, module: ModuleType) -> Any:
     """Makes `run` the directory of this recipe; refuses one that belongs to another.
 
     The recipe, with what each "auto" came to when the run began.
     """
     kept = run / RECIPE
-    if not kept.is_file():
-        if not all(path.name.startswith((PARTIAL, LOCK, RANKS)) for path in run.iterdir()):
-            raise UserError(f"{run}: not empty, and no run directory; give another --out")
-        write_text(kept, recipe.dump(section))
-    elif not saved(run / "checkpoints"):
+    if not kept.is_file() and not all(path.name.startswith((PARTIAL, LOCK, RANKS)) for path in run.iterdir()):
+        raise UserError(f"{run}: not empty, and no run directory; give another --out")
+    if not saved(run / "checkpoints"):
         (run / "tokenizer.json").unlink(missing_ok=True)  # nothing was learned yet: the recipe may still change
+        section = starting.adopted(section, module, run)
         write_text(kept, recipe.dump(section))
     else:
+        if recipe.read(kept).values.get("task") == section.task:
+            section = starting.as_adopted(section, _kept(run, type(section)), module)
         _refuse_another(run, section)
         section = recipe.settled(section, _kept(run, type(section)), _STAYS_OPEN)
     return section

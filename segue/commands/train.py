@@ -1,5 +1,6 @@
 """`segue train`: train a recipe; run it again to resume."""
 
+import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -19,6 +20,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="recipe file, or the name of one that ships")
     parser.add_argument(
         "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="changes: optimizer.learning_rate=3e-4"
+    )
+    parser.add_argument(
+        "--from", dest="base", metavar="MODEL", help="run or model directory to begin with; fills in start.model"
     )
     parser.add_argument("--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the recipe)")
     parser.add_argument(
@@ -72,7 +76,8 @@ def run(given: Namespace) -> int:
         raise UserError("RECIPE is missing: segue train RECIPE (segue recipes list)")
     path = recipe.find(given.recipe)
     folder = given.out or Path("runs") / path.stem
-    overrides = [*given.overrides, *skip_bad]
+    base = [] if given.base is None else [f"start.model={json.dumps(given.base)}"]
+    overrides = [*base, *given.overrides, *skip_bad]
     if given.find_learning_rate:
         rates, suggested = training.learning_rates(path, overrides)
         print(f"{'rate':>10} {'loss':>10} {'smoothed':>10}")

@@ -157,6 +157,25 @@ class Tokenizer:
             [" "] if " " in text and " " not in self._alphabet and WORD_MARK not in self._alphabet else []
         )
 
+    def spelled(self, piece: bytes) -> tuple[int, ...]:
+        """The tokens that spell a piece of text, spaces included; none where they cannot."""
+        try:
+            text = piece.decode()
+        except UnicodeDecodeError:  # a part of a character
+            text = ""
+        kind, find = self._inner.pre_tokenizer, self._inner.token_to_id
+        if isinstance(kind, pre_tokenizers.ByteLevel):
+            written = "".join(_byte_characters()[byte] for byte in piece)
+            numbers = [token.id for token in self._inner.model.tokenize(written)]
+        elif self._is_of_words:
+            numbers = [find(text.strip(" "))]
+        elif isinstance(kind, pre_tokenizers.Split):
+            numbers = [find(character) for character in text]
+        else:
+            numbers = [token.id for token in self._inner.model.tokenize(text.replace(" ", WORD_MARK))]
+        is_exact = None not in numbers and b"".join(self.pieces[number] for number in numbers) == piece
+        return tuple(numbers) if is_exact and piece else ()
+
     def to_json(self) -> str:
         """What `tokenizer.json` holds."""
         text: str = self._inner.to_str()
@@ -190,6 +209,19 @@ class Tokenizer:
         if self._is_of_words:
             return [f" {text}".encode() if text else b"" for text in texts]
         return [text.replace(WORD_MARK, " ").encode() for text in texts]
+
+
+def origins(new: Tokenizer, old: Tokenizer) -> list[tuple[int, ...]]:
+    """For each token of `new`: the same one of `old`, or those that spell it there, or none."""
+    same = {piece: number for number, piece in enumerate(old.pieces) if piece}
+    special = {number: token for token, number in new.special.items()}
+
+    def origin(number: int, piece: bytes) -> tuple[int, ...]:
+        if number in special:
+            return (old.special[special[number]],) if special[number] in old.special else ()
+        return (same[piece],) if piece in same else old.spelled(piece)
+
+    return [origin(*each) for each in enumerate(new.pieces)]
 
 
 def build(section: TokenizerSection, texts: Iterable[str], special: Sequence[str] = ()) -> Tokenizer:

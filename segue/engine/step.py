@@ -100,7 +100,7 @@ class Steps:
         assert len(changed) == len(set(changed))  # no two phases change the same
         assert set(changed) == trained  # and what is trained has a phase
         # Of one micro-batch they are what they should be, and only float16 takes a step back.
-        self._norms = _BatchNormMean(parts.batch_norms(model) if micro_batches > 1 or is_scaled else [])
+        self._norms = _BatchNormMean(parts.learning_batch_norms(model) if micro_batches > 1 or is_scaled else [])
         self._stand_in: Batch | None = None
 
     def tensors(self) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import gc
 import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -30,7 +30,7 @@ from segue.engine.loading import Stream, moved
 from segue.engine.log import Log, Loggers, MakeLogger, Silence
 from segue.engine.schedule import rate_share
 from segue.engine.settings import EngineSection, counted
-from segue.engine.state import averaging, replay
+from segue.engine.state import averaging, replay, start
 from segue.engine.state.averaging import MovingAverage, Snapshot, Snapshots, weights_of
 from segue.engine.state.checkpoint import Checkpoints, Tensors, gathered, is_readable, states, write_tensors
 from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
@@ -80,8 +80,12 @@ class Trainer:
         watchdog: Watchdog | None = None,
         operations_per_amount: float | None = None,
         loggers: Sequence[MakeLogger] = (),
+        freeze: Sequence[str] = (),
+        begin: Callable[[nn.Module], None] | None = None,
     ) -> None:
         """`micro_batches` is the number of micro-batches in a step; without a `watchdog` nobody watches.
+
+        What `freeze` names does not learn (`state/start.py`). `begin` changes the weights of a new run's model.
 
         `operations_per_amount` are those of forward and backward pass, for the device's utilization in the log. What
         `loggers` make is told beside it.
@@ -96,13 +100,16 @@ class Trainer:
         memory.keep_freed_memory()
         world.first(lambda: precision.check(engine.precision, self.device))
         precision.set_matmul(engine.matmul)
-        self.model = blueprint(task.build_model)
+        self._freeze = freeze
+        self.model = self._blueprint()
         self.parallel = Parallel(world, world.first(self._layout), self.device)
         if engine.recompute:
             precision.recompute(self.model)
         dtype, num_phases = precision.DTYPES[engine.precision], len(task.phases)
         torch.manual_seed(seed)
         spread = self.parallel.spread(self.model, dtype, is_offloaded=engine.offload, num_phases=num_phases)
+        if begin is not None:
+            begin(self.model)
         if engine.compile:
             if engine.recompute and parts.batch_norms(self.model):
                 warn("engine.compile: layers with BatchNorm that are recomputed are not compiled")
@@ -199,6 +206,11 @@ class Trainer:
         others = [make(self.run, step, steps) for make in self._loggers]  # first: a package may be missing
         return Loggers(Log(self.run, step, steps), others)
 
+    def _blueprint(self) -> nn.Module:
+        model = blueprint(self.task.build_model)
+        start.freeze(model, self._freeze)
+        return model
+
     def _layout(self) -> layout.Layout:
         engine, is_cuda = self.engine, self.device.type == "cuda"
         return layout.choose(
@@ -219,15 +231,19 @@ class Trainer:
             return
         if self.world.is_first and self.step < self.last_step:
             environment.write(self.run, self.device, self.parallel.layout)
-        count = sum(parameter.numel() for parameter in self.model.parameters())
+        count, learning = (
+            sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad >= least)
+            for least in (False, True)
+        )
+        frozen = f", {count - learning:,} of them frozen" if learning < count else ""
         device = (
             f"cpu, {self.threads} thread{'s' * (self.threads > 1)}" if self.device.type == "cpu" else str(self.device)
         )
         ranks = f", {self.world.size} ranks: {self.parallel.layout}" if self.world.size > 1 else ""
         per_epoch = self.source.plan("train").num_micro_batches / self.micro_batches
-        start = f"on from step {self.step} to" if self.step else "up to"
+        way = f"on from step {self.step} to" if self.step else "up to"
         self.log.say(
-            f"{count:,} parameters ({device}, {self.engine.precision}{ranks}); {start} step {self.num_steps}, "
+            f"{count:,} parameters{frozen} ({device}, {self.engine.precision}{ranks}); {way} step {self.num_steps}, "
             f"{per_epoch:.1f} steps an epoch"
         )
 
@@ -354,7 +370,7 @@ class Trainer:
                 self.parallel.reshard(self.model)
             return
         if self._whole_model is None:
-            self._whole_model = blueprint(self.task.build_model)
+            self._whole_model = self._blueprint()
             make_room(self._whole_model, self.device)
         model = self._whole_model.to(self.device)
         state = model.state_dict()

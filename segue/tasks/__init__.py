@@ -1,7 +1,7 @@
 """One task, one package or file. What each has, under these names:
 
 `Recipe`; `build_source`, `build_task` and `sketch` for training; `restore` and `load` for trained models; for exported
-ones `EXAMPLE` (what its manifests hold), `compare` and `LEAST_IDENTICAL`.
+ones `EXAMPLE` (what its manifests hold), `compare` and `LEAST_IDENTICAL`; for models to begin with `START`.
 """
 
 import importlib
@@ -48,26 +48,26 @@ def load(model: Path, device: str = "auto", threads: int | None = None) -> Any:
     """
     if (model / exported.NAME).is_file():
         return exported.load(model, device, threads)
-    folder, task = _trained(model)
-    return task.load(folder, device)
+    folder = folder_of(model)
+    return module_of(recipe.read(folder / "recipe.toml")).load(folder, device)
 
 
 def restore(model: Path) -> Any:
     """What a run directory or a model directory holds, in PyTorch: the recipe, the tokenizer and the model."""
+    folder = folder_of(model)
+    return module_of(recipe.read(folder / "recipe.toml")).restore(folder)
+
+
+def folder_of(model: Path) -> Path:
+    """The model directory of a run directory, or itself. A UserError where there is no trained model."""
     if (model / exported.NAME).is_file():
         raise UserError(f"{model}: an exported model; the run or model directory that it came from is needed here")
-    folder, task = _trained(model)
-    return task.restore(folder)
-
-
-def _trained(model: Path) -> tuple[Path, ModuleType]:
-    """The model directory, and the module of its task."""
     folder = model / "model" if (model / "model").is_dir() else model
     if not all((folder / name).is_file() for name in ("recipe.toml", "model.safetensors")):
         if (model / "recipe.toml").is_file() or (model / "checkpoints").is_dir():
             raise UserError(f"{model}: no model in it yet; training writes one at its first evaluation")
         raise UserError(f"{model}: not a run, model or exported directory (it has no recipe.toml and no segue.json)")
-    return folder, module_of(recipe.read(folder / "recipe.toml"))
+    return folder
 
 
 def estimate(

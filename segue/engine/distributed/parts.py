@@ -110,3 +110,19 @@ def units(model: nn.Module) -> list[nn.Module]:
 def batch_norms(model: nn.Module) -> list[Any]:
     """The model's batch normalization layers."""
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def learning_batch_norms(model: nn.Module) -> list[Any]:
+    """Those whose statistics are not frozen."""
+    return [norm for norm in batch_norms(model) if "train" not in vars(norm)]
+
+
+def freeze_statistics(norm: nn.Module) -> None:
+    """A BatchNorm layer stays in evaluation mode, whatever the model's is."""
+    norm.eval()
+
+    def stay(mode: bool = True) -> nn.Module:
+        del mode
+        return norm
+
+    vars(norm)["train"] = stay

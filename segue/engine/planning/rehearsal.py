@@ -5,7 +5,7 @@ it goes. Where a GPU's kernels keep something else, that is said here.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from segue.engine.optimizer import Updater
 from segue.engine.planning import depth
 from segue.engine.planning.depth import Kind
 from segue.engine.settings import EngineSection
+from segue.engine.state.start import freeze
 from segue.engine.task import Batch, Task
 from segue.layers.attention import Attention
 from segue.layers.splits import splits_of
@@ -89,13 +90,22 @@ class Rehearsal(NamedTuple):
     """With each layer computed again in the backward pass."""
 
 
-def rehearse(task: Task, batch: Callable[[], Batch], engine: EngineSection, tensor_parallel: int = 1) -> Rehearsal:
-    """What one of `tensor_parallel` ranks takes for a micro-batch; what they do not divide rounds up."""
+def rehearse(
+    task: Task,
+    batch: Callable[[], Batch],
+    engine: EngineSection,
+    tensor_parallel: int = 1,
+    frozen: Sequence[str] = (),
+) -> Rehearsal:
+    """What one of `tensor_parallel` ranks takes for a micro-batch; what they do not divide rounds up.
+
+    `frozen` are patterns of what does not learn (`state/start.py`).
+    """
     with old_objects_aside():
         try:
-            return _rehearse(task, batch, engine, tensor_parallel, is_whole=False)
+            return _rehearse(task, batch, engine, tensor_parallel, frozen, is_whole=bool(frozen))
         except depth.UnequalError:
-            return _rehearse(task, batch, engine, tensor_parallel, is_whole=True)
+            return _rehearse(task, batch, engine, tensor_parallel, frozen, is_whole=True)
 
 
 def _rehearse(
@@ -103,6 +113,7 @@ def _rehearse(
     batch: Callable[[], Batch],
     engine: EngineSection,
     tensor_parallel: int,
+    frozen: Sequence[str],
     *,
     is_whole: bool,
 ) -> Rehearsal:
@@ -112,6 +123,7 @@ def _rehearse(
         counts = dealt_out(model)
         if tensor_parallel > 1:
             _split(model, tensor_parallel)
+        freeze(model, frozen)
         if engine.device != "cpu":
             _like_gpu(model)
         units = [_count(unit) for unit in parts.units(model)]

@@ -1,1 +1,1 @@
-"""What a training keeps: checkpoints, averaged weights, steps that failed."""
+"""What a training keeps: checkpoints, averaged weights, steps that failed; and what it begins with."""

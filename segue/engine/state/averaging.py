@@ -141,7 +141,7 @@ def reestimate_batch_norms(model: nn.Module, forwards: Iterable[None]) -> None:
 
     Statistics of averaged weights are not the average of the statistics (Izmailov et al. 2018, section 3.2).
     """
-    norms = parts.batch_norms(model)
+    norms = parts.learning_batch_norms(model)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]

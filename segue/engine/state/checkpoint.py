@@ -248,12 +248,13 @@ def is_readable(path: Path) -> bool:
         return False
 
 
-def _unchanged(names: Iterable[str]) -> dict[str, str]:
+def unchanged(names: Iterable[str]) -> dict[str, str]:
+    """Names that were never others."""
     return {name: name for name in names}
 
 
 def load_weights(
-    model: nn.Module, path: Path, renamed: Callable[[Iterable[str]], Mapping[str, str]] = _unchanged
+    model: nn.Module, path: Path, renamed: Callable[[Iterable[str]], Mapping[str, str]] = unchanged
 ) -> None:
     """Fills a model with the weights of a model directory. Of a spread model each rank reads its own parts alone.
 

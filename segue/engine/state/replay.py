@@ -16,6 +16,7 @@ from segue.engine.distributed.parallel import World, choose_device
 from segue.engine.loading import moved
 from segue.engine.settings import EngineSection
 from segue.engine.state.checkpoint import Tensors, gathered, write_tensors
+from segue.engine.state.start import freeze
 from segue.engine.step import NotFiniteError, mixed, objective
 from segue.engine.task import Source, Task, Term
 from segue.errors import UserError, some_of
@@ -74,9 +75,18 @@ class Finding(NamedTuple):
 
 
 def take_again(
-    task: Task, source: Source, engine: EngineSection, micro_batches: int, seed: int, path: Path
+    task: Task,
+    source: Source,
+    engine: EngineSection,
+    micro_batches: int,
+    seed: int,
+    path: Path,
+    frozen: Sequence[str] = (),
 ) -> Iterator[Finding]:
-    """Forward and backward over the micro-batches of the step in a replay file, one after the other."""
+    """Forward and backward over the micro-batches of the step in a replay file, one after the other.
+
+    `frozen` are the recipe's patterns of what does not learn.
+    """
     step, data = step_and_data(path)
     if data != source.fingerprint():
         raise UserError(f"{path}: the data changed since; put them back as they were to take this step again")
@@ -84,6 +94,7 @@ def take_again(
     precision.set_matmul(engine.matmul)
     torch.set_num_threads(engine.threads or torch.get_num_threads())
     model = blueprint(task.build_model)
+    freeze(model, frozen)
     make_room(model, device)
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict

@@ -41,6 +41,7 @@ from segue.tasks.speech_recognition.comparison import LEAST_IDENTICAL, Recognize
 from segue.tasks.speech_recognition.ctc import CTC
 from segue.tasks.speech_recognition.model import AcousticModel, renamed
 from segue.tasks.speech_recognition.settings import MUCH_SECONDS, Recipe
+from segue.tasks.speech_recognition.start import START
 from segue.tasks.speech_recognition.utterances import (
     SpeechBatch,
     SpeechSource,
@@ -53,6 +54,7 @@ from segue.tasks.speech_recognition.utterances import (
 __all__ = [
     "EXAMPLE",
     "LEAST_IDENTICAL",
+    "START",
     "AcousticModel",
     "Recipe",
     "SpeechRecognition",
@@ -152,7 +154,8 @@ def _model_card(task: SpeechRecognition, scores: dict[str, float]) -> str:
         languages=sorted({utterance.language for utterance in dev if utterance.language is not None}),
         facts=[
             f"Trained on {', '.join(data.train)}: {len(train):,} utterances, {train.sizes.sum() / 3600:.1f} hours.",
-            f"Hears speech, resampled to {rate} Hz; writes text, {section.text.case} case.",
+            *section.start.facts(),
+            f"Input: speech, resampled to {rate} Hz. Output: text, {section.text.case} case.",
             f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "
             "model: "
             f"{scores[name]:.2%} ({len(dev):,} utterances).",

@@ -14,6 +14,7 @@ from segue.data.tokenizer import TokenizerSection
 from segue.engine.optimizer import OptimizerSection
 from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
+from segue.engine.state.start import StartSection
 from segue.models.jasper import JasperSection
 from segue.tasks.speech_recognition.ctc import CTCSection
 
@@ -51,6 +52,8 @@ class Recipe(recipe.Section):
     """Of weights, order, augmentation and dropout."""
     license: LicenseId = "unknown"
     """License of the trained model, for its card: an SPDX identifier in small letters, such as apache-2.0."""
+    start: StartSection = StartSection()
+    """Fine-tuning."""
     data: DataSection = DataSection()
     """Recordings."""
     text: TextSection = TextSection()

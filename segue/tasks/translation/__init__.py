@@ -40,10 +40,12 @@ from segue.tasks.translation.comparison import LEAST_IDENTICAL
 from segue.tasks.translation.pairs import PairBatch, PairReader, PairSource
 from segue.tasks.translation.search import TorchBackend, TorchSteps, search
 from segue.tasks.translation.settings import MANY_PAIRS, Recipe
+from segue.tasks.translation.start import START
 
 __all__ = [
     "EXAMPLE",
     "LEAST_IDENTICAL",
+    "START",
     "Recipe",
     "Translation",
     "build_model",
@@ -169,6 +171,7 @@ class Translation:
             languages=[*sources, *(each for each in languages if each not in sources)],
             facts=[
                 f"Trained on {', '.join(data.train)}: {len(train):,} pairs.",
+                *self.recipe.start.facts(),
                 f"From {', '.join(sources) or '(not said)'} to {', '.join(languages) or '(not said)'}.",
                 f"{'mean ' * is_mean}{plain} on {manifests.dev_name(data)}, which chose this state of the model: "
                 f"{shown(scores[name])} ({len(dev):,} pairs, one beam).",

@@ -14,6 +14,7 @@ from segue.decoding.search import SearchSection
 from segue.engine.optimizer import OptimizerSection
 from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
+from segue.engine.state.start import StartSection
 from segue.models.transformer import TransformerSection
 
 FEW_PAIRS, MANY_PAIRS = 1000, 200_000
@@ -48,6 +49,8 @@ class Recipe(recipe.Section):
     """Of weights, order, random cuts and dropout."""
     license: LicenseId = "unknown"
     """License of the trained model, for its card: an SPDX identifier in small letters, such as apache-2.0."""
+    start: StartSection = StartSection()
+    """Fine-tuning."""
     data: DataSection = DataSection()
     """Text pairs."""
     text: TextSection = TextSection(case="keep", punctuation="keep", unicode_form="NFC")

@@ -1,0 +1,125 @@
+"""How does a training begin with another model? Its directory is found, compared with the recipe, and told of in it."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from segue import progress, recipe, tasks
+from segue.engine.distributed.parallel import World
+from segue.engine.state import start
+from segue.engine.state.checkpoint import checksum_of, write_text
+from segue.engine.state.start import Inherited
+from segue.errors import UserError, warn
+
+REPORT = "start.json"
+"""In a run directory: what became of each tensor."""
+_FATES: tuple[start.Fate, ...] = ("loaded", "resized", "new", "left behind")
+_SHOWN = 8
+
+
+def adopted(section: Any, module: ModuleType, run: Path) -> Any:
+    """The recipe of a run that begins now, with what it takes from its base; the base's tokenizers lie in `run` then.
+
+    Only the first rank calls it. A UserError where a model of another kind, or of other inputs, is to be the base.
+    """
+    if section.start.model is None:
+        return section
+    folder, base = _base(section)
+    inheritance = module.START
+    for key in inheritance.same:
+        changed = recipe.differences(getattr(base, key), getattr(section, key))
+        if changed:
+            before = ", ".join(f"{key}.{line}" for line in changed)
+            raise UserError(
+                f"start.model: {folder} reads other input than this recipe ({before}); make the recipe's {key} the "
+                "base's, or train from the start"
+            )
+    update: dict[str, Any] = {
+        "start": section.start.model_copy(update={"story": _story(folder, base)}),
+        # What is left open is as the base has it: nothing else would fit.
+        "model": recipe.settled(section.model, base.model)
+        if type(base.model) is type(section.model)
+        else section.model,
+    }
+    if section.start.tokenizer == "keep":
+        for key, name in inheritance.tokenizers.items():
+            update[key] = getattr(base, key)
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, run / name)
+    adopted = section.model_copy(update=update)
+    for line in recipe.differences(section, adopted):
+        if not line.startswith("start.story"):
+            progress.say(f"{line} (the base's)")
+    return adopted
+
+
+def as_adopted(section: Any, before: Any, module: ModuleType) -> Any:
+    """The recipe of a run that goes on, with what it took from its base when it began."""
+    if section.start.model is None or before.start.model is None:
+        return section
+    update: dict[str, Any] = {"start": section.start.model_copy(update={"story": before.start.story})}
+    if section.start.tokenizer == "keep":
+        update |= {key: getattr(before, key) for key in module.START.tokenizers}
+    return section.model_copy(update=update)
+
+
+def begin(section: Any, module: ModuleType, run: Path, world: World) -> Callable[[nn.Module], None] | None:
+    """What gives a new run's model its base's weights and says what became of them; None without a base."""
+    if section.start.model is None:
+        return None
+    folder = tasks.folder_of(Path(section.start.model))
+    rows = {} if section.start.tokenizer == "keep" else module.START.rows(folder, run)
+    base = start.Base(folder / "model.safetensors", module.START.renamed, rows)
+
+    def give(model: nn.Module) -> None:
+        found = start.load(model, base, section.seed)
+        if world.is_first:
+            _report(found, section, run)
+
+    return give
+
+
+def _report(found: Sequence[Inherited], section: Any, run: Path) -> None:
+    """Says what became of the base's tensors, and writes it down."""
+    counts = ((fate, [each for each in found if each.fate == fate]) for fate in _FATES)
+    tensors = {fate: each for fate, each in counts if each}
+    path = run / REPORT
+    told = {"model": section.start.model, "story": section.start.story, "tensors": [each._asdict() for each in found]}
+    write_text(path, json.dumps(told, indent=1) + "\n")
+    summary = ", ".join(f"{len(each)} {fate}" for fate, each in tensors.items())
+    progress.say(f"starts from {section.start.model}: tensors: {summary} (each: {path})")
+    for fate, each in tensors.items():
+        if fate != "loaded":
+            for tensor in each[:_SHOWN]:
+                progress.say(f"  {fate}: {tensor.name}: {tensor.detail}")
+            if len(each) > _SHOWN:
+                progress.say(f"  {fate}: {len(each) - _SHOWN} more")
+    strange = [each.name for each in found if each.fate == "resized" and "kept" not in each.detail]
+    if strange:
+        warn(f"start.tokenizer: none of this recipe's tokens is one of the base's ({', '.join(strange)} begin anew)")
+
+
+def _base(section: Any) -> tuple[Path, Any]:
+    """The base's model directory and recipe."""
+    folder = tasks.folder_of(Path(section.start.model))
+    draft = recipe.read(folder / "recipe.toml")
+    if draft.values.get("task") != section.task:
+        raise UserError(
+            f"start.model: {folder} is a model of {draft.values.get('task')}; this recipe is of {section.task}"
+        )
+    return folder, recipe.validate(draft, type(section))
+
+
+def _story(folder: Path, base: Any) -> str:
+    """For the card: which model it is, its license and data, and what it began with itself."""
+    before = f"; that one from {base.start.story}" if base.start.story else ""
+    checksum = checksum_of(folder / "model.safetensors")
+    return (
+        f"{folder} (license {base.license}, trained on {', '.join(base.data.train)}; SHA-256 of its weights "
+        f"{checksum[:16]}){before}"
+    )

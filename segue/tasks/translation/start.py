@@ -1,0 +1,19 @@
+"""What of a trained translator can another begin with?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from segue.data.tokenizer import origins
+from segue.data.vocabularies import Vocabularies
+from segue.engine.state.start import Inheritance, Rows
+
+
+def _rows(before: Path, now: Path) -> Mapping[str, Rows]:
+    old, new = Vocabularies.load(before), Vocabularies.load(now)
+    source, target = origins(new.source, old.source), origins(new.target, old.target)
+    return {"source_embedding.weight": source, "target_embedding.weight": target, "head.weight": target}
+
+
+START = Inheritance(
+    tokenizers={"tokenizer": "tokenizer.json", "source_tokenizer": "source_tokenizer.json"}, same=(), rows=_rows
+)

@@ -1,0 +1,149 @@
+"""Fine-tuning begins with another model's weights: which of them, on any ranks, and what stays as it was."""
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import AT_STEP, KILLED, Start, assert_same_outcome, records, training
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from segue.cli import main
+from segue.data import tokenizer
+from segue.data.tokenizer import BPESection, BytesSection, CharactersSection, WordsSection, origins
+from segue.data.vocabularies import BEGIN, END, PADDING, UNKNOWN
+from segue.engine.state import start as begin
+from segue.errors import UserError
+
+SPECIAL = (PADDING, BEGIN, END, UNKNOWN)
+TEXTS = ["the cat sat on the mat", "a cat and a hat", "what is that"]
+OTHER_TOKENS = ("start.tokenizer=recipe", "tokenizer.kind=characters", "tokenizer.alphabet= efghilnorstuvwxXYZ")
+
+
+def model_of(*widths: int) -> nn.Sequential:
+    layers = [nn.Sequential(nn.Linear(a, b), nn.BatchNorm1d(b)) for a, b in pairwise(widths)]
+    return nn.Sequential(*layers)
+
+
+def base_of(model: nn.Module, folder: Path, rows: dict[str, begin.Rows] | None = None) -> begin.Base:
+    save_file(model.state_dict(), folder / "model.safetensors")
+    return begin.Base(folder / "model.safetensors", lambda names: {name: name for name in names}, rows or {})
+
+
+def test_what_fits_is_loaded_and_the_rest_is_named(tmp_path: Path) -> None:
+    base, model = model_of(4, 6, 5), model_of(4, 6, 7, 3)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = {each.name: each for each in begin.load(model, base_of(base, tmp_path), 0)}
+    assert found.keys() == fresh.keys()
+    for name, tensor in model.state_dict().items():
+        is_same = name in base.state_dict() and base.state_dict()[name].shape == tensor.shape
+        assert found[name].fate == ("loaded" if is_same else "new"), name
+        assert torch.equal(tensor, base.state_dict()[name] if is_same else fresh[name])
+    assert found["1.0.weight"].detail == "of shape (7, 6), the base's is (5, 6)"
+    smaller = model_of(4, 6)
+    left = [each.name for each in begin.load(smaller, base_of(base, tmp_path), 0) if each.fate == "left behind"]
+    assert left == sorted(name for name in base.state_dict() if name.startswith("1."))
+
+
+def test_nothing_that_fits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"fits the recipe's model:\n  0.0.weight: of shape \(3, 2\), the base's is"):
+        begin.load(model_of(2, 3), base_of(model_of(9, 9), tmp_path), 0)
+
+
+def test_rows_are_kept_averaged_or_drawn(tmp_path: Path) -> None:
+    base, model = nn.Sequential(nn.Linear(3, 4)), nn.Sequential(nn.Linear(3, 2000))
+    rows: list[tuple[int, ...]] = [(2,), (0, 1, 1), (3,), *[()] * 1997]
+    (weight, bias) = begin.load(model, base_of(base, tmp_path, {"0.weight": rows, "0.bias": rows}), 7)
+    assert weight.detail == bias.detail == "2 kept, 1 begin as a mean of others, 1,997 drawn (rows)"
+    for old, new in ((base[0].weight, model[0].weight), (base[0].bias, model[0].bias)):
+        assert torch.equal(new[0], old[2])
+        torch.testing.assert_close(new[1], (old[0] + 2 * old[1]) / 3)
+        assert torch.equal(new[2], old[3])
+        torch.testing.assert_close(new[3:].mean(dim=0), old.mean(dim=0), atol=0.05, rtol=0)
+        torch.testing.assert_close(new[3:].std(dim=0), old.std(dim=0), atol=0.05, rtol=0)
+
+
+KINDS = {
+    "characters": CharactersSection(kind="characters", alphabet=" acdehimnostuw"),
+    "bytes": BytesSection(kind="bytes"),
+    "bpe": BPESection(kind="bpe", size=40),
+    "words": WordsSection(kind="words"),
+}
+
+
+@pytest.mark.parametrize("new", KINDS)
+@pytest.mark.parametrize("old", KINDS)
+def test_old_tokens_spell_the_new_ones(new: str, old: str) -> None:
+    before, now = (tokenizer.build(KINDS[kind], TEXTS, SPECIAL) for kind in (old, new))
+    found = origins(now, before)
+    assert len(found) == len(now)
+    assert [found[number] for number in now.special.values()] == [(n,) for n in before.special.values()]
+    for piece, numbers in zip(now.pieces, found, strict=True):
+        assert not numbers or b"".join(before.pieces[number] for number in numbers) == piece
+    if new == old:
+        assert found == [(number,) for number in range(len(now))]
+    if old == "bytes":
+        assert all(found)
+    if old == "characters" and new in ("bpe", "words"):  # their alphabet is that of the texts
+        assert all(found)
+
+
+def test_what_is_frozen_stays_as_it_was(tiny_recipe: Path, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["train", tiny_recipe, "--from", trained, "--out", run, 'start.freeze=["encoder.blocks.0", "*.bias"]']
+    words += ["engine.steps=4", "engine.average_count=2", "engine.evaluate_every=2", "batch.micro_batches=2"]
+    assert main([str(word) for word in words]) == 0
+    before, after = (load_file(folder / "model" / "model.safetensors") for folder in (trained, run))
+    told = json.loads((run / "start.json").read_text())
+    assert {each["fate"] for each in told["tensors"]} == {"loaded"}
+    for name, tensor in after.items():
+        is_frozen = name.startswith("encoder.blocks.0.") or name.endswith("bias")
+        if is_frozen or tensor.ndim:  # of those that learn, counters of BatchNorm may be the same by chance
+            assert torch.equal(tensor, before[name]) == is_frozen, name
+    assert f"Begun with the weights of {trained / 'model'}" in (run / "model" / "README.md").read_text()
+
+
+def test_shards_begin_as_one_rank_does(start: Start, recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+    base = ("--from", undisturbed, "engine.steps=2", *OTHER_TOKENS)
+    for name, ranks, layout in (("alone", 1, ()), ("spread", 4, ("engine.shard=2", "engine.tensor_parallel=2"))):
+        assert set(start(ranks, [*training(recipe, tmp_path / name), *base, *layout]).end().statuses) == {0}
+    alone, spread = (records(tmp_path / name) for name in ("alone", "spread"))
+    assert len(alone) == 2
+    for found, expected in zip(spread, alone, strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    told = [json.loads((tmp_path / name / "start.json").read_text())["tensors"] for name in ("alone", "spread")]
+    assert told[0] == told[1]
+    assert {each["fate"] for each in told[0]} == {"loaded", "resized"}
+
+
+def test_a_run_goes_on_without_its_base(start: Start, recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(undisturbed / "model", base)
+    freeze = ("--from", base, 'start.freeze=["encoder.0"]')
+    assert start(2, [*training(recipe, tmp_path / "whole"), *freeze]).end().statuses == [0, 0]
+    kill = AT_STEP.format(step=8, ranks={0}, act="os.killpg(0, signal.SIGKILL)")
+    killed = start(2, [*training(recipe, tmp_path / "killed"), *freeze], SABOTAGE=kill).end()
+    assert killed.statuses == [KILLED, KILLED]
+    shutil.rmtree(base)
+    assert start(2, [*training(recipe, tmp_path / "killed"), *freeze]).end().statuses == [0, 0]
+    assert_same_outcome(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_what_cannot_be_begun_with_is_said(
+    tiny_recipe: Path, trained: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(base: object, *words: str) -> str:
+        run = tmp_path / "run"
+        assert main(["train", str(tiny_recipe), "--from", str(base), "--out", str(run), *words]) == 2
+        return capsys.readouterr().err.strip()
+
+    assert said(trained_translator).endswith("is a model of translation; this recipe is of speech_recognition")
+    assert "nothing: not a run, model or exported directory" in said(tmp_path / "nothing")
+    assert "reads other input than this recipe (features.mel_bins: " in said(trained, "features.mel_bins=33")
+    assert 'start.freeze: "encoder.block" is no part of this model; it has' in said(
+        trained, 'start.freeze=["encoder.block"]'
+    )
+    assert "start.freeze: nothing is left to learn" in said(trained, 'start.freeze=["*"]')
