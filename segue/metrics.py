@@ -285,7 +285,7 @@ class Difference(NamedTuple):
 
     @property
     def is_real(self) -> bool:
-        """Whether the interval leaves no room for none."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 

@@ -149,7 +149,7 @@ def aside() -> Iterator[None]:
 
 
 def say(line: str, file: TextIO | None = None) -> None:
-    """A line for a person, on standard error; bars make way. Where nobody listens to that any more, work goes on."""
+    """A line for a person, on standard error, above progress bars; where that is closed, work goes on."""
     with aside():
         try:
             print(line, file=file or sys.stderr, flush=True)

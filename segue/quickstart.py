@@ -17,7 +17,7 @@ from segue.data.synthesis import Synthesizer
 SAMPLE_RATE_HZ = 8000  # what telephones and fsdd have
 NUM_UTTERANCES = {"train": 2400, "dev": 150, "test": 200}
 
-# espeak-ng's variants of a voice; those of dev and test are heard nowhere else.
+# espeak-ng's variants of a voice; those of dev and test are used nowhere else.
 VOICES = {
     split: tuple(names.split())
     for split, names in {

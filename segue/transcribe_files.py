@@ -47,7 +47,7 @@ def recordings(named: Sequence[Path]) -> list[Path]:
             warn(f"{path}: {len(others)} files that are no recordings left out:\n{some_of(list(map(str, others)), 3)}")
         found.update(dict.fromkeys(inside))
     if len(found) < len(named) and not any(path.is_dir() for path in named):
-        warn("recordings that are named more than once are heard once")
+        warn("recordings that are named more than once are transcribed once")
     return list(found)
 
 

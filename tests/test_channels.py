@@ -69,7 +69,7 @@ def test_different_speakers_are_not_mixed_unasked(tmp_path: Path, seconds: float
     path = saved(tmp_path / "x.wav", left, right)
     for attempt in (lambda: audio.read(path, RATE), lambda: streamed(path), lambda: audio.inspect(path)):
         with pytest.raises(
-            UserError, match=r"different speakers or sounds; say which to hear: --channel left"
+            UserError, match=r"different speakers or sounds; say which to use: --channel left"
         ) as raised:
             attempt()
         assert str(raised.value).startswith(f"{path}: ")

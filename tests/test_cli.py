@@ -230,7 +230,7 @@ def test_a_run_directory_of_another_recipe_is_refused_and_left_alone(
     *differing, advice = outcome.err.splitlines()[1:]
     differences = {line.strip() for line in differing}
     assert advice == (
-        f"It is finished, at step 120; what a run learns cannot change on its way. --out {trained}_2 begins a new one"
+        f"It is finished, at step 120; what a run learns cannot change once it has begun. --out {trained}_2 begins a new one"
     )
     assert differences == {
         "engine.steps: 120 -> 30",
@@ -393,7 +393,7 @@ def test_a_channel_is_taken_where_two_differ(segue: Segue, corpus: Path, trained
     columns, _ = audio.padded([left, np.concatenate([np.zeros_like(left), right])])  # one after the other
     soundfile.write(tmp_path / "x.wav", columns.T, 8000)
     assert_mistake(
-        segue("transcribe", trained, tmp_path / "x.wav"), "say which to hear: --channel left, --channel right"
+        segue("transcribe", trained, tmp_path / "x.wav"), "say which to use: --channel left, --channel right"
     )
     for channel, wanted in (("left", text), ("2", other_text)):
         outcome = segue("transcribe", trained, tmp_path / "x.wav", "--channel", channel)
@@ -402,7 +402,7 @@ def test_a_channel_is_taken_where_two_differ(segue: Segue, corpus: Path, trained
     soundfile.write(tmp_path / "y.wav", np.stack([left, -left], axis=1), 8000)
     outcome = segue("transcribe", trained, tmp_path / "y.wav")
     assert (outcome.status, outcome.out) == (0, f"{text}\n")
-    assert "y.wav: its channels cancel each other (opposite phase); channel 1 alone is heard" in outcome.err
+    assert "y.wav: its channels cancel each other (opposite phase); channel 1 alone is used" in outcome.err
 
 
 def test_names_and_texts_need_no_utf8_locale(corpus: Path, trained: Path, tmp_path: Path) -> None:

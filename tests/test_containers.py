@@ -1,4 +1,4 @@
-"""Files whose headers say nothing or lie, that were joined or cut: all of their sound is heard, or one line refuses."""
+"""Files whose headers say nothing or lie, that were joined or cut: all of their sound is read, or one line refuses."""
 
 import struct
 from collections.abc import Callable

@@ -37,7 +37,7 @@ BLOCK_SECONDS = 10.0
 MOST_VALUES = 1 << 24
 """Of all channels, that a block holds."""
 NO_COUNT = 1 << 48
-"""libsndfile's counts above are its way to say that it does not know."""
+"""Counts of samples from here on are how libsndfile says that it does not know."""
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 1_000_000
 
 
@@ -90,7 +90,7 @@ def duration(path: Path) -> float:
 
 
 def inspect(path: Path) -> tuple[Properties, Channel]:
-    """What a recording is, and which channel to hear of it: decoded where that takes decoding, as for many channels.
+    """What a recording is, and which of its channels to use: decoded where that takes decoding, as for many channels.
 
     Raises a UserError as `properties` and `channels.choose` do.
     """
@@ -110,7 +110,7 @@ def inspect(path: Path) -> tuple[Properties, Channel]:
 
 
 def choose(path: Path, offset_seconds: float = 0.0, seconds: float | None = None) -> Channel:
-    """Which channel to hear of a recording or of a part of it (`channels.choose`)."""
+    """Which channel of a recording to use or of a part of it (`channels.choose`)."""
     return channels.choose(_segment(path, offset_seconds, seconds), path)
 
 
@@ -178,10 +178,10 @@ def stream(path: Path, sample_rate_hz: int, block_seconds: float = BLOCK_SECONDS
     if channel is None and properties(path).num_channels > 1:
         channel = channels.choose(_blocks(path, BLOCK_SECONDS), path)
         if channel is not None:
-            warn(f"{path}: its channels cancel each other (opposite phase); channel {channel} alone is heard")
+            warn(f"{path}: its channels cancel each other (opposite phase); channel {channel} alone is used")
     parts = containers.parts(path)
     if parts and not parts[-1].has_end and not parts[-1].is_cut:
-        warn(f"{path}: has no mark of its end; it may have been cut, but all that it has is heard")
+        warn(f"{path}: has no mark of its end; it may have been cut, but all that it has is used")
     num_yielded, last_rate = 0, sample_rate_hz
     resampler = None
     for rate, block in _blocks(path, block_seconds):

@@ -137,7 +137,7 @@ class Augmentation:
         return np.concatenate([first, *(part for pair in zip(pieces, others, strict=True) for part in pair)])
 
     def waveform(self, samples: Samples, draw: np.random.Generator) -> Samples:
-        """(S) -> (S'): speed, then noise, then the way from the microphone to a file: band, level, codec."""
+        """(S) -> (S'): speed, then noise, then what lies between microphone and file: band, level, codec."""
         section = self.section
         speed = float(draw.choice(section.speeds))
         samples = audio.resample(samples, self.sample_rate_hz * speed, self.sample_rate_hz)
@@ -200,14 +200,14 @@ class Augmentation:
 
 
 class Joining:
-    """Which utterances are heard as one: each is heard exactly once an epoch, in other company each time.
+    """Which utterances are joined: each is used exactly once an epoch, joined with others each time.
 
     A speaker's utterances are sorted by length into groups of neighbors. A joined utterance is a fixed list of
-    places in such groups, and an epoch deals each group's members out to its places anew: so the company changes,
+    places in such groups, and an epoch deals each group's members out to its places anew: so the groups change,
     while the length stays below a bound that is known beforehand, as the batch plan needs it.
     """
 
-    GROUP = 24  # many enough for new company each epoch, few enough for a tight bound
+    GROUP = 24  # many enough for new groups each epoch, few enough for a tight bound
 
     def __init__(
         self, seconds: NDArray[np.float64], speakers: list[str | None], section: AugmentationSection, seed: int
@@ -223,7 +223,9 @@ class Joining:
         if section.joined_utterances == 1:
             speakers = [None] * len(seconds)
         elif all(speaker is None for speaker in speakers):
-            speakers = [""] * len(seconds)  # as if of one person: who heard single words only writes no two in a row
+            speakers = [""] * len(
+                seconds
+            )  # as if of one person: a model that learned single words only writes no two in a row
         for index, speaker in enumerate(speakers):
             by_speaker.setdefault(speaker, []).append(index)
         for speaker, members in by_speaker.items():

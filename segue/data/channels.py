@@ -1,4 +1,4 @@
-"""Which channels of a recording are heard? Their mean, unless they cancel each other or hold different speakers.
+"""Which channels of a recording are used? Their mean, unless they cancel each other or hold different speakers.
 
 Shape letters: S samples, C channels.
 """
@@ -44,7 +44,7 @@ def pick(block: Samples, channel: Channel, name: str | Path) -> Samples:
 
 
 def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
-    """What to hear of a recording whose user did not say; `blocks`, rates and samples (S, C), are all of it.
+    """Which channels to use of a recording whose user did not say; `blocks`, rates and samples (S, C), are all of it.
 
     Channels of opposite phase, whose mean is silence, are copies of each other: the loudest is taken. A UserError, with
     `name`, where two channels hold sounds that have nothing in common: their mean is two speakers at once. Of more than
@@ -72,7 +72,7 @@ def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
             whose = f"channels {one} and {other} of its {balance.num_channels}"
             options, numbers = f"--channel {one}, --channel {other}, another number, or", "a number or"
         raise UserError(
-            f"{name}: {whose} hold different speakers or sounds; say which to hear: {options} --channel mix "
+            f"{name}: {whose} hold different speakers or sounds; say which to use: {options} --channel mix "
             f'("channel": {numbers} "mix" in a manifest or in Python)'
         )
     return None

@@ -71,7 +71,7 @@ class Utterance:
     has_id: bool = False
     """Whether the id is the source's own, and no stand-in."""
     channel: Channel = None
-    """Which channel is heard: a number from 1, or "mix"; None: the mean where it makes sense."""
+    """Which channel is used: a number from 1, or "mix"; None: the mean where it makes sense."""
 
     @property
     def size(self) -> float:

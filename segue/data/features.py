@@ -1,4 +1,4 @@
-"""What does a speech model hear? Log-mel features, the same code in training, inference and the exported graph.
+"""What does a speech model read? Log-mel features, the same code in training, inference and the exported graph.
 
 They are what sherpa-onnx computes on a user's device: 25 ms frames every 10 ms, Kaldi's reflection at each utterance's
 own ends, pre-emphasis within each frame, periodic Hann window, power spectrum, Slaney mel filters, and, but for quiet
@@ -53,7 +53,7 @@ class FeaturesSection(Section):
     normalization: Normalization = "utterance"
     """Which frames give the mean and variance of each bin: all of an utterance, or those of its speech, within 13 dB of
     its loudness. With "speech", what lies 30 dB below the loudness is raised to there: pauses, however long and quiet,
-    then change nothing of the speech, and a quiet recording is heard as a loud one."""
+    then change nothing of the speech, and a quiet recording gives the features of a loud one."""
 
 
 class LogMel(nn.Module):

@@ -24,19 +24,19 @@ def blocks(path: Path, seconds: float) -> Iterator[tuple[int, Samples]]:
 
     Raises a UserError where PyAV is not there or knows no sound in it, and for a file that is damaged or cut.
     """
-    held: list[Samples] = []
-    held_rate = 0
+    pending: list[Samples] = []
+    pending_rate = 0
     for rate, block in _frames(path):
-        if held and (rate != held_rate or block.shape[1] != held[0].shape[1]):
-            yield held_rate, np.concatenate(held)
-            held = []
-        held_rate = rate
-        held.append(block)
-        if sum(map(len, held)) >= seconds * rate:
-            yield rate, np.concatenate(held)
-            held = []
-    if held:
-        yield held_rate, np.concatenate(held)
+        if pending and (rate != pending_rate or block.shape[1] != pending[0].shape[1]):
+            yield pending_rate, np.concatenate(pending)
+            pending = []
+        pending_rate = rate
+        pending.append(block)
+        if sum(map(len, pending)) >= seconds * rate:
+            yield rate, np.concatenate(pending)
+            pending = []
+    if pending:
+        yield pending_rate, np.concatenate(pending)
 
 
 def _frames(path: Path) -> Iterator[tuple[int, Samples]]:
@@ -45,7 +45,7 @@ def _frames(path: Path) -> Iterator[tuple[int, Samples]]:
 
         [stream, *others] = container.streams.audio
         if others:
-            warn(f"{path}: has {1 + len(others)} sound tracks; the first is heard")
+            warn(f"{path}: has {1 + len(others)} sound tracks; the first is used")
         resampler, shape = None, None
         num_seconds = 0.0
         try:

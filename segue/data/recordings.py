@@ -13,11 +13,11 @@ from segue.data.examples import Utterance
 
 PAUSE_SECONDS = 1.0
 JOINED_SECONDS = 60.0
-"""Of clips that are joined: several of the windows in which long recordings are heard."""
+"""Of clips that are joined: several of the windows in which long recordings are recognized."""
 
 
 class Recording(NamedTuple):
-    """Utterances in the order in which they are heard."""
+    """Utterances in the order in which they are recognized."""
 
     utterances: list[Utterance]
     path: Path | None

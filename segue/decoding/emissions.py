@@ -54,7 +54,7 @@ def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, i
 
 
 def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[float], list[float]]:
-    """The middle of each emission in frames, and where both windows heard the same token, the mean of the two.
+    """The middle of each emission in frames, and where both windows have the same token, the mean of the two.
 
     Which are the same is the alignment with the least cost: frames of shift, and ALONE_FRAMES for a token alone.
     """

@@ -75,14 +75,14 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_gb(device: torch.device) -> float | None:
-    """The most that this process has held so far, in 10^9 bytes: on a GPU of its memory, else of the machine's.
+    """The most memory that this process has used so far, in 10^9 bytes: on a GPU of its memory, else of the machine's.
 
     None where that is not known.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     with suppress(OSError):
-        # Linux. The usage below would count what another program held that started this one in its own place.
+        # Linux. The usage below would count what another program used that started this one in its own place.
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e9

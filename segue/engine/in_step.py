@@ -48,7 +48,7 @@ def predict_in_step(
     with closing(iter(stream)) as batches, stream.explained():
         for number in progress(range(rounds), "evaluates", rounds, "batches"):
             if watchdog is not None:
-                watchdog.note("reads data", held=stream.held)
+                watchdog.note("reads data", reading=stream.being_read)
             batch = next(batches, None)
             if parallel.any_rank(bool(noted)):
                 break

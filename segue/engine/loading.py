@@ -50,14 +50,14 @@ class Stream:
     def __init__(
         self, source: Source, split: Split, numbers: Sequence[int], workers: int, device: torch.device
     ) -> None:
-        self._held: Any = multiprocessing.RawArray("c", max(1, workers) * _NAME_BYTES)
+        self._names: Any = multiprocessing.RawArray("c", max(1, workers) * _NAME_BYTES)
         self._loader = DataLoader(
             _MicroBatches(source, split, source.plan(split)),
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_Start(self._held),
+            worker_init_fn=_Start(self._names),
             pin_memory=device.type == "cuda",
         )
         self._workers: list[Any] = []
@@ -89,7 +89,7 @@ class Stream:
             for each in self._workers:
                 each.kill()  # one that hangs
 
-    def held(self) -> list[str]:
+    def being_read(self) -> list[str]:
         """The examples that processes read at this moment."""
         return [name for name in map(self._name, range(len(self._workers))) if name]
 
@@ -105,25 +105,25 @@ class Stream:
                 raise
             names = ", ".join(filter(None, map(self._name, dead))) or "none"
             reasons = ", ".join(_reason(self._workers[number].exitcode) for number in dead) or str(error)
-            raise UserError(f"a process that reads data died ({reasons}); it held the example {names}") from None
+            raise UserError(f"a process that reads data died ({reasons}); it was reading the example {names}") from None
 
     def _found_dead(self) -> list[int]:
         return [number for number, each in enumerate(self._workers) if each.exitcode]
 
     def _name(self, worker: int) -> str:
-        name = self._held[worker * _NAME_BYTES : (worker + 1) * _NAME_BYTES]
+        name = self._names[worker * _NAME_BYTES : (worker + 1) * _NAME_BYTES]
         return bytes(name).rstrip(b"\0").decode(errors="replace")
 
 
 class _Start:
     """What a worker does first."""
 
-    def __init__(self, held: Any) -> None:
-        self._held = held
+    def __init__(self, names: Any) -> None:
+        self._names = names
 
     def __call__(self, worker: int) -> None:
         global _slot
-        _slot = memoryview(self._held).cast("B")[worker * _NAME_BYTES : (worker + 1) * _NAME_BYTES]
+        _slot = memoryview(self._names).cast("B")[worker * _NAME_BYTES : (worker + 1) * _NAME_BYTES]
         # A terminal sends Ctrl-C to a whole process group; only the trainer should answer, so workers leave the group.
         if hasattr(os, "setpgid"):
             os.setpgid(0, 0)

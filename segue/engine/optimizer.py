@@ -114,17 +114,17 @@ class Updater:
         states = {id(tensor): state for each in self._optimizers for tensor, state in each.state.items()}
         self._states: list[dict[str, Tensor]] = [states[id(parameter)] for parameter in self.parameters]
 
-    def held(self) -> list["Held"]:
+    def local_groups(self) -> list["LocalGroup"]:
         """What a step works with, now that there are gradients."""
-        return [held for optimizer in self._optimizers for held in optimizer.held()]
+        return [group for optimizer in self._optimizers for group in optimizer.local_groups()]
 
     @torch.no_grad()
-    def step(self, rate: float, held: Sequence["Held"] | None = None) -> None:
+    def step(self, rate: float, groups: Sequence["LocalGroup"] | None = None) -> None:
         """A step at this share of the peak learning rate. LARC scales the gradients in place.
 
-        `held` saves asking for it once more: a GPU that waits for the step idles meanwhile.
+        `groups` saves asking for it once more: a GPU that waits for the step idles meanwhile.
         """
-        for each in self.held() if held is None else held:
+        for each in self.local_groups() if groups is None else groups:
             each.group["lr"] = each.group["peak"] * rate
             if self._larc is not None:
                 _limit(self._larc, each)
@@ -194,7 +194,7 @@ def _groups(trained: list[nn.Parameter], decay: float) -> list[Group]:
     return [group for group in (weights, others) if group["params"]]
 
 
-class Held(NamedTuple):
+class LocalGroup(NamedTuple):
     """What a rank holds of the tensors of a group that have gradients."""
 
     optimizer: "_Optimizer"
@@ -211,19 +211,19 @@ class Held(NamedTuple):
         return [state[key] for state in self.states]
 
 
-def _limit(section: LARCSection, held: Held) -> None:
+def _limit(section: LARCSection, local: LocalGroup) -> None:
     """Multiplies each tensor's gradient g, weights w, by t |w| / (|g| + epsilon), t for trust; at least min_update.
 
     Clipping divides that by the learning rate, and takes 1 where it is more.
     """
-    norms = parts.whole_norms([*held.weights, *held.gradients], [*held.tensors, *held.tensors])
+    norms = parts.whole_norms([*local.weights, *local.gradients], [*local.tensors, *local.tensors])
     of_weights, of_gradients = norms.chunk(2)
     if section.mode == "clip":
-        factors = section.trust * of_weights / (held.group["lr"] * (of_gradients + section.epsilon))
+        factors = section.trust * of_weights / (local.group["lr"] * (of_gradients + section.epsilon))
         factors = factors.clamp(section.min_update, 1.0)
     else:
         factors = (section.trust * of_weights / (of_gradients + section.epsilon)).clamp(section.min_update)
-    torch._foreach_mul_(held.gradients, factors.unbind())
+    torch._foreach_mul_(local.gradients, factors.unbind())
 
 
 class _Optimizer(torch.optim.Optimizer):
@@ -239,17 +239,19 @@ class _Optimizer(torch.optim.Optimizer):
                 self.state[tensor] = {key: part.new_zeros(()) for key in numbers}
                 self.state[tensor] |= {key: torch.zeros_like(part) for key in like_weights}
 
-    def held(self) -> list[Held]:
+    def local_groups(self) -> list[LocalGroup]:
         """Of each group that has a gradient, what `update` wants."""
         found = []
         for group in self.param_groups:
             tensors = [tensor for tensor in group["params"] if tensor.grad is not None]
             if tensors:
                 states = [self.state[tensor] for tensor in tensors]
-                found.append(Held(self, group, tensors, [*map(parts.local, tensors)], _gradients(tensors), states))
+                found.append(
+                    LocalGroup(self, group, tensors, [*map(parts.local, tensors)], _gradients(tensors), states)
+                )
         return found
 
-    def update(self, held: Held) -> None:
+    def update(self, local: LocalGroup) -> None:
         """Changes weights and state; without autograd."""
         raise NotImplementedError
 
@@ -257,8 +259,8 @@ class _Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Updates every tensor that has a gradient."""
         assert closure is None
-        for held in self.held():
-            self.update(held)
+        for local in self.local_groups():
+            self.update(local)
 
 
 class NovoGrad(_Optimizer):
@@ -271,23 +273,23 @@ class NovoGrad(_Optimizer):
         state = ("momentum",), ("step", "squared_norm")
         super().__init__(params, *state, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def update(self, held: Held) -> None:
+    def update(self, local: LocalGroup) -> None:
         """As above."""
-        group, momenta, steps, averages = held.group, *map(held.state, ("momentum", "step", "squared_norm"))
+        group, momenta, steps, averages = local.group, *map(local.state, ("momentum", "step", "squared_norm"))
         beta1, beta2 = group["betas"]
-        squares = parts.whole_norms(held.gradients, held.tensors).square()
+        squares = parts.whole_norms(local.gradients, local.tensors).square()
         is_first = torch.stack(steps) == 0
         torch._foreach_mul_(averages, beta2)
         torch._foreach_add_(averages, squares.unbind(), alpha=1 - beta2)
         squares = torch.where(is_first, squares, torch.stack(averages))
         torch._foreach_copy_(averages, squares.unbind())
         torch._foreach_add_(steps, 1)
-        updates = torch._foreach_div(held.gradients, (squares.sqrt() + group["eps"]).unbind())
+        updates = torch._foreach_div(local.gradients, (squares.sqrt() + group["eps"]).unbind())
         if group["weight_decay"]:
-            torch._foreach_add_(updates, held.weights, alpha=group["weight_decay"])
+            torch._foreach_add_(updates, local.weights, alpha=group["weight_decay"])
         torch._foreach_mul_(momenta, beta1)
         torch._foreach_add_(momenta, updates)
-        torch._foreach_add_(held.weights, momenta, alpha=-group["lr"])
+        torch._foreach_add_(local.weights, momenta, alpha=-group["lr"])
 
 
 class AdamW(_Optimizer):
@@ -297,22 +299,22 @@ class AdamW(_Optimizer):
         state = ("average", "squared_average"), ("step",)
         super().__init__(params, *state, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def update(self, held: Held) -> None:
+    def update(self, local: LocalGroup) -> None:
         """As torch does."""
         adamw(
-            held.weights,
-            held.gradients,
-            held.state("average"),
-            held.state("squared_average"),
+            local.weights,
+            local.gradients,
+            local.state("average"),
+            local.state("squared_average"),
             [],
-            held.state("step"),
+            local.state("step"),
             fused=True,
             amsgrad=False,
-            beta1=held.group["betas"][0],
-            beta2=held.group["betas"][1],
-            lr=held.group["lr"],
-            weight_decay=held.group["weight_decay"],
-            eps=held.group["eps"],
+            beta1=local.group["betas"][0],
+            beta2=local.group["betas"][1],
+            lr=local.group["lr"],
+            weight_decay=local.group["weight_decay"],
+            eps=local.group["eps"],
             maximize=False,
         )
 
@@ -328,16 +330,16 @@ class Muon(_Optimizer):
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float = 0.0):
         super().__init__(params, ("momentum",), (), lr=lr, momentum=momentum, weight_decay=weight_decay)
 
-    def update(self, held: Held) -> None:
+    def update(self, local: LocalGroup) -> None:
         """As above."""
-        rate, beta = held.group["lr"], held.group["momentum"]
-        each = zip(held.tensors, held.weights, held.gradients, held.state("momentum"), strict=True)
+        rate, beta = local.group["lr"], local.group["momentum"]
+        each = zip(local.tensors, local.weights, local.gradients, local.state("momentum"), strict=True)
         for tensor, weight, gradient, momentum in each:
             momentum.lerp_(gradient, 1 - beta)
             update = parts.spread_like(gradient.lerp(momentum, beta), tensor)
             update = parts.own_part(_orthogonal(parts.whole(update)), tensor)
             rows, columns = tensor.shape
-            weight.mul_(1 - rate * held.group["weight_decay"])
+            weight.mul_(1 - rate * local.group["weight_decay"])
             weight.add_(update, alpha=-rate * math.sqrt(max(1, rows / columns)))
 
 

@@ -183,9 +183,9 @@ class Steps:
         self.watchdog.note(WAITS)
         self._norms.after_step(parallel)
         summed = parallel.sum(torch.stack([term.total.float() for term in terms.values()]))
-        held = updater.held()
-        tensors = [each for of_group in held for each in of_group.tensors]
-        gradients = [each for of_group in held for each in of_group.gradients]
+        groups = updater.local_groups()
+        tensors = [each for of_group in groups for each in of_group.tensors]
+        gradients = [each for of_group in groups for each in of_group.gradients]
         whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, tensors))
         # The engine waits for a GPU here alone, and fetches all together: each time the GPU is idle for a while.
         *totals, norm = torch.cat([summed, whole_norm.to(summed.device).unsqueeze(0)]).tolist()
@@ -215,7 +215,7 @@ class Steps:
             factor = min(1.0, float(clipped)) / scale
             if factor != 1.0:
                 torch._foreach_mul_(gradients, factor)
-            updater.step(share, held)
+            updater.step(share, groups)
         else:
             self._norms.roll_back()
         updater.clear()

@@ -170,7 +170,7 @@ class Trainer:
                 if not is_interrupted:
                     self._save()
             while self.step < self.last_step and not is_interrupted:
-                self.watchdog.note("reads data", step=self.step + 1, held=stream.held)
+                self.watchdog.note("reads data", step=self.step + 1, reading=stream.being_read)
                 outcome, record = self._take_step(
                     list(islice(batches, self.micro_batches // self.parallel.layout.data_ranks)), bool(self._noted)
                 )
@@ -546,7 +546,7 @@ def _predict_alone(
                 with precision.autocast(engine.precision, device):
                     predictions.append((number, list(task.predict(model, moved(batch, device)))))
             if watchdog is not None:
-                watchdog.note("reads data", held=stream.held)
+                watchdog.note("reads data", reading=stream.being_read)
     return predictions, num_skipped
 
 

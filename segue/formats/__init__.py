@@ -1,4 +1,4 @@
-"""What are other people's formats? One file each, and one way to all: write, run, compare, and only then publish."""
+"""What are other people's formats? One file each; all are written, run, compared, and only then published."""
 
 import json
 import os
@@ -116,7 +116,7 @@ def _warn_of_unfinished(run: Path, steps: int) -> None:
     with suppress(ValueError, LookupError, TypeError):  # no log, or a line that is being written
         last = json.loads(lines[-1])
         if last["step"] < steps and not last.get("is_last"):  # patience may have run out
-            warn(f"{run}: its training has taken {last['step']} of {steps} steps; what leaves is the best model so far")
+            warn(f"{run}: has taken {last['step']} of {steps} steps; what is exported is its best model so far")
 
 
 def _examples(kind: type[Any], data: ManifestsSection, skip_bad: bool) -> Manifest[Any]:

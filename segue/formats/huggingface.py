@@ -139,7 +139,7 @@ def config(section: TransformerSection, vocabularies: Vocabularies) -> dict[str,
 
 
 def _check(section: TransformerSection, vocabularies: Vocabularies, text: TextSection | None) -> None:
-    """Raises a UserError that names what is in the way."""
+    """Raises a UserError that names what prevents the export."""
     permitted: dict[str, tuple[object, tuple[object, ...]]] = {
         "model.norm": (section.norm, ("post",)),
         "model.positions": (section.positions, ("sinusoidal",)),

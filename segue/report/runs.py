@@ -227,7 +227,7 @@ def _training_curves(runs: Sequence[Run]) -> list[Element]:
 
 
 def _losses(runs: Sequence[Run]) -> list[Element]:
-    """The losses of training and of development data over each other: where they part, the model learns by heart.
+    """The losses of training and of development data over each other: where they diverge, the model overfits.
 
     Where the training loss is smoothed over other tokens, it is the likelihood's, which development data have too.
     """

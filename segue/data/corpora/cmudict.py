@@ -33,10 +33,10 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     for split, found in divide(_words(source / "cmudict.dict" if source.is_dir() else source, options), options):
         yield split, found
         if split == "train" and isinstance(found, Pair):
-            ways = (found.target, *found.alternatives)
-            for number, way in enumerate(found.alternatives, 1):
-                others = ways[:number] + ways[number + 1 :]
-                yield split, Pair(found.id, found.source, way, others, origin=found.origin)
+            pronunciations = (found.target, *found.alternatives)
+            for number, pronunciation in enumerate(found.alternatives, 1):
+                others = pronunciations[:number] + pronunciations[number + 1 :]
+                yield split, Pair(found.id, found.source, pronunciation, others, origin=found.origin)
 
 
 def _words(path: Path, options: Options) -> Iterator[Example]:
@@ -50,8 +50,9 @@ def _words(path: Path, options: Options) -> Iterator[Example]:
         phonemes = entry[2].split()
         if not options.keep_stress:
             phonemes = [phoneme.rstrip("012") for phoneme in phonemes]
-        way, (_, ways) = " ".join(phonemes), words.setdefault(entry[1], (origin, []))
-        if way not in ways:
-            ways.append(way)
-    for word, (origin, ways) in words.items():
-        yield "", Pair(word, word, ways[0], tuple(ways[1:]), origin=origin)
+        pronunciation = " ".join(phonemes)
+        _, pronunciations = words.setdefault(entry[1], (origin, []))
+        if pronunciation not in pronunciations:
+            pronunciations.append(pronunciation)
+    for word, (origin, pronunciations) in words.items():
+        yield "", Pair(word, word, pronunciations[0], tuple(pronunciations[1:]), origin=origin)

@@ -28,7 +28,7 @@ LEAD_IN_MS = 500  # and comes so long before its first one, where there is no ot
 
 _KANA = re.compile("[\u3040-\u30ff\uff66-\uff9d]")
 _HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7af]")
-# What players take for tags. SRT has no way to write such signs: a word joiner behind them shows nothing.
+# What players take for tags. SRT cannot write such signs: a word joiner behind them shows nothing.
 _SRT_MARKUP = re.compile(r"<(?=[/a-zA-Z ])|\{(?=[\\a-zA-Z])|--(?=>)")
 
 
@@ -152,19 +152,21 @@ class _Measure:
 
 def _pieces(words: Sequence[TimedWord], end: int) -> Iterator[_Piece]:
     """Words with their times in order, joined where no line may end between them."""
-    held: _Piece | None = None
+    pending: _Piece | None = None
     for word in words:
-        start = min(max(round(1000 * word.start), held.start if held else 0), end)
+        start = min(max(round(1000 * word.start), pending.start if pending else 0), end)
         piece = _Piece(word.word, start, min(max(round(1000 * word.end), start), end), word.follows_space)
-        if held is not None:
-            may_break = word.follows_space or scripts.may_break(held.text, word.word)
-            if not may_break and start - held.end <= LONGEST_PAUSE_MS:
-                held = _Piece(held.text + piece.text, held.start, max(held.end, piece.end), held.follows_space)
+        if pending is not None:
+            may_break = word.follows_space or scripts.may_break(pending.text, word.word)
+            if not may_break and start - pending.end <= LONGEST_PAUSE_MS:
+                pending = _Piece(
+                    pending.text + piece.text, pending.start, max(pending.end, piece.end), pending.follows_space
+                )
                 continue
-            yield held._replace(end=min(held.end, start))
-        held = piece
-    if held is not None:
-        yield held
+            yield pending._replace(end=min(pending.end, start))
+        pending = piece
+    if pending is not None:
+        yield pending
 
 
 def _groups(pieces: Sequence[_Piece], following: int, measure: _Measure) -> Iterator[Sequence[_Piece]]:

@@ -1,6 +1,6 @@
 """How is a subtitle file taken apart, so that all but its words stays as it was, and put together again?
 
-Readers and writers of other libraries renumber cues, sort them, round times, and drop positions, identifiers, notes,
+Other libraries renumber cues, sort them, round times, and drop positions, identifiers, notes,
 style sheets, comments in a script's head, and tags that they do not know; a line of times that they cannot read
 becomes words.
 """

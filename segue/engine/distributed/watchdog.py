@@ -45,7 +45,7 @@ class Watchdog:
     def __init__(self, folder: Path, world: World, patience_seconds: float) -> None:
         self._folder, self._world, self._patience = folder, world, patience_seconds
         self._place = Place(0, 0, "starts", [], time())
-        self._held: Callable[[], list[str]] | None = None
+        self._reading: Callable[[], list[str]] | None = None
         self._noted = monotonic()
         self._is_over = Event()
         self._thread = Thread(target=self._watch, daemon=True, name="watchdog")
@@ -69,12 +69,12 @@ class Watchdog:
         act: str,
         ids: Sequence[str] = (),
         step: int | None = None,
-        held: Callable[[], list[str]] | None = None,
+        reading: Callable[[], list[str]] | None = None,
     ) -> None:
-        """This rank got on to something else; `held` says which examples others hold that it waits for."""
+        """This rank got on to something else; `reading` says which examples its loader processes are at."""
         place = self._place
         step, count = (place.step, place.num_notes + 1) if step is None else (step, 0)
-        self._held = held
+        self._reading = reading
         self._place = Place(step, count, act, list(ids[:_SHOWN_IDS]), time())
         self._noted = monotonic()
 
@@ -108,8 +108,8 @@ class Watchdog:
         os._exit(TRY_AGAIN)
 
     def _here(self) -> Place:
-        place, held = self._place, self._held
-        return place if held is None else place._replace(ids=held())
+        place, reading = self._place, self._reading
+        return place if reading is None else place._replace(ids=reading())
 
     def _places(self) -> dict[int, Place]:
         places = {self._world.rank: self._here()}

@@ -121,7 +121,7 @@ def _are_same(rows: Rows, count: int) -> bool:
 
 def describe(rows: Rows) -> str:
     """In words: how many rows are kept, means, drawn."""
-    kept, means = (sum(test(len(row)) for row in rows) for test in (lambda n: n == 1, lambda n: n > 1))
+    kept, means = sum(len(row) == 1 for row in rows), sum(len(row) > 1 for row in rows)
     drawn = len(rows) - kept - means
     said = ((kept, "kept"), (means, "begin as a mean of others"), (drawn, "drawn"))
     return ", ".join(f"{count:,} {what}" for count, what in said if count) + " (rows)"
