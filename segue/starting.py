@@ -22,6 +22,34 @@ _FATES: tuple[start.Fate, ...] = ("loaded", "resized", "new", "left behind")
 _SHOWN = 8
 
 
+TUNING_RATE = 0.1
+"""Peak learning rate of fine-tuning, as a share of the base's."""
+_TUNING = (
+    *("engine.steps=auto", "engine.evaluate_every=auto", "engine.save_every=auto"),
+    *("schedule.kind=cosine", "schedule.warmup_steps=100"),
+    *('data.train=["train.jsonl"]', "data.dev=auto", "start.tokenizer=keep", "start.freeze=[]"),
+)
+
+
+def own_recipe(base: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:
+    """For who names no recipe: the base's own, and what is changed about it for fine-tuning; then `overrides`.
+
+    It learns from other data, for as long as these suggest, at lower rates.
+    """
+    if not any(each.startswith("data.root=") for each in overrides):
+        raise UserError(
+            f"data.root is missing: segue train --from {base} data.root=FOLDER, where `segue prepare` wrote train.jsonl"
+        )
+    path = tasks.folder_of(Path(base)) / "recipe.toml"
+    optimizer = recipe.read(path).values["optimizer"]
+    rates = [
+        f"optimizer.{key}={value * TUNING_RATE:.3g}"
+        for key, value in optimizer.items()
+        if key.endswith("learning_rate")
+    ]
+    return path, [*_TUNING, *rates, *overrides]
+
+
 def adopted(section: Any, module: ModuleType, run: Path) -> Any:
     """The recipe of a run that begins now, with what it takes from its base; the base's tokenizers lie in `run` then.
 

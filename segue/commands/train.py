@@ -22,7 +22,10 @@ def arguments(parser: ArgumentParser) -> None:
         "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="changes: optimizer.learning_rate=3e-4"
     )
     parser.add_argument(
-        "--from", dest="base", metavar="MODEL", help="run or model directory to begin with; fills in start.model"
+        "--from",
+        dest="base",
+        metavar="MODEL",
+        help="run or model directory to begin with, by its own recipe if none is given",
     )
     parser.add_argument("--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the recipe)")
     parser.add_argument(
@@ -66,18 +69,25 @@ def explain_unknown(given: Namespace, option: str, words: Sequence[str]) -> User
 def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
     with Bar("loads PyTorch"):
-        from segue import recipe, training
+        from segue import recipe, starting, training
 
     skip_bad = ["data.skip_bad=true"] if given.skip_bad else []
     if given.replay is not None:
         # No recipe then: it lies beside the file, and all words are changes to it.
         return _replay(given.replay, [*filter(None, [given.recipe]), *given.overrides, *skip_bad])
-    if given.recipe is None or ("=" in given.recipe and not Path(given.recipe).exists()):
+    overrides = [*given.overrides, *skip_bad]
+    is_missing = given.recipe is None or ("=" in given.recipe and not Path(given.recipe).exists())
+    if given.base is not None:
+        overrides.insert(0, f"start.model={json.dumps(given.base)}")
+    if is_missing and given.base is not None:
+        path, overrides = starting.own_recipe(given.base, [*filter(None, [given.recipe]), *overrides])
+        name = f"{Path(given.base).resolve().name}_tuned"
+    elif is_missing:
         raise UserError("RECIPE is missing: segue train RECIPE (segue recipes list)")
-    path = recipe.find(given.recipe)
-    folder = given.out or Path("runs") / path.stem
-    base = [] if given.base is None else [f"start.model={json.dumps(given.base)}"]
-    overrides = [*base, *given.overrides, *skip_bad]
+    else:
+        path = recipe.find(given.recipe)
+        name = path.stem
+    folder = given.out or Path("runs") / name
     if given.find_learning_rate:
         rates, suggested = training.learning_rates(path, overrides)
         print(f"{'rate':>10} {'loss':>10} {'smoothed':>10}")

@@ -11,6 +11,7 @@ from ranks import AT_STEP, KILLED, Start, assert_same_outcome, records, training
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from segue import recipe as recipes
 from segue.cli import main
 from segue.data import tokenizer
 from segue.data.tokenizer import BPESection, BytesSection, CharactersSection, WordsSection, origins
@@ -130,6 +131,20 @@ def test_a_run_goes_on_without_its_base(start: Start, recipe: Path, undisturbed:
     shutil.rmtree(base)
     assert start(2, [*training(recipe, tmp_path / "killed"), *freeze]).end().statuses == [0, 0]
     assert_same_outcome(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_without_a_recipe_the_base_has_one(
+    corpus: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--from", str(trained), "engine.steps=2", "--out", str(tmp_path / "run")]
+    assert main([*words, "engine.threads=1"]) == 2
+    assert f"data.root is missing: segue train --from {trained} data.root=FOLDER" in capsys.readouterr().err
+    assert main([*words, f"data.root={corpus}"]) == 0
+    before, after = (recipes.read(run / "recipe.toml").values for run in (trained, tmp_path / "run"))
+    assert after["optimizer"]["learning_rate"] == pytest.approx(before["optimizer"]["learning_rate"] / 10)
+    assert after["engine"]["steps"] == 2
+    assert after["model"] == before["model"]
+    assert after["start"]["model"] == str(trained)
 
 
 def test_what_cannot_be_begun_with_is_said(
