@@ -371,7 +371,8 @@ def _refuse_another(run: Path, section: Any) -> None:
         listed = "\n".join(f"  {line}" for line in changed)
         raise UserError(
             f"{run}: belongs to another recipe. It differs in\n{listed}\n"
-            f"{_progress(run)}; what a run learns cannot change once it has begun. --out {_free(run)} begins a new one"
+            f"{_progress(run)}; what a run learns cannot change once it has begun. --out {_free(run)} begins a new "
+            f"one, and with --from {run} it begins with the weights of this one"
         )
 
 

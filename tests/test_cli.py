@@ -230,7 +230,8 @@ def test_a_run_directory_of_another_recipe_is_refused_and_left_alone(
     *differing, advice = outcome.err.splitlines()[1:]
     differences = {line.strip() for line in differing}
     assert advice == (
-        f"It is finished, at step 120; what a run learns cannot change once it has begun. --out {trained}_2 begins a new one"
+        "It is finished, at step 120; what a run learns cannot change once it has begun. "
+        f"--out {trained}_2 begins a new one, and with --from {trained} it begins with the weights of this one"
     )
     assert differences == {
         "engine.steps: 120 -> 30",
