@@ -223,9 +223,8 @@ class Joining:
         if section.joined_utterances == 1:
             speakers = [None] * len(seconds)
         elif all(speaker is None for speaker in speakers):
-            speakers = [""] * len(
-                seconds
-            )  # as if of one person: a model that learned single words only writes no two in a row
+            # As if of one person: a model that learned single words only writes no two in a row.
+            speakers = [""] * len(seconds)
         for index, speaker in enumerate(speakers):
             by_speaker.setdefault(speaker, []).append(index)
         for speaker, members in by_speaker.items():
