@@ -74,7 +74,7 @@ class SegueSide:
         ]
 
     def search(self, number: int) -> list[list[int]]:
-        from segue.tasks.translation import TorchSteps, search
+        from segue.tasks.translation.search import TorchSteps, search
 
         source, lengths = self.batches[number]
         found = search(TorchSteps(self.model, source, lengths), self.vocabularies, lengths, self.section)

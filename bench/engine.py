@@ -30,7 +30,6 @@ that of training_speech.py:
 """
 
 import argparse
-import importlib
 import json
 import math
 import resource
@@ -269,7 +268,7 @@ def run_plain_loop(side: Side, plan: Plan, pace: turns.Pace) -> None:
         for part in parts:
             with autocast(plan):
                 loss = side.loss(moved(part, device)) / num_targets
-            scaler.scale(loss).backward()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         scaler.step(optimizer)
@@ -328,7 +327,7 @@ def serve(name: str, plan_path: Path) -> None:
     is_cuda = device.type == "cuda"
     torch.set_num_threads(engine["threads"])
     torch.backends.cuda.matmul.fp32_precision = engine["matmul"]
-    torch.backends.cudnn.conv.fp32_precision = engine["matmul"]
+    torch.backends.cudnn.conv.fp32_precision = engine["matmul"]  # type: ignore[attr-defined]
     work = torch.load(Path(plan.folder) / "work.pt", mmap=True)  # several sides share it
     kinds: dict[str, Callable[[Plan, dict[str, Any]], Any]] = {"torch": TorchSide, "nemo": NemoSide}
     side = kinds.get(name, SegueSide)(plan, work)
@@ -357,7 +356,7 @@ def sketched(recipe: dict[str, Any]) -> tuple[Any, Any]:
     """A complete recipe, typed; and its task without data."""
     from segue import tasks
 
-    module = importlib.import_module(tasks.TASKS[recipe["task"]])
+    module = tasks.module(recipe["task"])
     section = module.Recipe.model_validate_json(json.dumps(recipe))
     return section, module.sketch(section)
 
@@ -461,7 +460,8 @@ def measure(sides: dict[str, turns.Side], options: argparse.Namespace) -> dict[s
         side.answer()
     slowest = max(side.ask(LOG_EVERY)["wall"] for side in sides.values()) / LOG_EVERY
     steps = LOG_EVERY * max(1, round(options.block_seconds / slowest / LOG_EVERY))
-    return turns.take_turns(sides, [steps] * options.pairs)
+    orders: list[int] = [steps] * options.pairs
+    return turns.take_turns(sides, orders)
 
 
 def report(

@@ -77,7 +77,7 @@ def transformers(sizes: dict[str, Any], weights: dict[str, Tensor], padding: int
     from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
     is_pre = sizes["norm"] == "pre"
-    config = (M2M100Config if is_pre else MarianConfig)(
+    settings = dict[str, Any](
         vocab_size=len(weights["target_embedding.weight"]),
         d_model=sizes["width"],
         encoder_layers=sizes["encoder_layers"],
@@ -100,11 +100,15 @@ def transformers(sizes: dict[str, Any], weights: dict[str, Tensor], padding: int
         decoder_start_token_id=begin,
         forced_eos_token_id=None,  # Marian's own is token 0
     )
-    model = (M2M100ForConditionalGeneration if is_pre else MarianMTModel)(config)
+    model: Any  # their own attributes are not typed
+    if is_pre:
+        model = M2M100ForConditionalGeneration(M2M100Config(**settings))
+    else:
+        model = MarianMTModel(MarianConfig(**settings))
     _load(model, {_renamed(name, TRANSFORMERS): weight for name, weight in weights.items()})
     if is_pre:
         # Its own have other wavelengths. Its positions count on from the padding token's number.
-        table = MarianSinusoidalPositionalEmbedding(LONGEST, sizes["width"]).create_weight()
+        table = MarianSinusoidalPositionalEmbedding(LONGEST, sizes["width"]).create_weight()  # type: ignore[no-untyped-call]
         for positions in (model.model.encoder.embed_positions, model.model.decoder.embed_positions):
             positions.weights[padding + 1 : padding + 1 + LONGEST] = table
     return model
@@ -221,7 +225,9 @@ class TorchTransformer(nn.Module):
         )
         self.dropout = nn.Dropout(sizes["dropout"])
         angles = torch.arange(LONGEST).unsqueeze(1) * 10_000.0 ** (-torch.arange(0, width, 2) / width)
+        self.positions: Tensor
         self.register_buffer("positions", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
+        self.later: Tensor
         self.register_buffer("later", nn.Transformer.generate_square_subsequent_mask(LONGEST), persistent=False)
         sides = {"encoder": TORCH_ENCODER, "decoder": TORCH_DECODER}
         own = {_renamed(name, TORCH | sides.get(name.split(".")[0], {})): weight for name, weight in weights.items()}

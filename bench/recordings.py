@@ -21,6 +21,7 @@ from segue.data.manifest import Manifest
 from segue.data.text import normalize
 
 Change = Callable[[Samples, np.random.Generator], Samples]
+Join = Callable[[list[Samples], np.random.Generator], Samples]
 PAUSES_DB = (None, -60, -50, -40)  # of full scale; None: digital silence
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     utterances = utterances[:: max(1, len(utterances) // arguments.utterances)]
     alone = [([utterance.samples(rate)], utterance.text) for utterance in utterances]
 
-    def error_rate(spoken: list[tuple[list[Samples], str]], change: Callable[..., Samples]) -> float:
+    def error_rate(spoken: list[tuple[list[Samples], str]], change: Join) -> float:
         references, hypotheses = [], []
         for number, (pieces, text) in enumerate(spoken):
             samples = change(pieces, np.random.default_rng(number))
@@ -46,22 +47,31 @@ def main() -> None:
 
     print(f"{len(alone)} utterances of {arguments.manifest}")
     for name, change in changes(rate):
-        print(
-            f"| {name} | {error_rate(alone, lambda pieces, draw, change=change: change(pieces[0], draw)):.1f} |",
-            flush=True,
-        )
+        print(f"| {name} | {error_rate(alone, of_first(change)):.1f} |", flush=True)
     strings = joined(utterances, rate)
     print(f"| {len(strings)} joined, no pause | {error_rate(strings, lambda pieces, _: np.concatenate(pieces)):.1f} |")
     for seconds in (0.5, 1.0, 3.0):
         for level in PAUSES_DB:
+            print(
+                f"| between, {seconds:g} s, {named(level)} | {error_rate(strings, apart(seconds, level, rate)):.1f} |",
+                flush=True,
+            )
 
-            def apart(pieces: list[Samples], draw: np.random.Generator, seconds=seconds, level=level) -> Samples:
-                parts = [pieces[0]]
-                for piece in pieces[1:]:
-                    parts += [pause(seconds, level, rate, draw), piece]
-                return np.concatenate(parts)
 
-            print(f"| between, {seconds:g} s, {named(level)} | {error_rate(strings, apart):.1f} |", flush=True)
+def of_first(change: Change) -> Join:
+    return lambda pieces, draw: change(pieces[0], draw)
+
+
+def apart(seconds: float, level: int | None, rate: int) -> Join:
+    """Pieces with such pauses between them."""
+
+    def change(pieces: list[Samples], draw: np.random.Generator) -> Samples:
+        parts = [pieces[0]]
+        for piece in pieces[1:]:
+            parts += [pause(seconds, level, rate, draw), piece]
+        return np.concatenate(parts)
+
+    return change
 
 
 def changes(rate: int) -> Iterator[tuple[str, Change]]:
@@ -71,7 +81,7 @@ def changes(rate: int) -> Iterator[tuple[str, Change]]:
         for level in PAUSES_DB:
             yield f"around, {seconds:g} s, {named(level)}", around(seconds, level, rate)
     for decibels in (-10, -20, -30, -40):
-        yield f"level {decibels} dB", lambda samples, _, gain=10 ** (decibels / 20): samples * np.float32(gain)
+        yield f"level {decibels} dB", louder(decibels)
     for decibels in (30, 20, 10):
         yield f"white noise, {decibels} dB below the speech", noisy(decibels)
     for codec in CODECS:
@@ -88,6 +98,10 @@ def around(seconds: float, level: int | None, rate: int) -> Change:
 def pause(seconds: float, level: int | None, rate: int, draw: np.random.Generator) -> Samples:
     noise = draw.standard_normal(int(seconds * rate), dtype=np.float32)
     return noise * np.float32(0.0 if level is None else 10 ** (level / 20))
+
+
+def louder(decibels: float) -> Change:
+    return lambda samples, _: samples * np.float32(10 ** (decibels / 20))
 
 
 def noisy(decibels: float) -> Change:

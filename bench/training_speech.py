@@ -31,13 +31,16 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import peer_models
 import torch
 import turns
 from torch import Tensor, nn
+
+if TYPE_CHECKING:  # peers' environments have no Segue
+    from segue.tasks.speech_recognition import SpeechRecognition
 
 MODES = ("compute", "loop")
 CLIP_NORM = 1.0
@@ -102,7 +105,7 @@ def run_plain_loop(
     parameters = list(model.parameters())
     for batch in batches:
         value, audio_seconds = loss(batch)
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         update()
         pace.after_step(audio_seconds)
@@ -116,7 +119,7 @@ def endless(batches: list[Any]) -> Iterable[Any]:
 # --- Segue ---
 
 
-def build_task(plan: Plan) -> Any:
+def build_task(plan: Plan) -> "SpeechRecognition":
     from segue.data import tokenizer
     from segue.data.examples import Utterance
     from segue.data.manifest import Manifest
@@ -147,7 +150,7 @@ class SegueSide:
         self.model = self.task.build_model()
         torch.save(list(self.model.parameters()), Path(plan.folder) / "weights.pt")
 
-    def metadata(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         batch = self.batches[0]
         _, frames = self.model(batch.waveforms, batch.lengths)
         return {
@@ -214,7 +217,7 @@ class NemoSide:
         )
         return loss, int(lengths.sum()) / self.sample_rate_hz
 
-    def metadata(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         waveforms, lengths, targets, target_lengths = self.batches[0]
         _, frames, _ = self.model(input_signal=waveforms, input_signal_length=lengths)
         return {
@@ -313,7 +316,7 @@ def write_plan(size: Size, manifest_path: Path, folder: Path, threads: int) -> P
     dealt = build_task(plan).source.plan("train")
     plan.batches.extend(dealt.micro_batch(number).indices.tolist() for number in range(PLANNED_BATCHES))
     for utterance in utterances:
-        Path(utterance["audio_filepath"]).read_bytes()  # into the page cache, for both
+        Path(str(utterance["audio_filepath"])).read_bytes()  # into the page cache, for both
     path = folder / "plan.json"
     path.write_text(json.dumps(asdict(plan)))
     return path

@@ -32,10 +32,11 @@ A manifest of pairs, and the run (about ten minutes):
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import peer_models
@@ -43,6 +44,10 @@ import torch
 import turns
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:  # peers' environments have no Segue
+    from segue.tasks.translation import Translation
+    from segue.tasks.translation.pairs import PairBatch
 
 CLIP_NORM = 1.0
 DROPOUT = 0.1
@@ -91,7 +96,7 @@ class Plan:
 class Trains(Protocol):
     """A side."""
 
-    def metadata(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """Of the first batch: the number of its `targets`, and their `likelihood_loss` without dropout."""
         ...
 
@@ -103,7 +108,7 @@ class Trains(Protocol):
 # --- Segue ---
 
 
-def build_task(recipe: dict[str, Any], folder: Path) -> Any:
+def build_task(recipe: dict[str, Any], folder: Path) -> "Translation":
     """The task; its tokenizer is learned and kept in `folder` where none is there."""
     from segue.data.examples import Pair
     from segue.data.manifest import Manifest
@@ -119,7 +124,7 @@ def build_task(recipe: dict[str, Any], folder: Path) -> Any:
     return translation.build_task(section, source)
 
 
-def load_batches(task: Any) -> list[Any]:
+def load_batches(task: "Translation") -> list["PairBatch"]:
     source = task.source
     return [source.load("train", source.plan("train").micro_batch(number)) for number in range(BATCHES)]
 
@@ -137,7 +142,7 @@ class SegueSide:
         torch.save(self.trainer.model.state_dict(), Path(plan.folder) / "weights.pt")
 
     @torch.no_grad()
-    def metadata(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         batch = self.batches[0]
         likelihood = self.task.loss(self.trainer.model.eval(), batch)["likelihood_loss"].total
         return {"targets": self.task.counts(batch)["targets"], "likelihood_loss": likelihood.item()}
@@ -200,7 +205,7 @@ class JoeySide:
         ]
 
     @torch.no_grad()
-    def metadata(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         batch = self.batches[0]
         _, log_probs, _, _ = self.trainer.model.eval()(return_type="loss", **vars(batch))
         likelihoods = log_probs.gather(2, batch.trg.unsqueeze(2)).squeeze(2)[batch.trg_mask.squeeze(1)]
@@ -240,7 +245,7 @@ class TransformersSide:
             self.batches.append((inputs, peer_models.padded([row[1:] for row in targets], -100)))
 
     @torch.no_grad()
-    def metadata(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         self.model.eval()
         labels = self.batches[0][1]
         loss = F.cross_entropy(self._logits(0), labels.flatten(), ignore_index=-100, reduction="sum")
@@ -251,7 +256,7 @@ class TransformersSide:
         labels = self.batches[number][1]
         # Equal to LabelSmoother of transformers.trainer_pt_utils, and faster.
         loss = F.cross_entropy(self._logits(number), labels.flatten(), ignore_index=-100, label_smoothing=SMOOTHING)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -263,7 +268,11 @@ class TransformersSide:
 # --- The process of one side ---
 
 
-SIDES = {"segue": SegueSide, "joeynmt": JoeySide, "transformers": TransformersSide}
+SIDES: dict[str, Callable[[Plan], Trains]] = {
+    "segue": SegueSide,
+    "joeynmt": JoeySide,
+    "transformers": TransformersSide,
+}
 
 
 def serve(name: str, plan_path: Path) -> None:

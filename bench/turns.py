@@ -46,7 +46,7 @@ class Side:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=environment, text=True
             )
-        self.metadata: Answer = {}
+        self.facts: Answer = {}
         """Its first line: what it will work on."""
 
     def ask(self, order: Any) -> Answer:

@@ -51,7 +51,7 @@ def test_no_source_writes_or_reads_a_pickle() -> None:
 
 def names_in(path: Path) -> set[str]:
     """Modules that a source imports, and dotted names that it uses."""
-    names = set()
+    names = set[str]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name.split(".")[0] for alias in node.names)

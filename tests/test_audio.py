@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,10 @@ def test_a_name_may_lie_about_the_format(tmp_path: Path) -> None:
 
 def assert_refused(path: Path, message: str) -> None:
     """Read whole or in blocks, the error names the file and what is wrong with it."""
-    for attempt in (lambda: audio.read(path, 8000), lambda: streamed(path, 8000)):
+    attempts: list[Callable[[Path, int], object]] = [audio.read, streamed]
+    for attempt in attempts:
         with pytest.raises(UserError, match=message) as raised:
-            attempt()
+            attempt(path, 8000)
         assert str(path) in str(raised.value)
 
 

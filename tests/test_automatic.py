@@ -248,9 +248,9 @@ def num_parameters(run: Path) -> int:
 @pytest.mark.parametrize("task", ["speech", "translation"])
 def test_a_wider_model_is_restored_as_wide(tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, task: str) -> None:
     path = tiny_recipe if task == "speech" else reversal_recipe
-    words = ("engine.steps=1", "engine.average_count=0", "model.width_multiplier=2")
+    words = ["engine.steps=1", "engine.average_count=0", "model.width_multiplier=2"]
     if task == "translation":
-        words = (*words, "search.longest_factor=0.1", "search.longest_extra=1")
+        words += ["search.longest_factor=0.1", "search.longest_extra=1"]
     segue.train(path, tmp_path / "run", *words)
     trained = tasks.restore(tmp_path / "run")
     model = trained.recipe.model

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segue.decoding.autoregressive import Hypothesis, beam_search, sample
+from segue.decoding.autoregressive import beam_search, sample
+from segue.decoding.search import Hypothesis
 
 BEGIN, END = 0, 1
 Tokens = tuple[int, ...]

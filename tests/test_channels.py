@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from numpy.typing import NDArray
 
 from segue.data import audio, channels
 from segue.errors import UserError
@@ -13,7 +14,7 @@ RATE = 8000
 def voice(seconds: float, seed: int) -> audio.Samples:
     """Syllables of different length, pitch and loudness, with pauses: (samples,)."""
     draw = np.random.default_rng(seed)
-    pieces = []
+    pieces = list[NDArray[np.float64]]()
     while sum(map(len, pieces)) < seconds * RATE:
         time = np.arange(round(draw.uniform(0.1, 0.3) * RATE)) / RATE
         tones = sum(np.sin(2 * np.pi * f * time) for f in draw.uniform(150, 2500, 5))

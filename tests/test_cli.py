@@ -16,7 +16,8 @@ import pytest
 import soundfile
 
 from segue import recipe, tasks, training
-from segue.cli import COMMANDS, main
+from segue.cli import main
+from segue.commands import COMMANDS
 from segue.data import audio
 
 
@@ -89,7 +90,8 @@ def test_help_has_an_example(segue: Segue, name: str) -> None:
 def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     program = """
 import sys
-from segue.cli import COMMANDS, main
+from segue.cli import main
+from segue.commands import COMMANDS
 for words in (["--help"], *([name, "--help"] for name in COMMANDS)):
     try:
         main(words)
@@ -408,7 +410,7 @@ def test_a_channel_is_taken_where_two_differ(segue: Segue, corpus: Path, trained
 
 def test_names_and_texts_need_no_utf8_locale(corpus: Path, trained: Path, tmp_path: Path) -> None:
     path, text = next(iter(texts_of(corpus, "train").items()))
-    name = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
     shutil.copy(path, name)
     odd = tmp_path / "é.wav"
     shutil.copy(path, odd)
@@ -416,7 +418,7 @@ def test_names_and_texts_need_no_utf8_locale(corpus: Path, trained: Path, tmp_pa
     command = [sys.executable, "-m", "segue", "transcribe", str(trained), name, str(odd), "-"]
     finished = subprocess.run(command, capture_output=True, input=path.read_bytes(), env=environment, timeout=100)
     assert finished.returncode == 0, finished
-    rows = [name, os.fsencode(odd), b"-"]
+    rows = [os.fsencode(name), os.fsencode(odd), b"-"]
     assert finished.stdout == b"".join(row + b"\t" + text.encode() + b"\n" for row in rows)
 
 

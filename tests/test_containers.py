@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ Make = Callable[..., bytes]
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     (tmp_path / "made").mkdir()
-    return lambda *words, **more: recorded(*words, **more, folder=tmp_path / "made")
+    return partial(recorded, folder=tmp_path / "made")
 
 
 def heard(path: Path, content: bytes, rate: int = RATE) -> audio.Samples:

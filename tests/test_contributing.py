@@ -26,6 +26,7 @@ TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="ut
 
 def code_under(heading: str) -> str:
     section = TEXT.partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    code: str
     [code] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     return code
 
@@ -62,7 +63,7 @@ def test_an_encoder_learns_and_padding_changes_nothing(monkeypatch: pytest.Monke
     alone, _ = model(waveforms[1:, :4000], lengths[1:])
     torch.testing.assert_close(log_probs[1, : frames[1]], alone[0, : frames[1]])
     assert frames.tolist() == [50, 25]
-    CTC(4).loss(log_probs, frames, torch.tensor([0, 1, 2, 3]), torch.tensor([2, 2])).sum().backward()
+    CTC(4).loss(log_probs, frames, torch.tensor([0, 1, 2, 3]), torch.tensor([2, 2])).sum().backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 

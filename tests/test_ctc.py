@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from segue.decoding.ctc import greedy
 from segue.decoding.emissions import Emission, merge
@@ -13,7 +14,8 @@ def scores(path: list[int], vocabulary: int, seed: int = 0) -> np.ndarray:
     """(T, V) log-probabilities whose best path this is."""
     logits = np.random.default_rng(seed).uniform(0, 1, (len(path), vocabulary))
     logits[np.arange(len(path)), path] += 1
-    return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+    log_probs: NDArray[np.float32] = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+    return log_probs
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 3), st.integers(0, 1000))

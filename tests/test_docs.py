@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from segue import recipe, tasks
-from segue.cli import COMMANDS
+from segue.commands import COMMANDS
 from segue.engine.settings import EngineSection
+from segue.runtime.table import TASKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,8 +20,8 @@ def test_keys_in_the_docs_exist(page: Path) -> None:
     keys = set(re.findall(r"\bengine\.(\w+)", text))
     assert keys <= set(EngineSection.model_fields)
     batch = set(re.findall(r"\bbatch\.(\w+)", text))
-    sections = [tasks.recipe_type(task).model_fields["batch"].annotation for task in tasks.TASKS]
-    assert batch <= {name for section in sections for name in section.model_fields}
+    known = {key for task in TASKS for key in recipe.keys_of(tasks.recipe_type(task))}
+    assert {f"batch.{name}" for name in batch} <= known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -31,7 +31,8 @@ def sound(num_samples: int, seed: int = 0) -> Array:
     """Noise, loud and quiet, and stretches of exact silence."""
     draw = np.random.default_rng(seed)
     loudness = np.repeat(draw.choice([0.5, 1e-4, 0.0], size=num_samples // 300 + 1), 300)[:num_samples]
-    return (draw.uniform(-1, 1, num_samples) * loudness).astype(np.float32)
+    samples: Array = (draw.uniform(-1, 1, num_samples) * loudness).astype(np.float32)
+    return samples
 
 
 def padded(waveforms: list[Array]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,7 +110,9 @@ def spoken(num_samples: int) -> Array:
     time = np.arange(num_samples) / 8000
     tones = [np.sin(2 * np.pi * hertz * time) * draw.uniform(0.02, 0.2) for hertz in draw.uniform(200, 3800, 12)]
     bursts = np.repeat(draw.uniform(0.1, 1, (12, num_samples // 800 + 1)), 800, axis=1)[:, :num_samples]
-    return (np.sum(tones * bursts, axis=0) + 0.002 * draw.standard_normal(num_samples)).astype(np.float32)
+    noise = 0.002 * draw.standard_normal(num_samples)
+    samples: Array = (np.sum(tones * bursts, axis=0) + noise).astype(np.float32)
+    return samples
 
 
 def normalized(samples: Array, over: Normalization) -> torch.Tensor:

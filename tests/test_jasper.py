@@ -157,7 +157,7 @@ def test_outputs_are_log_probabilities_at_the_subsampled_rate() -> None:
 def test_the_gradient_reaches_every_parameter(section: JasperSection) -> None:
     model = recognizer(section).train()
     log_probs, _ = model.score(torch.randn(3, 6, 60), torch.tensor([60, 50, 20]))
-    (log_probs * torch.randn(log_probs.shape)).sum().backward()
+    (log_probs * torch.randn(log_probs.shape)).sum().backward()  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
@@ -191,7 +191,8 @@ def test_a_block_adds_projections_of_the_inputs_that_its_kind_says(residual: Res
                 x = layer(x).relu() * mask
             x = block.layers[-1](x)
             for projection, source in zip(block.residuals, sources, strict=True):
-                x = x + normalized(F.conv1d(inputs[source], projection[0].weight), projection[1])
+                assert isinstance(projection, nn.Sequential)
+                x = x + normalized(F.conv1d(inputs[source], projection.get_parameter("0.weight")), projection[1])
             torch.testing.assert_close(outputs[position], x.relu() * mask)
 
 

@@ -28,14 +28,14 @@ def test_losses_and_gradients_are_torch_s(
     weights = torch.rand(num_rows)  # so that each row's gradient has a size of its own
     exact = logits.detach().double().requires_grad_()
     found, likelihood = cross_entropy(logits, targets, smoothing)
-    (found * weights).sum().backward()
+    (found * weights).sum().backward()  # type: ignore[no-untyped-call]
     assert found.dtype == likelihood.dtype == torch.float32
     assert not likelihood.requires_grad
     assert logits.grad is not None
     assert logits.grad.dtype == dtype
 
     wanted = F.cross_entropy(exact, targets, label_smoothing=smoothing, reduction="none")
-    (wanted * weights).sum().backward()
+    (wanted * weights).sum().backward()  # type: ignore[no-untyped-call]
     assert exact.grad is not None
     torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=1e-6)
     torch.testing.assert_close(likelihood.double(), F.cross_entropy(exact, targets, reduction="none"))
@@ -62,22 +62,22 @@ def test_scores_are_overwritten_only_where_they_need_a_gradient() -> None:
 def test_a_gradient_that_is_used_up_is_not_used_again() -> None:
     logits, targets = random_rows(5, torch.float32)
     found, _ = cross_entropy(logits * 1, targets)
-    found.sum().backward(retain_graph=True)
+    found.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        found.sum().backward()
+        found.sum().backward()  # type: ignore[no-untyped-call]
 
 
 def test_whoever_still_needs_the_scores_hears_of_it() -> None:
     logits, targets = random_rows(5, torch.float32)
     found, _ = cross_entropy(logits.tanh(), targets)  # its gradient is made from its output
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        found.sum().backward()
+        found.sum().backward()  # type: ignore[no-untyped-call]
 
 
 def test_no_targets_cost_nothing() -> None:
     logits = torch.zeros(0, VOCABULARY, requires_grad=True)
     found, likelihood = cross_entropy(logits, torch.zeros(0, dtype=torch.int64), 0.1)
-    found.sum().backward()
+    found.sum().backward()  # type: ignore[no-untyped-call]
     assert found.shape == likelihood.shape == (0,)
     assert logits.grad is not None
 
@@ -85,7 +85,7 @@ def test_no_targets_cost_nothing() -> None:
 def test_scores_that_overflow_alone_have_a_finite_loss() -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e30, 0.0, 1e30]], requires_grad=True)
     found, _ = cross_entropy(logits, torch.tensor([0, 1]))
-    found.sum().backward()
+    found.sum().backward()  # type: ignore[no-untyped-call]
     assert found.tolist() == [0.0, pytest.approx(1e30)]
     assert logits.grad is not None
     assert logits.grad.tolist() == [[0.0, 0.0, 0.0], [0.0, -1.0, 1.0]]

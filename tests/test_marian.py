@@ -12,8 +12,8 @@ from transformers import MarianMTModel
 from segue.data import tokenizer
 from segue.data.tokenizer import UNKNOWN, WordsSection
 from segue.data.vocabularies import Vocabularies
-from segue.decoding.autoregressive import Hypothesis, beam_search
-from segue.decoding.search import SearchSection
+from segue.decoding.autoregressive import beam_search
+from segue.decoding.search import Hypothesis, SearchSection
 from segue.formats.huggingface import write
 from segue.layers.loss import cross_entropy
 from segue.layers.mask import length_mask, real_places
@@ -49,7 +49,9 @@ def as_marian(model: Transformer, activation: str, beams: int = 1) -> MarianMTMo
     """Marian with the same weights and the same search; its tables of sinusoids are its own."""
     with TemporaryDirectory() as folder:
         write(model, section_of(activation), Vocabularies(WORDS, WORDS), SearchSection(beams=beams), Path(folder))
-        return MarianMTModel.from_pretrained(folder).eval()
+        marian: MarianMTModel = MarianMTModel.from_pretrained(folder)
+        marian.eval()  # type: ignore[no-untyped-call]
+        return marian
 
 
 class Sources(NamedTuple):
@@ -104,7 +106,7 @@ def model() -> Transformer:
         places = real_places(lengths + 1, 13)
         loss, _ = cross_entropy(model(tokens, lengths, target, places), labels.flatten()[places])
         optimizer.zero_grad()
-        loss.mean().backward()
+        loss.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         warmup.step()
     row = model.target_embedding.weight.detach()[END]

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from segue import key_hints, recipe, tasks
 from segue.cli import main
 from segue.errors import UserError
+from segue.runtime.table import TASKS
 
 SHIPPED = sorted(recipe.shipped().values())
-KEYS = sorted({key for task in tasks.TASKS for key in recipe.keys_of(tasks.recipe_type(task))})
+KEYS = sorted({key for task in TASKS for key in recipe.keys_of(tasks.recipe_type(task))})
 
 names = st.sampled_from([*KEYS, "lr", "engine.epochs", "model.blocks.0.kernel", "tokenizer.kind", "x"]) | st.text(
     max_size=9

@@ -1,6 +1,8 @@
 # ruff: noqa: RUF001 (letters of many scripts, on purpose)
 """Where are the tags of a translated cue? Between the sentences and speakers between which they were."""
 
+from collections.abc import Callable
+
 import pytest
 
 from segue.data.subtitles.lines import Form
@@ -33,8 +35,8 @@ def in_file(form: Form, *cues: str) -> bytes:
     return (("WEBVTT\n\n" if form == "vtt" else "") + body).encode()
 
 
-def only_text(form: Form, *cues: str, by: object = german) -> list[str]:
-    text = translate(in_file(form, *cues), form, by, SLOW).text  # type: ignore[arg-type]
+def only_text(form: Form, *cues: str, by: Callable[[list[str]], list[str]] = german) -> list[str]:
+    text = translate(in_file(form, *cues), form, by, SLOW).text
     if form == "ass":
         return [line.split(",,", 2)[2] for line in text.split("\n")[1:]]
     return [block.split("\n", 1)[1] for block in text.removeprefix("WEBVTT\n\n").split("\n\n")]
@@ -43,7 +45,12 @@ def only_text(form: Form, *cues: str, by: object = german) -> list[str]:
 def units(form: Form, *cues: str) -> list[str]:
     """What is translated as one."""
     given: list[str] = []
-    translate(in_file(form, *cues, "END."), form, lambda texts: given.extend(texts) or texts, SLOW)
+
+    def note(texts: list[str]) -> list[str]:
+        given.extend(texts)
+        return texts
+
+    translate(in_file(form, *cues, "END."), form, note, SLOW)
     return given[:-1]
 
 

@@ -30,6 +30,16 @@ def shouted(texts: list[str]) -> list[str]:
     return [text.upper() for text in texts]
 
 
+def noting(given: list[str], translator: Translator = same) -> Translator:
+    """Adds to `given` what is translated."""
+
+    def translate_and_note(texts: list[str]) -> list[str]:
+        given.extend(texts)
+        return translator(texts)
+
+    return translate_and_note
+
+
 def srt(*bodies: str, seconds: float = 3.0) -> str:
     """Cues without a pause between them."""
 
@@ -224,7 +234,7 @@ def test_every_cue_of_a_sentence_gets_words_if_there_are_enough() -> None:
 )
 def test_cues_of_other_sentences_speakers_or_styles_are_not_joined(texts: tuple[str, str]) -> None:
     given: list[str] = []
-    translate(srt(*texts, "End.").encode(), "srt", lambda each: given.extend(each) or each, SLOW)
+    translate(srt(*texts, "End.").encode(), "srt", noting(given), SLOW)
     assert len(given) == 3 or texts[0] == "What?"
 
 
@@ -233,7 +243,7 @@ def test_cues_of_other_sentences_speakers_or_styles_are_not_joined(texts: tuple[
 )
 def test_a_sentence_goes_on_in_a_cue_of_the_same_style(texts: tuple[str, str]) -> None:
     given: list[str] = []
-    translate(srt(*texts, "End.").encode(), "srt", lambda each: given.extend(each) or each, SLOW)
+    translate(srt(*texts, "End.").encode(), "srt", noting(given), SLOW)
     assert len(given) == 2
 
 
@@ -241,27 +251,27 @@ def test_the_last_cue_of_a_place_is_what_a_sentence_goes_on_from() -> None:
     given: list[str] = []
     texts = ["{\\an8}A sign", "We were", "[door slams]", "{\\an8}up here.", "never there."]
     content = srt(*texts, seconds=0.5).encode()
-    translate(content, "srt", lambda each: given.extend(each) or each, SLOW)
+    translate(content, "srt", noting(given), SLOW)
     assert given == ["A sign up here.", "We were never there.", "door slams"]
 
 
 def test_a_long_pause_ends_a_sentence() -> None:
     given: list[str] = []
     text = srt("We were", "never there.").replace("00:00:03,000 --> 00:00:06", "00:00:04,500 --> 00:00:06")
-    translate(text.encode(), "srt", lambda each: given.extend(each) or each, SLOW)
+    translate(text.encode(), "srt", noting(given), SLOW)
     assert given == ["We were", "never there."]
 
 
 def test_where_a_file_has_no_punctuation_each_cue_is_its_own() -> None:
     given: list[str] = []
     texts = [f"so this is cue {number}" for number in range(20)]
-    translate(srt(*texts).encode(), "srt", lambda each: given.extend(each) or each, SLOW)
+    translate(srt(*texts).encode(), "srt", noting(given), SLOW)
     assert given == texts
 
 
 def test_no_more_than_six_cues_are_one_sentence() -> None:
     given: list[str] = []
-    translate(srt(*["and on"] * 12, "end.", "End.").encode(), "srt", lambda each: given.extend(each) or each, SLOW)
+    translate(srt(*["and on"] * 12, "end.", "End.").encode(), "srt", noting(given), SLOW)
     assert [text.count("on") for text in given] == [6, 6, 0, 0]
 
 
@@ -332,7 +342,7 @@ def test_marks_around_the_words_stay_and_the_words_are_translated(text: str, exp
 def test_each_speaker_is_translated_alone_and_has_a_line() -> None:
     given: list[str] = []
     long = "- I do not know what you are talking about.\n- No."
-    result = translate(srt(long).encode(), "srt", lambda each: given.extend(each) or each, SLOW)
+    result = translate(srt(long).encode(), "srt", noting(given), SLOW)
     assert given == ["I do not know what you are talking about.", "No."]
     assert bodies(result.text)[0].endswith("\\N- No.")
     assert "1 cue is larger than 2 lines of 42 characters: 1 (3 lines)" in result.warnings
@@ -586,7 +596,7 @@ fontname: a.ttf
 
 def test_substation_keeps_styles_comments_drawings_and_positions() -> None:
     given: list[str] = []
-    result = translate(ASS.encode(), "ass", lambda each: given.extend(each) or shouted(each), SLOW)
+    result = translate(ASS.encode(), "ass", noting(given, shouted), SLOW)
     assert given == ["We were never, ever there, Bob.", "KEEP OUT", "Stop!", "Hard space, soft line"]
     replaced = {
         "We were {\\i1}never{\\i0}, ever": "WE WERE {\\i1}NEVER,{\\i0} EVER",
@@ -651,7 +661,7 @@ def test_a_real_film_keeps_its_cues_and_joins_its_sentences(language: str, encod
         pytest.skip(f"no {path}")
     given: list[str] = []
     content = path.read_bytes().decode("utf-8").encode(encoding)
-    result = translate(content, "srt", lambda each: given.extend(each) or each, SLOW)
+    result = translate(content, "srt", noting(given), SLOW)
     before, after = bodies(path.read_text("utf-8")), bodies(result.text)
     assert result.num_cues == len(after) == 76
     assert [words_of(cue) for cue in after] == [words_of(cue) for cue in before]

@@ -82,7 +82,7 @@ def test_a_normalized_text_is_what_its_rule_says(text: str, rule: TextSection) -
     ],
 )
 def test_the_rule_by_example(text: str, changes: dict[str, str], wanted: str) -> None:
-    assert normalize(text, TextSection(**changes)) == wanted
+    assert normalize(text, TextSection.model_validate(changes)) == wanted
 
 
 @pytest.mark.parametrize("language", ["tr", "tr-TR", "az_AZ", "TR"])

@@ -151,6 +151,7 @@ def test_special_tokens_have_the_first_numbers_and_no_text(kind: str) -> None:
 def test_the_same_tokens_are_learned_beside_special_ones(kind: str) -> None:
     section = ALL_SECTIONS[kind]
     if isinstance(section, BPESection | UnigramSection):
+        assert isinstance(section.size, int)
         section = section.model_copy(update={"size": section.size - len(SPECIAL)})
     plain = tokenizers.build(section, SENTENCES)
     assert plain.special == {}

@@ -437,9 +437,10 @@ def test_each_dropout_is_where_the_recipe_says_and_asleep_in_evaluation(norm: st
     lengths = torch.tensor([5, 3])
     batch = (random_tokens(2, 5), lengths, random_tokens(2, 5), real_places(lengths, 5))
     assert torch.equal(model(*batch), model(*batch))
+    none: dict[str, Any] = dict.fromkeys(sizes, 0.0)
     for name in sizes:  # each alone makes training random
-        model = lived_in(norm=norm, **{**dict.fromkeys(sizes, 0.0), name: 0.5}).train()
+        model = lived_in(norm=norm, **{**none, name: 0.5}).train()
         assert not torch.equal(model(*batch), model(*batch)), name
-    model = lived_in(norm=norm, **dict.fromkeys(sizes, 0.0))
+    model = lived_in(norm=norm, **none)
     wanted_scores = model(*batch)
     close(model.train()(*batch), wanted_scores)

@@ -73,7 +73,7 @@ def test_translations_go_beside_their_files_or_where_one_says(out: Path | None, 
 )
 def test_what_would_lose_a_file_is_refused(sources: list[str], out: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        translate_files.targets([Path(source) for source in sources], out and Path(out), "de")
+        translate_files.targets([Path(source) for source in sources], Path(out) if out else None, "de")
 
 
 def test_a_text_keeps_its_lines(tmp_path: Path) -> None:

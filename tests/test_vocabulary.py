@@ -44,7 +44,7 @@ def learned(spread: Transformer, vocabulary: int) -> dict[str, Tensor]:
     assert scores.shape == (12, vocabulary)
     loss, likelihood = cross_entropy(scores, answers, SMOOTHING)
     assert not likelihood.requires_grad
-    (loss * weights).sum().backward()
+    (loss * weights).sum().backward()  # type: ignore[no-untyped-call]
     gradients = {name: parts.whole(each.grad) for name, each in spread.named_parameters() if each.grad is not None}
     assert len(gradients) == len(list(spread.parameters()))
     return {"loss": loss.detach(), "likelihood": likelihood, **gradients}
@@ -127,7 +127,7 @@ def losses(rank: int, folder: Path) -> list[Tensor]:
         part = scores.chunk(2, dim=1)[rank].detach().clone().requires_grad_()
         split = DTensor.from_local(part, mesh, [Shard(1)], run_check=False, shape=scores.shape, stride=scores.stride())
         loss, likelihood = cross_entropy(split * 1.0, targets, SMOOTHING)
-        loss.sum().backward()
+        loss.sum().backward()  # type: ignore[no-untyped-call]
         assert part.grad is not None
         found += [loss.detach(), likelihood, part.grad]
     return found
@@ -147,7 +147,7 @@ def test_split_losses_are_those_of_torch(tmp_path: Path) -> None:
             scores, targets = drawn(dtype)
             whole = scores.clone().float().requires_grad_()
             wanted = torch.nn.functional.cross_entropy(whole, targets, reduction="none", label_smoothing=SMOOTHING)
-            wanted.sum().backward()
+            wanted.sum().backward()  # type: ignore[no-untyped-call]
             assert whole.grad is not None
             plain = torch.nn.functional.cross_entropy(scores.float(), targets, reduction="none")
             tolerance = 1e-4 if dtype == torch.float32 else 5e-3

@@ -34,7 +34,10 @@ def test_words_stand_between_spaces_from_first_to_last_token(
     tokens: tuple[int, ...], wanted: list[tuple[str, int, int]]
 ) -> None:
     found = words(emitted(*tokens), PIECES, FRAME)
-    assert found == [Word(word, start * FRAME, end * FRAME, pytest.approx(0.5)) for word, start, end in wanted]
+    assert [each.confidence for each in found] == pytest.approx([0.5] * len(wanted))
+    assert [each._replace(confidence=0.5) for each in found] == [
+        Word(word, start * FRAME, end * FRAME, 0.5) for word, start, end in wanted
+    ]
 
 
 def test_the_confidence_of_a_word_is_the_mean_of_its_tokens() -> None:
@@ -83,10 +86,9 @@ def test_a_long_token_may_stand_anywhere_in_its_time() -> None:
 
 
 def test_a_pause_is_no_part_of_a_word() -> None:
-    assert [(each.word, each.start, each.end) for each in said("ab|c|.")] == [
-        ("ab", 0.0, pytest.approx(0.11)),
-        ("c.", pytest.approx(1.2), pytest.approx(1.21)),
-    ]
+    found = said("ab|c|.")
+    assert [each.word for each in found] == ["ab", "c."]
+    assert [(each.start, each.end) for each in found] == [pytest.approx((0.0, 0.11)), pytest.approx((1.2, 1.21))]
 
 
 @pytest.mark.parametrize("between", [0.02, 0.3, PAUSE_SECONDS])

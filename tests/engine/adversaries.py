@@ -5,9 +5,9 @@ Four micro-batches make a step, six an epoch; the second of an epoch is empty, f
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ class Numbers(NamedTuple):
         return float(len(self.ids))
 
 
+class Distance(NamedTuple):
+    id: str
+    value: float
+
+
 class Dealt(NamedTuple):
     epoch: int
     indices: NDArray[np.int64]
@@ -70,6 +75,15 @@ class Source:
     def micro_batch(self, number: int) -> Dealt:
         epoch, place = divmod(number, AN_EPOCH)
         return Dealt(epoch, np.arange(place * SIZE, (place + 1) * SIZE))
+
+    def heaviest(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def budgets(self) -> tuple[float, float]:
+        raise NotImplementedError
+
+    def with_budget(self, budget: float) -> Self:
+        raise NotImplementedError
 
     def load(self, split: Split, dealt: Dealt) -> Numbers:
         is_empty = dealt.indices[0] == EMPTY * SIZE
@@ -95,8 +109,8 @@ def network(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Task:
-    best_metric = ("distance", "min")
-    phases = (
+    best_metric: tuple[str, Literal["min", "max"]] = ("distance", "min")
+    phases: Sequence[Phase] = (
         Phase("generator", "generator", GENERATOR, CosineSection(kind="cosine", warmup_steps=1)),
         Phase("discriminator", "discriminator", DISCRIMINATOR, ConstantSection(kind="constant", warmup_steps=4)),
     )
@@ -124,12 +138,12 @@ class Task:
             "real": Term(softplus(-real).sum(), "examples"),
         }
 
-    def predict(self, model: Any, batch: Numbers) -> list[tuple[str, float]]:
+    def predict(self, model: Any, batch: Numbers, any_rank: Callable[[bool], bool] | None = None) -> list[Distance]:
         off = (model.generator(batch.noise) - batch.real).square().sum(dim=1)
-        return list(zip(batch.ids, off.tolist(), strict=True))
+        return [Distance(*row) for row in zip(batch.ids, off.tolist(), strict=True)]
 
-    def score(self, predictions: Sequence[tuple[str, float]]) -> dict[str, float]:
-        return {"distance": sum(off for _, off in predictions) / len(predictions)}
+    def score(self, predictions: Sequence[Distance]) -> dict[str, float]:
+        return {"distance": sum(each.value for each in predictions) / len(predictions)}
 
     def save_assets(self, folder: Path, scores: dict[str, float]) -> None:
         pass
@@ -138,7 +152,7 @@ class Task:
 def trainer(run: Path, world: World = ALONE, task: Task | None = None, **engine: Any) -> Trainer:
     given = {"steps": 6, "log_every": 1, "evaluate_every": 3, "save_every": 2, "clip_norm": 0.5}
     section = EngineSection(**{**given, "device": "cpu", "threads": 1, "workers": 0, **engine})
-    return Trainer(task or Task(), Source(), run, section, MICRO_BATCHES, 0, world)  # type: ignore[arg-type]
+    return Trainer(task or Task(), Source(), run, section, MICRO_BATCHES, 0, world)
 
 
 def main(words: Sequence[str]) -> int:

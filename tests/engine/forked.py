@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 
 
 def run(file: str, name: str, size: int, folder: Path, *arguments: str) -> list[Any]:
@@ -30,7 +30,7 @@ def main(functions: dict[str, Any]) -> None:
     """The program."""
     name, size, folder, *arguments = sys.argv[1:]
     rest = (functions[name], int(size), Path(folder), *arguments)
-    start_processes(_be_rank, args=rest, nprocs=int(size), start_method="fork")
+    start_processes(_be_rank, args=rest, nprocs=int(size), start_method="fork")  # type: ignore[no-untyped-call]
 
 
 def _be_rank(rank: int, act: Callable[..., Any], size: int, folder: Path, *arguments: str) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from segue.engine.state.averaging import MovingAverage, Snapshots, reestimate_batch_norms, weights_of
 
 
-def small_model() -> nn.Module:
+def small_model() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
@@ -24,7 +24,7 @@ def test_the_moving_average_forgets_early_weights_sooner() -> None:
     for step in range(1, 6):
         model(torch.randn(8, 3))  # changes the running statistics
         with torch.no_grad():
-            model[0].weight.add_(torch.randn(4, 3))
+            model.get_parameter("0.weight").add_(torch.randn(4, 3))
         decay = min(0.4, (1 + step) / (10 + step))  # 0.18, 0.25, 0.31, 0.36, 0.4
         for name, value in model.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value.double()
@@ -88,7 +88,7 @@ def test_damaged_and_missing_weights_are_reported_and_left_out(
     missing.unlink()
     average = snapshots.average()
     assert average is not None
-    assert average["weight"].unique().tolist() == [30.0]
+    assert average["weight"].unique().tolist() == [30.0]  # type: ignore[no-untyped-call]
     assert capsys.readouterr().err == (
         f"warning: {flipped}: damaged; left out of the average\nwarning: {missing}: missing; left out of the average\n"
     )
@@ -98,7 +98,7 @@ def test_damaged_and_missing_weights_are_reported_and_left_out(
 
 def test_reestimated_batch_norm_statistics_are_those_of_a_full_pass() -> None:
     model = small_model().eval()
-    model[1].running_mean.fill_(99.0)
+    model.get_buffer("1.running_mean").fill_(99.0)
     inputs = 3 * torch.randn(5, 16, 3) + 1
     with torch.no_grad():
         seen = model[0](inputs)  # (batches, examples, channels): what the normalization sees
@@ -109,7 +109,7 @@ def test_reestimated_batch_norm_statistics_are_those_of_a_full_pass() -> None:
             yield
 
     reestimate_batch_norms(model, forwards())
-    torch.testing.assert_close(model[1].running_mean, seen.flatten(0, 1).mean(dim=0))
-    torch.testing.assert_close(model[1].running_var, seen.var(dim=1).mean(dim=0))
+    torch.testing.assert_close(model.get_buffer("1.running_mean"), seen.flatten(0, 1).mean(dim=0))
+    torch.testing.assert_close(model.get_buffer("1.running_var"), seen.var(dim=1).mean(dim=0))
     assert model[1].momentum == 0.1
     assert not model.training

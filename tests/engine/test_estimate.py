@@ -223,11 +223,11 @@ def test_layers_that_only_look_alike_are_all_rehearsed(
     assert num_forwards["EncoderLayer"] >= 3 * 7
 
 
-class _Sent(TorchDispatchMode):
+class _Sent(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up what one rank sends."""
 
     def __init__(self, layout: Layout) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.layout, self.bytes = layout, 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -247,7 +247,7 @@ class _Sent(TorchDispatchMode):
 @pytest.fixture
 def many_ranks() -> Iterator[None]:
     """Eight ranks, of which only this one exists."""
-    dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())  # type: ignore[no-untyped-call]
+    dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
     yield
     dist.destroy_process_group()
 

@@ -99,7 +99,7 @@ class Model(nn.Module):
         """(B, T) -> (B, T, 7)"""
         x = self.convolution(self.embedding(tokens).transpose(1, 2)).transpose(1, 2)
         up, down = self.layers
-        return self.head(self.norm(x + down(F.gelu(up(x)))))
+        return self.head(self.norm(x + down(F.gelu(up(x)))))  # type: ignore[no-any-return]
 
 
 def new_model() -> Model:
@@ -110,7 +110,7 @@ def new_model() -> Model:
 def backward(model: nn.Module, step: int) -> None:
     torch.manual_seed(step)
     tokens = torch.randint(7, (2, 5))
-    F.cross_entropy(model(tokens).flatten(0, 1), tokens.flip(1).flatten()).backward()
+    F.cross_entropy(model(tokens).flatten(0, 1), tokens.flip(1).flatten()).backward()  # type: ignore[no-untyped-call]
 
 
 def learn(model: nn.Module, updater: Updater, steps: range) -> None:
@@ -163,16 +163,15 @@ def test_adamw_has_the_bits_of_torchs() -> None:
 def test_muon_has_the_bits_of_torchs_and_leaves_the_rest_to_adamw() -> None:
     model, other = new_model(), new_model()
     learn(model, Updater(MUON, model), range(5))
-    matrices = [other.layers[0].weight, other.layers[1].weight]
+    layers = [layer for layer in other.layers if isinstance(layer, nn.Linear)]
     rest = [
-        other.layers[0].bias,
-        other.layers[1].bias,
+        *(layer.bias for layer in layers),
         *other.norm.parameters(),
         other.head.bias,
         other.convolution.bias,
     ]
     decayed = [other.embedding.weight, other.convolution.weight, other.head.weight]
-    muon = torch.optim.Muon(matrices, lr=0.1, weight_decay=0.5)
+    muon = torch.optim.Muon([layer.weight for layer in layers], lr=0.1, weight_decay=0.5)
     groups = [{"params": decayed, "weight_decay": 0.5}, {"params": rest, "weight_decay": 0.0}]
     learn_plainly(other, [muon, torch.optim.AdamW(groups, lr=0.01, fused=True)])
     assert_same_bits(model, other)
@@ -182,7 +181,7 @@ def test_muon_has_the_bits_of_torchs_and_leaves_the_rest_to_adamw() -> None:
 def test_hidden_matrices_of_a_transformer_are_those_of_attention_and_feed_forward(tied: Literal["all", "none"]) -> None:
     sizes = {"width": 8, "feed_forward": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
     # A vocabulary as large as a layer is wide: the head has the shape of a hidden matrix.
-    model = Transformer(TransformerSection(kind="transformer", tied=tied, **sizes), 8, 8)
+    model = Transformer(TransformerSection.model_validate({"kind": "transformer", "tied": tied, **sizes}), 8, 8)
     hidden = {id(weight) for weight in hidden_matrices(model)}
     found = {name for name, parameter in model.named_parameters() if id(parameter) in hidden}
     matrices = {name for name, parameter in model.named_parameters() if parameter.ndim == 2}

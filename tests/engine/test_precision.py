@@ -117,7 +117,8 @@ def test_at_its_smallest_a_scale_that_overflows_stops_with_a_reason(kind: str) -
 
 @pytest.mark.parametrize("kind", ["backoff", "logmax", "static"])
 def test_a_loss_scale_goes_on_from_its_state_in_json(kind: str) -> None:
-    keys = {"backoff": {"window": 5}, "logmax": {}, "static": {"scale": 64.0}}[kind]
+    all_keys: dict[str, dict[str, float]] = {"backoff": {"window": 5}, "logmax": {}, "static": {"scale": 64.0}}
+    keys = all_keys[kind]
     largest = [0.1, None, 0.3, 0.01, 0.2, 0.5, 0.1, 4.0, 0.1, 0.2, 0.2]
     through, stopped = scale_of(kind, **keys), scale_of(kind, **keys)
     through.update(largest[0])
@@ -173,7 +174,7 @@ def test_a_processor_that_emulates_the_format_is_warned_about(
     number_format: precision.Precision,
     has_units: bool,
 ) -> None:
-    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: has_units)
     precision.check(number_format, CPU)
@@ -187,7 +188,7 @@ def test_a_processor_that_emulates_the_format_is_warned_about(
 
 
 def test_products_of_float32_matrices_on_cuda_are_as_exact_as_the_recipe_says() -> None:
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
     before = [each.fp32_precision for each in switches]
     try:
         for matmul in ("tf32", "ieee"):

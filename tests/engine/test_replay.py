@@ -13,8 +13,8 @@ from segue import recipe, training
 from segue.cli import main
 from segue.engine.distributed.parallel import ALONE
 from segue.engine.state import replay
-from segue.engine.step import NotFiniteError
-from segue.engine.task import LOSS, Term
+from segue.engine.step import NotFiniteError, Outcome
+from segue.engine.task import LOSS, Batch, Term
 from segue.engine.trainer import Trainer
 
 DROPOUT = ("model.dropout=0.2", "model.attention_dropout=0.1", "batch.tokens=40")
@@ -58,9 +58,9 @@ def test_a_step_that_is_taken_again_is_the_step_that_was_taken(
     trainer = built(path, tmp_path / "run", "engine.steps=3", *overrides)
     take_step, files = trainer._take_step, []
 
-    def noted(*arguments: Any) -> Any:
+    def noted(batches: list[Batch], is_asked_to_stop: bool) -> tuple[Outcome, dict[str, Any]]:
         files.append(keep(trainer))
-        return take_step(*arguments)
+        return take_step(batches, is_asked_to_stop)
 
     trainer._take_step = noted  # type: ignore[method-assign]
     trainer.train()
@@ -102,7 +102,7 @@ def test_the_first_module_and_the_examples_at_fault_are_named(reversal_recipe: P
     task: Any = trainer.task
     (token,) = task.vocabularies.source.encode("twelve")
     with torch.no_grad():
-        trainer.model.source_embedding.weight[token, 3] = torch.nan  # type: ignore[index,union-attr,operator]
+        trainer.model.source_embedding.weight[token, 3] = torch.nan  # type: ignore[union-attr,operator]
     found = list(training.take_again(keep(trainer)))
     sources = {pair.id: pair.source for pair in task.source.manifests["train"]}
     assert any(each.examples for each in found)
@@ -176,6 +176,11 @@ def test_bad_examples_are_left_out_where_that_is_asked_for(
 ) -> None:
     file = keep(built(reversal_recipe, tmp_path / "run"))
     given: list[Any] = []
-    monkeypatch.setattr(training, "take_again", lambda *arguments: given.append(arguments) or [])
+
+    def take_again(*arguments: Any) -> list[Any]:
+        given.append(arguments)
+        return []
+
+    monkeypatch.setattr(training, "take_again", take_again)
     assert main(["train", "--replay", str(file), "engine.threads=2", "--skip-bad"]) == 0
     assert given == [(file, ["engine.threads=2", "data.skip_bad=true"])]

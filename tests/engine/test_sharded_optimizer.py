@@ -13,13 +13,13 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 from torch.nn import functional as F
 
 from segue.engine.distributed import parts
@@ -56,7 +56,7 @@ class Layer(nn.Module):
         self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(F.gelu(self.up(x)))
+        return x + self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
 
 
 class Model(nn.Module):
@@ -73,7 +73,7 @@ class Model(nn.Module):
         """(P) -> (P, 3)"""
         first, second, narrow, gate = self.layers
         x = narrow(self.norm(second(first(self.embedding(tokens)))))
-        return self.head(x * gate(x))
+        return self.head(x * gate(x))  # type: ignore[no-any-return]
 
 
 def new_model(layout: str) -> Model:
@@ -100,7 +100,7 @@ def learn(model: nn.Module, updater: Updater, steps: range) -> None:
     for step in steps:
         torch.manual_seed(step)
         tokens = torch.randint(3, (16,))
-        F.cross_entropy(model(tokens), tokens.flip(0)).backward()
+        F.cross_entropy(model(tokens), tokens.flip(0)).backward()  # type: ignore[no-untyped-call]
         updater.step(RATES[step])
         updater.clear()
 
@@ -119,7 +119,7 @@ def be_rank(rank: int, size: int, folder: Path) -> None:
         learn(model, updater, range(3))
         weights, state = model.state_dict(), updater.tensors()
         saved = {key: parts.spread_like(parts.local(tensor).clone(), tensor) for key, tensor in state.items()}
-        dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder / name)
+        state_dict_saver.save({"model": weights, "optimizer": state}, checkpoint_id=folder / name)
         resumed.load_state_dict(weights)
         resumed_updater.load(saved)
         learn(model, updater, range(3, 5))
@@ -186,7 +186,8 @@ def test_ranks_that_resume_go_on_to_the_bit(ranks: Ranks, name: str) -> None:
 def test_one_process_goes_on_from_what_ranks_saved(ranks: Ranks, name: str) -> None:
     model = new_model("whole")
     updater = Updater(SECTIONS[name], model)
-    dcp.load({"model": model.state_dict(), "optimizer": updater.tensors()}, checkpoint_id=ranks.folder / name)
+    saved = {"model": model.state_dict(), "optimizer": updater.tensors()}
+    state_dict_loader.load(saved, checkpoint_id=ranks.folder / name)
     learn(model, updater, range(3, 5))
     torch.testing.assert_close(whole_weights(model), of_one_process(SECTIONS[name]), rtol=0, atol=1e-6)
 
@@ -204,7 +205,7 @@ def test_parts_of_ranks_are_uneven_and_empty(ranks: Ranks) -> None:
 
 def test_a_part_that_is_offloaded_stays_in_the_processors_memory() -> None:
     # "meta" stands for a GPU: the devices of the mesh are not where the part is.
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
     try:
         part, mesh = torch.arange(6.0).view(3, 2), DeviceMesh("meta", [0])
         tensor = DTensor.from_local(part, mesh, [Shard(0)], run_check=False)
@@ -218,4 +219,4 @@ def test_a_part_that_is_offloaded_stays_in_the_processors_memory() -> None:
 if __name__ == "__main__":
     number, place = int(sys.argv[1]), Path(sys.argv[2])
     # Forked, so that torch is imported once.
-    start_processes(be_rank, (number, place), nprocs=number, start_method="fork")
+    start_processes(be_rank, (number, place), nprocs=number, start_method="fork")  # type: ignore[no-untyped-call]

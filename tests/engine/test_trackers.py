@@ -100,8 +100,8 @@ def test_steps_that_are_taken_again_are_not_told_again(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_offline: bool
 ) -> None:
     mlflow, wandb, run = FakeMLflow(), FakeWandb(is_offline), tmp_path / "run"
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "wandb", wandb)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
     words = (*SMALL, 'engine.loggers=["mlflow", "wandb"]')
     segue.train(tiny_recipe, run, *words)
     forget_last_steps(run)
@@ -117,7 +117,7 @@ def test_a_step_that_was_told_in_part_is_told_again(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow, run = FakeMLflow(fails_at=4), tmp_path / "run"
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     words = (*SMALL, 'engine.loggers=["mlflow"]')
     for _ in range(2):
         segue.train(tiny_recipe, run, *words)
@@ -170,4 +170,4 @@ def test_weights_and_biases_keeps_a_run(tiny_recipe: Path, tmp_path: Path, monke
 
 
 def test_every_name_of_the_recipe_is_known() -> None:
-    assert [trackers.find(name).__name__ for name in ("wandb", "mlflow")] == ["WeightsAndBiases", "MLflow"]  # type: ignore[attr-defined]
+    assert [trackers.find(name) for name in ("wandb", "mlflow")] == [trackers.WeightsAndBiases, trackers.MLflow]

@@ -9,7 +9,7 @@ import signal
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pytest
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 import segue
 from segue.engine.distributed.parallel import choose_device
-from segue.engine.optimizer import AdamWSection
+from segue.engine.optimizer import AdamWSection, Held
 from segue.engine.schedule import ConstantSection
 from segue.engine.settings import EngineSection
-from segue.engine.task import LOSS, Phase, Split, Term
+from segue.engine.step import Outcome
+from segue.engine.task import LOSS, Batch, Phase, Split, Term
 from segue.engine.trainer import Result, Trainer
 from segue.errors import UserError
 
@@ -45,6 +46,9 @@ class ToyPlan:
     def micro_batch(self, number: int) -> ToyMicroBatch:
         epoch, position = divmod(number, self.num_micro_batches)
         return ToyMicroBatch(epoch, np.arange(position * self.size, (position + 1) * self.size))
+
+    def heaviest(self) -> tuple[int, ...]:
+        raise NotImplementedError
 
 
 class ToyBatch(NamedTuple):
@@ -95,6 +99,12 @@ class ToyTask:
     def plan(self, split: Split) -> ToyPlan:
         return ToyPlan(self.size)
 
+    def budgets(self) -> tuple[float, float]:
+        raise NotImplementedError
+
+    def with_budget(self, budget: float) -> Self:
+        raise NotImplementedError
+
     def load(self, split: Split, micro_batch: ToyMicroBatch) -> ToyBatch:
         good = [index for index in micro_batch.indices.tolist() if index not in self.bad]
         num_skipped = len(micro_batch.indices) - len(good)
@@ -108,7 +118,7 @@ class ToyTask:
         largest = batch.inputs.abs().max(dim=1).values
         return {LOSS: Term(errors.sum()), "largest": Term(largest.sum(), "examples", weight=0.0)}
 
-    def predict(self, model: nn.Module, batch: ToyBatch) -> list[Guess]:
+    def predict(self, model: nn.Module, batch: ToyBatch, any_rank: Callable[[bool], bool] | None = None) -> list[Guess]:
         assert not model.training
         return [Guess(*row) for row in zip(batch.ids, model(batch.inputs).sum(dim=1).tolist(), strict=True)]
 
@@ -129,7 +139,7 @@ def around_update(training: Trainer, before: Callable[[], Any] = int, after: Cal
     updater = training.steps.works[0].updater
     step = updater.step
 
-    def watched(rate: float, held: Any) -> None:
+    def watched(rate: float, held: Sequence[Held] | None = None) -> None:
         before()
         step(rate, held)
         after()
@@ -167,8 +177,8 @@ def test_many_micro_batches_take_the_step_of_one_big_batch(tmp_path: Path) -> No
 def test_garbage_collection_passes_over_what_importing_left(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     training = trainer(ToyTask(network(), 2), tmp_path)
     garbage = network()
-    garbage.itself = [garbage]
-    its_weight = weakref.ref(garbage[0].weight)
+    vars(garbage)["itself"] = [garbage]
+    its_weight = weakref.ref(garbage.get_parameter("0.weight"))
     del garbage
     found: list[tuple[int, object]] = []
     around_update(training, before=lambda: found.append((gc.get_freeze_count(), its_weight())))
@@ -309,9 +319,15 @@ def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path, capsys: py
     assert len(records(tmp_path)) == 12
 
 
+def terminate(is_time: bool) -> None:
+    """Signals this process."""
+    if is_time:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def signaled(training: Trainer, at: int) -> Result:
     """Stopped by a signal in step `at`."""
-    around_update(training, after=lambda: training.step == at - 1 and os.kill(os.getpid(), signal.SIGTERM))
+    around_update(training, after=lambda: terminate(training.step == at - 1))
     return training.train()
 
 
@@ -427,7 +443,7 @@ def test_an_average_that_was_asked_for_is_kept_whatever_single_evaluations_score
     task = ToyTask(network(), 4, [4.0, 3.0, 2.0, 2.5, score_of_average])
     training = trainer(task, tmp_path, evaluate_every=1, average_count=3)
     weights = []
-    around_update(training, after=lambda: weights.append(task.model[0].weight.detach().clone()))
+    around_update(training, after=lambda: weights.append(task.model.get_parameter("0.weight").detach().clone()))
     result = training.train()
     expected = torch.stack(weights[1:]).mean(dim=0)
     torch.testing.assert_close(load_file(tmp_path / "model" / "model.safetensors")["0.weight"], expected)
@@ -479,7 +495,7 @@ def test_a_model_that_was_lost_is_made_anew(tmp_path: Path, capsys: pytest.Captu
     assert [record["step"] for record in records(tmp_path)] == list(range(1, 9))
 
 
-def fails(*arguments: object) -> Any:
+def fails(average: object = None) -> dict[str, float]:
     raise ZeroDivisionError
 
 
@@ -567,9 +583,9 @@ def test_a_step_without_any_good_example_updates_nothing_and_the_run_goes_on(tmp
     weights = []
     take_step = training._take_step
 
-    def noted(*arguments: Any) -> Any:
-        taken = take_step(*arguments)
-        weights.append(task.model[0].weight.detach().clone())
+    def noted(batches: list[Batch], is_asked_to_stop: bool) -> tuple[Outcome, dict[str, Any]]:
+        taken = take_step(batches, is_asked_to_stop)
+        weights.append(task.model.get_parameter("0.weight").detach().clone())
         return taken
 
     training._take_step = noted  # type: ignore[method-assign]
@@ -618,7 +634,7 @@ def test_another_number_of_threads_is_warned_about(tmp_path: Path, capsys: pytes
 def test_a_signal_ends_the_run_after_its_step_and_saves(tmp_path: Path) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     training = trainer(ToyTask(network(), 4), tmp_path, steps=9)
-    around_update(training, after=lambda: training.step == 4 and os.kill(os.getpid(), signal.SIGTERM))
+    around_update(training, after=lambda: terminate(training.step == 4))
     result = training.train()
     assert (result.step, result.signal, result.best) == (5, signal.SIGTERM, None)
     resumed = trainer(ToyTask(network(), 4), tmp_path, steps=9)

@@ -18,7 +18,7 @@ from segue.layers.loss import cross_entropy
 from segue.layers.mask import real_places
 from segue.models.transformer import Transformer, TransformerSection
 from segue.runtime.ctranslate2 import CTranslate2Backend
-from segue.tasks.translation import TorchBackend
+from segue.tasks.translation.search import TorchBackend
 
 SPECIAL = [PADDING, BEGIN, END, UNKNOWN]
 LANGUAGES = ["<2de>", "<2fr>"]
@@ -105,7 +105,7 @@ def taught(section: TransformerSection, vocabularies: Vocabularies) -> Transform
         scores = model(source, torch.tensor([len(row) for row in rows]), target, places)
         loss, _ = cross_entropy(scores, labels.flatten()[places])
         optimizer.zero_grad()
-        loss.mean().backward()
+        loss.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         warmup.step()
     return model.eval()

@@ -36,7 +36,8 @@ def label(case: tuple[str, str | None]) -> str:
 
 @pytest.fixture(scope="module", params=SPEECH, ids=label)
 def speech(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported(trained, *request.param, tmp_path_factory.mktemp("speech"))
+    target, quantize = request.param
+    return exported(trained, target, quantize, tmp_path_factory.mktemp("speech"))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,8 @@ def onnx(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=TEXT, ids=label)
 def text(request: pytest.FixtureRequest, trained_translator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported(trained_translator, *request.param, tmp_path_factory.mktemp("text"))
+    target, quantize = request.param
+    return exported(trained_translator, target, quantize, tmp_path_factory.mktemp("text"))
 
 
 def exported(run: Path, target: str, quantize: str | None, folder: Path) -> Path:
@@ -197,9 +199,10 @@ def test_an_exported_model_transcribes_evaluates_and_takes_samples_of_any_kind(
         theirs.transcribe(np.zeros(0, np.float32), 8000)
     with pytest.raises(UserError, match="samples need their rate"):
         theirs.transcribe(np.zeros(8000, np.float32))
-    for rate in (0, -8000, float("nan"), 10**9, "8000"):
+    wrong_rates: list[Any] = [0, -8000, float("nan"), 10**9, "8000"]
+    for wrong in wrong_rates:
         with pytest.raises(UserError, match="sample_rate_hz: a number from 1000 to 1000000 wanted"):
-            theirs.transcribe(np.ones(8000, np.float32), rate)
+            theirs.transcribe(np.ones(8000, np.float32), wrong)
     assert theirs.transcribe(samples.tolist(), 8000).text == expected.text
     capsys.readouterr()
     assert main(["evaluate", str(onnx), str(corpus / "test.jsonl"), "--json"]) == 0

@@ -24,7 +24,7 @@ from segue.decoding.search import SearchSection
 from segue.errors import UserError
 from segue.formats.huggingface import LONGEST_OUTPUT, write
 from segue.models.transformer import Transformer, TransformerSection
-from segue.tasks.translation import TorchBackend
+from segue.tasks.translation.search import TorchBackend
 
 SPECIAL = [PADDING, BEGIN, END, UNKNOWN]
 LANGUAGES = ["<2de>", "<2fr>"]

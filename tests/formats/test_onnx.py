@@ -152,14 +152,14 @@ def test_a_search_over_the_graphs_writes_what_the_model_writes(architecture: dic
     for parameter in model.parameters():  # spread, so that no two outputs are nearly alike
         parameter.data.mul_(2.5)
     write_translator(model, tmp_path, {"task": "translation"})
-    sessions = [session(tmp_path / name) for name in ("encoder.onnx", "decoder.onnx")]
+    encoder, decoder = (session(tmp_path / name) for name in ("encoder.onnx", "decoder.onnx"))
     for beams, lengths in ((1, [5]), (3, [1, 6, 4]), (4, [7, 2])):
         source = torch.randint(3, 12, (len(lengths), max(lengths)))
         counts = torch.tensor(lengths)
         longest = [2 * length + 3 for length in lengths]
         with torch.inference_mode():
             reference = TorchSteps(model, model.begin(source, counts))
-        steps = OnnxSteps(*sessions, source, counts, beams)
+        steps = OnnxSteps(encoder, decoder, source, counts, beams)
         expected, found = (
             beam_search(each, longest, begin=BEGIN, end=END, beams=beams, alpha=1.0, num_best=beams)
             for each in (reference, steps)
