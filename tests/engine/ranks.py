@@ -8,117 +8,19 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-# Forks ranks, as torchrun starts them, from one process that has imported torch. A line is an order, a line answers it.
-# Python reports each file operation to a hook just before it happens: DIE_AT is who is killed (a rank or all), an
-# operation's name (or *), a part of its path, and how often to let it pass.
-SERVER = """
-import gc, json, multiprocessing, os, signal, socket, sys, threading, time, traceback
-import sacrebleu, torch._dynamo  # what a training imports late
-import segue.training, segue.tasks.speech_recognition, segue.tasks.translation
-from torch.utils.tensorboard import SummaryWriter
-from segue.cli import main
+from sabotage import Call
 
-def die_at(moment, rank):
-    victim, operation, part, left = moment.split(" ")
-    trainer, left = os.getpid(), int(left)
-
-    def watch(event, arguments):
-        nonlocal left
-        if operation in ("*", event) and part in repr(arguments) and os.getpid() == trainer:
-            left -= 1
-            if left < 0:
-                os.killpg(0, signal.SIGKILL) if victim == "all" else os.kill(trainer, signal.SIGKILL)
-
-    if victim == str(rank) or victim == "all" and rank == 0:
-        sys.addaudithook(watch)
-
-def work(order, rank, port):
-    with open(f"{order['said']}_{rank}", "a") as said, open(os.devnull, "w") as nothing:
-        os.dup2(said.fileno(), 2)
-        os.dup2(said.fileno() if order["ranks"] == 1 else nothing.fileno(), 1)
-    os.environ.update(order["environment"])
-    if order["ranks"] > 1:
-        size = str(order["ranks"])
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=size, LOCAL_WORLD_SIZE=size)
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    if "DIE_AT" in os.environ:
-        die_at(os.environ["DIE_AT"], rank)
-    try:
-        exec(os.environ.get("SABOTAGE", ""), {**globals(), "rank": rank})
-        status = main(order["words"])
-    except SystemExit as end:
-        status = end.code
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    threading._shutdown()  # as the end of a process does, less what takes a second of computing
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-gc.freeze()
-for line in sys.stdin:
-    order = json.loads(line)
-    if "wait" in order:
-        answer = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in order["wait"]]
-    else:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        answer = []
-        for rank in range(order["ranks"]):
-            process = os.fork()
-            if process == 0:
-                os.setpgid(0, answer[0] if answer else 0)
-                work(order, rank, port)
-            os.setpgid(process, answer[0] if answer else process)
-            answer.append(process)
-    print(json.dumps(answer), flush=True)
-"""
 # The reversal task, small: 12 steps of 4 micro-batches, 4 checkpoints of which 2 stay, 2 evaluations.
 TRAIN = (
     *("model.encoder_layers=1", "model.decoder_layers=1", "batch.micro_batches=4", "batch.tokens=60"),
     *("engine.steps=12", "engine.log_every=1", "engine.save_every=3", "engine.evaluate_every=6"),
     *("engine.moving_average_decay=0.9", "engine.average_count=2"),
 )
-# Does something on some ranks at the end of a step, before anything is saved.
-AT_STEP = """
-from segue.engine import log
-def hook(kind):
-    advance = kind.advance
-    def advance_and_act(self, step):
-        advance(self, step)
-        if step == {step} and rank in {ranks}:
-            {act}
-    kind.advance = advance_and_act
-hook(log.Log), hook(log.Silence)
-"""
-# Says where a run is taken up, and ends.
-ONLY_RESUMED = """
-from segue.engine.trainer import Trainer
-def end(self):
-    print("resumed at", self.step, file=sys.stderr)
-    raise SystemExit(0)
-Trainer.train = end
-"""
-# Writes down which examples each micro-batch of a step that was taken had.
-SEEN = """
-from segue.engine.step import Steps
-take = Steps.take
-def take_and_note(self, batches, step, *arguments, **options):
-    outcome = take(self, batches, step, *arguments, **options)
-    for place, batch in enumerate(batches):
-        number = step * self.micro_batches + place * self.parallel.layout.data_ranks + self.parallel.data_rank
-        with open(os.environ["SEEN"], "a") as file:
-            file.write(json.dumps([number, batch.ids]) + "\\n")
-    return outcome
-Steps.take = take_and_note
-"""
-PATIENCE = 120
+PATIENCE = 300
 """Seconds until something hangs; far more than anything takes."""
 KILLED, LET_DOWN = -signal.SIGKILL, 75
 
@@ -173,7 +75,20 @@ class Job:
         return json.loads(self._server.stdout.readline())
 
 
-Start = Callable[..., Job]
+class Start(Protocol):
+    """Starts a program, `segue` if none is named, with these words on so many ranks, each sabotaged."""
+
+    def __call__(self, ranks: int, words: Sequence[object], *calls: Call, program: str = "segue.cli") -> Job: ...
+
+
+Commands = Sequence[tuple[int, Sequence[object]]]
+"""Of each the number of ranks, and the words."""
+
+
+class RunRanks(Protocol):
+    """Runs commands of `segue` one after the other; what each rank of each has come to, and what all said."""
+
+    def __call__(self, commands: Commands, *calls: Call) -> tuple[list[list[int]], list[str]]: ...
 
 
 def wait_for(condition: Callable[[], object]) -> None:

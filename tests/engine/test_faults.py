@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import sabotage
 from ranks import (
-    AT_STEP,
     KILLED,
     LET_DOWN,
-    ONLY_RESUMED,
     PATIENCE,
-    SEEN,
     Start,
     assert_same_outcome,
     assert_same_tensors,
@@ -29,15 +27,26 @@ from ranks import (
     training,
     wait_for,
 )
+from sabotage import Call, call
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and the signals of Linux")
 
 # --- gone on with, on other ranks ---
 
 
-def stopping(at: int) -> str:
+def noting(run: Path) -> Call:
+    """What writes down, beside a run, which examples it saw."""
+    return call(sabotage.note_examples, str(run.with_name("seen")))
+
+
+def stopping(at: int) -> Call:
     """What stops a run on the first rank's wish."""
-    return SEEN + AT_STEP.format(step=at, ranks={0}, act="os.kill(os.getpid(), signal.SIGTERM)")
+    return call(sabotage.at_step, at, [0], call(sabotage.send, signal.SIGTERM))
+
+
+def killing(at: int) -> Call:
+    """What kills all ranks at once."""
+    return call(sabotage.at_step, at, [0], call(sabotage.send_to_all, signal.SIGKILL))
 
 
 def assert_close(run: Path, undisturbed: Path) -> None:
@@ -60,7 +69,7 @@ def assert_close_records(run: Path, undisturbed: Path) -> None:
 def stopped(start: Start, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 2 copies that was stopped after 5 steps. Not to be written to."""
     run = tmp_path_factory.mktemp("stopped") / "run"
-    ended = start(2, training(recipe, run), SABOTAGE=stopping(4), SEEN=str(run.with_name("seen"))).end()
+    ended = start(2, training(recipe, run), noting(run), stopping(4)).end()
     assert ended.statuses == [128 + signal.SIGTERM] * 2, ended
     assert steps(run) == [3, 5]
     return run
@@ -86,7 +95,7 @@ def test_a_run_goes_on_with_other_ranks_and_loaders(
     run, ranks = tmp_path / "run", data_parallel * shard * tensor_parallel
     layout = (f"data_parallel={data_parallel}", f"shard={shard}", f"tensor_parallel={tensor_parallel}")
     words = training(recipe, run, f"engine.workers={workers}", *(f"engine.{axis}" for axis in layout))
-    ended = start(ranks, words, SABOTAGE=SEEN, SEEN=str(tmp_path / "seen")).end()
+    ended = start(ranks, words, noting(run)).end()
     assert ended.statuses == [0] * ranks, ended
     assert_close(run, undisturbed)
     if data_parallel == 2:
@@ -100,15 +109,15 @@ def test_a_run_with_batch_normalization_goes_on_alone_on_copies_and_on_shards(
     for path in (whole, run):
         path.parent.mkdir()
 
-    def train(path: Path, ranks: int, sabotage: str, *overrides: str) -> list[int]:
+    def train(path: Path, ranks: int, calls: list[Call], *overrides: str) -> list[int]:
         words = ["train", tiny_recipe, "--out", path, "engine.steps=12", "engine.log_every=1", *overrides]
-        return start(ranks, words, SABOTAGE=sabotage, SEEN=str(path.with_name("seen"))).end().statuses
+        return start(ranks, words, noting(path), *calls).end().statuses
 
     stop = 128 + signal.SIGTERM
-    assert train(whole, 1, SEEN) == [0]
-    assert train(run, 1, stopping(4)) == [stop]
-    assert train(run, 2, stopping(7), "engine.data_parallel=2") == [stop, stop]
-    assert train(run, 2, SEEN, "engine.shard=2", "engine.workers=1") == [0, 0]
+    assert train(whole, 1, []) == [0]
+    assert train(run, 1, [stopping(4)]) == [stop]
+    assert train(run, 2, [stopping(7)], "engine.data_parallel=2") == [stop, stop]
+    assert train(run, 2, [], "engine.shard=2", "engine.workers=1") == [0, 0]
     assert_close(run, whole)
 
 
@@ -117,18 +126,19 @@ def test_a_run_with_batch_normalization_goes_on_alone_on_copies_and_on_shards(
 
 def test_ranks_that_are_killed_lose_nothing(start: Start, recipe: Path, tmp_path: Path, undisturbed: Path) -> None:
     run = tmp_path / "run"
-    all_in_mid_step = AT_STEP.format(step=5, ranks={0}, act="os.killpg(0, signal.SIGKILL)")
-    ended = start(2, training(recipe, run, "engine.workers=1"), SABOTAGE=all_in_mid_step).end()
+    all_in_mid_step = killing(5)
+    ended = start(2, training(recipe, run, "engine.workers=1"), all_in_mid_step).end()
     assert ended.statuses == [KILLED, KILLED], ended
     assert steps(run) in ([], [3])
 
-    one_while_it_writes = "1 open checkpoints/.partial_00000006 0"
-    ended = start(2, training(recipe, run, "engine.workers=1"), DIE_AT=one_while_it_writes).end()
+    one_while_it_writes = call(sabotage.die_at, "open", "checkpoints/.partial_00000006", victim=1)
+    ended = start(2, training(recipe, run, "engine.workers=1"), one_while_it_writes).end()
     assert ended == ([LET_DOWN, KILLED], ["segue: another rank is gone, and may have said why\n", ""])
     assert steps(run) == [3]
 
-    one_while_it_deletes = "0 os.rmdir checkpoints/.partial_step_00000003 0"  # its files are gone
-    ended = start(2, training(recipe, run), DIE_AT=one_while_it_deletes).end()
+    # Its files are gone.
+    one_while_it_deletes = call(sabotage.die_at, "os.rmdir", "checkpoints/.partial_step_00000003")
+    ended = start(2, training(recipe, run), one_while_it_deletes).end()
     assert ended == ([KILLED, LET_DOWN], ["", "segue: another rank is gone, and may have said why\n"])
     assert steps(run) == [6, 9]
 
@@ -155,10 +165,12 @@ def test_ranks_that_are_killed_twenty_times_lose_nothing(start: Start, recipe: P
         words = training(recipe, run, *settings, f"engine.workers={draw.choice((0, 1, 2))}")
         victim = draw.choice(("all", "0", "1"))
         if number % 2:  # at a file operation, most of them while saving
-            ended = start(2, words, DIE_AT=f"{victim} * checkpoints/ {draw.randrange(150)}").end()
+            whose = None if victim == "all" else int(victim)
+            ended = start(2, words, call(sabotage.die_at, "*", "checkpoints/", draw.randrange(150), whose)).end()
         else:
-            before, job = len(records(run)), start(2, words)
-            wait_for(lambda before=before: len(records(run)) not in (0, before))
+            seen_before = (0, len(records(run)))
+            job = start(2, words)
+            wait_for(lambda: len(records(run)) not in seen_before)  # noqa: B023  # it is called at once
             time.sleep(draw.uniform(0, 1))
             for process in job.ranks if victim == "all" else [job.ranks[int(victim)]]:
                 os.kill(process, signal.SIGKILL)
@@ -174,16 +186,9 @@ def test_ranks_that_are_killed_twenty_times_lose_nothing(start: Start, recipe: P
 def test_a_loader_that_hangs_does_not_keep_the_run_of_its_killed_trainer(
     start: Start, recipe: Path, tmp_path: Path
 ) -> None:
-    hang_and_die = (
-        "from segue.data.source import ManifestSource\n"
-        "def hang(self, split, micro_batch):\n"
-        "    os.kill(os.getppid(), signal.SIGKILL)\n"
-        "    time.sleep(10**6)\n"
-        "ManifestSource.load = hang"
-    )
     words = training(recipe, tmp_path / "run", "engine.workers=1")
-    assert start(1, words, SABOTAGE=hang_and_die).end().statuses == [KILLED]
-    ended = start(1, words, SABOTAGE=ONLY_RESUMED).end()
+    assert start(1, words, call(sabotage.kill_trainer_and_hang_in_loader)).end().statuses == [KILLED]
+    ended = start(1, words, call(sabotage.only_say_where_it_resumes)).end()
     assert ended == ([0], ["resumed at 0\n"])
 
 
@@ -194,18 +199,13 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(
     start: Start, recipe: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
     run = tmp_path / "run"
-    to_one = "os.kill(os.getpid(), signal.SIGTERM)"
-    to_every_process = "[os.kill(each.pid, signal.SIGUSR1) for each in multiprocessing.active_children()]\n"
-    to_every_process += " " * 12 + "os.kill(os.getpid(), signal.SIGUSR1)"
-    # As a scheduler and torchrun both do.
-    to_all_twice = "threading.Timer(0.3, os.killpg, (0, signal.SIGTERM)).start(), os.killpg(0, signal.SIGTERM)"
     for number, ranks, step, act, workers in (
-        (signal.SIGTERM, {1}, 2, to_one, 0),
-        (signal.SIGUSR1, {0, 1}, 5, to_every_process, 1),
-        (signal.SIGTERM, {0}, 8, to_all_twice, 0),
+        (signal.SIGTERM, [1], 2, sabotage.send, 0),
+        (signal.SIGUSR1, [0, 1], 5, sabotage.send_to_loaders_too, 1),
+        (signal.SIGTERM, [0], 8, sabotage.send_to_all_twice, 0),
     ):
-        send = AT_STEP.format(step=step, ranks=ranks, act=act)
-        ended = start(2, training(recipe, run, f"engine.workers={workers}"), SABOTAGE=send).end()
+        send = call(sabotage.at_step, step, ranks, call(act, number))
+        ended = start(2, training(recipe, run, f"engine.workers={workers}"), send).end()
         assert ended.statuses == [128 + number] * 2, ended
         stopped = steps(run)[-1]
         assert stopped in (step, step + 1)
@@ -221,30 +221,11 @@ def test_a_signal_does_not_wait_for_an_evaluation_which_is_done_when_the_run_goe
 ) -> None:
     """Evaluations are at steps 6 and 12, and of the average at the end."""
     run = tmp_path / "run"
-    signaled = (
-        "from segue.engine import trainer\n"
-        "predict, evaluations = trainer.predict, []\n"
-        "def predict_and_signal(task, *arguments):\n"
-        "    evaluations.append(task)\n"
-        "    own, calls = type(task).predict, []\n"
-        "    def signaled(task, *arguments):\n"
-        "        calls.append(task)\n"
-        "        if (len(evaluations), rank) == ({number}, {ranks} - 1):\n"
-        "            os.kill(os.getpid(), signal.SIGTERM)\n"
-        "            print('signaled', len(calls), file=sys.stderr)\n"
-        "        return own(task, *arguments)\n"
-        "    type(task).predict = signaled\n"
-        "    try:\n"
-        "        return predict(task, *arguments)\n"
-        "    finally:\n"
-        "        type(task).predict = own\n"
-        "trainer.predict = predict_and_signal"
-    )
     for number, stopped, logged in ((1, 6, 5), (1, 6, 5), (2, 12, 11)):
         if stopped == 12:  # once more from step 6, whose evaluation is not owed any more
-            killed = AT_STEP.format(step=8, ranks={0}, act="os.killpg(0, signal.SIGKILL)")
-            assert start(ranks, training(recipe, run), SABOTAGE=killed).end().statuses == [KILLED] * ranks
-        ended = start(ranks, training(recipe, run), SABOTAGE=signaled.format(number=number, ranks=ranks)).end()
+            assert start(ranks, training(recipe, run), killing(8)).end().statuses == [KILLED] * ranks
+        signaled = call(sabotage.signal_in_evaluation, number, of_rank=ranks - 1)
+        ended = start(ranks, training(recipe, run), signaled).end()
         assert ended.statuses == [128 + signal.SIGTERM] * ranks, ended
         assert sorted(ended.lines) == [
             "signaled 1",  # nothing more is evaluated after it
@@ -327,19 +308,8 @@ def watched(said: Sequence[str]) -> list[str]:
 def test_a_rank_that_gets_no_further_is_named_with_its_step_and_examples(
     start: Start, recipe: Path, tmp_path: Path
 ) -> None:
-    sleep = (
-        "from segue.tasks.translation import Translation\n"
-        "loss, calls = Translation.loss, []\n"
-        "def sleepy(self, model, batch, phase):\n"
-        "    calls.append(batch)\n"
-        "    if len(calls) == 5:\n"  # the first of two micro-batches in step 3
-        "        print('sleeps over', *batch.ids, file=sys.stderr, flush=True)\n"
-        "        time.sleep(10**6)\n"
-        "    return loss(self, model, batch, phase)\n"
-        "if rank == 1:\n"
-        "    Translation.loss = sleepy"
-    )
-    ended = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=5"), SABOTAGE=sleep).end()
+    sleep = call(sabotage.sleep_in_loss, 5, of_rank=1)  # the first of two micro-batches in step 3
+    ended = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=5"), sleep).end()
     assert ended.statuses == [LET_DOWN, LET_DOWN], ended
     ids = ended.said[1].splitlines()[0].split()[2:]
     assert ids
@@ -349,38 +319,24 @@ def test_a_rank_that_gets_no_further_is_named_with_its_step_and_examples(
     assert culprit.startswith(f"  rank 1 (holds the others up) at step 3, computes the loss: {', '.join(ids)}, for ")
 
 
-# A rank that freezes once the others can read in its file where it is.
-FREEZE = """
-def freeze(noted):
-    file = os.path.join(os.environ["RUN"], ".ranks", "rank_00001.json")
-    while not os.path.exists(file) or noted not in open(file).read():
-        time.sleep(0.1)
-    os.kill(os.getpid(), signal.SIGSTOP)
-"""
-FREEZE_AT_START = """
-from segue.tasks import translation
-if rank == 1:
-    translation.build_source = lambda *arguments: freeze("prepares the data")
-"""
-
-
 @pytest.mark.parametrize(
-    ("freeze", "innocent", "culprit"),
+    ("at", "innocent", "culprit"),
     [
-        (FREEZE_AT_START, "step 0, prepares the data", "step 0, not heard of since it prepares the data"),
-        (
-            AT_STEP.format(step=4, ranks={1}, act="freeze('[4, ')"),
-            "step 5, waits for the other ranks",
-            "step 4, not heard of since it ",
-        ),
+        (None, "step 0, prepares the data", "step 0, not heard of since it prepares the data"),
+        (4, "step 5, waits for the other ranks", "step 4, not heard of since it "),
     ],
     ids=["before the first step", "after a step"],
 )
 def test_a_rank_that_is_frozen_is_named(
-    start: Start, recipe: Path, tmp_path: Path, freeze: str, innocent: str, culprit: str
+    start: Start, recipe: Path, tmp_path: Path, at: int | None, innocent: str, culprit: str
 ) -> None:
-    words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=8")
-    job = start(2, words, SABOTAGE=FREEZE + freeze, RUN=str(tmp_path / "run"))
+    run = str(tmp_path / "run")
+    freeze = (
+        call(sabotage.freeze_while_preparing, run, of_rank=1)
+        if at is None
+        else call(sabotage.at_step, at, [1], call(sabotage.freeze_when_noted, run, f"[{at}, "))
+    )
+    job = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=8"), freeze)
     wait_for(lambda: not is_running(job.ranks[0]))
     os.kill(job.ranks[1], signal.SIGKILL)  # nothing else ends it
     ended = job.end()
@@ -391,20 +347,8 @@ def test_a_rank_that_is_frozen_is_named(
 
 
 def test_an_example_that_a_loader_never_gets_done_with_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
-    hang = (
-        "from segue.tasks.translation import PairReader\n"
-        "from segue.engine.loading import holding\n"
-        "read = PairReader.read\n"
-        "def endless(self, split, examples, index, epoch):\n"
-        "    if examples[index].id.endswith('train.jsonl:7'):\n"
-        "        holding(examples[index].id)\n"
-        "        print('loader', os.getpid(), file=sys.stderr, flush=True)\n"
-        "        time.sleep(10**6)\n"
-        "    return read(self, split, examples, index, epoch)\n"
-        "PairReader.read = endless"
-    )
     words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=5", "engine.workers=2")
-    ended = start(1, words, SABOTAGE=hang).end()
+    ended = start(1, words, call(sabotage.hang_at_pair, "train.jsonl:7")).end()
     assert ended.statuses == [LET_DOWN], ended
     _, place = watched(ended.said)
     assert re.fullmatch(r"  rank 0 at step \d, reads data: .*train\.jsonl:7\b.*, for \d+ s", place), place

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import sabotage
 import torch
 from ranks import Ended, Job, Start, tensors
+from sabotage import call
 
 from segue.data.features import FeaturesSection, LogMel
 from segue.engine.environment import peak_operations
@@ -66,21 +68,6 @@ RESUMED: dict[str, tuple[int, list[str]]] = {
     "2 shards, offloaded": (2, [*SAVING, "engine.shard=2", "engine.offload=true"]),
 }
 LEARNT = ["engine.steps=120", "engine.log_every=20", "engine.evaluate_every=60"]
-FEW_GPUS = """
-import os
-import torch
-import torch.distributed as dist
-if torch.cuda.device_count() < int(os.environ.get("WORLD_SIZE", "1")):
-    os.environ["LOCAL_RANK"] = "0"
-    def meet(backend, **options):
-        return init(backend.replace("nccl", "gloo"), **options)
-    init, dist.init_process_group = dist.init_process_group, meet
-    # Over gloo this crashes on tensors of a GPU (pytorch issue 152645).
-    from torch.distributed import _functional_collectives as collectives
-    def gather(x, *arguments, **options):
-        return gathered(x.cpu(), *arguments, **options).to(x.device)
-    gathered, collectives.all_gather_tensor = collectives.all_gather_tensor, gather
-"""
 
 
 class Order(NamedTuple):
@@ -119,7 +106,7 @@ class Runs:
         words = ["train", self._recipes[order.task], "--out", self._folder / name, "batch.micro_batches=4"]
         words += [f"engine.steps={STEPS}", "engine.log_every=1", "engine.device=cuda"]
         words += [*TASKS[order.task], *order.overrides]
-        return self._start(order.ranks, words, SABOTAGE=FEW_GPUS)
+        return self._start(order.ranks, words, call(sabotage.share_a_gpu))
 
 
 @pytest.fixture(scope="module")
@@ -213,12 +200,11 @@ def test_the_largest_batch_is_one_that_fits_in_a_gpus_memory(
     reversal_recipe: Path, start: Start, tmp_path: Path
 ) -> None:
     def search(megabytes: int) -> Job:
-        limit = f"torch.cuda.set_per_process_memory_fraction({megabytes}e6 / torch.cuda.mem_get_info()[1])"
         words: Sequence[object] = [
             *("train", reversal_recipe, "--out", tmp_path / str(megabytes), "batch.tokens=auto", "engine.device=cuda"),
             *("engine.steps=3", "model.width=256", "model.feed_forward=1024"),
         ]
-        return start(1, words, SABOTAGE=f"import torch\n{limit}")
+        return start(1, words, call(sabotage.limit_gpu_memory, megabytes))
 
     budgets = []
     for job in [search(150), search(1500)]:

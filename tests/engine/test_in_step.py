@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from ranks import RunRanks
 from safetensors.torch import load_file
 
 LAYOUTS = {"2 shards": (1, 2, 1), "2 tensor-parallel": (1, 1, 2), "2 shards x 2 tensor-parallel": (1, 2, 2)}
@@ -19,7 +19,7 @@ CASES = [
 
 @pytest.mark.parametrize(("task", "name", "more"), CASES)
 def test_sharded_evaluation_says_the_same(
-    task: str, name: str, more: list[str], tiny_recipe: Path, reversal_recipe: Path, run_ranks: Any, tmp_path: Path
+    task: str, name: str, more: list[str], tiny_recipe: Path, reversal_recipe: Path, run_ranks: RunRanks, tmp_path: Path
 ) -> None:
     recipe = {"translation": reversal_recipe, "speech": tiny_recipe}[task]
     overrides = ["batch.tokens=100", "model.positions=sinusoidal"] if task == "translation" else []
@@ -37,8 +37,8 @@ def test_sharded_evaluation_says_the_same(
         )
         for way in ("false", "true")
     ]
-    ended = run_ranks(commands)
-    assert [set(statuses) for statuses in ended.statuses] == [{0}, {0}], ended.said
+    statuses, said = run_ranks(commands)
+    assert [set(each) for each in statuses] == [{0}, {0}], said
     whole, sharded = (
         [json.loads(line) for line in (tmp_path / way / "metrics.jsonl").read_text().splitlines()]
         for way in ("false", "true")

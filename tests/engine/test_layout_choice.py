@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import RunRanks
 
 from segue import training
 from segue.engine.distributed.layout import BYTES_PER_PARAMETER, SHARE_FOR_STATE, Layout, choose
@@ -125,16 +126,16 @@ MISTAKES = {
 
 
 def test_a_layout_that_does_not_fit_the_model_is_one_line_and_ends_all_ranks(
-    tiny_recipe: Path, reversal_recipe: Path, run_ranks: Any, tmp_path: Path
+    tiny_recipe: Path, reversal_recipe: Path, run_ranks: RunRanks, tmp_path: Path
 ) -> None:
     commands = []
     for name, (overrides, _) in MISTAKES.items():
         recipe = reversal_recipe if name in ("heads", "feed_forward") else tiny_recipe
         parts = [] if name in ("ranks", "auto") else ["engine.tensor_parallel=2"]
         commands.append((2, ["train", recipe, "--out", tmp_path / name, *parts, *overrides]))
-    ended = run_ranks(commands)
-    assert ended.statuses == [[2, 2]] * len(MISTAKES), ended.said
-    assert ended.said.splitlines() == [f"segue: {message}" for _, message in MISTAKES.values()]
+    statuses, said = run_ranks(commands)
+    assert statuses == [[2, 2]] * len(MISTAKES), said
+    assert said == [f"segue: {message}" for _, message in MISTAKES.values()]
 
 
 # --- How many processes ---

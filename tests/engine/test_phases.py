@@ -9,9 +9,11 @@ from typing import Any
 
 import adversaries
 import pytest
+import sabotage
 import torch
 from adversaries import AN_EPOCH, DISCRIMINATOR, EMPTY, GENERATOR, MICRO_BATCHES, Adversaries, Numbers, Source, Task
-from ranks import AT_STEP, KILLED, Start, assert_same_outcome, records
+from ranks import KILLED, Ended, Start, assert_same_outcome, records
+from sabotage import Call, call
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -23,14 +25,12 @@ from segue.engine.step import NotFiniteError, mixed
 from segue.engine.task import Term
 from segue.engine.trainer import Trainer
 
-TRAIN = f"import sys; sys.path.insert(0, {str(Path(adversaries.__file__).parent)!r})\n"
-TRAIN += "import adversaries; raise SystemExit(adversaries.main(order['words']))"
 PHASES = ("generator", "discriminator")
 
 
-def train(start: Start, ranks: int, run: Path, sabotage: str = "", **engine: Any) -> Any:
+def train(start: Start, ranks: int, run: Path, *calls: Call, **engine: object) -> Ended:
     settings = {"moving_average_decay": 0.9, **engine}
-    return start(ranks, [run, json.dumps(settings)], SABOTAGE=sabotage + TRAIN).end()
+    return start(ranks, [run, json.dumps(settings)], *calls, program="adversaries").end()
 
 
 def batches_of(step: int) -> Iterator[tuple[int, Numbers]]:
@@ -68,11 +68,11 @@ def by_hand(steps: int) -> list[tuple[dict[str, float], dict[str, Tensor]]]:
         [DISCRIMINATOR.learning_rate * share for share in (1 / 4, 2 / 4, 3 / 4)],
     ]
     statistics = [tensor for name, tensor in model.named_buffers() if "running" in name]
-    found = []
+    found = list[tuple[dict[str, float], dict[str, Tensor]]]()
     for step in range(steps):
         examples = sum(len(batch.ids) for _, batch in batches_of(step))
         values = sum(int(batch.sizes.sum()) for _, batch in batches_of(step))
-        numbers = {}
+        numbers = dict[str, float]()
         for phase, name in enumerate(PHASES):
             before, after, total = [each.clone() for each in statistics], [], 0.0
             for place, (_, _, noise, real, sizes) in batches_of(step):
@@ -150,9 +150,9 @@ def test_any_number_of_ranks_takes_the_same_steps(start: Start, alone: Path, tmp
 def test_a_run_that_was_killed_and_stopped_ends_as_an_undisturbed_one(start: Start, tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert train(start, 2, whole).statuses == [0, 0]
-    kill = AT_STEP.format(step=3, ranks={0}, act="os.killpg(0, signal.SIGKILL)")
+    kill = call(sabotage.at_step, 3, [0], call(sabotage.send_to_all, signal.SIGKILL))
     assert train(start, 2, run, kill).statuses == [KILLED, KILLED]
-    stop = AT_STEP.format(step=4, ranks={1}, act="os.kill(os.getpid(), signal.SIGTERM)")
+    stop = call(sabotage.at_step, 4, [1], call(sabotage.send, signal.SIGTERM))
     assert train(start, 2, run, stop).statuses == [128 + signal.SIGTERM] * 2
     assert max((run / "checkpoints").iterdir()).name == "step_00000005"
     assert train(start, 2, run).statuses == [0, 0]
@@ -215,7 +215,8 @@ def test_a_step_of_two_phases_can_be_taken_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["shard", "tensor_parallel"])
 def test_a_model_of_several_phases_is_not_sharded(start: Start, tmp_path: Path, how: str) -> None:
-    ended = train(start, 2, tmp_path / "run", **{how: 2})
+    settings: dict[str, Any] = {how: 2}
+    ended = train(start, 2, tmp_path / "run", **settings)
     assert ended.statuses == [2, 2]
     assert ended.lines == [
         "segue: engine.shard, engine.tensor_parallel: a model that learns in several phases is not sharded"

@@ -2,13 +2,14 @@
 
 import os
 import re
-import resource
 import socket
 import sys
 from pathlib import Path
 
 import pytest
-from ranks import AT_STEP, LET_DOWN, ONLY_RESUMED, Start, assert_same_outcome, steps, training, wait_for
+import sabotage
+from ranks import LET_DOWN, Start, assert_same_outcome, steps, training, wait_for
+from sabotage import call
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and the signals of Linux")
 
@@ -24,7 +25,8 @@ def test_all_ranks_pass_a_damaged_checkpoint_over(
         path.unlink()
     else:
         path.write_bytes(content if damage == "flipped" else content[:-1])
-    ended = start(2, training(recipe, run), SABOTAGE="" if damage == "missing" else ONLY_RESUMED).end()
+    calls = [] if damage == "missing" else [call(sabotage.only_say_where_it_resumes)]
+    ended = start(2, training(recipe, run), *calls).end()
     assert ended.statuses == [0, 0], ended
     warning, *rest = ended.lines
     assert warning.startswith(f"warning: {path.parent}: damaged checkpoint passed over: ")
@@ -71,13 +73,10 @@ def test_a_checkpoint_of_another_model_names_the_first_parameter_that_differs(
 def test_a_disk_that_is_full_for_one_rank_ends_all_with_one_line_and_leaves_earlier_checkpoints(
     start: Start, recipe: Path, tmp_path: Path, rank: int
 ) -> None:
-    # The system refuses longer files, as a full disk would; once the checkpoint of step 3 is there.
     run = tmp_path / "run"
-    saved = f"lambda: os.path.exists('{run}/checkpoints/step_00000003')"
-    act = f"[time.sleep(0.01) for _ in iter({saved}, True)]\n"
-    act += " " * 12 + f"__import__('resource').setrlimit({resource.RLIMIT_FSIZE}, (40_000, 40_000))"
+    fill = call(sabotage.fill_disk, f"{run}/checkpoints/step_00000003")
     words = training(recipe, run, "engine.evaluate_every=12")
-    ended = start(2, words, SABOTAGE=AT_STEP.format(step=4, ranks={rank}, act=act)).end()
+    ended = start(2, words, call(sabotage.at_step, 4, [rank], fill)).end()
     assert ended.statuses == [2, 2], ended
     [mistake] = ended.lines
     assert mistake == (
@@ -86,22 +85,13 @@ def test_a_disk_that_is_full_for_one_rank_ends_all_with_one_line_and_leaves_earl
     )
     assert steps(run) == [3]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_00000003"]
-    assert start(2, words, SABOTAGE=ONLY_RESUMED).end().lines == ["resumed at 3"] * 2
+    assert start(2, words, call(sabotage.only_say_where_it_resumes)).end().lines == ["resumed at 3"] * 2
 
 
 def test_a_folder_that_must_not_be_written_is_one_line(start: Start, recipe: Path, tmp_path: Path) -> None:
-    # Root may write anywhere by a capability of its own, which can be laid down: CAP_DAC_OVERRIDE and
-    # CAP_DAC_READ_SEARCH, bits 1 and 2 (linux/capability.h).
-    as_others = (
-        "import ctypes\n"
-        "header, bits = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()\n"
-        "assert ctypes.CDLL(None).capget(header, bits) == 0\n"
-        "bits[0] &= ~0b110\n"
-        "assert ctypes.CDLL(None).capset(header, bits) == 0"
-    )
     folder = tmp_path / "read_only"
     folder.mkdir(mode=0o555)
-    ended = start(2, training(recipe, folder / "run"), SABOTAGE=as_others).end()
+    ended = start(2, training(recipe, folder / "run"), call(sabotage.lay_down_roots_rights)).end()
     assert ended.statuses == [2, 2], ended
     assert ended.lines == [f"segue: {folder}/run: Permission denied"]
     assert list(folder.iterdir()) == []
@@ -109,8 +99,7 @@ def test_a_folder_that_must_not_be_written_is_one_line(start: Start, recipe: Pat
 
 def test_two_trainings_never_share_a_run_directory(start: Start, recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    wait = AT_STEP.format(step=1, ranks={0}, act="time.sleep(10**6)")
-    first = start(2, training(recipe, run), SABOTAGE=wait)
+    first = start(2, training(recipe, run), call(sabotage.at_step, 1, [0], call(sabotage.sleep)))
     wait_for((run / "tokenizer.json").exists)
     ended = start(2, training(recipe, run)).end()
     first.kill()
@@ -152,19 +141,8 @@ def test_a_mistake_that_every_rank_finds_is_told_by_one(
 def test_a_mistake_that_another_rank_finds_in_its_data_ends_all(
     start: Start, recipe: Path, tmp_path: Path, workers: int
 ) -> None:
-    spoil = (
-        "from segue.errors import UserError\n"
-        "from segue.tasks.translation import PairReader\n"
-        "read = PairReader.read\n"
-        "def spoilt(self, split, examples, index, epoch):\n"
-        "    if split == 'train' and examples[index].id.endswith('train.jsonl:7'):\n"
-        "        raise UserError(f'{examples[index].id}: no text')\n"
-        "    return read(self, split, examples, index, epoch)\n"
-        "if rank == 1:\n"
-        "    PairReader.read = spoilt"
-    )
     words = training(recipe, tmp_path / "run", "engine.steps=40", f"engine.workers={workers}")
-    ended = start(2, words, SABOTAGE=spoil).end()
+    ended = start(2, words, call(sabotage.spoil_pair, "train.jsonl:7", of_rank=1)).end()
     assert ended.statuses == [LET_DOWN, 2], ended
     hint = "(--skip-bad leaves such examples out and counts them)"
     assert ended.lines == [
@@ -180,29 +158,16 @@ def test_a_loss_that_is_not_finite_is_told_by_one_with_examples_of_all_and_can_b
     start: Start, recipe: Path, tmp_path: Path
 ) -> None:
     # One example of rank 1 makes the feed-forward layer of the encoder overflow.
-    overflow = (
-        "from segue.tasks.translation import Translation\n"
-        "loss, bad = Translation.loss, 'train.jsonl:30'\n"
-        "def poisoned(self, model, batch, phase):\n"
-        "    layer = getattr(model, 'module', model).encoder[0].feed_forward.up\n"
-        "    if bad not in batch.ids:\n"
-        "        return loss(self, model, batch, phase)\n"
-        "    handle = layer.register_forward_hook(lambda module, inputs, output: output * float('inf'), prepend=True)\n"
-        "    try:\n"
-        "        return loss(self, model, batch, phase)\n"
-        "    finally:\n"
-        "        handle.remove()\n"
-        "Translation.loss = poisoned"
-    )
+    overflow = call(sabotage.overflow_at_pair, "train.jsonl:30")
     run = tmp_path / "run"
-    ended = start(2, training(recipe, run), SABOTAGE=overflow).end()
+    ended = start(2, training(recipe, run), overflow).end()
     assert ended.statuses == [2, 2], ended
     [mistake], [path] = ended.lines, list(run.glob("replay_*"))
     assert mistake.startswith("segue: step 3: the loss is nan; ")
     assert mistake.endswith(f"(segue train --replay {path} takes it again)")
     named = re.findall(r"train\.jsonl:\d+", mistake)
 
-    ended = start(1, ["train", "--replay", path], SABOTAGE=overflow).end()
+    ended = start(1, ["train", "--replay", path], overflow).end()
     assert ended.statuses == [0], ended
     found = [line for line in ended.lines if line.startswith("loss ")]
     assert len(found) == 4

@@ -8,63 +8,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sabotage
+from sabotage import Call, call
 
 import segue
 from segue.data import audio
 
-# Python reports each file operation to a hook just before it happens: DIE_AT is an operation's name (or *), a part of
-# its path, and how often to let it pass.
-PROGRAM = """
-import os, signal, sys
-from segue.cli import main
-
-trainer, moment = os.getpid(), os.environ.get("DIE_AT", "")
-if moment:
-    operation, part, left = moment.split(" ")
-    left = int(left)
-
-    def watch(event, arguments):
-        global left
-        if operation in ("*", event) and part in repr(arguments) and os.getpid() == trainer:
-            left -= 1
-            if left < 0:
-                os.kill(trainer, signal.SIGKILL)
-
-    sys.addaudithook(watch)
-exec(os.environ.get("SABOTAGE", ""))
-sys.exit(main())
-"""
-SIGNAL_AT_STEP = """
-import multiprocessing
-from segue.engine.log import Log
-
-advance = Log.advance
-
-def advance_and_send(log, step):
-    advance(log, step)
-    if step == {step}:
-        loaders = [each.pid for each in multiprocessing.active_children()]
-        print("loader processes:", *loaders, file=sys.stderr, flush=True)
-        os.kill({target}, {signal})
-
-Log.advance = advance_and_send
-"""
-GROUP, TRAINER = "-trainer", "trainer"
-"""Who is sent a signal: every process, as Ctrl-C does, or the trainer alone."""
-
-PATIENCE = 120
+PATIENCE = 300
 """Seconds until something hangs; far more than anything takes."""
 
 
-def start(recipe: Path, run: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+def start(recipe: Path, run: Path, *overrides: str, calls: Sequence[Call] = ()) -> subprocess.Popen[str]:
     """`segue train` as a process group of its own, as a terminal starts it."""
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "train", str(recipe), "--out", str(run), *overrides],
-        env={**os.environ, **environment},
+        [sys.executable, sabotage.__file__, "train", str(recipe), "--out", str(run), *overrides],
+        env={**os.environ, **sabotage.environment(calls)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -129,18 +92,20 @@ def killed(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """A run that was killed three times before it came to its end, and the loader processes of the first try."""
     run = tmp_path_factory.mktemp("killed") / "run"
 
-    in_mid_epoch = SIGNAL_AT_STEP.format(step=13, target=TRAINER, signal=int(signal.SIGKILL))  # saved at step 8
-    status, said = finish(start(tiny_recipe, run, "engine.workers=2", SABOTAGE=in_mid_epoch))
+    killed = call(sabotage.name_loaders_and_send, signal.SIGKILL, to_group=False)
+    in_mid_epoch = call(sabotage.at_step, 13, [0], killed)  # saved at step 8
+    status, said = finish(start(tiny_recipe, run, "engine.workers=2", calls=[in_mid_epoch]))
     assert status == -signal.SIGKILL, said
     workers = [int(word) for word in said.rpartition("loader processes:")[2].split()]
 
-    while_saving = "open checkpoints/.partial_00000024/.partial_shard 0"
-    status, said = finish(start(tiny_recipe, run, DIE_AT=while_saving))
+    while_saving = call(sabotage.die_at, "open", "checkpoints/.partial_00000024/.partial_shard")
+    status, said = finish(start(tiny_recipe, run, calls=[while_saving]))
     assert status == -signal.SIGKILL, said
     assert newest_checkpoint(run).name == "step_00000016"
 
-    before_publishing = "os.rename checkpoints/.partial_00000030 0"  # after the last evaluation
-    status, said = finish(start(tiny_recipe, run, DIE_AT=before_publishing))
+    # After the last evaluation.
+    before_publishing = call(sabotage.die_at, "os.rename", "checkpoints/.partial_00000030")
+    status, said = finish(start(tiny_recipe, run, calls=[before_publishing]))
     assert status == -signal.SIGKILL, said
     assert newest_checkpoint(run).name == "step_00000024"
 
@@ -168,8 +133,8 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on_exactly(
 ) -> None:
     run = tmp_path / "run"
     for number, step, workers in ((signal.SIGINT, 5, 2), (signal.SIGTERM, 18, 0)):
-        send = SIGNAL_AT_STEP.format(step=step, target=GROUP, signal=int(number))
-        status, said = finish(start(tiny_recipe, run, f"engine.workers={workers}", SABOTAGE=send))
+        send = call(sabotage.at_step, step, [0], call(sabotage.send_to_all, number))
+        status, said = finish(start(tiny_recipe, run, f"engine.workers={workers}", calls=[send]))
         assert status == 128 + number, said
         assert "Traceback" not in said
         assert newest_checkpoint(run).name == f"step_{step:08d}"
@@ -199,7 +164,9 @@ def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tiny_recipe:
     for number in range(20):
         overrides = (*settings, f"engine.workers={draw.choice((0, 1, 2))}")
         if number % 2:
-            process = start(tiny_recipe, run, *overrides, DIE_AT=f"* {run} {draw.randrange(200)}")
+            process = start(
+                tiny_recipe, run, *overrides, calls=[call(sabotage.die_at, "*", str(run), draw.randrange(200))]
+            )
         else:
             before = len(records(run))
             process = start(tiny_recipe, run, *overrides)
@@ -228,32 +195,21 @@ def broken_corpus(corpus: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "sabotage",
-    [
-        "from segue.engine.trainer import Trainer; Trainer._evaluate_and_keep = lambda self: 1 / 0",
-        "from segue.data.examples import Utterance; Utterance.samples = lambda *_: 1 / 0",
-    ],
-    ids=["in the trainer", "in a loader process"],
+    "fault", [sabotage.fail_in_evaluation, sabotage.fail_to_read], ids=["in the trainer", "in a loader process"]
 )
-def test_a_fault_with_loader_processes_alive_ends_the_process(tiny_recipe: Path, tmp_path: Path, sabotage: str) -> None:
+def test_a_fault_with_loader_processes_alive_ends_the_process(
+    tiny_recipe: Path, tmp_path: Path, fault: Callable[[], None]
+) -> None:
     settings = ("engine.workers=2", "engine.evaluate_every=3")
-    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, SABOTAGE=sabotage))
+    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, calls=[call(fault)]))
     assert status == 1, said
-    assert "Traceback" in said
+    assert "ZeroDivisionError" in said
 
 
 def test_a_loader_process_that_dies_is_reported_with_the_example_it_held(tiny_recipe: Path, tmp_path: Path) -> None:
-    sabotage = (
-        "from segue.data.examples import Utterance\n"
-        "read = Utterance.samples\n"
-        "def deadly(utterance, rate):\n"
-        "    if utterance.id.endswith('train_17.wav'):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return read(utterance, rate)\n"
-        "Utterance.samples = deadly"
-    )
     settings = ("engine.workers=2", "augmentation.joined_utterances=1")
-    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, SABOTAGE=sabotage))
+    deadly = call(sabotage.die_at_recording, "train_17.wav")
+    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, calls=[deadly]))
     assert status == 2, said
     assert re.search(
         r"^segue: a process that reads data died \(SIGKILL.*\); .* example .*train_17\.wav$", said, re.M
@@ -272,11 +228,8 @@ def test_a_mistake_found_by_a_loader_process_is_one_line(
 
 
 def test_a_mistake_found_while_loader_processes_are_alive_is_one_line(tiny_recipe: Path, tmp_path: Path) -> None:
-    sabotage = (
-        "from segue.engine.state.checkpoint import Checkpoints; Checkpoints.save = lambda *_: open('/no such folder/x')"
-    )
     settings = ("engine.workers=2", "engine.save_every=3")
-    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, SABOTAGE=sabotage))
+    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, calls=[call(sabotage.fail_to_save)]))
     assert status == 2, said
     _, *lines = said.splitlines()  # the first one introduces the run
     (mistake,) = [line for line in lines if not line.startswith("step ")]
