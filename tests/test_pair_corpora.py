@@ -313,6 +313,7 @@ def test_cmudict_names_lines_that_are_no_entry(tmp_path: Path) -> None:
     assert [line.partition(": a word")[0] for line in lines] == [f"{path}:{number}" for number in (3, 4, 5)]
 
 
+@pytest.mark.slow
 def test_the_real_cmudict_is_split_by_word(tmp_path: Path) -> None:
     written = prepare("cmudict", real_data("cmudict"), tmp_path / "out", ["keep_stress=true"])
     words = {each.path.stem: dictionary(each.path) for each in written}

@@ -70,7 +70,7 @@ def shared(rank: int, folder: Path, layouts: str) -> list[tuple[dict[str, Tensor
     return found
 
 
-@pytest.mark.parametrize("size", LAYOUTS)
+@pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.slow if size > 2 else ()) for size in LAYOUTS])
 def test_ranks_share_a_vocabulary(size: int, tmp_path: Path) -> None:
     found = forked.run(__file__, "shared", size, tmp_path, json.dumps(LAYOUTS[size]))
     cases = [(Layout(*layout), *case) for layout in LAYOUTS[size] for case in CASES]

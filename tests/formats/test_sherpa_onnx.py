@@ -58,7 +58,10 @@ def spread_model(num_tokens: int) -> AcousticModel:
     return model
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ("characters", "bpe") else pytest.mark.slow) for name in TOKENIZERS],
+)
 def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
     tokenizer = built(name)
     model = spread_model(len(tokenizer))
