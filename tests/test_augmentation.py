@@ -202,6 +202,21 @@ def test_pauses_stand_around_utterances_that_stay_whole() -> None:
     assert len(levels) > 20
 
 
+def test_a_fifth_of_the_pauses_is_digital_silence_and_the_noise_of_others_is_up_to_35_db_below_speech() -> None:
+    pieces = [np.full(RATE, 0.5, np.float32)]
+    silent, below = 0, []
+    for seed in range(400):
+        joined = augmentation().join(pieces, (1.0, 0.0), np.random.default_rng(seed))
+        power = float(np.square(joined[:RATE]).mean())
+        if power == 0:
+            silent += 1
+        else:
+            below.append(10 * np.log10(0.25 / power))
+    assert silent == pytest.approx(80, abs=4 * 8)  # four standard deviations
+    assert -1 < min(below) < 1
+    assert 34 < max(below) < 36
+
+
 def test_without_pauses_utterances_follow_each_other_at_once() -> None:
     joined = augmentation().join([SPEECH, -SPEECH], (), np.random.default_rng(0))
     np.testing.assert_array_equal(joined, np.concatenate([SPEECH, -SPEECH]))

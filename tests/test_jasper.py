@@ -196,6 +196,21 @@ def test_a_block_adds_projections_of_the_inputs_that_its_kind_says(residual: Res
             torch.testing.assert_close(outputs[position], x.relu() * mask)
 
 
+def test_statistics_move_a_tenth_of_the_way_to_those_of_a_batch() -> None:
+    torch.manual_seed(0)
+    section = JasperSection(kind="jasper", residual="none", blocks=(BlockSection(channels=8, kernel=3),))
+    model = Jasper(section, 6).train()
+    (norm,) = (module for module in model.modules() if isinstance(module, nn.BatchNorm1d))
+    seen: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    model(torch.randn(4, 6, 50) + 3, torch.tensor([50] * 4))
+    (x,) = seen
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    torch.testing.assert_close(norm.running_mean, 0.1 * x.mean(dim=(0, 2)))
+    torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * x.transpose(0, 1).flatten(1).var(dim=1))
+
+
 @pytest.mark.parametrize(
     ("residual", "change", "message"),
     [

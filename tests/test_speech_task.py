@@ -158,6 +158,18 @@ def test_ctc_must_fit_at_the_fastest_speed(tmp_path: Path, text: str, num_frames
         assert (prediction.loss, prediction.num_targets) == (0.0, len(text))  # where torch has infinity
 
 
+@torch.inference_mode()
+def test_a_reference_without_tokens_has_no_loss(tmp_path: Path) -> None:
+    """To say nothing has a likelihood as well; but a loss for each target has no place for it."""
+    task = task_of(write_lines(tmp_path, [("a b", 8000), ("a", 8000)]), split="dev")
+    batch, model = task.source.load("dev", micro_batch(0, 1)), random_model(task)
+    lengths = torch.tensor([0, 1])
+    batch = batch._replace(target_lengths=lengths, targets=batch.targets[-1:])
+    without, with_one = task.predict(model, batch)
+    assert (without.loss, without.num_targets) == (0.0, 0)
+    assert with_one.loss > 1
+
+
 def test_unusable_texts_are_named_or_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = write_lines(tmp_path, [("a b", 8000), ("Éx a, é", 8000), ("?!", 8000)])
     with pytest.raises(UserError) as raised:

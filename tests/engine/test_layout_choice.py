@@ -74,6 +74,12 @@ def test_a_model_is_sharded_as_little_as_memory_allows(
     assert chosen(8, tensor_parallel=tensor_parallel, parameters=parameters, memory=memory) == expected
 
 
+def test_a_copy_s_state_may_take_half_of_a_device() -> None:
+    """Of AdamW in float32: 16 bytes a parameter, of 1 GB."""
+    assert chosen(8, parameters=31_250_000) == (8, 1, 1)
+    assert chosen(8, parameters=31_250_001) == (4, 2, 1)
+
+
 def test_a_number_of_shards_divides_the_ranks() -> None:
     assert chosen(6, parameters=4 * FITS) == (1, 6, 1)  # 4 and 5 would do, and do not divide 6
 

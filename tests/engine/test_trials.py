@@ -119,9 +119,10 @@ def test_what_any_group_of_this_process_may_hold_counts(tmp_path: Path) -> None:
 
 
 def test_ranks_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = trials._free_bytes(CPU)
+    monkeypatch.setattr(trials, "_allowances", lambda: [(1e6, 2e5)])  # what is free changes while others run
+    assert trials._free_bytes(CPU) == 8e5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert trials._free_bytes(CPU) == pytest.approx(whole / 4, rel=0.2)
+    assert trials._free_bytes(CPU) == 2e5
 
 
 def test_a_trial_leaves_no_model_behind(monkeypatch: pytest.MonkeyPatch) -> None:
