@@ -1,5 +1,7 @@
 # make quickstart   the whole road on synthesised speech, in minutes
-# make test         lint, types, import contracts, tests
+# make test-fast    for every change, in under a minute: lint, import contracts, tests that train and export nothing
+# make test         before it is shared, in minutes: lint, types, import contracts, tests; of the engine and of the rest
+#                   at the same time, so that two cores are busy
 # make test-slow    the long proofs: faults, real data
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +9,7 @@ BIN := $(VENV)/bin
 # Threads that wait should sleep: spinning ones cost up to six times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install quickstart test test-slow clean
+.PHONY: install quickstart lint types test-fast test test-engine test-rest test-slow clean
 
 install: $(VENV)/installed
 
@@ -21,12 +23,25 @@ $(VENV)/installed: pyproject.toml
 quickstart: install
 	$(BIN)/segue quickstart
 
-test: install
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m 'not slow'
+
+types: install
+	$(BIN)/mypy
+
+test-fast: lint
+	$(BIN)/pytest -m 'not slow' --hypothesis-profile fast $(FAST)
+
+test: lint
+	$(MAKE) --jobs 2 --output-sync test-engine test-rest
+
+test-engine: install
+	$(BIN)/pytest -m 'not slow' tests/engine
+
+test-rest: install types
+	$(BIN)/pytest -m 'not slow' --ignore tests/engine
 
 test-slow: install
 	$(BIN)/pytest -m slow

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from segue.data import audio
+
+settings.register_profile("fast", max_examples=10, deadline=None)  # `make test-fast`
 
 SAMPLE_RATE_HZ = 8000
 TONES_HZ = {"a": 400.0, "b": 900.0, "c": 1700.0, "d": 2800.0, " ": 3600.0}

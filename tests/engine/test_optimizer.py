@@ -198,7 +198,8 @@ def test_muon_is_refused_where_there_is_no_hidden_matrix() -> None:
 @SECTIONS
 @pytest.mark.parametrize("mode", ["clip", "scale"])
 def test_larc_is_the_formula_tensor_by_tensor(section: OptimizerSection, mode: Literal["clip", "scale"]) -> None:
-    larc = LARCSection(mode=mode, trust=0.02)
+    assert (LARCSection().epsilon, LARCSection().min_update) == (1e-7, 1e-7)
+    larc = LARCSection(mode=mode, trust=0.02, epsilon=0.01)
     model, other = new_model(), new_model()
     nn.init.zeros_(model.head.bias)
     nn.init.zeros_(other.head.bias)
@@ -215,9 +216,9 @@ def test_larc_is_the_formula_tensor_by_tensor(section: OptimizerSection, mode: L
             rate = share * (0.01 if section.kind == "muon" and id(parameter) not in hidden else 0.1)
             # OpenSeq2Seq's optimizers.py, post_process_gradients.
             if mode == "clip":
-                factor = min(max(0.02 * w / (rate * (g + 1e-7)), 1e-7), 1.0)
+                factor = min(max(0.02 * w / (rate * (g + 0.01)), 1e-7), 1.0)
             else:
-                factor = max(0.02 * w / (g + 1e-7), 1e-7)
+                factor = max(0.02 * w / (g + 0.01), 1e-7)
             parameter.grad *= factor
             factors.add(factor)
         updater.step(share)

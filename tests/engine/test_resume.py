@@ -1,6 +1,5 @@
 """The proof that training can be stopped at any moment: what comes out is the same to the last bit."""
 
-import json
 import os
 import random
 import re
@@ -10,21 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sabotage
+from ranks import PATIENCE, Start, is_running, records, wait_for
 from sabotage import Call, call
 
 import segue
 from segue.data import audio
 
-PATIENCE = 300
-"""Seconds until something hangs; far more than anything takes."""
 
-
-def start(recipe: Path, run: Path, *overrides: str, calls: Sequence[Call] = ()) -> subprocess.Popen[str]:
-    """`segue train` as a process group of its own, as a terminal starts it."""
+def begin(recipe: Path, run: Path, *overrides: str, calls: Sequence[Call] = ()) -> subprocess.Popen[str]:
+    """`segue train` as a process group of its own, as a terminal starts it; for what a forked process may not show."""
     return subprocess.Popen(
         [sys.executable, sabotage.__file__, "train", str(recipe), "--out", str(run), *overrides],
         env={**os.environ, **sabotage.environment(calls)},
@@ -43,14 +39,6 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, said
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    """The log's complete lines, without what depends on the clock."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    clock = ("time", "rate", "data_wait", "memory_gb")
-    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -80,36 +68,34 @@ def uninterrupted(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -
     return run
 
 
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.fixture(scope="module")
-def killed(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+def killed(start: Start, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
     """A run that was killed three times before it came to its end, and the loader processes of the first try."""
     run = tmp_path_factory.mktemp("killed") / "run"
 
+    def train(*calls: Call, workers: int = 0) -> tuple[int, str]:
+        words = ["train", tiny_recipe, "--out", run, f"engine.workers={workers}"]
+        (status,), (said,) = start(1, words, *calls).end()
+        return status, said
+
     killed = call(sabotage.name_loaders_and_send, signal.SIGKILL, to_group=False)
     in_mid_epoch = call(sabotage.at_step, 13, [0], killed)  # saved at step 8
-    status, said = finish(start(tiny_recipe, run, "engine.workers=2", calls=[in_mid_epoch]))
+    status, said = train(in_mid_epoch, workers=2)
     assert status == -signal.SIGKILL, said
-    workers = [int(word) for word in said.rpartition("loader processes:")[2].split()]
+    workers = [int(word) for word in said.rpartition("loader processes:")[2].splitlines()[0].split()]
 
     while_saving = call(sabotage.die_at, "open", "checkpoints/.partial_00000024/.partial_shard")
-    status, said = finish(start(tiny_recipe, run, calls=[while_saving]))
+    status, said = train(while_saving)
     assert status == -signal.SIGKILL, said
     assert newest_checkpoint(run).name == "step_00000016"
 
     # After the last evaluation.
     before_publishing = call(sabotage.die_at, "os.rename", "checkpoints/.partial_00000030")
-    status, said = finish(start(tiny_recipe, run, calls=[before_publishing]))
+    status, said = train(before_publishing)
     assert status == -signal.SIGKILL, said
     assert newest_checkpoint(run).name == "step_00000024"
 
-    status, said = finish(start(tiny_recipe, run, "engine.workers=2"))
+    status, said = train(workers=2)
     assert status == 0, said
     return run, workers
 
@@ -122,10 +108,7 @@ def test_resumed_run_equals_uninterrupted_run(killed: tuple[Path, list[int]], un
 def test_loader_processes_do_not_survive_a_killed_trainer(killed: tuple[Path, list[int]]) -> None:
     workers = killed[1]
     assert len(workers) == 2
-    deadline = time.monotonic() + PATIENCE
-    while any(map(is_running, workers)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: not any(map(is_running, workers)))
 
 
 def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on_exactly(
@@ -134,20 +117,20 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on_exactly(
     run = tmp_path / "run"
     for number, step, workers in ((signal.SIGINT, 5, 2), (signal.SIGTERM, 18, 0)):
         send = call(sabotage.at_step, step, [0], call(sabotage.send_to_all, number))
-        status, said = finish(start(tiny_recipe, run, f"engine.workers={workers}", calls=[send]))
+        status, said = finish(begin(tiny_recipe, run, f"engine.workers={workers}", calls=[send]))
         assert status == 128 + number, said
         assert "Traceback" not in said
         assert newest_checkpoint(run).name == f"step_{step:08d}"
         assert f"saved at step {step}" in said.splitlines()[-1]
         assert "same command goes on" in said.splitlines()[-1]
-    status, said = finish(start(tiny_recipe, run))
+    status, said = finish(begin(tiny_recipe, run))
     assert status == 0, said
     assert_same_outcome(run, uninterrupted)
 
 
 def test_a_run_to_which_nobody_listens_any_more_goes_on(tiny_recipe: Path, tmp_path: Path, uninterrupted: Path) -> None:
     run = tmp_path / "run"
-    with start(tiny_recipe, run) as process:
+    with begin(tiny_recipe, run) as process:
         assert process.stderr is not None
         process.stderr.readline()
         process.stderr.close()  # segue train ... 2>&1 | head -n 1
@@ -164,19 +147,19 @@ def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tiny_recipe:
     for number in range(20):
         overrides = (*settings, f"engine.workers={draw.choice((0, 1, 2))}")
         if number % 2:
-            process = start(
+            process = begin(
                 tiny_recipe, run, *overrides, calls=[call(sabotage.die_at, "*", str(run), draw.randrange(200))]
             )
         else:
             before = len(records(run))
-            process = start(tiny_recipe, run, *overrides)
+            process = begin(tiny_recipe, run, *overrides)
             while process.poll() is None and len(records(run)) in (0, before):
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, 0.5))
             process.kill()
         status, said = finish(process)
         assert status == -signal.SIGKILL, (number, said)
-    status, said = finish(start(tiny_recipe, run, *settings))
+    status, said = finish(begin(tiny_recipe, run, *settings))
     assert status == 0, said
     assert_same_outcome(run, whole)
 
@@ -201,7 +184,7 @@ def test_a_fault_with_loader_processes_alive_ends_the_process(
     tiny_recipe: Path, tmp_path: Path, fault: Callable[[], None]
 ) -> None:
     settings = ("engine.workers=2", "engine.evaluate_every=3")
-    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, calls=[call(fault)]))
+    status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings, calls=[call(fault)]))
     assert status == 1, said
     assert "ZeroDivisionError" in said
 
@@ -209,7 +192,7 @@ def test_a_fault_with_loader_processes_alive_ends_the_process(
 def test_a_loader_process_that_dies_is_reported_with_the_example_it_held(tiny_recipe: Path, tmp_path: Path) -> None:
     settings = ("engine.workers=2", "augmentation.joined_utterances=1")
     deadly = call(sabotage.die_at_recording, "train_17.wav")
-    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, calls=[deadly]))
+    status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings, calls=[deadly]))
     assert status == 2, said
     assert re.search(
         r"^segue: a process that reads data died \(SIGKILL.*\); .* example .*train_17\.wav$", said, re.M
@@ -220,7 +203,7 @@ def test_a_mistake_found_by_a_loader_process_is_one_line(
     tiny_recipe: Path, tmp_path: Path, broken_corpus: Path
 ) -> None:
     settings = ("engine.workers=2", f"data.root={broken_corpus}")
-    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings))
+    status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings))
     assert status == 2, said
     _, *lines = said.splitlines()  # the first one introduces the run
     (mistake,) = [line for line in lines if not line.startswith("step ")]
@@ -229,7 +212,7 @@ def test_a_mistake_found_by_a_loader_process_is_one_line(
 
 def test_a_mistake_found_while_loader_processes_are_alive_is_one_line(tiny_recipe: Path, tmp_path: Path) -> None:
     settings = ("engine.workers=2", "engine.save_every=3")
-    status, said = finish(start(tiny_recipe, tmp_path / "run", *settings, calls=[call(sabotage.fail_to_save)]))
+    status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings, calls=[call(sabotage.fail_to_save)]))
     assert status == 2, said
     _, *lines = said.splitlines()  # the first one introduces the run
     (mistake,) = [line for line in lines if not line.startswith("step ")]
