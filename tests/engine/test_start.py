@@ -2,20 +2,31 @@
 
 import json
 import shutil
+import signal
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import sabotage
 import torch
-from ranks import AT_STEP, KILLED, Start, assert_same_outcome, records, training
+from ranks import KILLED, Start, assert_same_outcome, records, training
+from sabotage import call
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from segue import recipe as recipes
 from segue.cli import main
 from segue.data import tokenizer
-from segue.data.tokenizer import BPESection, BytesSection, CharactersSection, WordsSection, origins
-from segue.data.vocabularies import BEGIN, END, PADDING, UNKNOWN
+from segue.data.tokenizer import (
+    UNKNOWN,
+    BPESection,
+    BytesSection,
+    CharactersSection,
+    TokenizerSection,
+    WordsSection,
+    origins,
+)
+from segue.data.vocabularies import BEGIN, END, PADDING
 from segue.engine.state import start as begin
 from segue.errors import UserError
 
@@ -59,7 +70,8 @@ def test_rows_are_kept_averaged_or_drawn(tmp_path: Path) -> None:
     rows: list[tuple[int, ...]] = [(2,), (0, 1, 1), (3,), *[()] * 1997]
     (weight, bias) = begin.load(model, base_of(base, tmp_path, {"0.weight": rows, "0.bias": rows}), 7)
     assert weight.detail == bias.detail == "2 kept, 1 begin as a mean of others, 1,997 drawn (rows)"
-    for old, new in ((base[0].weight, model[0].weight), (base[0].bias, model[0].bias)):
+    for name in ("0.weight", "0.bias"):
+        old, new = base.get_parameter(name), model.get_parameter(name)
         assert torch.equal(new[0], old[2])
         torch.testing.assert_close(new[1], (old[0] + 2 * old[1]) / 3)
         assert torch.equal(new[2], old[3])
@@ -67,7 +79,7 @@ def test_rows_are_kept_averaged_or_drawn(tmp_path: Path) -> None:
         torch.testing.assert_close(new[3:].std(dim=0), old.std(dim=0), atol=0.05, rtol=0)
 
 
-KINDS = {
+KINDS: dict[str, TokenizerSection] = {
     "characters": CharactersSection(kind="characters", alphabet=" acdehimnostuw"),
     "bytes": BytesSection(kind="bytes"),
     "bpe": BPESection(kind="bpe", size=40),
@@ -125,8 +137,8 @@ def test_a_run_goes_on_without_its_base(start: Start, recipe: Path, undisturbed:
     shutil.copytree(undisturbed / "model", base)
     freeze = ("--from", base, 'start.freeze=["encoder.0"]')
     assert start(2, [*training(recipe, tmp_path / "whole"), *freeze]).end().statuses == [0, 0]
-    kill = AT_STEP.format(step=8, ranks={0}, act="os.killpg(0, signal.SIGKILL)")
-    killed = start(2, [*training(recipe, tmp_path / "killed"), *freeze], SABOTAGE=kill).end()
+    kill = call(sabotage.at_step, 8, [0], call(sabotage.send_to_all, signal.SIGKILL))
+    killed = start(2, [*training(recipe, tmp_path / "killed"), *freeze], kill).end()
     assert killed.statuses == [KILLED, KILLED]
     shutil.rmtree(base)
     assert start(2, [*training(recipe, tmp_path / "killed"), *freeze]).end().statuses == [0, 0]

@@ -19,7 +19,7 @@ from segue import training
 from segue.engine.distributed.layout import Layout
 from segue.engine.distributed.parallel import ALONE, Parallel
 from segue.engine.distributed.watchdog import Watchdog
-from segue.engine.optimizer import AdamWSection, Held
+from segue.engine.optimizer import AdamWSection, LocalGroup
 from segue.engine.precision import autocast
 from segue.engine.schedule import ConstantSection
 from segue.engine.settings import EngineSection
@@ -177,9 +177,9 @@ def taken(trainer: Trainer, num_steps: int) -> tuple[list[float], list[Tensor], 
     updater = trainer.steps.works[0].updater
     update = updater.step
 
-    def note(rate: float, held: Sequence[Held] | None = None) -> None:
+    def note(rate: float, groups: Sequence[LocalGroup] | None = None) -> None:
         gradients.extend(p.grad.clone() for p in updater.parameters if p.grad is not None)
-        update(rate, held)
+        update(rate, groups)
 
     updater.step = note  # type: ignore[method-assign]
     size, plan = trainer.micro_batches, trainer.source.plan("train")

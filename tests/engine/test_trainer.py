@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import segue
 from segue.engine.distributed.parallel import choose_device
-from segue.engine.optimizer import AdamWSection, Held
+from segue.engine.optimizer import AdamWSection, LocalGroup
 from segue.engine.schedule import ConstantSection
 from segue.engine.settings import EngineSection
 from segue.engine.step import Outcome
@@ -139,9 +139,9 @@ def around_update(training: Trainer, before: Callable[[], Any] = int, after: Cal
     updater = training.steps.works[0].updater
     step = updater.step
 
-    def watched(rate: float, held: Sequence[Held] | None = None) -> None:
+    def watched(rate: float, groups: Sequence[LocalGroup] | None = None) -> None:
         before()
-        step(rate, held)
+        step(rate, groups)
         after()
 
     updater.step = watched  # type: ignore[method-assign]
