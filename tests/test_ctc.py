@@ -93,6 +93,7 @@ def test_merging_overlapping_windows_loses_and_doubles_nothing(
     merged = merge(windows, OVERLAPS)
     assert [emission.token for emission in merged] == [emission.token for emission in emissions]
     assert all(before.end <= after.start for before, after in pairwise(merged))
+    assert all(emission.start < emission.end for emission in merged)
 
 
 @pytest.mark.parametrize("longest_gap", [0, 10])
@@ -120,6 +121,31 @@ def test_where_windows_disagree_each_is_believed_on_its_own_side() -> None:
     left = [Emission(1, 10, 11, 1.0), Emission(2, 45, 46, 1.0), Emission(3, 58, 59, 1.0)]
     right = [Emission(4, 41, 42, 1.0), Emission(5, 55, 56, 1.0), Emission(6, 70, 71, 1.0)]
     assert [emission.token for emission in merge([left, right], [(40, 60)])] == [1, 2, 5, 6]
+
+
+def placed(*places: tuple[int, int, int]) -> list[Emission]:
+    """Tokens with their frames."""
+    return [Emission(*place, 1.0) for place in places]
+
+
+def test_a_token_that_another_has_overtaken_has_a_frame_yet() -> None:
+    left = placed((1, 7, 12), (2, 15, 17), (0, 21, 23), (1, 24, 30))
+    right = placed((0, 13, 14), (1, 18, 19), (2, 24, 32), (1, 34, 39))
+    merged = merge([left, right], [(10, 30)])
+    assert merged == placed((1, 7, 12), (2, 15, 17), (0, 21, 23), (1, 23, 24), (2, 24, 32), (1, 34, 39))
+
+
+def test_what_ends_where_windows_begin_to_share_frames_is_not_heard_by_both() -> None:
+    left = placed((1, 6, 10), (2, 12, 15), (1, 18, 21), (2, 25, 28))
+    right = placed((1, 10, 12), (0, 14, 15), (2, 17, 25), (1, 32, 39))
+    merged = merge([left, right], [(10, 30)])
+    assert merged == placed((1, 6, 10), (2, 12, 15), (1, 18, 21), (2, 21, 25), (1, 32, 39))
+
+
+def test_what_begins_where_windows_end_to_share_frames_is_not_heard_by_both() -> None:
+    left = placed((1, 4, 9), (0, 16, 24), (0, 27, 29))
+    right = placed((0, 13, 15), (1, 17, 20), (0, 22, 27), (0, 30, 33), (0, 36, 39))
+    assert merge([left, right], [(10, 30)]) == [*placed((1, 4, 9)), *right]
 
 
 def test_windows_may_hold_nothing() -> None:

@@ -301,6 +301,28 @@ def test_speakers_are_drawn_as_wholes() -> None:
     assert one.note.endswith("all of one speaker: other voices vary more")
 
 
+def test_fewer_than_ten_speakers_are_few() -> None:
+    references, hypotheses = noisy(40, 0.2, seed=1)
+    found = speech("auto", references, hypotheses)
+    notes = [found.resampling("utterances", [f"{n % count}" for n in range(40)]).note for count in (9, 10)]
+    assert [note.endswith("; few speakers: rough") for note in notes] == [True, False]
+
+
+def test_nothing_comes_of_one_block() -> None:
+    (part,) = speech("auto", ["a b", "c d"], ["a c", "c d"]).parts
+    assert part.resampled(np.zeros(2, np.intp)) == {}
+    assert part.resampled(np.arange(2)).keys() == {"word_error_rate", "character_error_rate"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_real"), [(-2, -1, True), (-1, 0, False), (-1, 1, False), (0, 1, False), (1, 2, True)]
+)
+def test_a_difference_is_real_where_its_interval_leaves_no_room_for_none(
+    low: float, high: float, is_real: bool
+) -> None:
+    assert metrics.Difference((low + high) / 2, low, high).is_real == is_real
+
+
 def test_one_example_has_no_interval() -> None:
     found = speech("auto", ["a b"], ["a c"]).resampling("utterances", ["ann"])
     assert found.intervals == {}

@@ -23,6 +23,10 @@ COSINE = CosineSection(kind="cosine", warmup_steps=4, final_share=0.2)
         (ConstantSection(kind="constant", warmup_steps=4), {0: 0.25, 3: 1.0, 4: 1.0, 11: 1.0}),
         (ConstantSection(kind="constant"), {0: 1.0}),
         (CosineSection(kind="cosine"), {0: 1.0, 6: 0.5, 12: 0.0}),
+        (
+            PolynomialSection(kind="polynomial"),
+            {0: 1.0, 6: 0.25, 9: 0.0625, 12: 0.0},
+        ),
     ],
 )
 def test_a_schedule_has_these_values(section: ScheduleSection, shares: dict[int, float]) -> None:
