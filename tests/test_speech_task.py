@@ -16,7 +16,7 @@ from segue.data import audio
 from segue.data import tokenizer as tokenizers
 from segue.data.batching import MicroBatch
 from segue.data.examples import Utterance
-from segue.data.features import LogMel
+from segue.data.features import FeatureTensors, LogMel, mask, warp
 from segue.data.manifest import Manifest
 from segue.decoding.emissions import Emission
 from segue.engine.distributed.parallel import ALONE
@@ -34,7 +34,6 @@ from segue.tasks.speech_recognition import (
     load,
     source_of,
 )
-from segue.tasks.speech_recognition.model import FeatureTensors, mask, warp
 from segue.tasks.speech_recognition.utterances import UtteranceReader
 
 RATE = 8000
@@ -241,7 +240,7 @@ def test_joined_utterances_are_heard_one_after_the_other(tmp_path: Path) -> None
     )
     reader = task.source.reader
     assert isinstance(reader, UtteranceReader)
-    joining = reader.joining
+    joining = reader.sounds.joining
     assert joining is not None
     for index in range(len(joining)):
         members = joining.members(index, 5)

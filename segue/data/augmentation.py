@@ -210,9 +210,18 @@ class Joining:
     GROUP = 24  # many enough for new groups each epoch, few enough for a tight bound
 
     def __init__(
-        self, seconds: NDArray[np.float64], speakers: list[str | None], section: AugmentationSection, seed: int
+        self,
+        seconds: NDArray[np.float64],
+        speakers: list[str | None],
+        section: AugmentationSection,
+        seed: int,
+        *,
+        has_noise_alone: bool = True,
     ) -> None:
-        """`seconds` and `speakers` of each utterance; one without a speaker stays alone, unless none has one."""
+        """`seconds` and `speakers` of each utterance; one without a speaker stays alone, unless none has one.
+
+        With `has_noise_alone` and pauses, there is noise that nothing is said in among what is heard.
+        """
         draw = np.random.default_rng([seed, 1])
         self._seed = seed
         self.groups: list[Indices] = []
@@ -245,7 +254,7 @@ class Joining:
             for place in places
         ]
         """Seconds of pause before, between and after the parts of each joined utterance; () for none at all."""
-        if section.pause_probability:  # a model has to learn as well that noise alone says nothing
+        if section.pause_probability and has_noise_alone:  # that nothing is said in it has to be learned too
             num_alone = math.ceil(NOISE_ALONE * len(places))
             self.pauses += [(section.longest_pause_seconds * draw.uniform(0.2, 1),) for _ in range(num_alone)]
             places += [()] * num_alone

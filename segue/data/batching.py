@@ -3,12 +3,22 @@
 Nothing here has state, so any number of ranks and loader workers sees the same order, and resuming needs only the step.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Indices, Indices]:
+    """(B, longest) rows of numbers, such as tokens, filled up with `padding`; (B) how many each has."""
+    lengths = np.array([len(row) for row in rows], np.int64)
+    table = np.full((len(rows), int(lengths.max(initial=0))), padding, np.int64)
+    for row, numbers in zip(table, rows, strict=True):
+        row[: len(numbers)] = numbers
+    return table, lengths
 
 
 class MicroBatch(NamedTuple):

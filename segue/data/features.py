@@ -8,7 +8,8 @@ Shape letters: B batch, S samples, T frames, F mel bins.
 """
 
 import math
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segue.data.augmentation import FeatureAugmentation
 from segue.layers.mask import length_mask
 from segue.recipe import Section
 
@@ -63,6 +65,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.window = section.sample_rate_hz * FRAME_MS // 1000  # rounded down, as Kaldi does
         self.shift = section.sample_rate_hz * SHIFT_MS // 1000
+        self.normalization = section.normalization
         self._floor = QUIET_FLOOR if section.normalization == "speech" else FLOOR
         self.filters: Tensor
         self.spectrum: Tensor
@@ -76,6 +79,19 @@ class LogMel(nn.Module):
     def num_frames(self, num_samples: Count) -> Count:
         """Frames of utterances with so many samples: rounded, as Kaldi does with snip_edges=False."""
         return (num_samples + self.shift // 2) // self.shift
+
+    def hear(
+        self, waveforms: Tensor, lengths: Tensor, augmentation: "FeatureTensors | None" = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, S) samples, (B) their numbers -> (B, F, T) normalized features, (B) frames: what an encoder is given."""
+        with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+            features, frames = self(waveforms, lengths)
+            if augmentation is not None:
+                features = warp(features, augmentation.warps)
+            features = normalize(features, frames, self.normalization)
+            if augmentation is not None:
+                features = mask(features, augmentation)
+        return features, frames
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) samples, (B) their numbers -> (B, F, T) log-mel, (B) frames; frames after an utterance's end are junk.
@@ -141,6 +157,46 @@ def normalize(features: Tensor, frames: Tensor, over: Normalization) -> Tensor:
 def _above(level: Tensor, threshold: Tensor) -> Tensor:
     """1 above and 0 below, with a soft edge: the last bit of a level decides over no frame."""
     return torch.sigmoid(4 * (level - threshold))
+
+
+class FeatureTensors(NamedTuple):
+    """`FeatureAugmentation` of a batch."""
+
+    warps: Tensor
+    """(B)"""
+    frequency_spans: Tensor
+    """(B, masks, 2)"""
+    time_spans: Tensor
+    """(B, masks, 2)"""
+
+
+def stacked(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
+    """Of a batch."""
+    return FeatureTensors(
+        torch.tensor([each.warp for each in drawn], dtype=torch.float32),
+        torch.from_numpy(np.stack([each.frequency_spans for each in drawn])),
+        torch.from_numpy(np.stack([each.time_spans for each in drawn])),
+    )
+
+
+def warp(features: Tensor, warps: Tensor) -> Tensor:
+    """(B, F, T), (B) -> (B, F, T): bin f is read at f x warp, between its neighbors; past the last bin, from it."""
+    bins = features.shape[1]
+    place = (torch.arange(bins, device=features.device) * warps.unsqueeze(1)).clamp(max=bins - 1)  # (B, F)
+    below = place.floor().long()
+    share = (place - below).unsqueeze(2)
+    below = below.unsqueeze(2).expand_as(features)
+    above = (below + 1).clamp(max=bins - 1)
+    return torch.lerp(features.gather(1, below), features.gather(1, above), share)
+
+
+def mask(features: Tensor, augmentation: FeatureTensors) -> Tensor:
+    """(B, F, T) -> (B, F, T) with masked bands and spans set to 0, the mean of normalized features."""
+    for axis, spans in ((1, augmentation.frequency_spans), (2, augmentation.time_spans)):
+        place = torch.arange(features.shape[axis], device=features.device)
+        inside = (place >= spans[..., :1]) & (place < spans[..., 1:])  # (B, masks, size)
+        features = features.masked_fill(inside.any(dim=1).unsqueeze(3 - axis), 0.0)
+    return features
 
 
 def slaney_filters(mel_bins: int, bins: int, sample_rate_hz: int) -> NDArray[np.float32]:

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segue import metrics
-from segue.data import audio, channels
+from segue.data import audio, listening
 from segue.data.audio import Samples
 from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
-from segue.errors import UserError
-from segue.progress import progress
 from segue.recipe import Section
 from segue.runtime.words import Word, text_of, words
 
@@ -122,9 +120,9 @@ class Transcript:
 class Recognizer:
     """A trained model, ready for recordings of any length. It holds no state between calls: threads may share it."""
 
-    WINDOW_SECONDS = 24.0
+    WINDOW_SECONDS = listening.WINDOW_SECONDS
     OVERLAP_SECONDS = 6.0
-    BATCH = 4  # windows at once: bounds the memory of long recordings
+    BATCH = listening.BATCH
 
     def __init__(self, metadata: SpeechMetadata, backend: Backend) -> None:
         self.metadata, self.backend = metadata, backend
@@ -145,24 +143,7 @@ class Recognizer:
         different speakers where no `channel` is given.
         """
         rate = self.metadata.sample_rate_hz
-        try:
-            chosen = channels.parse(channel)
-        except ValueError as problem:
-            raise UserError(f"channel: {problem}") from None
-        if isinstance(recording, str | Path):
-            name, path = str(recording), Path(recording)
-            seconds = audio.properties(path).seconds
-            blocks = audio.stream(path, rate, channel=chosen)
-        elif sample_rate_hz is None:
-            raise UserError("samples need their rate: transcribe(samples, sample_rate_hz=...)")
-        elif not (isinstance(sample_rate_hz, int | float | np.number) and 1000 <= sample_rate_hz <= 1_000_000):
-            raise UserError(f"sample_rate_hz: a number from 1000 to 1000000 wanted, got {sample_rate_hz!r}")
-        else:
-            samples = audio.mono(np.asarray(recording), sample_rate_hz, chosen)
-            name, seconds = "", len(samples) / sample_rate_hz
-            blocks = iter([audio.resample(samples, sample_rate_hz, rate)])
-        what = f"hears {name or 'samples'}"
-        blocks = progress(blocks, what, seconds, "seconds", lambda block: len(block) / rate)
+        name, blocks = listening.opened(recording, rate, sample_rate_hz, channel)
         emissions: list[list[Emission]] = []
         windows, step = self._windows(blocks), self._window_frames - self._overlap_frames
         while batch := list(islice(windows, self.BATCH)):

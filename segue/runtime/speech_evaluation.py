@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segue import metrics
-from segue.data import audio, recordings
+from segue.data import audio, listening, recordings
 from segue.data.audio import Samples
-from segue.data.batching import BatchPlan
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.data.text import normalize
-from segue.errors import SKIP_BAD, UserError, warn
+from segue.errors import UserError, warn
 from segue.evaluation import Evaluation, Example, chosen
 from segue.progress import Bar, progress
 from segue.runtime.recognizer import Recognizer
@@ -159,21 +158,4 @@ class SpeechEvaluator:
 
         Bad ones raise a UserError, or are left out, as the manifest says.
         """
-        if not len(manifest):
-            return
-        longest = float(manifest.sizes.max())
-        seconds = max(Recognizer.BATCH * Recognizer.WINDOW_SECONDS, longest)
-        plan = BatchPlan(manifest.sizes, seconds, buckets=16, seed=0, is_shuffled=False)
-        for number in range(plan.num_micro_batches):
-            utterances: list[Utterance] = []
-            waveforms: list[Samples] = []
-            for index in plan.micro_batch(number).indices.tolist():
-                utterance = manifest[index]
-                try:
-                    waveforms.append(utterance.samples(self._metadata.sample_rate_hz))
-                    utterances.append(utterance)
-                except UserError as problem:
-                    if not manifest.skip_bad:
-                        raise UserError(f"{problem} {SKIP_BAD}") from None
-            if utterances:
-                yield utterances, waveforms
+        yield from listening.groups(manifest, self._metadata.sample_rate_hz)

@@ -7,7 +7,6 @@ user does with it is `runtime/recognizer.py`.
 Shape letters: B batch, S samples, T frames, V vocabulary (blank included, last).
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,8 +20,10 @@ from segue.card import card, in_segue
 from segue.data import audio, automatic, manifests
 from segue.data import tokenizer as tokenizers
 from segue.data.examples import Utterance
+from segue.data.features import stacked
 from segue.data.manifest import Manifest
 from segue.data.sizes import stand_in, stand_in_model
+from segue.data.sounds import largest, say_rates
 from segue.data.text import normalize
 from segue.data.tokenizer import Tokenizer
 from segue.engine.distributed.materialize import blueprint, make_room
@@ -46,9 +47,7 @@ from segue.tasks.speech_recognition.utterances import (
     SpeechBatch,
     SpeechSource,
     UtteranceReader,
-    say_rates,
     seconds_in,
-    stacked,
 )
 
 __all__ = [
@@ -195,7 +194,7 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Spee
     reader = UtteranceReader(section, Tokenizer.load(kept))
     source = source_of(section, reader, splits.by_name())
     source.check()
-    say_rates(reader.rates, section.features.sample_rate_hz)
+    say_rates(reader.sounds.rates, section.features.sample_rate_hz)
     return section, source
 
 
@@ -224,22 +223,18 @@ def sketch(section: Recipe) -> Sketch:
     budget, longest, augmentation = section.batch.seconds, section.data.longest_seconds, section.augmentation
     if budget == "auto":
         raise UserError("batch.seconds: auto is found on the device itself; give a number, like batch.seconds=60")
-    seconds = budget
-    if longest is not None:
-        pauses = (augmentation.joined_utterances + 1) * augmentation.longest_pause_seconds
-        longest = longest * augmentation.joined_utterances + pauses * (augmentation.pause_probability > 0)
-        seconds = budget / math.ceil(budget * min(augmentation.speeds) / longest)
-    rows, samples = round(budget / seconds), round(seconds * section.features.sample_rate_hz)
+    rows, seconds = largest(budget, longest, augmentation)
+    samples = round(seconds * section.features.sample_rate_hz)
     tokenizer, assumed = stand_in(section.tokenizer, section.data, section.text, Utterance, ("text",))
     model, more = stand_in_model(section.model, section.data, Utterance, seconds_in, MUCH_SECONDS)
     assumed = (*assumed, *more)
     section = section.model_copy(update={"model": model})
     silent = section.model_copy(update={"augmentation": augmentation.model_copy(update={"noise_manifest": None})})
     reader = UtteranceReader(silent, tokenizers.build(tokenizer, ()))
-    frames = reader.front_end.num_frames(samples)
+    frames = reader.sounds.front_end.num_frames(samples)
     # Half the frames: CTC needs a blank between equal tokens.
     num_tokens = min(round(seconds * TOKENS_A_SECOND), output_frames(frames, section.model.subsampling) // 2)
-    drawn = reader.augmentation.features(frames, np.random.default_rng(0))
+    drawn = reader.sounds.augmentation.features(frames, np.random.default_rng(0))
 
     def batch() -> SpeechBatch:
         return SpeechBatch(

@@ -4,12 +4,10 @@ Shape letters: B batch, S samples, T frames, F mel bins, D width, V scores of a 
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from segue.data.features import LogMel, normalize
+from segue.data.features import FeatureTensors, LogMel, normalize
 from segue.tasks.speech_recognition.settings import Recipe
 
 
@@ -19,7 +17,6 @@ class AcousticModel(nn.Module):
     def __init__(self, section: Recipe, num_tokens: int) -> None:
         super().__init__()
         self.front_end = LogMel(section.features)
-        self._normalization = section.features.normalization
         self.encoder = section.model.build(section.features.mel_bins)
         self.head = section.objective.build(num_tokens).build_head(self.encoder.width)
         self.initialize()
@@ -35,21 +32,14 @@ class AcousticModel(nn.Module):
         return self.front_end.shift * self.encoder.subsampling
 
     def forward(
-        self, waveforms: Tensor, lengths: Tensor, augmentation: "FeatureTensors | None" = None
+        self, waveforms: Tensor, lengths: Tensor, augmentation: FeatureTensors | None = None
     ) -> tuple[Tensor, Tensor]:
         """(B, S) samples, (B) their numbers -> (B, T', V) log-probabilities in float32, (B) output frames."""
-        with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
-            features, frames = self.front_end(waveforms, lengths)
-            if augmentation is not None:
-                features = warp(features, augmentation.warps)
-            features = normalize(features, frames, self._normalization)
-            if augmentation is not None:
-                features = mask(features, augmentation)
-        return self.score(features, frames)
+        return self.score(*self.front_end.hear(waveforms, lengths, augmentation))
 
     def of_features(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F, T) features as the front end leaves them, (B) frames -> (B, T', V), (B): for other front ends."""
-        return self.score(normalize(features, frames, self._normalization), frames)
+        return self.score(normalize(features, frames, self.front_end.normalization), frames)
 
     def score(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F, T) normalized features, (B) frames -> (B, T', V), (B)."""
@@ -70,34 +60,3 @@ def renamed(names: Iterable[str]) -> dict[str, str]:
         return name
 
     return {new(name): name for name in names}
-
-
-class FeatureTensors(NamedTuple):
-    """`FeatureAugmentation` of a batch."""
-
-    warps: Tensor
-    """(B)"""
-    frequency_spans: Tensor
-    """(B, masks, 2)"""
-    time_spans: Tensor
-    """(B, masks, 2)"""
-
-
-def warp(features: Tensor, warps: Tensor) -> Tensor:
-    """(B, F, T), (B) -> (B, F, T): bin f is read at f x warp, between its neighbors; past the last bin, from it."""
-    bins = features.shape[1]
-    place = (torch.arange(bins, device=features.device) * warps.unsqueeze(1)).clamp(max=bins - 1)  # (B, F)
-    below = place.floor().long()
-    share = (place - below).unsqueeze(2)
-    below = below.unsqueeze(2).expand_as(features)
-    above = (below + 1).clamp(max=bins - 1)
-    return torch.lerp(features.gather(1, below), features.gather(1, above), share)
-
-
-def mask(features: Tensor, augmentation: FeatureTensors) -> Tensor:
-    """(B, F, T) -> (B, F, T) with masked bands and spans set to 0, the mean of normalized features."""
-    for axis, spans in ((1, augmentation.frequency_spans), (2, augmentation.time_spans)):
-        place = torch.arange(features.shape[axis], device=features.device)
-        inside = (place >= spans[..., :1]) & (place < spans[..., 1:])  # (B, masks, size)
-        features = features.masked_fill(inside.any(dim=1).unsqueeze(3 - axis), 0.0)
-    return features

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segue.data import batching
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest
 from segue.data.manifests import Split
@@ -161,7 +162,5 @@ class PairReader:
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
     """(B, longest) tokens, (B) their numbers."""
-    result = torch.full((len(rows), max(map(len, rows), default=0)), padding, dtype=torch.int64)
-    for row, tokens in zip(result, rows, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-    return result, torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    tokens, lengths = map(torch.from_numpy, batching.padded(rows, padding))
+    return tokens, lengths

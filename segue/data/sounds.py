@@ -1,0 +1,130 @@
+"""How does sound reach a model that learns? Checked, joined, varied, padded: what loader processes do, for all tasks.
+
+Shape letters: B batch, S samples.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segue.data import audio
+from segue.data.augmentation import Augmentation, AugmentationSection, FeatureAugmentation, Joining
+from segue.data.examples import Utterance
+from segue.data.features import FeaturesSection, FeatureTensors, LogMel, stacked
+from segue.data.source import Lengths
+from segue.errors import warn
+
+USUAL_RATE_HZ = 16000
+"""There is little speech above its half."""
+
+
+class Heard(NamedTuple):
+    """Sound as a model hears it."""
+
+    samples: audio.Samples
+    augmentation: FeatureAugmentation | None = None
+
+
+class SoundBatch(NamedTuple):
+    """Sounds side by side."""
+
+    waveforms: Tensor
+    """(B, S)"""
+    lengths: Tensor
+    """(B) samples"""
+    augmentation: FeatureTensors | None = None
+
+
+class Sounds:
+    """Reads and varies sound as a recipe says."""
+
+    def __init__(
+        self,
+        features: FeaturesSection,
+        augmentation: AugmentationSection,
+        root: Path,
+        seed: int,
+        *,
+        has_noise_alone: bool = True,
+    ) -> None:
+        """`root` is that of noise recordings; `has_noise_alone` is `Joining`'s."""
+        self.front_end = LogMel(features)  # counts frames
+        self.augmentation = Augmentation(augmentation, features.sample_rate_hz, features.mel_bins, root)
+        self.joining: Joining | None = None
+        self.rates = Counter[int]()
+        """How many recordings have which sample rate."""
+        self.sample_rate_hz, self._seed, self._has_noise_alone = features.sample_rate_hz, seed, has_noise_alone
+
+    def check(self, utterance: Utterance) -> None:
+        """A UserError where its sound is not there; its rate is counted."""
+        self.rates[utterance.check_audio().sample_rate_hz] += 1
+
+    def arrange(self, speakers: Iterable[str | None], lengths: Lengths) -> Lengths:
+        """Lengths of training examples -> of what is learned from: joined, with pauses, at the slowest speed."""
+        section = self.augmentation.section
+        if section.joined_utterances > 1 or section.pause_probability:
+            self.joining = Joining(lengths, list(speakers), section, self._seed, has_noise_alone=self._has_noise_alone)
+            lengths = self.joining.seconds
+        return lengths / min(section.speeds)
+
+    def too_long(self, longest: Utterance, seconds: float, budget: float) -> str:
+        """What to say where `seconds`, with the longest recording among them, do not fit into a micro-batch."""
+        return (
+            f"batch.seconds: {budget} s cannot hold the longest utterance: {seconds:.2f} s "
+            f"(joined, with pauses, at speed {min(self.augmentation.section.speeds)}, where the recipe says so; "
+            f"{longest.origin}: {longest.seconds:g} s); mend that line, raise the budget, or set data.longest_seconds"
+        )
+
+    def members(self, index: int, epoch: int) -> tuple[list[int], Sequence[float]]:
+        """Which examples are number `index` of what was arranged, and the pauses around them."""
+        if self.joining is None:
+            return [index], ()
+        return self.joining.members(index, epoch), self.joining.pauses[index]
+
+    def varied(self, utterances: Sequence[Utterance], pauses: Sequence[float], name: str, epoch: int) -> Heard:
+        """Joins utterances and varies them, by seed, epoch and `name` alone."""
+        pieces = [utterance.samples(self.sample_rate_hz) for utterance in utterances]
+        draw = np.random.default_rng([self._seed, epoch, crc32(name.encode())])
+        samples = self.augmentation.waveform(self.augmentation.join(pieces, pauses, draw), draw)
+        return Heard(samples, self.augmentation.features(self.front_end.num_frames(len(samples)), draw))
+
+
+def padded(heard: Sequence[Heard]) -> SoundBatch:
+    """A batch of them."""
+    waveforms, lengths = map(torch.from_numpy, audio.padded([each.samples for each in heard]))
+    drawn = [each.augmentation for each in heard if each.augmentation is not None]
+    return SoundBatch(waveforms, lengths, stacked(drawn) if drawn else None)
+
+
+def largest(budget: float, longest: float | None, section: AugmentationSection) -> tuple[int, float]:
+    """How many sounds of how many seconds use up a budget, where none is longer than `longest` before it is varied."""
+    if longest is None:
+        return 1, budget
+    pauses = (section.joined_utterances + 1) * section.longest_pause_seconds
+    longest = longest * section.joined_utterances + pauses * (section.pause_probability > 0)
+    rows = math.ceil(budget * min(section.speeds) / longest)
+    return rows, budget / rows
+
+
+def say_rates(rates: Counter[int], wanted_hz: int) -> None:
+    """Says, once, what is lost or not there because recordings have another rate than the model."""
+    lower = {rate: count for rate, count in rates.items() if rate < wanted_hz}
+    if lower:
+        warn(
+            f"{sum(lower.values())} of {rates.total()} recordings have {min(lower)} samples a second, and are "
+            f"resampled to features.sample_rate_hz ({wanted_hz}): there is no sound above {max(lower) // 2} Hz in them"
+        )
+    higher = {rate: count for rate, count in rates.items() if rate > wanted_hz}
+    if higher and wanted_hz < USUAL_RATE_HZ:
+        warn(
+            f"{sum(higher.values())} of {rates.total()} recordings have more than {wanted_hz} samples a second: their "
+            f"sound above {wanted_hz // 2} Hz is lost; features.sample_rate_hz={min(USUAL_RATE_HZ, min(higher))} "
+            "would keep it"
+        )
