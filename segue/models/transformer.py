@@ -29,8 +29,8 @@ Count = Annotated[int, Field(gt=0, le=1000)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class TransformerSection(Section):
-    """Encoder-decoder Transformer."""
+class EncoderSection(Section):
+    """A Transformer's encoder."""
 
     kind: Literal["transformer"]
     """Transformer."""
@@ -44,8 +44,6 @@ class TransformerSection(Section):
     """Heads of keys and values; they divide `heads`. Without it, as many as `heads`."""
     encoder_layers: Count
     """Layers that read."""
-    decoder_layers: Count
-    """Layers that write."""
     norm: Literal["pre", "post"] = "pre"
     """Layer normalization before each sublayer and at the end (easier to train), or after each sum (the paper)."""
     positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
@@ -54,8 +52,6 @@ class TransformerSection(Section):
     """Of the position-wise networks: relu (the paper), gelu, or the gated swiglu, which has three matrices, not two."""
     has_biases: bool = True
     """Whether linear layers and norms add a bias, as the paper's do. Many models of today have none."""
-    tied: Literal["all", "target", "none"] = "all"
-    """Which share one matrix: source, target and output embeddings; target and output; none."""
     dropout: Share = 0.1
     """On embeddings and on what each sublayer adds (P_drop)."""
     attention_dropout: Share = 0.0
@@ -63,7 +59,7 @@ class TransformerSection(Section):
     feed_forward_dropout: Share = 0.0
     """Inside the position-wise networks."""
     width_multiplier: WidthMultiplier = 1
-    """Width, feed_forward and heads are so many times as large. "auto" follows from the number of training pairs: 1
+    """Width, feed_forward and heads are so many times as large. "auto" follows from the number of training examples: 1
     below 200,000, 2 below 2 million, else 4; the number is written into the run's recipe."""
 
     def widened(self) -> Self:
@@ -84,6 +80,15 @@ class TransformerSection(Section):
         if self.positions == "rotary" and self.width // self.heads % 2:
             raise ValueError(f"width / heads = {self.width // self.heads} is odd; rotations need pairs")
         return self
+
+
+class TransformerSection(EncoderSection):
+    """Encoder-decoder Transformer."""
+
+    decoder_layers: Count
+    """Layers that write."""
+    tied: Literal["all", "target", "none"] = "all"
+    """Which share one matrix: source, target and output embeddings; target and output; none."""
 
 
 class Transformer(nn.Module):
@@ -109,11 +114,10 @@ class Transformer(nn.Module):
         self.encoder = nn.ModuleList(EncoderLayer(section) for _ in range(section.encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(section) for _ in range(section.decoder_layers))
         is_pre = section.norm == "pre"
-        self.encoder_norm = _norm(section) if is_pre else nn.Identity()
-        self.decoder_norm = _norm(section) if is_pre else nn.Identity()
+        self.encoder_norm = norm(section) if is_pre else nn.Identity()
+        self.decoder_norm = norm(section) if is_pre else nn.Identity()
         self.head = nn.Linear(width, target_vocabulary, bias=False) if section.tied == "none" else None
         self.dropout = Dropout(section.dropout)
-        self._scale = math.sqrt(width)
         self._is_rotary = section.positions == "rotary"
         self.initialize()
 
@@ -122,14 +126,8 @@ class Transformer(nn.Module):
         return {}
 
     def initialize(self) -> None:
-        """Draws the weights as most do: Glorot and Bengio's for matrices, normal ones for embeddings."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)  # unit variance once scaled
+        """Draws the weights."""
+        initialize(self)
 
     def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, places: Tensor) -> Tensor:
         """(B, S), (B), (B, T) tokens so far -> (P, V) scores of the token after each real one.
@@ -181,22 +179,40 @@ class Transformer(nn.Module):
 
     def _embed(self, embedding: nn.Module, tokens: Tensor, first_position: int = 0) -> Tensor:
         """(B, T) -> (B, T, D)."""
-        x = embedding(tokens) * self._scale
-        if not self._is_rotary:
-            positions = torch.arange(first_position, first_position + tokens.shape[1], device=tokens.device)
-            x = x + sinusoids(positions, x.shape[2])
+        x = embedded(embedding, tokens, is_rotary=self._is_rotary, first_position=first_position)
         return self.dropout(x)  # type: ignore[no-any-return]
+
+
+def initialize(model: nn.Module) -> None:
+    """Draws the weights as most do: Glorot and Bengio's for matrices, normal ones for embeddings."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)  # unit variance once scaled
+
+
+def embedded(embedding: nn.Module, tokens: Tensor, *, is_rotary: bool, first_position: int = 0) -> Tensor:
+    """(B, T) -> (B, T, D): vectors of about unit variance, with positions where attention does not rotate them in."""
+    x: Tensor = embedding(tokens)
+    x = x * math.sqrt(x.shape[2])
+    if is_rotary:
+        return x
+    positions = torch.arange(first_position, first_position + tokens.shape[1], device=tokens.device)
+    return x + sinusoids(positions, x.shape[2])
 
 
 class EncoderLayer(nn.Module):
     """Self-attention, then a position-wise network, each added to its input."""
 
-    def __init__(self, section: TransformerSection) -> None:
+    def __init__(self, section: EncoderSection) -> None:
         super().__init__()
         self.attention = _attention(section, is_rotary=section.positions == "rotary")
-        self.attention_norm = _norm(section)
+        self.attention_norm = norm(section)
         self.feed_forward = _feed_forward(section)
-        self.feed_forward_norm = _norm(section)
+        self.feed_forward_norm = norm(section)
         self.dropout = Dropout(section.dropout)
         self.is_pre = section.norm == "pre"
 
@@ -218,11 +234,11 @@ class DecoderLayer(nn.Module):
     def __init__(self, section: TransformerSection) -> None:
         super().__init__()
         self.attention = _attention(section, is_rotary=section.positions == "rotary")
-        self.attention_norm = _norm(section)
+        self.attention_norm = norm(section)
         self.cross_attention = _attention(section, is_rotary=False)  # the source has no common clock with the target
-        self.cross_attention_norm = _norm(section)
+        self.cross_attention_norm = norm(section)
         self.feed_forward = _feed_forward(section)
-        self.feed_forward_norm = _norm(section)
+        self.feed_forward_norm = norm(section)
         self.dropout = Dropout(section.dropout)
         self.is_pre = section.norm == "pre"
 
@@ -285,7 +301,7 @@ class Cache:
             self.cross = [(k.index_select(0, sentences), v.index_select(0, sentences)) for k, v in self.cross]
 
 
-def _attention(section: TransformerSection, *, is_rotary: bool) -> Attention:
+def _attention(section: EncoderSection, *, is_rotary: bool) -> Attention:
     return Attention(
         section.width,
         section.heads,
@@ -296,7 +312,7 @@ def _attention(section: TransformerSection, *, is_rotary: bool) -> Attention:
     )
 
 
-def _feed_forward(section: TransformerSection) -> FeedForward:
+def _feed_forward(section: EncoderSection) -> FeedForward:
     return FeedForward(
         section.width,
         section.feed_forward,
@@ -306,5 +322,6 @@ def _feed_forward(section: TransformerSection) -> FeedForward:
     )
 
 
-def _norm(section: TransformerSection) -> nn.LayerNorm:
+def norm(section: EncoderSection) -> nn.LayerNorm:
+    """Over the width."""
     return nn.LayerNorm(section.width, bias=section.has_biases)
