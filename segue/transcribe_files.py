@@ -9,17 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from segue.data.media import SUFFIXES
 from segue.errors import UserError, some_of, warn
 
 STANDARD_INPUT = "-"
-# fmt: off
-SUFFIXES = frozenset((
-    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga", ".aif", ".aiff", ".aifc", ".au", ".snd",
-    ".caf", ".w64", ".rf64", ".m4a", ".m4b", ".aac", ".ac3", ".wma", ".amr", ".3gp", ".mp4", ".m4v", ".mov", ".mkv",
-    ".mka", ".webm", ".wmv", ".avi", ".ogv", ".flv", ".ts", ".mpg", ".mpeg",
-))
-# fmt: on
-"""Of files in folders that are taken for recordings."""
 
 
 def recordings(named: Sequence[Path]) -> list[Path]:

@@ -13,7 +13,8 @@ EXAMPLE = "segue prepare fsdd recordings/ data/fsdd longest=5 seed=0"
 def arguments(parser: ArgumentParser) -> None:
     """Declares them."""
     speech, pairs = "fsdd, ljspeech, librispeech, csv, tsv, nemo, kaldi", "multi30k, wmt14, parallel, cmudict, csv, tsv"
-    parser.add_argument("corpus", metavar="CORPUS", help=f"speech: {speech}; text pairs: {pairs}")
+    classes = "folders; with label=...: csv, tsv, fsdd, multi30k"
+    parser.add_argument("corpus", metavar="CORPUS", help=f"speech: {speech}; text pairs: {pairs}; classes: {classes}")
     parser.add_argument("source", metavar="SOURCE", type=Path, nargs="?", help="file or folder of the corpus")
     parser.add_argument("out", metavar="OUT_DIR", type=Path, nargs="?", help="folder for the manifests")
     parser.add_argument(

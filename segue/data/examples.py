@@ -1,4 +1,4 @@
-"""What does a line of a manifest say? An utterance, or a pair of texts."""
+"""What does a line of a manifest say? An utterance, a pair of texts, or something and the class that it belongs to."""
 
 import json
 import math
@@ -213,6 +213,76 @@ class Pair:
         if self.target_language is not None:
             line["target_language"] = self.target_language
         return line
+
+
+@dataclass(frozen=True, slots=True)
+class Labeled:
+    """One line of a manifest for classification: a recording or a text, and its class."""
+
+    repeats: ClassVar[str] = "audio"
+
+    id: str
+    """The line's `id`; or its audio path, as an utterance has it; or FILE_NAME:LINE."""
+    label: str
+    """Its class, without white space around it."""
+    sound: Utterance | None = None
+    """The recording, where it is one; its `text` is the label."""
+    text: str = ""
+    """The text, where it is one; not blank."""
+    origin: str = ""
+    """`file:line`, for messages."""
+    has_id: bool = False
+    """Whether the id is the source's own, and no stand-in."""
+
+    @property
+    def size(self) -> float:
+        """Seconds of a recording, characters of a text."""
+        return len(self.text) if self.sound is None else self.sound.seconds
+
+    @property
+    def speaker(self) -> str | None:
+        """Of a recording that names one."""
+        return None if self.sound is None else self.sound.speaker
+
+    def samples(self, sample_rate_hz: int) -> Samples:
+        """(S) the sound of a recording; a UserError names the manifest's line where it cannot be read."""
+        assert self.sound is not None
+        return self.sound.samples(sample_rate_hz)
+
+    @classmethod
+    def of(cls, utterance: Utterance) -> Self:
+        """A recording whose class is what is said in it."""
+        return cls(utterance.id, utterance.text, utterance, origin=utterance.origin, has_id=utterance.has_id)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
+        """The example in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
+        label = str(_value(values, origin, "label", (str, int), "a text or a whole number"))
+        label = _filled(label, origin, "label").strip()
+        if "audio_filepath" in values:
+            return cls.of(Utterance.parse({**values, "text": label}, path, origin))
+        given = _text_or_none(values, origin, "id")
+        return cls(
+            id=given or path.name + origin.removeprefix(str(path)),
+            label=label,
+            text=_filled(_value(values, origin, "text", str, "a text"), origin, "text"),
+            origin=origin,
+            has_id=bool(given),
+        )
+
+    def line(self, folder: Path) -> dict[str, Any]:
+        """What a manifest in `folder` says of it: the audio's path from there where that is possible."""
+        if self.sound is not None:
+            line = self.sound.line(folder)
+            return {"label" if key == "text" else key: value for key, value in line.items()}
+        return {**({"id": self.id} if self.has_id else {}), "text": self.text, "label": self.label}
+
+
+def sound_of(example: Utterance | Pair | Labeled) -> Utterance | None:
+    """The recording in an example, where there is one."""
+    if isinstance(example, Labeled):
+        return example.sound
+    return example if isinstance(example, Utterance) else None
 
 
 def _value(

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 KINDS = "wav, flac, ogg, mp3"
 MORE_KINDS = "m4a, webm, wma, amr and video"
+# fmt: off
+SUFFIXES = frozenset((
+    ".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mpga", ".aif", ".aiff", ".aifc", ".au", ".snd",
+    ".caf", ".w64", ".rf64", ".m4a", ".m4b", ".aac", ".ac3", ".wma", ".amr", ".3gp", ".mp4", ".m4v", ".mov", ".mkv",
+    ".mka", ".webm", ".wmv", ".avi", ".ogv", ".flv", ".ts", ".mpg", ".mpeg",
+))
+# fmt: on
+"""Of files in folders that are taken for recordings."""
 Samples = NDArray[np.float32]
 
 

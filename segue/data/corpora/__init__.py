@@ -1,8 +1,8 @@
 """How does a corpus become manifests? One file per corpus; this one has their table and writes what they find.
 
 A corpus module has `Options`, a Section, and `examples(source, out, options)`, which yields a split's name and an
-utterance or a pair, or in its place the UserError that says what is wrong with it. Nothing else in the house knows the
-corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`.
+utterance, a pair or a labeled example, or in its place the UserError that says what is wrong with it. Nothing else in
+the house knows the corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`.
 """
 
 import difflib
@@ -19,16 +19,18 @@ from segue import recipe
 from segue.data import audio
 from segue.data.channels import Channel
 from segue.data.encodings import decode, split_lines
-from segue.data.examples import Pair, Utterance
+from segue.data.examples import Labeled, Pair, Utterance, sound_of
 from segue.data.manifest import open_manifest, read_content
 from segue.errors import SKIP_BAD, UserError, some_of, warn
 from segue.files import is_file
 from segue.progress import progress
 
-Example = tuple[str, Utterance | Pair | UserError]
+Found = Utterance | Pair | Labeled
+Example = tuple[str, Found | UserError]
 
 CORPORA = {
     "fsdd": "fsdd",
+    "folders": "folders",
     "ljspeech": "ljspeech",
     "librispeech": "librispeech",
     "csv": "table",
@@ -44,13 +46,22 @@ CORPORA = {
 
 
 RECIPES = {
-    "fsdd": "digits_jasper",
-    "librispeech": "librispeech_jasper10x5",
-    "multi30k": "multi30k_transformer",
-    "wmt14": "wmt14_transformer_base",
-    "cmudict": "cmudict_grapheme_to_phoneme",
+    ("fsdd", "utterances"): "digits_jasper",
+    ("fsdd", "sounds"): "digits_sounds",
+    ("librispeech", "utterances"): "librispeech_jasper10x5",
+    ("multi30k", "pairs"): "multi30k_transformer",
+    ("multi30k", "texts"): "multi30k_languages",
+    ("wmt14", "pairs"): "wmt14_transformer_base",
+    ("cmudict", "pairs"): "cmudict_grapheme_to_phoneme",
 }
-"""Corpus -> the recipe that is made for it."""
+"""Corpus and what its examples are -> the recipe that is made for them."""
+YOURS = {
+    "utterances": "your_speech",
+    "pairs": "your_translation",
+    "sounds": "your_sounds",
+    "texts": "your_texts",
+}
+"""What other examples are -> the recipe for them."""
 
 
 class Written(NamedTuple):
@@ -59,7 +70,7 @@ class Written(NamedTuple):
     path: Path
     num_examples: int
     summary: str
-    """As "2050 utterances, 15.2 minutes" or "29000 pairs"."""
+    """As "2050 utterances, 15.2 minutes" or "29000 pairs": the second word is one of `YOURS`."""
 
 
 def module_of(corpus: str) -> ModuleType:
@@ -112,8 +123,8 @@ def next_command(corpus: str, written: Sequence[Written], out: Path) -> str | No
     """What trains on the manifests in `out`; None where there is none for training and one for development."""
     if not {"train.jsonl", "dev.jsonl"} <= {each.path.name for each in written}:
         return None
-    is_of_pairs = written[0].summary.endswith(" pairs")
-    name = RECIPES.get(corpus, "your_translation" if is_of_pairs else "your_speech")
+    noun = written[0].summary.split()[1].rstrip(",")
+    name = RECIPES.get((corpus, noun), YOURS[noun])
     return f"segue train {name} data.root={shlex.quote(str(out))}" if name in recipe.shipped() else None
 
 
@@ -122,13 +133,14 @@ class _Split:
     """A manifest that grows: millions of pairs need not lie in memory at once."""
 
     path: Path
-    write: Callable[[Utterance | Pair], None]
+    write: Callable[[Found], None]
     count: int = 0
     seconds: float | None = None
     origins: dict[str, str] = field(default_factory=dict)
     """Of the ids that the corpus gave."""
+    labels: set[str] = field(default_factory=set)
 
-    def add(self, example: Utterance | Pair) -> None:
+    def add(self, example: Found) -> None:
         """Writes the example; a UserError if its id is that of another one."""
         if example.has_id:
             earlier = self.origins.setdefault(example.id, example.origin)
@@ -136,13 +148,20 @@ class _Split:
                 raise UserError(f"{example.origin}: id: {example.id!r} stands already in {earlier}")
         self.write(example)
         self.count += 1
-        if isinstance(example, Utterance):
-            self.seconds = (self.seconds or 0.0) + example.seconds
+        sound = sound_of(example)
+        if sound is not None:
+            self.seconds = (self.seconds or 0.0) + sound.seconds
+        if isinstance(example, Labeled):
+            self.labels.add(example.label)
 
     def written(self) -> Written:
-        summary = f"{self.count} pairs"
+        names = ("texts", "sounds") if self.labels else ("pairs", "utterances")
+        noun = names[self.seconds is not None]
+        summary = f"{self.count} {noun}"
+        if self.labels:
+            summary += f" of {len(self.labels)} classes"
         if self.seconds is not None:
-            summary = f"{self.count} utterances, {self.seconds / 60:.1f} minutes"
+            summary += f", {self.seconds / 60:.1f} minutes"
         return Written(self.path, self.count, summary)
 
 

@@ -1,4 +1,4 @@
-"""Free Spoken Digit Dataset: single digits, and strings of digits made from them.
+"""Free Spoken Digit Dataset: single digits, and strings of digits made from them; with label=digit, ten classes.
 
 Files are named `{digit}_{speaker}_{index}.wav` (github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0). The
 official test set is index 0 to 4. For development, the last four training recordings of each digit and speaker are set
@@ -8,14 +8,14 @@ aside.
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from segue.data import audio
 from segue.data.corpora import Example, measured
-from segue.data.examples import Utterance
+from segue.data.examples import Labeled, Utterance
 from segue.errors import UserError
 from segue.recipe import Section
 
@@ -41,6 +41,8 @@ class Options(Section):
     """Number of strings for test."""
     seed: Count = 0
     """Of the draw."""
+    label: Literal["digit"] | None = None
+    """"digit" makes manifests for classification: the digit is a recording's class, and there are no strings."""
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
@@ -56,16 +58,19 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     for (digit, speaker), recordings in files.items():
         for split, index in _divide(sorted(recordings), speaker, options.test_speaker):
             found = measured(recordings[index], WORDS[digit], str(recordings[index]), speaker)
+            if isinstance(found, UserError) or options.label is None:
+                yield split, found
+            else:
+                yield split, Labeled.of(found)
             if isinstance(found, Utterance):
                 splits[split].append(found)
-            yield split, found
     speakers = {speaker for _, speaker in files}
     if options.test_speaker is not None and options.test_speaker not in speakers:
         raise UserError(
             f"test_speaker: no such speaker: {options.test_speaker} (speakers: {', '.join(sorted(speakers))})"
         )
     for number, (split, singles) in enumerate(splits.items()):
-        count = getattr(options, f"{split}_strings")
+        count = getattr(options, f"{split}_strings") if options.label is None else 0
         draw = np.random.default_rng([options.seed, number])
         for each in range(count if singles else 0):
             file = out / "strings" / split / f"{each:05d}.flac"

@@ -1,4 +1,4 @@
-"""How are two files read that belong together line by line?"""
+"""How are files read of which each line is an example, or belongs to a line of another file?"""
 
 import gzip
 import zlib
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segue.data.corpora.splits import unpacked_or_packed
 from segue.data.encodings import lines_of
-from segue.data.examples import Pair
+from segue.data.examples import Labeled, Pair
 from segue.data.manifest import unreadable
 from segue.data.text import seen
 from segue.errors import UserError
@@ -36,6 +36,17 @@ def pairs(stem: Path, source_language: str, target_language: str) -> Iterator[Pa
     if source is None or target is None:
         raise UserError(f"{wanted[0] if source is None else wanted[1]}: no such file, also not with .gz")
     yield from join(source, target, source_language, target_language)
+
+
+def labeled(stem: Path, language: str) -> Iterator[Labeled | UserError]:
+    """The lines of STEM.LANGUAGE, which may end in .gz, each with the language as its class."""
+    wanted = stem.with_name(f"{stem.name}.{language}")
+    path = unpacked_or_packed(wanted)
+    if path is None:
+        raise UserError(f"{wanted}: no such file, also not with .gz")
+    for number, line in lines(path):
+        origin = f"{path}:{number}"
+        yield line if isinstance(line, UserError) else Labeled(origin, language, text=line, origin=origin)
 
 
 def lines(path: Path) -> Iterator[Line]:

@@ -1,17 +1,18 @@
 """Multi30k: 31,014 captions of pictures in English, German, French and Czech (github.com/multi30k/dataset).
 
 SOURCE is that repository's `data/task1/raw`: train.LANG.gz, val.LANG.gz and test_*.LANG.gz, unpacked or not. Each test
-set keeps its name.
+set keeps its name. With label=language, captions of all named languages are texts to classify.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from segue.data.corpora import Example
-from segue.data.corpora.lines import pairs, stems
+from segue.data.corpora.lines import labeled, pairs, stems
+from segue.data.examples import Labeled, Pair
 from segue.errors import UserError, warn
 from segue.recipe import Section
 
@@ -23,20 +24,28 @@ class Options(Section):
     """Language to translate from."""
     target_languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("de",)
     """Languages to translate into; each gives a line for each caption."""
+    label: Literal["language"] | None = None
+    """"language" makes manifests for classification: each caption is one text, and its language is its class."""
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Captions in the order of the files, one target language after the other."""
     del out
+    found: Iterator[Pair | Labeled | UserError]
     tests = stems(source, "test_*", options.source_language)
     for split, stem in (("train", "train"), ("dev", "val"), *zip(tests, tests, strict=True)):
-        for language in options.target_languages:
+        languages = options.target_languages
+        for language in languages if options.label is None else (options.source_language, *languages):
             # Some test sets were never translated into Czech.
             if stem in tests and not stems(source, stem, language):
                 warn(f"{source / stem}.{language}: no such file; {split} has no {language}")
                 continue
             try:
-                for pair in pairs(source / stem, options.source_language, language):
-                    yield split, pair
+                if options.label is None:
+                    found = pairs(source / stem, options.source_language, language)
+                else:
+                    found = labeled(source / stem, language)
+                for each in found:
+                    yield split, each
             except UserError as problem:
                 raise UserError(f"{problem}\n(SOURCE is the folder data/task1/raw of Multi30k)") from None

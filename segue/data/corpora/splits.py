@@ -9,8 +9,8 @@ from zlib import crc32
 
 from pydantic import Field
 
-from segue.data.corpora import Example
-from segue.data.examples import Pair, Utterance
+from segue.data.corpora import Example, Found
+from segue.data.examples import Labeled, Pair, Utterance, sound_of
 from segue.errors import UserError, note, warn
 from segue.progress import progress
 from segue.recipe import Section
@@ -65,28 +65,42 @@ def divide(
     shares.
 
     Where speakers are known, and enough, each is in one split only. Elsewhere a hash decides, the same at every call
-    and for every copy: of an utterance's file name and offset, and of a pair's source text, so that pairs of one source
-    stay together.
+    and for every copy: of a recording's file name and offset, and of a text, a pair's source, so that those of one text
+    stay together. Each class is divided by itself.
     """
-    undivided: list[Utterance | Pair] = []
+    undivided: list[Found] = []
     for split, example in progress(examples, "reads", unit="examples"):
         if split or isinstance(example, UserError):
             yield split, example
         else:
             undivided.append(example)
     undivided.sort(key=_place)
-    utterances = [each for each in undivided if isinstance(each, Utterance)]
-    split_of = _by_speaker(utterances, options, warn if is_said else _unsaid, remedy)
+    sounds = [sound for each in undivided if (sound := sound_of(each)) is not None]
+    split_of = _by_speaker(sounds, options, warn if is_said else _unsaid, remedy)
+    if split_of is not None and not _all_are_learned(undivided, split_of):
+        split_of = None
+        if is_said:
+            warn("some classes are of one speaker or two: too few to keep apart, so all are in train too")
     if split_of is not None:
         counts = Counter(split_of.values())
         if is_said:
             note("divided by speaker: " + ", ".join(f"{counts[split]} in {split}" for split in SPLITS if counts[split]))
         for split in ("test", "dev", "train"):
             for example in undivided:
-                speaker = example.speaker if isinstance(example, Utterance) else None
-                if split == split_of.get(speaker or "", "train"):
+                if split == split_of.get(_speaker(example), "train"):
                     yield split, example
         return
+    of_class: dict[str, list[Found]] = {}
+    for example in undivided:
+        of_class.setdefault(example.label if isinstance(example, Labeled) else "", []).append(example)
+    for label, members in of_class.items():
+        yield from _divided(members, options, f" of class {label!r}" * bool(label), is_said=is_said)
+
+
+def _divided(
+    undivided: Sequence[Found], options: SplitOptions, which: str, *, is_said: bool
+) -> Iterator[tuple[str, Found]]:
+    """Gives examples, in the order of a hash, a split; `which` says in messages what they are."""
     starts = [0, *(place for place, two in enumerate(pairwise(undivided), 1) if not _is_one_source(*two))]
     test_end = _end(options.test_share, undivided, 0, starts, 2 if options.dev_share else 1)
     dev_end = _end(options.dev_share, undivided, test_end, starts, 1)
@@ -95,19 +109,39 @@ def divide(
         ("development", options.dev_share, dev_end - test_end),
     ):
         if is_said and undivided and share and not size:
-            warn(f"{len(undivided)} examples are too few to keep one for {name}")
+            warn(f"{len(undivided)} examples{which} are too few to keep one for {name}")
     for number, example in enumerate(undivided):
         yield "test" if number < test_end else "dev" if number < dev_end else "train", example
 
 
-def _place(example: Utterance | Pair) -> tuple[int, str]:
-    """What `divide` sorts by: a hash, and for pairs the text that equal hashes may not share."""
-    if isinstance(example, Utterance):
-        return crc32(f"{example.audio.name} {example.offset_seconds}".encode(errors="surrogateescape")), ""
-    return crc32(example.source.encode()), example.source
+def _place(example: Found) -> tuple[int, str]:
+    """What `divide` sorts by: a hash, and for texts the one that equal hashes may not share."""
+    sound, text = sound_of(example), _text(example)
+    if sound is not None:
+        return crc32(f"{sound.audio.name} {sound.offset_seconds}".encode(errors="surrogateescape")), ""
+    return crc32(text.encode()), text
 
 
-def _end(share: float, examples: Sequence[Utterance | Pair], start: int, starts: Sequence[int], num_left: int) -> int:
+def _text(example: Found) -> str:
+    """What is read, of what is no recording: examples that share it stay together."""
+    return example.source if isinstance(example, Pair) else example.text
+
+
+def _speaker(example: Found) -> str:
+    sound = sound_of(example)
+    return "" if sound is None or sound.speaker is None else sound.speaker
+
+
+def _all_are_learned(examples: Iterable[Found], split_of: dict[str, str]) -> bool:
+    """Whether each class has an example for training."""
+    labels: dict[bool, set[str]] = {True: set(), False: set()}
+    for each in examples:
+        if isinstance(each, Labeled):
+            labels[split_of.get(_speaker(each), "train") == "train"].add(each.label)
+    return labels[False] <= labels[True]
+
+
+def _end(share: float, examples: Sequence[Found], start: int, starts: Sequence[int], num_left: int) -> int:
     """Where a share from `start` on ends: at least one example later where a share was asked for.
 
     But `num_left` groups of one source, which begin at `starts`, are left.
@@ -120,8 +154,8 @@ def _end(share: float, examples: Sequence[Utterance | Pair], start: int, starts:
     return max(start, min(end, starts[-num_left]))
 
 
-def _is_one_source(one: Utterance | Pair, other: Utterance | Pair) -> bool:
-    return isinstance(one, Pair) and isinstance(other, Pair) and one.source == other.source
+def _is_one_source(one: Found, other: Found) -> bool:
+    return sound_of(one) is None and _text(one) == _text(other)
 
 
 def _unsaid(message: str) -> None:

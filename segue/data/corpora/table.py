@@ -2,23 +2,24 @@
 
 SOURCE is one table, or a folder with train, dev and test; each may end in .gz. Columns stand between commas,
 semicolons, tabs or |, whichever the header has. A row is an audio file and its text, or, where there is no column of
-audio files, a text and its translation. Audio paths are relative to the table, or to its `clips/`. Columns offset and
-duration, or start and end, in seconds, say which part of a file is meant. A column `split` says what is train, dev and
-test.
+audio files, a text and its translation; with label=COLUMN an audio file or a text, and its class. Audio paths are
+relative to the table, or to its `clips/`. Columns offset and duration, or start and end, in seconds, say which part of
+a file is meant. A column `split` says what is train, dev and test.
 """
 
 import csv
 import io
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from segue.data import channels
-from segue.data.corpora import Example, checked, measured
+from segue.data.corpora import Example, Found, checked, measured
 from segue.data.corpora.splits import SplitOptions, divide, named, sources, unpacked_or_packed
 from segue.data.encodings import decode, split_lines
-from segue.data.examples import Pair, Utterance
+from segue.data.examples import Labeled, Pair, Utterance
 from segue.data.manifest import read_content
 from segue.data.text import seen
 from segue.errors import UserError, note
@@ -44,7 +45,7 @@ _LONE_RETURN = re.compile("\r(?!\n)")
 _HIDDEN_RETURN = "\ufdd0"  # no character: Python's reader takes a return for the end of a row
 
 Row = list[str]
-Reader = Callable[[Row, str], Utterance | Pair | UserError]
+Reader = Callable[[Row, str], Found | UserError]
 """A row and its `file:line` -> its example."""
 
 
@@ -59,6 +60,8 @@ class Options(SplitOptions):
     """Name of the column of speakers; usual names are found, and there may be none."""
     split: str | None = None
     """Name of the column that says train, dev or test; `split` is found, and there may be none."""
+    label: str | None = None
+    """Name of the column of classes: for classification, and never guessed."""
     language: str | None = None
     """Language of recordings that a column lang, language or locale does not give one."""
     source: str | None = None
@@ -122,7 +125,10 @@ def _rows(split: str, table: Path, options: Options) -> Iterator[Example]:
     if not names:
         raise UserError(f"{table}: empty: no column names, and no rows")
     header = _Header(table, line, separator, [seen(name) for name in names], set())
-    read = _pair_reader(header, options) or _utterance_reader(header, options)
+    if options.label is not None:
+        read = _labeled_reader(header, options)
+    else:
+        read = _pair_reader(header, options) or _utterance_reader(header, options, options.text, TEXT)
     splits = None if split else header.column("split", options.split, ("split",), is_needed=False)
     unused = [name for place, name in enumerate(header.names) if name and place not in header.used]
     if unused:
@@ -160,7 +166,7 @@ def _text(table: Path) -> str:
 def _separator(table: Path, text: str, options: Options) -> str:
     """What stands between the columns: what makes most of the header's names known ones, else what a name ends in."""
     header = next((line for line in split_lines(text[:100_000]) if any(map(str.isalnum, line))), "")
-    asked = (options.audio, options.text, options.speaker, options.split, options.source, options.target)
+    asked = (options.audio, options.text, options.speaker, options.split, options.source, options.target, options.label)
     usual = (*AUDIO, *TEXT, *SPEAKER, *LANGUAGE, *SOURCE, *TARGET, "split", *filter(None, asked))
     known = {name.casefold() for name in usual}
     by_name = "\t" if table.name.removesuffix(".gz").lower().endswith(".tsv") else ","
@@ -240,10 +246,36 @@ def _cell(row: Row, place: int | None) -> str | None:
     return None if place is None or place >= len(row) or not seen(row[place]) else row[place].strip()
 
 
-def _utterance_reader(header: _Header, options: Options) -> Reader:
+def _labeled_reader(header: _Header, options: Options) -> Reader:
+    """What reads recordings, or where there is no column of them texts, and their classes."""
+    label = options.label
+    assert label is not None
+    if header.column("audio", options.audio, AUDIO, is_needed=False) is not None:
+        read_sound = _utterance_reader(header, options, label, ())
+
+        def read(row: Row, origin: str) -> Found | UserError:
+            found = read_sound(row, origin)
+            return Labeled.of(replace(found, text=found.text.strip())) if isinstance(found, Utterance) else found
+
+        return read
+    places = header.column("text", options.text, TEXT), header.column("label", label, ())
+    id_column = header.column("id", None, ("id",), is_needed=False)
+
+    def read_text(row: Row, origin: str) -> Labeled | UserError:
+        text, label = (_cell(row, place) for place in places)
+        if text is None or label is None:
+            return UserError(f"{origin}: {header.names[places[text is not None] or 0]}: empty")
+        given = _cell(row, id_column)
+        return Labeled(given or origin, label, text=text, origin=origin, has_id=given is not None)
+
+    return read_text
+
+
+def _utterance_reader(header: _Header, options: Options, text: str | None, usual: tuple[str, ...]) -> Reader:
+    """What reads recordings; the column `text`, or else one of the `usual` ones, has what is said in them."""
     hint = "a header line, or source=NAME target=NAME for text pairs, or for speech "
     audio_column = header.column("audio", options.audio, AUDIO, hint=hint)
-    text_column = header.column("text", options.text, TEXT)
+    text_column = header.column("text", text, usual)
     speaker_column = header.column("speaker", options.speaker, SPEAKER, is_needed=False)
     language_column = header.column("language", None, LANGUAGE, is_needed=False)
     id_column = header.column("id", None, ("id",), is_needed=False)
