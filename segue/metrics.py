@@ -1,4 +1,4 @@
-"""How good are outputs? The field's own scorers, chosen by how the references write words; intervals by resampling."""
+"""How good are outputs? The field's own scorers, chosen by what the references are; intervals by resampling."""
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +13,7 @@ from segue.writing import has_spaces, joined, writing
 
 SpeechRate = Literal["word_error_rate", "character_error_rate"]
 SpeechMetric = Literal["auto", SpeechRate]
+ClassMetric = Literal["accuracy", "macro_f1"]
 TextMetric = Literal["bleu", "chrf", "word_error_rate"]
 BleuTokenizer = Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"]
 Direction = Literal["min", "max"]
@@ -42,6 +43,12 @@ METRICS = {
         Metric("word_error_rate", "min", "share"),
         Metric("character_error_rate", "min", "share"),
         Metric("sentence_error_rate", "min", "share"),
+        Metric("accuracy", "max", "share"),
+        Metric("macro_f1", "max", "share"),
+        Metric("precision", "max", "share"),
+        Metric("recall", "max", "share"),
+        Metric("f1", "max", "share"),
+        Metric("probability", "max", "share"),
         Metric("bleu", "max", "points"),
         Metric("chrf", "max", "points"),
         Metric("ter", "min", "points"),
@@ -164,6 +171,71 @@ class SentenceErrorRate:
 
     def counts(self, sums: Statistics) -> dict[str, int]:
         """None."""
+        del sums
+        return {}
+
+    def signature(self, references: References) -> None:
+        """Nothing needs to be said."""
+        del references
+
+
+class Accuracy:
+    """Share of outputs that are the reference."""
+
+    metric = METRICS["accuracy"]
+
+    def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
+        """(N, 2): right, 1."""
+        return np.array([[said in right, 1.0] for right, said in zip(references, hypotheses, strict=True)])
+
+    def score(self, sums: Statistics) -> float:
+        """1.0 is 100 %."""
+        return float(sums[0] / max(sums[1], 1.0))
+
+    score_of_one = score
+
+    def counts(self, sums: Statistics) -> dict[str, int]:
+        """None."""
+        del sums
+        return {}
+
+    def signature(self, references: References) -> None:
+        """Nothing needs to be said."""
+        del references
+
+
+class MacroF1:
+    """The mean over classes of F1, the harmonic mean of precision and recall: a rare class counts as much as others.
+
+    Classes are those of the references and of the outputs, as scikit-learn has them.
+    """
+
+    metric = METRICS["macro_f1"]
+
+    def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
+        """(N, 3 a class): found, wrongly said, missed."""
+        labels = sorted({right for right, *_ in references} | set(hypotheses))
+        number_of = {label: number for number, label in enumerate(labels)}
+        rows = np.zeros((len(hypotheses), len(labels), 3))
+        for row, (right, *_), said in zip(rows, references, hypotheses, strict=True):
+            if right == said:
+                row[number_of[right], 0] = 1
+            else:
+                row[number_of[said], 1] = row[number_of[right], 2] = 1
+        return rows.reshape(len(rows), -1)
+
+    def score(self, sums: Statistics) -> float:
+        """1.0 is 100 %."""
+        found, wrong, missed = sums.reshape(-1, 3).T
+        total = 2 * found + wrong + missed
+        return float(
+            np.mean(2 * found[total > 0] / total[total > 0])
+        )  # a class that no example has or got says nothing
+
+    score_of_one = score
+
+    def counts(self, sums: Statistics) -> dict[str, int]:
+        """None; `by_label` has those of each class."""
         del sums
         return {}
 
@@ -424,6 +496,25 @@ def speech(metric: SpeechMetric, references: Sequence[str], hypotheses: Sequence
     rates.sort(key=lambda rate: rate.metric.name != name)
     part = Scored(rates, [[each] for each in references], hypotheses)
     return Scores([part], [np.arange(part.size)])
+
+
+def classes(metric: ClassMetric, references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
+    """Accuracy and macro F1; that which chooses first."""
+    measures: list[Measure] = [Accuracy(), MacroF1()]
+    measures.sort(key=lambda measure: measure.metric.name != metric)
+    part = Scored(measures, [[each] for each in references], hypotheses)
+    return Scores([part], [np.arange(part.size)])
+
+
+def by_label(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Examples, precision, recall and F1 of each class that a reference has, in the order of names."""
+    found = {}
+    for label in sorted(set(references)):
+        right = sum(label == each == said for each, said in zip(references, hypotheses, strict=True))
+        count, said = references.count(label), hypotheses.count(label)
+        scores = {"precision": right / max(said, 1), "recall": right / count, "f1": 2 * right / (count + said)}
+        found[label] = {"examples": count, **scores}
+    return found
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
