@@ -46,7 +46,7 @@ class Least(NamedTuple):
 
 @dataclass(frozen=True)
 class Parity:
-    """What was found. Points are of WER or CER in per cent, of BLEU or of chrF."""
+    """What was found. Points are of WER, CER, accuracy or macro F1 in per cent, of BLEU or of chrF."""
 
     task: str
     runtime: str
@@ -133,9 +133,10 @@ class Parity:
 
 def gate(scores: Sequence[metrics.Scores]) -> dict[str, Any]:
     """What the metric that chooses a model says of outputs before and after; it counts what did worst after."""
-    name, is_lower_better = scores[0].chosen.name, scores[0].chosen.direction == "min"
+    chosen, name = scores[0].chosen, scores[0].chosen.name
     before, *after = (each.overall()[name] for each in scores)
-    losses = [100 * (value - before) if is_lower_better else before - value for value in after]
+    points = (100 if chosen.is_share else 1) * (1 if chosen.direction == "min" else -1)
+    losses = [points * (value - before) for value in after]
     return {
         "metric": name,
         "before": before,
