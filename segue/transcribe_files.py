@@ -108,3 +108,19 @@ def local(path: Path) -> Iterator[Path]:
             yield copy
         except UserError as problem:
             raise UserError(str(problem).replace(str(copy), "standard input" if is_input else str(path))) from None
+
+
+class LowRates:
+    """Says, once, that a recording has a lower rate than what the model learned from."""
+
+    def __init__(self, wanted_hz: int, consequence: str) -> None:
+        self._wanted_hz, self._consequence, self._is_said = wanted_hz, consequence, False
+
+    def say(self, path: Path, rate_hz: int) -> None:
+        """Of a recording."""
+        if rate_hz < self._wanted_hz and not self._is_said:
+            self._is_said = True
+            warn(
+                f"{path}: has {rate_hz} samples a second, the model learned from {self._wanted_hz}: what lies above "
+                f"{rate_hz // 2} Hz is not there, and {self._consequence} (said once)"
+            )

@@ -27,6 +27,13 @@ def lines(file: BinaryIO, name: str) -> Iterator[str]:
         yield line
 
 
+def of_file(path: Path) -> Iterator[str]:
+    """The lines of a file; a UserError where it is none, or names one that is not Unicode."""
+    _check(path)
+    with path.open("rb") as file:
+        yield from lines(file, str(path))
+
+
 def targets(sources: list[Path], out: Path | None, language: str) -> list[Path]:
     """Where the translations go: NAME.LANG.srt beside each NAME.srt or in the folder `out`; or the one file `out`.
 
@@ -60,14 +67,10 @@ def translate(source: Path, target: Path, translator: Translate, shape: Shape) -
 
     `target` is replaced at once when all of it is done. A UserError if the file cannot be read.
     """
-    if source.is_dir():
-        raise UserError(f"{source}: a folder; give the files in it, as {source}/*.srt")
-    if not source.is_file():
-        is_there = source.exists()
-        raise UserError(f"{source}: {'no file; a pipe is read as standard input' if is_there else 'no such file'}")
+    _check(source)
     with replacing(target) as partial, partial.open("w", encoding="utf-8", newline="") as written:
         if source.suffix.lower() in TEXT:
-            for line in progress(_text(source, translator), f"translates {source.name}", unit="lines"):
+            for line in progress(translator(of_file(source)), f"translates {source.name}", unit="lines"):
                 written.write(line + "\n")
             return
         form = SUBTITLES[source.suffix.lower()]
@@ -81,6 +84,10 @@ def translate(source: Path, target: Path, translator: Translate, shape: Shape) -
         written.write(found.text)
 
 
-def _text(source: Path, translator: Translate) -> Iterator[str]:
-    with source.open("rb") as file:
-        yield from translator(lines(file, str(source)))
+def _check(source: Path) -> None:
+    """A UserError where there is no such file."""
+    if source.is_dir():
+        raise UserError(f"{source}: a folder; give the files in it, as {source}/*.srt")
+    if not source.is_file():
+        is_there = source.exists()
+        raise UserError(f"{source}: {'no file; a pipe is read as standard input' if is_there else 'no such file'}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segue import progress
 from segue.commands import options
-from segue.errors import UserError, warn
+from segue.errors import UserError
 from segue.files import replacing
 
 SUMMARY = "speech to text"
@@ -40,7 +40,8 @@ def run(given: Namespace) -> int:
     suffix = "txt" if given.format == "text" else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
     model = options.load_model(given, "transcribe")
-    has_failed = has_warned = False
+    rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong for that")
+    has_failed = False
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
         try:
             with transcribe_files.local(path) as file:
@@ -50,12 +51,7 @@ def run(given: Namespace) -> int:
             progress.say(f"segue: {problem}")
             has_failed = True
             continue
-        if rate < model.metadata.sample_rate_hz and not has_warned:
-            has_warned = True
-            warn(
-                f"{path}: has {rate} samples a second, the model learned from {model.metadata.sample_rate_hz}: what "
-                f"lies above {rate // 2} Hz is not there, and words may be wrong for that (said once)"
-            )
+        rates.say(path, rate)
         text = dataclasses.replace(transcript, audio=str(path)).written(given.format)
         if targets:
             with replacing(targets[number]) as partial:
