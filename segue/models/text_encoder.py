@@ -3,37 +3,26 @@
 Shape letters: B batch, S tokens, D width.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from torch import Tensor, nn
 
 from segue.layers.dropout import Dropout
 from segue.layers.mask import length_mask
-from segue.layers.splits import Split
-from segue.layers.vocabulary import TokenEmbedding
 from segue.models.transformer import EncoderLayer, EncoderSection, embedded, initialize, norm
 
 
 class TextEncoder(nn.Module):
     """Every token sees all others, on both sides; padding is seen by none."""
 
-    splits: ClassVar[Mapping[str, Split]] = {"embedding": "vocabulary"}
-
     def __init__(self, section: EncoderSection, vocabulary: int) -> None:
         super().__init__()
         section = section.widened()
-        self.embedding = TokenEmbedding(vocabulary, section.width)
+        self.embedding = nn.Embedding(vocabulary, section.width)
         self.layers = nn.ModuleList(EncoderLayer(section) for _ in range(section.encoder_layers))
         self.norm = norm(section) if section.norm == "pre" else nn.Identity()
         self.dropout = Dropout(section.dropout)
         self.width = section.width
         """Size of the output's vectors."""
         self._is_rotary = section.positions == "rotary"
-
-    def dealt_out(self) -> dict[str, int]:
-        """Nothing that has to be even."""
-        return {}
 
     def initialize(self) -> None:
         """Draws the weights, once all of the model is built."""
