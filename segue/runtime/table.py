@@ -50,6 +50,13 @@ TASKS: Mapping[str, Entry] = {
             "huggingface": Target("segue.formats.huggingface:TEXT"),
         },
     ),
+    "classification": Entry(
+        module="segue.tasks.classification",
+        metadata="segue.runtime.classifier:ClassifierMetadata",
+        targets={
+            "onnx": Target("segue.formats.onnx_classification:CLASSES", "segue.runtime.onnx_classifier:open_classifier")
+        },
+    ),
 }
 
 

@@ -1,0 +1,70 @@
+"""What does a classifier look like in ONNX? One graph: waveforms or tokens in, log-probabilities of classes out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from segue import card
+from segue.data.audio import padded
+from segue.data.examples import Labeled
+from segue.data.manifest import Manifest
+from segue.errors import UserError
+from segue.formats.exporter import GRAPH, Exporter
+from segue.formats.onnx import write
+from segue.runtime.onnx_classifier import OnnxClassifierBackend, class_metadata
+from segue.tasks import classification
+from segue.tasks.classification.model import LogProbabilities
+
+
+def _write(trained: classification.Trained, folder: Path, weights: str) -> None:
+    """Inputs (B, S), lengths (B) -> log_probs (B, C)."""
+    if weights == "int8" and not trained.recipe.hears:
+        raise UserError("--quantize int8: onnx has no such weights for classifiers of texts (it has: float16)")
+    size = 4000 if trained.recipe.hears else 7
+    inputs = torch.zeros(2, size, dtype=torch.float32 if trained.recipe.hears else torch.int64)
+    dimensions = {"inputs": ("batch", "length"), "lengths": ("batch",)}
+    example = (inputs, torch.tensor([size, size - 2]))
+    model = LogProbabilities(trained.model)
+    write(model, example, dimensions, ("log_probs",), folder / GRAPH, class_metadata(trained.metadata()))
+    if trained.tokenizer is not None:
+        trained.tokenizer.save(folder / "tokenizer.json")
+
+
+def _use(trained: classification.Trained, folder: str) -> str:
+    hears = trained.recipe.hears
+    rate = 0 if trained.recipe.features is None else trained.recipe.features.sample_rate_hz
+    read = (
+        f'samples, _ = soundfile.read("sound.wav", dtype="float32")  # mono, {rate} Hz\ninputs = samples[None]'
+        if hears
+        else f'tokenizer = Tokenizer.from_file("{folder}/tokenizer.json")\n'
+        'inputs = numpy.array([tokenizer.encode("a line of text", add_special_tokens=False).ids])'
+    )
+    code = f"""import json
+import numpy
+import onnxruntime
+{"import soundfile" if hears else "from tokenizers import Tokenizer"}
+
+session = onnxruntime.InferenceSession("{folder}/model.onnx")
+{read}
+[log_probs] = session.run(None, {{"inputs": inputs, "lengths": numpy.array([inputs.shape[1]])}})
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+print(classes[int(log_probs[0].argmax())])"""
+    return f"{classification.use(folder, hears=hears)}\nor with onnxruntime alone:\n\n{card.python(code)}"
+
+
+def _inputs(trained: classification.Trained, examples: Manifest[Labeled]) -> Iterator[dict[str, NDArray[Any]]]:
+    for waveform in classification.waveforms(trained, examples):
+        yield dict(zip(("inputs", "lengths"), padded([waveform]), strict=True))
+
+
+CLASSES = Exporter(
+    packages=("onnxruntime", "onnx", "onnxscript"),
+    write=_write,
+    run=lambda trained, folder, threads: OnnxClassifierBackend(folder / GRAPH, trained.metadata(), threads),
+    use=_use,
+    quantizations=("int8", "float16"),
+    inputs=_inputs,
+)

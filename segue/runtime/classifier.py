@@ -1,0 +1,260 @@
+"""Which class does a recording or a text belong to? Parts of what is long, batches, probabilities.
+
+The `ClassifierBackend` is PyTorch's model or an exported one; all else is the same for both.
+
+Shape letters: B batch, S samples or tokens, C classes.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from segue import metrics
+from segue.data import audio, batching, listening
+from segue.data.audio import Samples
+from segue.data.examples import Labeled
+from segue.data.text import TextSection, normalize, seen
+from segue.errors import UserError
+from segue.recipe import Section
+
+if TYPE_CHECKING:
+    from segue.data.tokenizer import Tokenizer
+    from segue.runtime.classification_evaluation import ClassificationEvaluator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Probabilities = NDArray[np.float32]
+PADDING = 0
+"""What stands behind the tokens of a text in a batch; no model looks at it."""
+
+
+class SoundInput(Section):
+    """What a model of sounds hears."""
+
+    kind: Literal["sound"] = "sound"
+    """Sound."""
+    sample_rate_hz: PositiveInt
+    """Of the samples."""
+
+
+class TextInput(Section):
+    """What a model of texts reads."""
+
+    kind: Literal["text"] = "text"
+    """Text."""
+    rule: TextSection
+    """How it is normalized."""
+    longest_tokens: PositiveInt
+    """Longer texts are classified in parts."""
+
+
+class ClassifierMetadata(Section):
+    """What is to be known of a classifier to use it."""
+
+    task: Literal["classification"] = "classification"
+    """The task."""
+    input: Annotated[SoundInput | TextInput, Field(discriminator="kind")]
+    """What it classifies."""
+    classes: tuple[str, ...]
+    """In the order of the scores."""
+    metric: metrics.ClassMetric
+    """What the model is scored by."""
+    parameters: PositiveInt
+    """Numbers that were trained."""
+
+
+class ClassifierBackend(Protocol):
+    """A model in some runtime."""
+
+    def log_probabilities(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Probabilities:
+        """(B, S) waveforms or tokens, (B) their lengths -> (B, C). A row does not depend on the others."""
+        ...
+
+
+class Classification(NamedTuple):
+    """Which class something belongs to."""
+
+    source: str
+    """The recording's path, or the text."""
+    ranked: list[tuple[str, float]]
+    """All classes with their probabilities, the likeliest first; none where there is nothing to classify."""
+
+    @property
+    def label(self) -> str | None:
+        """The likeliest class."""
+        return self.ranked[0][0] if self.ranked else None
+
+    @property
+    def probability(self) -> float | None:
+        """Of the likeliest class."""
+        return self.ranked[0][1] if self.ranked else None
+
+    def written(self, form: Literal["text", "json"], key: Literal["audio", "text"], top: int = 1) -> str:
+        """One line: the class; with `top` above 1 the likeliest ones with their probabilities, between tabs. JSON calls
+        the source `key`."""
+        shown = [(label, round(probability, 4)) for label, probability in self.ranked[:top]]
+        if form == "text":
+            if top == 1:
+                return self.label or ""
+            return "\t".join(f"{label}\t{probability:.4f}" for label, probability in shown)
+        best = [{"label": label, "probability": probability} for label, probability in shown]
+        first = best[0] if best else {"label": None, "probability": None}
+        said = {key: self.source, **first, **({"top": best} if top > 1 else {})}
+        # A path that is not UTF-8 is escaped, and all else then.
+        is_text = not any("\udc80" <= character <= "\udcff" for character in self.source)
+        return json.dumps(said, ensure_ascii=not is_text)
+
+
+class Classifier:
+    """A trained model, ready for recordings or texts of any length. It holds no state between calls: threads may share
+    it."""
+
+    BATCH = 32  # texts at once
+    WINDOW = 1024  # lines at once: bounds memory, and gives texts of like length to batch
+
+    def __init__(
+        self, metadata: ClassifierMetadata, backend: ClassifierBackend, tokenizer: "Tokenizer | None" = None
+    ) -> None:
+        """A model of texts has a tokenizer."""
+        self.metadata, self.backend, self._tokenizer = metadata, backend, tokenizer
+
+    @property
+    def hears(self) -> bool:
+        """Whether it classifies recordings, and not texts."""
+        return isinstance(self.metadata.input, SoundInput)
+
+    def classify(
+        self,
+        given: str | Path | NDArray[Any],
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+    ) -> Classification:
+        """The class of a recording or of a text, whichever the model knows.
+
+        A recording is a file or samples, with their rate and maybe a channel, as `listening.opened` takes them. It is
+        heard in windows whose scores are averaged; digital silence in it is left out. A UserError says why it cannot be
+        heard. A blank text has no class.
+        """
+        if not self.hears:
+            if not isinstance(given, str) or sample_rate_hz is not None or channel is not None:
+                raise UserError("classify: a text wanted: this model classifies texts")
+            [found] = self.classify_lines([given])
+            return found
+        name, blocks = listening.opened(given, self.sample_rate_hz, sample_rate_hz, channel)
+        total, num_heard = np.zeros(len(self.metadata.classes)), 0
+        for window in self._windows(blocks):
+            if window.any():
+                total += len(window) * self.of_sounds([window])[0]
+                num_heard += len(window)
+        if not num_heard:
+            raise UserError(f"{name or 'samples'}: silent: every sample is 0")
+        return self._ranked(name, total / num_heard)
+
+    def classify_lines(self, lines: Iterable[str], window: int = WINDOW) -> Iterator[Classification]:
+        """The class of each text, in order, in bounded memory."""
+        lines = iter(lines)
+        while block := list(islice(lines, window)):
+            filled = [bool(self.normalized(text)) for text in block]
+            rows = iter(self.of_texts([text for text, is_filled in zip(block, filled, strict=True) if is_filled]))
+            for text, is_filled in zip(block, filled, strict=True):
+                yield self._ranked(text, next(rows)) if is_filled else Classification(text, [])
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of what a model of sounds hears."""
+        assert isinstance(self.metadata.input, SoundInput)
+        return self.metadata.input.sample_rate_hz
+
+    @staticmethod
+    def rate_of(path: Path) -> int:
+        """Samples a second of a recording."""
+        return audio.properties(path).sample_rate_hz
+
+    def of_sounds(self, waveforms: Sequence[Samples]) -> Probabilities:
+        """Waveforms (S), each as a whole -> (B, C) log-probabilities."""
+        return self.backend.log_probabilities(*audio.padded(waveforms))
+
+    def of_texts(self, texts: Sequence[str]) -> Probabilities:
+        """Texts of which something is left after normalization -> (B, C) log-probabilities; those of long texts are the
+        mean over their parts."""
+        parts: list[list[int]] = []
+        owners: list[int] = []
+        for number, text in enumerate(texts):
+            for part in self._parts(self.normalized(text)):
+                parts.append(part)
+                owners.append(number)
+        totals, weights = np.zeros((len(texts), len(self.metadata.classes))), np.zeros(len(texts))
+        order = sorted(range(len(parts)), key=lambda number: len(parts[number]))  # like lengths together
+        for start in range(0, len(order), self.BATCH):
+            numbers = order[start : start + self.BATCH]
+            tokens, lengths = batching.padded([parts[number] for number in numbers], PADDING)
+            found = self.backend.log_probabilities(tokens, lengths)
+            for number, row, length in zip(numbers, found, lengths.tolist(), strict=True):
+                totals[owners[number]] += length * row
+                weights[owners[number]] += length
+        return _normalized(totals / weights[:, None])
+
+    def normalized(self, text: str) -> str:
+        """The text as the model reads it; "" where nothing is left."""
+        assert isinstance(self.metadata.input, TextInput)
+        found = normalize(text, self.metadata.input.rule)
+        return found if seen(found) else ""
+
+    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, Any]:
+        """Scores on a manifest with their intervals, also by class, and how many bad examples were left out."""
+        return self.evaluator.explain(manifest, skip_bad, has_media=False).as_json()
+
+    @property
+    def evaluator(self) -> "ClassificationEvaluator":
+        """What scores this model."""
+        from segue.runtime.classification_evaluation import ClassificationEvaluator  # which knows this class
+
+        return ClassificationEvaluator(self)
+
+    def _parts(self, text: str) -> list[list[int]]:
+        """The tokens of a text, in parts that are no longer than what was learned from, and about as long as each
+        other."""
+        assert isinstance(self.metadata.input, TextInput)
+        assert self._tokenizer is not None
+        tokens = self._tokenizer.encode(text)
+        count = max(1, -(-len(tokens) // self.metadata.input.longest_tokens))
+        return [tokens[len(tokens) * n // count : len(tokens) * (n + 1) // count] for n in range(count)]
+
+    def _windows(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+        size = round(listening.WINDOW_SECONDS * self.sample_rate_hz)
+        held = np.zeros(0, np.float32)
+        for block in blocks:
+            held = np.concatenate([held, block])
+            while len(held) > size:
+                yield held[:size]
+                held = held[size:]
+        yield held
+
+    def _ranked(self, source: str, row: NDArray[Any]) -> Classification:
+        probabilities = np.exp(_normalized(row))
+        order = np.argsort(-probabilities, kind="stable").tolist()
+        return Classification(source, [(self.metadata.classes[n], float(probabilities[n])) for n in order])
+
+
+def _normalized(rows: NDArray[Any]) -> Probabilities:
+    """(..., C) scores -> log-probabilities: the mean of some is none yet."""
+    largest = rows.max(axis=-1, keepdims=True)
+    shifted = rows - largest
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
+
+
+def problem(example: Labeled, classes: Sequence[str], *, hears: bool) -> str | None:
+    """Why a model of sounds (`hears`) or texts can neither learn from an example nor be scored with it."""
+    if hears != (example.sound is not None):
+        what = ("a recording", "a text") if hears else ("a text", "a recording")
+        key = "audio_filepath" if hears else "text"
+        return f"{example.origin}: {key}: {what[0]} wanted, and this is {what[1]}"
+    if example.label not in classes:
+        known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+        return f"{example.origin}: label: {example.label!r} is no class that is learned (classes: {known})"
+    return None
