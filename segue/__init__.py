@@ -11,7 +11,8 @@ def load(model: str | Path, device: str = "auto", threads: int | None = None) ->
     """The model in a run directory, a model directory or an exported directory, ready for use.
 
     A speech model has `transcribe(path)` and `transcribe(samples, sample_rate_hz)`, a translation model
-    `translate(texts)`; both have `evaluate(manifest)`. Threads may share a model. Exported ones need no torch; they
+    `translate(texts)`, a classifier `classify` of a path, of samples with their rate, or of a text; all have
+    `evaluate(manifest)`. Threads may share a model. Exported ones need no torch; they
     take so many `threads` of the CPU (None: all cores).
     """
     from segue import tasks

@@ -11,6 +11,7 @@ COMMANDS = (
     "evaluate",
     "transcribe",
     "translate",
+    "classify",
     "export",
     "report",
     "recipes",

@@ -21,7 +21,7 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="POINTS",
         type=options.points,
         default=0.5,
-        help="what WER or CER (in per cent), BLEU or chrF may lose (default: 0.5)",
+        help="what WER, CER or accuracy (in per cent), BLEU or chrF may lose (default: 0.5)",
     )
     parser.add_argument(
         "--examples", metavar="MANIFEST", type=Path, help="to compare on (default: the model's test or dev manifests)"
