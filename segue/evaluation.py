@@ -74,6 +74,8 @@ class Evaluation(NamedTuple):
     """What was drawn to get them, or why there are none."""
     measured: Any = None
     """The `metrics.Scores` behind the scores: what tells two models apart."""
+    classes: Sequence[str] = ()
+    """What references and hypotheses are chosen from, where they are classes and no texts."""
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     """Scores by name, of each group of each kind: `groups["speakers"]["ann"]`."""
 

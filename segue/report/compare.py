@@ -27,6 +27,17 @@ class Compared(NamedTuple):
     num_errors: int
 
 
+def of_classes(examples: Sequence[Example]) -> list[Compared]:
+    """Each hypothesis beside its reference, where both are names of classes: however many words one has, it is one."""
+    pairs = [(whole(each.reference), whole(each.hypothesis)) for each in examples]
+    return [Compared(right, [(right, said)], int(right != said)) for right, said in pairs]
+
+
+def whole(label: str) -> str:
+    """A class's name as one word."""
+    return "\N{NO-BREAK SPACE}".join(label.split())
+
+
 def compare(examples: Sequence[Example]) -> list[Compared]:
     """Each hypothesis aligned with that of its references from which the fewest words differ; the first of equals."""
     if not examples:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, shown
 from segue.metrics import describe
-from segue.report import page, table, terminal
-from segue.report.compare import Compared, Pair, compare
+from segue.report import confusion, page, table, terminal
+from segue.report.compare import Compared, Pair, compare, of_classes
 from segue.report.page import Part, headline, svg_text, tag, ticks
 
 NUM_LENGTH_GROUPS = 8
@@ -28,7 +28,8 @@ FAINTEST = 0.05  # of a map's largest weight: what is fainter cannot be seen, an
 def write(evaluation: Evaluation, path: Path) -> None:
     """The report as an HTML file, replaced at once."""
     assert all(math.isfinite(example.score) for example in evaluation.examples)
-    compared = compare(evaluation.examples)
+    classes = evaluation.classes
+    compared = of_classes(evaluation.examples) if classes else compare(evaluation.examples)
     sections: dict[str, Sequence[Part]] = {
         "Scores": _scores(evaluation),
         **{
@@ -36,12 +37,13 @@ def write(evaluation: Evaluation, path: Path) -> None:
             for kind, each in evaluation.groups.items()
         },
         f"{_capital(evaluation.score_name)} by length": _by_length(evaluation),
+        "Classes": confusion.matrix(evaluation.examples, classes) if classes else [],
         "Confusions": _confusions(compared),
         **_examples(evaluation, compared),
         f"All {len(evaluation.examples):,} examples": table.table(evaluation, compared),
         "Attention": [_attention(each) for each in evaluation.attention[:NUM_MAPS]],
     }
-    page.write(path, evaluation.title, evaluation.facts, sections, STYLE + table.STYLE, table.SCRIPT)
+    page.write(path, evaluation.title, evaluation.facts, sections, STYLE + table.STYLE + confusion.STYLE, table.SCRIPT)
 
 
 STYLE = """
@@ -241,13 +243,15 @@ def _examples(evaluation: Evaluation, compared: Sequence[Compared]) -> dict[str,
     )
     count = f"{len(evaluation.examples):,}"
     return {
-        f"The {len(worst)} worst of {count}": [_legend(), *worst] if worst else [],
+        f"The {len(worst)} worst of {count}": [_legend(has_words=not evaluation.classes), *worst] if worst else [],
         f"{len(median)} around the median": [*median],
         f"The {len(best)} best": [tag("details", tag("summary", "Show them"), *best)] if best else [],
     }
 
 
-def _legend() -> Element:
+def _legend(*, has_words: bool) -> Element:
+    if not has_words:
+        return tag("p", "Reference above, hypothesis below.", class_="quiet")
     samples = [tag("span", tag("span", _marked("word", kind)), class_="words legend") for kind in SIGNS]
     meanings = ("left out, ", "added, ", f"another word; {NOTHING} stands for no words at all.")
     parts = [part for pair in zip(samples, meanings, strict=True) for part in pair]

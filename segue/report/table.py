@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 from segue.evaluation import Evaluation
 from segue.metrics import describe
-from segue.report.compare import Compared, signs, spaced
+from segue.report.compare import Compared, signs, spaced, whole
 from segue.report.page import Part, tag
 
 SCRIPT = resources.files("segue.report").joinpath("table.js").read_text(encoding="utf-8")
@@ -64,10 +64,11 @@ def table(evaluation: Evaluation, compared: Sequence[Compared]) -> list[Part]:
     score = "rate" if describe(evaluation.score_name).is_share else "score"
     columns = [(evaluation.score_name, score), (evaluation.length_name, "number")]
     columns += [(name, "name") for name in (*details, "id")]
+    words = whole if evaluation.classes else spaced
     rows = [
         [
             *(each.score, each.length, *(each.details.get(name, "") for name in details), each.id),
-            *(each.source, spaced(other.reference), spaced(each.hypothesis), signs(other.pairs)),
+            *(each.source, words(other.reference), words(each.hypothesis), signs(other.pairs)),
         ]
         for each, other in zip(evaluation.examples, compared, strict=True)
     ]
