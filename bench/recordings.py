@@ -2,8 +2,9 @@
 
     python bench/recordings.py MODEL MANIFEST [--utterances 200]
 
-Word error rates in per cent on the manifest's utterances as they are, and as users record them. "between" joins two to
-four utterances of one speaker, or of all where the manifest names none, with pauses between them.
+Word error rates in per cent on the manifest's utterances as they are, and as users record them; of a classifier the
+share of wrong answers. "between" joins two to four utterances of one speaker, or of all where the manifest names none,
+with pauses between them.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from segue import metrics, tasks
 from segue.data import audio
 from segue.data.audio import Samples
 from segue.data.augmentation import CODECS
-from segue.data.examples import Utterance
+from segue.data.examples import Labeled, Utterance
 from segue.data.manifest import Manifest
 from segue.data.text import normalize
 
@@ -32,8 +33,13 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=200)
     arguments = parser.parse_args()
     model = tasks.load(arguments.model)
-    rate = model.metadata.sample_rate_hz
-    utterances = list(Manifest(Utterance, [arguments.manifest]))
+    is_classifier = hasattr(model, "classify")
+    rate = model.sample_rate_hz if is_classifier else model.metadata.sample_rate_hz
+    rule = None if is_classifier else model.metadata.text
+    if is_classifier:
+        utterances = [each.sound for each in Manifest(Labeled, [arguments.manifest])]
+    else:
+        utterances = list(Manifest(Utterance, [arguments.manifest]))
     utterances = utterances[:: max(1, len(utterances) // arguments.utterances)]
     alone = [([utterance.samples(rate)], utterance.text) for utterance in utterances]
 
@@ -41,13 +47,18 @@ def main() -> None:
         references, hypotheses = [], []
         for number, (pieces, text) in enumerate(spoken):
             samples = change(pieces, np.random.default_rng(number))
-            references.append(normalize(text, model.metadata.text))
-            hypotheses.append(normalize(model.recognize([samples])[0][0], model.metadata.text))
+            references.append(text if rule is None else normalize(text, rule))
+            said = model.classify(samples, rate).label if rule is None else model.recognize([samples])[0][0]
+            hypotheses.append(said if rule is None else normalize(said, rule))
+        if rule is None:
+            return 100 * float(np.mean([right != said for right, said in zip(references, hypotheses, strict=True)]))
         return 100 * metrics.error_rates(references, hypotheses)["word_error_rate"]
 
     print(f"{len(alone)} utterances of {arguments.manifest}")
     for name, change in changes(rate):
         print(f"| {name} | {error_rate(alone, of_first(change)):.1f} |", flush=True)
+    if is_classifier:
+        return
     strings = joined(utterances, rate)
     print(f"| {len(strings)} joined, no pause | {error_rate(strings, lambda pieces, _: np.concatenate(pieces)):.1f} |")
     for seconds in (0.5, 1.0, 3.0):

@@ -154,39 +154,17 @@ class ErrorRate:
         del references
 
 
-class SentenceErrorRate:
-    """Share of outputs that are no reference."""
+class ShareOfOutputs:
+    """Accuracy: the share of outputs that are a reference. Or the sentence error rate: of those that are none."""
 
-    metric = METRICS["sentence_error_rate"]
-
-    def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
-        """(N, 2): wrong, 1."""
-        return np.array([[said not in right, 1.0] for right, said in zip(references, hypotheses, strict=True)])
-
-    def score(self, sums: Statistics) -> float:
-        """1.0 is 100 %."""
-        return float(sums[0] / max(sums[1], 1.0))
-
-    score_of_one = score
-
-    def counts(self, sums: Statistics) -> dict[str, int]:
-        """None."""
-        del sums
-        return {}
-
-    def signature(self, references: References) -> None:
-        """Nothing needs to be said."""
-        del references
-
-
-class Accuracy:
-    """Share of outputs that are the reference."""
-
-    metric = METRICS["accuracy"]
+    def __init__(self, name: Literal["accuracy", "sentence_error_rate"]) -> None:
+        self.metric = METRICS[name]
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
-        """(N, 2): right, 1."""
-        return np.array([[said in right, 1.0] for right, said in zip(references, hypotheses, strict=True)])
+        """(N, 2): counted, 1."""
+        counts_right = self.metric.name == "accuracy"
+        pairs = zip(references, hypotheses, strict=True)
+        return np.array([[(said in right) == counts_right, 1.0] for right, said in pairs])
 
     def score(self, sums: Statistics) -> float:
         """1.0 is 100 %."""
@@ -500,7 +478,7 @@ def speech(metric: SpeechMetric, references: Sequence[str], hypotheses: Sequence
 
 def classes(metric: ClassMetric, references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
     """Accuracy and macro F1; that which chooses first."""
-    measures: list[Measure] = [Accuracy(), MacroF1()]
+    measures: list[Measure] = [ShareOfOutputs("accuracy"), MacroF1()]
     measures.sort(key=lambda measure: measure.metric.name != metric)
     part = Scored(measures, [[each] for each in references], hypotheses)
     return Scores([part], [np.arange(part.size)])
@@ -579,7 +557,7 @@ def text_measures(
 ) -> list[Measure]:
     """The scores of one language; `metric` first."""
     if metric == "word_error_rate":
-        return [ErrorRate("word"), ErrorRate("character"), SentenceErrorRate()]
+        return [ErrorRate("word"), ErrorRate("character"), ShareOfOutputs("sentence_error_rate")]
     sacrebleu = scorer("sacrebleu")
     firsts = [each[0] for each in references]
     chosen = bleu_tokenizer(tokenizer, firsts, language)

@@ -87,7 +87,7 @@ def translate(source: Path, target: Path, translator: Translate, shape: Shape) -
 def _check(source: Path) -> None:
     """A UserError where there is no such file."""
     if source.is_dir():
-        raise UserError(f"{source}: a folder; give the files in it, as {source}/*.srt")
+        raise UserError(f"{source}: a folder; give the files in it, as {source}/*")
     if not source.is_file():
         is_there = source.exists()
         raise UserError(f"{source}: {'no file; a pipe is read as standard input' if is_there else 'no such file'}")

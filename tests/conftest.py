@@ -1,6 +1,7 @@
 """What several test files share, for each task: a tiny corpus, a recipe over it, a trained model.
 
 In the speech corpus every letter is a tone; in the translation corpus a translation is the source's words backwards.
+Classes of sounds are tones, of texts the halves that their number words are from.
 """
 
 import json
@@ -206,3 +207,159 @@ def trained_translator(reversal_recipe: Path, tmp_path_factory: pytest.TempPathF
     run = tmp_path_factory.mktemp("trained_translator") / "run"
     segue.train(reversal_recipe, run)
     return run
+
+
+SOUND_CLASSES_RECIPE = """\
+task = "classification"
+
+[data]
+root = "{root}"
+
+[features]
+sample_rate_hz = 8000
+mel_bins = 16
+
+[augmentation]
+speeds = [0.9, 1.0, 1.1]
+pause_probability = 0.5
+longest_pause_seconds = 0.2
+noise_probability = 0.2
+frequency_masks = 1
+frequency_width = 2
+
+[model]
+kind = "jasper"
+residual = "dense"
+blocks = [
+  {{ channels = 16, kernel = 7, stride = 2, has_residual = false, dropout = 0.1 }},
+  {{ channels = 16, kernel = 7, dropout = 0.1 }},
+]
+
+[batch]
+seconds = 4.0
+micro_batches = 2
+buckets = 3
+
+[optimizer]
+kind = "adamw"
+learning_rate = 0.01
+
+[schedule]
+kind = "cosine"
+warmup_steps = 5
+
+[engine]
+steps = 120
+device = "cpu"
+threads = 1
+workers = 0
+log_every = 4
+evaluate_every = 40
+save_every = 8
+moving_average_decay = 0.9
+"""
+
+TEXT_CLASSES_RECIPE = """\
+task = "classification"
+label_smoothing = 0.1
+
+[data]
+root = "{root}"
+longest_tokens = 12
+
+[tokenizer]
+kind = "words"
+
+[model]
+kind = "transformer"
+width = 16
+feed_forward = 32
+heads = 4
+encoder_layers = 2
+dropout = 0.1
+
+[batch]
+tokens = 200
+micro_batches = 2
+
+[optimizer]
+kind = "adamw"
+learning_rate = 0.01
+
+[schedule]
+kind = "cosine"
+warmup_steps = 5
+
+[engine]
+steps = 60
+device = "cpu"
+threads = 1
+workers = 0
+log_every = 4
+evaluate_every = 20
+save_every = 8
+"""
+
+
+def write_labeled_sounds(folder: Path, split: str, count: int, draw: np.random.Generator) -> None:
+    """`count` recordings of one letter each, said three or four times by two speakers, and their manifest."""
+    lines = []
+    for number in range(count):
+        letter = "abcd"[number % 4]
+        samples = speak(letter * int(draw.integers(3, 5)), draw)
+        audio.write(folder / f"{split}_{number:02d}.wav", samples, SAMPLE_RATE_HZ)
+        line = {"audio_filepath": f"{split}_{number:02d}.wav", "duration": len(samples) / SAMPLE_RATE_HZ}
+        lines.append(json.dumps({**line, "label": f"tone {letter}", "speaker": f"speaker_{number // 4 % 2}"}) + "\n")
+    (folder / f"{split}.jsonl").write_text("".join(lines))
+
+
+@pytest.fixture(scope="session")
+def labeled_sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl, dev.jsonl, test.jsonl and their recordings of four classes. Not to be written to."""
+    folder = tmp_path_factory.mktemp("labeled_sounds")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 40), ("dev", 8), ("test", 12)):
+        write_labeled_sounds(folder, split, count, draw)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labeled_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl, dev.jsonl and test.jsonl: 3 to 6 number words, all small or all large."""
+    folder = tmp_path_factory.mktemp("labeled_texts")
+    draw = np.random.default_rng(0)
+    words = {"small": NUMBERS[:6], "large": NUMBERS[6:]}
+    for split, count in (("train", 200), ("dev", 20), ("test", 20)):
+        lines = []
+        for number in range(count):
+            label = list(words)[number % 2]
+            text = " ".join(draw.choice(words[label], draw.integers(3, 7)))
+            lines.append(json.dumps({"text": text, "label": label}) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def class_recipes(
+    labeled_sounds: Path, labeled_texts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Recipes over both, by "sounds" and "texts"."""
+    folder, found = tmp_path_factory.mktemp("class_recipes"), {}
+    for name, text, root in (
+        ("sounds", SOUND_CLASSES_RECIPE, labeled_sounds),
+        ("texts", TEXT_CLASSES_RECIPE, labeled_texts),
+    ):
+        found[name] = folder / f"{name}.toml"
+        found[name].write_text(text.format(root=root))
+    return found
+
+
+@pytest.fixture(scope="session")
+def trained_classifiers(class_recipes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run directories whose models tell the classes, by "sounds" and "texts". Not to be written to."""
+    import segue
+
+    folder = tmp_path_factory.mktemp("trained_classifiers")
+    for name, path in class_recipes.items():
+        segue.train(path, folder / name)
+    return {name: folder / name for name in class_recipes}
