@@ -272,8 +272,8 @@ kind = "words"
 
 [model]
 kind = "transformer"
-width = 16
-feed_forward = 32
+width = 32
+feed_forward = 64
 heads = 4
 encoder_layers = 2
 dropout = 0.1

@@ -278,4 +278,4 @@ def test_estimate_needs_no_data(kind: str, path: Path, capsys: pytest.CaptureFix
     assert main(["estimate", str(path), "--memory", "8", "data.root=nowhere"]) == 0
     said = capsys.readouterr().out
     assert "10 classes: nowhere/train.jsonl, to count them in, is not there" in said
-    assert {"sounds": "sounds of", "texts": "texts of 12 tokens"}[kind] in said
+    assert {"sounds": "sounds of", "texts": "17 texts of 11 tokens"}[kind] in said
