@@ -124,14 +124,14 @@ def test_each_training_sound_is_heard_once_an_epoch_and_none_is_noise_alone(
     task = task_of(class_recipes["sounds"], tmp_path / "run")
     label_of = {line["audio_filepath"]: line["label"] for line in lines_of(labeled_sounds / "train.jsonl")}
     plan = task.source.plan("train")
-    heard = Counter[str]()
+    used = Counter[str]()
     lengths: set[int] = set()
     for number in range(2 * plan.num_micro_batches):
         batch = task.source.load("train", plan.micro_batch(number))
-        heard.update(batch.ids)
+        used.update(batch.ids)
         lengths.update(batch.inputs.lengths.tolist())
         assert [task.classes[target] for target in batch.targets] == [label_of[each] for each in batch.ids]
-    assert heard == dict.fromkeys(label_of, 2)
+    assert used == dict.fromkeys(label_of, 2)
     assert len(lengths) > len(label_of)  # pauses and speeds of two epochs
 
 

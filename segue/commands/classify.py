@@ -40,7 +40,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
     model = options.load_model(given, "classify")
-    if model.hears:
+    if model.is_of_sounds:
         return _sounds(model, given)
     if given.channel is not None:
         raise UserError("--channel: this model classifies texts")

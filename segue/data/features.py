@@ -80,7 +80,7 @@ class LogMel(nn.Module):
         """Frames of utterances with so many samples: rounded, as Kaldi does with snip_edges=False."""
         return (num_samples + self.shift // 2) // self.shift
 
-    def hear(
+    def prepare(
         self, waveforms: Tensor, lengths: Tensor, augmentation: "FeatureTensors | None" = None
     ) -> tuple[Tensor, Tensor]:
         """(B, S) samples, (B) their numbers -> (B, F, T) normalized features, (B) frames: what an encoder is given."""

@@ -25,8 +25,8 @@ USUAL_RATE_HZ = 16000
 """There is little speech above its half."""
 
 
-class Heard(NamedTuple):
-    """Sound as a model hears it."""
+class ReadSound(NamedTuple):
+    """Sound as a model reads it."""
 
     samples: audio.Samples
     augmentation: FeatureAugmentation | None = None
@@ -88,18 +88,18 @@ class Sounds:
             return [index], ()
         return self.joining.members(index, epoch), self.joining.pauses[index]
 
-    def varied(self, utterances: Sequence[Utterance], pauses: Sequence[float], name: str, epoch: int) -> Heard:
+    def varied(self, utterances: Sequence[Utterance], pauses: Sequence[float], name: str, epoch: int) -> ReadSound:
         """Joins utterances and varies them, by seed, epoch and `name` alone."""
         pieces = [utterance.samples(self.sample_rate_hz) for utterance in utterances]
         draw = np.random.default_rng([self._seed, epoch, crc32(name.encode())])
         samples = self.augmentation.waveform(self.augmentation.join(pieces, pauses, draw), draw)
-        return Heard(samples, self.augmentation.features(self.front_end.num_frames(len(samples)), draw))
+        return ReadSound(samples, self.augmentation.features(self.front_end.num_frames(len(samples)), draw))
 
 
-def padded(heard: Sequence[Heard]) -> SoundBatch:
+def padded(read: Sequence[ReadSound]) -> SoundBatch:
     """A batch of them."""
-    waveforms, lengths = map(torch.from_numpy, audio.padded([each.samples for each in heard]))
-    drawn = [each.augmentation for each in heard if each.augmentation is not None]
+    waveforms, lengths = map(torch.from_numpy, audio.padded([each.samples for each in read]))
+    drawn = [each.augmentation for each in read if each.augmentation is not None]
     return SoundBatch(waveforms, lengths, stacked(drawn) if drawn else None)
 
 

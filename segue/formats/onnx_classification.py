@@ -21,10 +21,10 @@ from segue.tasks.classification.model import LogProbabilities
 
 def _write(trained: classification.Trained, folder: Path, weights: str) -> None:
     """Inputs (B, S), lengths (B) -> log_probs (B, C)."""
-    if weights == "int8" and not trained.recipe.hears:
+    if weights == "int8" and not trained.recipe.is_of_sounds:
         raise UserError("--quantize int8: onnx has no such weights for classifiers of texts (it has: float16)")
-    size = 4000 if trained.recipe.hears else 7
-    inputs = torch.zeros(2, size, dtype=torch.float32 if trained.recipe.hears else torch.int64)
+    size = 4000 if trained.recipe.is_of_sounds else 7
+    inputs = torch.zeros(2, size, dtype=torch.float32 if trained.recipe.is_of_sounds else torch.int64)
     dimensions = {"inputs": ("batch", "length"), "lengths": ("batch",)}
     example = (inputs, torch.tensor([size, size - 2]))
     model = LogProbabilities(trained.model)
@@ -34,25 +34,25 @@ def _write(trained: classification.Trained, folder: Path, weights: str) -> None:
 
 
 def _use(trained: classification.Trained, folder: str) -> str:
-    hears = trained.recipe.hears
+    is_of_sounds = trained.recipe.is_of_sounds
     rate = 0 if trained.recipe.features is None else trained.recipe.features.sample_rate_hz
     read = (
         f'samples, _ = soundfile.read("sound.wav", dtype="float32")  # mono, {rate} Hz\ninputs = samples[None]'
-        if hears
+        if is_of_sounds
         else f'tokenizer = Tokenizer.from_file("{folder}/tokenizer.json")\n'
         'inputs = numpy.array([tokenizer.encode("a line of text", add_special_tokens=False).ids])'
     )
     code = f"""import json
 import numpy
 import onnxruntime
-{"import soundfile" if hears else "from tokenizers import Tokenizer"}
+{"import soundfile" if is_of_sounds else "from tokenizers import Tokenizer"}
 
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
 {read}
 [log_probs] = session.run(None, {{"inputs": inputs, "lengths": numpy.array([inputs.shape[1]])}})
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 print(classes[int(log_probs[0].argmax())])"""
-    return f"{classification.use(folder, hears=hears)}\nor with onnxruntime alone:\n\n{card.python(code)}"
+    return f"{classification.use(folder, is_of_sounds=is_of_sounds)}\nor with onnxruntime alone:\n\n{card.python(code)}"
 
 
 def _inputs(trained: classification.Trained, examples: Manifest[Labeled]) -> Iterator[dict[str, NDArray[Any]]]:

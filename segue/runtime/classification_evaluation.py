@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segue import metrics
-from segue.data import audio, listening
+from segue.data import audio, reading
 from segue.data.examples import Labeled
 from segue.data.manifest import Manifest
 from segue.errors import SKIP_BAD, UserError, some_of, warn
@@ -36,7 +36,7 @@ class ClassificationEvaluator:
     def explain(self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True) -> Evaluation:
         """Scores on a manifest, and what became of each example; `has_media` adds the sound of some recordings."""
         examples = self.usable(Manifest(Labeled, [manifest], skip_bad=skip_bad))
-        noun = "sounds" if self._model.hears else "texts"
+        noun = "sounds" if self._model.is_of_sounds else "texts"
         results = self.classified(examples)
         place = {each.origin: number for number, each in enumerate(examples)}
         results.sort(key=lambda each: place[each.example.origin])
@@ -45,7 +45,7 @@ class ClassificationEvaluator:
         speakers = [each.example.speaker for each in results]
         with Bar(f"scores {manifest.name}"):
             found = self.score(results)
-            resampled = found.resampling(noun, speakers if self._model.hears else None)
+            resampled = found.resampling(noun, speakers if self._model.is_of_sounds else None)
             of_speakers = found.by_speaker(speakers)
         shown = [
             Example(
@@ -60,7 +60,7 @@ class ClassificationEvaluator:
             )
             for each in results
         ]
-        for index in chosen(shown, "max") if has_media and self._model.hears else ():
+        for index in chosen(shown, "max") if has_media and self._model.is_of_sounds else ():
             samples = results[index].example.samples(self._model.sample_rate_hz)
             shown[index] = shown[index]._replace(audio=audio.encoded(samples, self._model.sample_rate_hz))
         groups = {"speakers": of_speakers} if of_speakers else {}
@@ -70,7 +70,7 @@ class ClassificationEvaluator:
             examples=shown,
             score_name="probability of the reference",
             direction="max",
-            length_name="seconds" if self._model.hears else "characters",
+            length_name="seconds" if self._model.is_of_sounds else "characters",
             facts={"manifest": str(manifest), "parameters": f"{self._metadata.parameters:,}"},
             intervals=resampled.intervals,
             interval_note=resampled.note,
@@ -84,8 +84,8 @@ class ClassificationEvaluator:
         says."""
         problems: dict[int, str] = {}
         for number, each in enumerate(examples):
-            found = problem(each, self._metadata.classes, hears=self._model.hears)
-            if found is None and not self._model.hears and not self._model.normalized(each.text):
+            found = problem(each, self._metadata.classes, is_of_sounds=self._model.is_of_sounds)
+            if found is None and not self._model.is_of_sounds and not self._model.normalized(each.text):
                 found = f"{each.origin}: text: nothing is left of {each.text!r} after normalization"
             if found is not None:
                 problems[number] = found
@@ -109,8 +109,8 @@ class ClassificationEvaluator:
 
     def batches(self, examples: Manifest[Labeled]) -> Iterator[tuple[list[Labeled], list[audio.Samples] | list[str]]]:
         """Usable examples in groups that are classified at once, with their sounds or texts."""
-        if self._model.hears:
-            yield from listening.groups(examples, self._model.sample_rate_hz)
+        if self._model.is_of_sounds:
+            yield from reading.groups(examples, self._model.sample_rate_hz)
             return
         for start in range(0, len(examples), self.TEXTS):
             some = examples[start : start + self.TEXTS]
@@ -119,7 +119,7 @@ class ClassificationEvaluator:
     def of(self, given: list[audio.Samples] | list[str]) -> Probabilities:
         """Sounds or texts -> (B, C) log-probabilities."""
         model = self._model
-        return model.of_sounds(given) if model.hears else model.of_texts(given)  # type: ignore[arg-type]
+        return model.of_sounds(given) if model.is_of_sounds else model.of_texts(given)  # type: ignore[arg-type]
 
     def results(self, examples: Sequence[Labeled], rows: Probabilities) -> list[ClassResult]:
         """What (B, C) log-probabilities say of examples."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segue import metrics
-from segue.data import audio, batching, listening
+from segue.data import audio, batching, reading
 from segue.data.audio import Samples
 from segue.data.examples import Labeled
 from segue.data.text import TextSection, normalize, seen
@@ -34,7 +34,7 @@ PADDING = 0
 
 
 class SoundInput(Section):
-    """What a model of sounds hears."""
+    """What a model of sounds reads."""
 
     kind: Literal["sound"] = "sound"
     """Sound."""
@@ -124,7 +124,7 @@ class Classifier:
         self.metadata, self.backend, self._tokenizer = metadata, backend, tokenizer
 
     @property
-    def hears(self) -> bool:
+    def is_of_sounds(self) -> bool:
         """Whether it classifies recordings, and not texts."""
         return isinstance(self.metadata.input, SoundInput)
 
@@ -136,24 +136,24 @@ class Classifier:
     ) -> Classification:
         """The class of a recording or of a text, whichever the model knows.
 
-        A recording is a file or samples, with their rate and maybe a channel, as `listening.opened` takes them. It is
-        heard in windows whose scores are averaged; digital silence in it is left out. A UserError says why it cannot be
-        heard. A blank text has no class.
+        A recording is a file or samples, with their rate and maybe a channel, as `reading.opened` takes them. It is
+        read in windows whose scores are averaged; digital silence in it is left out. A UserError says why it cannot be
+        read. A blank text has no class.
         """
-        if not self.hears:
+        if not self.is_of_sounds:
             if not isinstance(given, str) or sample_rate_hz is not None or channel is not None:
                 raise UserError("classify: a text wanted: this model classifies texts")
             [found] = self.classify_lines([given])
             return found
-        name, blocks = listening.opened(given, self.sample_rate_hz, sample_rate_hz, channel)
-        total, num_heard = np.zeros(len(self.metadata.classes)), 0
+        name, blocks = reading.opened(given, self.sample_rate_hz, sample_rate_hz, channel)
+        total, num_used = np.zeros(len(self.metadata.classes)), 0
         for window in self._windows(blocks):
             if window.any():
                 total += len(window) * self.of_sounds([window])[0]
-                num_heard += len(window)
-        if not num_heard:
+                num_used += len(window)
+        if not num_used:
             raise UserError(f"{name or 'samples'}: silent: every sample is 0")
-        return self._ranked(name, total / num_heard)
+        return self._ranked(name, total / num_used)
 
     def classify_lines(self, lines: Iterable[str], window: int = WINDOW) -> Iterator[Classification]:
         """The class of each text, in order, in bounded memory."""
@@ -166,7 +166,7 @@ class Classifier:
 
     @property
     def sample_rate_hz(self) -> int:
-        """Of what a model of sounds hears."""
+        """Of what a model of sounds reads."""
         assert isinstance(self.metadata.input, SoundInput)
         return self.metadata.input.sample_rate_hz
 
@@ -226,14 +226,14 @@ class Classifier:
         return [tokens[len(tokens) * n // count : len(tokens) * (n + 1) // count] for n in range(count)]
 
     def _windows(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
-        size = round(listening.WINDOW_SECONDS * self.sample_rate_hz)
-        held = np.zeros(0, np.float32)
+        size = round(reading.WINDOW_SECONDS * self.sample_rate_hz)
+        pending = np.zeros(0, np.float32)
         for block in blocks:
-            held = np.concatenate([held, block])
-            while len(held) > size:
-                yield held[:size]
-                held = held[size:]
-        yield held
+            pending = np.concatenate([pending, block])
+            while len(pending) > size:
+                yield pending[:size]
+                pending = pending[size:]
+        yield pending
 
     def _ranked(self, source: str, row: NDArray[Any]) -> Classification:
         probabilities = np.exp(_normalized(row))
@@ -248,11 +248,11 @@ def _normalized(rows: NDArray[Any]) -> Probabilities:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
 
 
-def problem(example: Labeled, classes: Sequence[str], *, hears: bool) -> str | None:
-    """Why a model of sounds (`hears`) or texts can neither learn from an example nor be scored with it."""
-    if hears != (example.sound is not None):
-        what = ("a recording", "a text") if hears else ("a text", "a recording")
-        key = "audio_filepath" if hears else "text"
+def problem(example: Labeled, classes: Sequence[str], *, is_of_sounds: bool) -> str | None:
+    """Why a model of sounds (`is_of_sounds`) or texts can neither learn from an example nor be scored with it."""
+    if is_of_sounds != (example.sound is not None):
+        what = ("a recording", "a text") if is_of_sounds else ("a text", "a recording")
+        key = "audio_filepath" if is_of_sounds else "text"
         return f"{example.origin}: {key}: {what[0]} wanted, and this is {what[1]}"
     if example.label not in classes:
         known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segue import metrics
-from segue.data import audio, listening
+from segue.data import audio, reading
 from segue.data.audio import Samples
 from segue.data.subtitles import cues
 from segue.data.text import TextSection
@@ -120,9 +120,9 @@ class Transcript:
 class Recognizer:
     """A trained model, ready for recordings of any length. It holds no state between calls: threads may share it."""
 
-    WINDOW_SECONDS = listening.WINDOW_SECONDS
+    WINDOW_SECONDS = reading.WINDOW_SECONDS
     OVERLAP_SECONDS = 6.0
-    BATCH = listening.BATCH
+    BATCH = reading.BATCH
 
     def __init__(self, metadata: SpeechMetadata, backend: Backend) -> None:
         self.metadata, self.backend = metadata, backend
@@ -143,7 +143,7 @@ class Recognizer:
         different speakers where no `channel` is given.
         """
         rate = self.metadata.sample_rate_hz
-        name, blocks = listening.opened(recording, rate, sample_rate_hz, channel)
+        name, blocks = reading.opened(recording, rate, sample_rate_hz, channel)
         emissions: list[list[Emission]] = []
         windows, step = self._windows(blocks), self._window_frames - self._overlap_frames
         while batch := list(islice(windows, self.BATCH)):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segue import metrics
-from segue.data import audio, listening, recordings
+from segue.data import audio, reading, recordings
 from segue.data.audio import Samples
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
@@ -158,4 +158,4 @@ class SpeechEvaluator:
 
         Bad ones raise a UserError, or are left out, as the manifest says.
         """
-        yield from listening.groups(manifest, self._metadata.sample_rate_hz)
+        yield from reading.groups(manifest, self._metadata.sample_rate_hz)

@@ -60,10 +60,12 @@ from segue.tasks.classification.examples import (
 )
 from segue.tasks.classification.model import LogProbabilities, SoundClassifier, TextClassifier
 from segue.tasks.classification.settings import MANY_TEXTS, MUCH_SECONDS, Recipe
+from segue.tasks.classification.start import START
 
 __all__ = [
     "EXAMPLE",
     "LEAST_IDENTICAL",
+    "START",
     "Classifying",
     "Recipe",
     "build_source",
@@ -136,7 +138,7 @@ class Classifying:
             raise UserError("nothing to score: no example could be used")
         references, hypotheses = [p.reference for p in predictions], [p.hypothesis for p in predictions]
         found = metrics.classes(self.recipe.metric, references, hypotheses).overall()
-        noun = "sounds" if self.recipe.hears else "texts"
+        noun = "sounds" if self.recipe.is_of_sounds else "texts"
         return {**found, noun: len(predictions), "loss": sum(p.loss for p in predictions) / len(predictions)}
 
     def save_assets(self, folder: Path, scores: dict[str, float]) -> None:
@@ -149,8 +151,8 @@ class Classifying:
     def _card(self, scores: dict[str, float]) -> str:
         section, (name, _), data = self.recipe, self.best_metric, self.recipe.data
         train, dev = self.source.manifests["train"], self.source.manifests["dev"]
-        noun, kind = ("sounds", "audio-classification") if section.hears else ("texts", "text-classification")
-        hours = f", {seconds_in(train) / 3600:.1f} hours" if section.hears else ""
+        noun, kind = ("sounds", "audio-classification") if section.is_of_sounds else ("texts", "text-classification")
+        hours = f", {seconds_in(train) / 3600:.1f} hours" if section.is_of_sounds else ""
         rate = "" if section.features is None else f", resampled to {section.features.sample_rate_hz} Hz"
         return card(
             f"Classifier of {noun}",
@@ -159,17 +161,18 @@ class Classifying:
             languages=[],
             facts=[
                 f"Trained on {', '.join(data.train)}: {len(train):,} {noun}{hours}.",
+                *section.start.facts(),
                 f"Tells {len(self.classes)} classes of {noun}{rate}: {', '.join(self.classes)}.",
                 f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "
                 f"model: {scores[name]:.2%} ({len(dev):,} {noun}).",
             ],
-            use=use("model", hears=section.hears),
+            use=use("model", is_of_sounds=section.is_of_sounds),
         )
 
 
-def use(folder: str, *, hears: bool) -> str:
+def use(folder: str, *, is_of_sounds: bool) -> str:
     """How a classifier that lies in `folder` is used with Segue."""
-    if hears:
+    if is_of_sounds:
         return in_segue(folder, f"segue classify {folder} sound.wav", 'classify("sound.wav").label')
     command = f'echo "a line of text" | segue classify {folder}'
     return in_segue(folder, command, 'classify("a line of text").label')
@@ -192,7 +195,7 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Labe
     data = world.first(lambda: manifests.resolved(section.data))
     splits = manifests.splits(Labeled, data)
     classes = learned_classes(splits.train) if section.classes == "auto" else section.classes
-    amount, much = (seconds_in(splits.train), MUCH_SECONDS) if section.hears else (len(splits.train), MANY_TEXTS)
+    amount, much = (seconds_in(splits.train), MUCH_SECONDS) if section.is_of_sounds else (len(splits.train), MANY_TEXTS)
     update: dict[str, Any] = {
         "data": data,
         "classes": classes,
@@ -211,7 +214,7 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Labe
             tokenizers.build(section.tokenizer, _texts(section, splits.train), SPECIAL).save(kept)
 
     world.first(build)
-    source = source_of(section, None if section.hears else Tokenizer.load(kept), splits.by_name())
+    source = source_of(section, None if section.is_of_sounds else Tokenizer.load(kept), splits.by_name())
     source.check()
     _say_lonely(splits.train)
     if isinstance(source.reader, SoundReader):
@@ -269,10 +272,10 @@ def sketch(section: Recipe) -> Sketch:
     if section.classes == "auto":
         classes, notes = _stand_in_classes(section)
         section = section.model_copy(update={"classes": classes})
-    amount, much = (seconds_in, MUCH_SECONDS) if section.hears else (len, MANY_TEXTS)
+    amount, much = (seconds_in, MUCH_SECONDS) if section.is_of_sounds else (len, MANY_TEXTS)
     model, more = stand_in_model(section.model, section.data, Labeled, amount, much)
     section, notes = section.model_copy(update={"model": model}), (*notes, *more)
-    if section.hears:
+    if section.is_of_sounds:
         return _sketch_of_sounds(section, notes)
     return _sketch_of_texts(section, notes)
 
@@ -298,8 +301,8 @@ def _sketch_of_sounds(section: Recipe, notes: tuple[str, ...]) -> Sketch:
     silent = section.model_copy(update={"augmentation": augmentation.model_copy(update={"noise_manifest": None})})
     source = source_of(silent, None, {})
     assert isinstance(source.reader, SoundReader)
-    heard = source.reader.sounds
-    drawn = heard.augmentation.features(heard.front_end.num_frames(samples), np.random.default_rng(0))
+    of_run = source.reader.sounds
+    drawn = of_run.augmentation.features(of_run.front_end.num_frames(samples), np.random.default_rng(0))
 
     def batch() -> LabeledBatch:
         given = None if drawn is None else stacked([drawn] * rows)
@@ -394,7 +397,7 @@ def restore(folder: Path) -> Trained:
     """The model in a model directory, for evaluation."""
     section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
     section = section.model_copy(update={"model": section.model.widened()})
-    tokenizer = None if section.hears else Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = None if section.is_of_sounds else Tokenizer.load(folder / "tokenizer.json")
     model = blueprint(lambda: build_model(section, section.classes, tokenizer))
     make_room(model, torch.device("cpu"))
     load_weights(model, folder / "model.safetensors")

@@ -16,7 +16,7 @@ from segue.data.augmentation import AugmentationSection
 from segue.data.examples import Labeled
 from segue.data.manifest import Manifest
 from segue.data.manifests import Split
-from segue.data.sounds import Heard, SoundBatch, Sounds
+from segue.data.sounds import ReadSound, SoundBatch, Sounds
 from segue.data.source import Finding, Lengths, ManifestSource
 from segue.data.text import normalize
 from segue.data.tokenizer import Tokenizer
@@ -49,11 +49,11 @@ class LabeledBatch(NamedTuple):
 
 
 class ReadExample(NamedTuple):
-    """An example as a model hears or reads it."""
+    """An example as a model reads it."""
 
     id: str
     label: str
-    given: Heard | list[int]
+    given: ReadSound | list[int]
     """Sound, or tokens."""
 
 
@@ -80,7 +80,7 @@ class SoundReader:
         longest = self.recipe.data.longest_seconds
         too_long = Finding(f"longer than data.longest_seconds ({longest or 0:g} s)", is_mistake=False)
         for each in examples:
-            mistake = problem(each, self.classes, hears=True)
+            mistake = problem(each, self.classes, is_of_sounds=True)
             if mistake is not None:
                 yield Finding(mistake)
             elif split == "train" and longest is not None and each.size > longest:
@@ -115,11 +115,11 @@ class SoundReader:
             return ReadExample(
                 example.id, example.label, self.sounds.varied([example.sound], pauses, example.id, epoch)
             )
-        return ReadExample(example.id, example.label, Heard(example.samples(self.sounds.sample_rate_hz)))
+        return ReadExample(example.id, example.label, ReadSound(example.samples(self.sounds.sample_rate_hz)))
 
     def collate(self, read: Sequence[ReadExample], num_skipped: int) -> LabeledBatch:
         """Pads them."""
-        batch = sounds.padded([each.given for each in read if isinstance(each.given, Heard)])
+        batch = sounds.padded([each.given for each in read if isinstance(each.given, ReadSound)])
         seconds = int(batch.lengths.sum()) / self.sounds.sample_rate_hz
         return LabeledBatch([each.id for each in read], seconds, num_skipped, batch, _targets(read, self.classes))
 
@@ -147,7 +147,7 @@ class TextReader:
         while block := list(islice(remaining, 10_000)):
             counts = self.tokenizer.num_tokens([normalize(each.text, self.recipe.rule) for each in block])
             for each, count in zip(block, counts, strict=True):
-                mistake = problem(each, self.classes, hears=False)
+                mistake = problem(each, self.classes, is_of_sounds=False)
                 if mistake is None and not count:
                     mistake = f"{each.origin}: text: nothing is left of {each.text!r} after normalization"
                 if mistake is not None:

@@ -49,7 +49,7 @@ class SoundClassifier(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor, augmentation: FeatureTensors | None = None) -> Tensor:
         """(B, S) samples, (B) their numbers -> (B, C) scores."""
-        return self.head(*self.encoder(*self.front_end.hear(waveforms, lengths, augmentation)))  # type: ignore[no-any-return]
+        return self.head(*self.encoder(*self.front_end.prepare(waveforms, lengths, augmentation)))  # type: ignore[no-any-return]
 
 
 class TextClassifier(nn.Module):

@@ -14,6 +14,7 @@ from segue.data.tokenizer import TokenizerSection
 from segue.engine.optimizer import OptimizerSection
 from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
+from segue.engine.state.start import StartSection
 from segue.models.jasper import JasperSection
 from segue.models.transformer import EncoderSection
 
@@ -54,6 +55,8 @@ class Recipe(recipe.Section):
     """Of weights, order, augmentation and dropout."""
     license: LicenseId = "unknown"
     """License of the trained model, for its card: an SPDX identifier in small letters, such as apache-2.0."""
+    start: StartSection = StartSection()
+    """Fine-tuning."""
     data: DataSection = DataSection()
     """Labeled sounds or texts."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | Literal["auto"] = "auto"
@@ -68,7 +71,7 @@ class Recipe(recipe.Section):
     tokenizer: TokenizerSection | None = None
     """What texts are cut into; only for texts, which need it."""
     model: Annotated[JasperSection | EncoderSection, Field(discriminator="kind")]
-    """What hears (jasper) or reads (transformer). A linear layer scores the mean of its outputs."""
+    """The encoder: of sounds (jasper), or of texts (transformer). A linear layer scores the mean of its outputs."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target distribution that is spread over all classes."""
     metric: metrics.ClassMetric = "accuracy"
@@ -83,7 +86,7 @@ class Recipe(recipe.Section):
     """Training."""
 
     @property
-    def hears(self) -> bool:
+    def is_of_sounds(self) -> bool:
         """Whether it classifies sounds."""
         return isinstance(self.model, JasperSection)
 
@@ -96,7 +99,7 @@ class Recipe(recipe.Section):
     def _parts_belong_together(self) -> Self:
         what, needed, other = (
             ("sounds", ("features",), ("tokenizer", "text"))
-            if self.hears
+            if self.is_of_sounds
             else ("texts", ("tokenizer",), ("features", "augmentation"))
         )
         for name in needed:
@@ -105,7 +108,7 @@ class Recipe(recipe.Section):
         for name in other:
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}: model.kind {self.model.kind} classifies {what}, which have none")
-        unit, wrong = ("seconds", "tokens") if self.hears else ("tokens", "seconds")
+        unit, wrong = ("seconds", "tokens") if self.is_of_sounds else ("tokens", "seconds")
         if getattr(self.batch, unit) is None or getattr(self.batch, wrong) is not None:
             raise ValueError(f"batch.{unit}: wanted for {what}, and no batch.{wrong}")
         if self.augmentation is not None and self.augmentation.joined_utterances > 1:

@@ -35,7 +35,7 @@ class AcousticModel(nn.Module):
         self, waveforms: Tensor, lengths: Tensor, augmentation: FeatureTensors | None = None
     ) -> tuple[Tensor, Tensor]:
         """(B, S) samples, (B) their numbers -> (B, T', V) log-probabilities in float32, (B) output frames."""
-        return self.score(*self.front_end.hear(waveforms, lengths, augmentation))
+        return self.score(*self.front_end.prepare(waveforms, lengths, augmentation))
 
     def of_features(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F, T) features as the front end leaves them, (B) frames -> (B, T', V), (B): for other front ends."""

@@ -15,7 +15,7 @@ from segue.data.examples import Utterance
 from segue.data.features import FeatureTensors
 from segue.data.manifest import Manifest
 from segue.data.manifests import Split
-from segue.data.sounds import Heard, Sounds, padded
+from segue.data.sounds import ReadSound, Sounds, padded
 from segue.data.source import Finding, Lengths, ManifestSource
 from segue.data.text import normalize
 from segue.data.tokenizer import CharactersSection, Tokenizer
@@ -46,11 +46,11 @@ class SpeechBatch(NamedTuple):
 
 
 class ReadUtterance(NamedTuple):
-    """An utterance, or several that are joined, as a model hears it."""
+    """An utterance, or several that are joined, as a model reads it."""
 
     id: str
     text: str
-    heard: Heard
+    sound: ReadSound
     tokens: list[int]
 
 
@@ -120,15 +120,15 @@ class UtteranceReader:
         holding(name)
         text = " ".join(normalize(each.text, self.recipe.text, each.language) for each in utterances).strip()
         if split == "train":
-            heard = self.sounds.varied(utterances, pauses, name, epoch)
-            return ReadUtterance(name, text, heard, self.tokenizer.encode(text))
+            sound = self.sounds.varied(utterances, pauses, name, epoch)
+            return ReadUtterance(name, text, sound, self.tokenizer.encode(text))
         # References may hold what the model cannot write; that is an error of the model's, not of the data.
         tokens = [] if self.tokenizer.unknown_characters(text) else self.tokenizer.encode(text)
-        return ReadUtterance(name, text, Heard(utterances[0].samples(self.sounds.sample_rate_hz)), tokens)
+        return ReadUtterance(name, text, ReadSound(utterances[0].samples(self.sounds.sample_rate_hz)), tokens)
 
     def collate(self, read: Sequence[ReadUtterance], num_skipped: int) -> SpeechBatch:
         """Pads them."""
-        sounds = padded([each.heard for each in read])
+        sounds = padded([each.sound for each in read])
         return SpeechBatch(
             ids=[each.id for each in read],
             texts=[each.text for each in read],

@@ -1,4 +1,4 @@
-"""How is sound heard by a trained model? Recordings block by block, the examples of a manifest in groups."""
+"""How does sound reach a trained model? Recordings block by block, the examples of a manifest in groups."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from segue.errors import SKIP_BAD, UserError
 from segue.progress import progress
 
 WINDOW_SECONDS = 24.0
-"""Longer recordings are heard in windows of so many."""
+"""Longer recordings are read in windows of so many."""
 BATCH = 4
 """Windows at once: bounds the memory of long recordings."""
 
@@ -32,7 +32,7 @@ S = TypeVar("S", bound=Sounding)
 
 
 def groups(manifest: Manifest[S], sample_rate_hz: int) -> Iterator[tuple[list[S], list[Samples]]]:
-    """All examples and their sound, in groups of like length that are heard at once: short ones first.
+    """All examples and their sound, in groups of like length that are read at once: short ones first.
 
     Bad ones raise a UserError, or are left out, as the manifest says.
     """
@@ -62,7 +62,7 @@ def opened(
 
     A file (its own rate counts), or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats in
     [-1, 1] or whole numbers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of channels
-    that cancel each other. A UserError says why it cannot be heard.
+    that cancel each other. A UserError says why it cannot be read.
     """
     try:
         chosen = channels.parse(channel)
