@@ -1,4 +1,4 @@
-"""What does a classifier look like in ONNX? One graph: waveforms or tokens in, log-probabilities of classes out."""
+"""What does a classifier look like in ONNX? One graph: waveforms or tokens in, scores of classes out."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,19 +16,17 @@ from segue.formats.exporter import GRAPH, Exporter
 from segue.formats.onnx import write
 from segue.runtime.onnx_classifier import OnnxClassifierBackend, class_metadata
 from segue.tasks import classification
-from segue.tasks.classification.model import LogProbabilities
 
 
 def _write(trained: classification.Trained, folder: Path, weights: str) -> None:
-    """Inputs (B, S), lengths (B) -> log_probs (B, C)."""
+    """Inputs (B, S), lengths (B) -> scores (B, C)."""
     if weights == "int8" and not trained.recipe.is_of_sounds:
         raise UserError("--quantize int8: onnx has no such weights for classifiers of texts (it has: float16)")
     size = 4000 if trained.recipe.is_of_sounds else 7
     inputs = torch.zeros(2, size, dtype=torch.float32 if trained.recipe.is_of_sounds else torch.int64)
     dimensions = {"inputs": ("batch", "length"), "lengths": ("batch",)}
     example = (inputs, torch.tensor([size, size - 2]))
-    model = LogProbabilities(trained.model)
-    write(model, example, dimensions, ("log_probs",), folder / GRAPH, class_metadata(trained.metadata()))
+    write(trained.model, example, dimensions, ("scores",), folder / GRAPH, class_metadata(trained.metadata()))
     if trained.tokenizer is not None:
         trained.tokenizer.save(folder / "tokenizer.json")
 
@@ -49,9 +47,9 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession("{folder}/model.onnx")
 {read}
-[log_probs] = session.run(None, {{"inputs": inputs, "lengths": numpy.array([inputs.shape[1]])}})
+[scores] = session.run(None, {{"inputs": inputs, "lengths": numpy.array([inputs.shape[1]])}})
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
-print(classes[int(log_probs[0].argmax())])"""
+print(classes[int(scores[0].argmax())])"""
     return f"{classification.use(folder, is_of_sounds=is_of_sounds)}\nor with onnxruntime alone:\n\n{card.python(code)}"
 
 

@@ -13,7 +13,7 @@ from segue.data.manifest import Manifest
 from segue.errors import SKIP_BAD, UserError, some_of, warn
 from segue.evaluation import Evaluation, Example, chosen
 from segue.progress import Bar, progress
-from segue.runtime.classifier import Classifier, Probabilities, problem
+from segue.runtime.classifier import Classifier, Scores, problem
 
 
 class ClassResult(NamedTuple):
@@ -116,12 +116,12 @@ class ClassificationEvaluator:
             some = examples[start : start + self.TEXTS]
             yield some, [each.text for each in some]
 
-    def of(self, given: list[audio.Samples] | list[str]) -> Probabilities:
+    def of(self, given: list[audio.Samples] | list[str]) -> Scores:
         """Sounds or texts -> (B, C) log-probabilities."""
         model = self._model
         return model.of_sounds(given) if model.is_of_sounds else model.of_texts(given)  # type: ignore[arg-type]
 
-    def results(self, examples: Sequence[Labeled], rows: Probabilities) -> list[ClassResult]:
+    def results(self, examples: Sequence[Labeled], rows: Scores) -> list[ClassResult]:
         """What (B, C) log-probabilities say of examples."""
         classes = self._metadata.classes
         return [

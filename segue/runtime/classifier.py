@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from segue.runtime.classification_evaluation import ClassificationEvaluator
 
 PositiveInt = Annotated[int, Field(gt=0)]
-Probabilities = NDArray[np.float32]
+Scores = NDArray[np.float32]
 PADDING = 0
 """What stands behind the tokens of a text in a batch; no model looks at it."""
 
@@ -71,7 +71,7 @@ class ClassifierMetadata(Section):
 class ClassifierBackend(Protocol):
     """A model in some runtime."""
 
-    def log_probabilities(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Probabilities:
+    def scores(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Scores:
         """(B, S) waveforms or tokens, (B) their lengths -> (B, C). A row does not depend on the others."""
         ...
 
@@ -175,11 +175,11 @@ class Classifier:
         """Samples a second of a recording."""
         return audio.properties(path).sample_rate_hz
 
-    def of_sounds(self, waveforms: Sequence[Samples]) -> Probabilities:
+    def of_sounds(self, waveforms: Sequence[Samples]) -> Scores:
         """Waveforms (S), each as a whole -> (B, C) log-probabilities."""
-        return self.backend.log_probabilities(*audio.padded(waveforms))
+        return _normalized(self.backend.scores(*audio.padded(waveforms)))
 
-    def of_texts(self, texts: Sequence[str]) -> Probabilities:
+    def of_texts(self, texts: Sequence[str]) -> Scores:
         """Texts of which something is left after normalization -> (B, C) log-probabilities; those of long texts are the
         mean over their parts."""
         parts: list[list[int]] = []
@@ -193,7 +193,7 @@ class Classifier:
         for start in range(0, len(order), self.BATCH):
             numbers = order[start : start + self.BATCH]
             tokens, lengths = batching.padded([parts[number] for number in numbers], PADDING)
-            found = self.backend.log_probabilities(tokens, lengths)
+            found = _normalized(self.backend.scores(tokens, lengths))
             for number, row, length in zip(numbers, found, lengths.tolist(), strict=True):
                 totals[owners[number]] += length * row
                 weights[owners[number]] += length
@@ -241,7 +241,7 @@ class Classifier:
         return Classification(source, [(self.metadata.classes[n], float(probabilities[n])) for n in order])
 
 
-def _normalized(rows: NDArray[Any]) -> Probabilities:
+def _normalized(rows: NDArray[Any]) -> Scores:
     """(..., C) scores -> log-probabilities: the mean of some is none yet."""
     largest = rows.max(axis=-1, keepdims=True)
     shifted = rows - largest

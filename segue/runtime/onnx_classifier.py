@@ -1,4 +1,4 @@
-"""How does an exported classifier run? Its graph in onnxruntime: waveforms or tokens in, log-probabilities out."""
+"""How does an exported classifier run? Its graph in onnxruntime: waveforms or tokens in, scores out."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.errors import UserError, missing_extra
-from segue.runtime.classifier import Classifier, ClassifierMetadata, Probabilities
+from segue.runtime.classifier import Classifier, ClassifierMetadata, Scores
 from segue.runtime.onnx import session
 
 
@@ -35,10 +35,10 @@ class OnnxClassifierBackend:
             if said.get(key) != value:
                 raise UserError(f"{path}: its {key} is another than segue.json's: {said.get(key)}; export it again")
 
-    def log_probabilities(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Probabilities:
+    def scores(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Scores:
         """(B, S), (B) -> (B, C)."""
         [found] = self._session.run(None, {"inputs": inputs, "lengths": lengths})
-        rows: Probabilities = found
+        rows: Scores = found
         return rows
 
 

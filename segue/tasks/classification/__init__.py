@@ -44,7 +44,7 @@ from segue.runtime.classifier import (
     Classifier,
     ClassifierBackend,
     ClassifierMetadata,
-    Probabilities,
+    Scores,
     SoundInput,
     TextInput,
 )
@@ -58,7 +58,7 @@ from segue.tasks.classification.examples import (
     TextReader,
     seconds_in,
 )
-from segue.tasks.classification.model import LogProbabilities, SoundClassifier, TextClassifier
+from segue.tasks.classification.model import SoundClassifier, TextClassifier
 from segue.tasks.classification.settings import MANY_TEXTS, MUCH_SECONDS, Recipe
 from segue.tasks.classification.start import START
 
@@ -338,13 +338,13 @@ class TorchBackend:
     """The model in PyTorch, as a `Classifier` sees it."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._model, self._device = LogProbabilities(model.eval().to(device)), device
+        self._model, self._device = model.eval().to(device), device
 
     @torch.inference_mode()
-    def log_probabilities(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Probabilities:
+    def scores(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Scores:
         """(B, S), (B) -> (B, C)."""
         given = (torch.from_numpy(each).to(self._device) for each in (inputs, lengths))
-        found: Probabilities = self._model(*given).cpu().numpy()
+        found: Scores = self._model(*given).cpu().numpy()
         return found
 
 

@@ -3,7 +3,6 @@
 Shape letters: B batch, S samples or tokens, T outputs of the encoder, D width, C classes.
 """
 
-import torch
 from torch import Tensor, nn
 
 from segue.data.features import FeaturesSection, FeatureTensors, LogMel
@@ -69,16 +68,3 @@ class TextClassifier(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """(B, S) tokens, (B) their numbers -> (B, C) scores."""
         return self.head(*self.encoder(tokens, lengths))  # type: ignore[no-any-return]
-
-
-class LogProbabilities(nn.Module):
-    """A classifier, as who uses it sees it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.train(model.training)
-
-    def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S), (B) -> (B, C)."""
-        return torch.log_softmax(self.model(inputs, lengths), dim=1)
