@@ -37,7 +37,7 @@ def main() -> None:
     rate = model.sample_rate_hz if is_classifier else model.metadata.sample_rate_hz
     rule = None if is_classifier else model.metadata.text
     if is_classifier:
-        utterances = [each.sound for each in Manifest(Labeled, [arguments.manifest])]
+        utterances = [each.sound for each in Manifest(Labeled, [arguments.manifest]) if each.sound is not None]
     else:
         utterances = list(Manifest(Utterance, [arguments.manifest]))
     utterances = utterances[:: max(1, len(utterances) // arguments.utterances)]

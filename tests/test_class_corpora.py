@@ -1,6 +1,7 @@
 """How corpora become manifests of classes: folders, tables, digits, languages; and how classes are divided."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_multi30k_s_captions_are_texts_of_their_languages(tmp_path: Path) -> Non
     assert found == {split: {"en": 2, "de": 2} for split in ("train", "dev", "test_2016_flickr")}
 
 
-def sounds(labeled: list[tuple[str, str | None]]) -> list[tuple[str, Labeled]]:
+def sounds(labeled: Sequence[tuple[str, str | None]]) -> list[tuple[str, Labeled]]:
     return [
         ("", Labeled.of(Utterance("", Path(f"{number}.wav"), 1.0, label, speaker=speaker)))
         for number, (label, speaker) in enumerate(labeled)

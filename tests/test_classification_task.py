@@ -50,6 +50,8 @@ def random_model(task: Classifying) -> nn.Module:
     model = task.build_model().eval()
     for module in model.modules():  # means and variances as after some training
         if isinstance(module, nn.BatchNorm1d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
     return model
