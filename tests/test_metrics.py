@@ -344,6 +344,11 @@ def test_speakers_have_their_own_scores_worst_first() -> None:
     assert found.by_speaker([None] * 4) == {}
 
 
+def test_where_more_is_better_the_worst_speaker_has_the_least() -> None:
+    right, said = [["a b c d"], ["a b c d"]], ["a b c d", "a b c x"]
+    assert list(texts("bleu", "13a", right, said, [None, None]).by_speaker(["ann", "bob"])) == ["bob", "ann"]
+
+
 def test_a_difference_is_drawn_in_pairs() -> None:
     references, hypotheses = noisy(400, 0.2, seed=1)
     draw = np.random.default_rng(2)

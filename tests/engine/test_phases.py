@@ -213,6 +213,18 @@ def test_a_step_of_two_phases_can_be_taken_again(tmp_path: Path) -> None:
     assert sum(each.loss for each in found) == pytest.approx(record["loss"], rel=1e-6)
 
 
+def test_a_step_that_has_nothing_of_one_count_is_taken(tmp_path: Path) -> None:
+    class Uncounted(Task):
+        def counts(self, batch: Numbers) -> dict[str, float]:
+            return {**super().counts(batch), "values": 0.0}
+
+    training = adversaries.trainer(tmp_path, task=Uncounted())
+    outcome = training.steps.take([batch for _, batch in batches_of(0)], 0, 1.0, 1.0)
+    assert not outcome.is_empty
+    assert outcome.is_updated
+    assert outcome.loss > 0
+
+
 @pytest.mark.parametrize("how", ["shard", "tensor_parallel"])
 def test_a_model_of_several_phases_is_not_sharded(start: Start, tmp_path: Path, how: str) -> None:
     settings: dict[str, Any] = {how: 2}

@@ -76,10 +76,12 @@ def after_each_step(trainer: Trainer, act: Callable[[], None]) -> None:
 # --- Gradients that are not finite ---
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
 def test_a_float16_step_that_overflows_changes_nothing_but_the_scale(
-    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], micro_batches: int
 ) -> None:
     overrides = ("engine.precision=float16", "engine.steps=4", "engine.log_every=99", "engine.average_count=0")
+    overrides = (*overrides, f"batch.micro_batches={micro_batches}")
     trainer = built(tiny_recipe, tmp_path / "run", *overrides)
     states: list[dict[str, Tensor]] = []
 
@@ -89,7 +91,7 @@ def test_a_float16_step_that_overflows_changes_nothing_but_the_scale(
 
     note()
     after_each_step(trainer, note)
-    spoil(trainer, micro_batch=3, factor=1e8)  # the second of step 2
+    spoil(trainer, micro_batch=2 * micro_batches - 1, factor=1e8)  # the last of step 2
     trainer.train()
     assert any("average." in name for name in states[0])
     assert any("optimizer." in name for name in states[0])

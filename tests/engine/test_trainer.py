@@ -228,6 +228,22 @@ def test_the_whole_gradient_is_clipped(tmp_path: Path) -> None:
     assert all(record["gradient_norm"] > 0.01 for record in records(tmp_path))  # logged as it was
 
 
+def test_a_gradient_below_the_bound_stays_as_it_is(tmp_path: Path) -> None:
+    seen: dict[float, list[list[float]]] = {}
+    for bound in (0.0, 1e6):
+        task, gradients = ToyTask(network(), 6), list[list[float]]()
+        training = trainer(task, tmp_path / str(bound), **({"clip_norm": bound} if bound else {}))
+
+        def note(task: ToyTask = task, gradients: list[list[float]] = gradients) -> None:
+            gradients.append([p.grad.norm().item() for p in task.model.parameters() if p.grad is not None])
+
+        around_update(training, before=note)
+        training.train()
+        seen[bound] = gradients
+    assert len(seen[0.0]) == 4
+    assert seen[0.0] == seen[1e6]
+
+
 class Broken(nn.Module):
     """(examples, 3) -> (examples, 1); a micro-batch with the bad example has no finite loss, or gradient."""
 
