@@ -57,7 +57,7 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
     """
     if section.start.model is None:
         return section
-    folder, base = _base(section)
+    folder, base = _base(section, module)
     inheritance = module.START
     for key in inheritance.same:
         changed = recipe.differences(getattr(base, key), getattr(section, key))
@@ -74,7 +74,7 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
         if type(base.model) is type(section.model)
         else section.model,
     }
-    if section.start.tokenizer == "keep":
+    if section.start.tokenizer == "keep" and base.task == section.task:
         for key, name in inheritance.tokenizers.items():
             update[key] = getattr(base, key)
             if (folder / name).is_file():
@@ -100,9 +100,12 @@ def begin(section: Any, module: ModuleType, run: Path, world: World) -> Callable
     """What gives a new run's model its base's weights and says what became of them; None without a base."""
     if section.start.model is None:
         return None
-    folder = tasks.folder_of(Path(section.start.model))
-    rows = {} if section.start.tokenizer == "keep" else module.START.rows(folder, run)
-    base = start.Base(folder / "model.safetensors", module.START.renamed, rows)
+    folder, before = _base(section, module)
+    inheritance: start.Inheritance = tasks.module(before.task).START
+    is_same_task = before.task == section.task
+    rows = inheritance.rows(start.Side(before, folder), start.Side(section, run)) if is_same_task else {}
+    part = "" if is_same_task else module.START.of_others[before.task]
+    base = start.Base(folder / "model.safetensors", inheritance.renamed, rows, part)
 
     def give(model: nn.Module) -> None:
         found = start.load(model, base, section.seed)
@@ -129,18 +132,17 @@ def _report(found: Sequence[Inherited], section: Any, run: Path) -> None:
                 progress.say(f"  {fate}: {len(each) - _SHOWN} more")
     strange = [each.name for each in found if each.fate == "resized" and "kept" not in each.detail]
     if strange:
-        warn(f"start.tokenizer: none of this recipe's tokens is one of the base's ({', '.join(strange)} begin anew)")
+        warn(f"start.model: none of the tokens or classes is one of the base's; {', '.join(strange)} begin anew")
 
 
-def _base(section: Any) -> tuple[Path, Any]:
+def _base(section: Any, module: ModuleType) -> tuple[Path, Any]:
     """The base's model directory and recipe."""
     folder = tasks.folder_of(Path(section.start.model))
     draft = recipe.read(folder / "recipe.toml")
-    if draft.values.get("task") != section.task:
-        raise UserError(
-            f"start.model: {folder} is a model of {draft.values.get('task')}; this recipe is of {section.task}"
-        )
-    return folder, recipe.validate(draft, type(section))
+    task = draft.values.get("task")
+    if task not in (section.task, *module.START.of_others):
+        raise UserError(f"start.model: {folder} is a model of {task}; this recipe is of {section.task}")
+    return folder, recipe.validate(draft, tasks.recipe_type(str(task)))
 
 
 def _story(folder: Path, base: Any) -> str:

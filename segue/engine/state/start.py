@@ -6,6 +6,7 @@ Nothing else is carried over: the optimizer's state belongs to the training that
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
@@ -50,10 +51,20 @@ class Inheritance(NamedTuple):
     """Keys of its recipe that describe tokenizers, and their files in model directories."""
     same: Sequence[str]
     """Tables of its recipe that must be the base's: what the model reads."""
-    rows: Callable[[Path, Path], Mapping[str, Rows]]
-    """Of two folders with tokenizers, the base's and the run's: by name, tensors whose first dimension is tokens."""
+    rows: Callable[["Side", "Side"], Mapping[str, Rows]]
+    """Of the base and the new model: by name, the tensors whose first dimension is tokens or classes."""
     renamed: Callable[[Iterable[str]], Mapping[str, str]] = unchanged
     """Maps names of today to those of earlier files, given these."""
+    of_others: Mapping[str, str] = MappingProxyType({})
+    """Other tasks whose models can be a base, and which part of the model both have."""
+
+
+class Side(NamedTuple):
+    """The base, or the new model."""
+
+    recipe: Any
+    folder: Path
+    """With its tokenizers."""
 
 
 class Base(NamedTuple):
@@ -64,7 +75,9 @@ class Base(NamedTuple):
     renamed: Callable[[Iterable[str]], Mapping[str, str]]
     """Maps names of today to the file's, given these."""
     rows: Mapping[str, Rows]
-    """For each tensor whose first dimension is a vocabulary that changed."""
+    """For tensors whose first dimension is tokens or classes."""
+    part: str = ""
+    """Which part of it is taken, by the beginning of names: "" is all."""
 
 
 class Inherited(NamedTuple):
@@ -88,8 +101,9 @@ def load(model: nn.Module, base: Base, seed: int) -> list[Inherited]:
             saved = base.renamed(file.keys())
             tensors = model.state_dict()
             for name, tensor in tensors.items():
-                if name not in saved:
-                    found.append(Inherited(name, "new", "the base has none"))
+                if name not in saved or not name.startswith(base.part):
+                    why = "the base has none" if name not in saved else "the base's is of another task"
+                    found.append(Inherited(name, "new", why))
                     continue
                 slices: Any = file.get_slice(saved[name])
                 shape, wanted, rows = tuple(slices.get_shape()), tuple(tensor.shape), base.rows.get(name)
@@ -107,7 +121,11 @@ def load(model: nn.Module, base: Base, seed: int) -> list[Inherited]:
                     found.append(Inherited(name, "loaded"))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{base.weights}: cannot be read ({error}); copy it again") from None
-    found += [Inherited(name, "left behind", "this model has none") for name in saved if name not in tensors]
+    found += [
+        Inherited(name, "left behind", "this model has none" if name not in tensors else "of another task")
+        for name in saved
+        if name not in tensors or not name.startswith(base.part)
+    ]
     fitting = [each.name for each in found if each.fate in ("loaded", "resized")]
     if not any(tensors[name].ndim for name in fitting):  # BatchNorm's counters always fit
         named = some_of([f"  {each.name}: {each.detail}" for each in found], 3)

@@ -1,8 +1,9 @@
-"""What computes the scores of classes? An encoder, the mean of its outputs, a linear layer.
+"""What computes the scores of classes? An encoder, a weighted mean of its outputs, a linear layer.
 
 Shape letters: B batch, S samples or tokens, T outputs of the encoder, D width, C classes.
 """
 
+import torch
 from torch import Tensor, nn
 
 from segue.data.features import FeaturesSection, FeatureTensors, LogMel
@@ -12,23 +13,31 @@ from segue.models.text_encoder import TextEncoder
 from segue.models.transformer import EncoderSection
 
 
-class MeanHead(nn.Module):
-    """Scores of classes from the mean over what is real."""
+class PooledHead(nn.Module):
+    """Scores of classes from a weighted mean over what is real (Lin et al. 2017, arXiv:1703.03130, with one query).
+
+    Weights are learned, so that a long pause counts for nothing; at first all are the same.
+    """
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
+        self.query = nn.Linear(width, 1, bias=False)  # softmax is blind to one
         self.output = nn.Linear(width, num_classes)
 
     def initialize(self) -> None:
-        """All classes are as likely at first, nearly."""
+        """All classes are as likely at first, nearly, and a plain mean is taken."""
+        nn.init.zeros_(self.query.weight)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, encoded: Tensor, lengths: Tensor) -> Tensor:
         """(B, D, T), (B) -> (B, C) in float32."""
-        real = encoded.masked_fill(~length_mask(lengths, encoded.shape[2]), 0.0)
-        mean = real.float().sum(dim=2) / lengths.clamp(min=1).unsqueeze(1)
-        return self.output(mean).float()  # type: ignore[no-any-return]
+        is_real = length_mask(lengths, encoded.shape[2])  # (B, 1, T)
+        x = encoded.transpose(1, 2)  # (B, D, T) -> (B, T, D)
+        scores = self.query(x).float().transpose(1, 2)  # (B, 1, T)
+        scores = scores.masked_fill(~is_real, torch.finfo(torch.float32).min)  # not -inf: of nothing, it would be nan
+        pooled = scores.softmax(dim=2) @ x.masked_fill(~is_real.transpose(1, 2), 0.0).float()  # (B, 1, D)
+        return self.output(pooled.squeeze(1)).float()  # type: ignore[no-any-return]
 
 
 class SoundClassifier(nn.Module):
@@ -38,7 +47,7 @@ class SoundClassifier(nn.Module):
         super().__init__()
         self.front_end = LogMel(features)
         self.encoder = model.build(features.mel_bins)
-        self.head = MeanHead(self.encoder.width, num_classes)
+        self.head = PooledHead(self.encoder.width, num_classes)
         self.initialize()
 
     def initialize(self) -> None:
@@ -57,7 +66,7 @@ class TextClassifier(nn.Module):
     def __init__(self, model: EncoderSection, vocabulary: int, num_classes: int) -> None:
         super().__init__()
         self.encoder = TextEncoder(model, vocabulary)
-        self.head = MeanHead(self.encoder.width, num_classes)
+        self.head = PooledHead(self.encoder.width, num_classes)
         self.initialize()
 
     def initialize(self) -> None:

@@ -71,7 +71,8 @@ class Recipe(recipe.Section):
     tokenizer: TokenizerSection | None = None
     """What texts are cut into; only for texts, which need it."""
     model: Annotated[JasperSection | EncoderSection, Field(discriminator="kind")]
-    """The encoder: of sounds (jasper), or of texts (transformer). A linear layer scores the mean of its outputs."""
+    """The encoder: of sounds (jasper), or of texts (transformer). A linear layer scores a mean of its outputs,
+    whose weights are learned."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target distribution that is spread over all classes."""
     metric: metrics.ClassMetric = "accuracy"

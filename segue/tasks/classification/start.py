@@ -1,18 +1,24 @@
-"""What of a trained classifier can another begin with?"""
+"""What of a trained classifier can another begin with? Or of a recognizer, which reads sounds with the same encoder."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from segue.data.tokenizer import Tokenizer, origins
-from segue.engine.state.start import Inheritance, Rows
+from segue.engine.state.start import Inheritance, Rows, Side
 
 
-def _rows(before: Path, now: Path) -> Mapping[str, Rows]:
-    paths = [folder / "tokenizer.json" for folder in (before, now)]
-    if not paths[1].is_file():  # sounds have none
-        return {}
-    old, new = map(Tokenizer.load, paths)
-    return {"encoder.embedding.weight": origins(new, old)}
+def _rows(before: Side, now: Side) -> Mapping[str, Rows]:
+    number_of = {label: number for number, label in enumerate(before.recipe.classes)}
+    classes = [(number_of[label],) if label in number_of else () for label in now.recipe.classes]
+    rows: dict[str, Rows] = {"head.output.weight": classes, "head.output.bias": classes}
+    if not now.recipe.is_of_sounds:
+        old, new = (Tokenizer.load(side.folder / "tokenizer.json") for side in (before, now))
+        rows["encoder.embedding.weight"] = origins(new, old)
+    return rows
 
 
-START = Inheritance(tokenizers={"tokenizer": "tokenizer.json"}, same=("features",), rows=_rows)
+START = Inheritance(
+    tokenizers={"tokenizer": "tokenizer.json"},
+    same=("features",),
+    rows=_rows,
+    of_others={"speech_recognition": "encoder."},
+)

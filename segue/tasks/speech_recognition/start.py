@@ -1,15 +1,14 @@
 """What of a trained recognizer can another begin with?"""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from segue.data.tokenizer import Tokenizer, origins
-from segue.engine.state.start import Inheritance, Rows
+from segue.engine.state.start import Inheritance, Rows, Side
 from segue.tasks.speech_recognition.model import renamed
 
 
-def _rows(before: Path, now: Path) -> Mapping[str, Rows]:
-    old, new = (Tokenizer.load(folder / "tokenizer.json") for folder in (before, now))
+def _rows(before: Side, now: Side) -> Mapping[str, Rows]:
+    old, new = (Tokenizer.load(side.folder / "tokenizer.json") for side in (before, now))
     rows = [*origins(new, old), (len(old),)]  # the blank is last
     return {"head.output.weight": rows, "head.output.bias": rows}
 

@@ -1,15 +1,14 @@
 """What of a trained translator can another begin with?"""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from segue.data.tokenizer import origins
 from segue.data.vocabularies import Vocabularies
-from segue.engine.state.start import Inheritance, Rows
+from segue.engine.state.start import Inheritance, Rows, Side
 
 
-def _rows(before: Path, now: Path) -> Mapping[str, Rows]:
-    old, new = Vocabularies.load(before), Vocabularies.load(now)
+def _rows(before: Side, now: Side) -> Mapping[str, Rows]:
+    old, new = Vocabularies.load(before.folder), Vocabularies.load(now.folder)
     source, target = origins(new.source, old.source), origins(new.target, old.target)
     return {"source_embedding.weight": source, "target_embedding.weight": target, "head.weight": target}
 
