@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from segue import progress, recipe, starting, tasks
+from segue import progress, recipe, tasks
 from segue.data import automatic, manifests
 from segue.errors import UserError, missing_extra, warn
 from segue.files import PARTIAL
@@ -19,6 +19,7 @@ from segue.files import PARTIAL
 try:
     import torch
 
+    from segue import starting
     from segue.engine import environment, settings
     from segue.engine.distributed import parallel
     from segue.engine.distributed.parallel import ALONE, World

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks import RunRanks
 from safetensors.torch import load_file
 
 STEPS = 5
@@ -19,18 +20,18 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def runs(class_recipes: dict[str, Path], run_ranks: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(class_recipes: dict[str, Path], run_ranks: RunRanks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run for each kind and layout."""
     folder = tmp_path_factory.mktemp("classification_layouts")
-    commands = []
+    commands: list[tuple[int, list[object]]] = []
     for kind, name in [*CASES, ("sounds", "alone"), ("texts", "alone")]:
         copies, shards, parts = LAYOUTS.get(name, (1, 1, 1))
         overrides = ["batch.micro_batches=4", f"engine.steps={STEPS}", "engine.log_every=1", "engine.evaluate_every=5"]
         layout = [f"engine.data_parallel={copies}", f"engine.shard={shards}", f"engine.tensor_parallel={parts}"]
-        words = ["train", class_recipes[kind], "--out", folder / f"{kind}, {name}", *overrides, *layout]
+        words: list[object] = ["train", class_recipes[kind], "--out", folder / f"{kind}, {name}", *overrides, *layout]
         commands.append((copies * shards * parts, words))
-    ended = run_ranks(commands)
-    assert [set(statuses) for statuses in ended.statuses] == [{0}] * len(commands), ended.said
+    statuses, said = run_ranks(commands)
+    assert [set(each) for each in statuses] == [{0}] * len(commands), said
     return folder
 
 
