@@ -30,13 +30,13 @@ Example = tuple[str, Found | UserError]
 
 CORPORA = {
     "fsdd": "fsdd",
-    "folders": "folders",
     "ljspeech": "ljspeech",
     "librispeech": "librispeech",
     "csv": "table",
     "tsv": "table",
     "nemo": "nemo",
     "kaldi": "kaldi",
+    "folders": "folders",
     "multi30k": "multi30k",
     "parallel": "parallel",
     "wmt14": "wmt14",
