@@ -80,8 +80,8 @@ def after_each_step(trainer: Trainer, act: Callable[[], None]) -> None:
 def test_a_float16_step_that_overflows_changes_nothing_but_the_scale(
     tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], micro_batches: int
 ) -> None:
-    overrides = ("engine.precision=float16", "engine.steps=4", "engine.log_every=99", "engine.average_count=0")
-    overrides = (*overrides, f"batch.micro_batches={micro_batches}")
+    plain = ("engine.precision=float16", "engine.steps=4", "engine.log_every=99", "engine.average_count=0")
+    overrides = (*plain, f"batch.micro_batches={micro_batches}")
     trainer = built(tiny_recipe, tmp_path / "run", *overrides)
     states: list[dict[str, Tensor]] = []
 

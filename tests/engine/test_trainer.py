@@ -232,7 +232,8 @@ def test_a_gradient_below_the_bound_stays_as_it_is(tmp_path: Path) -> None:
     seen: dict[float, list[list[float]]] = {}
     for bound in (0.0, 1e6):
         task, gradients = ToyTask(network(), 6), list[list[float]]()
-        training = trainer(task, tmp_path / str(bound), **({"clip_norm": bound} if bound else {}))
+        options: dict[str, Any] = {"clip_norm": bound} if bound else {}
+        training = trainer(task, tmp_path / str(bound), **options)
 
         def note(task: ToyTask = task, gradients: list[list[float]] = gradients) -> None:
             gradients.append([p.grad.norm().item() for p in task.model.parameters() if p.grad is not None])
