@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from segue import metrics
 from segue.errors import UserError
-from segue.metrics import error_rates, nearest, speech, texts
+from segue.metrics import choice, error_rates, nearest, speech, texts
 
 
 def distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
@@ -211,7 +211,7 @@ def test_without_a_dictionary_characters_are_counted_and_said(
 ) -> None:
     missing = "ja-mecab needs its dictionary: pip install 'segue[japanese]'"
     monkeypatch.setattr(metrics, "_mecab_problem", lambda name: missing)
-    metrics._warn_of_characters.cache_clear()
+    choice._warn_of_characters.cache_clear()
     for _ in range(2):
         assert "|tok:char|" in scored(JAPANESE, NEARLY_JAPANESE)["bleu_signature"]
     assert capsys.readouterr().err == (

@@ -1,0 +1,63 @@
+"""Which metrics are there? Their names, whether more is better, and their units."""
+
+from typing import Literal, NamedTuple
+
+SpeechRate = Literal["word_error_rate", "character_error_rate"]
+SpeechMetric = Literal["auto", SpeechRate]
+ClassMetric = Literal["accuracy", "macro_f1"]
+TextMetric = Literal["bleu", "chrf", "word_error_rate"]
+BleuTokenizer = Literal["auto", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char", "none"]
+Direction = Literal["min", "max"]
+
+
+class Metric(NamedTuple):
+    """What a number means."""
+
+    name: str
+    direction: Direction | None = None
+    """Which is better; None where that is not known."""
+    unit: Literal["share", "points", "nats", "count", ""] = ""
+    """A share of 1.0 is 100 %; points go from 0 to 100, or above."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether people read it in per cent."""
+        return self.unit == "share"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("word_error_rate", "min", "share"),
+        Metric("character_error_rate", "min", "share"),
+        Metric("sentence_error_rate", "min", "share"),
+        Metric("accuracy", "max", "share"),
+        Metric("macro_f1", "max", "share"),
+        Metric("precision", "max", "share"),
+        Metric("recall", "max", "share"),
+        Metric("f1", "max", "share"),
+        Metric("probability", "max", "share"),
+        Metric("bleu", "max", "points"),
+        Metric("chrf", "max", "points"),
+        Metric("ter", "min", "points"),
+        Metric("loss", "min", "nats"),
+        Metric("insertions", "min", "count"),
+        Metric("deletions", "min", "count"),
+        Metric("substitutions", "min", "count"),
+    )
+}
+"""All that are known, by name."""
+
+
+def describe(name: str) -> Metric:
+    """What a number of this name, or title, is: a metric, or one of a part of the data, as in "bleu_de"."""
+    key = name.lower().replace(" ", "_")
+    parts = [known for known in METRICS if f"_{known}_" in f"_{key}_"]
+    return METRICS[max(parts, key=len)]._replace(name=name) if parts else Metric(name)
+
+
+def direction(name: str) -> Direction:
+    """Which value of a metric is better."""
+    found = METRICS[name].direction
+    assert found is not None
+    return found
