@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from segue import metrics
 from segue.errors import UserError
-from segue.metrics import choice, error_rates, nearest, speech, texts
+from segue.metrics import choice, error_rates, nearest, resampling, speech, texts
 
 
 def distance(reference: Sequence[Any], hypothesis: Sequence[Any]) -> int:
@@ -210,7 +210,7 @@ def test_without_a_dictionary_characters_are_counted_and_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = "ja-mecab needs its dictionary: pip install 'segue[japanese]'"
-    monkeypatch.setattr(metrics, "_mecab_problem", lambda name: missing)
+    monkeypatch.setattr(choice, "_mecab_problem", lambda name: missing)
     choice._warn_of_characters.cache_clear()
     for _ in range(2):
         assert "|tok:char|" in scored(JAPANESE, NEARLY_JAPANESE)["bleu_signature"]
@@ -274,7 +274,7 @@ def test_intervals_are_as_wide_as_the_spread_of_the_scores() -> None:
 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "ter"])
 def test_resampled_scores_are_sacrebleu_s_of_the_drawn_sentences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "NUM_RESAMPLES", 3)
+    monkeypatch.setattr(resampling, "NUM_RESAMPLES", 3)
     [part] = texts("bleu", "auto", REFERENCES, HYPOTHESES, [None] * 4, has_edit_rate=True).parts
     draw = np.random.default_rng(0)
     for value in part.resampled()[name]:
