@@ -1,4 +1,4 @@
-"""How well does the digits recipe hear people it knows, and people it never heard?
+"""How good is the digits recipe on the people of its training, and on others?
 
     python bench/digits.py RECORDINGS OUT_DIR [official george jackson lucas nicolas yweweler] [-- key=value ...]
 

@@ -11,8 +11,8 @@ turns (turns.py). Every side does each block once before anything is timed; what
 
 - speech: waveforms in memory to texts, greedily. A copy of the model is exported by `segue export`'s own road, which
   compares it first (eight-bit weights: calibrated on the model's development data). PyTorch, onnxruntime and its eight
-  bits run as a user's `Recognizer`; sherpa-onnx computes its own features. They hear the utterances in the groups that
-  evaluations hear at once, then a long recording, joined from utterances: the `Recognizer` in windows that overlap
+  bits run as a user's `Recognizer`; sherpa-onnx computes its own features. They take the utterances in the groups that
+  evaluations take at once, then a long recording, joined from utterances: the `Recognizer` in windows that overlap
   (a third more work, or half), sherpa-onnx as a whole.
 - quartznet: the same with a model of the size of librispeech_quartznet15x5 (19 M parameters), its weights random, its
   batch normalization unlike the identity; 60 s of audio (made up, or from a manifest, at 16 kHz) in five pieces of 10
@@ -134,8 +134,8 @@ def _hears(name: str, plan: Plan) -> Callable[[int], list[str]]:
         from segue.tasks import speech_recognition
 
         trained = speech_recognition.restore(Path(plan.models["pytorch"]))
-        hear = sherpa_onnx.SPEECH.run(trained, Path(plan.models[name]), plan.threads)
-        return lambda number: hear(batches[number])[0]
+        recognize = sherpa_onnx.SPEECH.run(trained, Path(plan.models[name]), plan.threads)
+        return lambda number: recognize(batches[number])[0]
     if name == "pytorch":
         import torch
 

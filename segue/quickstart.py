@@ -49,16 +49,16 @@ def run(out: Path, recordings: Path | None) -> int:
     if result.signal is not None:
         _say("stopped and saved; the same command goes on from there")
         return 128 + int(result.signal)
-    _say(f"3. Listening to voices it never heard: {', '.join(VOICES['test'])}\n")
+    _say(f"3. Trying voices that were not in the training: {', '.join(VOICES['test'])}\n")
     evaluator = tasks.load(run_folder).evaluator
     manifest = Manifest(Utterance, [data / "test.jsonl"])
-    predictions = evaluator.heard(manifest)
+    predictions = evaluator.results(manifest)
     scores = evaluator.score(predictions).overall()
     for prediction in predictions[:: max(1, len(predictions) // 5)][:5]:
-        print(f"  said   {prediction.reference}\n  heard  {prediction.hypothesis}\n")
+        print(f"  said   {prediction.reference}\n  found  {prediction.hypothesis}\n")
     print(f"word error rate on held-out voices: {scores['word_error_rate']:.2%} ({len(predictions)} utterances)")
     if people is not None:
-        predictions = evaluator.heard(people)
+        predictions = evaluator.results(people)
         scores = evaluator.score(predictions).overall()
         print(f"word error rate on {recordings}: {scores['word_error_rate']:.2%} ({len(predictions)} utterances)")
         print("(trained on synthesized speech only: real voices need real recordings)")
@@ -67,7 +67,7 @@ def run(out: Path, recordings: Path | None) -> int:
     formats.export(run_folder, "onnx", shipped, force=True)
     _say("\n5. Transcribing with what was exported\n")
     transcript = tasks.load(shipped).transcribe(example.audio)
-    print(f"  said   {example.text}\n  heard  {transcript.text}")
+    print(f"  said   {example.text}\n  found  {transcript.text}")
     print(f"""
 {perf_counter() - start:.0f} seconds. Next:
   segue transcribe {shipped} {example.audio} --format json

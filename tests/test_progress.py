@@ -187,7 +187,7 @@ def test_transcribing_shows_recordings_and_seconds(
 ) -> None:
     monkeypatch.chdir(corpus)  # whole paths are wider than the terminal
     names = [f"test_0{number}.wav" for number in range(3)]
-    bars = ["transcribes", *(f"hears {name}" for name in names)]
+    bars = ["transcribes", *(f"reads {name}" for name in names)]
     assert_drawn_and_taken_away(["transcribe", trained, *names, "--format", form], bars, terminal, capsys)
 
 

@@ -193,7 +193,7 @@ def test_without_spaces_between_words_characters_choose_the_model(tmp_path: Path
     scores = task.score([SpeechPrediction("id", "今天天气很好", "今天天气真好", 1.0, 6)])
     assert list(scores)[:2] == ["character_error_rate", "word_error_rate"]
     assert (scores["character_error_rate"], scores["word_error_rate"]) == (1 / 6, 1)
-    task.source.manifests = {"train": task.source.manifests["dev"]}
+    task.source.manifests = dict.fromkeys(("train", "dev"), task.source.manifests["dev"])
     task.save_assets(tmp_path / "model", scores)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "- Character error rate on dev.jsonl, which chose this state of the model: 16.67%" in card
@@ -457,7 +457,7 @@ def test_references_that_the_model_cannot_write_are_its_errors(model_folder: Pat
 def test_evaluation_does_not_depend_on_the_batch(model_folder: Path, tmp_path: Path) -> None:
     manifest = write_lines(tmp_path, [(text, 4000 + 777 * n) for n, text in enumerate(TEXTS)])
     transcriber = load(model_folder, "cpu")
-    together = transcriber.evaluator.heard(Manifest(Utterance, [manifest]))
+    together = transcriber.evaluator.results(Manifest(Utterance, [manifest]))
     for prediction in together:
         transcript = transcriber.transcribe(tmp_path / prediction.id)
         assert transcript.text == " ".join(prediction.hypothesis.split())

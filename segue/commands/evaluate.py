@@ -25,7 +25,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--as-transcribe",
         action="store_true",
-        help="hear whole recordings, as `segue transcribe` does; clips are joined by speaker, a second between them",
+        help="whole recordings, as `segue transcribe` takes them; clips are joined by speaker, a second between them",
     )
     options.skip_bad(parser)
     options.device(parser)

@@ -357,7 +357,7 @@ def _decoded(
         if expected is not None:  # what is not there is filled with zeros first, which takes longer than reading
             wanted = min(wanted, max(expected - num_read, 1024))
         try:
-            # Not file.blocks(): where samples are missing it hands out what its buffer held before.
+            # Not file.blocks(): where samples are missing it hands out what was in its buffer before.
             block = file.read(wanted, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, ValueError, MemoryError) as error:
             raise UserError(f"{path}: damaged audio: {_reason(error)}") from None

@@ -220,7 +220,7 @@ class Joining:
     ) -> None:
         """`seconds` and `speakers` of each utterance; one without a speaker stays alone, unless none has one.
 
-        With `has_noise_alone` and pauses, there is noise that nothing is said in among what is heard.
+        With `has_noise_alone` and pauses, some of the training sound is noise without speech.
         """
         draw = np.random.default_rng([seed, 1])
         self._seed = seed

@@ -81,5 +81,5 @@ def opened(
         samples = audio.mono(np.asarray(recording), sample_rate_hz, chosen)
         name, seconds = "", len(samples) / sample_rate_hz
         blocks = iter([audio.resample(samples, sample_rate_hz, wanted_hz)])
-    what = f"hears {name or 'samples'}"
+    what = f"reads {name or 'samples'}"
     return name, iter(progress(blocks, what, seconds, "seconds", lambda block: len(block) / wanted_hz))

@@ -29,7 +29,7 @@ class Synthesizer:
         """Of what `say` returns."""
         if self.sample_rate_hz <= 0:
             raise UserError("espeak-ng could not start")
-        self._heard: list[Samples] = []
+        self._spoken: list[Samples] = []
         self._callback = _CALLBACK(self._hear)  # kept, for the library does not
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -40,12 +40,12 @@ class Synthesizer:
         self._library.espeak_SetParameter(_RATE, words_per_minute, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
         content = text.encode()
-        self._heard = []
+        self._spoken = []
         self._library.espeak_Synth(content, ctypes.c_size_t(len(content) + 1), 0, 0, 0, _UTF8, None, None)
-        return np.concatenate(self._heard)
+        return np.concatenate(self._spoken)
 
     def _hear(self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, events: int | None) -> int:
         del events
         if samples and count > 0:
-            self._heard.append(np.ctypeslib.as_array(samples, (count,)).astype(np.float32) / np.float32(32768))
+            self._spoken.append(np.ctypeslib.as_array(samples, (count,)).astype(np.float32) / np.float32(32768))
         return 0

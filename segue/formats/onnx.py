@@ -341,11 +341,11 @@ print("".join(tokens[b] for a, b in zip(best, best[1:]) if a != b))"""
 def _hear(trained: speech_recognition.Trained, folder: Path, threads: int) -> Recognize:
     model = open_recognizer(folder, trained.metadata(), threads)
 
-    def hear(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
+    def recognize(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
         texts, scores = model.recognize(waveforms)
         return texts, lambda: scores
 
-    return hear
+    return recognize
 
 
 def _write_text(trained: translation.Trained, folder: Path, weights: str) -> None:

@@ -147,23 +147,23 @@ def _hear(trained: Trained, folder: Path, threads: int) -> Recognize:
     )
     graph = session(folder / GRAPH, threads)
 
-    def hear(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
+    def recognize(waveforms: Sequence[Samples]) -> tuple[list[str], Callable[[], Scores]]:
         streams = [recognizer.create_stream() for _ in waveforms]
         for stream, waveform in zip(streams, _leveled(trained, waveforms), strict=True):
             stream.accept_waveform(metadata.sample_rate_hz, waveform)
         # Without a frame to look at, sherpa-onnx ends the process.
-        heard = [
+        streams = [
             each for each, samples in zip(streams, waveforms, strict=True) if len(samples) >= metadata.samples_per_frame
         ]
-        if heard:
-            recognizer.decode_streams(heard)
+        if streams:
+            recognizer.decode_streams(streams)
         return [stream.result.text.strip() for stream in streams], lambda: scores(waveforms)
 
     def scores(waveforms: Sequence[Samples]) -> Scores:
         rows = zip(*graph.run(None, _inputs(trained, waveforms)), strict=True)
         return [log_probs[np.argsort(positions)][:frames] for log_probs, frames, positions in rows]
 
-    return hear
+    return recognize
 
 
 def _use(trained: Trained, folder: str) -> str:

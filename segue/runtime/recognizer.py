@@ -38,7 +38,7 @@ class SpeechMetadata(Section):
     task: Literal["speech_recognition"] = "speech_recognition"
     """The task."""
     sample_rate_hz: PositiveInt
-    """Of the samples that the model hears."""
+    """Of the samples that the model reads."""
     feature_dim: PositiveInt
     """Mel bins of its front end."""
     tokens: tuple[str | tuple[Byte, ...], ...]
@@ -139,7 +139,7 @@ class Recognizer:
 
         A file (its own rate counts), or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats
         in [-1, 1] or whole numbers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of
-        channels that cancel each other. A UserError says why it cannot be heard, also of two channels that hold
+        channels that cancel each other. A UserError says why it cannot be read, also of two channels that hold
         different speakers where no `channel` is given.
         """
         rate = self.metadata.sample_rate_hz
@@ -163,8 +163,8 @@ class Recognizer:
     def evaluate(self, manifest: Path, skip_bad: bool = False, *, as_transcribed: bool = False) -> dict[str, Any]:
         """Error rates on a manifest with their intervals, also by speaker, and how many bad examples were left out.
 
-        `as_transcribed` scores recordings (`data/recordings.py`) as `transcribe` hears them, and says the rate of
-        utterances that are heard alone beside it.
+        `as_transcribed` scores recordings (`data/recordings.py`) as `transcribe` reads them, and says the rate of
+        utterances alone beside it.
         """
         evaluated = self.evaluator.explain(manifest, skip_bad, has_media=False, as_transcribed=as_transcribed)
         return evaluated.as_json()
@@ -187,14 +187,14 @@ class Recognizer:
     def _windows(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
         """Overlapping windows; only the last one may be shorter."""
         size, overlap = (n * self.metadata.samples_per_frame for n in (self._window_frames, self._overlap_frames))
-        held = np.zeros(0, np.float32)
+        pending = np.zeros(0, np.float32)
         for block in blocks:
-            held = np.concatenate([held, block])
-            # One sample more than a window: the last window is never only what the one before it has heard.
-            while len(held) > size:
-                yield held[:size]
-                held = held[size - overlap :]
-        yield held
+            pending = np.concatenate([pending, block])
+            # One sample more than a window: the last window never lies all inside of the one before it.
+            while len(pending) > size:
+                yield pending[:size]
+                pending = pending[size - overlap :]
+        yield pending
 
     def _emissions(self, windows: list[Samples], first_frame: int) -> list[list[Emission]]:
         """The tokens of consecutive windows; frames count from the start of the recording."""

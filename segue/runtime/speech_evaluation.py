@@ -1,4 +1,4 @@
-"""How well does a recognizer hear? Its outputs on a manifest, their scores, and what a report shows of them."""
+"""How good is a recognizer? Its outputs on a manifest, their scores, and what a report shows of them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from segue.runtime.words import text_of
 
 
 class UtteranceResult(NamedTuple):
-    """What was heard in an utterance of a manifest."""
+    """What was recognized in an utterance of a manifest."""
 
     id: str
     reference: str
@@ -41,21 +41,20 @@ class SpeechEvaluator:
     def explain(
         self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True, as_transcribed: bool = False
     ) -> Evaluation:
-        """Scores on a manifest, and what was heard in each utterance or recording; `has_media` adds the sound of some
-        utterances."""
+        """Scores on a manifest, and what was recognized in each utterance or recording; `has_media` adds some sound."""
         utterances = Manifest(Utterance, [manifest], skip_bad=skip_bad)
-        results = self.heard(utterances)
+        results = self.results(utterances)
         beside: dict[str, float] = {}
         if as_transcribed:
             alone = self.score(results)
             usable = {each.origin for each in results}
-            results = self._heard_as_transcribed([each for each in utterances if each.origin in usable], skip_bad)
+            results = self._as_transcribed([each for each in utterances if each.origin in usable], skip_bad)
             name = alone.chosen.name
             beside = {f"alone_{name}": alone.overall()[name], "recordings": len(results)}
         place = {utterance.origin: number for number, utterance in enumerate(utterances)}
         results.sort(key=lambda each: place[each.origin])
-        num_heard = sum(each.num_utterances for each in results)
-        num_skipped = utterances.num_skipped + len(utterances) - num_heard
+        num_recognized = sum(each.num_utterances for each in results)
+        num_skipped = utterances.num_skipped + len(utterances) - num_recognized
         self._check(manifest, results)
         speakers = [each.speaker for each in results]
         with Bar(f"scores {manifest.name}"):
@@ -80,7 +79,7 @@ class SpeechEvaluator:
             examples[index] = examples[index]._replace(audio=audio.encoded(samples, self._metadata.sample_rate_hz))
         return Evaluation(
             title=f"Speech recognition of {manifest.name}",
-            scores={**found.overall(), **beside, "utterances": num_heard, "skipped": num_skipped},
+            scores={**found.overall(), **beside, "utterances": num_recognized, "skipped": num_skipped},
             examples=examples,
             score_name=name.replace("_", " "),
             direction="min",
@@ -92,8 +91,8 @@ class SpeechEvaluator:
             groups={"speakers": of_speakers} if of_speakers else {},
         )
 
-    def heard(self, manifest: Manifest[Utterance]) -> list[UtteranceResult]:
-        """What was heard in each utterance of a manifest, short ones first. Each is heard as a whole.
+    def results(self, manifest: Manifest[Utterance]) -> list[UtteranceResult]:
+        """What is recognized in each utterance of a manifest, short ones first. Each is recognized as a whole.
 
         Bad examples raise a UserError, or are left out, as the manifest says.
         """
@@ -113,8 +112,8 @@ class SpeechEvaluator:
                 results.append(UtteranceResult(utterance.id, reference, hypothesis, seconds, utterance.origin, speaker))
         return results
 
-    def _heard_as_transcribed(self, utterances: Sequence[Utterance], skip_bad: bool) -> list[UtteranceResult]:
-        """What `transcribe` hears in their recordings; of whole files, the words that are said in the utterances."""
+    def _as_transcribed(self, utterances: Sequence[Utterance], skip_bad: bool) -> list[UtteranceResult]:
+        """What `transcribe` makes of their recordings; of whole files, the words that are said in the utterances."""
         results: list[UtteranceResult] = []
         rate, total = self._metadata.sample_rate_hz, sum(each.seconds for each in utterances)
         for recording in progress(recordings.of(utterances), "transcribes", total, "s", lambda each: each.seconds):
@@ -143,7 +142,7 @@ class SpeechEvaluator:
         if num_empty:
             warn(
                 f"{manifest}: normalization leaves nothing of {num_empty} of {len(results)} references; all that is "
-                "heard there counts as insertions"
+                "recognized there counts as insertions"
             )
 
     def score(self, results: Sequence[UtteranceResult]) -> metrics.Scores:
@@ -154,7 +153,7 @@ class SpeechEvaluator:
         return metrics.speech(self._metadata.metric, [each.reference for each in results], hypotheses)
 
     def sounds(self, manifest: Manifest[Utterance]) -> Iterator[tuple[list[Utterance], list[Samples]]]:
-        """All utterances and their sound, in groups of like length that are heard at once: short ones first.
+        """All utterances and their sound, in groups of like length that are recognized at once: short ones first.
 
         Bad ones raise a UserError, or are left out, as the manifest says.
         """

@@ -1,4 +1,4 @@
-"""What sherpa-onnx itself hears with an exported model, against our own search."""
+"""What sherpa-onnx itself recognizes with an exported model, against our own search."""
 
 from pathlib import Path
 from types import SimpleNamespace

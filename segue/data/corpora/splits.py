@@ -188,11 +188,11 @@ def _by_speaker(
             sizes[split] += counts[name]
     if any(4 * size < wanted[split] for split, size in sizes.items()) or len(split_of) == len(names):
         who = "one speaker" if len(names) == 1 else f"{len(names)} speakers"
-        held = " and ".join(split for split, _ in reversed(shares))
+        kept = " and ".join(split for split, _ in reversed(shares))
         if remedy is None and len(names) > len(shares):
             remedy = "larger dev_share and test_share can hold whole speakers"
         helps = f"; {remedy}" if remedy else ""
-        say(f"{who}: too few to keep apart, so those of {held} are in train too{helps}")
+        say(f"{who}: too few to keep apart, so those of {kept} are in train too{helps}")
         return None
     num_unknown = len(utterances) - counts.total()
     if num_unknown:

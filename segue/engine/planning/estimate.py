@@ -383,20 +383,20 @@ class _Taking:
         is_growing = own == 1 and (is_gathered or layout.data_ranks == 1)
         # Gathered weights are in the format already; not so for BatchNorm's layers, where autocast makes copies.
         has_copies = not is_gathered or size == FLOAT32
-        held = single.fullest(has_copies=has_copies, gradient_share=is_growing / shard)
+        peak = single.fullest(has_copies=has_copies, gradient_share=is_growing / shard)
         weights = rehearsal.parameters * FLOAT32 / shard
         is_spread = (layout.shard > 1 or layout.tensor_parallel > 1) and not self.engine.evaluate_sharded
         whole = self.rehearsal(1).parameters * FLOAT32 * is_spread
         on_device = 0.0 if is_gathered and self.engine.offload else 1.0
         fullest = Memory(
             weights=weights * on_device,
-            gradients=(held["gradients"] if is_growing else weights) * on_device,
+            gradients=(peak["gradients"] if is_growing else weights) * on_device,
             optimizer=rehearsal.optimizer / shard * on_device,
             average=weights * (self.engine.moving_average_decay is not None),
             whole=whole * (self.engine.device == "cpu"),  # elsewhere it makes place for training
-            copies=held["copies"],
-            activations=held["activations"] + rehearsal.buffers + own * rehearsal.inputs,
-            passing=held["passing"],
+            copies=peak["copies"],
+            activations=peak["activations"] + rehearsal.buffers + own * rehearsal.inputs,
+            passing=peak["passing"],
         )
         if is_gathered:
             # FSDP2: a layer, the next one already, and what lies outside of layers; in the backward pass gradients of a

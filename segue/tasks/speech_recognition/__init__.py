@@ -306,11 +306,11 @@ def waveforms(trained: Trained, utterances: Manifest[Utterance]) -> Iterator[aud
 
 
 def compare(
-    trained: Trained, hear: Recognize, utterances: Manifest[Utterance], where: Circumstances, least: object = None
+    trained: Trained, run: Recognize, utterances: Manifest[Utterance], where: Circumstances, least: object = None
 ) -> Parity:
     """The model beside what was exported of it."""
     assert least is None
-    return comparison.compare(_recognizer(trained, torch.device("cpu")), hear, utterances, where)
+    return comparison.compare(_recognizer(trained, torch.device("cpu")), run, utterances, where)
 
 
 def _recognizer(trained: Trained, device: torch.device) -> Recognizer:

@@ -1,4 +1,4 @@
-"""Is an exported recognizer the same recognizer? What its runtime hears, beside PyTorch."""
+"""Is an exported recognizer the same recognizer? What its runtime recognizes, beside PyTorch."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,11 +18,11 @@ LEAST_IDENTICAL = 0.99
 """Share of the outputs of models in full precision."""
 Scores = list[NDArray[np.float32]]
 Recognize = Callable[[Sequence[Samples]], tuple[list[str], Callable[[], Scores]]]
-"""Waveforms (S) -> what a runtime heard in each, and what gives the log-probabilities (T, V) behind it."""
+"""Waveforms (S) -> what a runtime recognized in each, and what gives the log-probabilities (T, V) behind it."""
 
 
-def compare(model: Recognizer, hear: Recognize, utterances: Manifest[Utterance], where: Circumstances) -> Parity:
-    """A recognizer in PyTorch beside what another runtime hears."""
+def compare(model: Recognizer, run: Recognize, utterances: Manifest[Utterance], where: Circumstances) -> Parity:
+    """A recognizer in PyTorch beside what another runtime recognizes."""
     evaluator = model.evaluator
     thin_out(utterances)
     before: list[UtteranceResult] = []
@@ -34,16 +34,16 @@ def compare(model: Recognizer, hear: Recognize, utterances: Manifest[Utterance],
     )
     for group, waveforms in sounds:
         if not before:  # to warm up
-            model.recognize(waveforms), hear(waveforms)
-        (texts, scores), (texts_after, scores_after) = clock.both(model.recognize, hear, waveforms)
+            model.recognize(waveforms), run(waveforms)
+        (texts, scores), (texts_after, scores_after) = clock.both(model.recognize, run, waveforms)
         for ours, theirs in zip(scores, scores_after(), strict=True):
             difference = np.abs(ours - theirs)
             worst = float(np.maximum(worst, difference.max(initial=0.0)))  # unlike Python's max, keeps NaN
             total, count = total + float(difference.sum()), count + ours.size
-        for heard, found in ((before, texts), (after, texts_after)):
+        for results, found in ((before, texts), (after, texts_after)):
             for utterance, text in zip(group, found, strict=True):
                 reference = normalize(utterance.text, model.metadata.text, utterance.language)
-                heard.append(UtteranceResult(utterance.id, reference, text, utterance.seconds))
+                results.append(UtteranceResult(utterance.id, reference, text, utterance.seconds))
     differing = [
         {"id": ours.id, "reference": ours.reference, "before": ours.hypothesis, "after": theirs.hypothesis}
         for ours, theirs in zip(before, after, strict=True)
@@ -57,7 +57,7 @@ def compare(model: Recognizer, hear: Recognize, utterances: Manifest[Utterance],
         worst_difference=worst,
         mean_difference=total / max(1, count),
         identical=1 - len(differing) / len(before),
-        **gate([evaluator.score(heard) for heard in (before, after)]),
+        **gate([evaluator.score(results) for results in (before, after)]),
         speed=clock.ratio,
         differing=differing[:NUM_SHOWN],
     )
