@@ -152,11 +152,11 @@ def _hear(trained: Trained, folder: Path, threads: int) -> Recognize:
         for stream, waveform in zip(streams, _leveled(trained, waveforms), strict=True):
             stream.accept_waveform(metadata.sample_rate_hz, waveform)
         # Without a frame to look at, sherpa-onnx ends the process.
-        streams = [
+        with_frames = [
             each for each, samples in zip(streams, waveforms, strict=True) if len(samples) >= metadata.samples_per_frame
         ]
-        if streams:
-            recognizer.decode_streams(streams)
+        if with_frames:
+            recognizer.decode_streams(with_frames)
         return [stream.result.text.strip() for stream in streams], lambda: scores(waveforms)
 
     def scores(waveforms: Sequence[Samples]) -> Scores:

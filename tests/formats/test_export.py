@@ -473,7 +473,7 @@ def test_a_run_without_a_model_or_with_a_broken_one_is_refused(
     shutil.copytree(trained / "model", half / "model")
     (half / "metrics.jsonl").write_text('{"step": 8, "loss": 2.0}\n{"step": 10, "loss": 1.5}\n')
     formats.export(half, "onnx", tmp_path / "early")
-    assert f"warning: {half}: its training has taken 10 of 120 steps" in capsys.readouterr().err
+    assert f"warning: {half}: has taken 10 of 120 steps" in capsys.readouterr().err
     shutil.copytree(trained / "model", tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
