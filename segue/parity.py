@@ -135,8 +135,8 @@ def gate(scores: Sequence[metrics.Scores]) -> dict[str, Any]:
     """What the metric that chooses a model says of outputs before and after; it counts what did worst after."""
     chosen, name = scores[0].chosen, scores[0].chosen.name
     before, *after = (each.overall()[name] for each in scores)
-    points = (100 if chosen.is_share else 1) * (1 if chosen.direction == "min" else -1)
-    losses = [points * (value - before) for value in after]
+    points = 100 if chosen.is_share else 1
+    losses = [points * (value - before if chosen.direction == "min" else before - value) for value in after]
     return {
         "metric": name,
         "before": before,
