@@ -249,12 +249,12 @@ kind = "cosine"
 warmup_steps = 5
 
 [engine]
-steps = 120
+steps = 240
 device = "cpu"
 threads = 1
 workers = 0
 log_every = 4
-evaluate_every = 40
+evaluate_every = 80
 save_every = 8
 moving_average_decay = 0.9
 """

@@ -69,7 +69,7 @@ def explain_unknown(given: Namespace, option: str, words: Sequence[str]) -> User
 def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
     with Bar("loads PyTorch"):
-        from segue import recipe, starting, training
+        from segue import recipe, training
 
     skip_bad = ["data.skip_bad=true"] if given.skip_bad else []
     if given.replay is not None:
@@ -80,6 +80,8 @@ def run(given: Namespace) -> int:
     if given.base is not None:
         overrides.insert(0, f"start.model={json.dumps(given.base)}")
     if is_missing and given.base is not None:
+        from segue import starting
+
         path, overrides = starting.own_recipe(given.base, [*filter(None, [given.recipe]), *overrides])
         name = f"{Path(given.base).resolve().name}_tuned"
     elif is_missing:
