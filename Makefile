@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Threads that wait should sleep: spinning ones cost up to six times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
-# Of these `make test-fast` runs everything; they neither train nor export a model, and start no process.
+# What `make test-fast` runs: these neither train nor export a model.
 FAST := $(addprefix tests/test_,$(addsuffix .py,architecture audio autoregressive batching channels containers corpora \
 	ctc docs dropout encodings features files loss manifest metrics progress readers recipe recordings report sentences \
 	splits subtitle_files subtitle_tags subtitles subwords tables text tokenizer transformer words)) \
