@@ -333,7 +333,8 @@ def _claim(run: Path, section: Any, module: ModuleType) -> Any:
     if not kept.is_file() and not all(path.name.startswith((PARTIAL, LOCK, RANKS)) for path in run.iterdir()):
         raise UserError(f"{run}: not empty, and no run directory; give another --out")
     if not saved(run / "checkpoints"):
-        (run / "tokenizer.json").unlink(missing_ok=True)  # nothing was learned yet: the recipe may still change
+        if kept.is_file():  # nothing was learned yet: the recipe may still change
+            (run / "tokenizer.json").unlink(missing_ok=True)
         section = starting.adopted(section, module, run)
         write_text(kept, recipe.dump(section))
     else:

@@ -100,6 +100,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "nemo": ("train.json",),
     "csv": ("train.csv",),
     "tsv": ("train.tsv",),
+    "folders": ("yes/1.wav", "no/1.wav"),
 }
 
 

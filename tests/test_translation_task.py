@@ -342,7 +342,7 @@ def test_chinese_is_scored_by_its_characters_and_the_card_says_so(tmp_path: Path
     manifest = write_lines(tmp_path, [("the weather is nice today", "今天天气很好")] * 2)
     alphabet = 'tokenizer={ kind = "characters", alphabet = "今天气很好" }'
     task = task_of(manifest, 'source_tokenizer={ kind = "words" }', "model.tied=target", alphabet, split="dev")
-    task.source.manifests = {"train": task.source.manifests["dev"]}
+    task.source.manifests = dict.fromkeys(("train", "dev"), task.source.manifests["dev"])
     scores = task.score(predicted((("今天天气很好",), "今天天气真好"), (("我们去公园散步吧",), "我们去公园走走吧")))
     assert scores["bleu"] > 40
     folder = tmp_path / "model"
@@ -355,7 +355,7 @@ def test_chinese_is_scored_by_its_characters_and_the_card_says_so(tmp_path: Path
 def test_several_languages_are_scored_each_its_own_way(tmp_path: Path) -> None:
     write_languages(tmp_path, "de", "zh")
     task = task_of(tmp_path / "x.jsonl", split="dev")
-    task.source.manifests = {"train": task.source.manifests["dev"]}
+    task.source.manifests = dict.fromkeys(("train", "dev"), task.source.manifests["dev"])
     rows = [("a b c d e", "a b c d e", "de"), ("今天天气很好", "今天天气真好", "zh")]
     found = [PairPrediction("id", "source", language, (right,), said, 3.0, 2) for right, said, language in rows]
     scores = task.score(found)
