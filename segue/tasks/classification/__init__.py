@@ -37,7 +37,7 @@ from segue.engine.state.checkpoint import load_weights, write_text
 from segue.engine.task import LOSS, Phase, Term
 from segue.errors import UserError, some_of, warn
 from segue.layers.loss import cross_entropy
-from segue.models.jasper import JasperSection
+from segue.models.transformer import EncoderSection
 from segue.parity import Circumstances, Parity
 from segue.progress import progress
 from segue.runtime.classifier import (
@@ -180,11 +180,11 @@ def use(folder: str, *, is_of_sounds: bool) -> str:
 
 def build_model(section: Recipe, classes: Sequence[str], tokenizer: Tokenizer | None) -> nn.Module:
     """The model with fresh weights."""
-    if isinstance(section.model, JasperSection):
-        assert section.features is not None
-        return SoundClassifier(section.features, section.model, len(classes))
-    assert tokenizer is not None
-    return TextClassifier(section.model, len(tokenizer), len(classes))
+    if isinstance(section.model, EncoderSection):
+        assert tokenizer is not None
+        return TextClassifier(section.model, len(tokenizer), len(classes))
+    assert section.features is not None
+    return SoundClassifier(section.features, section.model, len(classes))
 
 
 def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, LabeledSource]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segue.data.features import FeaturesSection, FeatureTensors, LogMel
 from segue.layers.mask import length_mask
-from segue.models.jasper import JasperSection
+from segue.models.sound_encoders import SoundEncoderSection
 from segue.models.text_encoder import TextEncoder
 from segue.models.transformer import EncoderSection
 
@@ -43,7 +43,7 @@ class PooledHead(nn.Module):
 class SoundClassifier(nn.Module):
     """Waveforms to scores."""
 
-    def __init__(self, features: FeaturesSection, model: JasperSection, num_classes: int) -> None:
+    def __init__(self, features: FeaturesSection, model: SoundEncoderSection, num_classes: int) -> None:
         super().__init__()
         self.front_end = LogMel(features)
         self.encoder = model.build(features.mel_bins)

@@ -15,7 +15,7 @@ from segue.engine.optimizer import OptimizerSection
 from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
 from segue.engine.state.start import StartSection
-from segue.models.jasper import JasperSection
+from segue.models.sound_encoders import SoundEncoderSection
 from segue.models.transformer import EncoderSection
 
 FEW_SECONDS, MUCH_SECONDS = 3600.0, 5 * 3600.0
@@ -70,7 +70,7 @@ class Recipe(recipe.Section):
     """Text normalization; without it texts are read as they are, but for their Unicode form (NFC)."""
     tokenizer: TokenizerSection | None = None
     """What texts are cut into; only for texts, which need it."""
-    model: Annotated[JasperSection | EncoderSection, Field(discriminator="kind")]
+    model: Annotated[SoundEncoderSection | EncoderSection, Field(discriminator="kind")]
     """The encoder: of sounds (jasper), or of texts (transformer). A linear layer scores a mean of its outputs,
     whose weights are learned."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -89,7 +89,7 @@ class Recipe(recipe.Section):
     @property
     def is_of_sounds(self) -> bool:
         """Whether it classifies sounds."""
-        return isinstance(self.model, JasperSection)
+        return not isinstance(self.model, EncoderSection)
 
     @property
     def rule(self) -> TextSection:

@@ -15,7 +15,7 @@ from segue.engine.optimizer import OptimizerSection
 from segue.engine.schedule import ScheduleSection
 from segue.engine.settings import EngineSection
 from segue.engine.state.start import StartSection
-from segue.models.jasper import JasperSection
+from segue.models.sound_encoders import SoundEncoderSection
 from segue.tasks.speech_recognition.ctc import CTCSection
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -64,7 +64,7 @@ class Recipe(recipe.Section):
     """Front end."""
     augmentation: AugmentationSection = AugmentationSection()
     """Variation of the training speech."""
-    model: JasperSection
+    model: SoundEncoderSection
     """Architecture of the encoder."""
     objective: CTCSection = CTCSection(kind="ctc")
     """What the encoder's output is trained for."""
