@@ -127,7 +127,7 @@ def load(model: nn.Module, base: Base, seed: int) -> list[Inherited]:
         if name not in tensors or not name.startswith(base.part)
     ]
     fitting = [each.name for each in found if each.fate in ("loaded", "resized")]
-    if not any(tensors[name].ndim for name in fitting):  # BatchNorm's counters always fit
+    if not any(tensors[name].ndim > 1 for name in fitting):  # counters and a bias may fit by chance
         named = some_of([f"  {each.name}: {each.detail}" for each in found], 3)
         raise UserError(f"start.model: nothing of {base.weights} fits the recipe's model:\n{named}")
     return found
