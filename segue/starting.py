@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +20,6 @@ REPORT = "start.json"
 """In a run directory: what became of each tensor."""
 _FATES: tuple[start.Fate, ...] = ("loaded", "resized", "new", "left behind")
 _SHOWN = 8
-
-
 TUNING_RATE = 0.1
 """Peak learning rate of fine-tuning, as a share of the base's."""
 _TUNING = (
@@ -61,8 +59,8 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
     inheritance = module.START
     for key in inheritance.same:
         changed = recipe.differences(getattr(base, key), getattr(section, key))
-        if changed:
-            before = ", ".join(f"{key}.{line}" for line in changed)
+        if changed:  # a model that reads something else has no such table
+            before = ", ".join(f"{key}.{line}" if not line.startswith(":") else key for line in changed)
             raise UserError(
                 f"start.model: {folder} reads other input than this recipe ({before}); make the recipe's {key} the "
                 "base's, or train from the start"
@@ -79,11 +77,11 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
             update[key] = getattr(base, key)
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, run / name)
-    adopted = section.model_copy(update=update)
-    for line in recipe.differences(section, adopted):
+    with_base = section.model_copy(update=update)
+    for line in recipe.differences(section, with_base):
         if not line.startswith("start.story"):
             progress.say(f"{line} (the base's)")
-    return adopted
+    return with_base
 
 
 def as_adopted(section: Any, before: Any, module: ModuleType) -> Any:
@@ -110,12 +108,12 @@ def begin(section: Any, module: ModuleType, run: Path, world: World) -> Callable
     def give(model: nn.Module) -> None:
         found = start.load(model, base, section.seed)
         if world.is_first:
-            _report(found, section, run)
+            _report(found, rows, section, run)
 
     return give
 
 
-def _report(found: Sequence[Inherited], section: Any, run: Path) -> None:
+def _report(found: Sequence[Inherited], rows: Mapping[str, start.Rows], section: Any, run: Path) -> None:
     """Says what became of the base's tensors, and writes it down."""
     counts = ((fate, [each for each in found if each.fate == fate]) for fate in _FATES)
     tensors = {fate: each for fate, each in counts if each}
@@ -130,9 +128,10 @@ def _report(found: Sequence[Inherited], section: Any, run: Path) -> None:
                 progress.say(f"  {fate}: {tensor.name}: {tensor.detail}")
             if len(each) > _SHOWN:
                 progress.say(f"  {fate}: {len(each) - _SHOWN} more")
-    strange = [each.name for each in found if each.fate == "resized" and "kept" not in each.detail]
-    if strange:
-        warn(f"start.model: none of the tokens or classes is one of the base's; {', '.join(strange)} begin anew")
+    for resized in tensors.get("resized", ()):
+        num_drawn = sum(not row for row in rows[resized.name])
+        if num_drawn > len(rows[resized.name]) / 2:
+            warn(f"start.model: the base knows few of these tokens or classes; {resized.name}: {num_drawn} drawn")
 
 
 def _base(section: Any, module: ModuleType) -> tuple[Path, Any]:

@@ -25,7 +25,7 @@ def record(path: Path) -> Path:
 def labels(written: list[Written]) -> dict[str, Counter[str]]:
     """Of each split, after a check that the lines are read and their sound is there."""
     found = {}
-    for path, count, _ in written:
+    for path, count, *_ in written:
         examples = list(Manifest(Labeled, [path]))
         assert len(examples) == count
         assert all(each.sound is None or each.sound.audio.is_file() for each in examples)

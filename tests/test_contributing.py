@@ -39,20 +39,20 @@ def module_of(name: str, heading: str, monkeypatch: pytest.MonkeyPatch) -> Modul
 
 
 def test_a_corpus_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module_of("segue.data.corpora.folders", "A corpus", monkeypatch)
-    monkeypatch.setitem(corpora.CORPORA, "folders", "folders")
+    module_of("segue.data.corpora.spoken_folders", "A corpus", monkeypatch)
+    monkeypatch.setitem(corpora.CORPORA, "spoken_folders", "spoken_folders")
     for number in range(12):
         file = tmp_path / "said" / ("yes" if number % 2 else "no") / f"{number}.wav"
         file.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(file, np.full(4000, 0.1), 8000)
-    assert main(["prepare", "folders", str(tmp_path / "said"), str(tmp_path / "data"), "every=4"]) == 0
+    assert main(["prepare", "spoken_folders", str(tmp_path / "said"), str(tmp_path / "data"), "every=4"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
     assert len(lines) == 9
     assert {line["text"] for line in lines} == {"yes", "no"}
 
 
 def test_an_encoder_learns_and_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    gru = module_of("segue.models.gru", "An encoder for speech", monkeypatch)
+    gru = module_of("segue.models.gru", "An encoder for sounds", monkeypatch)
     section = gru.GRUSection(kind="gru", width=16, layers=2)
     features, objective = FeaturesSection(sample_rate_hz=8000, mel_bins=12), CTCSection(kind="ctc")
     recipe: Any = SimpleNamespace(features=features, model=section, objective=objective)

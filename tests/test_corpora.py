@@ -27,7 +27,7 @@ def record(path: Path, seconds: float = 0.5) -> Path:
 def texts(written: list[Written]) -> dict[str, list[str]]:
     """The texts of each split, after a check that every line's audio is there and as long as it says."""
     found: dict[str, list[str]] = {}
-    for path, count, summary in written:
+    for path, count, summary, _ in written:
         manifest = Manifest(Utterance, [path])
         assert len(manifest) == count
         assert summary == f"{count} utterances, {manifest.sizes.sum() / 60:.1f} minutes"
@@ -72,7 +72,7 @@ def test_fsdd_tests_on_the_official_indices_and_strings_never_cross_splits(digit
 
 def test_fsdd_strings_are_drawn_the_same_each_time(digits: Path, tmp_path: Path) -> None:
     lines = [
-        [path.read_text() for path, _, _ in prepare("fsdd", digits, tmp_path / name, [*STRINGS, f"seed={seed}"])]
+        [path.read_text() for path, *_ in prepare("fsdd", digits, tmp_path / name, [*STRINGS, f"seed={seed}"])]
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert lines[0] == lines[1]
@@ -82,7 +82,7 @@ def test_fsdd_strings_are_drawn_the_same_each_time(digits: Path, tmp_path: Path)
 
 def test_fsdd_can_keep_a_speaker_for_the_test(digits: Path, tmp_path: Path) -> None:
     written = prepare("fsdd", digits, tmp_path / "out", ["test_speaker=bob", *STRINGS])
-    speakers = {path.stem: Counter(each.speaker for each in Manifest(Utterance, [path])) for path, _, _ in written}
+    speakers = {path.stem: Counter(each.speaker for each in Manifest(Utterance, [path])) for path, *_ in written}
     assert speakers["test"] == {"bob": 30}
     assert set(speakers["test_strings"]) == {"bob"}
     assert speakers["train"] == {"ann": 9}
@@ -423,8 +423,8 @@ def test_mistakes_on_the_command_line_are_explained(tmp_path: Path) -> None:
 
 def test_the_command_to_train_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segue.recipe.shipped", lambda: {"your_speech": tmp_path, "your_translation": tmp_path})
-    both = [Written(Path(f"{split}.jsonl"), 1, "1 utterances, 0.1 minutes") for split in ("train", "dev")]
-    pairs = [each._replace(summary="1 pairs") for each in both]
+    both = [Written(Path(f"{split}.jsonl"), 1, "1 utterances, 0.1 minutes", "utterances") for split in ("train", "dev")]
+    pairs = [each._replace(noun="pairs") for each in both]
     assert next_command("csv", both, Path("my data")) == "segue train your_speech data.root='my data'"
     assert next_command("parallel", pairs, Path("data")) == "segue train your_translation data.root=data"
     assert next_command("csv", both[:1], Path("data")) is None

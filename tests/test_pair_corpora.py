@@ -26,7 +26,7 @@ def write(path: Path, content: str | bytes) -> Path:
 def pairs(written: Sequence[Written]) -> dict[str, list[tuple[str, str]]]:
     """The texts of each split, after a check of the counts."""
     found = {}
-    for path, count, summary in written:
+    for path, count, summary, _ in written:
         manifest = Manifest(Pair, [path])
         assert len(manifest) == count
         assert summary == f"{count} pairs"

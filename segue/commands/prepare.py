@@ -36,8 +36,8 @@ def run(given: Namespace) -> None:
     if given.out is None:
         raise UserError("OUT_DIR is missing: segue prepare CORPUS SOURCE OUT_DIR")
     written = corpora.prepare(given.corpus, given.source, given.out, given.options, skip_bad=given.skip_bad)
-    for path, _, summary in written:
-        print(f"{path}: {summary}")
+    for each in written:
+        print(f"{each.path}: {each.summary}")
     command = corpora.next_command(given.corpus, written, given.out)
     if command is not None:
         print(command)

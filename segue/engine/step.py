@@ -30,8 +30,6 @@ class Outcome(NamedTuple):
     loss: float
     """Weighted sum of its terms, each a mean over the whole step; of several phases, added up. Not finite only in
     float16."""
-    norm: float
-    """Of the whole gradient, before it was clipped; 0 without data."""
     numbers: dict[str, float]
     """What is logged of it, by name: losses, terms, norms."""
     num_skipped: int
@@ -129,7 +127,6 @@ class Steps:
         if not any(counts.values()):
             return Outcome(
                 loss=0.0,
-                norm=0.0,
                 numbers={},
                 num_skipped=num_skipped,
                 amount=amount,
@@ -138,28 +135,27 @@ class Steps:
                 is_updated=False,
                 is_stopping=is_stopping,
             )
-        losses, norms, numbers = list[float](), list[float](), dict[str, float]()
+        losses, num_finite, numbers = list[float](), 0, dict[str, float]()
         for number, (work, share) in enumerate(zip(self.works, shares, strict=True)):
             self._isolate(work)
             loss, norm, means, is_finite = self._phase(work, batches, step, number, counts, share)
             losses.append(loss)
             if is_finite:
-                norms.append(norm)
+                num_finite += 1
                 terms = {work.named(name): value for name, value in means.items() if name != LOSS}
                 numbers |= {work.named(LOSS): loss, work.named("gradient_norm"): norm, **terms}
         self._isolate(None)
-        has_overflowed = len(norms) < len(self.works)
+        has_overflowed = num_finite < len(self.works)
         if not has_overflowed:
             numbers = {LOSS: sum(losses), **numbers}
         return Outcome(
             loss=sum(losses),
-            norm=math.hypot(*norms),
             numbers=numbers,
             num_skipped=num_skipped,
             amount=amount,
             is_empty=False,
             has_overflowed=has_overflowed,
-            is_updated=bool(norms),
+            is_updated=num_finite > 0,
             is_stopping=is_stopping,
         )
 

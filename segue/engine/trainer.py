@@ -231,11 +231,10 @@ class Trainer:
             return
         if self.world.is_first and self.step < self.last_step:
             environment.write(self.run, self.device, self.parallel.layout)
-        count, learning = (
-            sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad >= least)
-            for least in (False, True)
-        )
-        frozen = f", {count - learning:,} of them frozen" if learning < count else ""
+        parameters = list(self.model.parameters())
+        count = sum(parameter.numel() for parameter in parameters)
+        num_frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
+        frozen = f", {num_frozen:,} of them frozen" if num_frozen else ""
         device = (
             f"cpu, {self.threads} thread{'s' * (self.threads > 1)}" if self.device.type == "cpu" else str(self.device)
         )

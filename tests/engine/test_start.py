@@ -159,6 +159,41 @@ def test_without_a_recipe_the_base_has_one(
     assert after["start"]["model"] == str(trained)
 
 
+def test_tokens_that_the_base_hardly_knows_are_told(
+    tiny_recipe: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(tiny_recipe), "--from", str(trained), "--out", str(tmp_path / "run"), "engine.steps=1"]
+    assert main([*words, "start.tokenizer=recipe", "tokenizer.alphabet= abcdefghijklm"]) == 0
+    assert "the base knows few of these tokens or classes; head.output.weight: 9 drawn" in capsys.readouterr().err
+
+
+def test_a_base_that_reads_something_else_is_refused(
+    class_recipes: dict[str, Path],
+    trained_classifiers: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["train", str(class_recipes["sounds"]), "--from", str(trained_classifiers["texts"])]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    assert "reads other input than this recipe (features); make the recipe's features" in capsys.readouterr().err
+
+
+def test_classes_begin_with_a_recognizer(
+    class_recipes: dict[str, Path], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, recognizer = tmp_path / "run", recipes.read(trained / "recipe.toml").values
+    words = ["train", str(class_recipes["sounds"]), "--from", str(trained), "--out", str(run), "engine.steps=1"]
+    blocks = [
+        "{" + ", ".join(f"{k} = {json.dumps(v)}" for k, v in each.items()) + "}"
+        for each in recognizer["model"]["blocks"]
+    ]
+    front_end = [f"features.{key}={json.dumps(value)}" for key, value in recognizer["features"].items()]
+    assert main([*words, f"model.blocks=[{', '.join(blocks)}]", *front_end]) == 0, capsys.readouterr().err
+    told = json.loads((run / "start.json").read_text())["tensors"]
+    assert {each["fate"] for each in told if each["name"].startswith("encoder.")} == {"loaded"}
+    assert {each["fate"] for each in told if each["name"].startswith("head.")} == {"new", "left behind"}
+
+
 def test_what_cannot_be_begun_with_is_said(
     tiny_recipe: Path, trained: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

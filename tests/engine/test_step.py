@@ -162,7 +162,7 @@ def test_20000_targets_fit_in_float16_for_the_loss_is_divided_before_the_backwar
     steps = Steps(task, source, model, model, parallel, engine, 1, 0, Watchdog(tmp_path, ALONE, 99.0))
     outcome = steps.take([batch], 0, 1.0)  # type: ignore[list-item]
     assert outcome.is_updated
-    assert outcome.norm == pytest.approx(1.0, rel=1e-2)  # each target's gradient is 1
+    assert outcome.numbers["gradient_norm"] == pytest.approx(1.0, rel=1e-2)  # each target's gradient is 1
     with autocast("float16", cpu):
         total = loss(model, batch)[LOSS].total
     (total * 2.0**14).backward()  # type: ignore[no-untyped-call]

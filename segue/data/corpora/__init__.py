@@ -70,7 +70,9 @@ class Written(NamedTuple):
     path: Path
     num_examples: int
     summary: str
-    """As "2050 utterances, 15.2 minutes" or "29000 pairs": the second word is one of `YOURS`."""
+    """As "2050 utterances, 15.2 minutes" or "29000 pairs"."""
+    noun: str
+    """What the examples are: one of `YOURS`."""
 
 
 def module_of(corpus: str) -> ModuleType:
@@ -123,7 +125,7 @@ def next_command(corpus: str, written: Sequence[Written], out: Path) -> str | No
     """What trains on the manifests in `out`; None where there is none for training and one for development."""
     if not {"train.jsonl", "dev.jsonl"} <= {each.path.name for each in written}:
         return None
-    noun = written[0].summary.split()[1].rstrip(",")
+    noun = written[0].noun
     name = RECIPES.get((corpus, noun), YOURS[noun])
     return f"segue train {name} data.root={shlex.quote(str(out))}" if name in recipe.shipped() else None
 
@@ -162,7 +164,7 @@ class _Split:
             summary += f" of {len(self.labels)} classes"
         if self.seconds is not None:
             summary += f", {self.seconds / 60:.1f} minutes"
-        return Written(self.path, self.count, summary)
+        return Written(self.path, self.count, summary, noun)
 
 
 def measured(

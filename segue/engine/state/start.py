@@ -28,7 +28,8 @@ class StartSection(Section):
     """Fine-tuning: another model's weights to begin with, and what stays as it is."""
 
     model: str | None = None
-    """Run or model directory of the same task whose weights the training begins with, as far as they fit."""
+    """Run or model directory whose weights the training begins with, as far as they fit. Of the same task; classes of
+    sounds may begin with a recognizer, whose encoder they take."""
     tokenizer: Literal["keep", "recipe"] = "keep"
     """Whose tokens the model has: its own as before, or those of this recipe's tokenizer. Tokens that both know keep
     their rows of the output layer and embeddings; new ones begin as the mean of the old tokens that spell them, or else
@@ -112,7 +113,7 @@ def load(model: nn.Module, base: Base, seed: int) -> list[Inherited]:
                     generator = torch.Generator().manual_seed(seed ^ crc32(name.encode()))
                     whole = _resized(file.get_tensor(saved[name]).to(tensor.dtype), rows, generator)
                     part.copy_(parts.own_part(whole, tensor))
-                    found.append(Inherited(name, "resized", describe(rows)))
+                    found.append(Inherited(name, "resized", _counted(rows)))
                 elif shape != wanted:
                     found.append(Inherited(name, "new", f"of shape {wanted}, the base's is {shape}"))
                 else:
@@ -137,7 +138,7 @@ def _are_same(rows: Rows, count: int) -> bool:
     return len(rows) == count and all(list(row) == [place] for place, row in enumerate(rows))
 
 
-def describe(rows: Rows) -> str:
+def _counted(rows: Rows) -> str:
     """In words: how many rows are kept, means, drawn."""
     kept, means = sum(len(row) == 1 for row in rows), sum(len(row) > 1 for row in rows)
     drawn = len(rows) - kept - means
