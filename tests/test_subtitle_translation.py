@@ -3,13 +3,13 @@ import codecs
 import os
 import random
 import re
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pysubs2
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segue.data.encodings import encoding_of
@@ -397,6 +397,7 @@ def test_no_line_begins_with_a_mark_or_number_or_ends_with_a_note() -> None:
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=12), min_size=1, max_size=16))
+@example(["aaaaaa", "aaaaaa", "aaaaaaaaaaa", "a", "aaa", "aaaaaaaaaaa", "aaaaaaaaaaaa", "aaaaaaaaaaaa"])
 @settings(deadline=None)
 def test_a_text_has_no_more_lines_than_it_needs_and_none_too_long(parts: list[str]) -> None:
     lines, needed, width = translated(" ".join(parts), by=same)[0].split("\\N"), 1, -1
@@ -407,6 +408,24 @@ def test_a_text_has_no_more_lines_than_it_needs_and_none_too_long(parts: list[st
     assert " ".join(lines) == " ".join(parts)
     assert len(lines) == needed
     assert max(map(len, lines)) <= 42
+
+
+@given(st.lists(st.text("abc", min_size=5, max_size=20), min_size=2, max_size=14))
+@settings(deadline=None)
+def test_lines_are_the_most_balanced_of_all_that_fit(parts: list[str]) -> None:
+    def unbalance(lines: Sequence[str]) -> float:
+        mean = len(" ".join(parts)) / len(lines)
+        return sum((len(line) - mean) ** 2 for line in lines)
+
+    lines = translated(" ".join(parts), by=same)[0].split("\\N")
+    if len(lines) > 5:
+        return  # more than anyone shows: these are filled
+    best = min(
+        unbalance(cut)
+        for ends in combinations(range(1, len(parts)), len(lines) - 1)
+        if max(map(len, cut := [" ".join(parts[a:b]) for a, b in pairwise([0, *ends, len(parts)])])) <= 42
+    )
+    assert unbalance(lines) == pytest.approx(best)
 
 
 def test_what_does_not_fit_is_complete_and_told() -> None:

@@ -354,7 +354,7 @@ def _breaks(row: Sequence[_Word], line_length: float, width_of: Callable[[str], 
     for number in range(num_lines):
         found: dict[int, tuple[float, list[int]]] = {}
         ends_here = [len(row)] if number + 1 == num_lines else stops
-        for start, (cost, stops) in reached.items():
+        for start, (cost, way) in reached.items():
             before = [stop for stop in ends_here if stop > start]
             for stop in before:
                 size = width(start, stop)
@@ -362,7 +362,7 @@ def _breaks(row: Sequence[_Word], line_length: float, width_of: Callable[[str], 
                     break
                 total = cost + (size - target) ** 2 + (_break_cost(row, stop) if stop < len(row) else 0.0)
                 if stop not in found or total < found[stop][0]:
-                    found[stop] = (total, [*stops, stop - 1])
+                    found[stop] = (total, [*way, stop - 1])
         reached = found
     return reached[len(row)][1][:-1] if len(row) in reached else [stop - 1 for stop in greedy]
 
