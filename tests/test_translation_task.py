@@ -19,7 +19,7 @@ from segue.data.batching import MicroBatch
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest
 from segue.data.vocabularies import Vocabularies
-from segue.engine import trainer
+from segue.engine import prediction
 from segue.engine.log import Log
 from segue.engine.task import LOSS, Split
 from segue.errors import UserError
@@ -452,7 +452,7 @@ def test_a_model_learns_to_turn_sentences_around(trained_translator: Path, pairs
     model.eval()
     source = source_of(section, vocabularies, {"dev": Manifest(Pair, [pairs / "test.jsonl"])})
     task = Translation(section, source, section.search)
-    predictions, _ = trainer.predict(task, source, model, section.engine, torch.device("cpu"))
+    predictions, _ = prediction.predict(task, source, model, section.engine, torch.device("cpu"))
     right = [each.hypothesis == " ".join(each.source.split()[::-1]) for each in predictions]
     assert len(right) == 60
     assert sum(right) >= 54  # sentences that it never saw

@@ -160,7 +160,7 @@ class Task(Protocol):
         """The model's output for each example of a batch, in evaluation mode.
 
         The engine gives `any_rank` where the model is sharded, and all ranks must make equally many passes through it:
-        a search asks it, before each pass, whether any rank says that it has one to make (`in_step.py`).
+        a search asks it, before each pass, whether any rank says that it has one to make (`prediction.py`).
         """
         ...
 

@@ -25,9 +25,9 @@ from segue.engine.distributed import layout, parts
 from segue.engine.distributed.materialize import blueprint, make_room
 from segue.engine.distributed.parallel import ALONE, Parallel, World, choose_device
 from segue.engine.distributed.watchdog import WAITS, Watchdog
-from segue.engine.in_step import Numbered, predict_in_step
 from segue.engine.loading import Stream, moved
 from segue.engine.log import Log, Loggers, MakeLogger, Silence
+from segue.engine.prediction import StoppedError, predict
 from segue.engine.schedule import rate_share
 from segue.engine.settings import EngineSection, counted
 from segue.engine.state import averaging, replay, start
@@ -317,7 +317,7 @@ class Trainer:
                     warn("nothing is left to average; the model stays that of the best evaluation")
                 else:
                     record["averaged"] = self._average_and_keep(average)
-        except _StoppedError:
+        except StoppedError:
             return False
         return True
 
@@ -479,74 +479,6 @@ class Trainer:
         if self.best is not None and not self.world.first(lambda: is_readable(weights)):
             warn(f"{weights}: missing or damaged; the next evaluation makes it anew")
             self.best, self._is_model_lost = None, True
-
-
-class _StoppedError(Exception):
-    """A signal came during an evaluation."""
-
-
-@torch.no_grad()
-def predict(
-    task: Task,
-    source: Source,
-    model: nn.Module,
-    engine: EngineSection,
-    device: torch.device,
-    world: World = ALONE,
-    watchdog: Watchdog | None = None,
-    noted: Sequence[int] = (),
-    parallel: Parallel | None = None,
-) -> tuple[list[Any], int]:
-    """What `model` says about every development example, once each, and how many bad ones were left out.
-
-    Ranks deal the micro-batches out; each gets all predictions, in the same order on any number of ranks. With
-    `parallel` the model is spread, and they predict in step; without it each has a whole one. It stops, and all ranks
-    raise _StoppedError, when a signal is in any rank's `noted`.
-    """
-    was_training = model.training
-    model.eval()
-    if parallel is None:
-        predictions, num_skipped = _predict_alone(task, source, model, engine, device, world, watchdog, noted)
-    else:
-        predictions, num_skipped = predict_in_step(task, source, model, engine, parallel, watchdog, noted)
-    if watchdog is not None:
-        watchdog.note(WAITS)
-    model.train(was_training)
-    shares = world.gather((predictions, num_skipped, bool(noted)))
-    if any(is_stopping for _, _, is_stopping in shares):
-        raise _StoppedError
-    ordered = sorted((part for each, _, _ in shares for part in each), key=lambda part: part[0])
-    return [prediction for _, part in ordered for prediction in part], sum(count for _, count, _ in shares)
-
-
-def _predict_alone(
-    task: Task,
-    source: Source,
-    model: nn.Module,
-    engine: EngineSection,
-    device: torch.device,
-    world: World,
-    watchdog: Watchdog | None,
-    noted: Sequence[int],
-) -> tuple[Numbered, int]:
-    """This rank's share, with a whole model: nobody waits for anybody."""
-    own = range(world.rank, source.plan("dev").num_micro_batches, world.size)
-    predictions: Numbered = []
-    num_skipped = 0
-    stream = Stream(source, "dev", own, engine.workers, device)
-    with stream.explained():
-        for number, batch in progress(zip(own, stream, strict=True), "evaluates", len(own), "batches"):
-            if noted:
-                break
-            if watchdog is not None:
-                watchdog.note("evaluates", batch.ids)
-            num_skipped += batch.num_skipped
-            if batch.ids:
-                with precision.autocast(engine.precision, device):
-                    predictions.append((number, list(task.predict(model, moved(batch, device)))))
-            if watchdog is not None:
-                watchdog.note("reads data", reading=stream.being_read)
-    return predictions, num_skipped
 
 
 def _flat(groups: dict[str, Tensors]) -> dict[str, Tensor]:

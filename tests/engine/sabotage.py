@@ -25,7 +25,7 @@ from segue.data.audio import Samples
 from segue.data.examples import Pair, Utterance
 from segue.data.manifest import Manifest
 from segue.data.source import ManifestSource
-from segue.engine import log
+from segue.engine import log, prediction
 from segue.engine import trainer as trainers
 from segue.engine.loading import holding
 from segue.engine.state.checkpoint import Checkpoints
@@ -207,7 +207,7 @@ def note_examples(path: str) -> None:
 
 def signal_in_evaluation(number: int, of_rank: int) -> None:
     """A rank is terminated at the first batch of evaluation `number`."""
-    predict, evaluations = trainers.predict, iter(range(1, FOR_EVER))
+    predict, evaluations = prediction.predict, iter(range(1, FOR_EVER))
 
     def predict_and_signal(task: Any, *arguments: Any) -> Any:
         evaluation, own, calls = next(evaluations), type(task).predict, iter(range(1, FOR_EVER))
