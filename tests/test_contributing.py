@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,7 +23,8 @@ from segue.runtime.table import TASKS, find
 from segue.tasks.speech_recognition import AcousticModel
 from segue.tasks.speech_recognition.ctc import CTC, CTCSection
 
-TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def code_under(heading: str) -> str:
@@ -51,9 +54,13 @@ def test_a_corpus_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {line["text"] for line in lines} == {"yes", "no"}
 
 
-def test_an_encoder_learns_and_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    gru = module_of("segue.models.gru", "An encoder for sounds", monkeypatch)
-    section = gru.GRUSection(kind="gru", width=16, layers=2)
+@pytest.fixture
+def tdnn(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return module_of("segue.models.tdnn", "An encoder for sounds", monkeypatch)
+
+
+def test_padding_changes_nothing_for_the_encoder(tdnn: ModuleType) -> None:
+    section = tdnn.TDNNSection(kind="tdnn", width=16, layers=3)
     features, objective = FeaturesSection(sample_rate_hz=8000, mel_bins=12), CTCSection(kind="ctc")
     recipe: Any = SimpleNamespace(features=features, model=section, objective=objective)
     torch.manual_seed(0)
@@ -63,8 +70,25 @@ def test_an_encoder_learns_and_padding_changes_nothing(monkeypatch: pytest.Monke
     alone, _ = model(waveforms[1:, :4000], lengths[1:])
     torch.testing.assert_close(log_probs[1, : frames[1]], alone[0, : frames[1]])
     assert frames.tolist() == [50, 25]
-    CTC(4).loss(log_probs, frames, torch.tensor([0, 1, 2, 3]), torch.tensor([2, 2])).sum().backward()  # type: ignore[no-untyped-call]
-    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_encoder_trains_and_is_exported(tiny_recipe: Path, tmp_path: Path) -> None:
+    house = tmp_path / "house"
+    shutil.copytree(ROOT / "segue", house / "segue", ignore=shutil.ignore_patterns("__pycache__"))
+    (house / "segue" / "models" / "tdnn.py").write_text(code_under("An encoder for sounds"))
+    [union] = re.findall(r"`(Annotated\[JasperSection \| [^`]*)`", TEXT)
+    imports = "from typing import Annotated\nfrom pydantic import Field\nfrom segue.models.tdnn import TDNNSection\n"
+    unions = house / "segue" / "models" / "sound_encoders.py"
+    lines = unions.read_text().replace("SoundEncoderSection = JasperSection", f"SoundEncoderSection = {union}")
+    unions.write_text(lines.replace("from segue.models.jasper", f"{imports}from segue.models.jasper"))
+    before, _, after = tiny_recipe.read_text().partition("[model]\n")
+    recipe = tmp_path / "tdnn.toml"
+    recipe.write_text(f'{before}[model]\nkind = "tdnn"\nwidth = 16\n\n[batch]{after.partition("[batch]")[2]}')
+    run, graph = tmp_path / "run", tmp_path / "graph"
+    for words in (["train", recipe, "--out", run, "engine.steps=4"], ["export", run, "onnx", graph]):
+        command = [sys.executable, "-c", "from segue.cli import main; raise SystemExit(main())", *map(str, words)]
+        subprocess.run(command, check=True, capture_output=True, cwd=house)
+    assert (graph / "model.onnx").is_file()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -97,6 +121,5 @@ def test_an_objective_has_all_that_is_said() -> None:
 
 def test_every_file_that_is_named_is_there() -> None:
     named = re.findall(r"`((?:segue|docs|recipes)/[\w/.]+\.(?:py|md))`", TEXT)
-    root = Path(__file__).parent.parent
     assert len(named) > 10
-    assert [name for name in named if "NAME" not in name and not (root / name).is_file()] == []
+    assert [name for name in named if "NAME" not in name and not (ROOT / name).is_file()] == []
