@@ -2,7 +2,7 @@
 # make test-fast    for every change, in under a minute: lint, import contracts, tests that train and export nothing
 # make test         before it is shared, in minutes: lint, types, import contracts, tests; of the engine and of the rest
 #                   at the same time, so that two cores are busy
-# make test-slow    the long proofs: faults, real data
+# make test-slow    the long proofs: faults, real data, other random inputs each time
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,6 +50,7 @@ test-rest: install types
 
 test-slow: install
 	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m 'not slow' --hypothesis-profile search $(FAST)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -178,6 +178,15 @@ def write(
     metadata: Mapping[str, str],
 ) -> None:
     """Writes one graph. `dimensions` names the inputs in their order; the example shows their types and fixed sizes."""
+    program = traced(model, example, dimensions, outputs)
+    program.model.metadata_props.update(metadata)
+    program.save(path)  # weights inside; beside it only past 2 GB, which protobuf cannot hold
+
+
+def traced(
+    model: nn.Module, example: tuple[Tensor, ...], dimensions: Names, outputs: Sequence[str]
+) -> "torch.onnx.ONNXProgram":
+    """The graph of a model, without metadata."""
     assert not model.training
     try:
         import onnxscript  # noqa: F401  # what torch's exporter needs
@@ -202,8 +211,7 @@ def write(
     _mask_after_activation(program.model)
     _in_two_dimensions(program.model)
     _name_nodes(program.model)
-    program.model.metadata_props.update(metadata)
-    program.save(path)  # weights inside; beside it only past 2 GB, which protobuf cannot hold
+    return program
 
 
 def _mask_after_activation(model: "Model") -> None:
