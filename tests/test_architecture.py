@@ -10,7 +10,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted(Path(__file__).parent.rglob("*.py"))
 
 
-def test_what_serving_shares_with_training_imports_no_torch() -> None:
+def test_serving_imports_no_torch() -> None:
     modules = (
         "segue",
         "segue.cli",

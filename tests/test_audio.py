@@ -50,7 +50,7 @@ def test_every_format_gives_mono_samples(
 
 @pytest.mark.parametrize("from_hz", [8000, 11025, 22050, 44100, 48000])
 @pytest.mark.parametrize("to_hz", [8000, 16000])
-def test_every_rate_becomes_the_asked_one_and_streams_the_same(tmp_path: Path, from_hz: int, to_hz: int) -> None:
+def test_every_rate_is_resampled_and_streams_equal(tmp_path: Path, from_hz: int, to_hz: int) -> None:
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(1.0, from_hz), from_hz, subtype="FLOAT")
     samples = audio.read(path, to_hz)
@@ -62,7 +62,7 @@ def test_every_rate_becomes_the_asked_one_and_streams_the_same(tmp_path: Path, f
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_a_segment_is_what_stands_there_in_the_whole(tmp_path: Path, suffix: str) -> None:
+def test_a_segment_is_that_part_of_the_whole(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tone.{suffix}"
     loudness = np.repeat(np.random.default_rng(0).uniform(0, 1, 40), RATE // 4)
     soundfile.write(path, tone(10.0) * loudness, RATE)
@@ -74,7 +74,7 @@ def test_a_segment_is_what_stands_there_in_the_whole(tmp_path: Path, suffix: str
             np.testing.assert_allclose(segment, whole[start:end], atol=1e-5)
 
 
-def test_a_name_may_lie_about_the_format(tmp_path: Path) -> None:
+def test_wrong_file_extensions_do_not_matter(tmp_path: Path) -> None:
     audio.write(tmp_path / "tone.flac", tone(0.1), RATE)
     for name in ("tone.mp3", "tone"):
         (tmp_path / name).write_bytes((tmp_path / "tone.flac").read_bytes())
@@ -105,7 +105,7 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path, suffix: str, share: floa
 
 
 @pytest.mark.parametrize("declared", [0xFFFFFFFF, 0x7FFFF024, 0])
-def test_a_wav_file_that_went_through_a_pipe_need_not_know_its_size(tmp_path: Path, declared: int) -> None:
+def test_piped_wav_files_may_lack_their_size(tmp_path: Path, declared: int) -> None:
     path = tmp_path / "piped.wav"
     audio.write(path, tone(1.0), RATE)
     content = path.read_bytes()
@@ -143,7 +143,7 @@ def test_an_offset_after_the_end_is_refused(tmp_path: Path) -> None:
         audio.read(tmp_path / "x.wav", RATE, offset_seconds=2.0, seconds=1.0)
 
 
-def test_a_segment_may_miss_what_rounding_takes_but_not_more(tmp_path: Path) -> None:
+def test_segments_may_lack_only_what_rounding_takes(tmp_path: Path) -> None:
     audio.write(tmp_path / "x.wav", tone(1.0), RATE)
     assert len(audio.read(tmp_path / "x.wav", RATE, seconds=1.05)) == RATE
     with pytest.raises(UserError, match=r"truncated: 0\.20 s are missing"):

@@ -69,7 +69,7 @@ def test_noise_has_the_asked_ratio_to_the_speech(tmp_path: Path, is_recorded: bo
     assert 17 < max(ratios) < 20.01
 
 
-def test_so_many_utterances_get_noise() -> None:
+def test_noise_has_the_asked_probability() -> None:
     noisy = augmentation(noise_probability=0.3)
     count = sum(not np.array_equal(noisy.waveform(SPEECH, np.random.default_rng(n)), SPEECH) for n in range(200))
     assert 40 < count < 80
@@ -82,7 +82,7 @@ def test_so_many_utterances_get_noise() -> None:
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None)
-def test_masks_lie_inside_and_are_no_wider_than_asked(
+def test_masks_lie_inside_and_within_their_width(
     masks: int, widths: tuple[int, int], sizes: tuple[int, int], seed: int
 ) -> None:
     mel_bins, num_frames = sizes
@@ -115,9 +115,8 @@ def speeches(draw: st.DrawFn) -> tuple[list[float], list[str | None], Joining]:
 
 @given(speeches(), st.integers(0, 3))
 @settings(deadline=None)
-def test_joining_hears_each_utterance_once_an_epoch_with_its_speaker_within_the_bound(
-    speech: tuple[list[float], list[str | None], Joining], epoch: int
-) -> None:
+def test_joining_uses_each_utterance_once(speech: tuple[list[float], list[str | None], Joining], epoch: int) -> None:
+    """In each epoch, with others of its speaker, within the bound on length."""
     seconds, speakers, joining = speech
     joined = [joining.members(index, epoch) for index in range(len(joining))]
     assert Counter(member for members in joined for member in members) == Counter(range(len(seconds)))
@@ -131,9 +130,10 @@ def test_joining_hears_each_utterance_once_an_epoch_with_its_speaker_within_the_
 
 @given(speeches(), st.integers(0, 2))
 @settings(deadline=None)
-def test_batches_of_joined_utterances_hold_every_utterance_once_within_the_budget(
+def test_joined_batches_hold_each_utterance_once(
     speech: tuple[list[float], list[str | None], Joining], epoch: int
 ) -> None:
+    """Within the budget."""
     seconds, _, joining = speech
     budget = 2 * joining.seconds.max()
     plan = BatchPlan(joining.seconds, budget, buckets=3, seed=0)
@@ -147,7 +147,8 @@ def test_batches_of_joined_utterances_hold_every_utterance_once_within_the_budge
     assert heard == Counter(range(len(seconds)))
 
 
-def test_joined_utterances_have_other_company_each_epoch_whatever_order_is_asked_in() -> None:
+def test_joining_varies_by_epoch_repeatably() -> None:
+    """The order in which epochs are asked for changes nothing."""
     draw = np.random.default_rng(0)
     joining = Joining(draw.uniform(1, 5, 100), ["ann"] * 100, AugmentationSection(joined_utterances=4), seed=0)
     assert 4 >= max(len(joining.members(index, 0)) for index in range(len(joining))) > 1
@@ -167,7 +168,7 @@ def test_the_bound_on_joined_length_is_tight() -> None:
     assert joining.seconds.sum() < 1.1 * seconds.sum()
 
 
-def test_pauses_are_as_often_and_as_long_as_asked() -> None:
+def test_pauses_have_the_asked_rate_and_length() -> None:
     section = AugmentationSection(pause_probability=0.4, longest_pause_seconds=2.0)
     joining = Joining(np.ones(1000), [None] * 1000, section, seed=0)
     with_words = [pauses for index, pauses in enumerate(joining.pauses) if joining.members(index, 0)]
@@ -178,7 +179,7 @@ def test_pauses_are_as_often_and_as_long_as_asked() -> None:
     assert 0.4 < np.median(seconds) < 0.6  # a quarter
 
 
-def test_noise_alone_is_heard_where_there_are_pauses() -> None:
+def test_pauses_add_examples_of_noise_alone() -> None:
     section = AugmentationSection(pause_probability=0.4)
     joining = Joining(np.ones(1000), [None] * 1000, section, seed=0)
     alone = [index for index in range(len(joining)) if not joining.members(index, 0)]
@@ -187,7 +188,7 @@ def test_noise_alone_is_heard_where_there_are_pauses() -> None:
     assert len(noise) == int(joining.pauses[alone[0]][0] * RATE) > 0
 
 
-def test_pauses_stand_around_utterances_that_stay_whole() -> None:
+def test_pauses_do_not_change_utterances() -> None:
     pauses = (0.1, 0.0, 0.2, 0.05)
     pieces = [np.full(400, number + 1.0, np.float32) for number in range(3)]
     levels = set()
@@ -202,7 +203,8 @@ def test_pauses_stand_around_utterances_that_stay_whole() -> None:
     assert len(levels) > 20
 
 
-def test_a_fifth_of_the_pauses_is_digital_silence_and_the_noise_of_others_is_up_to_35_db_below_speech() -> None:
+def test_pauses_are_silence_or_quiet_noise() -> None:
+    """A fifth is digital silence, and the noise of others is up to 35 dB below speech."""
     pieces = [np.full(RATE, 0.5, np.float32)]
     silent, below = 0, []
     for seed in range(400):
@@ -217,12 +219,12 @@ def test_a_fifth_of_the_pauses_is_digital_silence_and_the_noise_of_others_is_up_
     assert 34 < max(below) < 36
 
 
-def test_without_pauses_utterances_follow_each_other_at_once() -> None:
+def test_without_pauses_utterances_are_adjacent() -> None:
     joined = augmentation().join([SPEECH, -SPEECH], (), np.random.default_rng(0))
     np.testing.assert_array_equal(joined, np.concatenate([SPEECH, -SPEECH]))
 
 
-def test_levels_are_drawn_between_the_bounds_and_clipped() -> None:
+def test_levels_are_within_bounds_and_clipped() -> None:
     levels = []
     for seed in range(50):
         quieter = augmentation(level_db=(-30.0, 0.0)).waveform(SPEECH, np.random.default_rng(seed))
@@ -233,7 +235,7 @@ def test_levels_are_drawn_between_the_bounds_and_clipped() -> None:
     assert np.abs(louder).max() == 1
 
 
-def test_a_limited_band_keeps_its_middle_and_cuts_its_ends() -> None:
+def test_band_limiting_cuts_only_the_ends() -> None:
     noise = np.random.default_rng(0).standard_normal(16 * RATE).astype(np.float32)
     before = np.abs(np.fft.rfft(noise))
     for seed in range(20):
@@ -245,7 +247,7 @@ def test_a_limited_band_keeps_its_middle_and_cuts_its_ends() -> None:
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 11025])
-def test_codecs_change_speech_but_not_its_place(rate: int) -> None:
+def test_codecs_change_speech_without_a_shift(rate: int) -> None:
     chirp = np.sin(2 * np.pi * np.cumsum(np.linspace(300, 3000, rate)) / rate).astype(np.float32) * 0.5
     coder = Augmentation(AugmentationSection(codec_probability=1.0), rate, 64, Path())
     found = set()

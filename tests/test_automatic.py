@@ -42,25 +42,27 @@ def kept(run: Path) -> Any:
 @pytest.mark.parametrize(
     ("hours", "epochs", "multiplier"), [(1 / 60, 100, 1), (1, 100, 1), (10, 46, 2), (100, 22, 4), (960, 10, 4)]
 )
-def test_more_speech_is_heard_less_often_by_a_wider_model(hours: float, epochs: int, multiplier: int) -> None:
+def test_more_speech_gives_fewer_epochs_more_width(hours: float, epochs: int, multiplier: int) -> None:
     assert round(automatic.epochs(hours, 1)) == epochs
     assert automatic.width_multiplier(hours, 5) == multiplier
 
 
 @pytest.mark.parametrize(("pairs", "epochs", "merges"), [(1000, 100, 2466), (29_000, 33, 7575), (5_000_000, 6, 32_000)])
-def test_more_pairs_are_read_less_often_in_more_subwords(pairs: int, epochs: int, merges: int) -> None:
+def test_more_pairs_give_fewer_epochs_more_merges(pairs: int, epochs: int, merges: int) -> None:
     assert round(automatic.epochs(pairs, 1000)) == epochs
     assert automatic.num_merges(120 * pairs) == pytest.approx(merges, rel=0.001)
 
 
-def test_a_few_recordings_get_a_thousand_steps_and_twenty_evaluations() -> None:
+def test_few_recordings_get_1000_steps() -> None:
+    """They get twenty evaluations."""
     assert automatic.num_steps(100, 5) == 1000
     assert automatic.num_steps(100, 50.5) == 5050
     assert [automatic.evaluate_every(steps) for steps in (1, 1000, 5050)] == [1, 50, 253]
     assert [automatic.save_every(steps) for steps in (1000, 100_000)] == [50, 1000]
 
 
-def test_an_alphabet_is_the_texts_characters_and_the_space() -> None:
+def test_auto_alphabet_is_the_texts_characters() -> None:
+    """It has the space too."""
     section = CharactersSection(kind="characters", alphabet="auto")
     assert tokenizers.resolved(section, ["bé", "a"]).alphabet == " abé"
     assert tokenizers.resolved(section, ["auto"]).alphabet == " aotu"  # never the word itself
@@ -70,7 +72,7 @@ def test_an_alphabet_is_the_texts_characters_and_the_space() -> None:
 
 
 @pytest.mark.parametrize("text", ["日本語の文章", "a man rides a bicycle", "x"])
-def test_an_automatic_size_has_room_for_every_character(text: str) -> None:
+def test_auto_size_holds_every_character(text: str) -> None:
     texts = [text, "".join(map(chr, range(0x4E00, 0x5200)))]
     section = tokenizers.resolved(BPESection(kind="bpe", size="auto"), texts, num_special=4)
     built = tokenizers.build(section, texts, ["<pad>", "<s>", "</s>", "<unk>"])
@@ -80,7 +82,7 @@ def test_an_automatic_size_has_room_for_every_character(text: str) -> None:
 
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("task", ["speech", "translation"])
-def test_what_was_auto_is_settled_once_and_resumes_exactly(
+def test_auto_is_settled_once_and_resumes_exactly(
     tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
 ) -> None:
     path, run = tiny_recipe if task == "speech" else reversal_recipe, tmp_path / "run"
@@ -123,7 +125,7 @@ def test_what_was_auto_is_settled_once_and_resumes_exactly(
 
 
 @pytest.mark.usefixtures("brief")
-def test_other_data_than_auto_was_settled_for_are_refused(tiny_recipe: Path, corpus: Path, tmp_path: Path) -> None:
+def test_data_changed_since_auto_are_refused(tiny_recipe: Path, corpus: Path, tmp_path: Path) -> None:
     folder, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(corpus, folder)
     words = (f"data.root={folder}", *ALL_OPEN)
@@ -134,7 +136,8 @@ def test_other_data_than_auto_was_settled_for_are_refused(tiny_recipe: Path, cor
         segue.train(tiny_recipe, run, *words)
 
 
-def test_epochs_become_steps_and_others_are_another_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_epochs_become_steps(tiny_recipe: Path, tmp_path: Path) -> None:
+    """Another number of epochs is another recipe."""
     run = tmp_path / "run"
     words = ("engine.evaluate_every=1 epoch", "engine.save_every=1epoch", "engine.average_count=0")
     segue.train(tiny_recipe, run, "engine.steps=2epochs", *words)
@@ -152,13 +155,13 @@ def test_epochs_become_steps_and_others_are_another_recipe(tiny_recipe: Path, tm
 @pytest.mark.parametrize(
     "value", ["many", "0 epochs", "-1 epochs", "1e9 epochs", "20 epoches", "", "3", 0, -1, 2.5, True]
 )
-def test_no_other_number_of_steps_is_taken(value: Any) -> None:
+def test_invalid_numbers_of_steps_are_refused(value: Any) -> None:
     with pytest.raises(recipe.RecipeError, match=r"recipe:1: steps: should be"):
         recipe.loads(f"steps = {json.dumps(value)}", EngineSection)
 
 
 @pytest.mark.parametrize("kind", ["speech", "pairs"])
-def test_without_development_data_a_tenth_is_held_out(corpus: Path, pairs: Path, tmp_path: Path, kind: str) -> None:
+def test_without_dev_data_a_tenth_is_held_out(corpus: Path, pairs: Path, tmp_path: Path, kind: str) -> None:
     of, source = (Utterance, corpus) if kind == "speech" else (Pair, pairs)
     name = "train.jsonl"
     shutil.copytree(source, tmp_path, dirs_exist_ok=True)
@@ -176,9 +179,8 @@ def test_without_development_data_a_tenth_is_held_out(corpus: Path, pairs: Path,
     assert [train.num_skipped, dev.num_skipped] == [0, 0]
 
 
-def test_a_held_out_run_scores_what_it_did_not_learn_and_exports_with_it(
-    tiny_recipe: Path, corpus: Path, tmp_path: Path
-) -> None:
+def test_held_out_data_are_for_scores_and_exports(tiny_recipe: Path, corpus: Path, tmp_path: Path) -> None:
+    """They are never learned."""
     shutil.copytree(corpus, tmp_path / "data")
     for name in ("dev.jsonl", "test.jsonl"):
         (tmp_path / "data" / name).unlink()
@@ -190,9 +192,10 @@ def test_a_held_out_run_scores_what_it_did_not_learn_and_exports_with_it(
     assert manifests.dev(Utterance, section.data, skip_bad=False) is not None
 
 
-def test_what_is_held_out_is_said_when_a_training_starts_and_not_again(
+def test_held_out_data_are_announced_once(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """When training starts, by its first rank."""
     lines = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
     for line in lines:
         line["audio_filepath"] = str(corpus / line["audio_filepath"])
@@ -223,7 +226,7 @@ def test_one_example_alone_cannot_be_held_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe_name", ["your_speech", "your_translation"])
-def test_an_estimate_needs_no_data_and_says_what_it_assumed(
+def test_estimates_without_data_say_assumptions(
     recipe_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["estimate", recipe_name, "--memory", "8", f"data.root={tmp_path}"]) == 0
@@ -232,7 +235,7 @@ def test_an_estimate_needs_no_data_and_says_what_it_assumed(
     assert "model.width_multiplier of 1: " in said
 
 
-def test_an_estimate_counts_in_the_data_that_are_there(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_estimates_use_the_data_that_are_there(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = []
     for words in ((), ("tokenizer.alphabet=auto", "model.width_multiplier=auto")):
         assert main(["estimate", str(tiny_recipe), "--memory", "8", "--json", *words]) == 0
@@ -272,7 +275,8 @@ def test_a_wider_model_is_restored_as_wide(tiny_recipe: Path, reversal_recipe: P
         (("notes.txt",), "data/train.jsonl: no such manifest (the folder has no manifest; segue prepare writes them)"),
     ],
 )
-def test_what_is_missing_is_named_with_what_is_there(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+def test_missing_data_are_named(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+    """With what is there."""
     root = tmp_path / "data"
     for name in files:
         root.mkdir(exist_ok=True)
@@ -289,7 +293,7 @@ def test_what_is_missing_is_named_with_what_is_there(tmp_path: Path, files: tupl
         ("your_translation", ("tokenizer.size", "model.width_multiplier", "engine.steps", "data.dev")),
     ],
 )
-def test_recipes_for_your_own_data_leave_open_what_they_decide(name: str, keys: tuple[str, ...]) -> None:
+def test_recipes_for_own_data_use_auto(name: str, keys: tuple[str, ...]) -> None:
     draft = recipe.read(recipe.find(name))
     for key in (*keys, "engine.evaluate_every", "engine.save_every"):
         table, _, last = key.partition(".")

@@ -207,7 +207,7 @@ LENGTHS = [5, 0, 9, 1, 7, 7, 3, 12]
 @pytest.mark.parametrize("is_exhaustive", [False, True])
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0, 2.0])
 @pytest.mark.parametrize("beams", [1, 2, 3, 5])
-def test_few_beams_find_what_the_rules_say(beams: int, alpha: float, is_exhaustive: bool) -> None:
+def test_few_beams_find_what_slow_search_finds(beams: int, alpha: float, is_exhaustive: bool) -> None:
     lengths, num_incomplete = Counter[int](), 0
     for seed in range(25):
         world = World(3 + seed % 3, seed, sharpness=0.5 + seed % 4, end_bonus=seed % 5 - 2.0)
@@ -230,7 +230,8 @@ def test_few_beams_find_what_the_rules_say(beams: int, alpha: float, is_exhausti
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
-def test_the_exhaustive_rule_stops_early_and_misses_nothing(alpha: float) -> None:
+def test_the_exhaustive_rule_is_early_and_exact(alpha: float) -> None:
+    """It stops early and misses nothing."""
     num_saved = num_missed = 0
     for seed in range(150):
         world, longest, beams = World(4, seed, end_bonus=1.0), 9, 2
@@ -262,7 +263,7 @@ def test_one_beam_is_greedy(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_a_batch_finds_what_each_sentence_finds_alone(beams: int) -> None:
+def test_batching_changes_no_output(beams: int) -> None:
     world = World(5, 1)
     together = found_by_beams(world, range(len(LENGTHS)), LENGTHS, beams, 1.0)
     for sentence, longest in enumerate(LENGTHS):
@@ -271,7 +272,7 @@ def test_a_batch_finds_what_each_sentence_finds_alone(beams: int) -> None:
     assert found_by_beams(world, [], [], beams, 1.0) == []
 
 
-def test_the_n_best_are_the_first_of_all() -> None:
+def test_the_n_best_are_the_first_of_all_beams() -> None:
     world = World(5, 2)
     everything = found_by_beams(world, range(4), [6] * 4, 4, 1.0)
     assert all(len({tuple(each.tokens) for each in best}) == 4 for best in everything)
@@ -283,7 +284,8 @@ def test_the_n_best_are_the_first_of_all() -> None:
 # --- Limits, prefixes, bans ---
 
 
-def test_each_sentence_keeps_to_its_own_limit_and_what_is_cut_is_marked() -> None:
+def test_each_sentence_keeps_its_own_limit() -> None:
+    """What is cut is marked, and comes last."""
     world = World(6, 0, end_bonus=-9.0)  # it hardly ever wants to end
     found = found_by_beams(world, range(len(LENGTHS)), LENGTHS, 3, 1.0)
     for longest, best in zip(LENGTHS, found, strict=True):
@@ -295,7 +297,8 @@ def test_each_sentence_keeps_to_its_own_limit_and_what_is_cut_is_marked() -> Non
     assert not all(best[0].is_complete for best in found)
 
 
-def test_no_output_is_listed_with_and_without_its_end() -> None:
+def test_no_output_is_listed_twice() -> None:
+    """With its end and without it."""
     for seed in range(100):
         for best in found_by_beams(World(3, seed), range(4), [0, 1, 2, 3], 6, 1.0):
             assert len({tuple(each.tokens) for each in best}) == len(best)
@@ -318,7 +321,7 @@ def test_prefixes_are_kept_and_scored(beams: int, alpha: float) -> None:
                 assert each.log_probability == pytest.approx(log_probability(world, sentence, written), abs=1e-4)
 
 
-def test_its_own_beginning_as_a_prefix_gives_the_same_output() -> None:
+def test_an_outputs_own_prefix_changes_nothing() -> None:
     for seed in range(20):
         world = World(5, seed)
         (free,) = found_by_beams(world, [0], [8], 1, 1.0)
@@ -328,7 +331,8 @@ def test_its_own_beginning_as_a_prefix_gives_the_same_output() -> None:
 
 
 @pytest.mark.parametrize(("prefix", "no_repeat_ngram"), [((2, 2, 2), 1), ((3, 2, 3, 2), 2), ((BEGIN, 2), 0)])
-def test_a_prefix_is_kept_even_where_search_would_not_write_it(prefix: Tokens, no_repeat_ngram: int) -> None:
+def test_prefixes_are_always_kept(prefix: Tokens, no_repeat_ngram: int) -> None:
+    """Even where search would not write them."""
     (found,) = found_by_beams(World(5, 3), [0], [9], 3, 1.0, prefixes=[prefix], no_repeat_ngram=no_repeat_ngram)
     assert len(found) > 0
     assert all(each.tokens[: len(prefix)] == list(prefix) and math.isfinite(each.score) for each in found)
@@ -359,7 +363,8 @@ def test_without_the_ban_n_grams_do_stand_twice() -> None:
     assert any(len(set(pairwise(tokens))) < len(tokens) - 1 for tokens in outputs)
 
 
-def test_forbidden_tokens_never_come_and_the_others_share_their_probability() -> None:
+def test_forbidden_tokens_are_never_written() -> None:
+    """The others share their probability."""
     world = World(5, 0, forbidden=(BEGIN, 3))
     free = world._replace(forbidden=())
     drawn = sample_of(world, 300, longest=6)
@@ -439,9 +444,7 @@ def chances_of(world: World, temperature: float, top_k: int, top_p: float) -> di
         *((2.0, 4, 1.0, 4), (2.0, 5, 0.7, 3)),
     ],
 )
-def test_temperature_and_cuts_are_what_they_are_called(
-    temperature: float, top_k: int, top_p: float, num_left: int
-) -> None:
+def test_temperature_top_k_and_top_p_are_exact(temperature: float, top_k: int, top_p: float, num_left: int) -> None:
     world = World(8, 0, sharpness=1.2)
     chances = chances_of(world, temperature, top_k, top_p)
     assert len(chances) == num_left  # that the case tests what it is meant to
@@ -473,7 +476,8 @@ def test_the_same_seed_draws_the_same() -> None:
     assert sample_of(world, 50, longest=9, seed=4) != sample_of(world, 50, longest=9, seed=5)
 
 
-def test_samples_keep_to_limits_of_their_own_and_finished_ones_cost_nothing() -> None:
+def test_samples_keep_their_own_limits() -> None:
+    """Finished ones cost nothing."""
     world = World(4, 0, end_bonus=-1.0)
     steps = TranslationBackend(world, range(len(LENGTHS)))
     generator = torch.Generator().manual_seed(0)
@@ -490,7 +494,9 @@ def test_samples_keep_to_limits_of_their_own_and_finished_ones_cost_nothing() ->
     assert steps.num_rows == [sum(each > step for each in num_steps) for step in range(max(num_steps))]
 
 
-def test_a_model_that_says_nan_writes_nothing_for_that_sentence() -> None:
+def test_nan_scores_write_nothing() -> None:
+    """For that sentence; the others are as they were."""
+
     class Broken(TranslationBackend):
         def step(self, tokens: Tensor) -> Tensor:
             scores = super().step(tokens)

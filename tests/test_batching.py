@@ -63,14 +63,15 @@ def test_a_micro_batch_depends_on_its_number_alone(case: Case, numbers: list[int
 
 @given(cases())
 @settings(deadline=None)
-def test_the_heaviest_micro_batches_have_the_longest_example_and_the_most_examples(case: Case) -> None:
+def test_heaviest_batches_are_longest_and_largest(case: Case) -> None:
+    """One micro-batch with the longest example, one with the most examples."""
     epoch = list(case.epoch(0))
     longest, most = case.plan().heaviest()
     assert max(case.lengths) in [case.lengths[index] for index in epoch[longest]]
     assert len(epoch[most]) == max(map(len, epoch))
 
 
-def test_epochs_and_seeds_differ_in_order_and_company() -> None:
+def test_epochs_and_seeds_change_the_batches() -> None:
     lengths = list(np.linspace(1, 9, 60))
     case, other = Case(lengths, 27.0, 4, 0, True), Case(lengths, 27.0, 4, 1, True)
     companies = [{frozenset(indices) for indices in each} for each in (case.epoch(0), case.epoch(1), other.epoch(0))]
@@ -78,7 +79,8 @@ def test_epochs_and_seeds_differ_in_order_and_company() -> None:
     assert len(companies[0] & companies[2]) < 5
 
 
-def test_without_shuffling_examples_come_by_length_in_every_epoch() -> None:
+def test_unshuffled_examples_come_by_length() -> None:
+    """In every epoch."""
     lengths = [5.0, 1.0, 3.0, 2.0, 4.0, 3.5]
     case = Case(lengths, 8.0, 3, 0, False)
     order = [index for indices in case.epoch(0) for index in indices]
@@ -86,5 +88,5 @@ def test_without_shuffling_examples_come_by_length_in_every_epoch() -> None:
     assert list(case.epoch(0)) == list(case.epoch(1))
 
 
-def test_one_bucket_of_equal_lengths_fills_the_budget() -> None:
+def test_equal_lengths_fill_the_budget() -> None:
     assert [len(indices) for indices in Case([1.0] * 12, 4.0, 1, 0, True).epoch(0)] == [4, 4, 4]

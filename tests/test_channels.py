@@ -35,9 +35,10 @@ def streamed(path: Path, channel: channels.Channel = None) -> audio.Samples:
 
 @pytest.mark.parametrize("seconds", [0.5, 5.0])
 @pytest.mark.parametrize("gain", [-1.0, -0.7, -1.3])
-def test_channels_that_cancel_each_other_are_heard_alone_and_it_is_said(
+def test_canceling_channels_are_not_mixed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], seconds: float, gain: float
 ) -> None:
+    """The loudest is heard alone, which is said."""
     left = voice(seconds, 1)
     path = saved(tmp_path / "x.wav", left, np.float32(gain) * left)
     loudest = left if abs(gain) <= 1 else np.float32(gain) * left
@@ -54,7 +55,7 @@ def test_a_part_that_cancels_is_not_lost(tmp_path: Path) -> None:
     np.testing.assert_allclose(streamed(saved(tmp_path / "x.wav", left, right)), left, atol=1e-6)
 
 
-def test_a_recording_behind_one_of_one_channel_is_looked_at_too(tmp_path: Path) -> None:
+def test_channels_of_appended_files_are_checked(tmp_path: Path) -> None:
     left = voice(3.0, 1)
     alone, cancels = saved(tmp_path / "a.wav", left), saved(tmp_path / "b.wav", left, -left)
     path = tmp_path / "x.wav"
@@ -80,7 +81,7 @@ def test_different_speakers_are_not_mixed_unasked(tmp_path: Path, seconds: float
         np.testing.assert_allclose(streamed(path, channels.parse(channel)), wanted, atol=1e-6)
 
 
-def test_speakers_who_take_turns_are_different_speakers(tmp_path: Path) -> None:
+def test_speakers_who_take_turns_are_not_mixed(tmp_path: Path) -> None:
     one, other, nothing = voice(4.0, 1), voice(4.0, 2), np.zeros(4 * RATE, np.float32)
     path = saved(tmp_path / "x.wav", np.concatenate([one, nothing]), np.concatenate([nothing, other]))
     with pytest.raises(UserError, match="different speakers"):
@@ -108,7 +109,7 @@ def test_one_voice_at_microphones_in_a_room_is_mixed(tmp_path: Path, delays: tup
         np.testing.assert_allclose(audio.read(path, RATE), sum(heard) / len(heard), atol=1e-6)
 
 
-def test_a_minute_of_noise_before_the_voice_is_not_what_decides(tmp_path: Path) -> None:
+def test_leading_noise_does_not_decide_on_mixing(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     heard = in_a_room(np.concatenate([np.zeros(70 * RATE, np.float32), voice(6.0, 1)]), (0, 40), draw)
     path = saved(tmp_path / "x.wav", *heard)
@@ -124,7 +125,8 @@ def test_a_channel_without_sound_is_no_speaker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [1.0, 5.0])
-def test_more_channels_with_different_speakers_are_not_mixed_unasked_either(tmp_path: Path, seconds: float) -> None:
+def test_many_channels_of_speakers_are_not_mixed(tmp_path: Path, seconds: float) -> None:
+    """Unless that is asked for."""
     one, other, nothing = voice(seconds, 1), voice(seconds, 2), np.zeros(round(seconds * RATE), np.float32)
     path = saved(tmp_path / "x.wav", one, nothing, one, other)
     for attempt in (lambda: audio.read(path, RATE), lambda: streamed(path), lambda: audio.inspect(path)):
@@ -134,7 +136,8 @@ def test_more_channels_with_different_speakers_are_not_mixed_unasked_either(tmp_
     np.testing.assert_allclose(streamed(path, "mix"), (2 * one + other) / 4, atol=1e-6)
 
 
-def test_more_channels_of_one_sound_are_mixed_unless_they_cancel(tmp_path: Path) -> None:
+def test_many_channels_of_one_sound_are_mixed(tmp_path: Path) -> None:
+    """Unless they cancel."""
     left = voice(2.0, 1)
     mixed = audio.read(saved(tmp_path / "x.wav", left, left, 0 * left), RATE)
     np.testing.assert_allclose(mixed, left * 2 / 3, atol=1e-6)
@@ -149,12 +152,12 @@ def test_a_channel_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "0", "both", "", True, [], "1.0"])
-def test_what_names_no_channel_is_refused(value: object) -> None:
+def test_invalid_channel_names_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match="left, right, mix or a number from 1 wanted"):
         channels.parse(value)
 
 
-def test_samples_are_compared_as_files_are() -> None:
+def test_channels_of_samples_are_checked_too() -> None:
     left, other = voice(2.0, 1), voice(2.0, 2)
     np.testing.assert_allclose(audio.mono(np.stack([left, -left], axis=1), RATE), left, atol=1e-6)
     with pytest.raises(UserError, match="samples: its two channels hold different speakers"):

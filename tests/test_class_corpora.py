@@ -33,7 +33,7 @@ def labels(written: list[Written]) -> dict[str, Counter[str]]:
     return found
 
 
-def test_folders_are_classes_and_each_is_divided_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_are_classes_each_split_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for label, count in (("bark", 10), ("meow", 20), ("rare", 1)):
         for number in range(count):
             record(tmp_path / "animals" / label / f"{number:02d}.wav")
@@ -64,7 +64,8 @@ def test_folders_of_splits_are_taken_as_they_are(tmp_path: Path) -> None:
         prepare("folders", tmp_path / "given" / "dev" / "a" / "deeper", tmp_path / "out")
 
 
-def test_a_table_of_texts_or_of_recordings_has_a_column_of_classes(tmp_path: Path) -> None:
+def test_tables_have_a_column_of_classes(tmp_path: Path) -> None:
+    """Tables of texts, and of recordings."""
     record(tmp_path / "a.wav")
     (tmp_path / "sounds.csv").write_text("file,animal,text\na.wav, dog ,woof\na.wav,cat,meow\n")
     keep = ("dev_share=0", "test_share=0")
@@ -85,7 +86,8 @@ def test_a_table_of_texts_or_of_recordings_has_a_column_of_classes(tmp_path: Pat
         prepare("csv", tmp_path / "texts.csv", tmp_path / "out", ("label=colour",))
 
 
-def test_fsdd_s_digits_are_classes_with_the_official_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fsdd_digits_are_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the official test set."""
     for digit in (0, 7):
         for index in range(12):
             record(tmp_path / "digits" / f"{digit}_ann_{index}.wav")
@@ -97,7 +99,7 @@ def test_fsdd_s_digits_are_classes_with_the_official_test(tmp_path: Path, capsys
     assert {each.speaker for each in test} == {"ann"}
 
 
-def test_multi30k_s_captions_are_texts_of_their_languages(tmp_path: Path) -> None:
+def test_multi30k_captions_have_language_classes(tmp_path: Path) -> None:
     for stem in ("train", "val", "test_2016_flickr"):
         for language, text in (("en", "a dog\ntwo dogs\n"), ("de", "ein Hund\nzwei Hunde\n")):
             (tmp_path / f"{stem}.{language}").write_text(text)
@@ -112,7 +114,8 @@ def sounds(labeled: Sequence[tuple[str, str | None]]) -> list[tuple[str, Labeled
     ]
 
 
-def test_speakers_are_kept_apart_only_where_every_class_is_still_learned() -> None:
+def test_speakers_are_apart_if_classes_allow_it() -> None:
+    """Only where every class is still learned."""
     apart = [(label, f"speaker {number % 10}") for number in range(100) for label in "ab"]
     of_split: dict[str, set[str | None]] = {}
     for split, each in divide(sounds(apart), SplitOptions()):

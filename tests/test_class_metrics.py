@@ -12,19 +12,20 @@ SAID = ["a", "a", "b", "b", "a", "d"]
 F1 = {"a": 4 / 6, "b": 2 / 4, "c": 0.0, "d": 0.0}
 
 
-def test_macro_f1_is_the_mean_over_classes_that_an_example_has_or_got() -> None:
+def test_macro_f1_is_the_mean_over_classes() -> None:
+    """Over those that an example has or was given."""
     found = classes("accuracy", RIGHT, SAID).overall()
     assert found["accuracy"] == pytest.approx(3 / 6)
     assert found["macro_f1"] == pytest.approx(sum(F1.values()) / 4)
     assert classes("accuracy", ["a", "a", "a", "b"], ["a"] * 4).overall()["macro_f1"] == pytest.approx((6 / 7 + 0) / 2)
 
 
-def test_the_metric_that_chooses_stands_first() -> None:
+def test_the_choosing_metric_comes_first() -> None:
     assert classes("macro_f1", RIGHT, SAID).chosen.name == "macro_f1"
     assert list(classes("macro_f1", RIGHT, SAID).overall()) == ["macro_f1", "accuracy"]
 
 
-def test_sums_over_a_part_give_the_scores_of_that_part() -> None:
+def test_statistics_of_a_part_give_its_scores() -> None:
     references = [[each] for each in RIGHT]
     for measure in (ShareOfOutputs("accuracy"), MacroF1()):
         statistics = measure.statistics(references, SAID)
@@ -40,7 +41,8 @@ def test_each_class_has_its_precision_and_recall() -> None:
     assert found["c"] == {"examples": 1, "precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
-def test_intervals_and_differences_are_those_of_the_house() -> None:
+def test_class_scores_have_intervals() -> None:
+    """And differences, as all metrics have."""
     draw = np.random.default_rng(0)
     right = [str(number) for number in draw.integers(3, size=300)]
     good, bad = ([each if draw.random() < share else "0" for each in right] for share in (0.95, 0.6))
@@ -53,7 +55,7 @@ def test_intervals_and_differences_are_those_of_the_house() -> None:
         assert metrics.direction(name) == "max"
 
 
-def test_points_of_accuracy_are_per_cent() -> None:
+def test_accuracy_losses_are_percentage_points() -> None:
     from segue.parity import gate
 
     found = gate([classes("accuracy", RIGHT, said) for said in (RIGHT, SAID)])

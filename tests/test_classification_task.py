@@ -101,7 +101,8 @@ def test_padding_changes_no_score(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_the_loss_is_the_sum_over_examples_whatever_the_batch(path: Path, tmp_path: Path, smoothing: float) -> None:
+def test_loss_is_the_sum_over_examples(path: Path, tmp_path: Path, smoothing: float) -> None:
+    """Whatever the batch."""
     task = task_of(path, tmp_path / "run", f"label_smoothing={smoothing}")
     model = random_model(task)
     whole = task.source.load("dev", micro_batch(*range(8)))
@@ -120,9 +121,10 @@ def test_the_loss_is_the_sum_over_examples_whatever_the_batch(path: Path, tmp_pa
         assert found == pytest.approx([likelihoods[row] for row in rows], rel=1e-4)
 
 
-def test_each_training_sound_is_heard_once_an_epoch_and_none_is_noise_alone(
+def test_each_sound_is_used_once_per_epoch(
     class_recipes: dict[str, Path], labeled_sounds: Path, tmp_path: Path
 ) -> None:
+    """None is noise alone."""
     task = task_of(class_recipes["sounds"], tmp_path / "run")
     label_of = {line["audio_filepath"]: line["label"] for line in lines_of(labeled_sounds / "train.jsonl")}
     plan = task.source.plan("train")
@@ -137,7 +139,7 @@ def test_each_training_sound_is_heard_once_an_epoch_and_none_is_noise_alone(
     assert len(lengths) > len(label_of)  # pauses and speeds of two epochs
 
 
-def test_scores_are_those_of_the_metric_that_was_asked_for(path: Path, tmp_path: Path) -> None:
+def test_scores_follow_the_requested_metric(path: Path, tmp_path: Path) -> None:
     predictions = [ClassPrediction("", right, said, 0.5) for right, said in ("aa", "ab", "aa", "bb")]
     task = task_of(path, tmp_path / "run", "metric=macro_f1")
     assert task.best_metric == ("macro_f1", "max")
@@ -170,9 +172,10 @@ def test_bad_lines_are_named_with_file_line_and_key(kind: str, path: Path, data:
         assert f"{data}/train.jsonl:2: {message}" in str(raised.value)
 
 
-def test_a_class_that_training_never_saw_is_named_in_dev_or_left_out_and_counted(
+def test_unknown_dev_classes_are_refused(
     path: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Or left out and counted."""
     lines = lines_of(data / "dev.jsonl")
     write_lines(data / "dev.jsonl", [lines[0], {**lines[1], "label": "new"}, *lines[2:]])
     with pytest.raises(UserError) as raised:
@@ -184,9 +187,8 @@ def test_a_class_that_training_never_saw_is_named_in_dev_or_left_out_and_counted
     assert "1 unusable examples left out" in capsys.readouterr().err
 
 
-def test_one_class_is_refused_and_one_example_of_a_class_is_said(
-    path: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_single_class_is_refused(path: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A class of one example is warned about."""
     lines = lines_of(data / "train.jsonl")
     write_lines(data / "train.jsonl", [*lines, {**lines[0], "label": "rare", "id": "x"}])
     task_of(path, tmp_path / "run", f"data.root={data}")
@@ -197,7 +199,7 @@ def test_one_class_is_refused_and_one_example_of_a_class_is_said(
         task_of(path, tmp_path / "run", f"data.root={data}")
 
 
-def test_classes_of_the_recipe_are_kept_in_their_order(class_recipes: dict[str, Path], tmp_path: Path) -> None:
+def test_recipe_classes_keep_their_order(class_recipes: dict[str, Path], tmp_path: Path) -> None:
     path = class_recipes["texts"]
     task = task_of(path, tmp_path / "run")
     assert task.recipe.classes == task.classes == ("large", "small")
@@ -218,7 +220,7 @@ def test_classes_of_the_recipe_are_kept_in_their_order(class_recipes: dict[str, 
         ("texts", "features.mel_bins=16", "features: model.kind transformer classifies texts, which have none"),
     ],
 )
-def test_a_recipe_whose_parts_do_not_belong_together_is_refused(
+def test_mismatched_recipe_parts_are_refused(
     class_recipes: dict[str, Path], kind: str, override: str, message: str
 ) -> None:
     with pytest.raises(UserError) as raised:
@@ -243,9 +245,7 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key not in clock} for line in lines_of(run / "metrics.jsonl")]
 
 
-def test_models_learn_their_classes_and_cards_say_which(
-    kind: str, trained_classifiers: dict[str, Path], tmp_path: Path
-) -> None:
+def test_models_learn_and_cards_list_classes(kind: str, trained_classifiers: dict[str, Path], tmp_path: Path) -> None:
     run = trained_classifiers[kind]
     evaluations = [record["dev"] for record in records(run) if "dev" in record]
     assert max(scores["accuracy"] for scores in evaluations) == 1

@@ -48,9 +48,10 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 # --- segue classify ---
 
 
-def test_recordings_are_named_with_their_classes_and_bad_ones_do_not_stop_the_rest(
+def test_bad_recordings_do_not_stop_the_rest(
     trained_classifiers: dict[str, Path], labeled_sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Of several recordings, each is named with its class."""
     model, file = str(trained_classifiers["sounds"]), labeled_sounds / "test_01.wav"
     assert main(["classify", model, str(file)]) == 0
     assert capsys.readouterr().out == "tone b\n"
@@ -64,9 +65,10 @@ def test_recordings_are_named_with_their_classes_and_bad_ones_do_not_stop_the_re
     assert "silent.wav: silent: every sample is 0" in said.err
 
 
-def test_the_likeliest_classes_come_with_probabilities_that_add_up(
+def test_top_classes_have_probabilities(
     trained_classifiers: dict[str, Path], labeled_sounds: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Those of all classes add up to 1."""
     model, file = str(trained_classifiers["sounds"]), str(labeled_sounds / "test_02.wav")
     assert main(["classify", model, file, "--format", "json", "--top", "9"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -79,7 +81,7 @@ def test_the_likeliest_classes_come_with_probabilities_that_add_up(
     assert re.fullmatch(r"tone c\t[01]\.\d{4}\ttone [abd]\t0\.\d{4}\n", capsys.readouterr().out)
 
 
-def test_lines_of_text_are_answered_one_for_one(
+def test_each_line_of_text_gets_one_answer(
     trained_classifiers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = str(trained_classifiers["texts"])
@@ -115,9 +117,8 @@ def test_each_model_says_what_it_cannot_do(
             segue.load(trained_classifiers[kind]).classify(np.zeros(100), 8000)
 
 
-def test_samples_of_any_rate_are_the_file_that_they_are_from(
-    trained_classifiers: dict[str, Path], labeled_sounds: Path
-) -> None:
+def test_samples_are_classified_as_their_file(trained_classifiers: dict[str, Path], labeled_sounds: Path) -> None:
+    """Also at another rate."""
     model = segue.load(trained_classifiers["sounds"])
     file = labeled_sounds / "test_03.wav"
     of_file, of_samples = model.classify(file), model.classify(audio.read(file, RATE), RATE)
@@ -126,9 +127,10 @@ def test_samples_of_any_rate_are_the_file_that_they_are_from(
     assert model.classify(audio.resample(audio.read(file, RATE), RATE, 44100), 44100).label == "tone d"
 
 
-def test_long_recordings_are_the_mean_of_their_windows_and_silence_in_them_counts_nothing(
+def test_long_recordings_average_their_windows(
     trained_classifiers: dict[str, Path],
 ) -> None:
+    """Silent windows count nothing."""
     model = segue.load(trained_classifiers["sounds"])
     window, rest = tone(900, 24.0), tone(400, 6.0)
     found = dict(model.classify(np.concatenate([window, rest]), RATE).ranked)
@@ -153,7 +155,7 @@ def test_long_texts_are_the_mean_of_their_parts(trained_classifiers: dict[str, P
 # --- segue evaluate ---
 
 
-def test_evaluating_says_what_became_of_each_example_and_class(
+def test_evaluate_reports_examples_and_classes(
     kind: str, trained_classifiers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trained_classifiers[kind]
@@ -174,9 +176,10 @@ def test_evaluating_says_what_became_of_each_example_and_class(
     assert re.search(r"^accuracy +\+0\.00% .* the same$", printed, re.MULTILINE)
 
 
-def test_an_unknown_class_in_a_test_is_named_or_left_out_and_counted(
+def test_unknown_test_classes_are_refused(
     kind: str, trained_classifiers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Or left out and counted."""
     run = trained_classifiers[kind]
     root = shutil.copytree(tasks.restore(run).recipe.data.root, tmp_path / "data")
     lines = lines_of(root / "test.jsonl")
@@ -189,9 +192,7 @@ def test_an_unknown_class_in_a_test_is_named_or_left_out_and_counted(
     assert (scores["skipped"], scores[kind]) == (1, len(lines) - 1)
 
 
-def test_the_report_shows_which_classes_are_taken_for_which(
-    kind: str, trained_classifiers: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_report_shows_class_confusions(kind: str, trained_classifiers: dict[str, Path], tmp_path: Path) -> None:
     run = trained_classifiers[kind]
     root = shutil.copytree(tasks.restore(run).recipe.data.root, tmp_path / "data")
     lines = lines_of(root / "test.jsonl")
@@ -256,7 +257,7 @@ def test_weights_that_texts_do_not_have_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_graph_than_segue_json_says_is_refused(kind: str, exported: dict[str, Path], tmp_path: Path) -> None:
+def test_graphs_must_match_segue_json(kind: str, exported: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(exported[kind], tmp_path / "out")
     facts = json.loads((folder / "segue.json").read_text())
     (folder / "segue.json").write_text(json.dumps({**facts, "classes": facts["classes"][::-1]}))
@@ -264,7 +265,7 @@ def test_another_graph_than_segue_json_says_is_refused(kind: str, exported: dict
         segue.load(folder)
 
 
-def test_an_exported_classifier_runs_where_torch_is_not(
+def test_an_exported_classifier_needs_no_torch(
     kind: str, exported: dict[str, Path], labeled_sounds: Path, labeled_texts: Path
 ) -> None:
     root = {"sounds": labeled_sounds, "texts": labeled_texts}[kind]

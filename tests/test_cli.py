@@ -63,7 +63,9 @@ def assert_mistake(outcome: Outcome, message: str) -> None:
 # --- standard streams ---
 
 
-def test_a_closed_stream_is_named_and_results_stay_apart_from_messages() -> None:
+def test_closed_streams_do_not_mix_outputs() -> None:
+    """A closed standard output is named; without standard error, no message goes to standard output."""
+
     def run(closed: str) -> subprocess.CompletedProcess[str]:
         command = f"'{sys.executable}' -m segue recipes show nothing {closed}"
         return subprocess.run(command, shell=True, capture_output=True, text=True, timeout=100)
@@ -87,7 +89,8 @@ def test_help_has_an_example(segue: Segue, name: str) -> None:
     assert f"example:\n  segue {name} " in outcome.out
 
 
-def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
+    """It lists the commands."""
     program = """
 import sys
 from segue.cli import main
@@ -122,7 +125,7 @@ print(*sys.modules, file=sys.stderr)
         ("betas = [0.95, 0.5]", "betas = [0.95, 1.5]", "optimizer.betas.1: should be less than 1, not 1.5"),
     ],
 )
-def test_a_mistake_in_a_recipe_names_file_line_and_key(
+def test_recipe_mistakes_name_file_line_and_key(
     segue: Segue, tiny_recipe: Path, tmp_path: Path, line: str, wrong_line: str, message: str
 ) -> None:
     text = tiny_recipe.read_text()
@@ -145,7 +148,7 @@ def test_a_mistake_in_a_recipe_names_file_line_and_key(
         (None, "train.jsonl: no such manifest (the folder has dev.jsonl, test.jsonl: data.train and data.dev name "),
     ],
 )
-def test_a_mistake_in_a_manifest_names_file_line_and_key(
+def test_manifest_mistakes_name_line_and_key(
     segue: Segue, tiny_recipe: Path, corpus: Path, tmp_path: Path, line: str | None, message: str
 ) -> None:
     for path in corpus.iterdir():
@@ -210,22 +213,22 @@ def test_a_mistake_in_a_manifest_names_file_line_and_key(
         ("recipes schema speech", "no such task: 'speech' (tasks: speech_recognition"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_message(
+def test_command_line_mistakes_are_one_message(
     segue: Segue, tiny_recipe: Path, corpus: Path, trained: Path, words: str, message: str
 ) -> None:
     places = {"recipe": tiny_recipe, "corpus": corpus, "trained": trained}
     assert_mistake(segue(*words.format(**places).split()), message.format(**places))
 
 
-def test_an_unknown_device_is_refused_with_those_there_are(segue: Segue, trained: Path) -> None:
+def test_unknown_devices_are_refused(segue: Segue, trained: Path) -> None:
+    """The message has those there are."""
     outcome = segue("transcribe", trained, "some.wav", "--device", "tpu")
     assert outcome.status == 2
     assert "--device: invalid choice: 'tpu' (choose from " in outcome.err.splitlines()[-1]
 
 
-def test_a_run_directory_of_another_recipe_is_refused_and_left_alone(
-    segue: Segue, tiny_recipe: Path, trained: Path
-) -> None:
+def test_another_recipes_run_is_refused(segue: Segue, tiny_recipe: Path, trained: Path) -> None:
+    """It is left as it is."""
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     outcome = segue("train", tiny_recipe, "--out", trained)
     assert_mistake(outcome, f"{trained}: belongs to another recipe. It differs in\n")
@@ -250,9 +253,8 @@ def test_two_trainings_never_share_a_run_directory(segue: Segue, tiny_recipe: Pa
     assert_mistake(outcome, f"{tmp_path}: process {os.getpid()} on {socket.gethostname()} is training there")
 
 
-def test_without_torch_training_says_what_to_install_and_preparing_works(
-    tiny_recipe: Path, corpus: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_without_torch_it_says_what_to_install(tiny_recipe: Path, corpus: Path, trained: Path, tmp_path: Path) -> None:
+    """Preparing data works."""
     program = """
 import sys
 from segue.cli import main
@@ -285,7 +287,7 @@ def texts_of(corpus: Path, split: str) -> dict[Path, str]:
     return {corpus / line["audio_filepath"]: line["text"] for line in lines}
 
 
-def test_from_a_table_to_scores(segue: Segue, tiny_recipe: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_table_is_prepared_trained_and_scored(segue: Segue, tiny_recipe: Path, corpus: Path, tmp_path: Path) -> None:
     for split in ("train", "dev", "test"):
         rows = [f"{path},{text}\n" for path, text in texts_of(corpus, split).items()]
         (tmp_path / f"{split}.csv").write_text("".join(["path,sentence\n", *rows]))
@@ -310,7 +312,7 @@ def test_from_a_table_to_scores(segue: Segue, tiny_recipe: Path, corpus: Path, t
     )
 
 
-def test_a_trained_model_has_learned_what_it_was_taught(segue: Segue, corpus: Path, trained: Path) -> None:
+def test_a_trained_model_has_low_error_rates(segue: Segue, corpus: Path, trained: Path) -> None:
     scores = json.loads(segue("evaluate", trained / "model", corpus / "test.jsonl", "--json").out)
     assert scores["word_error_rate"] < 0.2
     assert scores["utterances"] == 8
@@ -325,7 +327,8 @@ def test_a_trained_model_has_learned_what_it_was_taught(segue: Segue, corpus: Pa
     assert sum(a == b for a, b in zip(outcome.out.splitlines(), right, strict=True)) >= 6
 
 
-def test_a_transcript_has_words_and_times_in_every_format(segue: Segue, corpus: Path, trained: Path) -> None:
+def test_transcripts_have_words_and_times(segue: Segue, corpus: Path, trained: Path) -> None:
+    """In every format."""
     path, text = next((path, text) for path, text in texts_of(corpus, "train").items() if " " in text)
     assert segue("transcribe", trained, path).out == f"{text}\n"
 
@@ -352,7 +355,7 @@ def test_a_transcript_has_words_and_times_in_every_format(segue: Segue, corpus: 
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("text", "txt"), ("json", "json"), ("srt", "srt"), ("vtt", "vtt")])
-def test_transcripts_of_several_recordings_go_to_files(
+def test_transcripts_can_go_to_files(
     segue: Segue, corpus: Path, trained: Path, tmp_path: Path, form: str, suffix: str
 ) -> None:
     paths = [corpus / "test_00.wav", corpus / "test_01.wav"]
@@ -363,9 +366,7 @@ def test_transcripts_of_several_recordings_go_to_files(
         assert written == segue("transcribe", trained, path, "--format", form).out
 
 
-def test_recordings_that_cannot_be_read_do_not_stop_the_others(
-    segue: Segue, corpus: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_unreadable_recordings_do_not_stop_others(segue: Segue, corpus: Path, trained: Path, tmp_path: Path) -> None:
     missing, text_file = tmp_path / "missing.wav", tmp_path / "letter.wav"
     text_file.write_text("Dear all, this is no audio.")
     good = [corpus / "test_00.wav", corpus / "test_01.wav"]
@@ -377,9 +378,7 @@ def test_recordings_that_cannot_be_read_do_not_stop_the_others(
     assert of_text_file.startswith(f"segue: {text_file}: not audio that can be read")
 
 
-def test_recordings_of_one_name_keep_their_transcripts(
-    segue: Segue, corpus: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_recordings_of_one_name_do_not_collide(segue: Segue, corpus: Path, trained: Path, tmp_path: Path) -> None:
     texts = {}
     for folder, (path, text) in zip(("d1", "d2"), texts_of(corpus, "train").items(), strict=False):
         (tmp_path / folder).mkdir()
@@ -422,7 +421,7 @@ def test_names_and_texts_need_no_utf8_locale(corpus: Path, trained: Path, tmp_pa
     assert finished.stdout == b"".join(row + b"\t" + text.encode() + b"\n" for row in rows)
 
 
-def test_a_recording_of_a_lower_rate_is_said_once(segue: Segue, trained: Path, corpus: Path, tmp_path: Path) -> None:
+def test_lower_sample_rates_give_one_warning(segue: Segue, trained: Path, corpus: Path, tmp_path: Path) -> None:
     samples = audio.read(next(iter(texts_of(corpus, "train"))), 4000)
     for name in ("x.wav", "y.wav"):
         audio.write(tmp_path / name, samples, 4000)
@@ -446,7 +445,7 @@ def test_a_recording_of_a_lower_rate_is_said_once(segue: Segue, trained: Path, c
         "export m onnx o --max-metric-loss nan",
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(segue: Segue, words: str) -> None:
+def test_invalid_numbers_are_refused(segue: Segue, words: str) -> None:
     outcome = segue(*words.split())
     assert outcome.status == 2
     assert f"argument {words.split()[-2]}: invalid " in outcome.err.splitlines()[-1]
@@ -461,7 +460,7 @@ def recipe_in(text: str) -> recipe.Section:
 
 
 @pytest.mark.parametrize("name", recipe.shipped())
-def test_what_is_shown_of_a_shipped_recipe_loads_back_equal(segue: Segue, name: str) -> None:
+def test_shown_recipes_load_back_equal(segue: Segue, name: str) -> None:
     shown = segue("recipes", "show", name)
     assert shown.status == 0, shown
     draft = recipe.read(recipe.shipped()[name])
@@ -476,12 +475,12 @@ def test_a_copied_recipe_stands_on_its_own(segue: Segue, tmp_path: Path, name: s
     assert_mistake(segue("recipes", "copy", name, tmp_path), f"{tmp_path / name}.toml: exists already")
 
 
-def test_shown_recipes_have_the_changes_of_the_command_line(segue: Segue) -> None:
+def test_shown_recipes_include_overrides(segue: Segue) -> None:
     shown: Any = recipe_in(segue("recipes", "show", "digits_jasper", "engine.steps=7", "seed=3").out)
     assert (shown.engine.steps, shown.seed) == (7, 3)
 
 
-def test_every_shipped_recipe_is_listed_and_fits_the_schema(segue: Segue) -> None:
+def test_shipped_recipes_are_listed_and_valid(segue: Segue) -> None:
     listed = segue("recipes", "list").out.splitlines()
     assert [line.split()[0] for line in listed] == list(recipe.shipped())
     assert all(len(line.split()) > 3 for line in listed)  # with what it is for
@@ -492,9 +491,7 @@ def test_every_shipped_recipe_is_listed_and_fits_the_schema(segue: Segue) -> Non
             jsonschema.validate(values, schema)
 
 
-def test_a_run_that_stopped_at_a_bad_example_goes_on_without_it(
-    segue: Segue, tiny_recipe: Path, tmp_path: Path
-) -> None:
+def test_a_run_can_go_on_with_skip_bad(segue: Segue, tiny_recipe: Path, tmp_path: Path) -> None:
     words = ("train", tiny_recipe, "--out", tmp_path / "run", "engine.steps=2", "engine.save_every=1")
     assert segue(*words).status == 0
     assert segue(*words, "--skip-bad").status == 0
@@ -521,9 +518,7 @@ def test_a_learning_rate_is_found_without_a_run(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_machine_with_several_gpus_starts_a_process_for_each(
-    segue: Segue, reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_train_starts_a_process_per_gpu(segue: Segue, reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
 
     def execv(program: str, words: list[str]) -> None:

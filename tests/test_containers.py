@@ -86,22 +86,22 @@ def sized(wav: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("name", ["wav", "float.wav", "adpcm.wav"])
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0xFFFFFFD7, 0x7FFFFFFF, 0x7FFFF000, 0x80000000])
-def test_a_wav_file_without_its_size_is_heard_to_its_end(tmp_path: Path, make: Make, name: str, size: int) -> None:
+def test_wav_without_its_size_is_read_whole(tmp_path: Path, make: Make, name: str, size: int) -> None:
     whole = heard(tmp_path / "x.wav", make(name))
     np.testing.assert_array_equal(heard(tmp_path / "x.wav", sized(make(name), size)), whole)
 
 
 @pytest.mark.parametrize("share", [1.1, 2, 1000])
-def test_a_wav_file_that_promises_more_is_refused(tmp_path: Path, make: Make, share: float) -> None:
+def test_wav_with_a_too_large_size_is_refused(tmp_path: Path, make: Make, share: float) -> None:
     message = problem(tmp_path / "x.wav", sized(make("wav"), round(share * 2 * 2 * RATE)))
     assert f"truncated: {2 * share - 2:.2f} s are missing" in message
 
 
-def test_a_wav_file_that_promises_less_is_not_cut_short(tmp_path: Path, make: Make) -> None:
+def test_wav_with_a_too_small_size_is_refused(tmp_path: Path, make: Make) -> None:
     assert "holds no audio that can be recognized" in problem(tmp_path / "x.wav", sized(make("wav"), RATE))
 
 
-def test_a_size_above_4_gib_is_found_again(tmp_path: Path) -> None:
+def test_wav_sizes_above_4_gib_are_recovered(tmp_path: Path) -> None:
     channels, bits, rate = 1024, 32, 48000  # 22 s of it, in a file without blocks
     frames = (1 << 32) // (channels * bits // 8) + rate
     block = channels * bits // 8
@@ -120,13 +120,13 @@ def test_chunks_after_the_samples_are_no_sound(tmp_path: Path, make: Make) -> No
     np.testing.assert_array_equal(heard(tmp_path / "x.wav", longer), whole)
 
 
-def test_bw64_is_rf64_by_another_name(tmp_path: Path, make: Make) -> None:
+def test_bw64_is_read_as_rf64(tmp_path: Path, make: Make) -> None:
     whole = heard(tmp_path / "x.wav", make("rf64"))
     np.testing.assert_array_equal(heard(tmp_path / "x.wav", b"BW64" + make("rf64")[4:]), whole)
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_joined_files_are_heard_one_after_the_other(tmp_path: Path, make: Make, name: str) -> None:
+def test_joined_files_are_read_one_after_another(tmp_path: Path, make: Make, name: str) -> None:
     one, other = make(name, 1.0), make(name, 1.5, seed=1)
     apart = np.concatenate([heard(tmp_path / f"x.{name}", each) for each in (one, other)])
     joined = heard(tmp_path / f"x.{name}", one + other)
@@ -151,7 +151,7 @@ def without_info(mp3: bytes) -> bytes:
     return mp3[first.length :]
 
 
-def test_an_mp3_file_from_a_pipe_is_heard_to_its_end(tmp_path: Path, make: Make) -> None:
+def test_an_mp3_file_from_a_pipe_is_read_whole(tmp_path: Path, make: Make) -> None:
     seconds = 10.0
     samples = np.concatenate([sound(seconds / 2) * 0.001, sound(seconds / 2)])  # short frames first: a guess goes wrong
     path = tmp_path / "made.mp3"
@@ -161,7 +161,7 @@ def test_an_mp3_file_from_a_pipe_is_heard_to_its_end(tmp_path: Path, make: Make)
 
 
 @pytest.mark.parametrize(("share", "is_refused"), [(0.5, False), (3, True)])
-def test_an_mp3_header_that_lies_never_shortens(tmp_path: Path, make: Make, share: float, is_refused: bool) -> None:
+def test_a_wrong_mp3_header_never_shortens(tmp_path: Path, make: Make, share: float, is_refused: bool) -> None:
     mp3 = make("mp3")
     place = max(mp3.find(b"Info"), mp3.find(b"Xing")) + 8
     [count] = struct.unpack(">I", mp3[place : place + 4])
@@ -172,7 +172,8 @@ def test_an_mp3_header_that_lies_never_shortens(tmp_path: Path, make: Make, shar
         np.testing.assert_allclose(heard(tmp_path / "x.mp3", lie), heard(tmp_path / "x.mp3", mp3), atol=1e-6)
 
 
-def test_tags_around_and_inside_an_mp3_file_are_no_sound(tmp_path: Path, make: Make) -> None:
+def test_mp3_tags_are_not_sound(tmp_path: Path, make: Make) -> None:
+    """Around a file, and between two that were joined."""
     mp3 = make("mp3")
     tag = b"ID3\4\0\0\0\0\x10\0" + b"\0\xff\xfb\x90" * 512
     tagged = heard(tmp_path / "x.mp3", tag + mp3 + b"TAG" + b"title".ljust(125) + tag + mp3)
@@ -190,16 +191,15 @@ def test_a_flac_file_from_a_pipe_is_as_long_as_it_is(tmp_path: Path, make: Make)
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_what_was_cut_is_refused_when_it_is_measured_and_when_it_is_read(
-    tmp_path: Path, make: Make, name: str, share: float
-) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, make: Make, name: str, share: float) -> None:
+    """When they are measured, and when they are read."""
     content = make(name, 4.0)
     problem(path := tmp_path / f"x.{name}", content[: int(share * len(content))])
     with pytest.raises(UserError, match=r"truncated|damaged"):
         audio.duration(path)
 
 
-def test_a_hole_in_a_file_is_refused(tmp_path: Path, make: Make) -> None:
+def test_zeroed_parts_of_a_file_are_refused(tmp_path: Path, make: Make) -> None:
     for name in ("mp3", "flac", "ogg"):
         content = make(name, 6.0)
         third = len(content) // 3
@@ -226,9 +226,10 @@ def test_an_ogg_chain_has_a_part_for_each_link(tmp_path: Path, make: Make) -> No
 
 
 @pytest.mark.parametrize("name", ["flac", "ogg", "opus", "mp3"])
-def test_a_header_that_has_enough_is_believed_and_else_all_is_looked_at(
+def test_only_a_short_header_needs_a_full_scan(
     tmp_path: Path, make: Make, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One that says enough is believed."""
     (tmp_path / f"x.{name}").write_bytes(make(name, 2.0))
     (tmp_path / f"y.{name}").write_bytes(make(name, 2.0) * 2)
     (tmp_path / f"z.{name}").write_bytes(make(name, 2.0)[:-2000])

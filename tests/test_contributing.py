@@ -92,7 +92,7 @@ def test_the_encoder_trains_and_is_exported(tiny_recipe: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_has_all_that_is_said(task: str) -> None:
+def test_tasks_have_all_documented_names(task: str) -> None:
     module = tasks.module(task)
     section = TEXT.partition("### A task\n")[2].partition("\n### ")[0]
     names = {
@@ -112,7 +112,7 @@ def test_a_task_has_all_that_is_said(task: str) -> None:
         assert isinstance(find(target.exporter), Exporter)
 
 
-def test_an_objective_has_all_that_is_said() -> None:
+def test_objectives_have_all_documented_names() -> None:
     section = TEXT.partition("### An objective for speech\n")[2].partition("\n### ")[0]
     for name in ("build_head", "frames_needed", "loss", "recognize"):
         assert f"`{name}`" in section

@@ -56,7 +56,8 @@ def digits(tmp_path: Path) -> Path:
 STRINGS = ("train_strings=20", "dev_strings=5", "test_strings=6")
 
 
-def test_fsdd_tests_on_the_official_indices_and_strings_never_cross_splits(digits: Path, tmp_path: Path) -> None:
+def test_fsdd_has_the_official_test_indices(digits: Path, tmp_path: Path) -> None:
+    """Strings of digits never cross splits."""
     found = texts(prepare("fsdd", digits, tmp_path / "out", STRINGS))
     counts = {split: len(lines) for split, lines in found.items()}
     assert counts == {"train": 18, "dev": 12, "test": 30, "train_strings": 20, "dev_strings": 5, "test_strings": 6}
@@ -91,7 +92,7 @@ def test_fsdd_can_keep_a_speaker_for_the_test(digits: Path, tmp_path: Path) -> N
     assert "test_speaker: no such speaker: eve (speakers: ann, bob)" in refused("fsdd", digits, "test_speaker=eve")
 
 
-def test_fsdd_names_files_that_it_cannot_place_or_read(digits: Path) -> None:
+def test_fsdd_names_unusable_files(digits: Path) -> None:
     record(digits / "hello.wav")
     (digits / "7_ann_9.wav").write_text("no audio")
     message = refused("fsdd", digits, *STRINGS)
@@ -99,7 +100,8 @@ def test_fsdd_names_files_that_it_cannot_place_or_read(digits: Path) -> None:
     assert f"{digits / '7_ann_9.wav'}: not audio" in message
 
 
-def test_ljspeech_takes_the_spelt_out_text_and_splits_by_name(tmp_path: Path) -> None:
+def test_ljspeech_takes_the_normalized_text(tmp_path: Path) -> None:
+    """Names of clips divide it."""
     source = tmp_path / "lj"
     names = ["LJ001-0001", "LJ049-0001", "LJ050-0001"]
     for name, folder in zip(names, ("wavs/{}.wav", "flac/{}.flac", "wavs/{}.wav"), strict=True):
@@ -120,7 +122,7 @@ def test_ljspeech_names_bad_lines(tmp_path: Path) -> None:
     assert f"{table}:4: no such file: {table.parent / 'wavs' / 'LJ049-0003.wav'}" in message
 
 
-def test_librispeech_joins_the_training_parts_and_keeps_the_evaluation_parts(tmp_path: Path) -> None:
+def test_librispeech_joins_only_training_parts(tmp_path: Path) -> None:
     source = tmp_path / "LibriSpeech"
     for part in ("train-clean-100", "train-other-500", "dev-clean", "test-clean", "test-other"):
         chapter = source / part / "19" / "198"
@@ -156,7 +158,7 @@ NO_SPLITS = ("dev_share=0", "test_share=0")
         ("x.tsv", "path\tsentence\tup_votes\na.wav\tone\t2\nb.wav\ttwo\t3\n"),
     ],
 )
-def test_tables_of_many_makers_are_read(tmp_path: Path, name: str, content: str) -> None:
+def test_tables_of_known_layouts_are_read(tmp_path: Path, name: str, content: str) -> None:
     record(tmp_path / "clips" / "a.wav")  # Common Voice
     record(tmp_path / "b.wav")
     (tmp_path / name).write_text(content, encoding="utf-8")
@@ -175,7 +177,7 @@ def test_tables_of_many_makers_are_read(tmp_path: Path, name: str, content: str)
         ("x.tsv", "a.wav\tone, two", "one, two"),
     ],
 )
-def test_a_text_in_a_table_survives(tmp_path: Path, name: str, row: str, text: str) -> None:
+def test_texts_in_tables_are_unchanged(tmp_path: Path, name: str, row: str, text: str) -> None:
     record(tmp_path / "a.wav")
     separator = "\t" if name.endswith("tsv") else ","
     (tmp_path / name).write_text(f"audio{separator}text\n{row}\n", encoding="utf-8")
@@ -194,14 +196,14 @@ def test_a_table_names_its_bad_rows(tmp_path: Path) -> None:
     ]
 
 
-def test_a_quote_left_open_does_not_swallow_the_table(tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_named(tmp_path: Path) -> None:
     record(tmp_path / "a.wav")
     (tmp_path / "x.csv").write_text('audio,text\na.wav,"one\na.wav,two\n')
     message = f"{tmp_path / 'x.csv'}:2: a quotation mark opens a text here, and none closes it"
     assert message in refused("csv", tmp_path / "x.csv")
 
 
-def test_a_table_without_usual_columns_says_which_to_name(tmp_path: Path) -> None:
+def test_unknown_columns_say_which_to_name(tmp_path: Path) -> None:
     record(tmp_path / "a.wav")
     table = tmp_path / "x.csv"
     table.write_text("sound,words,who\na.wav,one,ann\n")
@@ -235,7 +237,7 @@ def test_a_row_without_a_speaker_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("corpus", ["csv", "tsv", "nemo", "kaldi"])
-def test_a_folder_with_train_dev_and_test_keeps_its_splits(tmp_path: Path, corpus: str) -> None:
+def test_existing_splits_are_kept(tmp_path: Path, corpus: str) -> None:
     source = tmp_path / "source"
     for split in ("train", "dev", "test"):
         file = record(source / f"{split}.wav")
@@ -253,7 +255,8 @@ def test_a_folder_with_train_dev_and_test_keeps_its_splits(tmp_path: Path, corpu
     assert texts(prepare(corpus, source, tmp_path / "out")) == wanted
 
 
-def test_one_list_is_divided_the_same_wherever_it_lies(tmp_path: Path) -> None:
+def test_splits_do_not_depend_on_the_folder(tmp_path: Path) -> None:
+    """Nor on the order of lines."""
     splits = []
     for name, numbers in (("one", range(30)), ("two", reversed(range(30)))):
         rows = [f"{record(tmp_path / name / f'{number}.wav').name},text {number}\n" for number in numbers]
@@ -264,7 +267,7 @@ def test_one_list_is_divided_the_same_wherever_it_lies(tmp_path: Path) -> None:
     assert {split: len(lines) for split, lines in splits[0].items()} == {"train": 21, "dev": 6, "test": 3}
 
 
-def test_a_hash_of_file_names_alone_divides_utterances(tmp_path: Path) -> None:
+def test_a_hash_of_file_names_alone_splits(tmp_path: Path) -> None:
     # The rule as it was written first; equal names in two folders may part.
     names = [f"{folder}/{number}.wav" for folder in ("a", "b") for number in range(10)]
     rows = [f"{record(tmp_path / name).relative_to(tmp_path)},{name}\n" for name in names]
@@ -274,7 +277,7 @@ def test_a_hash_of_file_names_alone_divides_utterances(tmp_path: Path) -> None:
     assert found == {"test": ordered[:5], "dev": ordered[5:10], "train": ordered[10:]}
 
 
-def test_nemo_manifests_are_rewritten_to_where_the_audio_lies(tmp_path: Path) -> None:
+def test_nemo_audio_paths_are_rewritten(tmp_path: Path) -> None:
     record(tmp_path / "clips" / "a.wav", 2.0)
     manifest = tmp_path / "x.jsonl"
     line = {"audio_filepath": "clips/a.wav", "duration": 0.5, "offset": 1.0, "text": "one", "lang": "de", "speaker": 7}
@@ -320,7 +323,7 @@ def kaldi(tmp_path: Path) -> Path:
     return source
 
 
-def test_kaldi_segments_have_their_times_and_speakers(kaldi: Path, tmp_path: Path) -> None:
+def test_kaldi_segments_have_times_and_speakers(kaldi: Path, tmp_path: Path) -> None:
     prepare("kaldi", kaldi, tmp_path / "out", NO_SPLITS)
     found = sorted(
         Manifest(Utterance, [tmp_path / "out" / "train.jsonl"]), key=lambda utterance: utterance.offset_seconds
@@ -369,7 +372,7 @@ def test_kaldi_names_what_repeats_an_id(kaldi: Path, file: str) -> None:
     assert f"{kaldi}/{file}:3: {first.split()[0]} stands already in {kaldi}/{file}:1" in refused("kaldi", kaldi)
 
 
-def test_kaldi_leaves_nothing_out_silently(kaldi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kaldi_reports_what_it_leaves_out(kaldi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (kaldi / "segments").write_text("ann-1 call 0 1\nbob-1 call 1 -1\neve-1 call 2 3\n")
     (kaldi / "utt2spk").write_text("ann-1 ann\n")
     prepare("kaldi", kaldi, tmp_path / "out", NO_SPLITS)
@@ -421,7 +424,7 @@ def test_mistakes_on_the_command_line_are_explained(tmp_path: Path) -> None:
     assert "not UTF-8" in refused("csv", tmp_path / "x.csv")
 
 
-def test_the_command_to_train_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_suggests_the_train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segue.recipe.shipped", lambda: {"your_speech": tmp_path, "your_translation": tmp_path})
     both = [Written(Path(f"{split}.jsonl"), 1, "1 utterances, 0.1 minutes", "utterances") for split in ("train", "dev")]
     pairs = [each._replace(noun="pairs") for each in both]
@@ -449,7 +452,7 @@ def test_the_real_fsdd_has_its_published_size(tmp_path: Path) -> None:
         assert set(counts[split].values()) == {each}
 
 
-def test_the_real_ljspeech_excerpt_has_its_length_and_splits(tmp_path: Path) -> None:
+def test_the_real_ljspeech_has_its_length(tmp_path: Path) -> None:
     overrides = ("dev_from=LJ002-0161", "test_from=LJ002-0181")
     written = prepare("ljspeech", real_data("ljspeech_excerpt"), tmp_path / "out", overrides)
     assert sum(each.num_examples for each in written) == 385

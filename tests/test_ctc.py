@@ -20,7 +20,7 @@ def scores(path: list[int], vocabulary: int, seed: int = 0) -> np.ndarray:
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 3), st.integers(0, 1000))
 @settings(deadline=None)
-def test_greedy_is_the_best_path_without_repeats_and_blanks(path: list[int], blank: int, first_frame: int) -> None:
+def test_greedy_drops_repeats_and_blanks(path: list[int], blank: int, first_frame: int) -> None:
     log_probs = scores(path, 4)
     emissions = [each.later(first_frame) for each in greedy(log_probs, blank)]
     assert [emission.token for emission in emissions] == [token for token, _ in groupby(path) if token != blank]
@@ -84,9 +84,7 @@ def heard(
     seed=st.integers(0, 2**32),
 )
 @settings(deadline=None, max_examples=200)
-def test_merging_overlapping_windows_loses_and_doubles_nothing(
-    longest_gap: int, jitter: int, is_noisy: bool, seed: int
-) -> None:
+def test_merging_windows_keeps_every_token_once(longest_gap: int, jitter: int, is_noisy: bool, seed: int) -> None:
     draw = np.random.default_rng(seed)
     emissions = said(longest_gap, draw)
     windows = [heard(emissions, number, jitter, draw, is_noisy=is_noisy) for number in range(NUM_WINDOWS)]
@@ -97,14 +95,15 @@ def test_merging_overlapping_windows_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("longest_gap", [0, 10])
-def test_windows_that_agree_merge_into_exactly_what_was_said(longest_gap: int) -> None:
+def test_agreeing_windows_merge_exactly(longest_gap: int) -> None:
     draw = np.random.default_rng(0)
     emissions = said(longest_gap, draw)
     windows = [heard(emissions, number, 0, draw, is_noisy=False) for number in range(NUM_WINDOWS)]
     assert merge(windows, OVERLAPS) == emissions
 
 
-def test_double_letters_in_speech_without_gaps_stay_double() -> None:
+def test_double_letters_stay_double() -> None:
+    """In speech without gaps."""
     for seed in range(50):
         draw = np.random.default_rng(seed)
         emissions, frame = list[Emission](), 0
@@ -117,7 +116,8 @@ def test_double_letters_in_speech_without_gaps_stay_double() -> None:
         assert [emission.token for emission in merged] == [emission.token for emission in emissions]
 
 
-def test_where_windows_disagree_each_is_believed_on_its_own_side() -> None:
+def test_each_window_decides_on_its_own_side() -> None:
+    """Where two disagree."""
     left = [Emission(1, 10, 11, 1.0), Emission(2, 45, 46, 1.0), Emission(3, 58, 59, 1.0)]
     right = [Emission(4, 41, 42, 1.0), Emission(5, 55, 56, 1.0), Emission(6, 70, 71, 1.0)]
     assert [emission.token for emission in merge([left, right], [(40, 60)])] == [1, 2, 5, 6]
@@ -128,27 +128,29 @@ def placed(*places: tuple[int, int, int]) -> list[Emission]:
     return [Emission(*place, 1.0) for place in places]
 
 
-def test_a_token_that_another_has_overtaken_has_a_frame_yet() -> None:
+def test_an_overtaken_token_keeps_a_frame() -> None:
     left = placed((1, 7, 12), (2, 15, 17), (0, 21, 23), (1, 24, 30))
     right = placed((0, 13, 14), (1, 18, 19), (2, 24, 32), (1, 34, 39))
     merged = merge([left, right], [(10, 30)])
     assert merged == placed((1, 7, 12), (2, 15, 17), (0, 21, 23), (1, 23, 24), (2, 24, 32), (1, 34, 39))
 
 
-def test_what_ends_where_windows_begin_to_share_frames_is_not_heard_by_both() -> None:
+def test_tokens_before_the_overlap_are_unmatched() -> None:
+    """What ends where windows begin to share frames is not heard by both."""
     left = placed((1, 6, 10), (2, 12, 15), (1, 18, 21), (2, 25, 28))
     right = placed((1, 10, 12), (0, 14, 15), (2, 17, 25), (1, 32, 39))
     merged = merge([left, right], [(10, 30)])
     assert merged == placed((1, 6, 10), (2, 12, 15), (1, 18, 21), (2, 21, 25), (1, 32, 39))
 
 
-def test_what_begins_where_windows_end_to_share_frames_is_not_heard_by_both() -> None:
+def test_tokens_after_the_overlap_are_unmatched() -> None:
+    """What begins where windows end to share frames is not heard by both."""
     left = placed((1, 4, 9), (0, 16, 24), (0, 27, 29))
     right = placed((0, 13, 15), (1, 17, 20), (0, 22, 27), (0, 30, 33), (0, 36, 39))
     assert merge([left, right], [(10, 30)]) == [*placed((1, 4, 9)), *right]
 
 
-def test_windows_may_hold_nothing() -> None:
+def test_empty_windows_are_merged() -> None:
     assert merge([emitted(1, 2)], []) == emitted(1, 2)
     assert merge([[], []], [(0, 10)]) == []
     last = [Emission(1, 40, 41, 1.0)]

@@ -33,7 +33,7 @@ def test_commands_in_the_docs_exist(page: Path) -> None:
     assert named <= set(recipe.shipped())
 
 
-def test_scores_in_the_readme_stand_as_evaluate_prints_them() -> None:
+def test_readme_scores_have_the_printed_format() -> None:
     blocks = re.findall(
         r"^\$ segue evaluate .*\n((?:(?!\$|```).*\n)*)", PAGES[0].read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -47,7 +47,7 @@ def test_scores_in_the_readme_stand_as_evaluate_prints_them() -> None:
         assert "\n95 % intervals: bootstrap, 1,000 draws of " in block
 
 
-def test_the_quickstart_s_score_in_the_readme_is_the_one_that_was_measured() -> None:
+def test_readme_has_the_measured_quickstart_score() -> None:
     results = (ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8")
     readme = PAGES[0].read_text(encoding="utf-8")
     [now] = re.findall(r"^\| as they are \| [\d.]+ \| ([\d.]+) \|$", results, re.MULTILINE)

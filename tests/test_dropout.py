@@ -7,7 +7,7 @@ from segue.layers.dropout import LEVELS, Dropout
 
 
 @pytest.mark.parametrize("probability", [0.0001, 0.1, 0.15, 0.5, 0.9])
-def test_the_asked_share_is_dropped_and_the_expectation_stays(probability: float) -> None:
+def test_dropout_keeps_rate_and_expectation(probability: float) -> None:
     torch.manual_seed(0)
     num = 2_000_000
     found = Dropout(probability)(torch.ones(num))
@@ -19,7 +19,7 @@ def test_the_asked_share_is_dropped_and_the_expectation_stays(probability: float
     assert found.double().mean().item() == pytest.approx(1.0, abs=4 * error / num / (1 - probability))
 
 
-def test_each_element_is_drawn_for_itself() -> None:
+def test_elements_are_dropped_independently() -> None:
     torch.manual_seed(0)
     dropped = (Dropout(0.5)(torch.ones(4000, 9)) == 0).double()  # 9: rows begin at every part of a random number
     covariance = torch.corrcoef(dropped.T)
@@ -41,7 +41,7 @@ def test_what_is_dropped_has_no_gradient(shape: tuple[int, ...], dtype: torch.dt
     torch.testing.assert_close(found, 3 * x.grad)
 
 
-def test_a_seed_repeats_it_and_views_are_as_good_as_copies() -> None:
+def test_a_seed_repeats_dropout_also_of_views() -> None:
     dropout, x = Dropout(0.3), torch.randn(6, 7)
     torch.manual_seed(2)
     first = dropout(x)
@@ -51,7 +51,7 @@ def test_a_seed_repeats_it_and_views_are_as_good_as_copies() -> None:
     assert not torch.equal(dropout(x), first)
 
 
-def test_nothing_is_dropped_in_evaluation_or_where_nothing_is_asked() -> None:
+def test_no_dropout_in_evaluation_or_at_rate_0() -> None:
     x = torch.randn(5, 3)
     assert torch.equal(Dropout(0.5).eval()(x), x)
     assert torch.equal(Dropout(0.0)(x), x)

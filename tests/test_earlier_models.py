@@ -35,13 +35,13 @@ def earlier_name(name: str) -> str:
     return name.replace("head.output.", "model.head.").replace("encoder.", "model.")
 
 
-def test_a_directory_that_an_earlier_version_wrote_says_what_it_said() -> None:
+def test_earlier_directories_have_equal_scores() -> None:
     assert "objective" not in (EARLIER / "recipe.toml").read_text()
     np.testing.assert_allclose(heard(EARLIER), np.load(EARLIER / "log_probs.npy"), atol=1e-5)
 
 
 @pytest.mark.parametrize("change", [("dense", "dense"), ("dense", "plain"), ("is_separable = true", "")])
-def test_weights_by_their_earlier_names_are_the_same_model(tmp_path: Path, change: tuple[str, str]) -> None:
+def test_earlier_weight_names_still_load(tmp_path: Path, change: tuple[str, str]) -> None:
     shutil.copy(EARLIER / "tokenizer.json", tmp_path)
     text = (EARLIER / "recipe.toml").read_text().replace(*change)
     (tmp_path / "recipe.toml").write_text(text)

@@ -41,7 +41,8 @@ def test_what_is_not_unicode_is_named_with_its_line() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xe9", b"\xc3", b"\xe2\x82"])
-def test_one_bad_byte_in_utf8_is_named_and_not_read_as_a_code_page(bad: bytes) -> None:
+def test_one_bad_byte_in_utf8_is_named(bad: bytes) -> None:
+    """It is not read as a code page."""
     content = "Schöne Grüße,\nwie geht es\n".encode() + b"dir" + bad + b" heute?\nGut.\n"
     with pytest.raises(UserError, match=r"x\.srt:3: not UTF-8, as the rest is"):
         encoding_of(content, "x.srt")

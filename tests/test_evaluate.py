@@ -47,7 +47,7 @@ def test_every_utterance_is_written_with_its_scores(
     assert "\nspeaker_1  " in printed
 
 
-def test_every_translation_is_written_with_its_source(trained_translator: Path, pairs: Path, tmp_path: Path) -> None:
+def test_outputs_have_source_and_reference(trained_translator: Path, pairs: Path, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs.jsonl"
     assert main(["evaluate", str(trained_translator), str(pairs / "test.jsonl"), "--outputs", str(outputs)]) == 0
     rows = lines(outputs)
@@ -98,7 +98,7 @@ def test_references_that_hold_nothing_are_said(
         ("{empty} --json", "{empty}: no examples in it"),
     ],
 )
-def test_what_cannot_be_written_or_read_is_said_at_once(
+def test_unusable_paths_are_refused_at_once(
     trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, message: str
 ) -> None:
     places = {"manifest": corpus / "test.jsonl", "folder": tmp_path, "empty": tmp_path / "empty.jsonl"}
@@ -108,7 +108,7 @@ def test_what_cannot_be_written_or_read_is_said_at_once(
     assert (corpus / "test.jsonl").read_text().count("\n") == 8
 
 
-def test_chinese_is_scored_by_its_characters_in_the_model_s_directory(
+def test_chinese_is_scored_by_characters(
     trained_translator: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = tmp_path / "zh.jsonl"
@@ -118,7 +118,7 @@ def test_chinese_is_scored_by_its_characters_in_the_model_s_directory(
     assert "|tok:zh|" in json.loads(capsys.readouterr().out)["bleu_signature"]
 
 
-def test_another_model_is_told_apart(
+def test_a_worse_model_differs(
     trained: Path, tiny_recipe: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     segue.train(tiny_recipe, tmp_path / "hasty", "engine.steps=2")

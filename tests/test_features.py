@@ -62,7 +62,8 @@ OVER: tuple[Normalization, ...] = ("utterance", "speech")
 
 
 @pytest.mark.parametrize("over", OVER)
-def test_an_utterance_too_short_for_a_frame_has_none_even_alone(over: Normalization) -> None:
+def test_too_short_utterances_have_no_frame(over: Normalization) -> None:
+    """Even alone in a batch."""
     features, frames = LogMel(FeaturesSection())(torch.ones(1, 1), torch.tensor([1]))
     assert frames.tolist() == [0]
     assert normalize(features, frames, over).abs().max() == 0
@@ -85,7 +86,8 @@ def test_padding_never_changes_a_real_frame(over: Normalization, lengths: list[i
         assert not normalized[number, :, int(alone_frames) :].any()
 
 
-def test_normalized_bins_have_mean_0_and_variance_1_over_real_frames() -> None:
+def test_normalized_bins_have_mean_0_variance_1() -> None:
+    """Over real frames."""
     frames = torch.tensor([200, 50])
     noise = 3 * torch.randn(2, 8, 200, generator=torch.Generator().manual_seed(0)) - 5
     for row, count in zip(normalize(noise, frames, "utterance"), frames.tolist(), strict=True):
@@ -131,7 +133,7 @@ PAUSES = {
 
 
 @pytest.mark.parametrize("name", PAUSES)
-def test_pauses_hardly_change_speech_that_is_normalized_over_speech(name: str) -> None:
+def test_speech_normalization_ignores_pauses(name: str) -> None:
     speech, pause = spoken(8000), PAUSES[name]
     changes = {}
     for over in OVER:
@@ -142,6 +144,6 @@ def test_pauses_hardly_change_speech_that_is_normalized_over_speech(name: str) -
     assert changes["utterance"] > 1
 
 
-def test_a_quiet_recording_is_normalized_as_a_loud_one() -> None:
+def test_normalization_removes_loudness() -> None:
     loud, quiet = normalized(spoken(8000), "speech"), normalized(spoken(8000) * np.float32(0.1), "speech")
     assert (loud - quiet).abs().max() < 0.01

@@ -18,7 +18,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
-def test_who_may_read_new_files_may_read_ours(umask: int, tmp_path: Path) -> None:
+def test_new_files_follow_the_umask(umask: int, tmp_path: Path) -> None:
     write_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(2)})  # safetensors makes its file private
     (tmp_path / ".partial_text").touch(0o600)  # left by a process that was killed
     with replacing(tmp_path / "text") as partial:
@@ -36,7 +36,7 @@ def interrupted(path: Path) -> None:
     raise KeyboardInterrupt
 
 
-def test_what_breaks_off_leaves_the_file_before(tmp_path: Path) -> None:
+def test_failed_writes_keep_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "text"
     with replacing(path) as partial:
         partial.write_text("before")

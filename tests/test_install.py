@@ -13,7 +13,7 @@ ROOT = Path(segue.__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_exported_models_run_where_segue_alone_is_installed(
+def test_exports_run_on_a_plain_installation(
     trained: Path, trained_translator: Path, corpus: Path, tmp_path: Path
 ) -> None:
     from segue import formats

@@ -59,7 +59,7 @@ def num_parameters(section: JasperSection) -> int:
     return sum(parameter.numel() for part in (encoder, head) for parameter in part.parameters())
 
 
-def test_jasper_10x5_has_exactly_the_published_number_of_parameters() -> None:
+def test_jasper_10x5_has_the_published_size() -> None:
     assert num_parameters(sized("dense", 2, 5)) == 332_632_349
     assert num_parameters(sized("plain", 2, 5)) == 322_286_877
 
@@ -75,7 +75,7 @@ def test_jasper_10x5_has_exactly_the_published_number_of_parameters() -> None:
         pytest.param(QUARTZNET_15X5, "18.9", id="QuartzNet 15x5"),
     ],
 )
-def test_other_sizes_have_the_published_number_of_parameters(section: JasperSection, millions: str) -> None:
+def test_other_sizes_have_the_published_parameters(section: JasperSection, millions: str) -> None:
     assert f"{num_parameters(section) / 1e6:.1f}" == millions
 
 
@@ -144,7 +144,7 @@ def test_padding_never_changes_an_output(section: JasperSection) -> None:
             torch.testing.assert_close(together[number, : alone.shape[1]], alone[0], atol=1e-5, rtol=0)
 
 
-def test_outputs_are_log_probabilities_at_the_subsampled_rate() -> None:
+def test_outputs_are_subsampled_log_probs() -> None:
     model = lived_in(tiny("plain"))
     log_probs, frames = model.score(torch.randn(2, 6, 41), torch.tensor([41, 20]))
     assert model.encoder.subsampling == tiny("plain").subsampling == 4
@@ -170,7 +170,7 @@ def normalized(x: Tensor, norm: Any) -> Tensor:
 @pytest.mark.parametrize(
     ("residual", "summed"), [("dense", [[1], [1, 3], [1, 3, 4]]), ("plain", [[1], [3], [4]]), ("none", [[], [], []])]
 )
-def test_a_block_adds_projections_of_the_inputs_that_its_kind_says(residual: Residual, summed: list[list[int]]) -> None:
+def test_blocks_add_the_residuals_of_their_kind(residual: Residual, summed: list[list[int]]) -> None:
     model = lived_in(tiny(residual)).encoder
     inputs: list[Tensor] = []
     for block in model.blocks:
@@ -196,7 +196,7 @@ def test_a_block_adds_projections_of_the_inputs_that_its_kind_says(residual: Res
             torch.testing.assert_close(outputs[position], x.relu() * mask)
 
 
-def test_statistics_move_a_tenth_of_the_way_to_those_of_a_batch() -> None:
+def test_batch_norm_momentum_is_a_tenth() -> None:
     torch.manual_seed(0)
     section = JasperSection(kind="jasper", residual="none", blocks=(BlockSection(channels=8, kernel=3),))
     model = Jasper(section, 6).train()

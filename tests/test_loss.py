@@ -43,14 +43,15 @@ def test_losses_and_gradients_are_torch_s(
     torch.testing.assert_close(logits.grad.double(), exact.grad, atol=1e-6, rtol=tolerance)
 
 
-def test_more_rows_than_one_chunk_as_shipped() -> None:
+def test_several_chunks_have_torchs_losses() -> None:
+    """With chunks as large as they ship."""
     logits, targets = random_rows(2 * loss.ROWS + 1, torch.float32)
     wanted = F.cross_entropy(logits, targets, label_smoothing=0.1, reduction="none")
     found, _ = cross_entropy(logits, targets, 0.1)
     torch.testing.assert_close(found, wanted)
 
 
-def test_scores_are_overwritten_only_where_they_need_a_gradient() -> None:
+def test_only_scores_with_gradient_are_overwritten() -> None:
     logits, targets = random_rows(5, torch.float32)
     before = logits.detach().clone()
     cross_entropy(logits.detach(), targets)
@@ -59,7 +60,7 @@ def test_scores_are_overwritten_only_where_they_need_a_gradient() -> None:
     assert not torch.equal(logits, before)
 
 
-def test_a_gradient_that_is_used_up_is_not_used_again() -> None:
+def test_a_second_backward_pass_is_an_error() -> None:
     logits, targets = random_rows(5, torch.float32)
     found, _ = cross_entropy(logits * 1, targets)
     found.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
@@ -67,7 +68,7 @@ def test_a_gradient_that_is_used_up_is_not_used_again() -> None:
         found.sum().backward()  # type: ignore[no-untyped-call]
 
 
-def test_whoever_still_needs_the_scores_hears_of_it() -> None:
+def test_overwriting_needed_scores_is_an_error() -> None:
     logits, targets = random_rows(5, torch.float32)
     found, _ = cross_entropy(logits.tanh(), targets)  # its gradient is made from its output
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -82,7 +83,7 @@ def test_no_targets_cost_nothing() -> None:
     assert logits.grad is not None
 
 
-def test_scores_that_overflow_alone_have_a_finite_loss() -> None:
+def test_huge_scores_have_a_finite_loss() -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e30, 0.0, 1e30]], requires_grad=True)
     found, _ = cross_entropy(logits, torch.tensor([0, 1]))
     found.sum().backward()  # type: ignore[no-untyped-call]

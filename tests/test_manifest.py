@@ -113,7 +113,7 @@ def test_a_bad_line_is_named_with_file_and_number(tmp_path: Path, bad: str) -> N
     assert isinstance(problem, UserError)
 
 
-def test_a_file_that_is_no_manifest_is_named_as_what_it_is(tmp_path: Path) -> None:
+def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(f"[{line()}]")
     with pytest.raises(UserError, match=r"x\.json: one JSON array, where each line should be an object; `jq -c"):
         Manifest(Utterance, [tmp_path / "x.json"])
@@ -159,7 +159,7 @@ def test_skip_bad_counts_what_it_leaves_out(tmp_path: Path, capsys: pytest.Captu
     assert f"{len(BAD_LINES)} bad manifest lines left out" in capsys.readouterr().err
 
 
-def test_an_id_stands_for_one_example_in_all_manifests(tmp_path: Path) -> None:
+def test_ids_are_unique_across_manifests(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(line(id=1) + line(id="x"))
     (tmp_path / "b.jsonl").write_text(line(id="y") + line(id="x"))
     with pytest.raises(UserError) as raised:
@@ -168,9 +168,10 @@ def test_an_id_stands_for_one_example_in_all_manifests(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keys", [{}, {"lang": "id"}, {"id": None}])
-def test_repeated_audio_without_an_id_is_kept_and_said(
+def test_repeated_audio_without_id_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: dict[str, Any]
 ) -> None:
+    """A warning says so."""
     path = tmp_path / "x.jsonl"
     path.write_text(2 * line(**keys))
     assert [utterance.id for utterance in Manifest(Utterance, [path])] == ["a.wav", "a.wav"]
@@ -184,7 +185,8 @@ def test_segments_of_one_file_have_different_ids(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_left_out_is_counted_and_changes_the_checksum(tmp_path: Path) -> None:
+def test_left_out_examples_change_the_checksum(tmp_path: Path) -> None:
+    """They are counted."""
     path = tmp_path / "x.jsonl"
     path.write_text("".join(line(f"{number}.wav", duration=number + 1) for number in range(4)))
     manifest = Manifest(Utterance, [path])

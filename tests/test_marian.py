@@ -168,7 +168,7 @@ def test_greedy_outputs_are_marian_s(model: Transformer, longest: int) -> None:
 
 
 @pytest.mark.parametrize("longest", [30, 4])
-def test_four_beams_find_what_marian_s_four_beams_find(model: Transformer, longest: int) -> None:
+def test_four_beams_find_what_marian_s_find(model: Transformer, longest: int) -> None:
     num_same = num_long = 0
     both = ours(model, SOURCES, 4, longest), theirs(model, SOURCES, 4, longest)
     for mine, other in zip(*both, strict=True):

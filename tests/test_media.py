@@ -35,7 +35,7 @@ def encode(path: Path, codec: str, samples: audio.Samples, rate: int = RATE) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_only_ffmpeg_knows_is_heard_whole(tmp_path: Path, kind: str) -> None:
+def test_ffmpeg_formats_are_read_whole(tmp_path: Path, kind: str) -> None:
     path = encode(tmp_path / f"x.{kind}", KINDS[kind], tone(2.0))
     samples = audio.read(path, RATE)
     assert len(samples) / RATE == pytest.approx(2.0, abs=0.2)
@@ -57,7 +57,7 @@ def test_a_long_recording_is_measured_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["m4a", "webm", "mkv"])
-def test_what_was_cut_is_refused(tmp_path: Path, kind: str) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, kind: str) -> None:
     path = encode(tmp_path / f"x.{kind}", KINDS[kind], np.random.default_rng(0).uniform(-0.4, 0.4, 64000).astype("f"))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -67,13 +67,13 @@ def test_what_was_cut_is_refused(tmp_path: Path, kind: str) -> None:
         assert str(raised.value).startswith(f"{path}: ")
 
 
-def test_what_is_no_sound_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_playlist_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.m4a").write_text("#EXTM3U\nhttp://localhost/x.ts\n")
     with pytest.raises(UserError, match=r"x\.m4a: not audio that can be read \(wav, flac, ogg, mp3, m4a,"):
         audio.read(tmp_path / "x.m4a", RATE)
 
 
-def test_without_the_extra_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "x.m4a", "aac", tone(1.0))
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"x\.m4a: not audio .* pip install 'segue\[media\]'"):

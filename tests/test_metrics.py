@@ -34,7 +34,7 @@ def translation_scores(
 
 @given(st.lists(st.tuples(lines, lines), min_size=1, max_size=6))
 @settings(deadline=None)
-def test_error_rates_are_edit_distances_over_all_pairs_together(pairs: list[tuple[str, str]]) -> None:
+def test_error_rates_pool_the_edits_of_all_pairs(pairs: list[tuple[str, str]]) -> None:
     references, hypotheses = zip(*pairs, strict=True)
     scores = error_rates(references, hypotheses)
     errors = sum(distance(reference.split(), said.split()) for reference, said in pairs)
@@ -52,7 +52,7 @@ def test_kinds_of_errors_are_told_apart() -> None:
     assert scores["word_error_rate"] == 4 / 5
 
 
-def test_words_said_where_nothing_was_are_errors() -> None:
+def test_words_for_empty_references_are_errors() -> None:
     assert error_rates([""], ["a b"])["word_error_rate"] == 2.0
     assert error_rates([""], [""])["word_error_rate"] == 0.0
 
@@ -88,7 +88,7 @@ def test_translation_scores_are_sacrebleu_s(num_references: int) -> None:
     assert 0 < float(scores["bleu"]) < 100
 
 
-def test_sentences_may_have_unequal_numbers_of_references() -> None:
+def test_numbers_of_references_may_differ() -> None:
     references = [REFERENCES[0], REFERENCES[1][:1], REFERENCES[2][:2], REFERENCES[3][:1]]
     scores = translation_scores(references, HYPOTHESES)
     # A reference that stands twice changes neither score, so it can fill the gaps.
@@ -111,7 +111,7 @@ def test_full_scores_say_how_they_were_counted() -> None:
     assert str(unequal["bleu_signature"]).startswith("nrefs:var|")
 
 
-def test_a_perfect_translation_scores_highest_whichever_reference_it_is() -> None:
+def test_matching_any_reference_is_perfect() -> None:
     hypotheses = [each[number % 3] for number, each in enumerate(REFERENCES)]
     scores = translation_scores(REFERENCES, hypotheses, has_edit_rate=True)
     assert (scores["bleu"], scores["chrf"], scores["ter"]) == (pytest.approx(100), pytest.approx(100), 0)
@@ -120,13 +120,13 @@ def test_a_perfect_translation_scores_highest_whichever_reference_it_is() -> Non
 
 @given(st.lists(lines, min_size=1, max_size=5), lines)
 @settings(deadline=None)
-def test_the_nearest_reference_needs_the_fewest_word_edits(references: list[str], hypothesis: str) -> None:
+def test_the_nearest_reference_has_fewest_edits(references: list[str], hypothesis: str) -> None:
     found = nearest(references, hypothesis)
     edits = [distance(reference.split(), hypothesis.split()) for reference in references]
     assert found == references[edits.index(min(edits))]
 
 
-def test_the_nearest_is_counted_in_words_not_in_letters() -> None:
+def test_nearest_counts_words_not_letters() -> None:
     assert nearest(["AH B K", "AA BB"], "AA B") == "AA BB"
     assert nearest(["a bc", "abcdefgh xyz uvw"], "abcdefgh xyz") == "abcdefgh xyz uvw"
 
@@ -160,7 +160,7 @@ def scored(references: Sequence[str], hypotheses: Sequence[str], language: str |
         (GERMAN, GERMAN, ["de", None], "13a"),
     ],
 )
-def test_bleu_cuts_words_as_the_target_language_has_them(
+def test_bleu_tokenizes_by_target_language(
     references: list[str], hypotheses: list[str], languages: list[str | None], tokenizer: str
 ) -> None:
     expected = sacrebleu.corpus_bleu(hypotheses, [references], tokenize=tokenizer).score
@@ -171,7 +171,8 @@ def test_bleu_cuts_words_as_the_target_language_has_them(
         assert f"|tok:{tokenizer}" in scores["bleu_signature"]
 
 
-def test_edits_of_chinese_are_of_characters_and_of_thai_none() -> None:
+def test_chinese_ter_is_of_characters() -> None:
+    """Thai has none."""
     assert 0 < scored(CHINESE, NEARLY_CHINESE)["ter"] < 25
     assert "norm:yes|punct:yes|asian:yes" in scored(CHINESE, NEARLY_CHINESE)["ter_signature"]
     assert set(scored(THAI, NEARLY_THAI)) == {"bleu", "chrf", "bleu_signature", "chrf_signature"}
@@ -195,9 +196,7 @@ def test_edits_of_chinese_are_of_characters_and_of_thai_none() -> None:
         (["123 45"], None, "13a"),
     ],
 )
-def test_the_language_decides_where_its_letters_are_there(
-    references: list[str], language: str | None, tokenizer: str
-) -> None:
+def test_the_language_decides_if_its_letters_occur(references: list[str], language: str | None, tokenizer: str) -> None:
     assert metrics.bleu_tokenizer("auto", references, language) == tokenizer
 
 
@@ -206,9 +205,10 @@ def test_a_tokenizer_that_is_given_is_taken() -> None:
     assert "|tok:char|" in scores["bleu_signature"]
 
 
-def test_without_a_dictionary_characters_are_counted_and_said(
+def test_without_mecab_bleu_counts_characters(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Which is said once."""
     missing = "ja-mecab needs its dictionary: pip install 'segue[japanese]'"
     monkeypatch.setattr(choice, "_mecab_problem", lambda name: missing)
     choice._warn_of_characters.cache_clear()
@@ -221,7 +221,7 @@ def test_without_a_dictionary_characters_are_counted_and_said(
         metrics.bleu_tokenizer("ja-mecab", JAPANESE, None)
 
 
-def test_several_languages_count_alike_and_each_its_own_way() -> None:
+def test_languages_are_scored_apart_and_averaged() -> None:
     references = [(each,) for each in (*CHINESE, *GERMAN)]
     hypotheses = [*NEARLY_CHINESE, *GERMAN]
     found = texts("bleu", "auto", references, hypotheses, ["zh"] * 3 + ["de"] * 2, has_edit_rate=True)
@@ -235,7 +235,7 @@ def test_several_languages_count_alike_and_each_its_own_way() -> None:
 
 
 @pytest.mark.parametrize(("references", "hypotheses"), [(CHINESE, NEARLY_CHINESE), (THAI, NEARLY_THAI)])
-def test_speech_without_spaces_is_chosen_by_characters(references: list[str], hypotheses: list[str]) -> None:
+def test_unspaced_speech_uses_character_errors(references: list[str], hypotheses: list[str]) -> None:
     found = speech("auto", references, hypotheses)
     assert found.chosen.name == next(iter(found.overall())) == "character_error_rate"
     assert found.overall()["character_error_rate"] < 0.2 < found.overall()["word_error_rate"]
@@ -260,7 +260,7 @@ def noisy(count: int, share: float, seed: int) -> tuple[list[str], list[str]]:
     ]
 
 
-def test_intervals_are_as_wide_as_the_spread_of_the_scores() -> None:
+def test_intervals_have_the_expected_width() -> None:
     references, hypotheses = noisy(400, 0.2, seed=1)
     found = speech("auto", references, hypotheses).resampling("utterances")
     low, high = found.intervals["word_error_rate"]
@@ -273,7 +273,8 @@ def test_intervals_are_as_wide_as_the_spread_of_the_scores() -> None:
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "ter"])
-def test_resampled_scores_are_sacrebleu_s_of_the_drawn_sentences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resampled_scores_are_sacrebleu_s(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the sentences that were drawn."""
     monkeypatch.setattr(resampling, "NUM_RESAMPLES", 3)
     [part] = texts("bleu", "auto", REFERENCES, HYPOTHESES, [None] * 4, has_edit_rate=True).parts
     draw = np.random.default_rng(0)
@@ -284,7 +285,7 @@ def test_resampled_scores_are_sacrebleu_s_of_the_drawn_sentences(name: str, monk
         assert value == pytest.approx(score)
 
 
-def test_speakers_are_drawn_as_wholes() -> None:
+def test_resampling_draws_whole_speakers() -> None:
     good, bad = noisy(200, 0.02, seed=1), noisy(200, 0.6, seed=2)
     found = speech("auto", good[0] + bad[0], good[1] + bad[1])
     alone = found.resampling("utterances", [None] * 400)
@@ -301,14 +302,14 @@ def test_speakers_are_drawn_as_wholes() -> None:
     assert one.note.endswith("all of one speaker: other voices vary more")
 
 
-def test_fewer_than_ten_speakers_are_few() -> None:
+def test_fewer_than_ten_speakers_are_noted() -> None:
     references, hypotheses = noisy(40, 0.2, seed=1)
     found = speech("auto", references, hypotheses)
     notes = [found.resampling("utterances", [f"{n % count}" for n in range(40)]).note for count in (9, 10)]
     assert [note.endswith("; few speakers: rough") for note in notes] == [True, False]
 
 
-def test_nothing_comes_of_one_block() -> None:
+def test_one_block_cannot_be_resampled() -> None:
     (part,) = speech("auto", ["a b", "c d"], ["a c", "c d"]).parts
     assert part.resampled(np.zeros(2, np.intp)) == {}
     assert part.resampled(np.arange(2)).keys() == {"word_error_rate", "character_error_rate"}
@@ -317,9 +318,7 @@ def test_nothing_comes_of_one_block() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "is_real"), [(-2, -1, True), (-1, 0, False), (-1, 1, False), (0, 1, False), (1, 2, True)]
 )
-def test_a_difference_is_real_where_its_interval_leaves_no_room_for_none(
-    low: float, high: float, is_real: bool
-) -> None:
+def test_an_interval_with_0_is_no_real_difference(low: float, high: float, is_real: bool) -> None:
     assert metrics.Difference((low + high) / 2, low, high).is_real == is_real
 
 
@@ -329,7 +328,8 @@ def test_one_example_has_no_interval() -> None:
     assert found.note == "no 95 % intervals: they need two utterances or more"
 
 
-def test_a_perfect_score_on_a_few_examples_claims_no_certainty() -> None:
+def test_equal_draws_have_no_interval() -> None:
+    """A perfect score on a few examples claims no certainty."""
     found = speech("auto", ["a b", "c d"], ["a b", "c d"]).resampling("utterances")
     assert found.intervals == {}
     assert found.note.endswith("2 utterances; every draw has the same scores, so there are none")
@@ -344,12 +344,12 @@ def test_speakers_have_their_own_scores_worst_first() -> None:
     assert found.by_speaker([None] * 4) == {}
 
 
-def test_where_more_is_better_the_worst_speaker_has_the_least() -> None:
+def test_the_worst_speaker_has_the_lowest_bleu() -> None:
     right, said = [["a b c d"], ["a b c d"]], ["a b c d", "a b c x"]
     assert list(texts("bleu", "13a", right, said, [None, None]).by_speaker(["ann", "bob"])) == ["bob", "ann"]
 
 
-def test_a_difference_is_drawn_in_pairs() -> None:
+def test_differences_are_resampled_in_pairs() -> None:
     references, hypotheses = noisy(400, 0.2, seed=1)
     draw = np.random.default_rng(2)
     mended = [right if draw.random() < 0.1 else said for right, said in zip(references, hypotheses, strict=True)]
@@ -375,7 +375,7 @@ def test_a_model_does_not_differ_from_itself() -> None:
     assert set(found.difference(found).values()) == {(0.0, 0.0, 0.0)}
 
 
-def test_speakers_are_drawn_in_pairs_too() -> None:
+def test_speakers_are_resampled_in_pairs() -> None:
     good, bad = noisy(200, 0.02, seed=1), noisy(200, 0.6, seed=2)
     one, other = speech("auto", bad[0] + good[0], bad[1] + good[1]), speech("auto", bad[0] + good[0], bad[0] + good[1])
     alone, by_speaker = one.difference(other), one.difference(other, [f"{n // 100}" for n in range(400)])
@@ -393,6 +393,6 @@ def test_speakers_are_drawn_in_pairs_too() -> None:
         ("losses", (None, "")),
     ],
 )
-def test_names_are_looked_up_not_guessed(name: str, known: tuple[str | None, str]) -> None:
+def test_directions_and_units_are_by_metric_name(name: str, known: tuple[str | None, str]) -> None:
     found = metrics.describe(name)
     assert (found.direction, found.unit) == known

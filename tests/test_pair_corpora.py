@@ -70,7 +70,7 @@ def test_a_second_development_set_keeps_its_name(tmp_path: Path) -> None:
     assert found == {"dev": [("dev", "dev")], "valid": [("valid", "valid")]}
 
 
-def test_two_files_are_divided_and_equal_sources_stay_together(tmp_path: Path) -> None:
+def test_equal_sources_stay_in_one_split(tmp_path: Path) -> None:
     sources = [f"sentence {number % 40}" for number in range(200)]
     write(tmp_path / "news.v1.en.gz", "".join(f"{source}\n" for source in sources))
     write(tmp_path / "news.v1.de", "".join(f"Satz {number}\n" for number in range(200)))
@@ -84,16 +84,16 @@ def test_two_files_are_divided_and_equal_sources_stay_together(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("english", "german"), [(3, 5), (5, 3), (0, 2)])
-def test_files_of_unequal_length_are_named_with_both_counts(tmp_path: Path, english: int, german: int) -> None:
+def test_files_of_unequal_length_are_refused(tmp_path: Path, english: int, german: int) -> None:
+    """The message has both counts."""
     write(tmp_path / "x" / "train.en", "one\n" * english)
     write(tmp_path / "x" / "train.de.gz", "eins\n" * german)
     message = refused("parallel", tmp_path / "x", *EN_DE)
     assert message.startswith(f"{tmp_path}/x/train.en has {english} lines and {tmp_path}/x/train.de.gz has {german}: ")
 
 
-def test_empty_lines_and_lines_not_in_utf8_are_named_and_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_empty_and_non_utf8_lines_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or left out and counted."""
     write(tmp_path / "x" / "train.en", b"one\n\nthree\nfour\nfi\xe9\nsix\n \n")
     write(tmp_path / "x" / "train.de.gz", b"eins\nzwei\n \t\nvi\xc3\nf\xc3\xbcnf\nsechs\n\n")
     en, de = tmp_path / "x" / "train.en", tmp_path / "x" / "train.de.gz"
@@ -116,7 +116,7 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
     assert found == {"train": [("one\u2028more\x85\x0c", "eins\rmehr")]}
 
 
-def test_what_parallel_texts_lack_is_said(tmp_path: Path) -> None:
+def test_missing_languages_and_texts_are_named(tmp_path: Path) -> None:
     write(tmp_path / "x" / "train.en", "one\n")
     assert "source_language: missing; give source_language=en" in refused("parallel", tmp_path / "x")
     assert "target_language: missing" in refused("parallel", tmp_path / "x", "source_language=en")
@@ -132,9 +132,8 @@ def test_what_parallel_texts_lack_is_said(tmp_path: Path) -> None:
 # --- multi30k ---
 
 
-def test_multi30k_has_a_line_for_each_language_and_keeps_its_test_sets(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_multi30k_has_a_line_for_each_language(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It keeps its test sets."""
     for split in ("train", "val", "test_2016_flickr", "test_2017_flickr"):
         for language in ("en", "de", "cs"):
             write(tmp_path / "raw" / f"{split}.{language}.gz", f"{language} of {split}\n")
@@ -204,7 +203,7 @@ def wmt14(tmp_path: Path) -> Path:
     return source
 
 
-def test_wmt14_joins_the_training_texts_and_reads_sgm(wmt14: Path, tmp_path: Path) -> None:
+def test_wmt14_joins_training_texts_and_reads_sgm(wmt14: Path, tmp_path: Path) -> None:
     assert pairs(prepare("wmt14", wmt14, tmp_path / "out")) == {
         "train": [("one", "eins"), ("two", "zwei"), ("three", "drei")],
         "dev": [("Q&A <now>", "Fragen & Antworten"), ("last line", "last line")],
@@ -212,7 +211,8 @@ def test_wmt14_joins_the_training_texts_and_reads_sgm(wmt14: Path, tmp_path: Pat
     }
 
 
-def test_wmt14_goes_the_other_way_with_that_way_s_test(wmt14: Path, tmp_path: Path) -> None:
+def test_wmt14_can_be_reversed(wmt14: Path, tmp_path: Path) -> None:
+    """With the test set of that direction."""
     write(wmt14 / "dev" / "newstest2013.en.gz", "plain\n")
     write(wmt14 / "dev" / "newstest2013.de", "schlicht\n")
     found = pairs(prepare("wmt14", wmt14, tmp_path / "out", ["source_language=de", "target_language=en"]))
@@ -221,9 +221,8 @@ def test_wmt14_goes_the_other_way_with_that_way_s_test(wmt14: Path, tmp_path: Pa
     assert found["test"][0] == ("original", "translated")
 
 
-def test_wmt14_leaves_out_and_counts_what_cannot_be_a_translation_in_training_only(
-    wmt14: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wmt14_filters_training_pairs_only(wmt14: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be a translation is left out and counted."""
     english = ["", "one", "a b c d", "a b c", "w " * 6, " "]
     german = ["eins", "", "eins", "eins", "w " * 5, "\t"]
     write(wmt14 / "training" / "commoncrawl.de-en.en", "\n".join(english) + "\n")
@@ -252,7 +251,7 @@ def test_wmt14_lists_what_it_looked_for(wmt14: Path, tmp_path: Path) -> None:
     assert "commoncrawl" not in found
 
 
-def test_wmt14_takes_one_joined_training_text_and_refuses_two(wmt14: Path, tmp_path: Path) -> None:
+def test_wmt14_takes_only_one_joined_text(wmt14: Path, tmp_path: Path) -> None:
     for file in [file for file in wmt14.rglob("*.??") if file.name[:8] != "newstest"]:
         file.unlink()
     write(wmt14 / "train.en", "joined\n")
@@ -283,7 +282,8 @@ def dictionary(path: Path) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
     return found
 
 
-def test_cmudict_learns_each_pronunciation_and_merges_those_that_differ_in_stress(tmp_path: Path) -> None:
+def test_cmudict_merges_stress_variants(tmp_path: Path) -> None:
+    """Each pronunciation that is left is learned."""
     write(tmp_path / "cmudict.dict", DICTIONARY)
     prepare("cmudict", tmp_path, tmp_path / "out", NO_SPLITS)
     first, second, third = "R AH K AO R D", "R EH K ER D", "R IH K AO R D"
@@ -297,7 +297,8 @@ def test_cmudict_learns_each_pronunciation_and_merges_those_that_differ_in_stres
     assert dictionary(tmp_path / "out" / "train.jsonl")["import"] == [(first, (second,)), (second, (first,))]
 
 
-def test_cmudict_tests_each_word_once_with_all_its_pronunciations(tmp_path: Path) -> None:
+def test_cmudict_tests_each_word_once(tmp_path: Path) -> None:
+    """With all its pronunciations."""
     write(tmp_path / "cmudict.dict", "".join(f"w{n} AH0\nw{n}(2) EY1\n" for n in range(10)))
     prepare("cmudict", tmp_path, tmp_path / "out", ["dev_share=0.2", "test_share=0.3"])
     found = {split: dictionary(tmp_path / "out" / f"{split}.jsonl") for split in ("train", "dev", "test")}
@@ -342,7 +343,7 @@ def test_tables_of_pairs_are_read(tmp_path: Path, name: str, content: str) -> No
     assert {split: sorted(lines) for split, lines in found.items()} == {"train": [("a, b", "eins"), ("c", "zwei")]}
 
 
-def test_columns_of_pairs_may_be_named_and_languages_given(tmp_path: Path) -> None:
+def test_columns_and_languages_can_be_given(tmp_path: Path) -> None:
     table = write(tmp_path / "x" / "x.csv", "english,other,target_language\na,eins,\nb,deux,fr\n")
     assert "no column audio_filepath or" in refused("csv", table)
     message = refused("csv", table, "source=english")
@@ -372,7 +373,8 @@ def test_a_table_without_a_header_is_refused(tmp_path: Path) -> None:
     assert message.endswith("(columns, between tabs: a house, ein Haus)")
 
 
-def test_a_table_with_audio_is_speech_whatever_else_it_has(tmp_path: Path) -> None:
+def test_a_table_with_audio_is_speech(tmp_path: Path) -> None:
+    """Whatever else it has."""
     table = write(tmp_path / "x" / "x.csv", "path,text,source,target\ngone.wav,a,b,c\n")
     assert f"{table}:2: no such file: {tmp_path}/x/gone.wav" in refused("csv", table)
 

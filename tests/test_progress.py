@@ -72,7 +72,7 @@ def test_without_a_total_time_alone_is_said(terminal: Terminal) -> None:
         assert terminal.lines()[0] == "reads: 0 lines  00:00 elapsed"
 
 
-def test_items_pass_and_are_counted(terminal: Terminal) -> None:
+def test_progress_yields_and_counts_items(terminal: Terminal) -> None:
     items = progress.progress(["a", "bc"], "reads", 3, "letters", amount=len)
     seen = [(item, progress._bars[0].done) for item in items]
     assert seen == [("a", 0), ("bc", 1)]
@@ -92,14 +92,14 @@ def test_lines_stay_whole_beside_bars(terminal: Terminal) -> None:
     assert list(filter(None, terminal.lines())) == ["warning: one file is left out"] * 2
 
 
-def test_what_is_done_at_once_shows_nothing(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_loops_show_no_bar(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_DELAY_SECONDS", 100.0)
     for _ in progress.progress(range(3), "reads"):
         progress._bars[0].tick()
     assert terminal.getvalue() == ""
 
 
-def test_time_passes_while_a_step_takes_long(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_are_redrawn_during_a_long_step(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_TICK_SECONDS", 0.001)
     with Bar("waits"):
         length = len(terminal.getvalue())
@@ -111,7 +111,7 @@ def test_time_passes_while_a_step_takes_long(terminal: Terminal, monkeypatch: py
             pytest.fail("nothing was drawn")
 
 
-def test_what_breaks_off_leaves_no_bar(terminal: Terminal) -> None:
+def test_an_interrupted_loop_leaves_no_bar(terminal: Terminal) -> None:
     bars = progress.progress(range(3), "reads")
     next(bars)
     progress.stop()
@@ -127,7 +127,8 @@ def draw() -> None:
         bar.tick()
 
 
-def test_nothing_is_drawn_where_nobody_looks(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_drawn_without_a_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor by a program that uses the package, nor by a second rank."""
     no_terminal, closed = io.StringIO(), Terminal()
     closed.close()
     with monkeypatch.context() as changed:
@@ -208,8 +209,9 @@ def test_translating_shows_lines_and_sentences(
     assert_drawn_and_taken_away(["translate", trained_translator, text, subtitles], bars, terminal, capsys)
 
 
-def test_evaluating_translations_shows_sentences_and_scores(
+def test_evaluating_text_shows_sentences(
     trained_translator: Path, pairs: Path, terminal: Terminal, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """It shows scores too."""
     words: list[object] = ["evaluate", trained_translator, pairs / "test.jsonl", "--json"]
     assert_drawn_and_taken_away(words, ["evaluates test.jsonl", "scores test.jsonl"], terminal, capsys)

@@ -77,14 +77,14 @@ def in_float(path: Path) -> set[str]:
     return {node.name for node in graph.node if node.op_type in ("Conv", "MatMul") and whole & {*node.input[:2]}}
 
 
-def test_eight_bits_answer_nearly_as_floats_do(source: Path, quantized: Path) -> None:
+def test_int8_outputs_are_near_float(source: Path, quantized: Path) -> None:
     for inputs in examples(3, seed=1):
         expected, found = log_probs(source, inputs), log_probs(quantized, inputs)
         assert not np.array_equal(expected, found)
         assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.99
 
 
-def test_eight_bits_take_any_batch_and_keep_the_metadata(quantized: Path) -> None:
+def test_int8_takes_any_batch_and_keeps_metadata(quantized: Path) -> None:
     inputs = {"waveforms": np.zeros((3, 4000), np.float32), "lengths": np.array([4000, 1, 300])}
     assert log_probs(quantized, inputs).shape[:2] == (3, 25)
     model = onnx.load(quantized)
@@ -92,7 +92,7 @@ def test_eight_bits_take_any_batch_and_keep_the_metadata(quantized: Path) -> Non
     assert ("task", "speech_recognition") in {(each.key, each.value) for each in model.metadata_props}
 
 
-def test_the_front_end_stays_in_float_and_nothing_else(quantized: Path) -> None:
+def test_only_the_front_end_stays_in_float(quantized: Path) -> None:
     assert in_float(quantized) == {"front_end.spectrum", "front_end.filters"}
     graph = onnx.load(quantized).graph
     eight = [tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
@@ -132,7 +132,7 @@ def test_an_unknown_layer_and_no_example_are_refused(source: Path, tmp_path: Pat
         quantize_int8(source, tmp_path / "int8.onnx", [])
 
 
-def test_the_layer_that_eight_bits_hurt_most_comes_first(source: Path, tmp_path: Path) -> None:
+def test_the_layer_that_int8_hurts_most_is_first(source: Path, tmp_path: Path) -> None:
     model = onnx.load(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
 
@@ -155,7 +155,7 @@ def test_the_layer_that_eight_bits_hurt_most_comes_first(source: Path, tmp_path:
     assert 0 < errors[names[1]] < 0.1
 
 
-def test_sixteen_bits_halve_the_file_and_change_little(source: Path, tmp_path: Path) -> None:
+def test_float16_halves_weights_and_changes_little(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "float16.onnx"
     float16_weights(source, target)
     before, after = (

@@ -14,12 +14,13 @@ from segue.engine.trainer import Result
 from segue.errors import UserError
 
 
-def test_no_voice_is_heard_in_two_splits() -> None:
+def test_no_voice_is_in_two_splits() -> None:
     heard = [voice for voices in quickstart.VOICES.values() for voice in voices]
     assert len(heard) == len(set(heard))
 
 
-def test_each_split_is_said_by_its_own_voices_at_a_speaking_pace(tmp_path: Path) -> None:
+def test_each_split_has_its_own_voices(tmp_path: Path) -> None:
+    """At a speaking pace."""
     counts = {"train": 12, "dev": 3, "test": 3}
     quickstart.synthesize(tmp_path, counts)
     for split, count in counts.items():
@@ -36,15 +37,13 @@ def test_a_voice_that_is_not_there_is_named() -> None:
         Synthesizer().say("one", "xx-xx", 150, 50)
 
 
-def test_recordings_that_cannot_be_used_are_refused_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_recordings_stop_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quickstart", "--out", str(tmp_path / "out"), "--recordings", str(tmp_path / "nowhere")]) == 2
     assert f"{tmp_path / 'nowhere'}: no such file or folder" in capsys.readouterr().err
     assert not (tmp_path / "out" / "run").exists()
 
 
-def test_the_whole_way_is_walked(
+def test_quickstart_runs_end_to_end(
     trained: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a model that has learned already: the training itself has tests enough."""
@@ -59,7 +58,7 @@ def test_the_whole_way_is_walked(
 
 
 @pytest.mark.slow  # minutes of training
-def test_pauses_and_levels_cost_a_quickstart_model_little(tmp_path: Path) -> None:
+def test_pauses_and_levels_cost_little_accuracy(tmp_path: Path) -> None:
     quickstart.synthesize(tmp_path / "data")
     training.train(recipe.find("quickstart"), tmp_path / "run", [f"data.root={tmp_path / 'data'}", "engine.steps=1500"])
     model = tasks.load(tmp_path / "run")

@@ -201,9 +201,7 @@ FACTS: dict[str, Any] = {
 
 @given(content=BYTES | changed(FACTS).map(lambda each: json.dumps(each).encode()) | st.just(b"[" * 100_000))
 @fuzz
-def test_what_an_exported_directory_says_is_read_or_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
-) -> None:
+def test_a_segue_json_is_read_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr("segue.runtime.onnx.OnnxBackend", lambda *_: None)
     written(tmp_path, "segue.json", content)
     with suppress(UserError):

@@ -131,10 +131,10 @@ def refusal(text: str, *overrides: str) -> list[str]:
 
 @pytest.mark.usefixtures("folder")
 class TestMistakes:
-    def test_a_mistyped_key_names_file_line_and_the_likely_key(self) -> None:
+    def test_a_mistyped_key_gets_a_suggestion(self) -> None:
         assert refusal(BASE + "stpes = 10\n") == ["x.toml:9: engine.stpes: no such key (did you mean 'steps'?)"]
 
-    def test_a_key_like_no_other_is_answered_with_the_keys_that_exist(self) -> None:
+    def test_an_unknown_key_lists_the_keys(self) -> None:
         assert refusal(BASE + "zzz = 1\n") == ["x.toml:9: engine.zzz: no such key (keys: steps, clip, every)"]
 
     def test_all_mistakes_come_at_once(self) -> None:
@@ -162,21 +162,23 @@ class TestMistakes:
             ("clip = nan", "x.toml:8: engine.clip: should be a finite number, not NaN"),
         ],
     )
-    def test_a_wrong_value_is_told_what_was_wanted(self, line: str, message: str) -> None:
+    def test_a_wrong_value_says_what_was_wanted(self, line: str, message: str) -> None:
         assert refusal(BASE.replace("steps = 200", line)) == [message]
 
-    def test_a_bound_is_told_with_the_value_and_without_the_union_tag(self) -> None:
+    def test_a_broken_bound_names_the_value(self) -> None:
+        """The key does not have the union's tag."""
         assert refusal(BASE.replace("0.01", "-1")) == [
             "x.toml:5: optimizer.learning_rate: should be greater than 0, not -1"
         ]
 
     @pytest.mark.parametrize("date", ["2024-01-02", "07:30:00", "2024-01-02T07:30:00Z"])
-    def test_a_date_is_refused_with_the_way_out(self, date: str) -> None:
+    def test_dates_are_refused_with_advice(self, date: str) -> None:
         (line,) = refusal(f"name = {date}\n" + BASE)
         assert line.startswith("x.toml:1: name: dates and times are not used in recipes; a string stands in quotes: ")
 
     @pytest.mark.parametrize("kind", ["novograd", "adamw"])
-    def test_a_union_without_kind_lists_the_kinds_whether_or_not_a_member_has_a_default(self, kind: str) -> None:
+    def test_a_union_without_kind_lists_the_kinds(self, kind: str) -> None:
+        """Whether or not a member has a default."""
         assert refusal(BASE.replace('kind = "novograd"\n', "")) == [
             "x.toml:3: optimizer.kind: missing (kinds: novograd, adamw)"
         ]
@@ -213,7 +215,8 @@ blocks = [
             'x.toml:16: model.blocks.3.kind: no such kind: "rest" (kinds: convolution, pool)',
         ]
 
-    def test_arrays_of_tables_and_quoted_and_dotted_keys_have_their_lines(self) -> None:
+    def test_keys_of_any_form_have_their_lines(self) -> None:
+        """In arrays of tables, quoted and dotted."""
         text = """task = "test"
 optimizer.kind = "adamw"
 "optimizer" . learning_rate = "x"
@@ -246,7 +249,7 @@ by = 1
         with pytest.raises(RecipeError, match=r"^nowhere.toml: No such file"):
             read(Path("nowhere.toml"))
 
-    def test_a_rule_between_fields_speaks_in_its_own_words(self) -> None:
+    def test_validators_keep_their_own_message(self) -> None:
         class Range(Section):
             low: int = 0
             """Low."""
@@ -268,7 +271,7 @@ by = 1
         with pytest.raises(RecipeError, match=r"^recipe: low is above high$"):
             loads("low = 3", Range)
 
-    def test_windows_line_ends_and_a_byte_order_mark_are_read(self) -> None:
+    def test_crlf_and_a_byte_order_mark_are_read(self) -> None:
         Path("x.toml").write_bytes(b"\xef\xbb\xbf" + (BASE + "stpes = 1\n").replace("\n", "\r\n").encode())
         with pytest.raises(RecipeError, match=r"^x.toml:9: engine.stpes"):
             validate(read(Path("x.toml")), Recipe)
@@ -287,14 +290,15 @@ class TestExtends:
         assert recipe.augmentation == Augmentation(speed=(1.0, 2.0))
         assert recipe.name == "child"
 
-    def test_another_kind_replaces_the_whole_table_and_its_origins(self) -> None:
+    def test_another_kind_replaces_the_whole_table(self) -> None:
+        """It replaces the origins of its keys too."""
         write(BASE, "base.toml")
         assert load('extends = "base.toml"\n[optimizer]\nkind = "adamw"\n').optimizer == AdamW()
         write(BASE.replace("novograd", "adamw"), "base.toml")
         (line,) = refusal('extends = "base.toml"\n[optimizer]\nkind = "novograd"\n')
         assert line.startswith("x.toml:2: optimizer.learning_rate: missing")
 
-    def test_a_mistake_is_told_where_it_stands(self) -> None:
+    def test_a_mistake_names_where_it_stands(self) -> None:
         write(BASE + "stpes = 1", "base.toml")
         assert refusal('extends = "base.toml"\n[engine]\nclip = "x"') == [
             'x.toml:3: engine.clip: should be float, not "x"',
@@ -333,7 +337,7 @@ class TestOverrides:
         assert recipe.is_quick
 
     @pytest.mark.parametrize("text", ["5#a", "1, 2", "2024-01-02", "1\nb = 2", "1}\nb = {value = 1", "[1", "", "{"])
-    def test_what_is_not_quite_toml_is_a_string_whole(self, text: str) -> None:
+    def test_values_that_are_not_toml_are_strings(self, text: str) -> None:
         assert load(BASE, f"name={text}").name == text
 
     def test_items_of_an_array_go_by_number(self) -> None:
@@ -370,7 +374,7 @@ class TestOverrides:
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_dumped_recipe_explains_itself() -> None:
+def test_a_dumped_recipe_has_comments() -> None:
     text = BASE + '[model]\nkind = "jasper"\nblocks = [{ kind = "convolution", width = 8, dropout = 0.0 }]\n'
     assert dump(load(text)) == (
         """\
@@ -457,7 +461,7 @@ def test_what_is_dumped_loads_back_equal(recipe: Recipe) -> None:
 
 @given(recipes, recipes)
 @settings(deadline=None, max_examples=50)
-def test_recipes_differ_exactly_where_differences_says_so(a: Recipe, b: Recipe) -> None:
+def test_only_equal_recipes_have_no_differences(a: Recipe, b: Recipe) -> None:
     assert (repr(a) == repr(b)) == (differences(a, b) == [])
 
 
@@ -495,7 +499,7 @@ def test_the_schema_accepts_what_we_accept() -> None:
     assert described["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
-def test_a_section_is_frozen_and_a_recipe_can_be_built_in_code() -> None:
+def test_sections_in_code_are_checked_and_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Engine().steps = 3  # type: ignore[misc]  # what is tried
     with pytest.raises(ValueError, match="finite"):

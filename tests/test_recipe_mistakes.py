@@ -117,7 +117,7 @@ def test_numbers_no_machine_holds_are_refused(override: str, message: str, capsy
         ("zzz", None),
     ],
 )
-def test_a_key_of_another_toolkit_leads_to_ours(key: str, meant: str | None) -> None:
+def test_keys_of_other_toolkits_get_a_hint(key: str, meant: str | None) -> None:
     draft = recipe.read(recipe.find("digits_jasper"))
     keys = list(recipe.keys_of(tasks.module_of(draft).Recipe, draft.values))
     hint = key_hints.hint(key, keys)

@@ -17,7 +17,8 @@ def ids(found: Sequence[Recording]) -> list[list[str]]:
     return [[each.id for each in recording.utterances] for recording in found]
 
 
-def test_utterances_of_one_file_are_one_recording_in_order_of_time() -> None:
+def test_utterances_of_one_file_are_one_recording() -> None:
+    """In order of time."""
     lines = [utterance("a.wav", "two", offset=5.0), utterance("b.wav", "x"), utterance("a.wav", "one", offset=1.0)]
     found = list(of(lines))
     assert ids(found) == [["a.wav@1.0", "a.wav@5.0"], ["b.wav@0.0"]]
@@ -33,7 +34,8 @@ def test_utterances_of_one_file_are_one_recording_in_order_of_time() -> None:
     ]
 
 
-def test_clips_are_joined_by_speaker_to_recordings_of_a_minute() -> None:
+def test_clips_of_a_speaker_are_joined() -> None:
+    """To recordings of a minute."""
     lines = [utterance(f"{n}.wav", "x", speaker="ann" if n % 2 else "bob") for n in range(90)]
     found = list(of(lines))
     assert sorted(chain.from_iterable(ids(found))) == sorted(line.id for line in lines)
@@ -51,7 +53,8 @@ def test_texts_are_joined_as_the_script_has_it(texts: list[str], wanted: str) ->
     assert Recording([utterance(f"{text}.wav", text) for text in texts], None).text == wanted
 
 
-def test_pauses_are_as_loud_as_the_quietest_part_of_a_clip() -> None:
+def test_pauses_are_as_quiet_as_their_clip() -> None:
+    """As its quietest part."""
     draw = np.random.default_rng(0)
     clip = np.concatenate([draw.standard_normal(4000) * 0.3, draw.standard_normal(4000) * 0.01]).astype(np.float32)
     joined = join([clip, np.zeros(100, np.float32), clip[:50]], 8000)

@@ -163,7 +163,8 @@ def test_every_score_and_fact_is_shown_in_order(path: Path) -> None:
     assert page.all(class_="facts")[0].text() == "model: runs/digits"
 
 
-def test_nothing_comes_from_outside_and_nothing_runs(path: Path) -> None:
+def test_the_page_is_self_contained(path: Path) -> None:
+    """It loads nothing, and no script but its own may run."""
     spoken = [each._replace(audio=b"RIFF....", source="see https://example.org") for each in examples(60)]
     attention = AttentionMap("a", ["x"], ["y"], np.ones((1, 1), np.float32))
     page = read(evaluation(spoken, attention=[attention]), path)
@@ -189,7 +190,8 @@ def test_links_lead_to_sections(path: Path) -> None:
 
 
 @pytest.mark.parametrize("direction", ["min", "max"])
-def test_the_worst_come_first_then_the_middle_then_the_best(direction: Literal["min", "max"]) -> None:
+def test_worst_examples_come_first(direction: Literal["min", "max"]) -> None:
+    """Then the middle, then the best."""
     scored = examples(201)
     indices = chosen(scored, direction)
     ordered = sorted((example.score for example in scored), reverse=direction == "min")
@@ -199,14 +201,14 @@ def test_the_worst_come_first_then_the_middle_then_the_best(direction: Literal["
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 12, 34, 35, 36, 1000])
-def test_what_is_shown_is_what_was_chosen(count: int, path: Path) -> None:
+def test_the_chosen_examples_are_shown(count: int, path: Path) -> None:
     scored = examples(count)
     indices = chosen(scored, "min")
     assert len(set(indices)) == len(indices) == min(count, 35)
     assert shown_ids(read(evaluation(scored), path)) == [f"example {index}" for index in indices]
 
 
-def test_what_is_right_is_not_among_the_worst(path: Path) -> None:
+def test_right_outputs_are_not_among_the_worst(path: Path) -> None:
     right = Example("right", "one two", "one  two", 0.0, length=1.0)
     scored = [right] * 30 + [Example("wrong", "one two", "one", 0.5, length=2.0)] + [right] * 30
     page = read(evaluation(scored), path)
@@ -217,7 +219,8 @@ def test_what_is_right_is_not_among_the_worst(path: Path) -> None:
     assert chosen([right], "min") == [0]
 
 
-def test_words_left_out_added_and_taken_for_others_are_told_apart_by_sign_and_class(path: Path) -> None:
+def test_word_errors_are_marked_by_kind(path: Path) -> None:
+    """Left out, added or taken for others: each kind has a sign and a class."""
     page = read(evaluation([Example("a", "the cat sat on big mats", "the dog sat big mats today", 0.5)]), path)
     assert words(page) == [
         ("the", "the"),
@@ -247,11 +250,11 @@ def test_the_nearest_reference_is_compared(path: Path) -> None:
     assert differences(path, "a b", "a c", "a d") == [("a", "a"), ("b", "~c")]  # the first of equals
 
 
-def test_chinese_and_japanese_are_compared_by_character(path: Path) -> None:
+def test_chinese_and_japanese_are_by_character(path: Path) -> None:
     assert differences(path, "両方 abc。", "両者 abc。") == [("両", "両"), ("方", "~者"), ("abc", "abc"), ("。", "。")]
 
 
-def test_sounds_are_embedded_where_they_are_given_and_shown(path: Path) -> None:
+def test_only_sounds_that_are_shown_are_embedded(path: Path) -> None:
     scored = examples(100)
     first, second = chosen(scored, "min")[:2]
     hidden = next(iter(set(range(100)) - set(chosen(scored, "min"))))
@@ -262,7 +265,8 @@ def test_sounds_are_embedded_where_they_are_given_and_shown(path: Path) -> None:
     assert [b64decode(source.partition(",")[2]) for source in sounds] == [b"RIFFone", b"fLaCtwo"]
 
 
-def test_attention_is_the_mean_over_heads_under_the_names_of_tokens(path: Path) -> None:
+def test_attention_is_the_mean_over_heads(path: Path) -> None:
+    """Under the names of its tokens."""
     weights = np.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.0, 1.0]]], np.float32)
     page = read(evaluation([], attention=[AttentionMap("first", ["Ein", "Hund"], ["a", "dog"], weights)]), path)
     svg = page.all("svg")[0]
@@ -280,7 +284,8 @@ def test_attention_is_the_mean_over_heads_under_the_names_of_tokens(path: Path) 
     ]
 
 
-def test_five_maps_are_drawn_and_what_is_cut_off_is_said(path: Path) -> None:
+def test_at_most_five_maps_are_drawn(path: Path) -> None:
+    """What is cut off of them is said."""
     long = AttentionMap("long", ["t"] * 70, ["s"] * 90, np.eye(70, 90, dtype=np.float32))
     page = read(evaluation([], attention=[long] * 6), path)
     assert len(page.all("svg")) == 5
@@ -288,7 +293,8 @@ def test_five_maps_are_drawn_and_what_is_cut_off_is_said(path: Path) -> None:
     assert "the first 64 of 70 and 90" in page.all("figure")[0].text()
 
 
-def test_lengths_are_grouped_by_quantiles_with_counts_and_means(path: Path) -> None:
+def test_lengths_are_grouped_by_quantiles(path: Path) -> None:
+    """With counts and means."""
     scored = [Example(str(n), "a", "b", score=float(n >= 20), length=float(n)) for n in range(40)]
     chart = read(evaluation(scored), path).all("svg")[0]
     texts = [node.text() for node in chart.all("text")]
@@ -301,7 +307,8 @@ def test_lengths_are_grouped_by_quantiles_with_counts_and_means(path: Path) -> N
     assert widths == {"0.00%", "52.00%"}
 
 
-def test_equal_lengths_are_in_one_group_and_one_length_is_no_chart(path: Path) -> None:
+def test_equal_lengths_are_one_group(path: Path) -> None:
+    """One length alone is no chart."""
     scored = [Example(str(n), "a", "b", score=20.0, length=float(n % 3)) for n in range(40)]
     chart = read(evaluation(scored, "max", "chrF"), path).all("svg")[0]
     bars = [node.text() for node in chart.all("text")][-9:]
@@ -318,7 +325,8 @@ def test_confusions_are_counted_over_all_examples(path: Path) -> None:
     assert "Confusions" not in [heading.text() for heading in page.all("h2")]
 
 
-def test_all_examples_are_in_the_table_with_the_signs_of_their_words(path: Path) -> None:
+def test_the_table_has_all_examples(path: Path) -> None:
+    """With the signs of their words."""
     scored = [each._replace(details={"speaker": f"speaker {n % 3}"}) for n, each in enumerate(examples(200))]
     scored.append(Example("last", "两方 abc。\u0e01\u0e34\u0e19", "两者 abc x", 0.25, length=1.0, alternatives=("c",)))
     page = read(evaluation(scored), path)
@@ -341,7 +349,7 @@ def test_all_examples_are_in_the_table_with_the_signs_of_their_words(path: Path)
 
 
 @given(st.text(alphabet="ab 一の\u0e01\u0e34。\n\u3000é"))
-def test_the_table_s_words_are_those_that_were_compared(text: str) -> None:
+def test_the_tables_words_are_the_compared_ones(text: str) -> None:
     assert re.findall(r"[^ \n]+", spaced(text)) == WORD.findall(text)  # what the page's script does
     assert "".join(spaced(text).split()) == "".join(text.split())
     assert signs([(word, word) for word in WORD.findall(text)]) == "=" * len(WORD.findall(text))
@@ -382,7 +390,7 @@ def test_half_a_surrogate_pair_breaks_nothing(path: Path) -> None:
     assert "one" in path.read_text(encoding="utf-8")
 
 
-def test_a_thousand_long_examples_stay_under_four_megabytes(path: Path) -> None:
+def test_a_thousand_examples_stay_under_4_mb(path: Path) -> None:
     draw = np.random.default_rng(0)
     texts = [" ".join(f"word{number}" for number in draw.integers(0, 500, size=60)) for _ in range(1000)]
     scored = [Example(str(n), text, texts[n - 1], 0.5, source=text, length=n) for n, text in enumerate(texts)]
@@ -392,7 +400,7 @@ def test_a_thousand_long_examples_stay_under_four_megabytes(path: Path) -> None:
     assert path.stat().st_size < 4_000_000
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_report(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report.write(evaluation(examples(3)), path)
     before = path.read_bytes()
 

@@ -124,14 +124,14 @@ def test_values_land_where_the_grid_says(tmp_path: Path) -> None:
     assert [value for _, value in found] == pytest.approx(losses, abs=0.01)
 
 
-def test_values_over_many_decades_land_on_a_logarithmic_axis(tmp_path: Path) -> None:
+def test_wide_ranges_have_a_logarithmic_axis(tmp_path: Path) -> None:
     losses = [20.0, 2.0, 0.3, 0.02, 0.001]
     page = draw(run(tmp_path / "a", [record(at, loss) for at, loss in enumerate(losses, 1)]))
     found = [value for _, value in points(figures(page)["training loss"])]
     assert found == pytest.approx(losses, rel=0.03)
 
 
-def test_shares_are_in_per_cent_and_their_axis_starts_at_0(tmp_path: Path) -> None:
+def test_shares_are_in_percent_from_0(tmp_path: Path) -> None:
     waits = [0.02, 0.03, 0.025]
     page = draw(run(tmp_path / "a", [record(at, data_wait=wait) for at, wait in enumerate(waits, 1)]))
     figure = figures(page)["waiting for data"]
@@ -151,7 +151,7 @@ def test_a_huge_first_loss_is_cut_off_and_said(tmp_path: Path) -> None:
     assert "Cut off" not in text(kept["training loss"])
 
 
-def test_numbers_that_are_not_finite_leave_a_gap_and_nothing_else(tmp_path: Path) -> None:
+def test_nonfinite_numbers_leave_a_gap(tmp_path: Path) -> None:
     norms = [1.0, math.inf, math.nan, 1.2, 1.1]
     page = draw(run(tmp_path / "a", [record(10 * at, gradient_norm=norm) for at, norm in enumerate(norms, 1)]))
     assert [step for step, _ in points(figures(page)["gradient norm"])] == pytest.approx([10, 40, 50], abs=0.1)
@@ -160,9 +160,8 @@ def test_numbers_that_are_not_finite_leave_a_gap_and_nothing_else(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "values", "best"), [("bleu", [20.0, 34.5, 30.0], 1), ("loss", [3.0, 2.0, 2.0], 2), ("ter", [9.0, 7.0], 1)]
 )
-def test_the_best_evaluation_is_marked_and_its_step_and_value_are_said(
-    tmp_path: Path, name: str, values: list[float], best: int
-) -> None:
+def test_the_best_evaluation_is_marked(tmp_path: Path, name: str, values: list[float], best: int) -> None:
+    """Its step and value are said."""
     page = draw(run(tmp_path / "a", [record(100 * at, dev={name: value}) for at, value in enumerate(values, 1)]))
     figure = figures(page)[name]
     ring = next(each for each in figure.iter("svg") if "%" in each.attrib.get("x", ""))
@@ -171,7 +170,7 @@ def test_the_best_evaluation_is_marked_and_its_step_and_value_are_said(
     assert f"at step {100 * (best + 1)}" in text(figure)
 
 
-def test_losses_of_training_and_development_share_a_picture(tmp_path: Path) -> None:
+def test_train_and_dev_losses_share_a_chart(tmp_path: Path) -> None:
     title = "training and development loss"
     records = [record(10 * at, loss=4.0 - at, dev={"loss": 3.5 - at}, likelihood_loss=3.0 - at) for at in (1, 2)]
     figure = figures(draw(run(tmp_path / "a", records)))[title]
@@ -190,7 +189,8 @@ def test_a_score_of_unknown_direction_has_no_best(tmp_path: Path) -> None:
     assert "best" not in text(figures(page)["wombats"])
 
 
-def test_sizes_of_the_development_data_are_no_scores_and_counts_of_errors_are(tmp_path: Path) -> None:
+def test_sizes_of_dev_data_are_no_scores(tmp_path: Path) -> None:
+    """Counts of errors are."""
     scores = {"word_error_rate": 0.25, "insertions": 3, "words": 40}
     page = draw(run(tmp_path / "a", [record(1, dev=scores), record(2, dev=scores, averaged=scores)]))
     assert titles(page)[:2] == ["word error rate", "insertions"]
@@ -210,7 +210,7 @@ def test_skipped_steps_are_marked_and_counted(tmp_path: Path) -> None:
     assert "skipped steps1" in text(page)
 
 
-def test_metrics_of_a_task_are_drawn_without_being_known(tmp_path: Path) -> None:
+def test_unknown_metrics_are_drawn_too(tmp_path: Path) -> None:
     page = draw(run(tmp_path / "a", [record(1, likelihood_loss=0.5, memory_gb=3.0, utilization=0.4)]))
     assert titles(page) == ["training loss", "throughput", "likelihood loss", "peak memory", "model FLOP utilization"]
 
@@ -251,7 +251,7 @@ def test_few_points_are_all_kept() -> None:
     assert [each.tolist() for each in thinned(series, 500)] == [each.tolist() for each in series]
 
 
-def test_smoothing_follows_a_line_and_ignores_a_spike() -> None:
+def test_smoothing_ignores_a_spike() -> None:
     steps = np.arange(1, 1001, dtype=np.float64)
     spiky = np.where(steps == 500, 1e9, steps)
     smooth = smoothed(Series(steps, spiky))
@@ -300,7 +300,7 @@ def test_runs_are_compared_in_a_table(tmp_path: Path) -> None:
     ]
 
 
-def test_only_keys_that_differ_stand_in_the_table_of_recipes(tmp_path: Path) -> None:
+def test_the_recipe_table_has_only_differences(tmp_path: Path) -> None:
     other = RECIPE.replace("0.002", "0.001") + "blocks = [{ width = 3 }, { width = 4 }]\n"
     page = draw(run(tmp_path / "a", [record(1)]), run(tmp_path / "b", [record(1)], other))
     assert rows(page, "Recipes") == [
@@ -313,7 +313,7 @@ def test_only_keys_that_differ_stand_in_the_table_of_recipes(tmp_path: Path) -> 
     assert "All runs have the same recipe." in text(same)
 
 
-def test_rates_of_different_things_share_no_axis(tmp_path: Path) -> None:
+def test_rates_of_different_units_share_no_axis(tmp_path: Path) -> None:
     speech = run(tmp_path / "speech", [record(1) | {"unit": "seconds"}])
     page = draw(run(tmp_path / "text", [record(1)]), speech)
     assert titles(page).count("throughput") == 2
@@ -354,12 +354,12 @@ def test_no_text_of_a_run_becomes_markup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ['{"step": 3, "lo', '{"step": 3,\n'.strip(), "nonsense"])
-def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path, end: str) -> None:
+def test_an_unfinished_line_is_left_out(tmp_path: Path, end: str) -> None:
     (found,) = read([run(tmp_path / "a", [record(1), record(2)], end=end)])
     assert [each["step"] for each in found.records] == [1, 2]
 
 
-def test_a_last_line_without_its_end_counts_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_whole_last_line_needs_no_line_end(tmp_path: Path) -> None:
     (found,) = read([run(tmp_path / "a", [record(1)], end=json.dumps(record(2)))])
     assert [each["step"] for each in found.records] == [1, 2]
 
@@ -380,7 +380,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str, message: str) -> Non
         read([path])
 
 
-def test_what_is_no_run_or_has_logged_nothing_is_refused(tmp_path: Path) -> None:
+def test_other_folders_and_empty_runs_are_refused(tmp_path: Path) -> None:
     empty = run(tmp_path / "empty", [])
     model = run(tmp_path / "model", [])
     (model / "model.safetensors").touch()

@@ -37,7 +37,7 @@ def test_sentences_are_the_text_again(text: str) -> None:
         "Quoi ?|Non !|D'accord.",
     ],
 )
-def test_a_sentence_ends_with_its_punctuation_and_quotes(text: str) -> None:
+def test_sentences_keep_punctuation_and_quotes(text: str) -> None:
     assert shown(text.replace("|", " ")) == text
 
 
@@ -54,11 +54,13 @@ def test_a_sentence_ends_with_its_punctuation_and_quotes(text: str) -> None:
         'He said, "Stop!" and left.',
     ],
 )
-def test_abbreviations_initials_numbers_and_ellipses_end_none(text: str) -> None:
+def test_abbreviations_end_no_sentence(text: str) -> None:
+    """Nor do initials, numbers and ellipses."""
     assert shown(text) == text
 
 
-def test_scripts_without_spaces_and_with_other_stops_are_cut() -> None:
+def test_other_scripts_are_cut_at_their_stops() -> None:
+    """Also without spaces."""
     assert sentences.split("你好。世界很大！「是吗？」他说。3．5元") == [
         "你好。",
         "世界很大！",
@@ -79,7 +81,9 @@ def test_pieces_fit_and_are_the_text_again(text: str, longest: int) -> None:
     assert all(piece.strip() and len(piece.rstrip()) <= longest for piece in found)
 
 
-def test_pieces_end_at_sentences_then_clauses_then_words() -> None:
+def test_pieces_end_at_sentences_then_clauses() -> None:
+    """Then at words."""
+
     def count(text: str) -> int:
         return len(text.split())
 
@@ -93,7 +97,7 @@ def test_pieces_end_at_sentences_then_clauses_then_words() -> None:
     assert sentences.pieces("一二三，四五六七", 5, len) == ["一二三，", "四五六七"]
 
 
-def test_a_character_that_is_too_long_by_itself_is_a_piece() -> None:
+def test_a_character_over_the_limit_is_a_piece() -> None:
     assert sentences.pieces("ab c", 0, len) == ["a", "b ", "c"]
 
 
@@ -101,7 +105,8 @@ def test_a_character_that_is_too_long_by_itself_is_a_piece() -> None:
     "text",
     ["word " * 20_000, "x" * 100_000, "a, " * 33_000, "." * 100_000, "… " * 50_000, "你" * 100_000, "A. " * 33_000],
 )
-def test_a_long_line_is_measured_a_few_times_over_not_once_a_word(text: str) -> None:
+def test_cutting_a_long_line_takes_linear_time(text: str) -> None:
+    """It is measured a few times over, not once a word."""
     measured = 0
 
     def length(piece: str) -> int:
@@ -116,12 +121,12 @@ def test_a_long_line_is_measured_a_few_times_over_not_once_a_word(text: str) -> 
 
 @given(prose, st.integers(1, 12))
 @settings(deadline=None)
-def test_pieces_that_are_their_own_translation_join_to_the_text(text: str, longest: int) -> None:
+def test_untranslated_pieces_join_to_the_text(text: str, longest: int) -> None:
     found = sentences.pieces(text, longest, len)
     assert sentences.join(found, [piece.rstrip() for piece in found]) == " ".join(text.split())
 
 
-def test_joining_puts_spaces_where_the_script_has_them() -> None:
+def test_joining_spaces_as_the_script_does() -> None:
     assert sentences.join(["你好。", "世界。"], ["Hello.", "World."]) == "Hello. World."
     assert sentences.join(["Hello. ", "World."], ["你好。", "世界。"]) == "你好。世界。"
     assert sentences.join(["endl", "ess ", "word"], ["end", "los", "Wort"]) == "endlos Wort"
@@ -129,7 +134,8 @@ def test_joining_puts_spaces_where_the_script_has_them() -> None:
 
 
 @given(prose)
-def test_words_are_the_text_again_and_one_may_break_between(text: str) -> None:
+def test_lines_may_break_between_words(text: str) -> None:
+    """Which are the text again."""
     text = " ".join(text.split())
     found = sentences.words(text)
     assert "".join(found) == text
@@ -137,5 +143,6 @@ def test_words_are_the_text_again_and_one_may_break_between(text: str) -> None:
     assert all(a.endswith(" ") or not b.startswith(("。", "，", "」")) for a, b in pairwise(found))
 
 
-def test_ideographs_are_words_with_the_punctuation_that_begins_or_ends_no_line() -> None:
+def test_ideographs_keep_their_punctuation() -> None:
+    """Marks that begin or end no line stay with their ideograph."""
     assert sentences.words("「你好，」 he said.") == ["「你", "好，」 ", "he ", "said."]

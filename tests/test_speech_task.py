@@ -118,7 +118,8 @@ TEXTS = ("a", "abc cab", "aab bcc a", "c b", "ab", "bbb", "cab cab cab")
 
 
 @torch.inference_mode()
-def test_the_loss_is_the_sum_over_utterances_whatever_the_batch(tmp_path: Path) -> None:
+def test_loss_is_the_sum_over_utterances(tmp_path: Path) -> None:
+    """Whatever the batch."""
     task = task_of(write_lines(tmp_path, [(text, 4000 + 1111 * n) for n, text in enumerate(TEXTS)]))
     model = random_model(task)
     wanted = []
@@ -186,7 +187,8 @@ def test_unusable_texts_are_named_or_counted(tmp_path: Path, capsys: pytest.Capt
     assert "2 unusable examples left out" in capsys.readouterr().err
 
 
-def test_without_spaces_between_words_characters_choose_the_model(tmp_path: Path) -> None:
+def test_unspaced_texts_use_character_errors(tmp_path: Path) -> None:
+    """To choose the model."""
     manifest, alphabet = write_lines(tmp_path, [("今天天气很好", 8000)]), "tokenizer.alphabet=今天气很好"
     task = task_of(manifest, alphabet, split="dev")
     assert task.best_metric == ("character_error_rate", "min")
@@ -207,7 +209,7 @@ def test_joining_needs_a_space_to_write(tmp_path: Path) -> None:
         task_of(manifest, "tokenizer.alphabet=abc", "augmentation.joined_utterances=2")
 
 
-def test_a_budget_below_the_longest_utterance_is_refused(tmp_path: Path) -> None:
+def test_too_small_budgets_are_refused(tmp_path: Path) -> None:
     manifest = write_lines(tmp_path, [("a", 8000), ("b", 24000)])
     with pytest.raises(UserError, match=r"batch\.seconds: 3\.0 s cannot hold the longest utterance: 3\.75 s"):
         task_of(manifest, "batch.seconds=3.0", "augmentation.speeds=[0.8, 1.0]")
@@ -215,7 +217,8 @@ def test_a_budget_below_the_longest_utterance_is_refused(tmp_path: Path) -> None
     assert len(task.source.manifests["train"]) == 1
 
 
-def test_loading_depends_on_seed_epoch_and_example_alone(tmp_path: Path) -> None:
+def test_loading_does_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """But on seed, epoch and example alone."""
     task = task_of(
         write_lines(tmp_path, [(text, 8000 + 999 * n) for n, text in enumerate(TEXTS)]),
         "augmentation.speeds=[0.9, 1.0, 1.1]",
@@ -233,7 +236,7 @@ def test_loading_depends_on_seed_epoch_and_example_alone(tmp_path: Path) -> None
     assert parts(together, 1) != parts(task.source.load("train", micro_batch(2, epoch=1)), 0)
 
 
-def test_joined_utterances_are_heard_one_after_the_other(tmp_path: Path) -> None:
+def test_joined_utterances_are_concatenated(tmp_path: Path) -> None:
     task = task_of(
         write_lines(tmp_path, [("a b", 3000 + 100 * n) for n in range(9)], speaker="ann"),
         "augmentation.joined_utterances=3",
@@ -277,7 +280,7 @@ def test_bad_audio_is_named_with_its_line_or_counted(tmp_path: Path) -> None:
         ({"channel": 2}, "channel: 2, but "),
     ],
 )
-def test_recordings_of_all_splits_are_checked_at_the_start(
+def test_all_splits_are_checked_at_the_start(
     tmp_path: Path, bad_split: Split, keys: dict[str, Any], message: str
 ) -> None:
     manifests: dict[Split, Path] = {}
@@ -304,7 +307,7 @@ def test_recordings_of_all_splits_are_checked_at_the_start(
         (RATE, ""),
     ],
 )
-def test_another_rate_than_the_recordings_is_said_at_the_start(
+def test_other_sample_rates_are_warned_about(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], wanted_hz: int, message: str
 ) -> None:
     manifest = write_lines(tmp_path, [("a", 8000), ("b", 8000)])
@@ -318,7 +321,7 @@ def test_another_rate_than_the_recordings_is_said_at_the_start(
     assert bool(said) == bool(message)
 
 
-def test_masks_set_their_spans_to_zero_and_nothing_else() -> None:
+def test_masks_set_only_their_spans_to_zero() -> None:
     features = torch.rand(2, 6, 9) + 1
     bands = torch.tensor([[[1, 3], [5, 6]], [[0, 0], [4, 4]]])
     spans = torch.tensor([[[0, 0], [9, 9]], [[2, 4], [3, 7]]])
@@ -328,7 +331,7 @@ def test_masks_set_their_spans_to_zero_and_nothing_else() -> None:
     assert torch.equal(mask(features, FeatureTensors(torch.ones(2), bands, spans)), wanted)
 
 
-def test_a_warp_reads_each_bin_at_its_multiple() -> None:
+def test_a_warp_scales_the_positions_of_bins() -> None:
     ramp = torch.arange(8.0).view(1, 8, 1).expand(3, 8, 4)
     warped = warp(ramp, torch.tensor([1.0, 0.75, 1.25]))
     assert torch.equal(warped[0], ramp[0])
@@ -373,7 +376,7 @@ def spoken(num_samples: int, longest_gap: int) -> tuple[audio.Samples, list[Emis
 
 @pytest.mark.parametrize("longest_gap", [0, 4, 60])
 @pytest.mark.parametrize("num_samples", [4000, 19200, 19201, 33600, 160_000, 160_100])
-def test_windows_of_a_long_recording_say_what_one_window_does(
+def test_windows_transcribe_like_one_window(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, longest_gap: int, num_samples: int
 ) -> None:
     samples, emissions = spoken(num_samples, longest_gap)
@@ -435,7 +438,7 @@ def test_every_length_of_sound_has_a_transcript(model_folder: Path, num_samples:
         assert 0 < word.confidence <= 1
 
 
-def test_what_cannot_be_heard_is_refused(model_folder: Path) -> None:
+def test_unusable_audio_is_refused(model_folder: Path) -> None:
     transcriber = load(model_folder, "cpu")
     samples = noise(30 * RATE)
     samples[-1] = np.nan  # in the last window
@@ -447,7 +450,7 @@ def test_what_cannot_be_heard_is_refused(model_folder: Path) -> None:
             transcriber.transcribe(model_folder / f"{name}.wav")
 
 
-def test_references_that_the_model_cannot_write_are_its_errors(model_folder: Path, tmp_path: Path) -> None:
+def test_unwritable_references_count_as_errors(model_folder: Path, tmp_path: Path) -> None:
     transcriber = load(model_folder, "cpu")
     scores = transcriber.evaluate(write_lines(tmp_path, [("ab", 8000), ("Zoo, zebra!", 8000), ("", 8000)]))
     assert (scores["utterances"], scores["words"], scores["skipped"]) == (3, 3, 0)
@@ -503,7 +506,7 @@ def test_no_loaded_batch_exceeds_its_budget(tmp_path: Path) -> None:
         assert waveforms.numel() <= 12.0 * RATE + len(waveforms)  # resampling may round a sample up
 
 
-def test_an_evaluation_as_transcribed_hears_whole_recordings(
+def test_as_transcribed_scores_whole_recordings(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(Recognizer, "WINDOW_SECONDS", 2.4)

@@ -34,7 +34,8 @@ def speakers(examples: list[Utterance | Pair]) -> set[str | None]:
 
 @given(st.lists(st.integers(1, 40), min_size=16, max_size=40))
 @settings(deadline=None, max_examples=50)
-def test_no_speaker_is_in_two_splits_where_there_are_enough(sizes: list[int]) -> None:
+def test_no_speaker_is_in_two_splits(sizes: list[int]) -> None:
+    """Where there are enough."""
     all_examples = utterances({f"speaker {number}": size for number, size in enumerate(sizes)})
     found = splits_of(all_examples)
     assert set(found) == {"train", "dev", "test"}
@@ -46,7 +47,7 @@ def test_no_speaker_is_in_two_splits_where_there_are_enough(sizes: list[int]) ->
     assert {split: speakers(each) for split, each in again.items()} == dict(zip(found, heard, strict=True))
 
 
-def test_what_was_done_about_speakers_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_split_of_speakers_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     splits_of(utterances({f"speaker {number}": 10 for number in range(20)}))
     assert capsys.readouterr().err == "divided by speaker: 16 in train, 2 in dev, 2 in test\n"
     found = splits_of(utterances({"ann": 20, "bob": 20, "eve": 20}))
@@ -60,7 +61,7 @@ def test_what_was_done_about_speakers_is_said(capsys: pytest.CaptureFixture[str]
     assert "one speaker: too few" in capsys.readouterr().err
 
 
-def test_who_has_no_speaker_is_for_training(capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_without_speaker_are_for_training(capsys: pytest.CaptureFixture[str]) -> None:
     found = splits_of(utterances({f"speaker {number}": 10 for number in range(20)} | {None: 7}))
     assert Counter(each.speaker for each in found["train"] if isinstance(each, Utterance))[None] == 7
     assert "7 utterances without a speaker are for training" in capsys.readouterr().err
@@ -69,7 +70,7 @@ def test_who_has_no_speaker_is_for_training(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("count", "sizes"), [(1, {"train": 1}), (2, {"train": 1, "dev": 1}), (3, {"train": 1, "dev": 1, "test": 1})]
 )
-def test_training_gets_the_first_example_and_development_the_second(
+def test_train_gets_the_first_example_then_dev(
     count: int, sizes: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = splits_of(utterances({None: count}))

@@ -87,7 +87,8 @@ OO:00:05,000 --> 00:00:07,000|x00:00:05,000 --> 00:00:07,000|00:00:05,000 --> 00
 
 @pytest.mark.parametrize("times", re.split("[|\n]", REFUSED))
 @pytest.mark.parametrize("file", [numbered, bare, tight])
-def test_what_were_to_be_times_is_refused_with_its_line(file: object, times: str) -> None:
+def test_malformed_times_are_refused(file: object, times: str) -> None:
+    """With their line."""
     text = file(times)  # type: ignore[operator]
     line = text.split("\n").index(times) + 1
     with pytest.raises(UserError, match=rf"^film.x:({line}|{line - 1}): "):
@@ -96,14 +97,14 @@ def test_what_were_to_be_times_is_refused_with_its_line(file: object, times: str
 
 @pytest.mark.parametrize("times", ["soon --> later", "-->", "NaN:NaN --> NaN:NaN", "00:00:O5,000 --> 00:00:O7,000"])
 @pytest.mark.parametrize("file", [numbered, bare])
-def test_words_with_an_arrow_in_place_of_times_are_refused(file: object, times: str) -> None:
+def test_words_in_place_of_times_are_refused(file: object, times: str) -> None:
     text = file(times)  # type: ignore[operator]
     line = text.split("\n").index(times) + 1
     with pytest.raises(UserError, match=rf"^film.x:{line}: times that cannot be read"):
         asked(text)
 
 
-def test_an_arrow_in_a_text_is_of_the_text() -> None:
+def test_an_arrow_between_words_is_text() -> None:
     given, _ = asked(lines("1", A, "Home --> school.", "", "2", B, "", "School --> home."))
     assert given == ["Home --> school.", "School --> home."]
 
@@ -143,7 +144,8 @@ def test_numbers_of_cues_never_join_a_sentence(label: str) -> None:
     ],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
-def test_empty_lines_and_numbers_may_be_missing_or_too_many(parts: tuple[str, ...], end: str) -> None:
+def test_empty_lines_and_numbers_may_vary(parts: tuple[str, ...], end: str) -> None:
+    """They may be missing, or too many."""
     text = lines(*parts).replace("\n", end)
     given, result = asked(text)
     assert given == WORDS
@@ -168,7 +170,8 @@ def test_line_ends_that_are_mixed_stay_mixed() -> None:
     assert asked(text)[1].text == expected
 
 
-def test_a_line_that_may_be_a_number_or_text_is_refused() -> None:
+def test_ambiguous_lines_are_refused() -> None:
+    """A line that may be a number or text."""
     with pytest.raises(UserError, match=r"film\.x:4: neither the number of the cue that follows nor text"):
         asked(lines(A, "Hello.", "", "Two", B, "World."))
 
@@ -182,13 +185,14 @@ def test_arrows_and_times_in_a_text_are_text() -> None:
     assert asked(result.text)[1].num_cues == 2
 
 
-def test_a_translation_that_reads_like_times_is_not_written() -> None:
+def test_translations_like_times_are_not_written() -> None:
     result = translate(lines("1", A, "Hello.").encode(), "srt", lambda texts: [f"{B} Hallo."], SLOW)
     assert result.text == lines("1", A, "Hello.")
     assert "reads like the times of another: 1 (0:00:01)" in result.warnings[0]
 
 
-def test_odd_times_words_without_a_cue_and_other_forms_are_told() -> None:
+def test_oddities_are_warned_about() -> None:
+    """Odd times, words without a cue, and another format than the name says."""
     assert "2 (0:00:05)" in asked(numbered("00:00:05 --> 00:00:07"))[1].warnings[0]
     assert asked("Film\n\n" + numbered(B))[1].warnings == ["blocks that belong to no cue, and stay as they were: 1"]
     assert asked("\n", "srt")[1].warnings == ["there are no subtitles in it"]
@@ -226,7 +230,7 @@ two --> lines
 """
 
 
-def test_notes_style_sheets_and_regions_stay_byte_for_byte() -> None:
+def test_notes_styles_and_regions_do_not_change() -> None:
     text = f"WEBVTT - a --> title\nX-TIMESTAMP-MAP=LOCAL:00:00:00.000,MPEGTS:900000\n\n{KEPT}\n"
     cue = "a\n00:01.000 --> 00:02.000 region:x\nHello.\n\n"
     given, result = asked(f"{text}{cue}{KEPT}", "vtt")
@@ -260,7 +264,8 @@ def test_webvtt_is_read_however_it_is_written(text: str) -> None:
     ["00:01.000 -->", "--> 00:02.000", "00:00:01.000 00:00:02.000", "00:00:01.000 --> 00:00:02.000 Hello", "a --> b",
      "00:00:0a.000 --> 00:00:02.000"],
 )  # fmt: skip
-def test_bad_times_in_webvtt_are_refused_with_their_line(times: str) -> None:
+def test_bad_webvtt_times_are_refused(times: str) -> None:
+    """With their line."""
     with pytest.raises(UserError, match=r"^film\.x:6: "):
         asked(f"WEBVTT\n\n00:01.000 --> 00:02.000\nOne.\n\n{times}\nTwo.\n", "vtt")
 
@@ -304,7 +309,8 @@ def test_scripts_are_read_however_they_are_written(old: str, new: str) -> None:
     ["the rest of a text", EVENT.replace("0:00:02.00", "soon") + "Hi.", EVENT.replace("0:00:02.00", "0:00.02") + "Hi.",
      "Dialogue: 0,0:00:01.00,0:00:02.00,Hi.", "Format: Layer, Start, End, Text, Name", "Format: Layer, Start, Text"],
 )  # fmt: skip
-def test_events_that_cannot_be_read_are_refused_with_their_line(line: str) -> None:
+def test_unreadable_events_are_refused(line: str) -> None:
+    """With their line."""
     with pytest.raises(UserError, match=r"^film\.x:7: "):
         asked(ASS + line + "\n", "ass")
 
@@ -351,9 +357,10 @@ changes = st.lists(
 @given(all_changes=changes, suffix=st.sampled_from(["srt", "vtt", "ass"]))
 @example([(1555, 0, "<ruby>")], "srt")
 @settings(deadline=None, max_examples=150)
-def test_damaged_files_keep_every_time_and_note_or_are_refused(
+def test_damaged_files_keep_times_or_are_refused(
     form: Form, all_changes: list[tuple[int, int, str]], suffix: Form
 ) -> None:
+    """They keep notes too."""
     text = SEEDS[form]
     for start, size, piece in all_changes:
         start %= len(text)

@@ -86,7 +86,7 @@ SPLIT_POOL = "Wir sind alle zusammen\nins Schwimmbad gegangen."
         ("vtt", "<lang en>Hello.</lang> &lrm;Yes.&lrm;", f"<lang en>{LONG}</lang> &lrm;Ja.&lrm;"),
     ],
 )
-def test_tags_stay_where_speakers_and_sentences_change(form: Form, cue: str, expected: str) -> None:
+def test_tags_stay_between_speakers_and_sentences(form: Form, cue: str, expected: str) -> None:
     assert only_text(form, cue) == [expected]
 
 
@@ -106,9 +106,7 @@ def test_tags_stay_where_speakers_and_sentences_change(form: Form, cue: str, exp
         ("ass", (r"{\k20}so {\k30}we went", r"{a remark}{\k10}to the pool."), ["so we went to the pool."]),
     ],
 )
-def test_a_sentence_is_of_one_speaker_and_goes_on_in_the_next_cue(
-    form: Form, cues: tuple[str, ...], expected: list[str]
-) -> None:
+def test_sentences_span_cues_but_not_speakers(form: Form, cues: tuple[str, ...], expected: list[str]) -> None:
     assert units(form, *cues) == expected
 
 
@@ -125,7 +123,8 @@ def test_a_sentence_is_of_one_speaker_and_goes_on_in_the_next_cue(
     ],
 )
 @pytest.mark.parametrize("form", ["srt", "vtt"])
-def test_marks_of_direction_hide_no_dash_note_or_bracket_and_stay(form: Form, cue: str, expected: list[str]) -> None:
+def test_direction_marks_stay_and_hide_nothing(form: Form, cue: str, expected: list[str]) -> None:
+    """No dash, note or bracket."""
     assert units(form, cue) == expected
     assert only_text(form, cue, by=lambda texts: texts) == [cue]
     for mark, name in [("\u200f", "&rlm;"), ("\u200e", "&lrm;")]:
@@ -134,18 +133,19 @@ def test_marks_of_direction_hide_no_dash_note_or_bracket_and_stay(form: Form, cu
     assert only_text("vtt", cue, by=lambda texts: texts) == [cue]
 
 
-def test_readings_above_ruby_bases_are_no_words_and_stay() -> None:
+def test_ruby_readings_stay_untranslated() -> None:
     cue = "I <ruby>go<rt>g</rt></ruby> <ruby>x<rt>y<rt>z</ruby>."
     assert units("vtt", cue) == ["I go x."]
     assert only_text("vtt", cue, by=lambda texts: texts) == [cue.replace("</ruby>.", "</ruby>").replace("x<", "x.<")]
 
 
-def test_words_between_angle_brackets_are_words_in_subrip() -> None:
+def test_subrip_angle_brackets_may_hold_words() -> None:
     for cue in ("<<flash gordon\népisode 4\nsaison 1>", "<<That's OK, >> - he calmed himself.", "2 < 3 > 1 and a"):
         assert " ".join(units("srt", cue)) == " ".join(cue.split())
 
 
-def test_entities_are_read_and_written_where_a_text_has_some() -> None:
+def test_entities_are_read_and_written() -> None:
+    """Written where a text has some."""
     assert units("srt", "Fish &amp; chips&nbsp;now.") == ["Fish & chips now."]
     assert only_text("srt", "Fish &amp; chips.", by=lambda texts: texts) == ["Fish &amp; chips."]
     assert only_text("srt", "R & B; AT&T <3", by=lambda texts: texts) == ["R & B; AT&T <3"]

@@ -120,9 +120,8 @@ def files(draw: st.DrawFn, form: Form = "srt") -> str:
 @pytest.mark.parametrize("form", ["srt", "vtt", "ass"])
 @given(data=st.data())
 @settings(deadline=None)
-def test_a_translator_that_changes_nothing_leaves_every_word_time_and_tag_in_its_cue(
-    form: Form, data: st.DataObject
-) -> None:
+def test_an_identity_translator_changes_no_cue(form: Form, data: st.DataObject) -> None:
+    """Every word, time and tag stays in its cue."""
     text = data.draw(files(form))
     result = translate(text.encode(), form, same, SLOW)
     before, after = (pysubs2.SSAFile.from_string(each, form, keep_html_tags=True) for each in (text, result.text))
@@ -137,7 +136,7 @@ def test_a_translator_that_changes_nothing_leaves_every_word_time_and_tag_in_its
 
 @given(text=files())
 @settings(deadline=None)
-def test_words_that_move_out_of_fast_cues_stay_in_order(text: str) -> None:
+def test_words_moved_from_fast_cues_keep_order(text: str) -> None:
     result = translate(text.encode(), "srt", same, Shape())
     before, after = (
         list(pysubs2.SSAFile.from_string(each, "srt", keep_html_tags=True)) for each in (text, result.text)
@@ -153,7 +152,8 @@ def test_words_that_move_out_of_fast_cues_stay_in_order(text: str) -> None:
 
 @given(text=files(), seed=st.integers())
 @settings(deadline=None)
-def test_every_word_of_any_translation_is_in_the_file_and_tags_are_as_they_were(text: str, seed: int) -> None:
+def test_no_word_of_a_translation_is_lost(text: str, seed: int) -> None:
+    """Tags are as they were."""
     answers: list[str] = []
     draw = random.Random(seed)
 
@@ -178,7 +178,7 @@ rubble = st.lists(st.sampled_from(SNIPPETS.replace("\n", "").replace("+", "\n").
 
 @given(content=st.binary() | rubble.map(str.encode), form=st.sampled_from(["srt", "vtt", "ass"]))
 @settings(deadline=None, max_examples=500)
-def test_whatever_the_bytes_are_they_are_translated_or_refused(content: bytes, form: Form) -> None:
+def test_any_bytes_are_translated_or_refused(content: bytes, form: Form) -> None:
     try:
         result = translate(content, form, shouted, Shape())
     except UserError:
@@ -191,7 +191,8 @@ def test_whatever_the_bytes_are_they_are_translated_or_refused(content: bytes, f
 # Sentences over cues
 
 
-def test_a_sentence_over_three_cues_is_translated_as_one_and_shared_out_in_proportion() -> None:
+def test_a_sentence_is_shared_out_over_its_cues() -> None:
+    """It is translated as one, and shared out in proportion."""
     table = {
         "I think that we should never have come to this place.": "Ich glaube, dass wir nie hätten kommen sollen.",
         "Stop!": "Halt!",
@@ -208,7 +209,8 @@ def test_a_sentence_is_rather_cut_behind_punctuation() -> None:
     ]
 
 
-def test_every_cue_of_a_sentence_gets_words_if_there_are_enough() -> None:
+def test_every_cue_of_a_sentence_gets_words() -> None:
+    """If there are enough."""
     assert translated("One long beginning of it", "and", "an end.", by=lambda texts: ["A b c"]) == ["A", "b", "c"]
     result = translate(srt("This is", "a sentence", "of three.").encode(), "srt", lambda texts: ["Eins."], SLOW)
     assert " ".join(words_of(" ".join(bodies(result.text)))) == "Eins."
@@ -232,7 +234,8 @@ def test_every_cue_of_a_sentence_gets_words_if_there_are_enough() -> None:
         ("♪ La la la", "♪ Sing with me"),
     ],
 )
-def test_cues_of_other_sentences_speakers_or_styles_are_not_joined(texts: tuple[str, str]) -> None:
+def test_unrelated_cues_are_not_joined(texts: tuple[str, str]) -> None:
+    """Cues of other sentences, speakers or styles."""
     given: list[str] = []
     translate(srt(*texts, "End.").encode(), "srt", noting(given), SLOW)
     assert len(given) == 3 or texts[0] == "What?"
@@ -241,13 +244,14 @@ def test_cues_of_other_sentences_speakers_or_styles_are_not_joined(texts: tuple[
 @pytest.mark.parametrize(
     "texts", [("<i>We</i> were", "never."), ("<i>We were</i>", "<i>never.</i>"), ("♪ we", "♪ go ♪")]
 )
-def test_a_sentence_goes_on_in_a_cue_of_the_same_style(texts: tuple[str, str]) -> None:
+def test_sentences_go_on_in_cues_of_one_style(texts: tuple[str, str]) -> None:
     given: list[str] = []
     translate(srt(*texts, "End.").encode(), "srt", noting(given), SLOW)
     assert len(given) == 2
 
 
-def test_the_last_cue_of_a_place_is_what_a_sentence_goes_on_from() -> None:
+def test_sentences_go_on_at_the_same_position() -> None:
+    """From the last cue that was there."""
     given: list[str] = []
     texts = ["{\\an8}A sign", "We were", "[door slams]", "{\\an8}up here.", "never there."]
     content = srt(*texts, seconds=0.5).encode()
@@ -262,7 +266,7 @@ def test_a_long_pause_ends_a_sentence() -> None:
     assert given == ["We were", "never there."]
 
 
-def test_where_a_file_has_no_punctuation_each_cue_is_its_own() -> None:
+def test_without_punctuation_cues_stay_apart() -> None:
     given: list[str] = []
     texts = [f"so this is cue {number}" for number in range(20)]
     translate(srt(*texts).encode(), "srt", noting(given), SLOW)
@@ -275,7 +279,7 @@ def test_no_more_than_six_cues_are_one_sentence() -> None:
     assert [text.count("on") for text in given] == [6, 6, 0, 0]
 
 
-def test_dots_where_a_sentence_goes_over_are_not_translated_and_stay() -> None:
+def test_dots_between_cues_stay_untranslated() -> None:
     table = {"I dream that I am chased by robots.": "Ich träume, dass mich Roboter verfolgen."}
     found = translated("I dream that I am chased...", "...by robots.", by=by_table(table))
     assert found == ["Ich träume, dass mich Roboter...", "...verfolgen."] or found == [
@@ -284,7 +288,8 @@ def test_dots_where_a_sentence_goes_over_are_not_translated_and_stay() -> None:
     ]
 
 
-def test_cues_in_a_wrong_order_are_read_by_time_and_written_in_place() -> None:
+def test_unordered_cues_are_read_by_time() -> None:
+    """They are written in place."""
     first, second = srt("We were", "never there.").split("\n\n")
     result = translate(
         f"{second}\n{first}\n".encode(), "srt", by_table({"We were never there.": "Wir waren niemals da."}), SLOW
@@ -293,12 +298,13 @@ def test_cues_in_a_wrong_order_are_read_by_time_and_written_in_place() -> None:
     assert any("1 cue is earlier than the one before: 2 (0:00:00)" in warning for warning in result.warnings)
 
 
-def test_several_sentences_of_a_cue_are_units_of_their_own() -> None:
+def test_sentences_of_a_cue_are_separate_units() -> None:
     table = {"Abort!": "Abbruch!", "We have to go.": "Wir müssen gehen."}
     assert translated("Abort! We have\nto go.", by=by_table(table)) == ["Abbruch! Wir müssen gehen."]
 
 
-def test_a_fast_cue_gives_words_to_a_slow_one_of_its_sentence() -> None:
+def test_fast_cues_give_words_to_slow_ones() -> None:
+    """Of the same sentence."""
     text = "1\n00:00:00,000 --> 00:00:00,500\nwe have really\n\n2\n00:00:00,500 --> 00:00:06,000\nseen it.\n"
     kept, moved = (bodies(translate(text.encode(), "srt", same, shape).text) for shape in (SLOW, Shape()))
     assert kept == ["we have really", "seen it."]
@@ -335,11 +341,12 @@ def test_a_fast_cue_gives_words_to_a_slow_one_of_its_sentence() -> None:
         ("<i>...</i>", "<i>...</i>"),
     ],
 )
-def test_marks_around_the_words_stay_and_the_words_are_translated(text: str, expected: str) -> None:
+def test_marks_around_the_words_stay(text: str, expected: str) -> None:
     assert translated(text) == [expected]
 
 
-def test_each_speaker_is_translated_alone_and_has_a_line() -> None:
+def test_speakers_of_a_cue_have_separate_lines() -> None:
+    """Each is translated alone."""
     given: list[str] = []
     long = "- I do not know what you are talking about.\n- No."
     result = translate(srt(long).encode(), "srt", noting(given), SLOW)
@@ -348,7 +355,7 @@ def test_each_speaker_is_translated_alone_and_has_a_line() -> None:
     assert "1 cue is larger than 2 lines of 42 characters: 1 (3 lines)" in result.warnings
 
 
-def test_inline_tags_take_their_share_of_a_translation() -> None:
+def test_inline_tags_keep_their_share_of_words() -> None:
     assert translated("You <i>really</i> are it.", by=lambda texts: ["Du bist es wirklich."]) == [
         "Du <i>bist es</i> wirklich."
     ]
@@ -359,13 +366,14 @@ def test_tags_in_a_translation_are_taken_out() -> None:
     assert translated("Hello.", by=lambda texts: ["<i>Hallo</i>\n\n{\\b1}du ."]) == ["Hallo du ."]
 
 
-def test_an_empty_translation_leaves_the_words_and_is_told() -> None:
+def test_empty_translations_leave_the_words() -> None:
+    """A warning says so."""
     result = translate(srt("Hello.", "You.").encode(), "srt", lambda texts: ["", "Du."], SLOW)
     assert bodies(result.text) == ["Hello.", "Du."]
     assert "1 cue is left untranslated, since the translation came back empty: 1 (0:00:00)" in result.warnings
 
 
-def test_nothing_to_translate_asks_no_translator() -> None:
+def test_without_words_no_translator_is_asked() -> None:
     def fails(texts: list[str]) -> list[str]:
         raise AssertionError(texts)
 
@@ -376,7 +384,8 @@ def test_nothing_to_translate_asks_no_translator() -> None:
 # Lines and reading speed
 
 
-def test_lines_are_few_balanced_and_end_behind_punctuation() -> None:
+def test_lines_are_few_and_balanced() -> None:
+    """They end behind punctuation."""
     found = translated("I would really like to go there, but I simply cannot do that.", by=same)
     assert found == ["I would really like to go there,\\Nbut I simply cannot do that."]
     assert translated("aaaaa bbbbb ccccc ddddd, eee. fffff ggggg hhhhh iiiii", by=same) == [
@@ -386,7 +395,8 @@ def test_lines_are_few_balanced_and_end_behind_punctuation() -> None:
     assert translated("你" * 50, by=same) == ["你" * 25 + "\\N" + "你" * 25]
 
 
-def test_no_line_begins_with_a_mark_or_number_or_ends_with_a_note() -> None:
+def test_marks_numbers_and_notes_stay_with_words() -> None:
+    """No line begins with a mark or a number, or ends with a note."""
     assert translated("aaaaa bbbbb ccccc ddddd ! eeeee fffff ggggg ddddd", by=same) == [
         "aaaaa bbbbb ccccc ddddd !\\Neeeee fffff ggggg ddddd"
     ]
@@ -399,7 +409,7 @@ def test_no_line_begins_with_a_mark_or_number_or_ends_with_a_note() -> None:
 @given(st.lists(st.text("abc", min_size=1, max_size=12), min_size=1, max_size=16))
 @example(["aaaaaa", "aaaaaa", "aaaaaaaaaaa", "a", "aaa", "aaaaaaaaaaa", "aaaaaaaaaaaa", "aaaaaaaaaaaa"])
 @settings(deadline=None)
-def test_a_text_has_no_more_lines_than_it_needs_and_none_too_long(parts: list[str]) -> None:
+def test_lines_are_the_fewest_that_fit(parts: list[str]) -> None:
     lines, needed, width = translated(" ".join(parts), by=same)[0].split("\\N"), 1, -1
     for part in parts:
         width += 1 + len(part)
@@ -428,7 +438,8 @@ def test_lines_are_the_most_balanced_of_all_that_fit(parts: list[str]) -> None:
     assert unbalance(lines) == pytest.approx(best)
 
 
-def test_what_does_not_fit_is_complete_and_told() -> None:
+def test_oversized_cues_are_complete() -> None:
+    """A warning names them."""
     text = " ".join(["word"] * 40)
     result = translate(srt("Hi.", text, "x" * 50).encode(), "srt", same, SLOW)
     assert bodies(result.text)[1].replace("\\N", " ") == text
@@ -436,7 +447,7 @@ def test_what_does_not_fit_is_complete_and_told() -> None:
     assert result.warnings == ["2 cues are larger than 2 lines of 42 characters: 2 (5 lines), 3 (50 characters)"]
 
 
-def test_cues_that_are_too_fast_are_told_with_their_speed() -> None:
+def test_too_fast_cues_are_warned_about() -> None:
     result = translate(srt("Short.", "x" * 40 + ".", seconds=2.0).encode(), "srt", same, Shape())
     assert result.warnings == ["1 cue is faster than 17 characters a second: 2 (20.5)"]
 
@@ -463,7 +474,7 @@ def test_only_the_first_of_many_cues_are_named() -> None:
         ("utf-16-be", b""),
     ],
 )
-def test_unicode_is_read_with_and_without_a_byte_order_mark(encoding: str, mark: bytes) -> None:
+def test_unicode_is_read_with_or_without_a_mark(encoding: str, mark: bytes) -> None:
     for text in (srt("Schöne Grüße, 世界."), srt("Я не знаю, что это."), srt("我不知道发生了什么。我们回家吧。")):
         content = mark + text.encode(encoding)
         assert content.decode(encoding_of(content)) == text
@@ -491,7 +502,7 @@ def test_unicode_is_read_with_and_without_a_byte_order_mark(encoding: str, mark:
         ("cp949", "무슨 일이 일어나고 있는지 모르겠어. 집에 가자."),
     ],
 )
-def test_old_encodings_are_guessed_and_told(encoding: str, text: str) -> None:
+def test_old_encodings_are_guessed_with_warning(encoding: str, text: str) -> None:
     content = srt(text).encode(encoding)
     assert content.decode(encoding_of(content)) == srt(text)
     assert f"read as {encoding}" in " ".join(translate(content, "srt", same, Shape()).warnings)
@@ -505,7 +516,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 # Forms
 
 
-def test_line_ends_and_all_lines_but_the_words_stay_in_subrip() -> None:
+def test_only_the_words_of_subrip_change() -> None:
     text = """7|00:00:01,5 --> 0:00:02.75  X1:1 X2:2 Y1:3 Y2:4|Hello.|||00:00:03,000 --> 00:00:04,000|You.|12|\
 00:00:05,000 --> 00:00:06,000||Apart||9||00:00:07,000 --> 00:00:08,000|42||""".replace("|", "\r\n")
     expected = text.replace("Hello", "HELLO").replace("You", "YOU").replace("Apart", "APART")
@@ -514,7 +525,7 @@ def test_line_ends_and_all_lines_but_the_words_stay_in_subrip() -> None:
     assert result.num_cues == 4
 
 
-def test_odd_cues_are_kept_and_told() -> None:
+def test_odd_cues_are_kept_with_a_warning() -> None:
     times = ["1,000 --> 00:00:03,000", "2,000 --> 00:00:04,000", "0,500 --> 00:00:00,500", "9,000 --> 00:00:08,000"]
     texts = ["One.", "Two.", "Three.", ""]
     text = "\n".join(
@@ -559,7 +570,8 @@ We <00:03.500>go <00:03.800>home.
 """
 
 
-def test_webvtt_keeps_settings_identifiers_notes_styles_and_voices() -> None:
+def test_only_the_words_of_webvtt_change() -> None:
+    """Settings, identifiers, notes, styles and voices stay."""
     expected = VTT.replace("Fish &amp; chips</c> for 3", "FISH &amp; CHIPS</c> FOR 3").replace(
         "Sing&nbsp;it", "SING IT"
     )
@@ -574,7 +586,7 @@ def test_webvtt_writes_as_text_what_looks_like_a_tag() -> None:
     assert "&lt;b&gt; a --&gt; b" in result.text
 
 
-def test_text_that_no_player_shows_is_told() -> None:
+def test_text_outside_cues_is_warned_about() -> None:
     text = "WEBVTT\n\n00:01.000 --> 00:02.000\nOne.\n\nlost\n\nid\n00:03.000 --> 00:04.000\nTwo.\n"
     result = translate(text.encode(), "vtt", shouted, SLOW)
     assert "lost" in result.text
@@ -613,7 +625,8 @@ fontname: a.ttf
 """
 
 
-def test_substation_keeps_styles_comments_drawings_and_positions() -> None:
+def test_only_the_words_of_substation_change() -> None:
+    """Styles, comments, drawings and positions stay."""
     given: list[str] = []
     result = translate(ASS.encode(), "ass", noting(given, shouted), SLOW)
     assert given == ["We were never, ever there, Bob.", "KEEP OUT", "Stop!", "Hard space, soft line"]
@@ -634,12 +647,13 @@ def test_substation_keeps_styles_comments_drawings_and_positions() -> None:
     assert [event.type for event in before] == [event.type for event in after]
 
 
-def test_substation_braces_of_a_translation_are_no_tags() -> None:
+def test_substation_translations_add_no_tags() -> None:
+    """Their braces become parentheses."""
     result = translate(ASS.encode(), "ass", lambda texts: ["a {b} c d"] * len(texts), SLOW)
     assert "a (b) c" in result.text
 
 
-def test_substation_fields_are_found_by_the_format_line() -> None:
+def test_substation_fields_follow_the_format_line() -> None:
     text = "[Script Info]\n[Events]\nFormat: Start, End, Text\nDialogue: 0:00:01.00,0:00:02.00,Well, yes.\n"
     assert translate(text.encode(), "ass", shouted, SLOW).text == text.replace("Well, yes.", "WELL, YES.")
 
@@ -661,7 +675,8 @@ def test_files_without_cues_stay_as_they_are() -> None:
     "body",
     ["{" * 50_000, "<" * 50_000, "<i>" * 20_000, "(" * 50_000, "- a\\N" * 20_000, "word " * 20_000, "♪" * 50_000],
 )
-def test_a_monstrous_cue_is_translated_whole_in_time_linear_in_its_length(body: str) -> None:
+def test_a_huge_cue_takes_linear_time(body: str) -> None:
+    """It is translated whole."""
     text = f"[Script Info]\n[Events]\nDialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,{body}a{{\\i1}}\n"
     before, after = (bodies(each, "ass")[0] for each in (text, translate(text.encode(), "ass", same, Shape()).text))
     assert words_of(after.replace("(", "{")) == words_of(before.replace("(", "{"))  # never ends where it is quadratic
@@ -672,7 +687,8 @@ def test_a_monstrous_cue_is_translated_whole_in_time_linear_in_its_length(body: 
 
 @pytest.mark.parametrize("language", ["en", "de"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
-def test_a_real_film_keeps_its_cues_and_joins_its_sentences(language: str, encoding: str) -> None:
+def test_a_real_film_keeps_its_cues(language: str, encoding: str) -> None:
+    """Its sentences are joined."""
     if "SEGUE_DATA" not in os.environ:
         pytest.skip("real subtitles: set SEGUE_DATA to their folder")
     path = Path(os.environ["SEGUE_DATA"]) / "tears_of_steel" / f"TOS-{language}.srt"

@@ -51,7 +51,8 @@ def timed(text: str, seconds: float) -> list[Word]:
 
 @given(recording=spoken())
 @settings(deadline=None)
-def test_cues_are_in_order_inside_the_recording_and_hold_every_word(recording: tuple[list[Word], float]) -> None:
+def test_cues_hold_every_word_in_order(recording: tuple[list[Word], float]) -> None:
+    """Inside the recording."""
     words, seconds = recording
     cues = cut(words, seconds)
     assert without_spaces("".join(cue.text for cue in cues)) == "".join(word.word for word in words)
@@ -107,7 +108,8 @@ def test_pysubs2_reads_back_every_cue_at_its_time(form: Form, recording: tuple[l
 
 @pytest.mark.parametrize("seconds_a_word", [0.2, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("text", ["word", "a", "sentence.", "considerable"])
-def test_steady_speech_makes_cues_of_two_lines_at_a_readable_speed(seconds_a_word: float, text: str) -> None:
+def test_steady_speech_makes_readable_cues(seconds_a_word: float, text: str) -> None:
+    """Of two lines, at a speed that can be read."""
     words = told(200, 200 * seconds_a_word, min(0.1, seconds_a_word / 2), text)
     cues = cut(words, 200 * seconds_a_word + 1)
     assert all(800 <= cue.end - cue.start <= 7000 for cue in cues)
@@ -125,7 +127,7 @@ def test_a_lone_word_stays_long_enough() -> None:
     assert [(cue.start, cue.end) for cue in cut([Word("no", 0.1, 0.2, 1.0)], 0.5)] == [(0, 500)]
 
 
-def test_speed_is_kept_by_splitting_where_there_is_time() -> None:
+def test_fast_speech_is_split_where_time_allows() -> None:
     fast = told(12, 2.4, 0.02, "abcdef")  # 34 characters a second
     words = [*fast, Word("slowly", 3.3, 3.6, 1.0)]
     first, second = cut(words, 8.0)
@@ -150,7 +152,7 @@ def test_lines_are_balanced_and_broken_at_phrases() -> None:
 
 
 @pytest.mark.parametrize(("text", "a_line"), [("我" * 270, 16), ("かな" * 135, 13), ("ไ" * 270, 42)])
-def test_scripts_without_spaces_have_cues_of_their_own_width(text: str, a_line: int) -> None:
+def test_unspaced_scripts_have_their_own_width(text: str, a_line: int) -> None:
     words = [Word(c, 0.25 * number, 0.25 * number + 0.04, 1.0, False) for number, c in enumerate(text)]
     cues = cut(words, 70.0)
     assert "".join(line for cue in cues for line in cue.lines) == text
@@ -159,7 +161,7 @@ def test_scripts_without_spaces_have_cues_of_their_own_width(text: str, a_line: 
     assert all(0.25 * len(cue.text) <= (cue.end - cue.start) / 1000 + 0.01 for cue in cues[:-1]) or a_line == 42
 
 
-def test_no_line_of_japanese_starts_with_what_must_not() -> None:
+def test_japanese_lines_break_at_allowed_places() -> None:
     text = "「きょうは、ちょっとコーヒーを飲みに行きました。」" * 9
     words = [Word(c, 0.2 * number, 0.2 * number + 0.04, 1.0, False) for number, c in enumerate(text)]
     for cue in cut(words, 60.0):
@@ -168,7 +170,7 @@ def test_no_line_of_japanese_starts_with_what_must_not() -> None:
             assert line[-1] != "「"
 
 
-def test_mixed_scripts_keep_the_spaces_that_they_have() -> None:
+def test_mixed_scripts_keep_their_spaces() -> None:
     words = [
         Word(text, number, number + 0.5, 1.0, spaced)
         for number, (text, spaced) in enumerate(
@@ -179,7 +181,7 @@ def test_mixed_scripts_keep_the_spaces_that_they_have() -> None:
     assert cue.text == text_of(words) == "我用 Python 写吧"
 
 
-def test_signs_of_markup_are_text() -> None:
+def test_markup_characters_are_escaped() -> None:
     words = [
         Word(text, number / 2, number / 2 + 0.4, 1.0) for number, text in enumerate(["a<b", "<i>", "&amp;", "-->"])
     ]
@@ -189,7 +191,7 @@ def test_signs_of_markup_are_text() -> None:
     assert write(cues, "srt").split("\n")[2] == "a<\u2060b <\u2060i> &amp; --\u2060>"
 
 
-def test_what_is_written_is_the_format() -> None:
+def test_written_files_follow_the_format() -> None:
     cues = [
         Cue(["good", "night"], 3_661_500, 3_662_250, "good night", (0, 0)),
         Cue(["you"], 3_663_000, 3_664_000, "", (0, 0)),

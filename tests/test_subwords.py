@@ -74,14 +74,14 @@ def test_with_no_dropout_merges_are_the_library_s(text: str) -> None:
     assert found == pieces_of(tokenizer, text)
 
 
-def test_merges_of_equals_go_from_left_to_right() -> None:
+def test_equal_merges_go_from_left_to_right() -> None:
     merge = _Merges([("a", "a"), ("aa", "a"), ("aa", "aa")], 0.0)
     assert merge("aaa", random.Random(0)) == ["aaa"]
     assert merge("aaaa", random.Random(0)) == ["aaaa"]
     assert merge("aaaaa", random.Random(0)) == ["aa", "aaa"]
 
 
-def test_dropout_leaves_each_merge_out_with_its_probability() -> None:
+def test_dropout_skips_merges_at_its_probability() -> None:
     draw, num_draws = random.Random(0), 20_000
     merge = _Merges([("a", "b"), ("ab", "c"), ("b", "c")], 0.1)
     found = Counter(tuple(merge("abc", draw)) for _ in range(num_draws))
@@ -114,7 +114,8 @@ def every_cut(word: str, scores: dict[str, float]) -> dict[tuple[str, ...], floa
 
 @pytest.mark.parametrize("alpha", [0.0001, 0.3, 1.0])
 @pytest.mark.parametrize("word", [WORD_MARK + "unten", WORD_MARK + "the", "a"])
-def test_cuts_come_as_often_as_their_probability_to_the_power_says(word: str, alpha: float) -> None:
+def test_cut_frequency_follows_p_to_the_alpha(word: str, alpha: float) -> None:
+    """As often as their probability to the power of alpha says."""
     scores = {piece: score for piece, score in model_of("unigram")["vocab"] if piece not in SPECIAL}
     cuts = every_cut(word, scores)
     assert len(cuts) > 3 or word == "a"
@@ -130,7 +131,8 @@ def test_cuts_come_as_often_as_their_probability_to_the_power_says(word: str, al
 
 @given(texts)
 @settings(deadline=None)
-def test_a_very_high_power_leaves_the_library_s_best_cut(text: str) -> None:
+def test_a_high_alpha_leaves_the_best_cut(text: str) -> None:
+    """The library's, or one as good."""
     tokenizer = TOKENIZERS["unigram"]
     scores = {piece: score for piece, score in model_of("unigram")["vocab"] if piece not in SPECIAL}
     lattice = _Lattice(scores, 1e6)
@@ -167,7 +169,8 @@ def test_random_cuts_change_some_words_and_not_all(kind: str, section: SubwordsS
 
 
 @every_randomness
-def test_a_cut_depends_on_seed_word_and_variant_alone(kind: str, section: SubwordsSection) -> None:
+def test_cuts_depend_on_seed_word_and_variant(kind: str, section: SubwordsSection) -> None:
+    """On nothing else."""
     tokenizer = TOKENIZERS[kind]
     first, second, other = (RandomCuts(tokenizer, section, seed) for seed in (3, 3, 4))
     wanted = [cut_of(first, text, seed) for seed in range(5) for text in TEXTS]
@@ -183,7 +186,8 @@ def test_a_cut_depends_on_seed_word_and_variant_alone(kind: str, section: Subwor
 
 
 @every_randomness
-def test_what_no_piece_can_write_is_unknown_as_the_library_has_it(kind: str, section: SubwordsSection) -> None:
+def test_unwritable_text_is_the_unknown_token(kind: str, section: SubwordsSection) -> None:
+    """As often as the library has it."""
     tokenizer = TOKENIZERS[kind]
     cuts = RandomCuts(tokenizer, section, 0)
     for text in ("日", "日本", "a 日 dog", "日本x語", "dog日本dog", "日 本 日本"):
@@ -195,7 +199,8 @@ def test_what_no_piece_can_write_is_unknown_as_the_library_has_it(kind: str, sec
 
 
 @every_randomness
-def test_without_an_unknown_token_what_no_piece_can_write_is_refused(kind: str, section: SubwordsSection) -> None:
+def test_unwritable_text_needs_an_unknown_token(kind: str, section: SubwordsSection) -> None:
+    """Else it is refused."""
     cuts = RandomCuts(tokenizers.build(SECTIONS[kind], TEXTS), section, 0)
     assert cut_of(cuts, "a dog")
     with pytest.raises(UserError, match="outside the tokenizer's alphabet: '日'"):
@@ -203,7 +208,7 @@ def test_without_an_unknown_token_what_no_piece_can_write_is_refused(kind: str, 
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_without_randomness_texts_are_cut_as_ever(kind: str) -> None:
+def test_without_randomness_cuts_equal_encoding(kind: str) -> None:
     cuts = RandomCuts(TOKENIZERS[kind], SubwordsSection(), 0)
     assert not cuts.is_random
     assert [cut_of(cuts, text) for text in TEXTS] == [TOKENIZERS[kind].encode(text) for text in TEXTS]

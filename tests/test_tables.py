@@ -56,7 +56,7 @@ def test_excel_s_own_first_line_names_the_separator(tmp_path: Path, line: str) -
     assert message.startswith(f"{tmp_path}/x.csv:3: target: empty")
 
 
-def test_a_field_may_be_longer_than_python_s_reader_expects(tmp_path: Path) -> None:
+def test_fields_may_exceed_pythons_limit(tmp_path: Path) -> None:
     for name, separator in (("x.csv", ","), ("x.tsv", "\t")):
         found = pairs(table(tmp_path, f"source{separator}target\n{'a' * 131_073}{separator}b\n", name))
         assert found == {"a" * 131_073: "b"}
@@ -64,17 +64,18 @@ def test_a_field_may_be_longer_than_python_s_reader_expects(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("before", ["", "\n", " \r\n", ",,\n", "\u200b"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n"])
-def test_rows_begin_behind_what_is_empty(tmp_path: Path, before: str, end: str) -> None:
+def test_empty_rows_before_the_table_are_skipped(tmp_path: Path, before: str, end: str) -> None:
     assert pairs(table(tmp_path, before + joined(",", end))) == dict(ROWS[1:])
 
 
 @pytest.mark.parametrize("separator", [",", "\t"])
-def test_a_return_inside_a_field_is_of_the_text(tmp_path: Path, separator: str) -> None:
+def test_a_return_inside_a_field_is_text(tmp_path: Path, separator: str) -> None:
     content = f"source{separator}target\none\rtwo{separator}eins\nthree{separator}drei\n"
     assert pairs(table(tmp_path, content)) == {"one\rtwo": "eins", "three": "drei"}
 
 
-def test_quotation_marks_in_tables_with_tabs_are_of_the_text_unless_the_table_quotes(tmp_path: Path) -> None:
+def test_quotation_marks_in_tsv_are_text(tmp_path: Path) -> None:
+    """Unless the table quotes its fields."""
     plain = 'source\ttarget\n"one\teins\n"two" and "three"\tzwei\n'
     assert pairs(table(tmp_path, plain)) == {'"one': "eins", '"two" and "three"': "zwei"}
     quoted = 'source\ttarget\n"say ""one"""\teins\n"two\tthree"\tzwei\n'
@@ -115,13 +116,13 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
     assert "empty: no column names" in refused(table(tmp_path, ""))
 
 
-def test_names_of_columns_may_be_in_capitals_and_ids_survive(tmp_path: Path) -> None:
+def test_column_names_ignore_case_and_ids_stay(tmp_path: Path) -> None:
     prepare("csv", table(tmp_path, " ID ,Source,TARGET\nx1,a,b\n"), tmp_path / "out", NO_SPLITS)
     [pair] = Manifest(Pair, [tmp_path / "out" / "train.jsonl"])
     assert (pair.id, pair.source, pair.target) == ("x1", "a", "b")
 
 
-def test_columns_say_which_part_of_a_file_is_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_can_give_a_part_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 8000)
     for content in ("audio,text,offset,duration\na.wav,hi,0.5,1\n", "audio;text;Start;End\na.wav;hi;0,5;1,5\n"):
         prepare("csv", table(tmp_path, content), tmp_path / "out", NO_SPLITS)

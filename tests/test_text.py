@@ -32,7 +32,7 @@ def test_normalizing_twice_changes_nothing_more(text: str, rule: TextSection) ->
 
 @given(texts, rules)
 @settings(deadline=None)
-def test_a_normalized_text_is_what_its_rule_says(text: str, rule: TextSection) -> None:
+def test_normalized_texts_follow_their_rule(text: str, rule: TextSection) -> None:
     normalized = normalize(text, rule)
     assert normalized == " ".join(normalized.split())
     assert folded(normalized, rule.unicode_form) == normalized
@@ -81,7 +81,7 @@ def test_a_normalized_text_is_what_its_rule_says(text: str, rule: TextSection) -
         ("İSTANBUL i\u0307", {}, "istanbul i"),
     ],
 )
-def test_the_rule_by_example(text: str, changes: dict[str, str], wanted: str) -> None:
+def test_normalization_by_example(text: str, changes: dict[str, str], wanted: str) -> None:
     assert normalize(text, TextSection.model_validate(changes)) == wanted
 
 

@@ -52,7 +52,7 @@ def test_bytes_write_every_text(text: str) -> None:
 @every_kind
 @given(draw=st.data())
 @settings(deadline=None)
-def test_whatever_a_model_says_can_be_decoded(kind: str, draw: st.DataObject) -> None:
+def test_any_sequence_of_tokens_can_be_decoded(kind: str, draw: st.DataObject) -> None:
     tokenizer = TOKENIZERS[kind]
     numbers = draw.draw(st.lists(st.integers(0, len(tokenizer) - 1)))
     said = b"".join(tokenizer.pieces[number] for number in numbers)
@@ -60,19 +60,19 @@ def test_whatever_a_model_says_can_be_decoded(kind: str, draw: st.DataObject) ->
 
 
 @pytest.mark.parametrize("kind", ["characters", "bpe", "unigram"])
-def test_what_no_token_can_write_is_named(kind: str) -> None:
+def test_unknown_characters_are_named(kind: str) -> None:
     assert TOKENIZERS[kind].unknown_characters("bad zebras, a bad zoo") == ["z", "e", "r", "s", ",", "o"]
     with pytest.raises(UserError, match="outside the tokenizer's alphabet: 'z' 'o'"):
         TOKENIZERS[kind].encode("a zoo")
 
 
-def test_a_space_can_be_what_no_token_can_write() -> None:
+def test_a_space_can_be_an_unknown_character() -> None:
     tokenizer = tokenizers.build(CharactersSection(kind="characters", alphabet="ab"), [])
     assert tokenizer.unknown_characters("a b") == [" "]
     assert tokenizer.unknown_characters("ab") == []
 
 
-def test_characters_are_numbered_as_the_recipe_lists_them() -> None:
+def test_characters_are_numbered_as_listed() -> None:
     assert TOKENIZERS["characters"].tokens == list(" " + ALPHABET)
     assert [len(piece) for piece in TOKENIZERS["bytes"].pieces] == [1] * 256
 
@@ -96,7 +96,8 @@ def test_learning_twice_gives_the_same_file(kind: str, tmp_path: Path) -> None:
 
 
 @learnt_kinds
-def test_learning_joins_what_is_frequent_and_keeps_to_the_size(kind: str) -> None:
+def test_learning_joins_frequent_pieces(kind: str) -> None:
+    """It keeps to the size."""
     texts = [
         *("the cat and the dog and the hen", "the quick brown fox jumps over the lazy dog"),
         *("the men and the women of the other town", "then the hat and the bath and the weather"),
@@ -108,13 +109,13 @@ def test_learning_joins_what_is_frequent_and_keeps_to_the_size(kind: str) -> Non
 
 
 @learnt_kinds
-def test_a_size_below_the_number_of_characters_is_refused(kind: str) -> None:
+def test_a_size_below_the_alphabets_is_refused(kind: str) -> None:
     section = SECTIONS[kind].model_copy(update={"size": 9})
     with pytest.raises(UserError, match=r"tokenizer\.size: 9 is less than the 9 characters"):
         tokenizers.build(section, TEXTS)
 
 
-def test_a_character_twice_in_the_alphabet_is_refused() -> None:
+def test_repeated_characters_are_refused() -> None:
     with pytest.raises(UserError, match=r"tokenizer\.alphabet: a character stands in it twice"):
         tokenizers.build(CharactersSection(kind="characters", alphabet="aba"), [])
 
@@ -136,7 +137,7 @@ all_kinds = pytest.mark.parametrize("kind", ALL_SECTIONS)
 
 
 @all_kinds
-def test_special_tokens_have_the_first_numbers_and_no_text(kind: str) -> None:
+def test_special_tokens_come_first_without_text(kind: str) -> None:
     tokenizer = WITH_SPECIAL[kind]
     assert tokenizer.tokens[: len(SPECIAL)] == list(SPECIAL)
     assert tokenizer.special == {token: number for number, token in enumerate(SPECIAL)}
@@ -148,7 +149,7 @@ def test_special_tokens_have_the_first_numbers_and_no_text(kind: str) -> None:
 
 
 @all_kinds
-def test_the_same_tokens_are_learned_beside_special_ones(kind: str) -> None:
+def test_special_tokens_do_not_change_learning(kind: str) -> None:
     section = ALL_SECTIONS[kind]
     if isinstance(section, BPESection | UnigramSection):
         assert isinstance(section.size, int)
@@ -182,7 +183,7 @@ def test_a_special_token_in_a_text_is_text(kind: str, text: str, has_unknown: bo
 
 
 @all_kinds
-def test_special_tokens_in_the_training_texts_are_text(kind: str) -> None:
+def test_special_tokens_in_training_texts_are_text(kind: str) -> None:
     texts = [*SENTENCES, "a </s> b", "the <unk> <2de> word", "<pad>"]
     tokenizer = tokenizers.build(ALL_SECTIONS[kind].model_copy(update={"size": 50}), texts, SPECIAL)
     assert tokenizer.tokens[: len(SPECIAL)] == list(SPECIAL)
@@ -191,7 +192,8 @@ def test_special_tokens_in_the_training_texts_are_text(kind: str) -> None:
         assert tokenizer.decode(tokenizer.encode("a </s> b")) == "a </s> b"
 
 
-def test_no_text_is_cut_into_a_special_token_even_where_it_could_be_one_piece() -> None:
+def test_no_text_becomes_a_special_token() -> None:
+    """Even where it could be one piece."""
     tokenizer = tokenizers.build(UnigramSection(kind="unigram", size=40), SENTENCES, ["<unk>", "cab"])
     assert tokenizer.special["cab"] not in tokenizer.encode("a cab")
     assert tokenizer.decode(tokenizer.encode("a cab")) == "a cab"
@@ -210,7 +212,7 @@ def test_a_saved_tokenizer_keeps_its_special_tokens(kind: str, tmp_path: Path) -
 
 
 @all_kinds
-def test_what_no_token_can_write_is_the_unknown_token(kind: str) -> None:
+def test_unwritable_text_is_the_unknown_token(kind: str) -> None:
     tokenizer = WITH_SPECIAL[kind]
     numbers = tokenizer.encode("a zoo bad")
     if kind == "bytes":
@@ -226,7 +228,7 @@ def test_what_no_token_can_write_is_the_unknown_token(kind: str) -> None:
 @all_kinds
 @given(texts=st.lists(st.text("abcxyz 日,<>/s", max_size=12), max_size=4))
 @settings(deadline=None)
-def test_texts_have_as_many_tokens_as_they_are_encoded_in(kind: str, texts: list[str]) -> None:
+def test_num_tokens_is_the_encoded_length(kind: str, texts: list[str]) -> None:
     tokenizer = WITH_SPECIAL[kind]
     assert tokenizer.num_tokens(texts) == [len(tokenizer.encode(text)) for text in texts]
 
@@ -239,7 +241,7 @@ PUNCTUATED = st.lists(st.text(ALPHABET + ".,;!", min_size=1, max_size=8), max_si
 @pytest.mark.parametrize("kind", ["characters", "bytes", "bpe", "unigram"])
 @given(text=PUNCTUATED)
 @settings(deadline=None)
-def test_punctuation_and_special_tokens_lose_nothing_of_a_text(kind: str, text: str) -> None:
+def test_punctuation_and_special_tokens_round_trip(kind: str, text: str) -> None:
     tokenizer = WITH_SPECIAL[kind]
     numbers = tokenizer.encode(text)
     assert not set(numbers) & set(range(len(SPECIAL)))

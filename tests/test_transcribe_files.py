@@ -21,9 +21,8 @@ def refuse(path: Path) -> None:
         raise UserError(f"{file}: it is {file.read_text()}")
 
 
-def test_folders_are_walked_in_order_and_what_is_left_out_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folders_are_walked_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is left out is said."""
     paths = touched(tmp_path, "b/2.WAV", "b/10.mp3", "b/deep/1.m4a", "b/notes.txt", "b/.hidden.wav", "a.flac")
     assert recordings([tmp_path / "b", tmp_path / "a.flac"]) == [paths[1], paths[0], paths[2], paths[5]]
     assert f"1 files that are no recordings left out:\n{paths[3]}" in capsys.readouterr().err
@@ -45,12 +44,13 @@ def test_no_two_recordings_share_a_transcript(tmp_path: Path) -> None:
     assert targets([Path("-")], out, "srt") == [out / "standard_input.srt"]
 
 
-def test_names_that_differ_in_capitals_only_are_refused_where_a_file_system_would_mix_them(tmp_path: Path) -> None:
+def test_names_differing_only_in_case_are_refused(tmp_path: Path) -> None:
+    """A file system may take them for the same."""
     with pytest.raises(UserError, match="the transcript of two recordings"):
         targets([tmp_path / "rec.wav", tmp_path / "REC.wav"], tmp_path / "o", "txt")
 
 
-def test_a_transcript_never_takes_the_place_of_a_recording(tmp_path: Path) -> None:
+def test_a_transcript_never_replaces_a_recording(tmp_path: Path) -> None:
     (recording,) = touched(tmp_path, "sound.txt")
     with pytest.raises(UserError, match=r"sound\.txt: is a recording that is to be read"):
         targets([recording], tmp_path, "txt")
@@ -62,9 +62,8 @@ def test_transcripts_go_to_a_folder(tmp_path: Path) -> None:
         targets([recording], other, "txt")
 
 
-def test_standard_input_and_pipes_are_copied_and_named_in_messages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_standard_input_and_pipes_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages name standard input."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sound")))
     with pytest.raises(UserError, match=r"^standard input: it is sound$"):
         refuse(Path("-"))

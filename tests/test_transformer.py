@@ -137,7 +137,7 @@ def embedded(table: Tensor, tokens: Tensor) -> Tensor:
 @every_norm
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("tied", ["all", "target", "none"])
-def test_scores_are_those_of_torch_with_the_same_weights(norm: str, activation: str, tied: str) -> None:
+def test_scores_are_torchs_with_the_same_weights(norm: str, activation: str, tied: str) -> None:
     model = lived_in(source_vocabulary=VOCABULARY if tied == "all" else 7, norm=norm, activation=activation, tied=tied)
     source, source_lengths = random_tokens(4, 9) % 7, torch.tensor([9, 4, 1, 6])
     target, target_lengths = random_tokens(4, 8, seed=1), torch.tensor([3, 8, 5, 1])
@@ -160,7 +160,7 @@ def test_scores_are_those_of_torch_with_the_same_weights(norm: str, activation: 
 
 @every_norm
 @pytest.mark.parametrize("activation", ["relu", "swiglu"])
-def test_without_biases_is_with_zeros(norm: str, activation: str) -> None:
+def test_without_biases_equals_biases_of_zero(norm: str, activation: str) -> None:
     bare = lived_in(norm=norm, activation=activation, tied="none", has_biases=False)
     assert not [name for name, _ in bare.named_parameters() if "bias" in name]
     model = lived_in(norm=norm, activation=activation, tied="none")
@@ -178,7 +178,7 @@ def test_without_biases_is_with_zeros(norm: str, activation: str) -> None:
 # --- Layers against their formulas ---
 
 
-def test_rotary_scores_depend_on_relative_positions_alone() -> None:
+def test_rotary_scores_depend_on_distance_alone() -> None:
     torch.manual_seed(0)
     query, key = torch.randn(2, 8)
 
@@ -196,7 +196,8 @@ def test_rotary_scores_depend_on_relative_positions_alone() -> None:
     assert len({round(score(50 + distance, 50), 3) for distance in distances}) == len(distances)
 
 
-def test_a_rotation_turns_complex_pairs_by_position_times_frequency() -> None:
+def test_rotation_is_a_complex_multiplication() -> None:
+    """By position times frequency."""
     torch.manual_seed(0)
     x, positions = torch.randn(3, 5, 8), torch.tensor([0, 1, 2, 7, 100])
     frequencies = torch.tensor([10_000 ** (-2 * i / 8) for i in range(4)])
@@ -217,7 +218,7 @@ def test_positions_may_start_anywhere() -> None:
 
 @pytest.mark.parametrize("is_rotary", [False, True])
 @pytest.mark.parametrize("key_value_heads", [1, 2])
-def test_grouped_queries_are_full_attention_with_repeated_heads(key_value_heads: int, is_rotary: bool) -> None:
+def test_grouped_queries_equal_repeated_heads(key_value_heads: int, is_rotary: bool) -> None:
     torch.manual_seed(0)
     grouped = Attention(16, 4, key_value_heads, dropout=0.0, is_rotary=is_rotary)
     full = Attention(16, 4, 4, dropout=0.0, is_rotary=is_rotary)
@@ -235,7 +236,8 @@ def test_grouped_queries_are_full_attention_with_repeated_heads(key_value_heads:
 
 @pytest.mark.parametrize("is_rotary", [False, True])
 @pytest.mark.parametrize("key_value_heads", [4, 2])
-def test_attention_weights_are_shares_and_give_what_attention_gives(key_value_heads: int, is_rotary: bool) -> None:
+def test_attention_weights_give_its_output(key_value_heads: int, is_rotary: bool) -> None:
+    """They are shares of 1."""
     torch.manual_seed(0)
     attention = Attention(16, 4, key_value_heads, dropout=0.0, is_rotary=is_rotary)
     x, memory = torch.randn(3, 5, 16), torch.randn(3, 7, 16)
@@ -260,7 +262,7 @@ def test_swiglu_is_a_gate_times_a_layer() -> None:
 
 
 @every_architecture
-def test_padding_and_company_never_change_an_output(architecture: dict[str, Any]) -> None:
+def test_padding_and_batching_change_no_output(architecture: dict[str, Any]) -> None:
     model = lived_in(**architecture)
     source_lengths, target_lengths = torch.tensor([9, 1, 5, 8]), torch.tensor([2, 7, 1, 6])
     source, target = random_tokens(4, 12), random_tokens(4, 10, seed=1)  # other tokens, and too many, in the padding
@@ -300,7 +302,7 @@ def begun(model: Transformer) -> Any:
 
 
 @every_architecture
-def test_cached_steps_are_the_full_forward_at_each_position(architecture: dict[str, Any]) -> None:
+def test_cached_steps_equal_the_full_forward(architecture: dict[str, Any]) -> None:
     model = lived_in(**architecture)
     beams = 2
     targets = random_tokens(len(SOURCES) * beams, 6, seed=2)
@@ -313,7 +315,8 @@ def test_cached_steps_are_the_full_forward_at_each_position(architecture: dict[s
 
 
 @every_architecture
-def test_rows_and_sentences_may_be_reordered_and_dropped_between_steps(architecture: dict[str, Any]) -> None:
+def test_cached_rows_can_be_reordered_and_dropped(architecture: dict[str, Any]) -> None:
+    """Sentences too, between steps."""
     model = lived_in(**architecture)
     # Of 3 sentences with 3 beams each: rows, and sentences where they change.
     selections: list[tuple[list[int], list[int] | None]] = [
@@ -353,7 +356,7 @@ def num_parameters(vocabulary: int, **changes: Any) -> int:
         pytest.param(1024, 4096, 16, 214_245_376, 213e6, id="big"),
     ],
 )
-def test_the_paper_s_models_have_its_number_of_parameters(
+def test_the_papers_models_have_its_sizes(
     width: int, feed_forward: int, heads: int, exact: int, published: float
 ) -> None:
     attention = 4 * (width * width + width)
@@ -428,7 +431,8 @@ def dropouts(model: nn.Module) -> Iterator[tuple[str, float]]:
 
 
 @every_norm
-def test_each_dropout_is_where_the_recipe_says_and_asleep_in_evaluation(norm: str) -> None:
+def test_dropouts_are_where_the_recipe_says(norm: str) -> None:
+    """In evaluation they do nothing."""
     sizes: dict[str, Any] = {"dropout": 0.1, "attention_dropout": 0.2, "feed_forward_dropout": 0.3}
     model = lived_in(norm=norm, **sizes)
     found = dict(dropouts(model))

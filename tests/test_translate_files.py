@@ -25,12 +25,13 @@ def translate(source: Path, target: Path) -> str:
     return target.read_text(encoding="utf-8")
 
 
-def test_lines_come_without_their_ends_and_empty_ones_stay() -> None:
+def test_line_ends_are_cut_and_empty_lines_stay() -> None:
     stream = io.BytesIO(b"\xef\xbb\xbfone\r\n\ntwo\xc3\xa9")
     assert list(translate_files.lines(stream, "x")) == ["one", "", "twoé"]
 
 
-def test_a_line_that_is_not_utf8_is_named_after_those_before_it_were_given() -> None:
+def test_a_line_that_is_not_utf8_is_named() -> None:
+    """After those before it were given."""
     lines = translate_files.lines(io.BytesIO(b"good\nbad \xff\n"), "standard input")
     assert next(lines) == "good"
     with pytest.raises(UserError, match=r"standard input:2: not UTF-8: .* at byte 5"):
@@ -38,12 +39,12 @@ def test_a_line_that_is_not_utf8_is_named_after_those_before_it_were_given() -> 
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_lines_in_utf16_need_no_mark_and_no_latin_letter(encoding: str) -> None:
+def test_utf16_needs_no_mark_or_latin_letter(encoding: str) -> None:
     stream = io.BytesIO("我們回家。\n好。\n".encode(encoding))
     assert list(translate_files.lines(stream, "x")) == ["我們回家。", "好。"]
 
 
-def test_lines_are_read_as_they_are_asked_for() -> None:
+def test_lines_are_read_lazily() -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield b"line\n"
@@ -56,7 +57,7 @@ def test_lines_are_read_as_they_are_asked_for() -> None:
     ("out", "expected"),
     [(None, "films/a.b.de.srt"), (Path("there"), "there/a.b.de.srt"), (Path("there/x.srt"), "there/x.srt")],
 )
-def test_translations_go_beside_their_files_or_where_one_says(out: Path | None, expected: str) -> None:
+def test_translations_go_beside_files_or_to_out(out: Path | None, expected: str) -> None:
     assert translate_files.targets([Path("films/a.b.srt")], out, "de") == [Path(expected)]
 
 
@@ -71,7 +72,7 @@ def test_translations_go_beside_their_files_or_where_one_says(out: Path | None, 
         (["a.srt", "a.de.srt"], None, "a.de.srt: is to be read or written already"),
     ],
 )
-def test_what_would_lose_a_file_is_refused(sources: list[str], out: str | None, message: str) -> None:
+def test_targets_that_lose_a_file_are_refused(sources: list[str], out: str | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         translate_files.targets([Path(source) for source in sources], Path(out) if out else None, "de")
 
@@ -112,7 +113,7 @@ def test_warnings_name_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"warning: {source}: 1 cue" in capsys.readouterr().err
 
 
-def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     source, target = tmp_path / "a.txt", tmp_path / "b.txt"
     source.write_bytes(b"one\n\xff\n")
     target.write_text("before")

@@ -105,7 +105,7 @@ PAIRS = [
 # --- Batches and losses ---
 
 
-def test_batches_are_padded_on_the_right_and_targets_are_counted(tmp_path: Path) -> None:
+def test_batches_pad_right_and_count_targets(tmp_path: Path) -> None:
     task = task_of(write_lines(tmp_path, PAIRS))
     batch = task.source.load("train", micro_batch(1, 0, 3))
     assert batch.source.tolist() == [
@@ -127,7 +127,8 @@ def test_batches_are_padded_on_the_right_and_targets_are_counted(tmp_path: Path)
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @torch.inference_mode()
-def test_the_loss_is_the_sum_over_pairs_whatever_the_batch(tmp_path: Path, smoothing: float) -> None:
+def test_loss_is_the_sum_over_pairs(tmp_path: Path, smoothing: float) -> None:
+    """Whatever the batch."""
     task = task_of(write_lines(tmp_path, PAIRS), f"label_smoothing={smoothing}")
     model = random_model(task)
     wanted, likelihoods = [], []
@@ -150,7 +151,8 @@ def test_the_loss_is_the_sum_over_pairs_whatever_the_batch(tmp_path: Path, smoot
         assert found == pytest.approx([likelihoods[index] for index in indices], rel=1e-5)
 
 
-def test_texts_are_normalized_before_they_are_cut_and_scored(tmp_path: Path) -> None:
+def test_texts_are_normalized_first(tmp_path: Path) -> None:
+    """Before they are cut and scored."""
     manifest = write_lines(tmp_path, [("  A\tB ", "C  d!")], alternatives=["D c", "c, D"])
     (as_it_is,) = task_of(manifest).source.load("train", micro_batch(0)).references
     assert as_it_is == ("C d!", "D c", "c, D")
@@ -161,14 +163,15 @@ def test_texts_are_normalized_before_they_are_cut_and_scored(tmp_path: Path) -> 
     assert (batch.sources, batch.references) == (["a b"], [("c d", "d c", "c d")])
 
 
-def test_what_no_token_can_write_is_learned_as_unknown(tmp_path: Path) -> None:
+def test_unwritable_text_is_learned_as_unknown(tmp_path: Path) -> None:
     batch = task_of(write_lines(tmp_path, [("a日b", "本")])).source.load("train", micro_batch(0))
     assert batch.source.tolist() == [[*numbers("a"), 3, *numbers("b"), END]]
     assert batch.target.tolist() == [[BEGIN, 3, END]]
 
 
 @torch.inference_mode()
-def test_outputs_hold_no_special_token_and_keep_to_their_limit(tmp_path: Path) -> None:
+def test_outputs_have_no_special_tokens(tmp_path: Path) -> None:
+    """They keep to their limit."""
     task = task_of(write_lines(tmp_path, PAIRS), "search.longest_factor=1.5", "search.longest_extra=3")
     batch = task.source.load("train", micro_batch(*range(len(PAIRS))))
     for beams in (1, 3):
@@ -196,7 +199,8 @@ def write_languages(folder: Path, *languages: str | None, name: str = "x.jsonl")
     return folder / name
 
 
-def test_with_several_languages_the_source_begins_with_the_one_that_is_wanted(tmp_path: Path) -> None:
+def test_sources_begin_with_the_target_language(tmp_path: Path) -> None:
+    """Where there are several."""
     task = task_of(write_languages(tmp_path, "fr", "de", "fr"))
     assert task.vocabularies.languages == ["de", "fr"]
     assert task.vocabularies.source.tokens[FIRST : FIRST + 2] == ["<2de>", "<2fr>"]
@@ -208,9 +212,7 @@ def test_with_several_languages_the_source_begins_with_the_one_that_is_wanted(tm
 
 
 @pytest.mark.parametrize("languages", [("de", "de"), (None, None), ("de", None)])
-def test_with_one_language_or_none_the_source_is_the_text_alone(
-    tmp_path: Path, languages: tuple[str | None, ...]
-) -> None:
+def test_one_language_or_none_adds_no_token(tmp_path: Path, languages: tuple[str | None, ...]) -> None:
     task = task_of(write_languages(tmp_path, *languages))
     known = [language for language in dict.fromkeys(languages) if language]
     assert task.vocabularies.languages == known
@@ -219,9 +221,8 @@ def test_with_one_language_or_none_the_source_is_the_text_alone(
     )
 
 
-def test_a_language_that_the_model_cannot_write_is_refused_with_those_it_can(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_target_languages_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message has those that the model can write."""
     learned = write_languages(tmp_path, "de", "fr")
     dev = write_languages(tmp_path, "de", "it", None, name="dev.jsonl")
     with pytest.raises(UserError) as raised:
@@ -240,9 +241,8 @@ def test_a_language_that_the_model_cannot_write_is_refused_with_those_it_can(
 # --- Lengths ---
 
 
-def test_training_pairs_over_the_limit_are_left_out_and_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_long_training_pairs_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are counted."""
     pairs = [("a" * 5, "b"), ("a" * 6, "b"), ("a", "b" * 5), ("a", "b" * 6), ("a" * 9, "b" * 9), ("c", "d")]
     manifest = write_lines(tmp_path, pairs)
     task = task_of(manifest, "data.longest_tokens=5")
@@ -273,9 +273,8 @@ def test_a_budget_below_the_longest_pair_is_refused(tmp_path: Path, longest: int
     assert max(sizes) == longest
 
 
-def test_a_pair_of_which_normalization_leaves_nothing_is_named_or_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pairs_normalized_to_nothing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or left out and counted."""
     manifest = write_lines(tmp_path, [("a", "b"), ("a", "..."), ("?", "b")])
     with pytest.raises(UserError, match=r"x\.jsonl:2: target: nothing is left of '\.\.\.' after normalization"):
         task_of(manifest, "text.punctuation=remove")
@@ -289,7 +288,8 @@ def test_a_pair_of_which_normalization_leaves_nothing_is_named_or_counted(
 WORDS = [("lower lowest newer", "newest wider widest"), ("low new wide", "slow snow wider"), ("newer", "lowest")] * 4
 
 
-def test_random_cuts_depend_on_seed_epoch_and_example_alone(tmp_path: Path) -> None:
+def test_random_cuts_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    """But on seed, epoch and example alone."""
     bpe = ("tokenizer.kind=bpe", "tokenizer.size=40", "subwords.merge_dropout=0.4")
     manifest = write_lines(tmp_path, WORDS)
     task = task_of(manifest, *bpe)
@@ -320,7 +320,8 @@ def predicted(*texts: tuple[tuple[str, ...], str], loss: float = 3.0) -> list[Pa
     return [PairPrediction("id", "source", None, references, said, loss, 2) for references, said in texts]
 
 
-def test_scores_are_bleu_and_chrf_or_error_rates_against_the_nearest(tmp_path: Path) -> None:
+def test_scores_are_bleu_chrf_or_error_rates(tmp_path: Path) -> None:
+    """Error rates are against the nearest reference."""
     predictions = predicted((("a b c d e", "x y z"), "a b c d e"), (("k l m n",), "k l m o"))
     manifest = write_lines(tmp_path, PAIRS)
     scores = task_of(manifest).score(predictions)
@@ -338,7 +339,8 @@ def test_scores_are_bleu_and_chrf_or_error_rates_against_the_nearest(tmp_path: P
 # --- Vocabularies ---
 
 
-def test_chinese_is_scored_by_its_characters_and_the_card_says_so(tmp_path: Path) -> None:
+def test_chinese_is_scored_by_characters(tmp_path: Path) -> None:
+    """The card says so."""
     manifest = write_lines(tmp_path, [("the weather is nice today", "今天天气很好")] * 2)
     alphabet = 'tokenizer={ kind = "characters", alphabet = "今天气很好" }'
     task = task_of(manifest, 'source_tokenizer={ kind = "words" }', "model.tied=target", alphabet, split="dev")
@@ -352,7 +354,7 @@ def test_chinese_is_scored_by_its_characters_and_the_card_says_so(tmp_path: Path
     assert "- bleu signature: nrefs:1|case:mixed|eff:no|tok:zh|" in card
 
 
-def test_several_languages_are_scored_each_its_own_way(tmp_path: Path) -> None:
+def test_each_language_is_scored_its_own_way(tmp_path: Path) -> None:
     write_languages(tmp_path, "de", "zh")
     task = task_of(tmp_path / "x.jsonl", split="dev")
     task.source.manifests = dict.fromkeys(("train", "dev"), task.source.manifests["dev"])
@@ -368,7 +370,7 @@ def test_several_languages_are_scored_each_its_own_way(tmp_path: Path) -> None:
     assert f"- bleu of zh: {scores['bleu_zh']:.2f}: nrefs:1|" in card
 
 
-def test_separate_tokenizers_cannot_share_all_embeddings(tmp_path: Path) -> None:
+def test_two_tokenizers_cannot_tie_all_embeddings(tmp_path: Path) -> None:
     separate = 'source_tokenizer={ kind = "words" }'
     manifest = write_lines(tmp_path, PAIRS)
     message = 'model.tied: "all" needs one tokenizer for both sides; with source_tokenizer, use "target"'
@@ -385,7 +387,8 @@ def test_separate_tokenizers_cannot_share_all_embeddings(tmp_path: Path) -> None
         assert task.loss(model, batch)[LOSS].total.isfinite()
 
 
-def test_a_joint_tokenizer_is_learned_from_both_sides_and_saved_once(tmp_path: Path) -> None:
+def test_a_joint_tokenizer_learns_both_sides(tmp_path: Path) -> None:
+    """It is saved once."""
     task = task_of(write_lines(tmp_path, PAIRS), "tokenizer.kind=words")
     vocabularies = task.vocabularies
     assert vocabularies.source is vocabularies.target
@@ -397,7 +400,8 @@ def test_a_joint_tokenizer_is_learned_from_both_sides_and_saved_once(tmp_path: P
     assert loaded.source.tokens == vocabularies.source.tokens
 
 
-def test_two_tokenizers_are_saved_and_loaded_each_for_its_side(tmp_path: Path) -> None:
+def test_two_tokenizers_are_saved_and_loaded(tmp_path: Path) -> None:
+    """Each for its side."""
     separate = ('source_tokenizer={ kind = "words" }', "model.tied=target")
     vocabularies = task_of(write_lines(tmp_path, PAIRS), *separate).vocabularies
     vocabularies.save(tmp_path / "model")
@@ -406,7 +410,7 @@ def test_two_tokenizers_are_saved_and_loaded_each_for_its_side(tmp_path: Path) -
     assert loaded.target.tokens == vocabularies.target.tokens != loaded.source.tokens
 
 
-def test_what_an_earlier_recipe_left_in_a_folder_is_not_taken_for_its_own(tmp_path: Path) -> None:
+def test_an_earlier_recipes_tokenizer_is_not_used(tmp_path: Path) -> None:
     manifest = write_lines(tmp_path, PAIRS)
     separate = ('source_tokenizer={ kind = "words" }', "model.tied=target")
     task_of(manifest, *separate).vocabularies.save(tmp_path / "run")
@@ -434,7 +438,7 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
 
 
-def test_a_model_learns_to_turn_sentences_around(trained_translator: Path, pairs: Path) -> None:
+def test_a_model_learns_to_reverse_sentences(trained_translator: Path, pairs: Path) -> None:
     evaluations = [record["dev"] for record in records(trained_translator) if "dev" in record]
     assert len(evaluations) == 3
     for scores in evaluations:
@@ -458,7 +462,7 @@ def test_a_model_learns_to_turn_sentences_around(trained_translator: Path, pairs
     assert sum(right) >= 54  # sentences that it never saw
 
 
-def test_a_model_directory_holds_all_that_translating_needs(trained_translator: Path) -> None:
+def test_a_model_directory_is_complete(trained_translator: Path) -> None:
     folder = trained_translator / "model"
     assert {path.name for path in folder.iterdir()} == {
         *("README.md", "model.safetensors", "recipe.toml", "tokenizer.json")
@@ -546,7 +550,7 @@ def test_a_run_does_not_go_on_with_other_data(reversal_recipe: Path, few_pairs: 
     assert segue.train(reversal_recipe, run, *short).step == 2
 
 
-def test_the_fingerprint_changes_with_any_pair_and_its_place(tmp_path: Path) -> None:
+def test_fingerprints_cover_pairs_and_their_order(tmp_path: Path) -> None:
     variants = [PAIRS, PAIRS[1:], [*PAIRS[1:], PAIRS[0]], [("ab", "cd f"), *PAIRS[1:]], [("ac", "cd e"), *PAIRS[1:]]]
     prints = [task_of(write_lines(tmp_path, variant)).source.fingerprint() for variant in variants]
     assert len(set(prints)) == len(variants)
@@ -555,9 +559,8 @@ def test_the_fingerprint_changes_with_any_pair_and_its_place(tmp_path: Path) -> 
     assert task_of(write_lines(elsewhere, PAIRS, "other name.jsonl")).source.fingerprint() == prints[0]
 
 
-def test_two_tokenizers_and_error_rates_train_to_a_model_directory(
-    reversal_recipe: Path, few_pairs: str, tmp_path: Path
-) -> None:
+def test_two_tokenizers_train_to_a_model(reversal_recipe: Path, few_pairs: str, tmp_path: Path) -> None:
+    """With an error rate as the metric."""
     run = tmp_path / "run"
     settings = ('source_tokenizer={ kind = "bpe", size = 60 }', "model.tied=target", "metric=word_error_rate")
     result = segue.train(reversal_recipe, run, *settings, few_pairs, "engine.steps=2")

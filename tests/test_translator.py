@@ -34,7 +34,7 @@ def copied(trained_translator: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained_translator / "model", tmp_path / "model")
 
 
-def test_texts_are_translated_in_order_and_empty_ones_stay_empty(translator: Any) -> None:
+def test_translations_keep_order_and_empty_texts(translator: Any) -> None:
     assert translator.translate(LINES) == [backwards(line) for line in LINES]
     assert translator.translate([]) == []
 
@@ -47,7 +47,7 @@ def test_a_text_without_letters_stays_as_it_is(translator: Any, text: str) -> No
     assert translator.best(text, 3) == [(text, 0.0)]
 
 
-def test_company_in_a_batch_never_changes_a_translation(translator: Any, pairs: Path) -> None:
+def test_batching_changes_no_translation(translator: Any, pairs: Path) -> None:
     lines = [json.loads(line)["source"] for line in (pairs / "test.jsonl").read_text().splitlines()]
     together = translator.translate(lines)
     assert [translator.translate([line])[0] for line in lines] == together
@@ -67,7 +67,8 @@ def test_lines_are_read_a_window_at_a_time(translator: Any) -> None:
     assert len(read) == 3
 
 
-def test_a_long_line_is_translated_in_parts_and_loses_nothing(copied: Path) -> None:
+def test_a_long_line_is_translated_in_parts(copied: Path) -> None:
+    """It loses nothing."""
     path = copied / "recipe.toml"
     path.write_text(path.read_text().replace("longest_tokens = 256", "longest_tokens = 6"))
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
@@ -78,7 +79,7 @@ def test_a_long_line_is_translated_in_parts_and_loses_nothing(copied: Path) -> N
     assert 0 < cut <= 6
 
 
-def test_a_line_of_100000_characters_is_translated_whole(translator: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_100000_characters_are_translated_whole(translator: Any, capsys: pytest.CaptureFixture[str]) -> None:
     line = "one two three four " * 5264 + "x" * 16
     assert len(line) == 100_032
     pieces = translator._pieces(line)
@@ -95,9 +96,7 @@ def test_the_best_translations_come_best_first(translator: Any) -> None:
     assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
 
 
-def test_context_is_read_with_a_line_and_its_translation_is_gone_on_from(
-    translator: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_context_is_read_and_its_output_continued(translator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[list[str], Any]] = []
     search = translator.search
 
@@ -129,7 +128,7 @@ def test_context_that_is_too_long_is_shortened(copied: Path) -> None:
     assert list(model.translate_lines(lines[:1], context=1 << 70)) == [backwards(lines[0])]
 
 
-def test_characters_that_the_model_does_not_know_are_told(translator: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_characters_are_warned_about(translator: Any, capsys: pytest.CaptureFixture[str]) -> None:
     translator.translate(["one Zwei three", "one Drei"])
     assert "2 characters that the model does not know" in capsys.readouterr().err
 
@@ -141,9 +140,8 @@ def test_a_tokenizer_of_other_weights_is_refused(copied: Path) -> None:
         segue.load(copied)
 
 
-def test_an_explanation_has_the_scores_of_the_evaluation_and_attention_on_what_was_translated(
-    translator: Any, pairs: Path
-) -> None:
+def test_explanations_have_scores_and_attention(translator: Any, pairs: Path) -> None:
+    """The scores of the evaluation, and attention on what was translated."""
     evaluation = translator.evaluator.explain(pairs / "test.jsonl")
     scores = translator.evaluate(pairs / "test.jsonl")
     assert evaluation.as_json() == scores
@@ -167,7 +165,7 @@ def test_the_command_line_translates_standard_input(
     assert capsys.readouterr().out.split("\n") == [*(backwards(line) for line in LINES), ""]
 
 
-def test_the_command_line_translates_files_and_goes_on_after_a_bad_one(
+def test_translating_goes_on_after_a_bad_file(
     trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.txt").write_text("one two three\n")

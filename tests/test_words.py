@@ -30,9 +30,8 @@ def emitted(*tokens: int) -> list[Emission]:
         ((), []),
     ],
 )
-def test_words_stand_between_spaces_from_first_to_last_token(
-    tokens: tuple[int, ...], wanted: list[tuple[str, int, int]]
-) -> None:
+def test_words_span_first_to_last_token(tokens: tuple[int, ...], wanted: list[tuple[str, int, int]]) -> None:
+    """They stand between spaces."""
     found = words(emitted(*tokens), PIECES, FRAME)
     assert [each.confidence for each in found] == pytest.approx([0.5] * len(wanted))
     assert [each._replace(confidence=0.5) for each in found] == [
@@ -40,7 +39,7 @@ def test_words_stand_between_spaces_from_first_to_last_token(
     ]
 
 
-def test_the_confidence_of_a_word_is_the_mean_of_its_tokens() -> None:
+def test_word_confidence_is_the_mean_of_its_tokens() -> None:
     emissions = [Emission(1, 0, 1, 0.9), Emission(2, 1, 2, 0.4), Emission(0, 2, 3, 0.1), Emission(1, 3, 4, 0.0)]
     assert [word.confidence for word in words(emissions, PIECES, 1.0)] == pytest.approx([0.6, 0.0])
 
@@ -77,7 +76,7 @@ def test_a_pause_ends_a_word(text: str, wanted: str) -> None:
     assert text_of(said(text)) == wanted
 
 
-def test_a_long_token_may_stand_anywhere_in_its_time() -> None:
+def test_long_tokens_tolerate_longer_pauses() -> None:
     pieces = [b" international", b"ly", b"s", b"o"]
     for gap, wanted in ((1.5, "internationally"), (3.0, "international ly")):
         emissions = [Emission(0, 0, 1, 0.9), Emission(1, round(gap / FRAME), round(gap / FRAME) + 1, 0.9)]
@@ -112,7 +111,7 @@ def test_slow_speech_breaks_no_word(between: float) -> None:
         ("well(s) don't", "well(s) don't"),
     ],
 )
-def test_scripts_without_spaces_have_a_time_for_each_character(text: str, wanted: str) -> None:
+def test_unspaced_scripts_have_times_by_character(text: str, wanted: str) -> None:
     found = said(text)
     assert " ".join(each.word for each in found) == wanted
     assert text_of(found) == text
@@ -123,9 +122,7 @@ def test_scripts_without_spaces_have_a_time_for_each_character(text: str, wanted
     st.lists(st.tuples(st.integers(0, 15), st.integers(1, 4), st.sampled_from([0, 1, 5, 9000])), max_size=40),
     st.lists(st.text("ab é我用ー。「ขวั\u200d한 1.(", min_size=1, max_size=3), min_size=16, max_size=16),
 )
-def test_times_go_on_and_the_text_is_what_was_written(
-    runs: Sequence[tuple[int, int, int]], texts: Sequence[str]
-) -> None:
+def test_times_ascend_and_the_text_is_complete(runs: Sequence[tuple[int, int, int]], texts: Sequence[str]) -> None:
     emissions, frame = list[Emission](), 0
     for token, length, gap in runs:
         emissions.append(Emission(token, frame, frame + length, 0.5))

@@ -17,7 +17,8 @@ def weights(value: float) -> dict[str, Tensor]:
     return {"weight": torch.full((2, 3), value), "count": torch.tensor(round(value))}
 
 
-def test_the_moving_average_forgets_early_weights_sooner() -> None:
+def test_moving_average_decay_warms_up() -> None:
+    """Early weights are forgotten sooner: the decay grows to what was given."""
     model = small_model()
     average = MovingAverage(model, decay=0.4)
     expected = {name: value.double() for name, value in model.state_dict().items()}
@@ -33,7 +34,7 @@ def test_the_moving_average_forgets_early_weights_sooner() -> None:
     torch.testing.assert_close(average.tensors, expected, check_dtype=False)
 
 
-def test_weights_are_lent_and_given_back_even_after_an_error() -> None:
+def test_weights_are_restored_after_an_error() -> None:
     model = small_model()
     own = {name: value.clone() for name, value in model.state_dict().items()}
     lent = {name: torch.ones_like(value) for name, value in own.items()}
@@ -46,9 +47,7 @@ def test_weights_are_lent_and_given_back_even_after_an_error() -> None:
     ("by", "direction", "kept"),
     [("last", "min", [20, 30, 40]), ("best", "min", [40, 10, 30]), ("best", "max", [20, 30, 10])],
 )
-def test_the_average_is_of_the_last_or_the_best_evaluations(
-    tmp_path: Path, by: str, direction: str, kept: list[int]
-) -> None:
+def test_average_is_of_last_or_best_evaluations(tmp_path: Path, by: str, direction: str, kept: list[int]) -> None:
     snapshots = Snapshots(tmp_path, 3, by, direction)
     for step, score in ((10, 2.0), (20, 9.0), (30, 2.5), (40, 1.0)):
         snapshots.add(step, score, weights(step / 7))
@@ -67,7 +66,8 @@ def test_of_equal_evaluations_the_later_is_kept(tmp_path: Path) -> None:
     assert [(each.step, each.score) for each in snapshots.kept] == [(20, 0.5)]
 
 
-def test_what_another_checkpoint_needs_is_not_deleted(tmp_path: Path) -> None:
+def test_snapshots_in_use_are_not_deleted(tmp_path: Path) -> None:
+    """What another checkpoint needs stays."""
     snapshots = Snapshots(tmp_path, 1, "last", "min")
     for step in (10, 20, 30):
         snapshots.add(step, 0.0, weights(step))
@@ -75,9 +75,8 @@ def test_what_another_checkpoint_needs_is_not_deleted(tmp_path: Path) -> None:
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["step_00000010", "step_00000030"]
 
 
-def test_damaged_and_missing_weights_are_reported_and_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_snapshots_are_left_out_of_the_average(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Damaged and missing ones, each with a warning."""
     snapshots = Snapshots(tmp_path, 3, "last", "min")
     for step in (10, 20, 30):
         snapshots.add(step, 0.0, weights(step))
@@ -96,7 +95,8 @@ def test_damaged_and_missing_weights_are_reported_and_left_out(
     assert snapshots.average() is None
 
 
-def test_reestimated_batch_norm_statistics_are_those_of_a_full_pass() -> None:
+def test_reestimated_batch_norm_equals_full_pass() -> None:
+    """Momentum and mode are what they were."""
     model = small_model().eval()
     model.get_buffer("1.running_mean").fill_(99.0)
     inputs = 3 * torch.randn(5, 16, 3) + 1

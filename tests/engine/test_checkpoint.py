@@ -90,9 +90,10 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, failure: BaseException
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), Killed()], ids=["full", "kill"])
-def test_a_failure_at_any_file_operation_leaves_a_checkpoint_that_loads(
+def test_failed_saves_leave_a_loadable_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failure: BaseException
 ) -> None:
+    """Saving fails, or is killed, at each of its file operations."""
     steps_found, operations = set(), set()
     for number in itertools.count():
         folder = tmp_path / str(number)
@@ -115,9 +116,8 @@ def test_a_failure_at_any_file_operation_leaves_a_checkpoint_that_loads(
     assert capsys.readouterr().err == ""  # none was damaged
 
 
-def test_a_step_that_is_saved_again_is_never_without_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_saving_a_step_again_never_loses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving is killed at each of its file operations."""
     for number in itertools.count():
         folder = tmp_path / str(number)
         save(folder, 10)
@@ -166,9 +166,10 @@ def test_a_flipped_bit_is_reported_and_passed_over(
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("size", [None, 0, 40], ids=["missing", "empty", "truncated"])
-def test_an_incomplete_checkpoint_is_reported_and_passed_over(
+def test_incomplete_checkpoints_are_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, size: int | None
 ) -> None:
+    """They are reported, and the one before is loaded."""
     save(tmp_path, 10)
     save(tmp_path, 20)
     path = tmp_path / "step_00000020" / file
@@ -177,7 +178,8 @@ def test_an_incomplete_checkpoint_is_reported_and_passed_over(
     assert f"{path.parent}: damaged checkpoint passed over" in capsys.readouterr().err
 
 
-def test_training_does_not_start_anew_where_every_checkpoint_is_damaged(tmp_path: Path) -> None:
+def test_all_checkpoints_damaged_is_an_error(tmp_path: Path) -> None:
+    """Training does not start from scratch instead."""
     save(tmp_path, 10)
     damage(tmp_path / "step_00000010" / "state.json", 5)
     with pytest.raises(UserError, match=f"{tmp_path}: no checkpoint in it can be read"):
@@ -191,7 +193,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_00000020", "step_00000030", "step_00000040"]
 
 
-def test_what_somebody_put_beside_checkpoints_stays(tmp_path: Path) -> None:
+def test_foreign_files_beside_checkpoints_stay(tmp_path: Path) -> None:
     save(tmp_path, 10)
     own = ["step_00000010.bak", "step_00000010 (copy)", "step_00000010_mine", "step_foo"]
     for name in own:
@@ -204,7 +206,8 @@ def test_what_somebody_put_beside_checkpoints_stays(tmp_path: Path) -> None:
     assert loaded_step(tmp_path) == 40
 
 
-def test_damaged_checkpoints_of_later_steps_make_room_for_good_ones(tmp_path: Path) -> None:
+def test_damaged_later_checkpoints_are_deleted(tmp_path: Path) -> None:
+    """A good one of an earlier step takes their place."""
     for step in (10, 20, 30):
         save(tmp_path, step, keep=3)
     for step in (20, 30):
@@ -226,7 +229,8 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_refuses_is_a_message_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_checkpoint(tmp_path: Path) -> None:
+    """A message says so, and the earlier checkpoint stays."""
     save(tmp_path, 10)
     with (
         largest_file(20_000),
@@ -237,7 +241,7 @@ def test_a_disk_that_refuses_is_a_message_and_leaves_nothing_behind(tmp_path: Pa
     assert loaded_step(tmp_path) == 10
 
 
-def test_weights_that_do_not_fit_on_the_disk_leave_the_earlier_ones(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     checkpoint.write_tensors(path, {"weight": torch.zeros(8)})
     before = path.read_bytes()
@@ -247,7 +251,8 @@ def test_weights_that_do_not_fit_on_the_disk_leave_the_earlier_ones(tmp_path: Pa
     assert names(tmp_path) == [path.name]
 
 
-def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -> None:
+def test_saves_hold_the_weights_at_the_call(tmp_path: Path) -> None:
+    """Training goes on meanwhile."""
     checkpoints = Checkpoints(tmp_path, 2, World())
     weight = torch.zeros(1000)
     checkpoints.save(10, {"weight": weight}, {})
@@ -258,7 +263,7 @@ def test_what_is_saved_is_what_was_there_when_it_was_asked_for(tmp_path: Path) -
     assert not read["weight"].any()
 
 
-def test_numbers_of_every_kind_come_back(tmp_path: Path) -> None:
+def test_every_kind_of_tensor_round_trips(tmp_path: Path) -> None:
     tensors = {
         "scalar": torch.tensor(2.5),
         "count": torch.tensor(7),
@@ -278,9 +283,8 @@ def test_numbers_of_every_kind_come_back(tmp_path: Path) -> None:
     ("name", "tensor", "there"),
     [("model.weight", torch.zeros(9), "has (8,)"), ("model.bias", torch.zeros(2), "lacks it")],
 )
-def test_a_checkpoint_of_another_model_names_the_first_parameter_that_differs(
-    tmp_path: Path, name: str, tensor: torch.Tensor, there: str
-) -> None:
+def test_another_models_checkpoint_is_refused(tmp_path: Path, name: str, tensor: torch.Tensor, there: str) -> None:
+    """The message names the first parameter that differs."""
     save(tmp_path, 10)
     with pytest.raises(UserError, match="another model") as caught:
         Checkpoints(tmp_path, 2, World()).read(

@@ -59,7 +59,7 @@ def test_a_run_says_where_and_with_what_it_ran(tmp_path: Path) -> None:
     assert all(found[name] for name in ("started", "command", "host", "system", "device"))
 
 
-def test_a_run_keeps_the_commit_and_what_was_changed_since(repository: Path, tmp_path: Path) -> None:
+def test_a_run_keeps_its_commit_and_local_diff(repository: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert written(run)["git_commit"] == git(repository, "rev-parse", "HEAD")
     assert not (run / "git.diff").exists()
@@ -78,7 +78,7 @@ def test_a_run_keeps_the_commit_and_what_was_changed_since(repository: Path, tmp
 
 
 @pytest.mark.usefixtures("repository")
-def test_without_git_nothing_is_missing_but_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_only_the_commit_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = written(tmp_path / "run")
     assert found["git_commit"] is None
@@ -92,7 +92,7 @@ def test_outside_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch: py
     assert written(tmp_path / "run")["git_commit"] is None
 
 
-def test_a_training_writes_it_and_logs_the_memory(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_training_records_environment_and_memory(tiny_recipe: Path, tmp_path: Path) -> None:
     segue.train(tiny_recipe, tmp_path, "engine.steps=1", "engine.average_count=0")
     assert json.loads((tmp_path / "environment.json").read_text())["ranks"] == 1
     (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -106,7 +106,7 @@ def test_a_training_writes_it_and_logs_the_memory(tiny_recipe: Path, tmp_path: P
     ("name", "half", "whole"),
     [("NVIDIA A100-SXM4-80GB", 312e12, 19.5e12), ("NVIDIA L40S", 362e12, 91.6e12), ("Unheard Of 9000", None, None)],
 )
-def test_a_gpu_is_known_by_words_of_its_name(
+def test_peak_operations_follow_the_gpu_name(
     monkeypatch: pytest.MonkeyPatch, name: str, half: float | None, whole: float | None
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
@@ -140,7 +140,8 @@ print(environment.peak_memory_gb(cpu))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_the_memory_of_a_process_is_its_own_and_its_peak_can_be_forgotten() -> None:
+def test_peak_memory_is_per_program_and_resettable() -> None:
+    """What the program held that this one replaced does not count."""
     command = [sys.executable, "-c", GROWS_AND_IS_REPLACED, SAYS_ITS_PEAK]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
     before, peak, after = map(float, process.stdout.split())
@@ -149,7 +150,7 @@ def test_the_memory_of_a_process_is_its_own_and_its_peak_can_be_forgotten() -> N
     assert after == pytest.approx(before, abs=0.3)
 
 
-def test_what_only_unix_has_is_not_needed_to_train() -> None:
+def test_training_needs_no_unix_only_modules() -> None:
     process = subprocess.run([sys.executable, "-c", WITHOUT_UNIX], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
 

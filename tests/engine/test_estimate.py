@@ -118,7 +118,8 @@ def test_estimated_memory_is_what_a_real_step_takes() -> None:
             assert size == pytest.approx(measured, rel=0.15), name
 
 
-def test_a_model_larger_than_the_machine_takes_no_memory() -> None:
+def test_estimates_allocate_no_model() -> None:
+    """Not even of a model that would not fit in this machine."""
     resident = _resident_bytes()
     sizes = ("model.width=16384", "model.feed_forward=65536", "model.encoder_layers=1", "model.decoder_layers=1")
     found = _estimate("wmt14_transformer_big", *sizes, devices=64)
@@ -146,7 +147,7 @@ def test_parameters_are_counted_without_data(overrides: tuple[str, ...], vocabul
     assert any("10,000 words" in note for note in found.sketch.notes) == ("tokenizer.kind=words" in overrides)
 
 
-def test_words_are_counted_where_there_are_texts(pairs: Path) -> None:
+def test_vocabulary_is_counted_from_the_texts(pairs: Path) -> None:
     tokenizers = ("tokenizer.kind=words", f"data.root={pairs}")
     found = _estimate("multi30k_transformer", *SMALL, *tokenizers)
     section: Any = _section("multi30k_transformer", *SMALL, *tokenizers)
@@ -184,7 +185,7 @@ def test_four_of_equal_layers_are_rehearsed(num_forwards: dict[str, int]) -> Non
         ("engine.tensor_parallel=2", "optimizer.kind=adamw", "model.positions=rotary", "model.activation=swiglu"),
     ],
 )
-def test_layers_that_are_skipped_change_no_number(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipping_equal_layers_changes_no_number(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     few, few_courses = _estimate(*DEEP, *overrides, devices=4).as_json(), _courses(*overrides)
     monkeypatch.setattr(depth, "REHEARSED", 100)  # no run is as long
     assert few == _estimate(*DEEP, *overrides, devices=4).as_json()
@@ -204,9 +205,8 @@ def _courses(*overrides: str) -> list[list[int]]:
     return courses
 
 
-def test_layers_that_only_look_alike_are_all_rehearsed(
-    num_forwards: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unequal_layers_are_all_rehearsed(num_forwards: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of one class and size may compute different things."""
     begin, forward, numbers = EncoderLayer.__init__, EncoderLayer.forward, count()
 
     def numbered(layer: Any, *sizes: Any) -> None:
@@ -276,7 +276,8 @@ def test_operations_are_those_that_torch_counts() -> None:
     assert found.alone.operations[0] == counter.get_total_flops()
 
 
-def test_separable_convolutions_take_three_times_their_forward_pass() -> None:
+def test_separable_convolutions_count_three_passes() -> None:
+    """A step takes three times the operations of their forward pass."""
     found = _estimate("ljspeech_excerpt", *ON_CPU, "batch.seconds=2")
     model = found.sketch.task.build_model()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -322,7 +323,7 @@ def test_the_simplest_layout_that_fits_is_chosen() -> None:
     assert any(remark.startswith("fewer than 4 shards do not fit") for remark in found.remarks)
 
 
-def test_recomputation_comes_before_tensor_parallelism() -> None:
+def test_recomputing_precedes_tensor_parallelism() -> None:
     rows = _rows(MANY)
     smallest = min(rows[Layout(4, 1, 1)].memory[1], rows[Layout(1, 4, 1)].memory[1], key=lambda each: each.total)
     found = _estimate(*MANY, devices=4, memory_gb=_just(smallest))
@@ -345,7 +346,7 @@ def test_where_nothing_fits_it_says_what_would() -> None:
     assert "lower batch.tokens" in str(found)
 
 
-def test_what_the_recipe_fixes_is_kept() -> None:
+def test_layouts_set_in_the_recipe_are_kept() -> None:
     found = _estimate(*FEW, "engine.shard=2", devices=4)
     assert [row.layout for row in found.rows] == [Layout(2, 2, 1)]
     assert found.settings == ()
@@ -353,19 +354,19 @@ def test_what_the_recipe_fixes_is_kept() -> None:
     assert {row.layout.tensor_parallel for row in found.rows} == {2}
 
 
-def test_what_is_offloaded_is_on_no_device() -> None:
+def test_offloaded_state_takes_no_device_memory() -> None:
     found = _estimate(*FEW, "engine.offload=true", devices=4)
     assert [row.layout for row in found.rows] == [Layout(2, 2, 1), Layout(1, 4, 1)]
     assert found.rows[0].memory[0].optimizer == 0.0
 
 
-def test_micro_batches_that_ranks_can_deal_out_are_said() -> None:
+def test_suggested_micro_batches_divide_over_ranks() -> None:
     found = _estimate(*FEW, devices=3)
     assert found.chosen.micro_batches == 6
     assert found.settings == ("batch.micro_batches=6",)
 
 
-def test_the_rate_is_what_the_operations_leave() -> None:
+def test_throughput_follows_from_the_operations() -> None:
     found = _estimate(*FEW, devices=2, speed=1e12)
     [row] = [each for each in found.rows if each.layout == Layout(2, 1, 1)]
     seconds = row.operations[0] / 1e12
@@ -396,7 +397,7 @@ WIDE = ("multi30k_transformer", *SMALL, "model.feed_forward=254")
         ),
     ],
 )
-def test_mistakes_are_said_in_a_line(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", *words]) == 2
     said = capsys.readouterr().err
     assert message in said
@@ -404,14 +405,14 @@ def test_mistakes_are_said_in_a_line(words: tuple[str, ...], message: str, capsy
 
 
 @pytest.mark.parametrize("words", [("--devices", "0"), ("--flops", "fast"), ("--memory", "much")])
-def test_numbers_that_are_none_are_refused(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_numbers_are_refused(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["estimate", "digits_jasper", "--memory", "80", *words])
     assert end.value.code == 2
     assert f"argument {words[0]}: invalid" in capsys.readouterr().err
 
 
-def test_a_program_can_read_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_estimates_can_be_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", *FEW, "--devices", "2", "--memory", "80", "--flops", "1e12", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["chosen"] == {"data_parallel": 2, "shard": 1, "tensor_parallel": 1, "recompute": False}

@@ -102,9 +102,8 @@ def test_a_run_goes_on_with_other_ranks_and_loaders(
         assert_same_outcome(run, undisturbed)
 
 
-def test_a_run_with_batch_normalization_goes_on_alone_on_copies_and_on_shards(
-    start: Start, tiny_recipe: Path, tmp_path: Path
-) -> None:
+def test_batch_norm_runs_resume_on_other_layouts(start: Start, tiny_recipe: Path, tmp_path: Path) -> None:
+    """One rank, two copies and two shards, one after the other."""
     whole, run = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
     for path in (whole, run):
         path.parent.mkdir()
@@ -147,7 +146,7 @@ def test_ranks_that_are_killed_lose_nothing(start: Start, recipe: Path, tmp_path
     assert_same_outcome(run, undisturbed)
 
 
-def test_all_ranks_lose_patience_together(start: Start, recipe: Path, tmp_path: Path) -> None:
+def test_all_ranks_stop_early_together(start: Start, recipe: Path, tmp_path: Path) -> None:
     stuck = ("optimizer.learning_rate=1e-30", "engine.patience=2", "engine.evaluate_every=2", "engine.average_count=0")
     ended = start(2, training(recipe, tmp_path / "run", *stuck)).end()
     assert ended.statuses == [0, 0], ended
@@ -156,7 +155,7 @@ def test_all_ranks_lose_patience_together(start: Start, recipe: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_ranks_that_are_killed_twenty_times_lose_nothing(start: Start, recipe: Path, tmp_path: Path) -> None:
+def test_twenty_kills_lose_nothing(start: Start, recipe: Path, tmp_path: Path) -> None:
     settings = ("engine.steps=400", "engine.save_every=5", "engine.evaluate_every=50")
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
     assert start(2, training(recipe, undisturbed, *settings)).end().statuses == [0, 0]
@@ -183,9 +182,8 @@ def test_ranks_that_are_killed_twenty_times_lose_nothing(start: Start, recipe: P
     assert_same_outcome(run, undisturbed)
 
 
-def test_a_loader_that_hangs_does_not_keep_the_run_of_its_killed_trainer(
-    start: Start, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_hung_loader_does_not_lock_the_run(start: Start, recipe: Path, tmp_path: Path) -> None:
+    """Its trainer was killed, and the run can be taken up."""
     words = training(recipe, tmp_path / "run", "engine.workers=1")
     assert start(1, words, call(sabotage.kill_trainer_and_hang_in_loader)).end().statuses == [KILLED]
     ended = start(1, words, call(sabotage.only_say_where_it_resumes)).end()
@@ -195,9 +193,8 @@ def test_a_loader_that_hangs_does_not_keep_the_run_of_its_killed_trainer(
 # --- signaled ---
 
 
-def test_a_signal_to_any_rank_stops_all_after_the_same_step(
-    start: Start, recipe: Path, tmp_path: Path, undisturbed: Path
-) -> None:
+def test_a_signal_to_any_rank_stops_all(start: Start, recipe: Path, tmp_path: Path, undisturbed: Path) -> None:
+    """After the same step, which is saved."""
     run = tmp_path / "run"
     for number, ranks, step, act, workers in (
         (signal.SIGTERM, [1], 2, sabotage.send, 0),
@@ -216,10 +213,10 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_signal_does_not_wait_for_an_evaluation_which_is_done_when_the_run_goes_on(
+def test_signals_do_not_wait_for_evaluations(
     start: Start, recipe: Path, tmp_path: Path, undisturbed: Path, ranks: int
 ) -> None:
-    """Evaluations are at steps 6 and 12, and of the average at the end."""
+    """Evaluations are at steps 6 and 12, and of the average at the end. Resumed runs make up for them."""
     run = tmp_path / "run"
     for number, stopped, logged in ((1, 6, 5), (1, 6, 5), (2, 12, 11)):
         if stopped == 12:  # once more from step 6, whose evaluation is not owed any more
@@ -259,9 +256,7 @@ def descendants(process: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_torchrun_starts_again_by_itself_after_a_rank_was_killed(
-    recipe: Path, tmp_path: Path, undisturbed: Path
-) -> None:
+def test_torchrun_restarts_after_a_killed_rank(recipe: Path, tmp_path: Path, undisturbed: Path) -> None:
     once = tmp_path / "once"
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
@@ -283,7 +278,7 @@ def test_torchrun_starts_again_by_itself_after_a_rank_was_killed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["torchrun", "every process"])
-def test_torchrun_passes_a_signal_on_and_the_run_is_saved(recipe: Path, tmp_path: Path, target: str) -> None:
+def test_a_signal_to_torchrun_saves_the_run(recipe: Path, tmp_path: Path, target: str) -> None:
     run = tmp_path / "run"
     process = torchrun(recipe, run)
     wait_for(lambda: records(run) or process.poll() is not None)
@@ -305,9 +300,8 @@ def watched(said: Sequence[str]) -> list[str]:
     return lines[: 1 + len(said)]
 
 
-def test_a_rank_that_gets_no_further_is_named_with_its_step_and_examples(
-    start: Start, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_stuck_rank_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
+    """With its step and its examples."""
     sleep = call(sabotage.sleep_in_loss, 5, of_rank=1)  # the first of two micro-batches in step 3
     ended = start(2, training(recipe, tmp_path / "run", "engine.watchdog_seconds=5"), sleep).end()
     assert ended.statuses == [LET_DOWN, LET_DOWN], ended
@@ -346,7 +340,7 @@ def test_a_rank_that_is_frozen_is_named(
     assert second.startswith(f"  rank 1 (holds the others up) at {culprit}")
 
 
-def test_an_example_that_a_loader_never_gets_done_with_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
+def test_an_example_that_hangs_a_loader_is_named(start: Start, recipe: Path, tmp_path: Path) -> None:
     words = training(recipe, tmp_path / "run", "engine.watchdog_seconds=5", "engine.workers=2")
     ended = start(1, words, call(sabotage.hang_at_pair, "train.jsonl:7")).end()
     assert ended.statuses == [LET_DOWN], ended

@@ -150,7 +150,7 @@ def assert_follows(run: Path, other: Path, tolerance: float) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("task", TASKS)
-def test_a_gpu_takes_the_same_steps_as_a_processor(runs: Runs, task: str, mode: str) -> None:
+def test_a_gpu_takes_the_same_steps_as_a_cpu(runs: Runs, task: str, mode: str) -> None:
     run = runs[f"{task}, {mode}"]
     assert_follows(run, runs[f"{task}, cpu"], TOLERANCE[mode.partition(",")[0]])
     assert json.loads((run / "environment.json").read_text())["device"] == torch.cuda.get_device_name()
@@ -175,7 +175,7 @@ def test_a_run_goes_on_where_it_was(runs: Runs, task: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_model_from_a_gpu_says_the_same_on_a_processor(runs: Runs, task: str, corpus: Path, pairs: Path) -> None:
+def test_gpu_models_score_the_same_on_a_cpu(runs: Runs, task: str, corpus: Path, pairs: Path) -> None:
     import segue
 
     data = (corpus if task == "speech" else pairs) / "test.jsonl"
@@ -183,7 +183,7 @@ def test_a_model_from_a_gpu_says_the_same_on_a_processor(runs: Runs, task: str, 
     assert scores[0] == scores[1]
 
 
-def test_tf32_leaves_quiet_bins_of_the_features_alone() -> None:
+def test_tf32_does_not_change_quiet_feature_bins() -> None:
     front_end = LogMel(FeaturesSection(sample_rate_hz=16000))
     time = torch.arange(16000) / 16000
     waveforms = (0.5 * torch.sin(2 * torch.pi * 440 * time) + 1e-4 * torch.randn(16000)).unsqueeze(0)
@@ -196,9 +196,7 @@ def test_tf32_leaves_quiet_bins_of_the_features_alone() -> None:
     torch.testing.assert_close(found.cpu(), wanted, rtol=0, atol=1e-2)  # the filters' sums are rounded, to 1e-3
 
 
-def test_the_largest_batch_is_one_that_fits_in_a_gpus_memory(
-    reversal_recipe: Path, start: Start, tmp_path: Path
-) -> None:
+def test_auto_batches_fit_in_gpu_memory(reversal_recipe: Path, start: Start, tmp_path: Path) -> None:
     def search(megabytes: int) -> Job:
         words: Sequence[object] = [
             *("train", reversal_recipe, "--out", tmp_path / str(megabytes), "batch.tokens=auto", "engine.device=cuda"),

@@ -51,7 +51,7 @@ def chosen(
         ((12, None, 3, 2), (2, 3, 2)),
     ],
 )
-def test_what_a_recipe_leaves_open_is_filled(given: tuple[Any, ...], expected: tuple[int, int, int]) -> None:
+def test_open_layout_settings_are_filled_in(given: tuple[Any, ...], expected: tuple[int, int, int]) -> None:
     layout = chosen(*given)
     assert layout == expected
     assert layout.size == given[0]
@@ -68,7 +68,7 @@ def test_what_a_recipe_leaves_open_is_filled(given: tuple[Any, ...], expected: t
         (99 * FITS, 1, None, (8, 1, 1)),  # ranks share a processor's memory: sharding would free none
     ],
 )
-def test_a_model_is_sharded_as_little_as_memory_allows(
+def test_sharding_is_as_small_as_memory_allows(
     parameters: int, tensor_parallel: int, memory: float | None, expected: tuple[int, int, int]
 ) -> None:
     assert chosen(8, tensor_parallel=tensor_parallel, parameters=parameters, memory=memory) == expected
@@ -94,16 +94,15 @@ def test_a_number_of_shards_divides_the_ranks() -> None:
         ((2, 2, 2, 2), "engine.data_parallel 2 x engine.shard 2 x engine.tensor_parallel 2 does not divide"),
     ],
 )
-def test_numbers_that_do_not_make_up_the_ranks_are_refused(given: tuple[Any, ...], said: str) -> None:
+def test_layouts_must_multiply_to_the_ranks(given: tuple[Any, ...], said: str) -> None:
     with pytest.raises(UserError) as raised:
         chosen(*given)
     assert str(raised.value) == f"{said} the {given[0]} ranks that were started"
 
 
 @pytest.mark.parametrize(("given", "data_ranks"), [((4,), 4), ((8, None, None, 2), 4), ((6, 2, 3), 6)])
-def test_micro_batches_that_cannot_be_dealt_out_are_refused_with_a_number_that_can(
-    given: tuple[Any, ...], data_ranks: int
-) -> None:
+def test_uneven_micro_batches_are_refused(given: tuple[Any, ...], data_ranks: int) -> None:
+    """The message has a number that can be dealt out."""
     with pytest.raises(UserError, match=r"^batch\.micro_batches: 10 cannot be dealt out to ") as raised:
         chosen(*given, micro_batches=10)
     named = int(str(raised.value).removesuffix(" can").rpartition(" ")[2])
@@ -131,9 +130,10 @@ MISTAKES = {
 }
 
 
-def test_a_layout_that_does_not_fit_the_model_is_one_line_and_ends_all_ranks(
+def test_unfit_layouts_are_one_line_for_all_ranks(
     tiny_recipe: Path, reversal_recipe: Path, run_ranks: RunRanks, tmp_path: Path
 ) -> None:
+    """It does not fit the model, the recipe or the ranks, and all of them end."""
     commands = []
     for name, (overrides, _) in MISTAKES.items():
         recipe = reversal_recipe if name in ("heads", "feed_forward") else tiny_recipe
@@ -178,17 +178,16 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         (["batch.micro_batches=3", "engine.data_parallel=3"], 3, None),
     ],
 )
-def test_as_many_processes_as_gpus_that_the_recipe_can_use(
+def test_one_process_per_usable_gpu(
     reversal_recipe: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], expected: int, used: str | None
 ) -> None:
+    """A warning names GPUs that the recipe leaves idle."""
     assert training.num_processes(reversal_recipe, ["engine.device=auto", *overrides]) == expected
     assert capsys.readouterr().err == ("" if used is None else f"warning: batch.micro_batches: {used}\n")
 
 
 @pytest.mark.usefixtures("four_gpus")
-def test_one_process_on_a_processor_and_where_torchrun_has_started_more(
-    reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_process_on_a_cpu_and_under_torchrun(reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert training.num_processes(reversal_recipe, ["batch.micro_batches=4", "engine.device=cpu"]) == 1
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert training.num_processes(reversal_recipe, ["batch.micro_batches=4", "engine.device=cuda"]) == 1

@@ -106,7 +106,7 @@ def test_any_layout_ships_the_same_model(runs: Runs, task: str, name: str) -> No
     assert records(spread)[-1]["dev"].keys() == records(alone)[-1]["dev"].keys()
 
 
-def test_a_rank_whose_examples_are_all_bad_takes_the_step_of_the_others(
+def test_ranks_without_good_examples_stay_in_step(
     tiny_recipe: Path, corpus: Path, run_ranks: RunRanks, tmp_path: Path
 ) -> None:
     """Utterances that are alone in a micro-batch: one that cannot be read leaves a rank without any, at once."""

@@ -174,14 +174,14 @@ class Forgetful(nn.Module):
         self.register_buffer("table", torch.arange(3), persistent=False)
 
 
-def test_what_gets_no_value_is_named() -> None:
+def test_parameters_left_without_values_are_named() -> None:
     with pytest.raises(AssertionError, match="gives a value to scale, table"):
         materialize(blueprint(Forgetful), CPU)
     with pytest.raises(AssertionError, match="by torch's functions: table"):
         make_room(blueprint(Forgetful), CPU)
 
 
-def test_values_that_are_there_stay() -> None:
+def test_existing_values_are_kept() -> None:
     model = nn.Sequential(nn.Linear(3, 3), blueprint(lambda: nn.Linear(3, 3)))
     before = model.get_parameter("0.weight").detach().clone()
     materialize(model, CPU)

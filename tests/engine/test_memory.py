@@ -44,6 +44,6 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
-def test_a_user_who_said_otherwise_is_heeded() -> None:
+def test_the_users_malloc_setting_wins() -> None:
     before, after = faults(MALLOC_TRIM_THRESHOLD_="100000")
     assert after > before / 2 > 5_000

@@ -63,7 +63,8 @@ def test_novograd_is_the_formula_tensor_by_tensor() -> None:
     torch.testing.assert_close(found, weights, rtol=1e-12, atol=1e-12)
 
 
-def test_novograd_without_second_beta_is_momentum_on_normalized_gradients() -> None:
+def test_novograd_with_beta2_0_is_normalized_sgd() -> None:
+    """SGD with momentum, of gradients that are divided by their norms."""
     rates, decay = [0.1, 0.3, 0.2, 0.1], 0.01
     weights, gradients = weights_and_gradients(len(rates))
     parameters = [nn.Parameter(weight) for weight in weights]
@@ -137,7 +138,7 @@ def assert_same_bits(model: nn.Module, other: nn.Module) -> None:
 
 
 @SECTIONS
-def test_only_tensors_of_two_dimensions_or_more_are_decayed(section: OptimizerSection) -> None:
+def test_weight_decay_skips_vectors_and_scalars(section: OptimizerSection) -> None:
     model = new_model()
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for parameter in model.parameters():
@@ -160,7 +161,8 @@ def test_adamw_has_the_bits_of_torchs() -> None:
     assert_same_bits(model, other)
 
 
-def test_muon_has_the_bits_of_torchs_and_leaves_the_rest_to_adamw() -> None:
+def test_muon_has_the_bits_of_torchs() -> None:
+    """AdamW has what is no hidden matrix."""
     model, other = new_model(), new_model()
     learn(model, Updater(MUON, model), range(5))
     layers = [layer for layer in other.layers if isinstance(layer, nn.Linear)]
@@ -178,7 +180,8 @@ def test_muon_has_the_bits_of_torchs_and_leaves_the_rest_to_adamw() -> None:
 
 
 @pytest.mark.parametrize("tied", ["all", "none"])
-def test_hidden_matrices_of_a_transformer_are_those_of_attention_and_feed_forward(tied: Literal["all", "none"]) -> None:
+def test_hidden_matrices_leave_out_embeddings(tied: Literal["all", "none"]) -> None:
+    """Those of a Transformer are in its attention and its feed-forward layers."""
     sizes = {"width": 8, "feed_forward": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 2}
     # A vocabulary as large as a layer is wide: the head has the shape of a hidden matrix.
     model = Transformer(TransformerSection.model_validate({"kind": "transformer", "tied": tied, **sizes}), 8, 8)
@@ -190,7 +193,7 @@ def test_hidden_matrices_of_a_transformer_are_those_of_attention_and_feed_forwar
     assert {name.removesuffix(".weight") for name in matrices - found} == {n.removesuffix(".weight") for n in others}
 
 
-def test_muon_is_refused_where_there_is_no_hidden_matrix() -> None:
+def test_muon_needs_hidden_matrices() -> None:
     with pytest.raises(UserError, match=r"optimizer\.kind: muon trains linear layers"):
         Updater(MUON, nn.Conv1d(2, 3, 1))
 
@@ -249,7 +252,7 @@ def test_a_frozen_parameter_stays_and_has_no_state(section: OptimizerSection) ->
 
 
 @SECTIONS
-def test_what_has_no_gradient_stays_as_it_is(section: OptimizerSection) -> None:
+def test_parameters_without_gradient_do_not_change(section: OptimizerSection) -> None:
     model = new_model()
     updater = Updater(section, model)
     updater.step(1.0)
@@ -270,7 +273,8 @@ def test_a_fresh_updater_goes_on_from_saved_tensors(section: OptimizerSection) -
     assert_same_bits(model, resumed)
 
 
-def test_saved_tensors_of_another_optimizer_or_model_are_refused() -> None:
+def test_foreign_optimizer_state_is_refused() -> None:
+    """Of another optimizer, and of another model."""
     updater = Updater(ADAMW, new_model())
     with pytest.raises(UserError, match=r"not of this recipe's optimizer.*\nembedding\.weight\.average is missing"):
         updater.load(Updater(NOVOGRAD, new_model()).tensors())
@@ -285,7 +289,7 @@ class Recipe(recipe.Section):
     """Optimizer."""
 
 
-def test_larc_stands_in_a_recipe_as_a_table_of_any_optimizer() -> None:
+def test_larc_is_a_table_of_any_optimizer() -> None:
     for section in (ADAMW, NOVOGRAD, MUON):
         for larc in (None, LARCSection(), LARCSection(mode="scale", trust=0.02)):
             given = Recipe(optimizer=section.model_copy(update={"larc": larc}))
@@ -301,7 +305,7 @@ def test_larc_stands_in_a_recipe_as_a_table_of_any_optimizer() -> None:
         (["kind=adamw", "learning_rate=1", "larc.eta=0.1"], "optimizer.larc.eta: no such key"),
     ],
 )
-def test_a_wrong_optimizer_is_told_what_was_wanted(overrides: list[str], message: str) -> None:
+def test_a_wrong_optimizer_says_what_was_wanted(overrides: list[str], message: str) -> None:
     draft = recipe.from_overrides([f"optimizer.{each}" for each in overrides])
     with pytest.raises(recipe.RecipeError) as raised:
         recipe.validate(draft, Recipe)

@@ -101,7 +101,7 @@ def by_hand(steps: int) -> list[tuple[dict[str, float], dict[str, Tensor]]]:
     return found
 
 
-def test_a_step_of_two_phases_is_the_one_a_person_would_write(tmp_path: Path) -> None:
+def test_two_phase_steps_equal_a_plain_loop(tmp_path: Path) -> None:
     for (record, model), (numbers, expected) in zip(
         of_trainer(adversaries.trainer(tmp_path), range(3)), by_hand(3), strict=True
     ):
@@ -109,7 +109,7 @@ def test_a_step_of_two_phases_is_the_one_a_person_would_write(tmp_path: Path) ->
         torch.testing.assert_close(model, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_term_of_weight_0_is_logged_and_not_learned_from(tmp_path: Path) -> None:
+def test_a_term_of_weight_0_is_only_logged(tmp_path: Path) -> None:
     loud = Task()
     loud.watched = 1e30
     plain, shouted = (
@@ -147,7 +147,8 @@ def test_any_number_of_ranks_takes_the_same_steps(start: Start, alone: Path, tmp
     torch.testing.assert_close(model, expected_model, rtol=1e-4, atol=1e-5)
 
 
-def test_a_run_that_was_killed_and_stopped_ends_as_an_undisturbed_one(start: Start, tmp_path: Path) -> None:
+def test_killed_and_stopped_runs_end_the_same(start: Start, tmp_path: Path) -> None:
+    """As an undisturbed one."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert train(start, 2, whole).statuses == [0, 0]
     kill = call(sabotage.at_step, 3, [0], call(sabotage.send_to_all, signal.SIGKILL))
@@ -161,7 +162,8 @@ def test_a_run_that_was_killed_and_stopped_ends_as_an_undisturbed_one(start: Sta
     assert_same_outcome(run, whole)
 
 
-def test_one_phase_overflows_alone_and_scales_are_each_phase_s_own(tmp_path: Path) -> None:
+def test_each_phase_has_its_own_loss_scale(tmp_path: Path) -> None:
+    """Where one overflows, the other still takes its step."""
     task, calls = Task(), []
     loss = task.loss
 
@@ -199,7 +201,7 @@ def test_one_phase_overflows_alone_and_scales_are_each_phase_s_own(tmp_path: Pat
     assert (again.step, again._num_overflows) == (3, 1)
 
 
-def test_a_step_of_two_phases_can_be_taken_again(tmp_path: Path) -> None:
+def test_two_phase_steps_can_be_replayed(tmp_path: Path) -> None:
     task = Task()  # hardly learns: the second phase sees the weights before the step, as a replay has them
     task.phases = tuple(
         each._replace(optimizer=each.optimizer.model_copy(update={"learning_rate": 1e-30})) for each in task.phases
@@ -213,7 +215,7 @@ def test_a_step_of_two_phases_can_be_taken_again(tmp_path: Path) -> None:
     assert sum(each.loss for each in found) == pytest.approx(record["loss"], rel=1e-6)
 
 
-def test_a_step_that_has_nothing_of_one_count_is_taken(tmp_path: Path) -> None:
+def test_a_step_with_one_count_of_zero_is_taken(tmp_path: Path) -> None:
     class Uncounted(Task):
         def counts(self, batch: Numbers) -> dict[str, float]:
             return {**super().counts(batch), "values": 0.0}

@@ -30,7 +30,8 @@ def scale_of(kind: str, **keys: Any) -> LossScale:
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=30).map(sorted), st.sampled_from([2000, 7]))
 @settings(deadline=None, max_examples=40)
-def test_backoff_halves_at_an_overflow_and_doubles_after_2000_clean_steps(overflows: list[int], window: int) -> None:
+def test_backoff_halves_and_doubles_the_scale(overflows: list[int], window: int) -> None:
+    """It halves at an overflow, and doubles after 2,000 clean steps."""
     # Restated from the steps at which it overflowed, without a counter. The scale, as an exponent, is at most 14.
     scale = scale_of("backoff") if window == 2000 else scale_of("backoff", window=window)
     exponent, last, at = 14, -1, set(overflows)
@@ -69,7 +70,8 @@ def open_seq2seq_scales(exponents: list[float | None]) -> Iterator[float]:
 
 @given(st.lists(st.floats(-20, 15), min_size=1, max_size=60), st.integers(1, 60))
 @settings(deadline=None, max_examples=40)
-def test_logmax_follows_the_largest_gradient_as_open_seq2seq_did(exponents: list[float], overflow_at: int) -> None:
+def test_logmax_has_the_scales_of_open_seq2seq(exponents: list[float], overflow_at: int) -> None:
+    """They follow the largest gradient."""
     scale = scale_of("logmax")
     assert scale.value == 1.0
     # An overflow where it could still fall.
@@ -81,7 +83,8 @@ def test_logmax_follows_the_largest_gradient_as_open_seq2seq_did(exponents: list
         assert scale.value == pytest.approx(expected, rel=1e-4)
 
 
-def test_logmax_leaves_room_for_three_standard_deviations() -> None:
+def test_logmax_overflows_once_in_a_thousand() -> None:
+    """It leaves room for three standard deviations."""
     draw = torch.Generator().manual_seed(0)
     scale, overflows = scale_of("logmax"), 0
     for exponent in (-2 + torch.randn(4000, generator=draw)).tolist():
@@ -91,7 +94,8 @@ def test_logmax_leaves_room_for_three_standard_deviations() -> None:
     assert 2.0**13 < scale.value <= 2.0**14  # 16 + 2 - 3.09 is more than 14
 
 
-def test_a_static_scale_stays_and_stops_after_100_overflows_in_a_row() -> None:
+def test_a_static_scale_stops_after_100_overflows() -> None:
+    """In a row; until then it stays as it is."""
     scale = scale_of("static", scale=512.0)
     for _ in range(3):
         for _ in range(PATIENCE - 1):
@@ -105,7 +109,8 @@ def test_a_static_scale_stays_and_stops_after_100_overflows_in_a_row() -> None:
 
 
 @pytest.mark.parametrize("kind", ["backoff", "logmax"])
-def test_at_its_smallest_a_scale_that_overflows_stops_with_a_reason(kind: str) -> None:
+def test_overflow_at_the_smallest_scale_stops(kind: str) -> None:
+    """The message says what may help."""
     scale = scale_of(kind)
     if kind == "backoff":
         for _ in range(14):
@@ -145,12 +150,14 @@ def test_a_loss_scale_goes_on_from_its_state_in_json(kind: str) -> None:
         ("bfloat16", (8, 0), None),
     ],
 )
-def test_a_gpu_without_the_format_is_refused_with_one_that_it_has(
+def test_formats_that_a_gpu_lacks_are_refused(
     monkeypatch: pytest.MonkeyPatch,
     number_format: precision.Precision,
     capability: tuple[int, int],
     message: str | None,
 ) -> None:
+    """The message names one that it has."""
+
     def has_bfloat16(*, including_emulation: bool) -> bool:
         assert not including_emulation  # slower than float32
         return capability >= (8, 0)
@@ -168,7 +175,7 @@ def test_a_gpu_without_the_format_is_refused_with_one_that_it_has(
 
 @pytest.mark.parametrize("has_units", [False, True])
 @pytest.mark.parametrize("number_format", ["float16", "bfloat16"])
-def test_a_processor_that_emulates_the_format_is_warned_about(
+def test_emulated_formats_are_warned_about(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     number_format: precision.Precision,
@@ -187,7 +194,7 @@ def test_a_processor_that_emulates_the_format_is_warned_about(
     )
 
 
-def test_products_of_float32_matrices_on_cuda_are_as_exact_as_the_recipe_says() -> None:
+def test_the_recipe_sets_cuda_matmul_precision() -> None:
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
     before = [each.fp32_precision for each in switches]
     try:
@@ -200,7 +207,7 @@ def test_products_of_float32_matrices_on_cuda_are_as_exact_as_the_recipe_says() 
 
 
 @pytest.mark.parametrize("number_format", precision.DTYPES)
-def test_a_forward_pass_is_in_the_format_and_weights_stay_float32(number_format: precision.Precision) -> None:
+def test_autocast_keeps_weights_in_float32(number_format: precision.Precision) -> None:
     layer = torch.nn.Linear(2, 2)
     with precision.autocast(number_format, CPU):
         out = layer(torch.ones(1, 2))

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
-def test_all_ranks_pass_a_damaged_checkpoint_over(
+def test_all_ranks_skip_a_damaged_checkpoint(
     start: Start, recipe: Path, run: Path, undisturbed: Path, damage: str
 ) -> None:
     path = run / "checkpoints" / "step_00000012" / "shard-00002-model-00001-of-00001.safetensors"
@@ -38,7 +38,7 @@ def test_all_ranks_pass_a_damaged_checkpoint_over(
         assert rest == ["resumed at 9"] * 2
 
 
-def test_where_every_checkpoint_is_damaged_one_line_says_so(start: Start, recipe: Path, run: Path) -> None:
+def test_all_checkpoints_damaged_is_one_line(start: Start, recipe: Path, run: Path) -> None:
     for path in (run / "checkpoints").glob("step_*/shard-00001*"):
         os.truncate(path, 100)
     ended = start(2, training(recipe, run)).end()
@@ -53,9 +53,8 @@ def test_where_every_checkpoint_is_damaged_one_line_says_so(start: Start, recipe
     )
 
 
-def test_a_checkpoint_of_another_model_names_the_first_parameter_that_differs(
-    start: Start, recipe: Path, run: Path
-) -> None:
+def test_another_models_checkpoint_is_refused(start: Start, recipe: Path, run: Path) -> None:
+    """The message names the first parameter that differs."""
     text = (run / "recipe.toml").read_text()
     assert "width = 32\n" in text
     (run / "recipe.toml").write_text(text.replace("width = 32\n", "width = 16\n"))
@@ -70,9 +69,8 @@ def test_a_checkpoint_of_another_model_names_the_first_parameter_that_differs(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_disk_that_is_full_for_one_rank_ends_all_with_one_line_and_leaves_earlier_checkpoints(
-    start: Start, recipe: Path, tmp_path: Path, rank: int
-) -> None:
+def test_one_ranks_full_disk_ends_all(start: Start, recipe: Path, tmp_path: Path, rank: int) -> None:
+    """With one line; earlier checkpoints stay."""
     run = tmp_path / "run"
     fill = call(sabotage.fill_disk, f"{run}/checkpoints/step_00000003")
     words = training(recipe, run, "engine.evaluate_every=12")
@@ -88,7 +86,7 @@ def test_a_disk_that_is_full_for_one_rank_ends_all_with_one_line_and_leaves_earl
     assert start(2, words, call(sabotage.only_say_where_it_resumes)).end().lines == ["resumed at 3"] * 2
 
 
-def test_a_folder_that_must_not_be_written_is_one_line(start: Start, recipe: Path, tmp_path: Path) -> None:
+def test_a_read_only_folder_is_one_line(start: Start, recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "read_only"
     folder.mkdir(mode=0o555)
     ended = start(2, training(recipe, folder / "run"), call(sabotage.lay_down_roots_rights)).end()
@@ -114,7 +112,8 @@ def test_two_trainings_never_share_a_run_directory(start: Start, recipe: Path, t
 # --- mistakes ---
 
 
-def test_a_mistake_that_the_first_rank_finds_ends_all_with_one_line(start: Start, recipe: Path, tmp_path: Path) -> None:
+def test_a_mistake_on_the_first_rank_ends_all(start: Start, recipe: Path, tmp_path: Path) -> None:
+    """With one line."""
     (tmp_path / "file").write_text("")
     ended = start(2, training(recipe, tmp_path / "file" / "run")).end()
     assert ended == ([2, 2], [f"segue: {tmp_path}/file/run: Not a directory\n", ""])
@@ -128,7 +127,7 @@ def test_a_mistake_that_the_first_rank_finds_ends_all_with_one_line(start: Start
         ("batch.micro_batches=3", "batch.micro_batches: 3 cannot be dealt out to 2 ranks"),
     ],
 )
-def test_a_mistake_that_every_rank_finds_is_told_by_one(
+def test_mistakes_on_all_ranks_are_printed_once(
     start: Start, recipe: Path, tmp_path: Path, override: str, said: str
 ) -> None:
     ended = start(2, training(recipe, tmp_path / "run", override)).end()
@@ -138,9 +137,7 @@ def test_a_mistake_that_every_rank_finds_is_told_by_one(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_mistake_that_another_rank_finds_in_its_data_ends_all(
-    start: Start, recipe: Path, tmp_path: Path, workers: int
-) -> None:
+def test_bad_data_on_another_rank_ends_all(start: Start, recipe: Path, tmp_path: Path, workers: int) -> None:
     words = training(recipe, tmp_path / "run", "engine.steps=40", f"engine.workers={workers}")
     ended = start(2, words, call(sabotage.spoil_pair, "train.jsonl:7", of_rank=1)).end()
     assert ended.statuses == [LET_DOWN, 2], ended
@@ -154,9 +151,8 @@ def test_a_mistake_that_another_rank_finds_in_its_data_ends_all(
 # --- not finite ---
 
 
-def test_a_loss_that_is_not_finite_is_told_by_one_with_examples_of_all_and_can_be_taken_again(
-    start: Start, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_nonfinite_loss_ends_all_and_replays(start: Start, recipe: Path, tmp_path: Path) -> None:
+    """One rank prints it, with the examples of all."""
     # One example of rank 1 makes the feed-forward layer of the encoder overflow.
     overflow = call(sabotage.overflow_at_pair, "train.jsonl:30")
     run = tmp_path / "run"
@@ -180,7 +176,7 @@ def test_a_loss_that_is_not_finite_is_told_by_one_with_examples_of_all_and_can_b
 
 
 @pytest.mark.parametrize("change", ["data.root=nowhere", "data.train=['dev.jsonl']", "engine.tensor_parallel=2"])
-def test_a_refused_start_leaves_a_runs_recipe_as_it_is(start: Start, recipe: Path, run: Path, change: str) -> None:
+def test_a_refused_start_keeps_the_runs_recipe(start: Start, recipe: Path, run: Path, change: str) -> None:
     before = (run / "recipe.toml").read_text()
     ended = start(1, training(recipe, run, change)).end()
     assert ended.statuses == [2], ended

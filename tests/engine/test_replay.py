@@ -51,7 +51,7 @@ def keep(trainer: Trainer) -> Path:
         ("translation", (*DROPOUT, "engine.precision=bfloat16")),
     ],
 )
-def test_a_step_that_is_taken_again_is_the_step_that_was_taken(
+def test_a_replay_repeats_the_logged_step(
     tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, task: str, overrides: tuple[str, ...]
 ) -> None:
     path = tiny_recipe if task == "speech" else reversal_recipe
@@ -76,9 +76,10 @@ def test_a_step_that_is_taken_again_is_the_step_that_was_taken(
             assert sum(each.loss for each in found) == pytest.approx(record["loss"], rel=1e-6)
 
 
-def test_after_a_divergence_the_command_shows_losses_ids_and_where_it_began(
+def test_the_command_replays_a_divergence(
     reversal_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """It shows losses, ids and the module where it began."""
     overrides = ("optimizer.learning_rate=1e30", "batch.tokens=40", "engine.clip_norm=1.0")
     assert main(["train", str(reversal_recipe), "--out", str(tmp_path), *overrides]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
@@ -97,7 +98,8 @@ def test_after_a_divergence_the_command_shows_losses_ids_and_where_it_began(
     assert err == ""
 
 
-def test_the_first_module_and_the_examples_at_fault_are_named(reversal_recipe: Path, tmp_path: Path) -> None:
+def test_faulty_module_and_examples_are_named(reversal_recipe: Path, tmp_path: Path) -> None:
+    """The first module whose output is not finite."""
     trainer = built(reversal_recipe, tmp_path / "run", 'model.tied="none"', "batch.tokens=40", "batch.micro_batches=4")
     task: Any = trainer.task
     (token,) = task.vocabularies.source.encode("twelve")
@@ -114,7 +116,8 @@ def test_the_first_module_and_the_examples_at_fault_are_named(reversal_recipe: P
         assert at_fault == [name for name in each.ids if "twelve" in sources[name]]
 
 
-def test_a_gradient_that_is_not_finite_is_found_behind_a_finite_loss(reversal_recipe: Path, tmp_path: Path) -> None:
+def test_nonfinite_gradients_are_found(reversal_recipe: Path, tmp_path: Path) -> None:
+    """Also behind a finite loss."""
     trainer = built(reversal_recipe, tmp_path / "run", "batch.tokens=40")
     file = keep(trainer)
     task, loss = trainer.task, trainer.task.loss
@@ -162,7 +165,7 @@ def test_a_wrong_file_is_one_clear_line(
     assert err.count("\n") == 1
 
 
-def test_a_replay_file_that_cannot_be_written_is_said(reversal_recipe: Path, tmp_path: Path) -> None:
+def test_an_unwritable_replay_file_is_an_error(reversal_recipe: Path, tmp_path: Path) -> None:
     trainer = built(reversal_recipe, tmp_path / "run")
     file = keep(trainer)
     file.unlink()
@@ -171,9 +174,7 @@ def test_a_replay_file_that_cannot_be_written_is_said(reversal_recipe: Path, tmp
         keep(trainer)
 
 
-def test_bad_examples_are_left_out_where_that_is_asked_for(
-    reversal_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_skip_bad_works_for_a_replay(reversal_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = keep(built(reversal_recipe, tmp_path / "run"))
     given: list[Any] = []
 

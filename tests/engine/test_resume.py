@@ -105,15 +105,14 @@ def test_resumed_run_equals_uninterrupted_run(killed: tuple[Path, list[int]], un
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc")
-def test_loader_processes_do_not_survive_a_killed_trainer(killed: tuple[Path, list[int]]) -> None:
+def test_loaders_end_with_their_killed_trainer(killed: tuple[Path, list[int]]) -> None:
     workers = killed[1]
     assert len(workers) == 2
     wait_for(lambda: not any(map(is_running, workers)))
 
 
-def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on_exactly(
-    tiny_recipe: Path, tmp_path: Path, uninterrupted: Path
-) -> None:
+def test_interrupted_runs_save_and_resume_exactly(tiny_recipe: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    """A message says how to go on."""
     run = tmp_path / "run"
     for number, step, workers in ((signal.SIGINT, 5, 2), (signal.SIGTERM, 18, 0)):
         send = call(sabotage.at_step, step, [0], call(sabotage.send_to_all, number))
@@ -128,7 +127,7 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on_exactly(
     assert_same_outcome(run, uninterrupted)
 
 
-def test_a_run_to_which_nobody_listens_any_more_goes_on(tiny_recipe: Path, tmp_path: Path, uninterrupted: Path) -> None:
+def test_a_closed_stderr_does_not_end_a_run(tiny_recipe: Path, tmp_path: Path, uninterrupted: Path) -> None:
     run = tmp_path / "run"
     with begin(tiny_recipe, run) as process:
         assert process.stderr is not None
@@ -139,7 +138,8 @@ def test_a_run_to_which_nobody_listens_any_more_goes_on(tiny_recipe: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_runs_survive_kills_at_random_moments(tiny_recipe: Path, tmp_path: Path) -> None:
+    """They end as an uninterrupted one."""
     settings = ("engine.steps=400", "engine.save_every=5", "engine.evaluate_every=25", "engine.log_every=1")
     whole, run = tmp_path / "whole", tmp_path / "run"
     segue.train(tiny_recipe, whole, *settings)
@@ -180,16 +180,14 @@ def broken_corpus(corpus: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "fault", [sabotage.fail_in_evaluation, sabotage.fail_to_read], ids=["in the trainer", "in a loader process"]
 )
-def test_a_fault_with_loader_processes_alive_ends_the_process(
-    tiny_recipe: Path, tmp_path: Path, fault: Callable[[], None]
-) -> None:
+def test_a_crash_with_live_loaders_ends_the_run(tiny_recipe: Path, tmp_path: Path, fault: Callable[[], None]) -> None:
     settings = ("engine.workers=2", "engine.evaluate_every=3")
     status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings, calls=[call(fault)]))
     assert status == 1, said
     assert "ZeroDivisionError" in said
 
 
-def test_a_loader_process_that_dies_is_reported_with_the_example_it_held(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_dead_loader_is_named_with_its_example(tiny_recipe: Path, tmp_path: Path) -> None:
     settings = ("engine.workers=2", "augmentation.joined_utterances=1")
     deadly = call(sabotage.die_at_recording, "train_17.wav")
     status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings, calls=[deadly]))
@@ -199,9 +197,7 @@ def test_a_loader_process_that_dies_is_reported_with_the_example_it_held(tiny_re
     ), said
 
 
-def test_a_mistake_found_by_a_loader_process_is_one_line(
-    tiny_recipe: Path, tmp_path: Path, broken_corpus: Path
-) -> None:
+def test_a_mistake_in_a_loader_is_one_line(tiny_recipe: Path, tmp_path: Path, broken_corpus: Path) -> None:
     settings = ("engine.workers=2", f"data.root={broken_corpus}")
     status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings))
     assert status == 2, said
@@ -210,7 +206,7 @@ def test_a_mistake_found_by_a_loader_process_is_one_line(
     assert mistake.startswith(f"segue: {broken_corpus}/train.jsonl:18: {broken_corpus}/train_17.wav: silent")
 
 
-def test_a_mistake_found_while_loader_processes_are_alive_is_one_line(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_mistake_beside_loaders_is_one_line(tiny_recipe: Path, tmp_path: Path) -> None:
     settings = ("engine.workers=2", "engine.save_every=3")
     status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings, calls=[call(sabotage.fail_to_save)]))
     assert status == 2, said
@@ -219,7 +215,7 @@ def test_a_mistake_found_while_loader_processes_are_alive_is_one_line(tiny_recip
     assert mistake == "segue: /no such folder/x: No such file or directory"
 
 
-def test_a_run_killed_while_it_is_set_up_starts_again(
+def test_a_run_killed_during_setup_starts_again(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*arguments: object) -> None:

@@ -203,7 +203,7 @@ def test_parts_of_ranks_are_uneven_and_empty(ranks: Ranks) -> None:
     assert {of_rank["layers.3.weight"] for of_rank in rows} == {0, 1}
 
 
-def test_a_part_that_is_offloaded_stays_in_the_processors_memory() -> None:
+def test_offloaded_parts_stay_in_cpu_memory() -> None:
     # "meta" stands for a GPU: the devices of the mesh are not where the part is.
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
     try:

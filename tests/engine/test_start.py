@@ -60,7 +60,7 @@ def test_what_fits_is_loaded_and_the_rest_is_named(tmp_path: Path) -> None:
     assert left == sorted(name for name in base.state_dict() if name.startswith("1."))
 
 
-def test_nothing_that_fits_is_refused(tmp_path: Path) -> None:
+def test_a_base_without_fitting_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"fits the recipe's model:\n  0.0.weight: of shape \(3, 2\), the base's is"):
         begin.load(model_of(2, 3), base_of(model_of(9, 9), tmp_path), 0)
 
@@ -89,7 +89,7 @@ KINDS: dict[str, TokenizerSection] = {
 
 @pytest.mark.parametrize("new", KINDS)
 @pytest.mark.parametrize("old", KINDS)
-def test_old_tokens_spell_the_new_ones(new: str, old: str) -> None:
+def test_new_tokens_are_spelled_in_old_tokens(new: str, old: str) -> None:
     before, now = (tokenizer.build(KINDS[kind], TEXTS, SPECIAL) for kind in (old, new))
     found = origins(now, before)
     assert len(found) == len(now)
@@ -104,7 +104,7 @@ def test_old_tokens_spell_the_new_ones(new: str, old: str) -> None:
         assert all(found)
 
 
-def test_what_is_frozen_stays_as_it_was(tiny_recipe: Path, trained: Path, tmp_path: Path) -> None:
+def test_frozen_weights_do_not_change(tiny_recipe: Path, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["train", tiny_recipe, "--from", trained, "--out", run, 'start.freeze=["encoder.blocks.0", "*.bias"]']
     words += ["engine.steps=4", "engine.average_count=2", "engine.evaluate_every=2", "batch.micro_batches=2"]
@@ -119,7 +119,9 @@ def test_what_is_frozen_stays_as_it_was(tiny_recipe: Path, trained: Path, tmp_pa
     assert f"Begun with the weights of {trained / 'model'}" in (run / "model" / "README.md").read_text()
 
 
-def test_shards_begin_as_one_rank_does(start: Start, recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_sharded_runs_start_with_the_same_weights(
+    start: Start, recipe: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     base = ("--from", undisturbed, "engine.steps=2", *OTHER_TOKENS)
     for name, ranks, layout in (("alone", 1, ()), ("spread", 4, ("engine.shard=2", "engine.tensor_parallel=2"))):
         assert set(start(ranks, [*training(recipe, tmp_path / name), *base, *layout]).end().statuses) == {0}
@@ -145,7 +147,7 @@ def test_a_run_goes_on_without_its_base(start: Start, recipe: Path, undisturbed:
     assert_same_outcome(tmp_path / "killed", tmp_path / "whole")
 
 
-def test_without_a_recipe_the_base_has_one(
+def test_the_bases_recipe_is_the_default(
     corpus: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", "--from", str(trained), "engine.steps=2", "--out", str(tmp_path / "run")]
@@ -159,7 +161,7 @@ def test_without_a_recipe_the_base_has_one(
     assert after["start"]["model"] == str(trained)
 
 
-def test_tokens_that_the_base_hardly_knows_are_told(
+def test_few_known_tokens_are_warned_about(
     tiny_recipe: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["train", str(tiny_recipe), "--from", str(trained), "--out", str(tmp_path / "run"), "engine.steps=1"]
@@ -167,7 +169,7 @@ def test_tokens_that_the_base_hardly_knows_are_told(
     assert "the base knows few of these tokens or classes; head.output.weight: 9 drawn" in capsys.readouterr().err
 
 
-def test_a_base_that_reads_something_else_is_refused(
+def test_a_base_with_other_input_is_refused(
     class_recipes: dict[str, Path],
     trained_classifiers: dict[str, Path],
     tmp_path: Path,
@@ -178,7 +180,7 @@ def test_a_base_that_reads_something_else_is_refused(
     assert "reads other input than this recipe (features); make the recipe's features" in capsys.readouterr().err
 
 
-def test_classes_begin_with_a_recognizer(
+def test_a_classifier_can_start_from_a_recognizer(
     class_recipes: dict[str, Path], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, recognizer = tmp_path / "run", recipes.read(trained / "recipe.toml").values
@@ -194,7 +196,7 @@ def test_classes_begin_with_a_recognizer(
     assert {each["fate"] for each in told if each["name"].startswith("head.")} == {"new", "left behind"}
 
 
-def test_what_cannot_be_begun_with_is_said(
+def test_unusable_bases_are_refused(
     tiny_recipe: Path, trained: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(base: object, *words: str) -> str:

@@ -77,7 +77,7 @@ def after_each_step(trainer: Trainer, act: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
-def test_a_float16_step_that_overflows_changes_nothing_but_the_scale(
+def test_float16_overflow_changes_only_the_scale(
     tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], micro_batches: int
 ) -> None:
     plain = ("engine.precision=float16", "engine.steps=4", "engine.log_every=99", "engine.average_count=0")
@@ -119,7 +119,7 @@ def test_a_float16_step_that_overflows_changes_nothing_but_the_scale(
 
 
 @pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
-def test_other_formats_stop_at_a_loss_that_is_not_finite(tiny_recipe: Path, tmp_path: Path, number_format: str) -> None:
+def test_other_formats_stop_at_a_nonfinite_loss(tiny_recipe: Path, tmp_path: Path, number_format: str) -> None:
     trainer = built(tiny_recipe, tmp_path / "run", f"engine.precision={number_format}", "engine.log_every=1")
     spoil(trainer, micro_batch=3, factor=torch.inf)
     with pytest.raises(UserError, match=r"step 2: the loss is inf; .*replay_step_00000002.safetensors takes it again"):
@@ -127,7 +127,8 @@ def test_other_formats_stop_at_a_loss_that_is_not_finite(tiny_recipe: Path, tmp_
     assert [record["step"] for record in records(tmp_path / "run")] == [1]
 
 
-def test_a_float16_run_that_always_overflows_stops_with_a_reason(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_endless_float16_overflow_stops_the_run(tiny_recipe: Path, tmp_path: Path) -> None:
+    """The message gives the reason."""
     small = ('engine.loss_scaling.kind="backoff"', "engine.loss_scaling.maximum=4.0")
     trainer = built(tiny_recipe, tmp_path / "run", "engine.precision=float16", "engine.log_every=1", *small)
     trainer.task.loss = lambda model, *_: {LOSS: Term(sum(p.sum() for p in model.parameters()) * torch.inf)}  # type: ignore[method-assign]
@@ -146,7 +147,8 @@ class Inputs(NamedTuple):
     amount: float = 1.0
 
 
-def test_20000_targets_fit_in_float16_for_the_loss_is_divided_before_the_backward_pass(tmp_path: Path) -> None:
+def test_float16_loss_is_divided_before_backward(tmp_path: Path) -> None:
+    """So 20,000 targets do not overflow."""
     model = nn.Linear(1, 1, bias=False)
     engine = EngineSection(steps=1, precision="float16")
     batch = Inputs(torch.ones(20_000, 1))
@@ -200,9 +202,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_recomputing_changes_no_loss_gradient_or_statistic(
-    tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, name: str
-) -> None:
+def test_recomputing_changes_no_number(tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, name: str) -> None:
+    """No loss, gradient or statistic."""
     recipe = tiny_recipe if "speech" in name else reversal_recipe
     plain, recomputed = (
         taken(built(recipe, tmp_path / does, f"engine.recompute={does}", *CASES[name]), 2) for does in ("false", "true")
@@ -278,20 +279,20 @@ def test_where_one_rank_overflows_all_skip_the_step(runs: tuple[Path, list[str]]
         assert found[step]["loss"] == pytest.approx(alone[step]["loss"], rel=1e-3)  # of float16: 2^-11 is 5e-4
 
 
-def test_a_run_that_skipped_steps_ends_with_one_warning_that_counts_them(runs: tuple[Path, list[str]]) -> None:
+def test_skipped_steps_are_counted_in_one_warning(runs: tuple[Path, list[str]]) -> None:
     warning = "warning: steps skipped, for their gradients were not finite in float16: 1"
     assert runs[1].count(warning) == len(LAYOUTS)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_batch_norm_has_counted_the_micro_batches_of_all_ranks(runs: tuple[Path, list[str]], name: str) -> None:
+def test_batch_norm_counts_batches_of_all_ranks(runs: tuple[Path, list[str]], name: str) -> None:
     model = load_file(runs[0] / f"speech, {name}" / "model" / "model.safetensors")
     counters = {tensor.item() for key, tensor in model.items() if key.endswith("num_batches_tracked")}
     assert counters == {2 * 3}  # 2 in each step that was not skipped
 
 
 @pytest.mark.parametrize("task", ["speech", "translation"])
-def test_recomputing_changes_nothing_where_the_model_is_sharded(runs: tuple[Path, list[str]], task: str) -> None:
+def test_recomputing_changes_no_sharded_step(runs: tuple[Path, list[str]], task: str) -> None:
     plain, recomputed = (runs[0] / f"{task}, {name}" for name in ("2 shards", "2 shards, recomputed"))
     for ours, expected in zip(records(recomputed), records(plain), strict=True):
         for key in ("loss", "gradient_norm", "is_skipped"):

@@ -96,7 +96,7 @@ class FakeWandb:
 
 
 @pytest.mark.parametrize("is_offline", [False, True])
-def test_steps_that_are_taken_again_are_not_told_again(
+def test_repeated_steps_are_not_logged_twice(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_offline: bool
 ) -> None:
     mlflow, wandb, run = FakeMLflow(), FakeWandb(is_offline), tmp_path / "run"
@@ -113,7 +113,7 @@ def test_steps_that_are_taken_again_are_not_told_again(
     assert [numbers["step"] for numbers in wandb.told] == [*steps, 4][: 3 if is_offline else 2]
 
 
-def test_a_step_that_was_told_in_part_is_told_again(
+def test_partly_logged_steps_are_logged_again(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow, run = FakeMLflow(fails_at=4), tmp_path / "run"
@@ -137,7 +137,7 @@ def test_a_package_that_is_missing_is_named(
         segue.train(tiny_recipe, tmp_path / "run", *SMALL, f'engine.loggers=["{name}"]')
 
 
-def test_mlflow_is_told_the_recipe_and_all_numbers(
+def test_mlflow_gets_the_recipe_and_all_numbers(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow: Any = pytest.importorskip("mlflow")
@@ -169,5 +169,5 @@ def test_weights_and_biases_keeps_a_run(tiny_recipe: Path, tmp_path: Path, monke
     assert b"word_error_rate" in kept.read_bytes()
 
 
-def test_every_name_of_the_recipe_is_known() -> None:
+def test_every_tracker_name_is_known() -> None:
     assert [trackers.find(name) for name in ("wandb", "mlflow")] == [trackers.WeightsAndBiases, trackers.MLflow]

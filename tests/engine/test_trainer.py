@@ -162,7 +162,7 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_many_micro_batches_take_the_step_of_one_big_batch(tmp_path: Path) -> None:
+def test_micro_batches_equal_one_big_batch(tmp_path: Path) -> None:
     trained = []
     for size, micro_batches in ((6, 1), (2, 3)):
         task = ToyTask(network(), size)
@@ -174,7 +174,8 @@ def test_many_micro_batches_take_the_step_of_one_big_batch(tmp_path: Path) -> No
         assert of_one == pytest.approx(of_many, rel=1e-5), key
 
 
-def test_garbage_collection_passes_over_what_importing_left(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_garbage_collection_skips_imported_objects(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Garbage is collected once before; what importing left is frozen while the run lasts."""
     training = trainer(ToyTask(network(), 2), tmp_path)
     garbage = network()
     vars(garbage)["itself"] = [garbage]
@@ -190,7 +191,7 @@ def test_garbage_collection_passes_over_what_importing_left(tmp_path: Path, requ
     assert gc.get_freeze_count() == 0
 
 
-def test_the_loss_is_divided_by_the_targets_of_the_whole_step(tmp_path: Path) -> None:
+def test_loss_is_divided_by_targets_of_the_step(tmp_path: Path) -> None:
     task = ToyTask(network(), 2)
     with torch.no_grad():
         errors = (task.model(task.inputs[:6]).sum(dim=1) - task.inputs[:6].prod(dim=1)).square()
@@ -199,7 +200,7 @@ def test_the_loss_is_divided_by_the_targets_of_the_whole_step(tmp_path: Path) ->
     assert records(tmp_path)[0]["loss"] == pytest.approx(((errors * repeats).sum() / repeats.sum()).item(), rel=1e-5)
 
 
-def test_batch_norm_statistics_are_averaged_over_a_steps_micro_batches(tmp_path: Path) -> None:
+def test_batch_norm_averages_over_micro_batches(tmp_path: Path) -> None:
     # Micro-batches of 4; the second is all bad and counts for nothing.
     model = nn.BatchNorm1d(3, affine=False)
     model.register_parameter("unused", nn.Parameter(torch.ones(1)))
@@ -261,9 +262,8 @@ class Broken(nn.Module):
 
 
 @pytest.mark.parametrize("has_finite_loss", [False, True], ids=["loss", "gradient"])
-def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_with_the_ids(
-    tmp_path: Path, has_finite_loss: bool
-) -> None:
+def test_nonfinite_loss_or_gradient_stops_the_run(tmp_path: Path, has_finite_loss: bool) -> None:
+    """The message names the examples."""
     task = ToyTask(network(), 2)
     task.model = Broken(task.inputs[9], has_finite_loss=has_finite_loss)
     training = trainer(task, tmp_path, micro_batches=3, save_every=1)
@@ -310,9 +310,7 @@ def test_the_best_evaluation_is_what_is_kept(
         ([(1.0, float("nan")), (1.0, 2.0), (1.0, 3.0)], 2),
     ],
 )
-def test_of_equal_scores_that_with_the_lowest_loss_is_kept(
-    tmp_path: Path, scores: list[tuple[float, float]], best: int
-) -> None:
+def test_equal_scores_are_decided_by_the_loss(tmp_path: Path, scores: list[tuple[float, float]], best: int) -> None:
     for steps in (len(scores) - 1, len(scores)):  # also where the last comes after a resume
         result = trainer(ToyTask(network(), 4, scores), tmp_path, steps=steps, evaluate_every=1).train()
         scores = scores[steps:]
@@ -326,7 +324,7 @@ def patient(run: Path, scores: Sequence[float], **engine: Any) -> Result:
     ).train()
 
 
-def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patience_ends_a_run_that_stalls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = patient(tmp_path, [3.0, 2.0, 2.5, 1.0, 4.0, 3.0, 0.5])
     assert (result.step, result.best) == (12, (8, 1.0))
     assert records(tmp_path)[-1]["is_last"]
@@ -348,7 +346,7 @@ def signaled(training: Trainer, at: int) -> Result:
     return training.train()
 
 
-def test_patience_is_the_same_however_often_a_run_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_survives_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segue.engine.trainer._SAME_SIGNAL_SECONDS", 0)
     scores, step = [3.0, 2.0, 2.5, 1.0, 4.0, 3.0, 0.5], 0
     for stop in (5, 7, 11, 20):
@@ -359,11 +357,11 @@ def test_patience_is_the_same_however_often_a_run_is_taken_up(tmp_path: Path, mo
     assert (result.step, result.best) == (12, (8, 1.0))
 
 
-def test_what_stays_as_it_was_is_kept_and_costs_patience(tmp_path: Path) -> None:
+def test_equal_scores_are_kept_and_cost_patience(tmp_path: Path) -> None:
     assert patient(tmp_path, [1.0] * 9)[:2] == (6, (6, 1.0))
 
 
-def test_a_training_without_patience_left_still_ships_its_average(tmp_path: Path) -> None:
+def test_early_stopping_still_ships_the_average(tmp_path: Path) -> None:
     result = patient(tmp_path, [1.0, 2.0, 3.0, 1.5], average_count=2)
     assert (result.step, result.best) == (6, (6, 1.5))
     assert records(tmp_path)[-1]["averaged"] == {"squared_error": 1.5}
@@ -421,7 +419,7 @@ def told(run: Path, *, steps: int = 4) -> Told:
     return made[0]
 
 
-def test_a_user_s_logger_is_told_what_the_log_is(tmp_path: Path) -> None:
+def test_a_users_logger_gets_what_the_log_gets(tmp_path: Path) -> None:
     calls = told(tmp_path).calls
     assert calls == [(tmp_path, 0, 4), "begins", 1, 2, records(tmp_path)[0], 3, 4, records(tmp_path)[1], None]
     assert told(tmp_path, steps=6).calls[0] == (tmp_path, 4, 6)
@@ -436,14 +434,14 @@ def test_a_logger_that_fails_ends_no_training(
     assert capsys.readouterr().err.count("warning: Told: ZeroDivisionError: ; it is told nothing more\n") == 1
 
 
-def test_a_resumed_run_keeps_the_best_model_of_before(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_best_model(tmp_path: Path) -> None:
     trainer(ToyTask(network(), 4, [1.0]), tmp_path, steps=4).train()
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     assert trainer(ToyTask(network(), 4, [5.0]), tmp_path, steps=8).train().best == (4, 1.0)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
-def test_the_moving_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
+def test_the_moving_average_is_evaluated_and_kept(tmp_path: Path) -> None:
     task = ToyTask(network(has_batch_norm=True), 4)
     training = trainer(task, tmp_path, moving_average_decay=0.9)
     training.train()
@@ -454,9 +452,8 @@ def test_the_moving_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("score_of_average", [1.0, 3.0])
-def test_an_average_that_was_asked_for_is_kept_whatever_single_evaluations_scored(
-    tmp_path: Path, score_of_average: float
-) -> None:
+def test_a_requested_average_is_always_kept(tmp_path: Path, score_of_average: float) -> None:
+    """Whatever single evaluations scored."""
     task = ToyTask(network(), 4, [4.0, 3.0, 2.0, 2.5, score_of_average])
     training = trainer(task, tmp_path, evaluate_every=1, average_count=3)
     weights = []
@@ -469,7 +466,7 @@ def test_an_average_that_was_asked_for_is_kept_whatever_single_evaluations_score
     assert result.best.score == score_of_average
 
 
-def test_each_logged_step_has_one_line_with_step_and_loss(tmp_path: Path) -> None:
+def test_each_logged_step_is_one_line(tmp_path: Path) -> None:
     trainer(ToyTask(network(), 4), tmp_path, steps=11, log_every=3, evaluate_every=5).train()
     found = records(tmp_path)
     assert [record["step"] for record in found] == [3, 5, 6, 9, 10, 11]
@@ -477,7 +474,8 @@ def test_each_logged_step_has_one_line_with_step_and_loss(tmp_path: Path) -> Non
     assert all({"loss", "epoch", "learning_rate", "gradient_norm", "rate", "time"} <= record.keys() for record in found)
 
 
-def test_what_was_logged_after_the_checkpoint_is_cut_off_on_resume(tmp_path: Path) -> None:
+def test_resuming_truncates_the_log(tmp_path: Path) -> None:
+    """What was logged after the checkpoint is cut off."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     task = ToyTask(network(), 4)
@@ -495,7 +493,7 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off_on_resume(tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut off"])
-def test_a_model_that_was_lost_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_a_lost_model_is_written_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     weights = tmp_path / "model" / "model.safetensors"
     for steps, scores in ((4, [1.0]), (4, [2.0]), (8, [5.0])):  # begun, finished already, gone on with
         result = trainer(ToyTask(network(), 4, scores), tmp_path, steps=steps).train()
@@ -516,7 +514,8 @@ def fails(*_: object, **__: object) -> dict[str, float]:
     raise ZeroDivisionError
 
 
-def test_a_run_that_dies_while_its_lost_average_is_made_anew_is_not_finished(tmp_path: Path) -> None:
+def test_a_lost_average_is_made_after_a_crash_too(tmp_path: Path) -> None:
+    """A run that dies while it makes its average again is not finished."""
     weights, options = tmp_path / "model" / "model.safetensors", {"steps": 4, "evaluate_every": 2, "average_count": 2}
     assert trainer(ToyTask(network(), 4, [3.0, 2.0, 1.0]), tmp_path, **options).train().best == (4, 1.0)
     average = weights.read_bytes()
@@ -530,7 +529,7 @@ def test_a_run_that_dies_while_its_lost_average_is_made_anew_is_not_finished(tmp
     assert weights.read_bytes() == average
 
 
-def test_a_best_evaluation_whose_model_was_lost_does_not_come_back(tmp_path: Path) -> None:
+def test_a_best_score_without_model_is_forgotten(tmp_path: Path) -> None:
     trainer(ToyTask(network(), 4, [1.0, 5.0]), tmp_path, steps=4, evaluate_every=2).train()
     shutil.rmtree(tmp_path / "model")
     dying = trainer(ToyTask(network(), 4, [7.0]), tmp_path, steps=8, evaluate_every=2)
@@ -541,9 +540,7 @@ def test_a_best_evaluation_whose_model_was_lost_does_not_come_back(tmp_path: Pat
     assert result.best == (6, 7.0)
 
 
-def test_where_nothing_is_left_to_average_the_best_model_stays(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_snapshots_the_best_model_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training = trainer(ToyTask(network(), 4, [1.0, 2.0]), tmp_path, steps=4, evaluate_every=2, average_count=2)
     training.snapshots.average = lambda: None  # type: ignore[method-assign]
     assert training.train().best == (2, 1.0)
@@ -551,7 +548,7 @@ def test_where_nothing_is_left_to_average_the_best_model_stays(
     assert "warning: nothing is left to average; the model stays that of the best evaluation" in capsys.readouterr().err
 
 
-def test_damaged_lines_of_a_log_are_reported_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_log_lines_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(ToyTask(network(), 4), tmp_path, steps=6).train()
     path = tmp_path / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")
@@ -563,7 +560,7 @@ def test_damaged_lines_of_a_log_are_reported_and_left_out(tmp_path: Path, capsys
     assert said == [f"warning: {path}:{number}: damaged: not the numbers of a step; left out" for number in (2, 3, 4)]
 
 
-def test_a_full_disk_ends_the_pictures_but_not_the_training(
+def test_a_full_disk_only_ends_tensorboard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch.utils.tensorboard import SummaryWriter
@@ -593,7 +590,8 @@ def test_bad_examples_are_counted_over_the_whole_run(tmp_path: Path, capsys: pyt
     ]
 
 
-def test_a_step_without_any_good_example_updates_nothing_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_steps_without_good_examples_are_skipped(tmp_path: Path) -> None:
+    """They update nothing, and the run goes on."""
     task = ToyTask(network(), 4, bad=[4, 5, 6, 7])
     task.score = lambda predictions: {"squared_error": 0.0}  # type: ignore[method-assign]
     training = trainer(task, tmp_path, steps=3, log_every=1)
@@ -612,13 +610,15 @@ def test_a_step_without_any_good_example_updates_nothing_and_the_run_goes_on(tmp
     assert ["loss" in record for record in records(tmp_path)] == [True, False, True]
 
 
-def test_an_epoch_without_any_good_example_stops_the_run(tmp_path: Path) -> None:
+def test_an_epoch_without_good_examples_stops(tmp_path: Path) -> None:
     task = ToyTask(network(), 4, bad=range(NUM_EXAMPLES))
     with pytest.raises(UserError, match="step 3: every example of the last epoch is bad"):
         trainer(task, tmp_path).train()
 
 
-def test_what_averages_need_stays_for_every_checkpoint_that_is_kept(tmp_path: Path) -> None:
+def test_kept_checkpoints_keep_their_snapshots(tmp_path: Path) -> None:
+    """Averages need them after a resume from any checkpoint."""
+
     def train(scores: list[float]) -> Result:
         rhythm = {"steps": 8, "evaluate_every": 2, "save_every": 2, "keep_checkpoints": 3}
         task = ToyTask(network(), 4, scores)
@@ -634,7 +634,7 @@ def test_what_averages_need_stays_for_every_checkpoint_that_is_kept(tmp_path: Pa
     torch.testing.assert_close(kept, (snapshots[0] + snapshots[1]) / 2)
 
 
-def test_a_run_whose_training_data_changed_is_refused(tmp_path: Path) -> None:
+def test_changed_training_data_are_refused(tmp_path: Path) -> None:
     task = ToyTask(network(), 4)
     trainer(task, tmp_path).train()
     task.fingerprint = lambda: "others"  # type: ignore[method-assign]
@@ -648,7 +648,7 @@ def test_another_number_of_threads_is_warned_about(tmp_path: Path, capsys: pytes
     assert "warning: 2 threads instead of 1: results may differ in the last bits" in capsys.readouterr().err
 
 
-def test_a_signal_ends_the_run_after_its_step_and_saves(tmp_path: Path) -> None:
+def test_a_signal_saves_and_ends_the_run(tmp_path: Path) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     training = trainer(ToyTask(network(), 4), tmp_path, steps=9)
     around_update(training, after=lambda: terminate(training.step == 4))
@@ -660,7 +660,7 @@ def test_a_signal_ends_the_run_after_its_step_and_saves(tmp_path: Path) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-def test_bfloat16_learns_the_same_speech(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_bfloat16_losses_are_near_float32(tiny_recipe: Path, tmp_path: Path) -> None:
     for precision in ("float32", "bfloat16"):
         overrides = ("engine.steps=6", "engine.log_every=1", f"engine.precision={precision}")
         segue.train(tiny_recipe, tmp_path / precision, *overrides)

@@ -48,7 +48,7 @@ class Memory:
 
 
 @pytest.mark.parametrize("for_each", [1.0, 3.7, 70.0])
-def test_the_largest_budget_that_fits_is_found_by_growing(monkeypatch: pytest.MonkeyPatch, for_each: float) -> None:
+def test_the_largest_budget_is_found_by_growing(monkeypatch: pytest.MonkeyPatch, for_each: float) -> None:
     memory = Memory(monkeypatch, 10_000.0, for_each)
     found = trials.largest_budget(10.0, 1e9, memory.take, CPU)
     assert memory.tried == [10.0 * trials.GROWTH**n for n in range(len(memory.tried))]
@@ -63,7 +63,7 @@ def test_a_budget_grows_no_further_than_the_data(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("limit", [40.0, 10.0])
-def test_where_memory_runs_out_the_budget_before_is_taken(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
+def test_out_of_memory_takes_the_budget_before(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
     # Memory that jumps: a kernel that needs a workspace from some size on.
     memory = Memory(monkeypatch, 1e6, 1.0)
 
@@ -73,7 +73,7 @@ def test_where_memory_runs_out_the_budget_before_is_taken(monkeypatch: pytest.Mo
     assert trials.largest_budget(10.0, 1e9, take, CPU) == {40.0: 33.75, 10.0: 10.0}[limit]
 
 
-def test_a_budget_that_fits_only_in_the_reserve_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_reserve_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(monkeypatch, 1000.0, 1.0)
 
     def take(budget: float) -> None:
@@ -84,7 +84,7 @@ def test_a_budget_that_fits_only_in_the_reserve_is_not_taken(monkeypatch: pytest
     assert memory.peak == 900.0
 
 
-def test_what_was_used_before_is_not_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_used_before_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(monkeypatch, 10_000.0, 1.0, used=5000.0)
 
     def take(budget: float) -> None:
@@ -103,7 +103,7 @@ def test_a_smallest_budget_that_does_not_fit_is_said(monkeypatch: pytest.MonkeyP
     assert memory.tried == [10.0]
 
 
-def test_what_any_group_of_this_process_may_hold_counts(tmp_path: Path) -> None:
+def test_limits_of_all_parent_cgroups_count(tmp_path: Path) -> None:
     memberships, job = tmp_path / "memberships", tmp_path / "root" / "slurm" / "job_1"
     memberships.write_text("4:memory:/another/version\n0::/slurm/job_1/step_0\n")
     (job / "step_0").mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_ranks_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) 
     assert trials._free_bytes(CPU) == 2e5
 
 
-def test_a_trial_leaves_no_model_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_free_their_models(monkeypatch: pytest.MonkeyPatch) -> None:
     class Layer:
         def __init__(self) -> None:
             self.forward = self.do  # as one that is recomputed
@@ -158,7 +158,7 @@ def few_pairs(pairs: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("task", ["speech", "translation"])
-def test_a_run_with_auto_has_one_number_also_when_it_is_resumed(
+def test_auto_batches_stay_the_same_on_resume(
     tiny_recipe: Path,
     reversal_recipe: Path,
     few_pairs: Path,
@@ -166,6 +166,7 @@ def test_a_run_with_auto_has_one_number_also_when_it_is_resumed(
     capsys: pytest.CaptureFixture[str],
     task: str,
 ) -> None:
+    """The number is tried out once."""
     run, words = tmp_path / "run", ["engine.steps=4", "engine.save_every=2", "engine.log_every=1", "batch.buckets=1"]
     if task == "speech":
         path, key = tiny_recipe, "seconds"
@@ -279,7 +280,7 @@ def tried(toy: Quadratic, largest: float = 1.0) -> list[trials.Rate]:
 
 
 @pytest.mark.parametrize("curvature", [10.0, 300.0, 1e4])
-def test_a_suggested_rate_is_large_and_short_of_where_training_breaks(curvature: float) -> None:
+def test_suggested_rates_are_large_but_stable(curvature: float) -> None:
     rates = tried(Quadratic(curvature))
     assert rates[0].learning_rate == pytest.approx(1e-6)
     assert len(rates) < 100  # it broke, and stopped there
@@ -289,7 +290,7 @@ def test_a_suggested_rate_is_large_and_short_of_where_training_breaks(curvature:
     assert 0.02 < suggested * curvature < 1  # 1 is at the minimum after one step, above 2 the weight grows
 
 
-def test_a_loss_that_falls_up_to_the_end_does_not_mislead() -> None:
+def test_a_slowly_falling_loss_does_not_mislead() -> None:
     """As of CTC under clipping, towards silence: it falls steeply once, at about 1e-3, and slowly for ever after."""
     losses = {10 ** (n / 10): 10 / (1 + 1000 * 10 ** (n / 10)) - 0.3 * n / 10 for n in range(-60, 1)}
     rates = [trials.Rate(rate, loss, loss) for rate, loss in losses.items()]
@@ -309,7 +310,7 @@ def test_losses_are_smoothed_without_a_bias_to_0() -> None:
     assert rates[-1].learning_rate == pytest.approx(1.0)
 
 
-def test_steps_without_a_good_example_count_for_nothing() -> None:
+def test_steps_without_good_examples_are_ignored() -> None:
     rates = tried(Quadratic(1e-9, bad=(0, 1, 7)))
     assert len(rates) == 97
     assert [rate.smoothed for rate in rates] == pytest.approx([0.5e-9] * 97)
@@ -322,7 +323,7 @@ def test_a_loss_that_is_not_finite_ends_the_search(error: bool) -> None:
     assert tried(toy) == []
 
 
-def test_a_suggested_rate_teaches_a_model_and_is_found_again(reversal_recipe: Path, tmp_path: Path) -> None:
+def test_suggested_rates_train_and_repeat(reversal_recipe: Path, tmp_path: Path) -> None:
     overrides = ("batch.tokens=256", *BRIEF)
     found = [
         training.learning_rates(reversal_recipe, overrides, smallest=1e-4, largest=10.0, num_steps=50) for _ in range(2)
@@ -336,9 +337,8 @@ def test_a_suggested_rate_teaches_a_model_and_is_found_again(reversal_recipe: Pa
     assert last["loss"] < 0.7 * rates[0].loss
 
 
-def test_a_rate_is_found_for_the_batches_that_auto_comes_to_on_one_device(
-    reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_learning_rates_are_found_for_auto_batches(reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one device, whatever layout was asked for."""
     monkeypatch.setattr(training, "_largest_budget", lambda *arguments: 256)
     layout = ("engine.data_parallel=4", "engine.tensor_parallel=2", "engine.offload=true")
     expected = training.learning_rates(reversal_recipe, ("batch.tokens=256",), smallest=1e-4, num_steps=12)
@@ -346,9 +346,7 @@ def test_a_rate_is_found_for_the_batches_that_auto_comes_to_on_one_device(
     assert found == expected
 
 
-def test_a_model_that_never_has_a_finite_loss_gets_a_reason(
-    reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_never_finite_loss_is_an_error(reversal_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(trainer: Trainer, smallest: float, largest: float, num_steps: int) -> list[trials.Rate]:
         return []
 

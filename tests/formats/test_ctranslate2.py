@@ -169,7 +169,8 @@ def num_same(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> in
 
 
 @pytest.mark.parametrize("limits", [{}, {"longest_factor": 0.4, "longest_extra": 0}], ids=["long", "short"])
-def test_greedy_outputs_are_ours_within_the_limit_of_each_row(case: Case, limits: dict[str, Any]) -> None:
+def test_greedy_outputs_are_ours(case: Case, limits: dict[str, Any]) -> None:
+    """Each within the limit of its row."""
     rows, section = sources_of(case.vocabularies, COUNT, 7), SearchSection(beams=1, **limits)
     ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
     assert_same(case, rows, ours, theirs)
@@ -183,7 +184,8 @@ def test_greedy_outputs_are_ours_within_the_limit_of_each_row(case: Case, limits
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-def test_five_beams_find_what_ours_find_or_what_one_search_came_to_later(case: Case, alpha: float) -> None:
+def test_five_beams_agree_with_ours(case: Case, alpha: float) -> None:
+    """Where one search finds a better output, it is a longer one, which the other stopped before."""
     rows, section = sources_of(case.vocabularies, COUNT, 7), SearchSection(beams=5, alpha=alpha)
     ours, theirs = (writer.search(rows, section, num_best=3) for writer in (case.ours, case.theirs))
     assert num_same(ours, theirs) >= 0.95 * COUNT
@@ -197,7 +199,7 @@ def test_five_beams_find_what_ours_find_or_what_one_search_came_to_later(case: C
             assert len(better.tokens) > len(worse.tokens)
 
 
-def test_what_has_no_room_to_end_is_cut_and_marked(case: Case) -> None:
+def test_outputs_at_the_limit_are_cut_and_marked(case: Case) -> None:
     rows, section = sources_of(case.vocabularies, COUNT, 8), SearchSection(longest_factor=0.4, longest_extra=0)
     ours, theirs = case.ours.search(rows, section), case.theirs.search(rows, section)
     assert num_same(ours, theirs) >= 0.97 * COUNT
@@ -209,7 +211,7 @@ def test_what_has_no_room_to_end_is_cut_and_marked(case: Case) -> None:
 
 
 @pytest.mark.parametrize("section", [GREEDY, BEAMS], ids=["greedy", "beams"])
-def test_outputs_go_on_from_their_prefixes(case: Case, section: SearchSection) -> None:
+def test_outputs_continue_their_prefixes(case: Case, section: SearchSection) -> None:
     rows, target = sources_of(case.vocabularies, COUNT, 9), case.vocabularies.target
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(0, 5, (COUNT,), generator=draw).tolist()
@@ -261,7 +263,7 @@ def test_special_tokens_are_never_written(case: Case, tmp_path: Path) -> None:
 
 # In int8 90 to 94 were the same; with all eight bits of the weights, 34 to 57 where the processor has no VNNI.
 @pytest.mark.parametrize(("quantization", "least"), [("int8", 0.8), ("float16", 0.99)])
-def test_smaller_numbers_change_few_outputs(case: Case, quantization: str, least: float, tmp_path: Path) -> None:
+def test_smaller_formats_change_few_outputs(case: Case, quantization: str, least: float, tmp_path: Path) -> None:
     write(case.ours.model, case.section, case.vocabularies, tmp_path, quantization)
     rows = sources_of(case.vocabularies, COUNT, 7)
     found = CTranslate2Backend(tmp_path).search(rows, BEAMS)
@@ -271,7 +273,7 @@ def test_smaller_numbers_change_few_outputs(case: Case, quantization: str, least
     assert (tmp_path / "model.bin").stat().st_size < (case.folder / "model.bin").stat().st_size
 
 
-def test_eight_bits_say_the_same_on_the_least_processor(case: Case, tmp_path: Path) -> None:
+def test_int8_outputs_agree_on_a_generic_cpu(case: Case, tmp_path: Path) -> None:
     write(case.ours.model, case.section, case.vocabularies, tmp_path, "int8")
     rows = sources_of(case.vocabularies, COUNT, 7)
     here = CTranslate2Backend(tmp_path).search(rows, GREEDY)
@@ -283,7 +285,7 @@ def test_eight_bits_say_the_same_on_the_least_processor(case: Case, tmp_path: Pa
         assert least.search([], GREEDY) == []
 
 
-def test_weights_of_eight_bits_use_seven(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_weights_use_seven_bits(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact: dict[str, Any] = {}
     kept: dict[str, Any] = {}
     monkeypatch.setattr(TransformerSpec, "save", lambda spec, folder: kept.update(spec.variables()))
@@ -306,7 +308,7 @@ def watched(validate: Any, exact: dict[str, Any]) -> Any:
     return validate_and_note
 
 
-def test_company_changes_no_output(case: Case) -> None:
+def test_batching_changes_no_output(case: Case) -> None:
     rows = sources_of(case.vocabularies, 40, 11)
     together = case.theirs.search(rows, BEAMS)
     for row, best in zip(rows, together, strict=True):
@@ -315,7 +317,7 @@ def test_company_changes_no_output(case: Case) -> None:
     assert case.theirs.search([], BEAMS) == []
 
 
-def test_more_hypotheses_than_there_are_first_tokens(tmp_path: Path) -> None:
+def test_num_best_may_exceed_the_first_tokens(tmp_path: Path) -> None:
     vocabulary = words("w", 3, SPECIAL)
     vocabularies = Vocabularies(vocabulary, vocabulary)
     section = TransformerSection.model_validate({"kind": "transformer", "dropout": 0.0, **SIZES})
@@ -336,7 +338,7 @@ def test_the_language_is_read_and_changes_the_output(case: Case) -> None:
     assert german != french
 
 
-def test_sources_and_outputs_keep_within_the_positions(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_and_outputs_fit_the_positions(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     token = len(case.vocabularies.source.special)
     with pytest.raises(UserError, match="a source of 4097 tokens: this model reads 4096 at most"):
         case.theirs.search([[token] * 4097], GREEDY)
@@ -346,7 +348,7 @@ def test_sources_and_outputs_keep_within_the_positions(case: Case, monkeypatch: 
     assert len(found[0][0].tokens) <= 5
 
 
-def test_what_is_no_model_is_told_in_one_line(case: Case, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_one_line(case: Case, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "missing", tmp_path / "empty"):
         with pytest.raises(UserError, match=f"{folder}: not a CTranslate2 model: .+") as raised:

@@ -141,7 +141,7 @@ def test_the_code_on_a_model_directory_s_card_runs(trained: Path, corpus: Path, 
     assert output == segue.load(trained).transcribe(corpus / "test_01.wav").text
 
 
-def test_a_card_that_its_owner_edited_keeps_what_was_written(trained: Path, tmp_path: Path) -> None:
+def test_edited_cards_keep_their_edits(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "model", tmp_path / "model")
     card = tmp_path / "model" / "README.md"
     text = card.read_text().replace("license: unknown", "license: mit").replace("\n## Use", "Ours.\n\n## Use")
@@ -157,9 +157,10 @@ def test_a_card_that_its_owner_edited_keeps_what_was_written(trained: Path, tmp_
     assert "| word error rate |" in found
 
 
-def test_a_paper_s_transformer_leaves_for_hugging_face_and_others_do_not(
+def test_huggingface_takes_the_papers_transformer(
     reversal_recipe: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Others are refused, and targets that take them are named."""
     segue.train(reversal_recipe, tmp_path / "run", "model.norm=post", "model.positions=sinusoidal", "engine.steps=400")
     found = formats.export(tmp_path / "run", "huggingface", tmp_path / "out")
     assert found.before > 60, "a model that knows nothing proves nothing"
@@ -177,9 +178,10 @@ def test_a_paper_s_transformer_leaves_for_hugging_face_and_others_do_not(
 # --- What runs it here ---
 
 
-def test_an_exported_model_transcribes_evaluates_and_takes_samples_of_any_kind(
+def test_exports_transcribe_and_evaluate(
     trained: Path, onnx: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """They take samples of any rate, type and number of channels."""
     ours, theirs = segue.load(trained), segue.load(onnx, threads=1)
     for path in sorted(corpus.glob("test_*.wav")):
         expected = ours.transcribe(path)
@@ -271,7 +273,7 @@ def test_exported_models_run_where_torch_is_not(
 @pytest.mark.parametrize(
     ("task", "target", "ours"), [("speech_recognition", "sherpa-onnx", "onnx"), ("translation", "onnx", "ctranslate2")]
 )
-def test_what_another_program_runs_is_named(
+def test_exports_for_other_programs_are_refused(
     task: str, target: str, ours: str, trained: Path, trained_translator: Path, tmp_path: Path
 ) -> None:
     run = trained if task == "speech_recognition" else trained_translator
@@ -367,7 +369,7 @@ def test_an_exported_model_is_not_exported_again(
         ("samples_per_frame", 10**8, r"model\.onnx: its samples_per_frame is another"),
     ],
 )
-def test_facts_of_another_model_are_named(key: str, value: Any, message: str, onnx: Path, tmp_path: Path) -> None:
+def test_metadata_of_another_model_is_refused(key: str, value: Any, message: str, onnx: Path, tmp_path: Path) -> None:
     shutil.copytree(onnx, tmp_path / "out")
     facts = contents(tmp_path / "out", "segue.json") | {key: value}
     (tmp_path / "out" / "segue.json").write_text(json.dumps(facts))
@@ -375,7 +377,7 @@ def test_facts_of_another_model_are_named(key: str, value: Any, message: str, on
         segue.load(tmp_path / "out")
 
 
-def test_a_vocabulary_that_is_not_the_tokenizer_s_is_named(trained_translator: Path, tmp_path: Path) -> None:
+def test_a_foreign_vocabulary_is_refused(trained_translator: Path, tmp_path: Path) -> None:
     formats.export(trained_translator, "ctranslate2", tmp_path / "out")
     path = tmp_path / "out" / "shared_vocabulary.json"
     *special, first, second = json.loads(path.read_text())
@@ -401,9 +403,8 @@ def test_bad_examples_are_named_or_left_out(
     assert contents(tmp_path / "out", "parity.json")["count"] == 4
 
 
-def test_a_link_is_followed_and_what_a_killed_export_left_does_not_matter(
-    trained_translator: Path, tmp_path: Path
-) -> None:
+def test_exports_follow_links_despite_leftovers(trained_translator: Path, tmp_path: Path) -> None:
+    """Leftovers of an export that was killed."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / ".partial_new_real_1").mkdir()
@@ -414,7 +415,7 @@ def test_a_link_is_followed_and_what_a_killed_export_left_does_not_matter(
     assert contents(tmp_path / "real", "segue.json")["target"] == "ctranslate2"
 
 
-def test_an_export_that_another_overtook_does_not_overwrite_it(
+def test_a_late_export_does_not_overwrite_another(
     trained_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from segue.formats import ctranslate2
@@ -430,9 +431,10 @@ def test_an_export_that_another_overtook_does_not_overwrite_it(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_directory_that_exists_is_written_over_only_where_it_is_an_export(
+def test_only_exports_are_overwritten(
     trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """With --force; any other folder stays."""
     out, words = tmp_path / "out", (trained_translator, "ctranslate2", tmp_path / "out")
     out.mkdir()
     (out / "diary.txt").write_text("dear diary")
@@ -446,7 +448,7 @@ def test_a_directory_that_exists_is_written_over_only_where_it_is_an_export(
     assert contents(out, "segue.json")["target"] == "ctranslate2"
 
 
-def test_a_model_whose_data_are_gone_asks_for_examples(
+def test_without_data_export_asks_for_examples(
     trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained / "model", tmp_path / "model")
@@ -462,7 +464,7 @@ def test_a_model_whose_data_are_gone_asks_for_examples(
     assert found_parity.examples == [str(examples)]
 
 
-def test_a_run_without_a_model_or_with_a_broken_one_is_refused(
+def test_missing_and_broken_models_are_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     half = tmp_path / "half"
@@ -480,7 +482,7 @@ def test_a_run_without_a_model_or_with_a_broken_one_is_refused(
     assert str(weights) in refused(tmp_path / "model", "onnx", tmp_path / "out", capsys=capsys)
 
 
-def test_a_model_that_came_out_different_is_not_published(
+def test_exports_that_differ_are_not_written(
     trained: Path, trained_translator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from segue.formats import ctranslate2, onnx
@@ -503,7 +505,7 @@ def test_a_model_that_came_out_different_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scores_that_are_not_numbers_are_not_published(
+def test_exports_with_nan_scores_are_not_written(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from segue.formats import onnx
@@ -532,7 +534,7 @@ def _disturbed(model: Any) -> Any:
     return other
 
 
-def test_layers_go_back_to_float_until_the_metric_is_kept(
+def test_layers_go_back_to_float_for_the_metric(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first tries are said to have lost much: one layer, then two stay in float."""

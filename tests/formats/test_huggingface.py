@@ -188,7 +188,7 @@ def test_files_hold_our_search_and_no_pickle(bpe: Vocabularies, tmp_path: Path) 
         ),
     ],
 )
-def test_all_that_marian_has_not_is_told_in_one_line(
+def test_all_unsupported_settings_are_in_one_line(
     settings: dict[str, Any], rule: TextSection | None, named: list[str], bpe: Vocabularies, tmp_path: Path
 ) -> None:
     section = changed(**settings)

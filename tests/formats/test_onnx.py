@@ -67,9 +67,7 @@ def run(path: Path, **inputs: Tensor) -> list[Any]:
 @pytest.mark.parametrize(
     "lengths", [[1], [39], [40], [200], [12345], [8000, 5000, 1], [41, 41, 41], [4000, 16001, 800]], ids=str
 )
-def test_the_graph_answers_as_the_model_does(
-    recognizer: AcousticModel, recognizer_path: Path, lengths: list[int]
-) -> None:
+def test_the_graph_has_the_models_outputs(recognizer: AcousticModel, recognizer_path: Path, lengths: list[int]) -> None:
     generator = torch.Generator().manual_seed(len(lengths))
     waveforms = torch.randn(len(lengths), max(lengths), generator=generator) * 0.1
     with torch.inference_mode():
@@ -81,7 +79,7 @@ def test_the_graph_answers_as_the_model_does(
         np.testing.assert_allclose(row[:size], expected_row[:size], atol=2e-4)
 
 
-def test_company_changes_no_answer_of_the_graph(recognizer_path: Path) -> None:
+def test_batching_changes_no_graph_output(recognizer_path: Path) -> None:
     waveforms, lengths = torch.randn(3, 6000, generator=torch.Generator().manual_seed(0)), [6000, 2500, 300]
     together, frames = run(recognizer_path, waveforms=waveforms, lengths=torch.tensor(lengths))
     for row, size, waveform, length in zip(together, frames, waveforms, lengths, strict=True):
@@ -89,7 +87,7 @@ def test_company_changes_no_answer_of_the_graph(recognizer_path: Path) -> None:
         np.testing.assert_allclose(row[:size], alone[0], atol=2e-4)
 
 
-def test_one_file_that_old_runtimes_read_holds_everything(recognizer: AcousticModel, recognizer_path: Path) -> None:
+def test_one_file_for_old_runtimes_holds_it_all(recognizer: AcousticModel, recognizer_path: Path) -> None:
     assert [path.name for path in recognizer_path.parent.iterdir()] == ["model.onnx"]
     model = onnx.load(recognizer_path)
     onnx.checker.check_model(model, full_check=True)
@@ -101,7 +99,7 @@ def test_one_file_that_old_runtimes_read_holds_everything(recognizer: AcousticMo
     assert [each.name for each in model.graph.output] == ["log_probs", "frames"]
 
 
-def test_batch_normalization_and_masks_cost_nothing_extra(recognizer: AcousticModel, recognizer_path: Path) -> None:
+def test_batch_norm_and_masks_add_no_nodes(recognizer: AcousticModel, recognizer_path: Path) -> None:
     nodes = onnx.load(recognizer_path).graph.node
     kinds = [node.op_type for node in nodes]
     convolutions = sum(isinstance(module, nn.Conv1d) for module in recognizer.modules())
@@ -144,7 +142,7 @@ class TorchSteps:
 
 
 @pytest.mark.parametrize("architecture", CASES)
-def test_a_search_over_the_graphs_writes_what_the_model_writes(architecture: dict[str, Any], tmp_path: Path) -> None:
+def test_search_over_graphs_matches_the_model(architecture: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(1)
     sizes = {"width": 16, "feed_forward": 24, "heads": 4, "encoder_layers": 1, "decoder_layers": 2}
     section = TransformerSection.model_validate({"kind": "transformer", **sizes, **architecture})

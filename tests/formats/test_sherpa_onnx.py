@@ -62,7 +62,7 @@ def spread_model(num_tokens: int) -> AcousticModel:
     "name",
     [pytest.param(name, marks=() if name in ("characters", "bpe") else pytest.mark.slow) for name in TOKENIZERS],
 )
-def test_sherpa_onnx_hears_what_we_hear(name: str, tmp_path: Path) -> None:
+def test_sherpa_onnx_recognizes_what_we_do(name: str, tmp_path: Path) -> None:
     tokenizer = built(name)
     model = spread_model(len(tokenizer))
     target.write(model, tokenizer, tmp_path, FEATURES)
@@ -96,7 +96,8 @@ def heard(model: AcousticModel, tokenizer: Tokenizer, samples: Tensor) -> str:
     return tokenizer.decode(e.token for e in ctc.greedy(log_probs[0].numpy(), len(tokenizer)))
 
 
-def test_the_frame_that_sherpa_onnx_does_not_look_at_says_nothing_new(tmp_path: Path) -> None:
+def test_the_frame_sherpa_onnx_skips_is_a_repeat(tmp_path: Path) -> None:
+    """Where it reads one frame less, the graph puts one that can be spared last."""
     model = spread_model(VOCABULARY - 1)
     target.write(model, built("characters without a space"), tmp_path, FEATURES)
     features = torch.randn(5, BINS, 51, generator=torch.Generator().manual_seed(0)) * 3 - 8
@@ -123,7 +124,7 @@ def test_the_frame_that_sherpa_onnx_does_not_look_at_says_nothing_new(tmp_path: 
     assert num_moved == 3
 
 
-def test_the_blank_is_last_and_a_space_has_its_own_sign() -> None:
+def test_the_blank_is_last_and_spaces_are_marked() -> None:
     tokenizer = tokenizers.build(CharactersSection(kind="characters", alphabet=" ab"), ())
     assert target.token_lines(tokenizer) == ["▁ 0", "a 1", "b 2", "<blk> 3"]
 
