@@ -4,8 +4,13 @@ In the speech corpus every letter is a tone; in the translation corpus a transla
 Classes of sounds are tones, of texts the halves that their number words are from.
 """
 
+import hashlib
+import io
 import json
+import pickle
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -367,3 +372,46 @@ def trained_classifiers(class_recipes: dict[str, Path], tmp_path_factory: pytest
     for name, path in class_recipes.items():
         segue.train(path, folder / name)
     return {name: folder / name for name in class_recipes}
+
+
+class _ByValue(pickle.Pickler):
+    """What torch itself writes of a tensor is another each time."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        import torch
+
+        if not isinstance(obj, torch.Tensor):
+            return NotImplemented
+        return str, (f"{obj.dtype} {tuple(obj.shape)} {obj.detach().flatten().view(torch.uint8).numpy().tobytes()!r}",)
+
+
+def _digest(value: object) -> str:
+    """Equal for equal models."""
+    file = io.BytesIO()
+    _ByValue(file).dump(value)
+    return hashlib.sha256(file.getvalue()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def traced_once() -> Iterator[None]:
+    """Models are traced once: that takes ten seconds, and the graph of equal weights and settings is the same."""
+    import torch
+    from torch import nn
+
+    from segue.formats import onnx
+
+    kept: dict[str, torch.onnx.ONNXProgram] = {}
+    real = onnx.traced
+
+    def traced(
+        model: nn.Module, example: tuple[torch.Tensor, ...], dimensions: onnx.Names, outputs: Sequence[str]
+    ) -> torch.onnx.ONNXProgram:
+        key = _digest((model, example, dimensions, list(outputs)))
+        if key not in kept:
+            kept[key] = real(model, example, dimensions, outputs)
+        kept[key].model.metadata_props.clear()
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx, "traced", traced)
+        yield

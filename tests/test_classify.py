@@ -28,8 +28,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def exported(trained_classifiers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exported(
+    traced_once: None, trained_classifiers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Not to be written to."""
+    del traced_once
     folder = tmp_path_factory.mktemp("exported")
     for name, run in trained_classifiers.items():
         assert main(["export", str(run), "onnx", str(folder / name)]) == 0

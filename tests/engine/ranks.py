@@ -20,8 +20,8 @@ TRAIN = (
     *("engine.steps=12", "engine.log_every=1", "engine.save_every=3", "engine.evaluate_every=6"),
     *("engine.moving_average_decay=0.9", "engine.average_count=2"),
 )
-PATIENCE = 300
-"""Seconds until something hangs; far more than anything takes."""
+PATIENCE = 900
+"""Seconds until something hangs; a spread model that is compiled for each shape takes 300."""
 KILLED, LET_DOWN = -signal.SIGKILL, 75
 
 

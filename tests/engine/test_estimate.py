@@ -186,9 +186,9 @@ def test_four_of_equal_layers_are_rehearsed(num_forwards: dict[str, int]) -> Non
     ],
 )
 def test_skipping_equal_layers_changes_no_number(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    few, few_courses = _estimate(*DEEP, *overrides, devices=4).as_json(), _courses(*overrides)
+    few, few_courses = _estimate(*DEEP, *overrides, devices=2).as_json(), _courses(*overrides)
     monkeypatch.setattr(depth, "REHEARSED", 100)  # no run is as long
-    assert few == _estimate(*DEEP, *overrides, devices=4).as_json()
+    assert few == _estimate(*DEEP, *overrides, devices=2).as_json()
     assert few_courses == _courses(*overrides)
 
 

@@ -117,7 +117,7 @@ def spread(rank: int, folder: Path, layouts: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("size", LAYOUTS)
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_values_are_the_same_on_any_layout(size: int, tmp_path: Path) -> None:
     wanted = {}
     for name, build in MODELS.items():
