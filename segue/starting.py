@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from segue import progress, recipe, tasks
+from segue.data import manifests
 from segue.engine.distributed.parallel import World
 from segue.engine.state import start
 from segue.engine.state.checkpoint import checksum_of, write_text
@@ -25,7 +26,7 @@ TUNING_RATE = 0.1
 _TUNING = (
     *("engine.steps=auto", "engine.evaluate_every=auto", "engine.save_every=auto"),
     *("schedule.kind=cosine", "schedule.warmup_steps=100"),
-    *('data.train=["train.jsonl"]', "data.dev=auto", "start.tokenizer=keep", "start.freeze=[]"),
+    *('data.train=["train.jsonl"]', "data.dev=auto", "data.rehearsal=[]", "start.tokenizer=keep", "start.freeze=[]"),
 )
 
 
@@ -149,6 +150,6 @@ def _story(folder: Path, base: Any) -> str:
     before = f"; that one from {base.start.story}" if base.start.story else ""
     checksum = checksum_of(folder / "model.safetensors")
     return (
-        f"{folder} (license {base.license}, trained on {', '.join(base.data.train)}; SHA-256 of its weights "
+        f"{folder} (license {base.license}, trained on {manifests.training_name(base.data)}; SHA-256 of its weights "
         f"{checksum[:16]}){before}"
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from segue import progress, recipe, tasks
 from segue.data import automatic, manifests
+from segue.data.mixture import Mixture
 from segue.errors import UserError, missing_extra, warn
 from segue.files import PARTIAL
 
@@ -67,8 +68,8 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
         asked = section
         watchdog.note("prepares the data")
         with _told_once_a_machine():
-            section, source = module.build_source(section, run, world)
-            task = module.build_task(section, source)
+            section, own, source = _data(section, module, run, world)
+            task = module.build_task(section, own)
         if _waits_for_budget(section, source):
             watchdog.note("tries budgets" if world.is_first else WAITS)
             found = world.first(lambda: _largest_budget(section, source, task, run, watchdog))
@@ -115,8 +116,8 @@ def learning_rates(
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         section = starting.adopted(section, module, run)
-        section, source = module.build_source(section, run, ALONE)
-        task = module.build_task(section, source)
+        section, own, source = _data(section, module, run, ALONE)
+        task = module.build_task(section, own)
         if _waits_for_budget(section, source):
             found = _largest_budget(section, source, task, run)
             section, source = _with_budget(section, source, found)
@@ -136,8 +137,8 @@ def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Fin
     if not (run / RECIPE).is_file():
         raise UserError(f"{path}: no {RECIPE} beside it; a replay file is read in its run directory")
     section, module = _read(run / RECIPE, overrides)
-    section, source = module.build_source(section, run, ALONE)
-    task = module.build_task(section, source)
+    section, own, source = _data(section, module, run, ALONE)
+    task = module.build_task(section, own)
     micro_batches, freeze = section.batch.micro_batches, section.start.freeze
     return replay.take_again(task, source, section.engine, micro_batches, section.seed, path, freeze)
 
@@ -158,6 +159,16 @@ def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, ModuleType]:
     draft = recipe.read(path, overrides)
     module = tasks.module_of(draft)
     return recipe.validate(draft, module.Recipe), module
+
+
+def _data(section: Any, module: ModuleType, run: Path, world: World) -> tuple[Any, Any, Any]:
+    """The recipe with what it leaves to the data; the data that scores are of; and these with what is rehearsed."""
+    section, own = module.build_source(section, run, world)
+    if not section.data.rehearsal:
+        return section, own, own
+    earlier = section.model_copy(update={"data": manifests.rehearsal_of(section.data)})
+    _, rehearsed = module.build_source(earlier, run, world)
+    return section, own, Mixture(own, rehearsed, section.data.rehearsal_share)
 
 
 def _operations_per_amount(section: Any, module: ModuleType) -> float | None:

@@ -67,11 +67,11 @@ def test_pauses_and_levels_cost_little_accuracy(tmp_path: Path) -> None:
     noise = 1e-3 * np.random.default_rng(0).standard_normal(quickstart.SAMPLE_RATE_HZ).astype(np.float32)
 
     def error_rate(waveforms: list[audio.Samples]) -> float:
-        heard = [model.recognize([waveform])[0][0] for waveform in waveforms]
-        return metrics.error_rates([utterance.text for utterance in utterances], heard)["word_error_rate"]
+        outputs = [model.recognize([waveform])[0][0] for waveform in waveforms]
+        return metrics.error_rates([utterance.text for utterance in utterances], outputs)["word_error_rate"]
 
     clean = error_rate(clips)
-    assert clean < 0.12
+    assert clean < 0.2, "a model that has learned nothing loses nothing"
     assert error_rate([clip * np.float32(10 ** (-30 / 20)) for clip in clips]) < clean + 0.02
     assert error_rate([np.concatenate([0 * noise, clip, 0 * noise]) for clip in clips]) < clean + 0.03
     assert error_rate([np.concatenate([noise, clip, noise]) for clip in clips]) < clean + 0.03

@@ -37,6 +37,11 @@ class ManifestsSection(Section):
     dev: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["auto", "held_out"] = ("dev.jsonl",)
     """Development manifests: they choose the best model. "held_out" takes a tenth of the training examples, 1,000 at
     most, which are not learned from then; "auto" takes dev.jsonl where there is one, and else "held_out"."""
+    rehearsal: tuple[str, ...] = ()
+    """Manifests of what a model that is fine-tuned learned before, in `root` or elsewhere: a share of the training is
+    of these, so that it is not forgotten."""
+    rehearsal_share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Share of the micro-batches that is of `rehearsal`."""
     skip_bad: bool = False
     """Leave out, and count, examples that cannot be used, instead of stopping."""
 

@@ -66,6 +66,17 @@ def training_paths(data: ManifestsSection) -> list[Path]:
     return [Path(data.root) / name for name in data.train]
 
 
+def rehearsal_of(data: S) -> S:
+    """The section of the data that are rehearsed."""
+    return data.model_copy(update={"train": data.rehearsal, "rehearsal": ()})
+
+
+def training_name(data: ManifestsSection) -> str:
+    """What the training examples are, in words."""
+    mixed = f" with {data.rehearsal_share:.0%} of {', '.join(data.rehearsal)} mixed in" if data.rehearsal else ""
+    return f"{', '.join(data.train)}{mixed}"
+
+
 def dev_paths(data: ManifestsSection) -> list[Path]:
     """Where the development manifests lie; none where they are held out."""
     return [] if isinstance(data.dev, str) else [Path(data.root) / name for name in data.dev]
@@ -78,7 +89,8 @@ def dev_name(data: ManifestsSection) -> str:
 
 def check(data: ManifestsSection) -> None:
     """A UserError where a manifest is not there; it names the folder that is missing, or what is in it instead."""
-    missing = [path for path in (*training_paths(data), *dev_paths(data)) if not path.is_file()]
+    paths = (*training_paths(data), *training_paths(rehearsal_of(data)), *dev_paths(data))
+    missing = [path for path in paths if not path.is_file()]
     if not missing:
         return
     folder = missing[0].parent
@@ -87,7 +99,11 @@ def check(data: ManifestsSection) -> None:
         raise UserError(f"{folder}: {wrong}; data.root={data.root} should name what `segue prepare` wrote")
     there = sorted(path.name for path in folder.iterdir() if path.name.endswith((".jsonl", ".json", ".jsonl.gz")))
     listed = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
-    has = f"the folder has {listed}: data.train and data.dev name manifests" if there else "the folder has no manifest"
+    has = (
+        f"the folder has {listed}: data.train, dev and rehearsal name manifests"
+        if there
+        else "the folder has no manifest"
+    )
     raise UserError(f"{missing[0]}: no such manifest ({has}; segue prepare writes them)")
 
 

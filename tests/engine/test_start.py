@@ -122,7 +122,8 @@ def test_frozen_weights_do_not_change(tiny_recipe: Path, trained: Path, tmp_path
 def test_sharded_runs_start_with_the_same_weights(
     start: Start, recipe: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    base = ("--from", undisturbed, "engine.steps=2", *OTHER_TOKENS)
+    rehearsal = ('data.rehearsal=["dev.jsonl"]', "data.rehearsal_share=0.2")
+    base = ("--from", undisturbed, "engine.steps=2", *OTHER_TOKENS, *rehearsal)
     for name, ranks, layout in (("alone", 1, ()), ("spread", 4, ("engine.shard=2", "engine.tensor_parallel=2"))):
         assert set(start(ranks, [*training(recipe, tmp_path / name), *base, *layout]).end().statuses) == {0}
     alone, spread = (records(tmp_path / name) for name in ("alone", "spread"))
@@ -137,7 +138,7 @@ def test_sharded_runs_start_with_the_same_weights(
 def test_a_run_goes_on_without_its_base(start: Start, recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(undisturbed / "model", base)
-    freeze = ("--from", base, 'start.freeze=["encoder.0"]')
+    freeze = ("--from", base, 'start.freeze=["encoder.0"]', 'data.rehearsal=["dev.jsonl"]', "data.rehearsal_share=0.2")
     assert start(2, [*training(recipe, tmp_path / "whole"), *freeze]).end().statuses == [0, 0]
     kill = call(sabotage.at_step, 8, [0], call(sabotage.send_to_all, signal.SIGKILL))
     killed = start(2, [*training(recipe, tmp_path / "killed"), *freeze], kill).end()

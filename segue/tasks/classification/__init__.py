@@ -160,7 +160,7 @@ class Classifying:
             license_id=section.license,
             languages=[],
             facts=[
-                f"Trained on {', '.join(data.train)}: {len(train):,} {noun}{hours}.",
+                f"Trained on {manifests.training_name(data)}: {len(train):,} {noun}{hours}.",
                 *section.start.facts(),
                 f"Tells {len(self.classes)} classes of {noun}{rate}: {', '.join(self.classes)}.",
                 f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "

@@ -152,7 +152,8 @@ def _model_card(task: SpeechRecognition, scores: dict[str, float]) -> str:
         license_id=section.license,
         languages=sorted({utterance.language for utterance in dev if utterance.language is not None}),
         facts=[
-            f"Trained on {', '.join(data.train)}: {len(train):,} utterances, {train.sizes.sum() / 3600:.1f} hours.",
+            f"Trained on {manifests.training_name(data)}: {len(train):,} utterances, "
+            f"{train.sizes.sum() / 3600:.1f} hours.",
             *section.start.facts(),
             f"Input: speech, resampled to {rate} Hz. Output: text, {section.text.case} case.",
             f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "

@@ -170,7 +170,7 @@ class Translation:
             license_id=self.recipe.license,
             languages=[*sources, *(each for each in languages if each not in sources)],
             facts=[
-                f"Trained on {', '.join(data.train)}: {len(train):,} pairs.",
+                f"Trained on {manifests.training_name(data)}: {len(train):,} pairs.",
                 *self.recipe.start.facts(),
                 f"From {', '.join(sources) or '(not said)'} to {', '.join(languages) or '(not said)'}.",
                 f"{'mean ' * is_mean}{plain} on {manifests.dev_name(data)}, which chose this state of the model: "
