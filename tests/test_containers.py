@@ -30,6 +30,8 @@ FORMS = {
     "au": ("AU", "PCM_16"),
     "caf": ("CAF", "PCM_16"),
     "w64": ("W64", "PCM_16"),
+    "sph": ("NIST", "PCM_16"),
+    "ulaw.sph": ("NIST", "ULAW"),
 }
 
 
@@ -133,6 +135,25 @@ def test_joined_files_are_read_one_after_another(tmp_path: Path, make: Make, nam
     np.testing.assert_allclose(joined, apart, atol=1e-6)
     inside = audio.read(tmp_path / f"x.{name}", RATE, 0.8, 0.5)
     np.testing.assert_allclose(inside, apart[round(0.8 * RATE) : round(1.3 * RATE)], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wav", "rf64", "ogg", "aiff"])
+def test_flac_may_be_joined_with_others(tmp_path: Path, make: Make, name: str) -> None:
+    found = heard(tmp_path / "both", make("flac") + make(name, seed=1))
+    assert len(found) == pytest.approx(4 * RATE, abs=RATE // 100)
+
+
+@pytest.mark.parametrize("name", ["VOC", "AVR", "IRCAM", "PAF", "MAT5"])
+def test_files_that_nothing_measures_are_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A part of one is read as a shorter one."""
+    path = tmp_path / f"a.{name.lower()}"
+    soundfile.write(path, sound(2), RATE, format=name, subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[:-RATE])
+    num_samples = sum(map(len, audio.stream(path, RATE)))
+    assert num_samples == pytest.approx(1.5 * RATE, abs=RATE // 100)
+    assert f"{path}: has no mark of its end; it may have been cut" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "ogg", "mp3"])

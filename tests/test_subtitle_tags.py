@@ -150,3 +150,23 @@ def test_entities_are_read_and_written() -> None:
     assert only_text("srt", "Fish &amp; chips.", by=lambda texts: texts) == ["Fish &amp; chips."]
     assert only_text("srt", "R & B; AT&T <3", by=lambda texts: texts) == ["R & B; AT&T <3"]
     assert only_text("vtt", "A &lt; B&#33; &quot;C&quot;", by=lambda texts: texts) == ['A &lt; B! "C"']
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_escaped_tags_are_no_words(form: Form) -> None:
+    """As converters leave them; other words between escaped brackets are text."""
+    head = "WEBVTT\n\n00:01.000 --> 00:02.000\n" if form == "vtt" else "1\n00:00:01,000 --> 00:00:02,000\n"
+    for body, words in (
+        ("&lt;i&gt;Two dogs.&lt;/i&gt;", "Two dogs."),
+        ('&lt;font color="red"&gt;Hi &amp; bye.&lt;/font&gt;', "Hi & bye."),
+        ("&lt;name&gt; says hi.", "<name> says hi."),
+    ):
+        given: list[str] = []
+
+        def note(texts: list[str], given: list[str] = given) -> list[str]:
+            given += texts
+            return texts
+
+        found = translate((head + body + "\n").encode(), form, note, Shape())
+        assert given == [words]
+        assert found.text.strip().splitlines()[-1] == body

@@ -180,7 +180,7 @@ def stream(path: Path, sample_rate_hz: int, block_seconds: float = BLOCK_SECONDS
         if channel is not None:
             warn(f"{path}: its channels cancel each other (opposite phase); channel {channel} alone is used")
     parts = containers.parts(path)
-    if parts and not parts[-1].has_end and not parts[-1].is_cut:
+    if (not parts and _is_of_unknown_length(path)) or (parts and not parts[-1].has_end and not parts[-1].is_cut):
         warn(f"{path}: has no mark of its end; it may have been cut, but all that it has is used")
     num_yielded, last_rate = 0, sample_rate_hz
     resampler = None
@@ -202,6 +202,12 @@ def stream(path: Path, sample_rate_hz: int, block_seconds: float = BLOCK_SECONDS
         yield samples
     if not num_yielded:
         raise UserError(f"{path}: holds no audio")
+
+
+def _is_of_unknown_length(path: Path) -> bool:
+    """Is it of one of the kinds that only libsndfile knows, which read a file that was cut as a shorter one?"""
+    with _opened(path, None) as file:
+        return file is not None and file.format != "HTK"  # which libsndfile itself checks
 
 
 def write(path: Path, samples: Samples, sample_rate_hz: int) -> None:

@@ -6,7 +6,9 @@ stretch of bytes that libsndfile reads as one whole file, where needed with anot
 in `mpeg.py`.
 """
 
+import math
 import mmap
+import re
 import struct
 from collections.abc import Callable
 from functools import lru_cache
@@ -143,6 +145,8 @@ def _reader(data: Bytes, place: int) -> Reader | None:
     if magic == b"OggS":
         return _ogg
     if (magic == b"FORM" and data[place + 8 : place + 11] == b"AIF") or magic in (b".snd", b"caff"):
+        return _other
+    if data[place : place + 8] == NIST:
         return _other
     if data[place : place + 16] == W64_RIFF:
         return _other
@@ -299,13 +303,17 @@ def _wav_header(form: bytes, order: str, length: int) -> bytes:
 # --- flac ---
 
 
+_BEGINS = re.compile(
+    rb"fLaC[\x00\x80]\0\0\x22|(?:RIFF|RIFX|RF64|BW64).{4}WAVE|OggS\0\x02\0{8}|FORM.{4}AIF[FC]|ID3[\x03\x04]\0.[\0-\x7f]{4}T",
+    re.DOTALL,
+)
+"""What another file begins with; hardly a place in samples that are compressed looks like it by chance."""
+
+
 def _flac(data: Bytes, start: int) -> tuple[list[Part], int]:
-    """RFC 9639: the first block says how many samples there are, or 0. Another file begins with the same mark."""
+    """RFC 9639: the first block says how many samples there are, or 0. Nothing says where the file ends."""
     total = int.from_bytes(data[start + 21 : start + 26], "big") & (1 << 36) - 1
-    end = data.find(b"fLaC", start + 42)
-    while end >= 0 and data[end + 4 : end + 8] not in (b"\x00\0\0\x22", b"\x80\0\0\x22"):
-        end = data.find(b"fLaC", end + 4)
-    end = len(data) if end < 0 else end
+    end = next((found.start() for found in _BEGINS.finditer(data, start + 42)), len(data))
     return [Part("flac", start, end, num_frames=total or None)], end
 
 
@@ -346,11 +354,12 @@ def _ogg(data: Bytes, start: int) -> tuple[list[Part], int]:
 
 # --- others that libsndfile reads ---
 
+NIST = b"NIST_1A\n"
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 
 
 def _other(data: Bytes, start: int) -> tuple[list[Part], int]:
-    """aiff, au, caf and w64: where the header says that the file ends."""
+    """aiff, au, caf, w64 and NIST's sphere: where the header says that the file ends."""
     magic = data[start : start + 4]
     if magic == b"FORM":
         size = int.from_bytes(data[start + 4 : start + 8], "big")
@@ -360,6 +369,8 @@ def _other(data: Bytes, start: int) -> tuple[list[Part], int]:
         length = offset + size
     elif magic == b"riff":
         length = size = int.from_bytes(data[start + 16 : start + 24], "little")
+    elif magic == NIST[:4]:
+        length = size = _nist_length(data, start)
     else:
         length = size = _caf_length(data, start)
     present = len(data) - start
@@ -384,3 +395,12 @@ def _caf_length(data: Bytes, start: int) -> int:
             break
         place += 12 + size
     return place - start
+
+
+def _nist_length(data: Bytes, start: int) -> int:
+    """Bytes of a sphere file; 0 where its header does not say how many samples it has."""
+    head = bytes(data[start : start + 1024])
+    found = {key: int(value) for key, value in re.findall(rb"^(\w+) -(?:i|s\d+) (\d{1,18})\b", head, re.MULTILINE)}
+    size = math.prod(found.get(key, 0) for key in (b"sample_count", b"channel_count", b"sample_n_bytes"))
+    lines = head.split(b"\n", 2)
+    return int(lines[1]) + size if size and lines[1].strip().isdigit() else 0

@@ -90,9 +90,9 @@ def read(body: str, form: Form) -> Cue:
     return Cue(plain, tags, parts, form, markup.has_entities(body, form))
 
 
-def clean(text: str, form: Form) -> str:
-    """A translation in one line and without what the form would take for a tag."""
-    return _SPACES.sub(" ", markup.without_tags(text, form)).strip()
+def clean(text: str, form: Form, is_escaped: bool) -> str:
+    """A translation in one line and without what the form would take for a tag, where it is not written as entities."""
+    return _SPACES.sub(" ", markup.without_tags(text, form, is_escaped)).strip()
 
 
 def write(cue: Cue, texts: Mapping[int, Words], line_length: int) -> Laid:

@@ -12,11 +12,14 @@ _LINE = {"srt": r"\n|\\N|<[bB][rR] */?>", "vtt": r"\n", "ass": r"\\[nN]"}
 _ENTITY_SPACE = "&nbsp;|&\\#160;|&\\#[xX][aA]0;"
 _SPACE = {"srt": f"\u00a0|{_ENTITY_SPACE}", "vtt": f"\u00a0|{_ENTITY_SPACE}", "ass": r"\\h|\u00a0"}
 _READING = r"<rt\b[^<>]*>.*?(?:</rt>|(?=<rt\b|</ruby)|\Z)"  # what is set above a ruby base: no words of the sentence
+_ESCAPED_TAG = (
+    r"&lt;/?(?i:[ibus]|font(?:\s(?:(?!&[lg]t;)[^\n])*)?)&gt;"  # what a converter has spoiled is no word either
+)
 _TAG = {
     # Other words between angle brackets are no tags, as in "<<That's OK, >> - he calmed himself."
     "srt": rf"{_READING}|</?[a-zA-Z][\w.:-]*/?>|< */? *(?i:[ibus]|br|font) */?>|<[a-zA-Z]+\s[^<>]*=[^<>]*>"
-    r"|<(?:v|lang|font)\b[^<>]*>|\{\\[^{}]*\}|\{[yYcCfFsSpP]:[^{}]*\}",
-    "vtt": rf"{_READING}|<[^<>]*>|\{{\\[^{{}}]*\}}",
+    rf"|<(?:v|lang|font)\b[^<>]*>|\{{\\[^{{}}]*\}}|\{{[yYcCfFsSpP]:[^{{}}]*\}}|{_ESCAPED_TAG}",
+    "vtt": rf"{_READING}|<[^<>]*>|\{{\\[^{{}}]*\}}|{_ESCAPED_TAG}",
     "ass": r"\{[^}]*+\}",
 }
 _MARK = rf"[{MARKS}]|&(?:lrm|rlm|\#8206|\#8207|\#[xX]200[eEfF]|ZeroWidthSpace);"
@@ -29,9 +32,9 @@ _TOKEN = {
 _ENTITY = re.compile(r"&#?\w{1,10};")
 _HAS_ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|lrm|rlm|#\d{1,6}|#[xX][0-9a-fA-F]{1,5});")
 
-_NAME = re.compile(r"<[ /]*([a-zA-Z]*)")
+_NAME = re.compile(r"(?:<|&lt;)[ /]*([a-zA-Z]*)")
 _OVERRIDE = re.compile(r"\\([ibus])[0-9]")
-_CLOSES = re.compile(r"<\s*/.*|<rt\b.*|\{(?:\\(?:[ibus]0|r|1?c))+\}", re.DOTALL)
+_CLOSES = re.compile(r"(?:<|&lt;)\s*/.*|<rt\b.*|\{(?:\\(?:[ibus]0|r|1?c))+\}", re.DOTALL)
 _OPENING_MARKS = {"\u202a": "embedding", "\u202b": "embedding", "\u202d": "embedding", "\u202e": "embedding"} | {
     "\u2066": "isolate",
     "\u2067": "isolate",
@@ -109,14 +112,14 @@ def escaped(text: str, form: Form, is_escaped: bool) -> str:
     return text.replace("\u00a0", r"\h") if form == "ass" else text
 
 
-def without_tags(text: str, form: Form) -> str:
-    """A translation without what the form would take for a tag or a line end."""
+def without_tags(text: str, form: Form, is_escaped: bool) -> str:
+    """A translation without what the form would take for a tag or a line end; where it `is_escaped`, that is text."""
     # A lone surrogate cannot be written, and a NUL cannot be read again.
     text = text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if form == "ass":
         text = text.replace("{", "(").replace("}", ")")
-    if form == "vtt":  # which can write these as text
-        return text
+    if is_escaped:
+        return text.replace(r"\N", " ") if form == "srt" else text
     return _TOKEN[form].sub(
         lambda token: "" if token["tag"] else token[0] if token["mark"] else "\u00a0" if token["space"] else " ", text
     )

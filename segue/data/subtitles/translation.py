@@ -101,7 +101,8 @@ def translate(
         for sentence in group.sentences:
             translation = sentence.text.rstrip()
             if has_letters(sentence.text):
-                translation = layout.clean(answers[position], form)
+                is_escaped = all(cues[group.segments[index].cue].is_escaped for index in sentence.shares)
+                translation = layout.clean(answers[position], form, is_escaped)
                 position += 1
                 if not translation:
                     translation = sentence.text.rstrip()
