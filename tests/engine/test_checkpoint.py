@@ -159,7 +159,7 @@ def test_a_flipped_bit_is_reported_and_passed_over(
     for position in range(path.stat().st_size):
         damage(path, position, bit=position % 8)
         assert loaded_step(tmp_path) == 10, f"byte {position} of {path.read_bytes()!r}"
-        assert f"{path.parent}: damaged checkpoint passed over" in capsys.readouterr().err
+        assert f"{path.parent}: damaged checkpoint skipped" in capsys.readouterr().err
         damage(path, position, bit=position % 8)  # mends it
     assert loaded_step(tmp_path) == 20
 
@@ -174,7 +174,7 @@ def test_an_incomplete_checkpoint_is_reported_and_passed_over(
     path = tmp_path / "step_00000020" / file
     path.unlink() if size is None else os.truncate(path, size)
     assert loaded_step(tmp_path) == 10
-    assert f"{path.parent}: damaged checkpoint passed over" in capsys.readouterr().err
+    assert f"{path.parent}: damaged checkpoint skipped" in capsys.readouterr().err
 
 
 def test_training_does_not_start_anew_where_every_checkpoint_is_damaged(tmp_path: Path) -> None:

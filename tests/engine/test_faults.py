@@ -133,13 +133,13 @@ def test_ranks_that_are_killed_lose_nothing(start: Start, recipe: Path, tmp_path
 
     one_while_it_writes = call(sabotage.die_at, "open", "checkpoints/.partial_00000006", victim=1)
     ended = start(2, training(recipe, run, "engine.workers=1"), one_while_it_writes).end()
-    assert ended == ([LET_DOWN, KILLED], ["segue: another rank is gone, and may have said why\n", ""])
+    assert ended == ([LET_DOWN, KILLED], ["segue: another rank has exited; its output may say why\n", ""])
     assert steps(run) == [3]
 
     # Its files are gone.
     one_while_it_deletes = call(sabotage.die_at, "os.rmdir", "checkpoints/.partial_step_00000003")
     ended = start(2, training(recipe, run), one_while_it_deletes).end()
-    assert ended == ([KILLED, LET_DOWN], ["", "segue: another rank is gone, and may have said why\n"])
+    assert ended == ([KILLED, LET_DOWN], ["", "segue: another rank has exited; its output may say why\n"])
     assert steps(run) == [6, 9]
 
     ended = start(2, training(recipe, run)).end()
