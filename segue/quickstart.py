@@ -47,7 +47,7 @@ def run(out: Path, recordings: Path | None) -> int:
     _say(f"2. Training a small Jasper in {run_folder}")
     result = training.train(recipe.find("quickstart"), run_folder, [f"data.root={data}"])
     if result.signal is not None:
-        _say("stopped and saved; the same command goes on from there")
+        _say("stopped and saved; the same command continues from there")
         return 128 + int(result.signal)
     _say(f"3. Trying voices that were not in the training: {', '.join(VOICES['test'])}\n")
     evaluator = tasks.load(run_folder).evaluator

@@ -177,7 +177,7 @@ def test_a_class_that_training_never_saw_is_named_in_dev_or_left_out_and_counted
     write_lines(data / "dev.jsonl", [lines[0], {**lines[1], "label": "new"}, *lines[2:]])
     with pytest.raises(UserError) as raised:
         task_of(path, tmp_path / "run", f"data.root={data}")
-    message = f"{data}/dev.jsonl:2: label: 'new' is no class that is learned (classes: "
+    message = f"{data}/dev.jsonl:2: label: 'new' is not a class of the model (classes: "
     assert str(raised.value).startswith(message)
     task = task_of(path, tmp_path / "run", f"data.root={data}", "data.skip_bad=true")
     assert len(task.source.manifests["dev"]) == len(lines) - 1

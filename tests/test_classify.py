@@ -183,7 +183,7 @@ def test_an_unknown_class_in_a_test_is_named_or_left_out_and_counted(
     lines[2]["label"] = "new"
     (root / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert main(["evaluate", str(run), str(root / "test.jsonl")]) == 2
-    assert f"{root}/test.jsonl:3: label: 'new' is no class that is learned" in capsys.readouterr().err
+    assert f"{root}/test.jsonl:3: label: 'new' is not a class of the model" in capsys.readouterr().err
     assert main(["evaluate", str(run), str(root / "test.jsonl"), "--json", "--skip-bad"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert (scores["skipped"], scores[kind]) == (1, len(lines) - 1)

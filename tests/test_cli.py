@@ -193,7 +193,7 @@ def test_a_mistake_in_a_manifest_names_file_line_and_key(
         ),
         (
             "train {recipe} --fast",
-            "--fast: no such option of train (segue train --help); a recipe's keys stand behind it: ",
+            "--fast: no such option of train (segue train --help); recipe keys follow the recipe: ",
         ),
         (
             "train {recipe} data.root=nowhere --out {trained}",
@@ -405,7 +405,7 @@ def test_a_channel_is_taken_where_two_differ(segue: Segue, corpus: Path, trained
     soundfile.write(tmp_path / "y.wav", np.stack([left, -left], axis=1), 8000)
     outcome = segue("transcribe", trained, tmp_path / "y.wav")
     assert (outcome.status, outcome.out) == (0, f"{text}\n")
-    assert "y.wav: its channels cancel each other (opposite phase); channel 1 alone is used" in outcome.err
+    assert "y.wav: its channels cancel each other (opposite phase); only channel 1 is used" in outcome.err
 
 
 def test_names_and_texts_need_no_utf8_locale(corpus: Path, trained: Path, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_references_that_hold_nothing_are_said(
     manifest = rewritten(corpus, tmp_path / "x.jsonl", text="?!")
     assert main(["evaluate", str(trained), str(manifest)]) == 2
     assert capsys.readouterr().err == (
-        f"segue: {manifest}: nothing to score: normalization leaves nothing of any reference\n"
+        f"segue: {manifest}: nothing to score: all references are empty after normalization\n"
     )
     with manifest.open("a") as file:
         file.write((rewritten(corpus, tmp_path / "y.jsonl")).read_text())

@@ -74,7 +74,7 @@ def test_training_gets_the_first_example_and_development_the_second(
 ) -> None:
     found = splits_of(utterances({None: count}))
     assert {split: len(each) for split, each in found.items()} == sizes
-    assert ("too few to keep one for test" in capsys.readouterr().err) == (count < 3)
+    assert ("too few to reserve one for test" in capsys.readouterr().err) == (count < 3)
 
 
 def test_pairs_of_one_source_alone_are_for_training() -> None:

@@ -115,7 +115,7 @@ def test_a_size_below_the_number_of_characters_is_refused(kind: str) -> None:
 
 
 def test_a_character_twice_in_the_alphabet_is_refused() -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.alphabet: a character stands in it twice"):
+    with pytest.raises(UserError, match=r"tokenizer\.alphabet: a character appears twice"):
         tokenizers.build(CharactersSection(kind="characters", alphabet="aba"), [])
 
 

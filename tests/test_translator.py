@@ -85,7 +85,7 @@ def test_a_line_of_100000_characters_is_translated_whole(translator: Any, capsys
     assert "".join(pieces) == line
     assert max(translator.vocabularies.source.num_tokens(pieces)) <= translator.metadata.longest_tokens
     assert translator.translate([line])[0]
-    assert "1 character that the model does not know" in capsys.readouterr().err
+    assert "1 character not in the model's vocabulary" in capsys.readouterr().err
 
 
 def test_the_best_translations_come_best_first(translator: Any) -> None:
@@ -131,7 +131,7 @@ def test_context_that_is_too_long_is_shortened(copied: Path) -> None:
 
 def test_characters_that_the_model_does_not_know_are_told(translator: Any, capsys: pytest.CaptureFixture[str]) -> None:
     translator.translate(["one Zwei three", "one Drei"])
-    assert "2 characters that the model does not know" in capsys.readouterr().err
+    assert "2 characters not in the model's vocabulary" in capsys.readouterr().err
 
 
 def test_a_tokenizer_of_other_weights_is_refused(copied: Path) -> None:

@@ -209,7 +209,7 @@ def test_a_signal_to_any_rank_stops_all_after_the_same_step(
         assert ended.statuses == [128 + number] * 2, ended
         stopped = steps(run)[-1]
         assert stopped in (step, step + 1)
-        assert ended.lines == [f"warning: stopped and saved at step {stopped}; the same command goes on from there"]
+        assert ended.lines == [f"warning: stopped and saved at step {stopped}; the same command continues from there"]
     assert start(2, training(recipe, run)).end() == ([0, 0], ["", ""])
     assert records(run) == records(undisturbed)
     assert_same_tensors(run, undisturbed)
@@ -229,7 +229,7 @@ def test_a_signal_does_not_wait_for_an_evaluation_which_is_done_when_the_run_goe
         assert ended.statuses == [128 + signal.SIGTERM] * ranks, ended
         assert sorted(ended.lines) == [
             "signaled 1",  # nothing more is evaluated after it
-            f"warning: stopped and saved at step {stopped}; the same command goes on from there",
+            f"warning: stopped and saved at step {stopped}; the same command continues from there",
         ]
         assert max((run / "checkpoints").iterdir()).name == f"step_{stopped:08d}"
         assert [record["step"] for record in records(run)] == list(range(1, logged + 1))
@@ -291,7 +291,7 @@ def test_torchrun_passes_a_signal_on_and_the_run_is_saved(recipe: Path, tmp_path
     for each in (process.pid, *others):
         os.kill(each, signal.SIGTERM)
     _, said = process.communicate(timeout=PATIENCE)
-    assert f"stopped and saved at step {steps(run)[-1]}; the same command goes on" in said
+    assert f"stopped and saved at step {steps(run)[-1]}; the same command continues" in said
     assert process.returncode == 1  # torchrun's own
 
 

@@ -122,7 +122,7 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on_exactly(
         assert "Traceback" not in said
         assert newest_checkpoint(run).name == f"step_{step:08d}"
         assert f"saved at step {step}" in said.splitlines()[-1]
-        assert "same command goes on" in said.splitlines()[-1]
+        assert "same command continues" in said.splitlines()[-1]
     status, said = finish(begin(tiny_recipe, run))
     assert status == 0, said
     assert_same_outcome(run, uninterrupted)

@@ -436,7 +436,7 @@ def test_a_directory_that_exists_is_written_over_only_where_it_is_an_export(
     out, words = tmp_path / "out", (trained_translator, "ctranslate2", tmp_path / "out")
     out.mkdir()
     (out / "diary.txt").write_text("dear diary")
-    assert "exists already; --force writes it anew" in refused(*words, capsys=capsys)
+    assert "exists already; --force replaces it" in refused(*words, capsys=capsys)
     assert "not an exported model: --force does not remove it" in refused(*words, "--force", capsys=capsys)
     assert (out / "diary.txt").is_file()
     (out / "diary.txt").unlink()
