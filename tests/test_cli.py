@@ -428,7 +428,7 @@ def test_a_recording_of_a_lower_rate_is_said_once(segue: Segue, trained: Path, c
         audio.write(tmp_path / name, samples, 4000)
     outcome = segue("transcribe", trained, tmp_path)
     assert outcome.status == 0
-    assert outcome.err.count("has 4000 samples a second, the model learned from 8000") == 1
+    assert outcome.err.count("sampled at 4000 Hz, the model was trained at 8000 Hz") == 1
 
 
 @pytest.mark.parametrize(

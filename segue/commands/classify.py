@@ -55,7 +55,7 @@ def _sounds(model: Any, given: Namespace) -> int:
     from segue import transcribe_files
 
     paths = transcribe_files.recordings(given.files or [Path(transcribe_files.STANDARD_INPUT)])
-    rates = transcribe_files.LowRates(model.sample_rate_hz, "the class may be wrong for that")
+    rates = transcribe_files.LowRates(model.sample_rate_hz, "the class may be wrong because of that")
     has_failed = False
     for path in progress.progress(paths, "classifies", unit="recordings"):
         try:

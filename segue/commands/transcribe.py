@@ -40,7 +40,7 @@ def run(given: Namespace) -> int:
     suffix = "txt" if given.format == "text" else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
     model = options.load_model(given, "transcribe")
-    rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong for that")
+    rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
     has_failed = False
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
         try:

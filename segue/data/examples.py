@@ -332,7 +332,7 @@ def _seconds(values: dict[str, Any], origin: str, key: str, default: float | Non
 
 
 def _path(text: str, origin: str) -> str:
-    """The path itself. Raises a UserError if no file can have this name; surrogates stand for bytes that are not UTF-8."""
+    """The path itself. Raises a UserError if no file can have this name. Surrogates stand for non-UTF-8 bytes."""
     try:
         is_path = b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:

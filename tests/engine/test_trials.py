@@ -186,7 +186,7 @@ def test_a_run_with_auto_has_one_number_also_when_it_is_resumed(
     assert memory is not None
     assert peak is not None
     assert peak < memory + 0.5
-    assert capsys.readouterr().err.count(" fits in memory; so an epoch has ") == 1
+    assert capsys.readouterr().err.count(" fits in memory; an epoch has ") == 1
     section, module = training._read(run / "recipe.toml", ())
     budget = getattr(section.batch, key)
     most = module.build_source(section, run, ALONE)[1].budgets()[1]
