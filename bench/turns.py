@@ -25,7 +25,7 @@ Answer = dict[str, Any]
 
 
 def parser(description: str | None, block_seconds: float) -> argparse.ArgumentParser:
-    """Options of all comparisons. `--side` is internal, for the sides' processes: name of the side, file of the plan."""
+    """Options of all comparisons. `--side` is internal, for the sides' processes: name of the side, plan file."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--pairs", type=int, default=40)
     result.add_argument("--block-seconds", type=float, default=block_seconds)
