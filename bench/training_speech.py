@@ -325,8 +325,8 @@ def write_plan(size: Size, manifest_path: Path, folder: Path, threads: int) -> P
 def check_same_work(segue: dict[str, Any], nemo: dict[str, Any]) -> None:
     """Asserts that both sides have the same model and the same first batch."""
     count, frames = sum(map(math.prod, segue["parameters"])), [sum(facts["frames"]) for facts in (segue, nemo)]
-    print(f"  {count} parameters; the first batch: {frames[0]} output frames beside {frames[1]}, ", end="")
-    print(f"loss {segue['loss']:.3f} beside {nemo['loss']:.3f}")
+    print(f"  {count} parameters; the first batch: {frames[0]} and {frames[1]} output frames, ", end="")
+    print(f"loss {segue['loss']:.3f} and {nemo['loss']:.3f}")
     assert segue["parameters"] == nemo["parameters"]
     assert segue["targets"] == nemo["targets"]
     for name, tolerance in (("samples", 2), ("frames", 1)):

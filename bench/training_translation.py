@@ -379,7 +379,7 @@ def main() -> None:
             python = getattr(options, peer)
             if python is None:
                 continue
-            print(f"{size} beside {peer}, torch {torch.__version__}, {options.threads} thread(s):")
+            print(f"{size}, Segue and {peer}, torch {torch.__version__}, {options.threads} thread(s):")
             with tempfile.TemporaryDirectory() as name:
                 folder, is_joeynmt = Path(name), peer == "joeynmt"
                 plan_path = write_plan(

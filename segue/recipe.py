@@ -24,7 +24,7 @@ Table = dict[str, Any]
 _COMMENT_WIDTH = 100
 _SHOWN_CHARACTERS = 80  # of a wrong value, in a message
 _DATE = "TOML date"
-_DEEPEST, _TOO_DEEP = 50, "tables or arrays stand in each other too deeply"
+_DEEPEST, _TOO_DEEP = 50, "tables or arrays are nested too deeply"
 
 AUTO = "auto"
 """Value of a key that is chosen from the data; the recipe in the run directory has the chosen value."""
@@ -225,7 +225,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> Draft:
         raise RecipeError(f"{where}: should be the path of one recipe, not {_shown(parent_name)}")
     parent, chain = path.parent / parent_name, (*children, path)
     if parent.resolve() in [each.resolve() for each in chain]:
-        raise RecipeError(f"{where}: goes in a circle: {' -> '.join(map(str, (*chain, parent)))}")
+        raise RecipeError(f"{where}: circular: {' -> '.join(map(str, (*chain, parent)))}")
     if not parent.is_file():
         raise RecipeError(f"{where}: no such file: {parent}")
     return _merge_drafts(_read_chain(parent, chain), child, path)
@@ -245,7 +245,7 @@ def _parse(text: str, source: str) -> Draft:
     try:
         values = tomllib.loads(text)
     except RecursionError:
-        raise RecipeError(f"{source}: too many brackets inside each other") from None
+        raise RecipeError(f"{source}: brackets are nested too deeply") from None
     except ValueError as error:
         found = re.search(r"\(at line (\d+)", str(error))
         line = found[1] if found else text.count("\n") + 1
@@ -371,7 +371,7 @@ def _explain(recipe_type: type[Section], detail: Any, keys: Sequence[str]) -> tu
         question = key_hints.hint(key, [*own, *keys])
         return key, f"no such key ({question or 'keys: ' + ', '.join(fields)})"
     if isinstance(given, dict) and _DATE in given:
-        return key, f'dates and times are not used in recipes; a string stands in quotes: "{given[_DATE]}"'
+        return key, f'dates and times are not used in recipes; strings are quoted: "{given[_DATE]}"'
     if code in ("union_tag_invalid", "union_tag_not_found"):
         kinds = [kind for member in _members(annotation) for kind in _kinds(member)]
         return f"{key}.kind", _wrong_kind(kinds, given.get("kind"))

@@ -136,7 +136,7 @@ def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Fin
     replay.step_and_data(path)
     run = path.parent
     if not (run / RECIPE).is_file():
-        raise UserError(f"{path}: no {RECIPE} beside it; a replay file is read in its run directory")
+        raise UserError(f"{path}: no {RECIPE} next to it; a replay file is read in its run directory")
     section, module = _read(run / RECIPE, overrides)
     section, source = module.build_source(section, run, ALONE)
     task = module.build_task(section, source)

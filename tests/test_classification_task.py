@@ -204,7 +204,7 @@ def test_classes_of_the_recipe_are_kept_in_their_order(class_recipes: dict[str, 
     task = task_of(path, tmp_path / "other", 'classes=["small", "large", "huge"]')
     assert task.classes == ("small", "large", "huge")
     assert task.source.load("dev", micro_batch(0, 1)).targets.tolist() == [0, 1]
-    with pytest.raises(UserError, match=r"train\.jsonl:2: label: 'large' is no class"):
+    with pytest.raises(UserError, match=r"train\.jsonl:2: label: 'large' is not a class"):
         task_of(path, tmp_path / "third", 'classes=["small", "huge"]')
 
 

@@ -260,7 +260,7 @@ def test_another_graph_than_segue_json_says_is_refused(kind: str, exported: dict
     folder = shutil.copytree(exported[kind], tmp_path / "out")
     facts = json.loads((folder / "segue.json").read_text())
     (folder / "segue.json").write_text(json.dumps({**facts, "classes": facts["classes"][::-1]}))
-    with pytest.raises(UserError, match=r"model\.onnx: its classes is another than segue\.json's"):
+    with pytest.raises(UserError, match=r"model\.onnx: its metadata classes differs from segue\.json"):
         segue.load(folder)
 
 

@@ -98,7 +98,7 @@ def test_a_wav_file_that_promises_more_is_refused(tmp_path: Path, make: Make, sh
 
 
 def test_a_wav_file_that_promises_less_is_not_cut_short(tmp_path: Path, make: Make) -> None:
-    assert "holds no audio that can be recognized" in problem(tmp_path / "x.wav", sized(make("wav"), RATE))
+    assert "contains no audio that can be recognized" in problem(tmp_path / "x.wav", sized(make("wav"), RATE))
 
 
 def test_a_size_above_4_gib_is_found_again(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_every_cue_of_a_sentence_gets_words_if_there_are_enough() -> None:
     assert translated("One long beginning of it", "and", "an end.", by=lambda texts: ["A b c"]) == ["A", "b", "c"]
     result = translate(srt("This is", "a sentence", "of three.").encode(), "srt", lambda texts: ["Eins."], SLOW)
     assert " ".join(words_of(" ".join(bodies(result.text)))) == "Eins."
-    assert any("2 cues are without words now" in warning for warning in result.warnings)
+    assert any("2 cues are empty now" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class EngineSection(Section):
     """Steps between evaluations on the development data; the last step is always evaluated. Also epochs, as in
     "1 epoch", or "auto": 20 evaluations in the run."""
     patience: Annotated[int, Field(gt=0)] | None = None
-    """End the training after so many evaluations in a row without a better one; without it, at `steps`."""
+    """Stop after this number of consecutive evaluations without improvement; by default, stop only at `steps`."""
     save_every: StepCount = 500
     """Steps between checkpoints; the last step is always saved. Also epochs, or "auto": as between evaluations,
     1,000 at most."""

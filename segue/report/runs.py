@@ -59,7 +59,7 @@ ERRORS = {"insertions", "deletions", "substitutions"}
 def write(paths: Sequence[Path], path: Path) -> None:
     """Writes the report of the runs in the directories `paths` to the HTML file `path`."""
     if len(paths) > MOST_RUNS:
-        raise UserError(f"{len(paths)} runs: more than {MOST_RUNS} cannot be told apart in one picture")
+        raise UserError(f"{len(paths)} runs: more than {MOST_RUNS} cannot be distinguished in one chart")
     runs = logs.read(paths)
     first, is_alone = runs[0], len(runs) == 1
     facts = {"run": str(first.path), **_when(first)} if is_alone else {}

@@ -42,7 +42,7 @@ class OnnxBackend:
         said = self._session.get_modelmeta().custom_metadata_map
         for key, value in graph_metadata(metadata).items():
             if said.get(key) != value:
-                raise UserError(f"{path}: its {key} differs from that in segue.json: {said.get(key)}; export it again")
+                raise UserError(f"{path}: its metadata {key} differs from segue.json: {said.get(key)}; export it again")
 
     def recognize(self, waveforms: Sequence[Samples]) -> list[Recognized]:
         """Recognizes waveforms of shape (S) each, as one batch."""

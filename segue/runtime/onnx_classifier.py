@@ -33,7 +33,7 @@ class OnnxClassifierBackend:
         said = self._session.get_modelmeta().custom_metadata_map
         for key, value in class_metadata(metadata).items():
             if said.get(key) != value:
-                raise UserError(f"{path}: its {key} differs from that in segue.json: {said.get(key)}; export it again")
+                raise UserError(f"{path}: its metadata {key} differs from segue.json: {said.get(key)}; export it again")
 
     def scores(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Scores:
         """(B, S) samples or tokens, (B) lengths -> (B, C) scores."""

@@ -322,8 +322,8 @@ def test_a_rank_that_gets_no_further_is_named_with_its_step_and_examples(
 @pytest.mark.parametrize(
     ("at", "innocent", "culprit"),
     [
-        (None, "step 0, prepares the data", "step 0, not heard of since it prepares the data"),
-        (4, "step 5, waits for the other ranks", "step 4, not heard of since it "),
+        (None, "step 0, prepares the data", "step 0, no sign of life since it prepares the data"),
+        (4, "step 5, waits for the other ranks", "step 4, no sign of life since it "),
     ],
     ids=["before the first step", "after a step"],
 )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 from segue.engine.distributed.parallel import TRY_AGAIN, World
 from segue.files import replacing
 
-WAITS, SILENT = "waits for the other ranks", "not heard of"
+WAITS, SILENT = "waits for the other ranks", "no sign of life"
 _SHOWN_IDS = 20
 
 
@@ -82,7 +82,7 @@ class Watchdog:
     def _watch(self) -> None:
         interval = min(1.0, self._patience / 4)
         while not self._is_over.wait(interval):
-            if self._world.size > 1:  # even if nothing is new: by this a frozen process is told from a waiting one
+            if self._world.size > 1:  # even if nothing is new: it distinguishes a waiting process from a frozen one
                 # The disk may be full, or another rank may be creating or deleting the folder.
                 with suppress(OSError), replacing(self._path(self._world.rank)) as partial:
                     partial.write_text(json.dumps(self._here()), encoding="utf-8")

@@ -270,7 +270,7 @@ def load_weights(
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or cut off ({error}); copy it again, or train on") from None
     if problem is not None:
-        raise UserError(f"{path}: these weights do not fit the recipe and tokenizer beside them: {problem}")
+        raise UserError(f"{path}: these weights do not fit the recipe and tokenizer next to them: {problem}")
 
 
 @torch.no_grad()
