@@ -1,12 +1,13 @@
-"""How fast does Segue search for translations, beside transformers' `generate`? Sentences a second, the same weights.
+"""Benchmark: speed of Segue's search for translations and transformers' `generate`, in sentences per second.
 
-A trained model (with random weights no sentence ends) is loaded into both, there as MarianMT (post-norm) or M2M100
-(pre-norm), and both search the same batches of token numbers: the test sentences sorted by length, 32 at once. Beam
-search divides by the length and stops as both agree; one beam is greedy search. Special tokens are as impossible there
-as here, through a bias of the output layer, which costs next to nothing.
+A trained model (with random weights, no sentence would end) is loaded into both, in transformers as MarianMT
+(post-norm) or M2M100 (pre-norm), and both search the same batches of token numbers: the test sentences sorted by
+length, 32 at once. Beam search divides scores by the length and has the same stopping criterion in both; one beam is
+greedy search. Special tokens are excluded in both; in transformers through a bias of the output layer, the cost of
+which is negligible.
 
-Each side is a process with its own interpreter; blocks of batches, long and short ones in each, alternate (turns.py).
-Both outputs are scored with sacrebleu, and outputs of the same tokens are counted.
+Each side is a process with its own interpreter; blocks of batches, each with long and short ones, alternate (turns.py).
+Both outputs are scored with sacrebleu, and identical outputs are counted.
 
 The peer's environment is that of `training_translation.py`. The runs (three minutes):
 
@@ -33,7 +34,7 @@ LENGTH_EXPONENT = 1.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What both sides follow."""
+    """The work for both sides."""
 
     model: str
     """Segue's model directory."""
@@ -42,17 +43,17 @@ class Plan:
     begin: int
     end: int
     impossible: list[int]
-    """Tokens that no output may have."""
+    """Tokens that are excluded from outputs."""
     batches: list[list[list[int]]]
-    """Sources, with their end tokens."""
+    """Source tokens, with end tokens."""
     longest: list[int]
-    """Tokens of an output, for each batch."""
+    """Maximum number of output tokens of each batch."""
     beams: int
     threads: int
 
 
 class Searches(Protocol):
-    """A side."""
+    """One side of the comparison."""
 
     def search(self, number: int) -> list[list[int]]:
         """The outputs of batch `number`, without begin, end and padding."""
@@ -189,7 +190,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
 
 
 def report(answers: dict[str, list[dict[str, Any]]], sentences: list[int]) -> None:
-    """Prints the speeds and ratios; `sentences` of each block."""
+    """Prints speeds and ratios; `sentences` are the numbers of sentences per block."""
     wall, processor = (
         {name: np.array([answer[what] for answer in answers[name]]) for name in answers}
         for what in ("wall", "processor")
@@ -206,12 +207,12 @@ def report(answers: dict[str, list[dict[str, Any]]], sentences: list[int]) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", help="Segue's model directory")
-    parser.add_argument("manifest", type=Path, nargs="?", help="of test pairs")
-    parser.add_argument("--transformers", metavar="PYTHON", help="of transformers' environment")
+    parser.add_argument("manifest", type=Path, nargs="?", help="manifest of test pairs")
+    parser.add_argument("--transformers", metavar="PYTHON", help="Python of transformers' environment")
     parser.add_argument("--beams", type=int, default=5)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--sentences", type=int, default=1000, help="at the most")
-    parser.add_argument("--blocks", type=int, default=8, help="that the batches are dealt into")
+    parser.add_argument("--sentences", type=int, default=1000, help="maximum number")
+    parser.add_argument("--blocks", type=int, default=8, help="number of blocks of batches")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)

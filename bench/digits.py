@@ -1,10 +1,10 @@
-"""How good is the digits recipe on the people of its training, and on others?
+"""Benchmark: error rates of the digits recipe on known and on unknown speakers.
 
     python bench/digits.py RECORDINGS OUT_DIR [official george jackson lucas nicolas yweweler] [-- key=value ...]
 
 RECORDINGS is the folder of the Free Spoken Digit Dataset. `official` trains on the official split; a speaker's name
-keeps him or her out of training and development, and tests on all of that speaker's recordings. Finished runs are not
-repeated.
+excludes that speaker from training and development, and tests on all of the speaker's recordings. Finished runs are
+not repeated.
 """
 
 import json

@@ -1,32 +1,32 @@
-"""What does Segue's loop cost? And how fast is it on a GPU, beside NeMo's Jasper and torch's Transformer?
+"""Benchmark: overhead of Segue's training loop; speed on a GPU compared with NeMo's Jasper and torch.nn.Transformer.
 
-Sides, each a process of its own; blocks of steps take turns (turns.py), all with the same made-up batches:
+Each side is a process; blocks of steps alternate (turns.py), all with the same synthetic batches:
 
-- segue: its Trainer (engine/trainer.py) as `segue train` runs it, with a log line every 10 steps; evaluation and
-  checkpoints are put off.
-- plain: the same model in the least that a person would write: zero_grad, forward, loss over targets, backward,
-  clip_grad_norm_, torch's fused AdamW, the loss read every 10 steps.
-- again: another process of the plain loop. What it differs by is chance.
-- torch: torch.nn.Transformer in the plain loop, in the cases that are Transformers.
-- nemo: NeMo's EncDecCTCModel of JasperBlocks in the plain loop, in those that are Jaspers.
+- segue: the Trainer (engine/trainer.py) as `segue train` runs it, with a log line every 10 steps, but without
+  evaluations and checkpoints.
+- plain: the same model in a minimal hand-written loop: zero_grad, forward, loss / targets, backward, clip_grad_norm_,
+  torch's fused AdamW; the loss is read every 10 steps.
+- again: another process of the plain loop. Its difference from `plain` is noise.
+- torch: torch.nn.Transformer in the plain loop, for Transformers.
+- nemo: NeMo's EncDecCTCModel with JasperBlocks in the plain loop, for Jaspers.
 
-All get the same weights, and must come to the same loss on the first batch, without dropout. The batches have no
-padding, so every operation is one of the model's; `segue estimate` counts them, for all sides.
+All sides get the same weights, and must have the same loss on the first batch, without dropout. The batches have no
+padding, so that all operations belong to the model; their number, for all sides, is that of `segue estimate`.
 
-On a CPU, half an hour; then with a loader process on both sides, and with two micro-batches a step:
+On a CPU, half an hour; then with a loader process on both sides, and with two micro-batches per step:
 
     python bench/engine.py --sides segue plain again --rounds 8 --pairs 4
     python bench/engine.py --cases multi30k digits --rounds 8 --pairs 4 --workers 1
     python bench/engine.py --cases multi30k digits --rounds 8 --pairs 4 --micro-batches 2
 
-On a GPU, which holds the sides of one format at once, and the processor's memory those of all; NeMo's environment is
-that of training_speech.py:
+On a GPU, with memory for all sides of one precision at once, and with CPU memory for those of all precisions; NeMo's
+environment is that of training_speech.py:
 
     python bench/engine.py --device cuda --cases transformer_350m jasper10x5 \\
         --precisions float32 tf32 bfloat16 float16 --pairs 4 --workers 1 --nemo nemo/bin/python \\
         --sides segue plain torch nemo
 
-`--scale tiny` tries that on any machine. What looks like key=value, before the options, changes the recipes.
+`--scale tiny` is a trial for any machine. Arguments key=value, before the options, change the recipes.
 """
 
 import argparse
@@ -64,7 +64,7 @@ PEERS = {"transformer": "torch", "jasper": "nemo"}
 SIDES = ("segue", "plain", "again", *PEERS.values())
 TINY = 16
 SHRINK = ("channels", "width", "feed_forward", "heads", "encoder_layers", "decoder_layers", "seconds", "tokens")
-"""Keys of recipes that `--scale tiny` divides by TINY."""
+"""Keys of recipes whose values `--scale tiny` divides by TINY."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Case:
     """A model and its batches."""
 
     recipe: str
-    """One that ships."""
+    """Name of a shipped recipe."""
     overrides: tuple[str, ...]
     thinner: int = 1
-    """What its channels are divided by."""
+    """Divisor of the channels."""
 
 
 CASES = {
-    # Tokens of a sentence and seconds of an utterance are about what the data have.
+    # Tokens per sentence and seconds per utterance are approximately those of the data.
     "multi30k": Case("multi30k_transformer", ("data.longest_tokens=15",)),
     "width512": Case(
         "wmt14_transformer_base",
@@ -99,7 +99,7 @@ CASES = {
             "data.longest_tokens=31",
             "model.encoder_layers=12",
             "model.decoder_layers=10",
-            "model.dropout=0.1",  # torch.nn.Transformer has one for all places
+            "model.dropout=0.1",  # torch.nn.Transformer has a single dropout setting
         ),
     ),
     "jasper10x5": Case("librispeech_jasper10x5", ()),
@@ -109,21 +109,21 @@ ON_CPU = ("multi30k", "width512", "digits", "jasper5x3_thin")
 
 @dataclass(frozen=True)
 class Plan:
-    """What all sides follow."""
+    """The work for all sides."""
 
     recipe: dict[str, Any]
-    """Segue's, complete."""
+    """Segue's complete recipe."""
     labels: list[str]
-    """Of a Jasper, without the blank."""
+    """Tokens of a Jasper, without the blank."""
     padding: int
-    """Of a Transformer's tokens."""
+    """Padding token of a Transformer."""
     amount: float
-    """Of data in a micro-batch, in the task's unit."""
+    """Amount of data in a micro-batch, in the unit of the task."""
     device: str
     precision: str
     is_compiled: bool
     folder: str
-    """For files of this run; `work.pt` holds weights, parameters in their order, and batches."""
+    """Folder for files of this run; `work.pt` has the weights, the parameters in their order, and the batches."""
 
 
 class Side(Protocol):
@@ -135,12 +135,12 @@ class Side(Protocol):
     def num_targets(self, batch: Any) -> int: ...
 
     def loss(self, batch: Any) -> Tensor:
-        """Summed over the targets."""
+        """The loss, summed over the targets."""
         ...
 
 
 class Repeated:
-    """The batches again and again, as data and as Segue's plan of them."""
+    """Repeats the batches endlessly, as data and as Segue's batch plan."""
 
     def __init__(self, batches: list[Any]) -> None:
         self._batches = batches
@@ -173,7 +173,7 @@ class SegueSide:
         return self.task.loss(self.model, batch, "")["loss"].total  # type: ignore[no-any-return]
 
     def train(self, plan: Plan, pace: turns.Pace) -> None:
-        """With the Trainer, which builds the same model anew."""
+        """Trains with the Trainer, which builds the same model again."""
         from segue.engine.trainer import Trainer
 
         self.model = nn.Identity()
@@ -191,7 +191,7 @@ class SegueSide:
 
 
 class InMemory:
-    """A source whose training data are some batches in memory."""
+    """A data source of batches in memory."""
 
     def __init__(self, unit: str, batches: list[Any]) -> None:
         self.unit, self._data = unit, Repeated(batches)
@@ -224,7 +224,7 @@ class TorchSide:
         places = torch.arange(source.shape[1], device=source.device)
         is_padding = places >= batch["source_lengths"].unsqueeze(1)
         logits = self.model(source, is_padding, target[:, :-1]).flatten(0, 1)
-        # There is no padding here, but a loop for real data has to look.
+        # There is no padding here, but a loop for real data has to handle it.
         options = {"ignore_index": self._padding, "label_smoothing": self._smoothing}
         return F.cross_entropy(logits, target[:, 1:].flatten(), reduction="sum", **options)
 
@@ -248,7 +248,7 @@ class NemoSide:
 
 
 def run_plain_loop(side: Side, plan: Plan, pace: turns.Pace) -> None:
-    """What a person would write."""
+    """A minimal hand-written training loop."""
     engine, device, model = plan.recipe["engine"], torch.device(plan.device), side.model
     if plan.is_compiled:
         model.compile()
@@ -279,7 +279,7 @@ def run_plain_loop(side: Side, plan: Plan, pace: turns.Pace) -> None:
 
 
 def feed(batches: list[Any], workers: int) -> Iterator[Any]:
-    """The batches for ever, from a loader process where one is asked for."""
+    """Repeats the batches endlessly, from loader processes if there are `workers`."""
     repeated = Repeated(batches)
     if not workers:
         return map(repeated.__getitem__, range(ENDLESS))
@@ -303,7 +303,7 @@ def autocast(plan: Plan) -> Any:
 
 @torch.no_grad()
 def first_loss(side: Side, device: torch.device) -> float:
-    """Of the first batch, a target; with the statistics of that batch, without dropout."""
+    """The loss of the first batch per target; BatchNorm uses the statistics of the batch, without dropout."""
     model, batch = side.model.to(device), side.batches[0]
     for module in model.modules():
         module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
@@ -353,7 +353,7 @@ def serve(name: str, plan_path: Path) -> None:
 
 
 def sketched(recipe: dict[str, Any]) -> tuple[Any, Any]:
-    """A complete recipe, typed; and its task without data."""
+    """The typed recipe, and its task without data."""
     from segue import tasks
 
     module = tasks.module(recipe["task"])
@@ -362,7 +362,7 @@ def sketched(recipe: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def chosen(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """The case's recipe with what all sides do: AdamW, clipping, no augmentation, no evaluation."""
+    """The recipe of the case with settings that all sides have: AdamW, clipping, no augmentation, no evaluation."""
     from segue import recipe
 
     values = recipe.read(recipe.find(case.recipe), [*case.overrides, *options.overrides]).values
@@ -389,7 +389,7 @@ def chosen(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def made_up(batch: Any, tokens: range) -> dict[str, Tensor]:
-    """The tensors of a full batch, with random samples and tokens."""
+    """The tensors of the batch, with random samples and tokens."""
     found = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
     for name, value in found.items():
         if name == "waveforms":
@@ -400,7 +400,7 @@ def made_up(batch: Any, tokens: range) -> dict[str, Tensor]:
 
 
 def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[Plan, str, str, float]:
-    """Makes up weights and batches; what all sides follow, the model's kind, unit and operations of a step."""
+    """Writes random weights and batches. Returns the plan, the kind of model, the unit and the operations per step."""
     from segue.engine.planning.rehearsal import rehearse
 
     section, sketch = sketched(chosen(case, options))
@@ -441,7 +441,7 @@ def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[P
 
 
 def in_precision(plan: Plan, precision: str) -> Path:
-    """The plan's file, for this format."""
+    """Writes the plan for this precision to a file."""
     engine = {
         **plan.recipe["engine"],
         "precision": precision if precision in FORMATS else "float32",
@@ -453,9 +453,9 @@ def in_precision(plan: Plan, precision: str) -> Path:
 
 
 def measure(sides: dict[str, turns.Side], options: argparse.Namespace) -> dict[str, list[turns.Answer]]:
-    """Alternated blocks of a whole number of log lines, after a warm-up."""
+    """Alternating blocks of a multiple of LOG_EVERY steps, after a warm-up."""
     for side in sides.values():
-        side.tell(WARM_UP_STEPS)  # together, for some compile
+        side.tell(WARM_UP_STEPS)  # all at the same time, since some compile
     for side in sides.values():
         side.answer()
     slowest = max(side.ask(LOG_EVERY)["wall"] for side in sides.values()) / LOG_EVERY
@@ -472,7 +472,7 @@ def report(
     peak: float,
     rounds: int,
 ) -> None:
-    """Prints speeds, and ratios between neighbors in time."""
+    """Prints speeds, and ratios between successive blocks."""
     wall, processor = (
         {name: np.array([block[what] / block["steps"] for block in blocks[name]]) for name in blocks}
         for what in ("wall", "processor")
@@ -491,25 +491,25 @@ def report(
             for what, each in (("time", wall), ("processor time", processor)):
                 ratios = each[name] / each[other]
                 if rounds > 1:
-                    # Blocks of one round are alike: where its processes lie in memory makes a per cent or more.
+                    # Blocks of one round are correlated: the memory layout of a process costs 1 % or more.
                     ratios = np.exp(np.log(ratios).reshape(rounds, -1).mean(axis=1))
                 print(f"    {name} / {other}: {what} {turns.interval(ratios)}", flush=True)
 
 
 def main() -> None:
     parser = turns.parser(__doc__, block_seconds=1.0)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for the recipes")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipes")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(ON_CPU))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=["segue", "plain"])
-    parser.add_argument("--nemo", metavar="PYTHON", help="of NeMo's environment")
+    parser.add_argument("--nemo", metavar="PYTHON", help="Python of NeMo's environment")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--micro-batches", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="loader processes; 0: batches stay in memory")
     parser.add_argument("--scale", choices=["full", "tiny"], default="full")
-    parser.add_argument("--peak-flops", type=float, metavar="N", help="of the device, a second; known for some GPUs")
-    parser.add_argument("--rounds", type=int, default=1, help="how often all processes start anew")
+    parser.add_argument("--peak-flops", type=float, metavar="N", help="peak FLOP/s of the device; known for some GPUs")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all processes are restarted")
     options = parser.parse_args()
     if options.side:
         serve(options.side[0], Path(options.side[1]))
@@ -535,7 +535,7 @@ def compare(case: Case, options: argparse.Namespace) -> None:
         }
         memory = {each: dict.fromkeys(names, 0.0) for each in plans}
         for number in range(options.rounds):
-            # Together, for that takes most of the time on a GPU.
+            # All at the same time, since starting takes most of the time on a GPU.
             started = turns.start_all(__file__, pythons, list(plans.values()), has_gpu=options.device != "cpu")
             for precision, sides in zip(plans, started, strict=True):
                 check_same_model({name: side.facts for name, side in sides.items()})
@@ -551,7 +551,7 @@ def compare(case: Case, options: argparse.Namespace) -> None:
 
 
 def check_same_model(facts: dict[str, dict[str, float]]) -> None:
-    """Everywhere the same number of parameters and the same first loss; NeMo's front end is a little different."""
+    """Asserts equal numbers of parameters and equal first losses; NeMo's front end differs slightly."""
     first = next(iter(facts.values()))
     for name, each in facts.items():
         assert each["parameters"] == first["parameters"], facts
@@ -559,7 +559,7 @@ def check_same_model(facts: dict[str, dict[str, float]]) -> None:
 
 
 def known_peak(precision: str, options: argparse.Namespace) -> float:
-    """Of the device, in operations a second; NaN where it is not known."""
+    """Peak of the device in operations per second; NaN if unknown."""
     from segue.engine.environment import peak_operations
 
     found = peak_operations(

@@ -1,4 +1,4 @@
-"""How fast, how small and how soon ready are exported models? Beside PyTorch, sherpa-onnx and transformers.
+"""Benchmark: speed, memory and startup time of exported models, compared with PyTorch, sherpa-onnx and transformers.
 
     python bench/inference.py speech RUN data/fsdd/test_strings.jsonl
     python bench/inference.py quartznet data/fsdd/test_strings.jsonl
@@ -6,20 +6,20 @@
     python bench/inference.py memory EXPORTED data/fsdd/test_strings.jsonl
     python bench/inference.py startup EXPORTED data/fsdd/test_strings.jsonl
 
-The first three compare, on 1 thread and on 2 (`--threads`): each side is a process, and blocks of the same work take
-turns (turns.py). Every side does each block once before anything is timed; what it says then is scored.
+The first three compare sides with 1 and 2 threads (`--threads`): each side is a process, and blocks of the same work
+alternate (turns.py). Each side runs all blocks once before the timing; these outputs are scored.
 
-- speech: waveforms in memory to texts, greedily. A copy of the model is exported by `segue export`'s own road, which
-  compares it first (eight-bit weights: calibrated on the model's development data). PyTorch, onnxruntime and its eight
-  bits run as a user's `Recognizer`; sherpa-onnx computes its own features. They take the utterances in the groups that
-  evaluations take at once, then a long recording, joined from utterances: the `Recognizer` in windows that overlap
-  (a third more work, or half), sherpa-onnx as a whole.
-- quartznet: the same with a model of the size of librispeech_quartznet15x5 (19 M parameters), its weights random, its
-  batch normalization unlike the identity; 60 s of audio (made up, or from a manifest, at 16 kHz) in five pieces of 10
-  to 14 s, heard at once. Eight-bit weights are calibrated on them. What random weights say is not scored.
-- translation: CTranslate2 beside transformers' `generate`, the same weights and batches (as in decoding.py).
-- memory: peak resident memory of a fresh process that loads a model and transcribes a file of so many hours.
-- startup: seconds until a fresh process has imported segue and loaded the model, and of its first transcriptions.
+- speech: waveforms in memory to texts, by greedy search. A copy of the model is exported as by `segue export`, with
+  the comparison with PyTorch (8-bit weights are calibrated on the model's development data). PyTorch, onnxruntime and
+  onnxruntime with 8-bit weights run as the `Recognizer` of users; sherpa-onnx computes its own features. They recognize
+  the utterances in the batches of evaluations, then a long recording, joined from utterances: the `Recognizer` in
+  overlapping windows (a third more work, or half), sherpa-onnx as a whole.
+- quartznet: the same with a model of the size of librispeech_quartznet15x5 (19 M parameters), with random weights and a
+  batch normalization other than the identity; 60 s of audio (synthetic, or from a manifest, at 16 kHz) in five pieces
+  of 10 to 14 s, recognized as one batch. 8-bit weights are calibrated on them. Outputs are not scored.
+- translation: CTranslate2 and transformers' `generate`, with the same weights and batches (as in decoding.py).
+- memory: peak resident memory of a new process that loads a model and transcribes a file of several hours.
+- startup: seconds until a new process has imported segue and loaded the model, and of its first transcriptions.
 """
 
 import argparse
@@ -44,14 +44,14 @@ Samples = NDArray[np.float32]
 LONG_SECONDS = 60.0
 PIECE_SECONDS = (10.0, 11.0, 12.0, 13.0, 14.0)
 QUARTZNET = "librispeech_quartznet15x5"
-# Of a float32 export's scores, on average, in their standard deviations: random weights magnify what is rounded, ten
-# thousand times in QuartzNet.
+# Bound on the mean difference of a float32 export's scores, in their standard deviations: random weights amplify
+# rounding errors, in QuartzNet by a factor of ten thousand.
 LARGEST_DIFFERENCE = 2e-2
 SPEECH_RATIOS = (("onnx", "pytorch"), ("onnx-int8", "onnx"), ("onnx", "sherpa-onnx"))
 TEXT_RATIOS = (("ctranslate2", "transformers"), ("ctranslate2-int8", "transformers"))
 
-# Run by fresh processes, which must import nothing else before. VmHWM is what ru_maxrss should be: that counts the
-# memory of the process that started this one, too.
+# Code for new processes, which must not import anything else before. VmHWM, because ru_maxrss includes the memory of
+# the parent process.
 MEMORY = """
 import json, sys
 from time import perf_counter
@@ -79,29 +79,29 @@ print(*(end - begin for begin, end in zip([start, *times], times)))
 
 
 class Part(NamedTuple):
-    """Speech that is measured apart."""
+    """Speech that is measured separately."""
 
     name: str
     batches: list[list[Samples]]
     references: list[list[str]] | None = None
     """Texts of each batch."""
     is_recording: bool = False
-    """Whether each batch is one waveform, and heard as a recording of any length is."""
+    """Whether each batch is one waveform that is transcribed like a recording of any length."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all sides follow."""
+    """The work for all sides."""
 
     models: dict[str, str]
-    """Name of a side -> its model's directory."""
+    """Name of a side -> its model directory."""
     threads: int
     waveforms: str = ""
-    """File of all batches of waveforms, as `_save` wrote it."""
+    """File with all batches of waveforms, written by `_save`."""
     recordings: Any = ()
     """Numbers of the batches that are one recording of any length."""
     batches: Any = ()
-    """Of sources, as token numbers."""
+    """Batches of sources, as token numbers."""
     beams: int = 1
 
 
@@ -123,7 +123,7 @@ def serve(name: str, plan_path: Path) -> None:
 
 
 def _hears(name: str, plan: Plan) -> Callable[[int], list[str]]:
-    """Number of a batch -> its texts."""
+    """A function: number of a batch -> its texts."""
     import segue
 
     with np.load(plan.waveforms) as file:
@@ -150,7 +150,7 @@ def _hears(name: str, plan: Plan) -> Callable[[int], list[str]]:
 
 
 def _translates(name: str, plan: Plan) -> Callable[[int], list[list[int]]]:
-    """Number of a batch -> its outputs in CTranslate2."""
+    """A function: number of a batch -> its outputs in CTranslate2."""
     import decoding
 
     from segue.runtime import exported
@@ -166,9 +166,9 @@ def _translates(name: str, plan: Plan) -> Callable[[int], list[list[int]]]:
 def measure(
     sides: dict[str, turns.Side], blocks: Sequence[list[int]], repeats: int, amounts: Sequence[float]
 ) -> tuple[dict[str, dict[int, list[Any]]], list[float], dict[str, list[turns.Answer]]]:
-    """Each side's outputs of each batch, the amount of work in each timed block, and the answers to it.
+    """Each side's outputs of each batch, the amount of work in each timed block, and the answers to the blocks.
 
-    `amounts` are those of the batches.
+    `amounts` are the amounts of work of the batches.
     """
     outputs: dict[str, dict[int, list[Any]]] = {name: {} for name in sides}
     for name, side in sides.items():
@@ -182,7 +182,7 @@ def measure(
 def report(
     unit: str, amounts: Sequence[float], answers: dict[str, list[turns.Answer]], ratios: Sequence[tuple[str, str]]
 ) -> None:
-    """Prints speeds and ratios; `amounts` of each block."""
+    """Prints speeds and ratios; `amounts` are the amounts of work per block."""
     wall, processor = (
         {name: np.array([answer[what] for answer in answers[name]]) for name in answers}
         for what in ("wall", "processor")
@@ -206,7 +206,7 @@ def compare_speech(
     options: argparse.Namespace,
     folder: Path,
 ) -> None:
-    """`models` by the names of sides; prints what is found of each part."""
+    """Compares `models`, by the names of sides, and prints the results of each part."""
     import segue
     from segue import metrics
     from segue.data.text import normalize
@@ -252,7 +252,7 @@ def _save(path: Path, batches: Sequence[Sequence[Samples]], rate: int) -> None:
 
 
 def _exported(target: str, model: Path, folder: Path, manifest: Path, weights: str = "float32") -> Path:
-    """The model in a folder, as `segue export` writes it; what it says goes to standard error."""
+    """Exports the model to `folder` as `segue export` does, but with its output on standard error."""
     from segue import formats
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -320,7 +320,7 @@ def quartznet(options: argparse.Namespace, folder: Path) -> None:
             if isinstance(module, torch.nn.BatchNorm1d):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(std=0.3)
-                module.momentum = None  # the statistics are those of the one batch that follows
+                module.momentum = None  # use the statistics of the single batch that follows
         model.train()(*map(torch.from_numpy, padded(pieces)))
     torch_folder, onnx_folder, int8_folder = (folder / name for name in ("pytorch", "onnx", "int8"))
     torch_folder.mkdir()
@@ -419,12 +419,12 @@ def translation(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _copied(model: Path, folder: Path) -> Path:
-    """A copy of the model, which may still be in training."""
+    """A copy of the model, since it may still be in training."""
     own = model / "model" if (model / "model").is_dir() else model
     return Path(shutil.copytree(own, folder / "pytorch"))
 
 
-# --- Fresh processes ---
+# --- New processes ---
 
 
 def memory(options: argparse.Namespace, folder: Path) -> None:
@@ -467,7 +467,7 @@ def startup(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _fresh(code: str, model: Path, audio: Path, threads: int) -> str:
-    """The last line of a fresh process."""
+    """The last line that a new process prints."""
     command = [sys.executable, "-c", code, str(model), str(audio), str(threads)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
 
@@ -476,7 +476,7 @@ def _fresh(code: str, model: Path, audio: Path, threads: int) -> str:
 
 
 def _sounds(path: Path, rate: int) -> Iterator[Samples]:
-    """A recording, or the utterances of a manifest, again and again, in blocks."""
+    """A recording, or the utterances of a manifest, repeated endlessly, in blocks."""
     from segue.data import audio
     from segue.data.examples import Utterance
     from segue.data.manifest import Manifest
@@ -499,7 +499,7 @@ def _made_up(rate: int) -> Iterator[Samples]:
 
 
 def _first(blocks: Iterator[Samples], count: int) -> Iterator[Samples]:
-    """So many samples of them."""
+    """The first `count` samples, in blocks."""
     while count > 0:
         block = next(blocks)[:count]
         count -= len(block)
@@ -529,23 +529,23 @@ def main() -> None:
 
     one = command(speech, (1, 2))
     one.add_argument("model", type=Path, help="a run or a model directory")
-    one.add_argument("manifest", type=Path, help="of test utterances")
-    one.add_argument("--int8", type=Path, metavar="EXPORTED", help="the model in eight bits, where it exists already")
-    one.add_argument("--utterances", type=int, default=500, help="at the most, evenly spaced")
-    one.add_argument("--blocks", type=int, default=4, help="that the groups are dealt into")
+    one.add_argument("manifest", type=Path, help="manifest of test utterances")
+    one.add_argument("--int8", type=Path, metavar="EXPORTED", help="the 8-bit model, if it exists already")
+    one.add_argument("--utterances", type=int, default=500, help="maximum number, evenly spaced")
+    one.add_argument("--blocks", type=int, default=4, help="number of blocks of batches")
     one.add_argument("--repeats", type=int, default=8)
     one = command(quartznet, (1, 2))
-    one.add_argument("manifest", type=Path, nargs="?", help="of utterances, or a recording")
+    one.add_argument("manifest", type=Path, nargs="?", help="manifest of utterances, or a recording")
     one.add_argument("--repeats", type=int, default=8)
     one.set_defaults(blocks=1)
     one = command(translation, (1, 2))
     one.add_argument("model", type=Path, help="a run or a model directory")
-    one.add_argument("manifest", type=Path, help="of test pairs")
-    one.add_argument("--transformers", metavar="PYTHON", required=True, help="of transformers' environment")
+    one.add_argument("manifest", type=Path, help="manifest of test pairs")
+    one.add_argument("--transformers", metavar="PYTHON", required=True, help="Python of transformers' environment")
     one.add_argument("--beams", type=int, default=5)
     one.add_argument("--batch", type=int, default=32)
-    one.add_argument("--sentences", type=int, default=1000, help="at the most, evenly spaced")
-    one.add_argument("--blocks", type=int, default=8, help="that the batches are dealt into")
+    one.add_argument("--sentences", type=int, default=1000, help="maximum number, evenly spaced")
+    one.add_argument("--blocks", type=int, default=8, help="number of blocks of batches")
     one.add_argument("--repeats", type=int, default=3)
     one = command(memory, (1,))
     one.add_argument("model", type=Path, help="an exported directory")
@@ -554,7 +554,7 @@ def main() -> None:
     one = command(startup, (1,))
     one.add_argument("models", type=Path, nargs="+", help="exported directories")
     one.add_argument("audio", type=Path, help="a recording or a manifest")
-    one.add_argument("--seconds", type=float, default=5.0, help="of audio, that is transcribed")
+    one.add_argument("--seconds", type=float, default=5.0, help="length of the audio that is transcribed")
     one.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Does memory grow with the data? Peak resident memory of training on 1, 10 and 100 times the same manifest.
+"""Benchmark: peak resident memory of training on 1, 10 and 100 times the same manifest.
 
     python bench/memory.py DATA_DIR [STEPS]
 
-DATA_DIR is what `segue prepare fsdd` wrote.
+DATA_DIR is the output of `segue prepare fsdd`.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""How do others hold a Segue model? Its sizes and weights in models of transformers, JoeyNMT, torch and NeMo.
+"""Builds models of transformers, JoeyNMT, torch and NeMo with the sizes and weights of a Segue model.
 
-Runs in the peers' environments, without Segue. `sizes` is a recipe's `model`, complete.
+Runs in the peers' environments, without Segue. `sizes` is the complete `model` table of a recipe.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 LONGEST = 1024
-"""Tokens of a sequence, for tables of positions."""
+"""Maximum number of tokens in a sequence, for tables of positions."""
 TRANSFORMERS = {
     "target_embedding": "model.shared",
     "encoder": "model.encoder.layers",
@@ -66,13 +66,13 @@ TORCH_DECODER = {"decoder": "transformer.decoder.layers", "feed_forward_norm": "
 
 
 def strange(sizes: dict[str, Any]) -> list[str]:
-    """The settings that no peer has."""
+    """The names of settings that no peer supports."""
     same = {"positions": "sinusoidal", "activation": "relu", "tied": "all"}
     return [name for name, value in same.items() if sizes[name] != value]
 
 
 def transformers(sizes: dict[str, Any], weights: dict[str, Tensor], padding: int, begin: int, end: int) -> Any:
-    """MarianMT, which is post-norm, or M2M100, which is pre-norm, with Segue's sinusoids."""
+    """MarianMT if the model is post-norm, M2M100 with Segue's sinusoids if it is pre-norm."""
     from transformers import M2M100Config, M2M100ForConditionalGeneration, MarianConfig, MarianMTModel
     from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
@@ -98,16 +98,16 @@ def transformers(sizes: dict[str, Any], weights: dict[str, Tensor], padding: int
         bos_token_id=begin,
         eos_token_id=end,
         decoder_start_token_id=begin,
-        forced_eos_token_id=None,  # Marian's own is token 0
+        forced_eos_token_id=None,  # Marian's default is token 0
     )
-    model: Any  # their own attributes are not typed
+    model: Any  # the attributes of its modules are not typed
     if is_pre:
         model = M2M100ForConditionalGeneration(M2M100Config(**settings))
     else:
         model = MarianMTModel(MarianConfig(**settings))
     _load(model, {_renamed(name, TRANSFORMERS): weight for name, weight in weights.items()})
     if is_pre:
-        # Its own have other wavelengths. Its positions count on from the padding token's number.
+        # M2M100's own sinusoids have other wavelengths. Its positions start after the number of the padding token.
         table = MarianSinusoidalPositionalEmbedding(LONGEST, sizes["width"]).create_weight()  # type: ignore[no-untyped-call]
         for positions in (model.model.encoder.embed_positions, model.model.decoder.embed_positions):
             positions.weights[padding + 1 : padding + 1 + LONGEST] = table
@@ -115,7 +115,7 @@ def transformers(sizes: dict[str, Any], weights: dict[str, Tensor], padding: int
 
 
 def joeynmt(sizes: dict[str, Any], weights: dict[str, Tensor], padding: int, begin: int, end: int) -> Any:
-    """JoeyNMT's model, with sines and cosines in halves instead of interleaved. It has one dropout for all places."""
+    """JoeyNMT's model, with sines and cosines in halves, not interleaved. It has a single dropout setting."""
     from joeynmt.model import build_model
     from joeynmt.vocabulary import Vocabulary
 
@@ -204,7 +204,7 @@ def nemo(recipe: dict[str, Any], labels: list[str], weights: Iterable[Tensor]) -
 
 
 class TorchTransformer(nn.Module):
-    """torch.nn.Transformer between an embedding and its transpose. It has one dropout for all places."""
+    """torch.nn.Transformer with tied embedding and output layer. It has a single dropout setting."""
 
     def __init__(self, sizes: dict[str, Any], weights: dict[str, Tensor]) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class TorchTransformer(nn.Module):
         _load(self, own)
 
     def forward(self, source: Tensor, is_padding: Tensor, target: Tensor) -> Tensor:
-        """(B, S), (B, S), (B, T) -> (B, T, V)."""
+        """(B, S), (B, S), (B, T) -> (B, T, V) logits."""
         size = target.shape[1]
         x = self.transformer(
             self._embed(source),
@@ -255,12 +255,12 @@ class TorchTransformer(nn.Module):
 
 
 def padded(rows: list[list[int]], value: int) -> Tensor:
-    """(B, longest)"""
+    """(B, longest) tokens, padded with `value`."""
     return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
 
 def _renamed(name: str, names: dict[str, str]) -> str:
-    """Each part of a dotted name in the peer's words."""
+    """A dotted name with each part replaced by the peer's name."""
     return ".".join(word for part in name.split(".") if (word := names.get(part, part)))
 
 

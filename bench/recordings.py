@@ -1,9 +1,9 @@
-"""What do pauses, levels, noise, telephones and codecs cost a speech model that its own test set does not show?
+"""Benchmark: robustness of a speech model to pauses, levels, noise, telephone bands and codecs.
 
     python bench/recordings.py MODEL MANIFEST [--utterances 200]
 
-Word error rates in per cent on the manifest's utterances as they are, and as users record them; of a classifier the
-share of wrong answers. "between" joins two to four utterances of one speaker, or of all where the manifest names none,
+Word error rates in percent on the manifest's utterances as they are, and altered as in recordings of users; for a
+classifier, error rates. "between" joins two to four utterances of one speaker (of any, if the manifest has no speakers)
 with pauses between them.
 """
 
@@ -23,7 +23,7 @@ from segue.data.text import normalize
 
 Change = Callable[[Samples, np.random.Generator], Samples]
 Join = Callable[[list[Samples], np.random.Generator], Samples]
-PAUSES_DB = (None, -60, -50, -40)  # of full scale; None: digital silence
+PAUSES_DB = (None, -60, -50, -40)  # dB relative to full scale; None: digital silence
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def of_first(change: Change) -> Join:
 
 
 def apart(seconds: float, level: int | None, rate: int) -> Join:
-    """Pieces with such pauses between them."""
+    """Joins pieces with pauses between them."""
 
     def change(pieces: list[Samples], draw: np.random.Generator) -> Samples:
         parts = [pieces[0]]
@@ -86,7 +86,7 @@ def apart(seconds: float, level: int | None, rate: int) -> Join:
 
 
 def changes(rate: int) -> Iterator[tuple[str, Change]]:
-    """What may happen to an utterance, by name."""
+    """Alterations of a single utterance, by name."""
     yield "as they are", lambda samples, _: samples
     for seconds in (0.5, 1.0, 3.0):
         for level in PAUSES_DB:

@@ -1,7 +1,7 @@
-"""How much memory does a training need to begin? Peak resident memory of each rank, above what imports take.
+"""Benchmark: peak resident memory of each rank at the start of a training, without the memory of imports.
 
-Each rank builds an 8-layer Transformer, spreads it and draws its weights, as the trainer does; then it makes the state
-of AdamW. Ranks are forked processes that meet over gloo. Linux only.
+Each rank builds an 8-layer Transformer, shards it and draws its weights, as the trainer does; then it creates the state
+of AdamW. Ranks are forked processes that communicate over gloo. Linux only.
 
     python bench/starting.py [--width 768]
 """
@@ -28,20 +28,20 @@ MB = 1e6
 
 
 class Peaks(NamedTuple):
-    """Of a rank, in bytes above what it had before."""
+    """Memory of a rank, in bytes above that before the start."""
 
     model: float
-    """Until the weights were there."""
+    """Peak until the weights are initialized."""
     held: float
-    """When they were."""
+    """Memory with initialized weights."""
     optimizer: float
-    """Until the optimizer's state was there, too."""
+    """Peak including the creation of the optimizer's state."""
     seconds: float
-    """Until the weights were there."""
+    """Time until the weights are initialized."""
 
 
 def status(key: str) -> float:
-    """Bytes, from /proc/self/status."""
+    """A value from /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(float(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
@@ -61,7 +61,7 @@ def started(section: TransformerSection, parallel: Parallel) -> Peaks:
     updater = Updater(AdamWSection(kind="adamw", learning_rate=1e-3), model)
     for state in updater.tensors().values():
         parallel_part = state.to_local() if hasattr(state, "to_local") else state
-        parallel_part.fill_(1.0)  # zeros take no memory before they are written
+        parallel_part.fill_(1.0)  # zeros take no memory until they are written
     return Peaks(peak, held, status("VmHWM") - before, seconds)
 
 
@@ -71,7 +71,7 @@ def be_rank(rank: int, section: TransformerSection, layout: Layout, meeting: str
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=layout.size)
     parallel = Parallel(World(rank, layout.size), layout, torch.device("cpu"))
     small = section.model_copy(update={"width": 64, "feed_forward": 64, "heads": 4})
-    started(small, parallel)  # torch imports much only now
+    started(small, parallel)  # warm-up: torch imports many modules lazily
     peaks = started(section, parallel)
     if layout.size > 1:
         dist.barrier()
@@ -80,7 +80,7 @@ def be_rank(rank: int, section: TransformerSection, layout: Layout, meeting: str
 
 
 def measure(section: TransformerSection, layout: Layout) -> list[Peaks]:
-    """By rank."""
+    """The peaks of each rank."""
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     with tempfile.TemporaryDirectory() as folder:

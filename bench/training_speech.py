@@ -1,22 +1,22 @@
-"""How fast does Segue train Jasper, beside NeMo 3.0? Seconds of audio per second, with the same work on both sides.
+"""Benchmark: training speed of Jasper in Segue and in NeMo 3.0, in seconds of audio per second.
 
-Two questions, for two sizes of model:
+Two measurements, for two sizes of model:
 
-- compute: waveforms in memory -> features -> Jasper -> CTC -> backward -> clip -> AdamW; the same plain loop on both.
-- loop: what a user runs. Segue: its Trainer (engine/trainer.py), with evaluation and checkpoints put off. NeMo: its
-  AudioToCharDataset under a DataLoader as its own `setup_training_data` builds it, in the plain loop, which is faster
-  than lightning's Trainer. One loader process each, reading and decoding (and resampling) the recordings.
+- compute: waveforms in memory -> features -> Jasper -> CTC -> backward -> clip -> AdamW; the same plain loop for both.
+- loop: what a user runs. Segue: its Trainer (engine/trainer.py), without evaluations and checkpoints. NeMo: its
+  AudioToCharDataset with a DataLoader as built by its `setup_training_data`, in the plain loop, which is faster than
+  lightning's Trainer. Each has one loader process, which reads, decodes and resamples the recordings.
 
-Each side is a process with its own interpreter. Blocks of steps take turns (turns.py); blocks of a pair take the same
-batches, which Segue's batch plan deals out beforehand. Before anything is timed, NeMo gets Segue's fresh weights, and
-both must agree on parameters, samples, frames, targets and the loss of the first batch.
+Each side is a process with its own interpreter. Blocks of steps alternate (turns.py); blocks of a pair use the same
+batches, which are planned by Segue. Before the timing, NeMo gets Segue's initial weights, and both must agree on
+parameters, samples, frames, targets and the loss of the first batch.
 
-The peer's environment (Linux; torch first and alone, the same build as Segue's):
+The peer's environment (Linux; torch is installed first, in a separate step, in the same build as Segue's):
 
     python3.11 -m venv nemo && nemo/bin/pip install torch==2.13.0
     nemo/bin/pip install 'nemo_toolkit[asr]==3.0.0' torch==2.13.0
 
-Two manifests (not to be prepared anew meanwhile), and the run (five to ten minutes):
+Two manifests (which must not change during the run), and the run (five to ten minutes):
 
     segue prepare fsdd free-spoken-digit-dataset/recordings data/fsdd
     segue prepare ljspeech LJSpeech-1.1 data/ljspeech
@@ -61,7 +61,7 @@ class Size:
     sample_rate_hz: int
     batch_seconds: float
     blocks: tuple[tuple[int, int, int, int, int], ...]
-    """Channels, kernel, repeats, stride, dilation. The last one, and strided and dilated ones, have no residual."""
+    """(channels, kernel, repeats, stride, dilation). The last block and strided or dilated ones have no residual."""
 
 
 SMALL_BLOCKS = ((64, 11, 1, 2, 1), (64, 11, 2, 1, 1), (64, 13, 2, 1, 1), (96, 15, 2, 1, 1), (128, 1, 1, 1, 1))
@@ -72,24 +72,24 @@ MEDIUM_BLOCKS = (
     (512, 1, 1, 1, 1),
 )
 SIZES = {
-    "small": Size(8000, 24.0, SMALL_BLOCKS),  # as recipes/speech_recognition/digits_jasper.toml, residuals plain
+    "small": Size(8000, 24.0, SMALL_BLOCKS),  # as recipes/speech_recognition/digits_jasper.toml, with plain residuals
     "medium": Size(16000, 24.0, MEDIUM_BLOCKS),  # Jasper 5x1: kernels of the paper's table 1, 256 channels
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What both sides follow."""
+    """The work for both sides."""
 
     recipe: dict[str, Any]
-    """Segue's; NeMo's configuration is made from it."""
+    """Segue's recipe, from which NeMo's configuration is made."""
     alphabet: str
     utterances: list[dict[str, Any]]
     """Manifest lines with absolute paths and normalized texts."""
     batches: list[list[int]]
-    """Positions in `utterances`."""
+    """Indices in `utterances`."""
     folder: str
-    """For files of this run."""
+    """Folder for files of this run."""
     threads: int
 
 
@@ -100,7 +100,7 @@ def run_plain_loop(
     loss: Callable[[Any], tuple[Tensor, float]],
     pace: turns.Pace,
 ) -> None:
-    """Trains; `loss` gives the loss of a batch and its seconds of audio, `update` uses the gradients up."""
+    """Trains. `loss` returns the loss and the seconds of audio of a batch; `update` applies and clears gradients."""
     model.train()
     parameters = list(model.parameters())
     for batch in batches:
@@ -235,7 +235,7 @@ class NemoSide:
         loader = torch.utils.data.DataLoader(
             self.dataset,
             batch_size=None,
-            sampler=self.plan.batches,  # lists of positions, as NeMo's own semi-sorted sampler gives them
+            sampler=self.plan.batches,  # lists of indices, as from NeMo's own semi-sorted sampler
             collate_fn=self.dataset.collate_fn,
             num_workers=LOADERS,
             prefetch_factor=PREFETCH,
@@ -258,7 +258,7 @@ class NemoSide:
 
 
 def serve(side: str, plan_path: Path) -> None:
-    """Answers on what was standard output; whatever the libraries print goes to standard error."""
+    """Runs a side. Answers go to the original standard output; what libraries print goes to standard error."""
     answer = turns.channel()
     plan = Plan(**json.loads(plan_path.read_text()))
     torch.set_num_threads(plan.threads)
@@ -277,7 +277,7 @@ def serve(side: str, plan_path: Path) -> None:
 
 
 def write_plan(size: Size, manifest_path: Path, folder: Path, threads: int) -> Path:
-    """Deals out the batches with Segue's plan and writes what both sides follow."""
+    """Plans the batches with Segue and writes the plan for both sides."""
     from segue.data.examples import Utterance
     from segue.data.manifest import Manifest
     from segue.data.text import TextSection, normalize
@@ -316,22 +316,22 @@ def write_plan(size: Size, manifest_path: Path, folder: Path, threads: int) -> P
     dealt = build_task(plan).source.plan("train")
     plan.batches.extend(dealt.micro_batch(number).indices.tolist() for number in range(PLANNED_BATCHES))
     for utterance in utterances:
-        Path(str(utterance["audio_filepath"])).read_bytes()  # into the page cache, for both
+        Path(str(utterance["audio_filepath"])).read_bytes()  # so that it is in the page cache for both sides
     path = folder / "plan.json"
     path.write_text(json.dumps(asdict(plan)))
     return path
 
 
 def check_same_work(segue: dict[str, Any], nemo: dict[str, Any]) -> None:
-    """Both sides see the same batch with the same model."""
+    """Asserts that both sides have the same model and the same first batch."""
     count, frames = sum(map(math.prod, segue["parameters"])), [sum(facts["frames"]) for facts in (segue, nemo)]
-    print(f"  {count} parameters; the first batch: {frames[0]} output frames beside {frames[1]}, ", end="")
-    print(f"loss {segue['loss']:.3f} beside {nemo['loss']:.3f}")
+    print(f"  {count} parameters; the first batch: {frames[0]} and {frames[1]} output frames, ", end="")
+    print(f"loss {segue['loss']:.3f} and {nemo['loss']:.3f}")
     assert segue["parameters"] == nemo["parameters"]
     assert segue["targets"] == nemo["targets"]
     for name, tolerance in (("samples", 2), ("frames", 1)):
         assert all(abs(a - b) <= tolerance for a, b in zip(segue[name], nemo[name], strict=True)), name
-    # The same weights on features that differ in the window's ends and the logarithm's floor.
+    # The weights are the same, but features differ at the ends of windows and in the floor of the logarithm.
     assert abs(segue["loss"] / nemo["loss"] - 1) < 0.05
 
 
@@ -353,7 +353,7 @@ def measure(sides: dict[str, turns.Side], mode: str, pairs: int, block_seconds: 
 
 def main() -> None:
     parser = turns.parser(__doc__, block_seconds=1.0)
-    parser.add_argument("--peer", help="python of NeMo's environment")
+    parser.add_argument("--peer", help="Python of NeMo's environment")
     parser.add_argument("--small", type=Path, metavar="MANIFEST", help="for the small model, at 8 kHz")
     parser.add_argument("--medium", type=Path, metavar="MANIFEST", help="for the medium model, at 16 kHz")
     options = parser.parse_args()

@@ -1,21 +1,22 @@
-"""How fast does Segue train a Transformer, beside JoeyNMT 2.3 and transformers' MarianMT? Real target tokens a second.
+"""Benchmark: training speed of a Transformer in Segue, JoeyNMT 2.3 and transformers' MarianMT.
 
-Every side does the whole step on padded batches in memory: forward, smoothed cross-entropy (0.1), backward, clipping
-(1.0), Adam or AdamW, in float32.
+Speeds are in target tokens per second, without padding. Each side does complete steps on padded batches in memory:
+forward, cross-entropy with label smoothing (0.1), backward, clipping (1.0), Adam or AdamW, in float32.
 
-- Segue: its Trainer's step (engine/trainer.py), which also checks for infinities and collects what is logged.
-- JoeyNMT: `TrainManager._train_step` and the lines around it in `train_and_validate`; Adam, which is not fused there.
-- transformers: MarianMT in a plain loop, which is faster than its Trainer, with what the Trainer uses: fused AdamW, and
-  LabelSmoother, as torch's equal `cross_entropy(label_smoothing=...)`; the model alone smooths nothing.
+- Segue: the step of its Trainer (engine/trainer.py), which also checks for infinities and collects values for the log.
+- JoeyNMT: `TrainManager._train_step` and the lines around it in `train_and_validate`; its Adam is not fused.
+- transformers: MarianMT in a plain loop, which is faster than its Trainer, with the Trainer's fused AdamW and, instead
+  of its LabelSmoother, torch's equivalent `cross_entropy(label_smoothing=...)`; the model itself does not smooth.
 
-JoeyNMT has one dropout for all places, attention weights and the inside of the position-wise networks too; beside it
-Segue has the same. Beside MarianMT both have its defaults: on embeddings and on what sublayers add.
+JoeyNMT has a single dropout setting, which includes attention weights and the inside of feed-forward networks; Segue
+has the same in this comparison. In that with MarianMT, both have MarianMT's defaults: dropout on embeddings and on the
+outputs of sublayers.
 
-Each side is a process with its own interpreter; blocks alternate (turns.py), and both blocks of a pair take the same
-batches, which Segue's batch plan deals out beforehand. Before anything is timed the peer gets Segue's fresh weights
-(and JoeyNMT Segue's order of sines and cosines), and both must agree on the first batch's targets and their likelihood.
+Each side is a process with its own interpreter; blocks alternate (turns.py), and both blocks of a pair use the same
+batches, which are planned by Segue. Before the timing, the peer gets Segue's initial weights (and JoeyNMT Segue's order
+of sines and cosines), and both must agree on the targets of the first batch and their likelihood.
 
-The peers' environments (Linux; torch first and alone, the same build as Segue's):
+The peers' environments (Linux; torch is installed first, in a separate step, in the same build as Segue's):
 
     python3.11 -m venv joeynmt && joeynmt/bin/pip install torch==2.13.0
     joeynmt/bin/pip install joeynmt==2.3.0 importlib_metadata torch==2.13.0
@@ -61,7 +62,7 @@ WARM_UP_STEPS = 8
 
 @dataclass(frozen=True)
 class Size:
-    """A model."""
+    """Size of a model."""
 
     width: int
     feed_forward: int
@@ -78,10 +79,10 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What both sides follow."""
+    """The work for both sides."""
 
     recipe: dict[str, Any]
-    """Segue's; the peer's settings are made from it."""
+    """Segue's recipe, from which the peer's settings are made."""
     padding: int
     begin: int
     end: int
@@ -89,19 +90,19 @@ class Plan:
     batches: list[tuple[list[list[int]], list[list[int]]]]
     """Sources with their end tokens, and targets with begin and end tokens."""
     folder: str
-    """For files of this run."""
+    """Folder for files of this run."""
     threads: int
 
 
 class Trains(Protocol):
-    """A side."""
+    """One side of the comparison."""
 
     def facts(self) -> dict[str, Any]:
-        """Of the first batch: the number of its `targets`, and their `likelihood_loss` without dropout."""
+        """The number of `targets` of the first batch, and their `likelihood_loss` without dropout."""
         ...
 
     def step(self, number: int) -> None:
-        """Learns from batch `number`."""
+        """One optimizer step on batch `number`."""
         ...
 
 
@@ -109,7 +110,7 @@ class Trains(Protocol):
 
 
 def build_task(recipe: dict[str, Any], folder: Path) -> "Translation":
-    """The task; its tokenizer is learned and kept in `folder` where none is there."""
+    """The task. Its tokenizer is loaded from `folder`; if there is none, it is learned and saved there."""
     from segue.data.examples import Pair
     from segue.data.manifest import Manifest
     from segue.data.vocabularies import Vocabularies
@@ -169,7 +170,7 @@ class JoeySide:
             "optimizer": "adam",
             "adam_betas": list(BETAS),
             "learning_rate": LEARNING_RATE,
-            "scheduling": "noam",  # without one it does not start
+            "scheduling": "noam",  # JoeyNMT requires a scheduler
             "loss": "crossentropy",
             "label_smoothing": SMOOTHING,
             "normalization": "tokens",
@@ -297,7 +298,7 @@ def serve(name: str, plan_path: Path) -> None:
 
 
 def write_plan(size: Size, manifest: Path, folder: Path, threads: int, *, is_dropped_everywhere: bool) -> Path:
-    """Learns the tokenizer, deals out the batches with Segue's plan, and writes what both sides follow."""
+    """Learns the tokenizer, plans the batches with Segue, and writes the plan for both sides."""
     elsewhere = DROPOUT if is_dropped_everywhere else 0.0
     recipe = {
         "task": "translation",
@@ -363,9 +364,9 @@ def compare(sides: dict[str, turns.Side], pairs: int, block_seconds: float) -> N
 
 def main() -> None:
     parser = turns.parser(__doc__, block_seconds=1.5)
-    parser.add_argument("manifest", type=Path, nargs="?", help="of training pairs")
-    parser.add_argument("--joeynmt", metavar="PYTHON", help="of JoeyNMT's environment")
-    parser.add_argument("--transformers", metavar="PYTHON", help="of transformers' environment")
+    parser.add_argument("manifest", type=Path, nargs="?", help="manifest of training pairs")
+    parser.add_argument("--joeynmt", metavar="PYTHON", help="Python of JoeyNMT's environment")
+    parser.add_argument("--transformers", metavar="PYTHON", help="Python of transformers' environment")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     options = parser.parse_args()
     if options.side:
@@ -378,7 +379,7 @@ def main() -> None:
             python = getattr(options, peer)
             if python is None:
                 continue
-            print(f"{size} beside {peer}, torch {torch.__version__}, {options.threads} thread(s):")
+            print(f"{size}, Segue and {peer}, torch {torch.__version__}, {options.threads} thread(s):")
             with tempfile.TemporaryDirectory() as name:
                 folder, is_joeynmt = Path(name), peer == "joeynmt"
                 plan_path = write_plan(

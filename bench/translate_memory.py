@@ -1,10 +1,10 @@
-"""Does `segue translate` take time in proportion and memory that stays, however many lines come in?
+"""Benchmark: time and memory of `segue translate` for different numbers of lines.
 
     python bench/translate_memory.py RUN/model data/multi30k/test_2016_flickr.jsonl
     python bench/translate_memory.py RUN/model data/multi30k/test_2016_flickr.jsonl --lines 100000 --beams 1
 
-The manifest's sources, over and over, as standard input of one process on one thread. Seconds and memory include
-starting up, which 0 lines show alone.
+The manifest's sources, repeated, are the standard input of one process with one thread. Time and memory include the
+startup, which 0 lines show separately. Time should be proportional to the lines, and memory constant.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 
 class Use(NamedTuple):
-    """What a process needed."""
+    """Resources that a process used."""
 
     seconds: float
     processor_seconds: float
@@ -29,7 +29,7 @@ class Use(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="model directory")
-    parser.add_argument("manifest", type=Path, help="of text pairs")
+    parser.add_argument("manifest", type=Path, help="manifest of text pairs")
     parser.add_argument("--lines", type=int, nargs="+", default=[0, 1000, 10_000, 100_000])
     parser.add_argument("--beams", type=int, default=5)
     options = parser.parse_args()

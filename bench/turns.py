@@ -1,7 +1,8 @@
-"""How are two programs compared on a machine that others use too? Each is a process; blocks of work take turns.
+"""Compares the speed of programs on a shared machine: each is a process, and blocks of work alternate.
 
-A B B A ..., while the other waits. A ratio is taken between the blocks of a pair, which are neighbors in time; their
-geometric mean has a 95 % bootstrap interval. Runs in the peers' environments too: numpy and the standard library only.
+The order is A B B A ..., and one side waits while the other works. Ratios are between the blocks of a pair, which are
+adjacent in time; their geometric mean has a 95 % bootstrap interval. Also runs in the peers' environments, so it
+needs only numpy and the standard library.
 """
 
 import argparse
@@ -18,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-PAUSE_SECONDS = 0.2  # the other side's loader, if it has one, reads ahead, then rests
+PAUSE_SECONDS = 0.2  # so that a loader of the other side finishes reading ahead
 RESAMPLES = 10_000
 Answer = dict[str, Any]
 
 
 def parser(description: str | None, block_seconds: float) -> argparse.ArgumentParser:
-    """What every comparison can be told; `--side` is for its own processes: a side's name and the plan's file."""
+    """Options of all comparisons. `--side` is internal, for the sides' processes: name of the side, plan file."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--pairs", type=int, default=40)
     result.add_argument("--block-seconds", type=float, default=block_seconds)
@@ -34,10 +35,10 @@ def parser(description: str | None, block_seconds: float) -> argparse.ArgumentPa
 
 
 class Side:
-    """A side's process, seen from the parent: one line of JSON goes in, one comes out."""
+    """The parent's view of a side's process: each order and each answer is a line of JSON."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path, *, has_gpu: bool = False) -> None:
-        """Starts it."""
+        """Starts the process; its standard error goes to `log`."""
         self._name, self._log = name, log
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
         if not has_gpu:
@@ -47,27 +48,27 @@ class Side:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, env=environment, text=True
             )
         self.facts: Answer = {}
-        """Its first line: what it will work on."""
+        """Its first answer: a description of its work."""
 
     def ask(self, order: Any) -> Answer:
-        """What it answers."""
+        """Sends an order; returns its answer."""
         self.tell(order)
         return self.answer()
 
     def tell(self, order: Any) -> None:
-        """For an order whose answer is read later, or that has none."""
+        """Sends an order whose answer is read later, or that has none."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
 
     def end(self) -> None:
-        """Ends it and waits: it may still write files."""
+        """Ends the process and waits for it, since it may still write files."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
     def answer(self) -> Answer:
-        """The next one; waits for it."""
+        """Waits for the next answer. Raises SystemExit with the end of the log if the process ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -83,7 +84,7 @@ def start(script: str, pythons: Mapping[str, str], plan: Path, *, has_gpu: bool 
 def start_all(
     script: str, pythons: Mapping[str, str], plans: Sequence[Path], *, has_gpu: bool = False
 ) -> list[dict[str, Side]]:
-    """The sides of several comparisons, which start at the same time; none of them works until it is asked to."""
+    """The sides of several comparisons, which start at the same time and then wait for orders."""
     comparisons = [
         {
             name: Side(
@@ -103,33 +104,33 @@ def start_all(
 
 
 def channel() -> Callable[[Answer], None]:
-    """In a side's process: writes an answer to the parent. What libraries print goes to standard error from now on."""
+    """In a side's process: a function that answers the parent. What libraries print then goes to standard error."""
     file = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return lambda answer: print(json.dumps(answer), file=file, flush=True)
 
 
 def serve(facts: Answer, run: Callable[[Any], Answer], answer: Callable[[Answer], None]) -> None:
-    """In a side's process: says its facts, then answers one order after the other."""
+    """In a side's process: sends its facts, then answers orders one after the other."""
     answer(facts)
     for line in sys.stdin:
         answer(run(json.loads(line)))
 
 
 class LoopEnds(Exception):  # noqa: N818
-    """The parent has seen enough of a loop."""
+    """Raised in a side's loop when the parent ends it."""
 
 
 class Pace:
-    """In a side's process: lets a loop of its own run in blocks. Times each, reports it, waits for the next order."""
+    """In a side's process: runs a training loop in blocks. Times each block, reports it, waits for the next order."""
 
     def __init__(self, answer: Callable[[Answer], None], settle: Callable[[], None] = lambda: None) -> None:
-        """`settle` returns when all that was begun is done: on a GPU it may not be."""
+        """`settle` waits until all work is done, which may still be queued on a GPU."""
         self._answer, self._settle = answer, settle
         self._processor_seconds = 0.0
 
     def wait(self) -> None:
-        """Returns when a block is asked for: a number of steps. Raises LoopEnds at any other order."""
+        """Waits for an order of a number of steps. Raises LoopEnds at any other order."""
         order = sys.stdin.readline().strip()
         if not order.isdigit():
             raise LoopEnds
@@ -137,13 +138,13 @@ class Pace:
         self._amount, self._start = 0.0, perf_counter()
 
     def after_step(self, amount: float) -> None:
-        """To be called after each optimizer step, with the data that it learned from."""
+        """To be called after each optimizer step, with the amount of data in it."""
         self._amount += amount
         self._steps_left -= 1
         if self._steps_left == 0:
             self._settle()
             wall_seconds = perf_counter() - self._start
-            # From the end of one block to the end of the next, so that reading ahead while waiting is counted.
+            # From the end of one block to the end of the next, so that reading ahead during the pause is included.
             before, self._processor_seconds = self._processor_seconds, processor_seconds()
             spent = self._processor_seconds - before
             self._answer({"steps": self._num_steps, "amount": self._amount, "wall": wall_seconds, "processor": spent})
@@ -157,7 +158,7 @@ def processor_seconds() -> float:
 
 
 def take_turns(sides: dict[str, Side], orders: Sequence[Any]) -> dict[str, list[Answer]]:
-    """The answers of each side to the same orders, A B B A ..."""
+    """The answers of each side to the same orders, in the order A B B A ..."""
     answers: dict[str, list[Answer]] = {name: [] for name in sides}
     for number, order in enumerate(orders):
         for name in sorted(sides, reverse=number % 2 == 0):

@@ -8,12 +8,14 @@ __all__ = ["load", "train"]
 
 
 def load(model: str | Path, device: str = "auto", threads: int | None = None) -> Any:
-    """The model in a run directory, a model directory or an exported directory, ready for use.
+    """Loads the model in a run directory, a model directory or an exported directory.
 
-    A speech model has `transcribe(path)` and `transcribe(samples, sample_rate_hz)`, a translation model
-    `translate(texts)`, a classifier `classify` of a path, of samples with their rate, or of a text; all have
-    `evaluate(manifest)`. Threads may share a model. Exported ones need no torch; they
-    take so many `threads` of the CPU (None: all cores).
+    A speech recognizer has `transcribe(path)` and `transcribe(samples, sample_rate_hz)`; a translator has
+    `translate(texts)`; a classifier has `classify(path)` and `classify(samples, sample_rate_hz)`, or `classify(text)`.
+    All have `evaluate(manifest)`. Models are thread-safe.
+
+    `device` is "auto", "cpu", "cuda" or "mps". Exported models run on the CPU, without torch, on `threads`
+    threads (None: all cores). Raises a UserError if `model` cannot be loaded.
     """
     from segue import tasks
 
@@ -21,11 +23,11 @@ def load(model: str | Path, device: str = "auto", threads: int | None = None) ->
 
 
 def train(recipe: str | Path, out: str | Path, *overrides: str, loggers: Sequence[Callable[..., Any]] = ()) -> Any:
-    """Trains a recipe (a path, or a shipped one's name) in the directory `out`, or goes on there.
+    """Trains a recipe (a path, or the name of a shipped one) in the run directory `out`, or resumes the training there.
 
-    `overrides` are "key.path=value". Each of `loggers` is called with the run directory, the step after which the run
-    goes on, and the steps in the whole run; it returns what is told how the training goes (`engine/log.py`: Logger).
-    Returns the step reached and the best evaluation.
+    `overrides` are "key.path=value". Each of `loggers` is called with the run directory, the last step that is done (0
+    in a new run), and the number of steps of the whole run; it returns a Logger (`engine/log.py`). Returns the step
+    reached and the best evaluation. Raises a UserError for mistakes in the recipe or the data.
     """
     from segue import training
     from segue.recipe import find

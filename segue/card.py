@@ -1,4 +1,4 @@
-"""What does a model card say? Front matter that Hugging Face's hub reads, what the model is, and how to use it."""
+"""Model cards in Markdown: front matter for the Hugging Face Hub, facts about the model, and how to use it."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -6,12 +6,12 @@ from typing import Annotated
 from pydantic import Field
 
 LicenseId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
-"""SPDX's identifier in small letters, as the hub writes it."""
+"""SPDX identifier in lowercase, as on the Hugging Face Hub."""
 USE = "\n## Use\n"
 
 
 def card(title: str, *, kind: str, license_id: str, languages: Sequence[str], facts: Sequence[str], use: str) -> str:
-    """A card in Markdown. `kind` is the hub's name of the task; `facts` become a list."""
+    """A card in Markdown. `kind` is the hub's `pipeline_tag`; `facts` become a list."""
     listed = "".join(f"\n- {language}" for language in languages)
     language = f"\nlanguage:{listed}" if languages else ""
     points = "\n".join(f"- {fact}" for fact in facts)
@@ -32,14 +32,14 @@ Trained with [Segue](https://pypi.org/project/segue/).
 
 
 def with_use(text: str, use: str, more: str = "") -> str:
-    """A card, also one that its owner has edited, for another runtime: what stands under "## Use" is new."""
+    """The card `text`, which its owner may have edited, with a new section "## Use" and with `more` at its end."""
     before, _, after = text.partition(USE)
     _, mark, others = after.partition("\n## ")
     return f"{before.rstrip()}\n{USE}\n{use.strip()}\n{mark}{others}{more}"
 
 
 def in_segue(folder: str, command: str, call: str) -> str:
-    """How a model that lies in `folder` is used with Segue: a command, and a method of what `segue.load` gives."""
+    """How to use the model in `folder` with Segue: a command, and a method `call` of what `segue.load` returns."""
     code = f'import segue\n\nprint(segue.load("{folder}").{call})'
     return f"""From the folder that holds this one, which is called `{folder}` here, on the command line:
 
@@ -51,5 +51,5 @@ or in Python:
 
 
 def python(code: str) -> str:
-    """A block of code in Markdown."""
+    """A Python code block in Markdown."""
     return f"```python\n{code.strip()}\n```\n"

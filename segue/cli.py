@@ -1,8 +1,8 @@
-"""How does a command line run? `segue/commands/` has a file for each command.
+"""The command line `segue`. `segue/commands/` has a file for each command.
 
-Exit status: 0; 2 for a user's mistake, one clear message on standard error; 1 for a fault of ours, with a traceback;
-128 + signal where SIGINT, SIGTERM or SIGUSR1 stopped a training that can go on; 75 where its watchdog did, or where
-another rank was lost.
+Exit status: 0; 2 for a mistake of the user, with a message on standard error; 1 for a bug in Segue, with a traceback;
+128 + signal if SIGINT, SIGTERM or SIGUSR1 stopped a training that can be resumed; 75 if its watchdog stopped it, or if
+another rank failed.
 """
 
 import argparse
@@ -23,15 +23,16 @@ from segue.errors import UserError
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status."""
-    # Waiting threads should sleep: spinning ones cost up to six times on a shared machine. Read when torch is imported.
+    # Waiting threads should sleep: on a shared machine, spinning costs up to a factor of six. OpenMP reads this
+    # when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if sys.stderr is None:  # closed: what is said there would go to standard output, among the results
+    if sys.stderr is None:  # closed: messages would go to standard output, among the results
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stdout is None:
         print("segue: standard output is closed; send it to a file, or to /dev/null", file=sys.stderr)
         return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # UTF-8 as in files, whatever the locale; names of files that are not UTF-8 go out as they came in.
+        # UTF-8 as in files, whatever the locale; file names that are not UTF-8 are written unchanged.
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     words = sys.argv[1:] if words is None else words
     name = words[0] if words else "--help"
@@ -41,10 +42,10 @@ def main(words: Sequence[str] | None = None) -> int:
             hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
             print(f"segue: no such command: {name!r} ({hint})", file=sys.stderr)
             return 2
-        _contents().parse_args([name])  # help, version, or a mistake: it does not come back
+        _contents().parse_args([name])  # prints help, the version or an error, and exits
     progress.show()
     try:
-        # Intermixed: options may stand before, between and after the words.
+        # Intermixed: options may come before, between and after positional arguments.
         parser = _parser(name)
         arguments, unknown = parser.parse_known_intermixed_args(words[1:])
         if unknown and name == "train":
@@ -54,14 +55,14 @@ def main(words: Sequence[str] | None = None) -> int:
         if unknown:
             parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         return _command(name).run(arguments) or 0
-    except KeyboardInterrupt:  # a training answers the first one itself: it saves and says how to go on
+    except KeyboardInterrupt:  # a training handles the first one itself: it saves and says how to resume
         progress.stop()
         print("segue: stopped", file=sys.stderr)
         return 128 + signal.SIGINT
     except UserError as mistake:
         progress.stop()
         print(f"segue: {mistake}", file=sys.stderr)
-    except OSError as error:  # a full disk, a folder that may not be written: not ours to mend
+    except OSError as error:  # a full disk, a folder without write permission: no bug in Segue, so no traceback
         progress.stop()
         if isinstance(error, BrokenPipeError):  # `segue ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -80,7 +81,7 @@ def _contents() -> argparse.ArgumentParser:
         prog="segue",
         usage="segue COMMAND ...",
         description="Sequence models from your own data to a deployed model.",
-        epilog=f"commands:\n{lines}\n\n`segue COMMAND --help` says more.",
+        epilog=f"commands:\n{lines}\n\n`segue COMMAND --help` shows the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

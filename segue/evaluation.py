@@ -1,4 +1,4 @@
-"""What did an evaluation find? Plain data: tasks make it, reports draw it."""
+"""The results of an evaluation, as plain data: tasks create it, reports show it."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_WORST, NUM_MEDIAN, NUM_BEST = 20, 10, 5
-"""Examples of a report."""
+"""Number of examples in a report."""
 NUM_MAPS = 5
-"""Attention maps of a report."""
+"""Number of attention maps in a report."""
 
 Direction = Literal["min", "max"]
 
@@ -23,25 +23,25 @@ class Example(NamedTuple):
     reference: str
     hypothesis: str
     score: float
-    """Of this example alone: an error rate (1.0 is 100 %) or a score such as chrF (0 to 100)."""
+    """Of this example: an error rate (1.0 is 100 %) or a score such as chrF (0 to 100)."""
     source: str | None = None
-    """The text that was translated."""
+    """Source text of a translation."""
     alternatives: tuple[str, ...] = ()
-    """Other right references."""
+    """Further references."""
     length: float = 0.0
-    """What scores are grouped by."""
+    """Length, in the unit `Evaluation.length_name`; reports show scores by length."""
     audio: bytes | None = None
-    """A wav, flac, ogg or mp3 file to play; needed for those that `chosen` names, and for no others."""
+    """Content of a wav, flac, ogg or mp3 file to play; only needed for the examples that `chosen` returns."""
     extra: str = ""
-    """A short note."""
+    """A short note that is shown with the example."""
     scores: Mapping[str, float] = MappingProxyType({})
-    """All scores of this example alone, by name."""
+    """All scores of this example, by name."""
     details: Mapping[str, str] = MappingProxyType({})
-    """What else is known of it: "speaker", "language"."""
+    """Further properties, such as "speaker" and "language"."""
 
 
 class AttentionMap(NamedTuple):
-    """Where a model looked while it wrote a sentence."""
+    """Attention weights of a decoder over the source, for one sentence."""
 
     id: str
     rows: Sequence[str]
@@ -49,43 +49,44 @@ class AttentionMap(NamedTuple):
     columns: Sequence[str]
     """Source tokens."""
     weights: NDArray[np.float32]
-    """(rows, columns), or (heads or layers, rows, columns), of which the mean is drawn."""
+    """(rows, columns); or (heads or layers, rows, columns), which is averaged over the first dimension."""
 
 
 class Evaluation(NamedTuple):
-    """What a report shows."""
+    """An evaluation of one model on one set of examples."""
 
     title: str
     scores: Mapping[str, float | str]
-    """Of the whole set, in order. Names that end in "rate" are shown in per cent, strings as they are."""
+    """Scores of the whole set, in order. Those with names that end in "rate" are shown in percent, strings as they
+    are."""
     examples: Sequence[Example]
     score_name: str
-    """What an example's score is: "word error rate", "chrF"."""
+    """Name of `Example.score`, such as "word error rate" or "chrF"."""
     direction: Direction
-    """Which score is better."""
+    """Whether lower or higher scores are better."""
     length_name: str
-    """What an example's length counts: "seconds", "source tokens"."""
+    """Unit of `Example.length`, such as "seconds" or "source tokens"."""
     facts: Mapping[str, str]
-    """What was evaluated, and when."""
+    """What was evaluated, and when: shown as a table."""
     attention: Sequence[AttentionMap] = ()
     intervals: Mapping[str, tuple[float, float]] = MappingProxyType({})
-    """95 % intervals of some of the scores, by name."""
+    """95 % confidence intervals of some of the scores, by name."""
     interval_note: str = ""
-    """What was drawn to get them, or why there are none."""
+    """How the intervals were computed, or why there are none."""
     measured: Any = None
-    """The `metrics.Scores` behind the scores: what tells two models apart."""
+    """The `metrics.Scores` of these examples, to compare two models."""
     classes: Sequence[str] = ()
-    """What references and hypotheses are chosen from, where they are classes and no texts."""
+    """Names of the classes; empty if references and hypotheses are texts."""
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
-    """Scores by name, of each group of each kind: `groups["speakers"]["ann"]`."""
+    """Scores by kind of group, group and name of the score, as in `groups["speakers"]["ann"]["word_error_rate"]`."""
 
     def as_json(self) -> dict[str, Any]:
-        """The scores, their intervals, and those of the groups."""
+        """Scores, their intervals, and the scores of groups."""
         intervals = {name: list(each) for name, each in self.intervals.items()}
         return {**self.scores, "intervals": intervals, "interval_note": self.interval_note, **self.groups}
 
     def outputs(self) -> Iterator[dict[str, Any]]:
-        """What became of each example, with its own scores: a line of `--outputs` each."""
+        """Each example with its hypothesis and scores: one line of `--outputs` each."""
         unit = self.length_name.replace(" ", "_")
         for each in self.examples:
             yield {
@@ -101,15 +102,15 @@ class Evaluation(NamedTuple):
 
 
 def chosen(examples: Sequence[Example], direction: Direction) -> list[int]:
-    """The indices of the examples that a report shows: only these need their audio."""
+    """Indices of the examples that a report shows; only these need `audio`."""
     return [index for indices in shown(examples, direction).values() for index in indices]
 
 
 def shown(examples: Sequence[Example], direction: Direction) -> dict[str, list[int]]:
-    """Indices of the worst (worst first), of those around the median, and of the best (best first).
+    """Indices by group: "worst" (worst first), "median" (around the median) and "best" (best first).
 
-    Fewer examples than would be shown are shared out alike. None is twice among them, and what has no difference from
-    a reference is not among the worst.
+    If there are fewer examples than a report shows, the groups shrink in proportion. No example is in two groups, and
+    one that equals a reference is never among the worst.
     """
     sign = -1 if direction == "min" else 1
     order = sorted(range(len(examples)), key=lambda index: sign * examples[index].score)
@@ -125,5 +126,5 @@ def shown(examples: Sequence[Example], direction: Direction) -> dict[str, list[i
 
 
 def is_flawless(example: Example) -> bool:
-    """Whether the output is a reference, word for word."""
+    """Whether the hypothesis has the same words as one of the references."""
     return any(example.hypothesis.split() == right.split() for right in (example.reference, *example.alternatives))

@@ -1,4 +1,4 @@
-"""How is a file written so that it either is whole or does not exist?"""
+"""Atomic writing of files: a file is either complete or does not exist."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 from segue.errors import UserError
 
 PARTIAL = ".partial_"
-"""What the names of files begin with that are not whole yet."""
+"""Prefix of the names of files that are not complete yet."""
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; also for what can be no file's name, since it is too long."""
+    """Whether there is such a file. False, without an error, if the name is too long for a file."""
     try:
         return path.is_file()
     except OSError:
@@ -21,9 +21,10 @@ def is_file(path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, in `path`'s folder, which is made; the file takes `path`'s place when the block ends well.
+    """A temporary path to write to, in the folder of `path`; it replaces `path` if the block ends without an exception.
 
-    Whoever may read other new files may read this one, also where the writer puts a private file in its place.
+    The folder is created if necessary. The file gets the permissions of the umask, even if the writer replaces the
+    temporary file by one with others.
     """
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True)
@@ -31,10 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         try:
             partial.touch(exist_ok=False)
-        except FileExistsError:  # left by a process that was killed, maybe private
+        except FileExistsError:  # left by a process that was killed; its permissions may differ
             partial.unlink()
             partial.touch()
-        mode = partial.stat().st_mode  # what the umask leaves: asking for it would change it for other threads
+        mode = partial.stat().st_mode  # from the umask, which os.umask could only read by changing it for all threads
         yield partial
         if partial.stat().st_mode != mode:
             partial.chmod(mode)
@@ -45,16 +46,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """A text file in UTF-8; what has none, half a surrogate pair, is escaped as in JSON."""
+    """Writes a text file in UTF-8. Lone surrogates, which UTF-8 cannot encode, are escaped as in JSON."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(f"{line}\n" for line in lines)
 
 
 def check_targets(targets: Mapping[str, Path | None], sources: Sequence[Path] = ()) -> None:
-    """Makes the folders of files that will be written when hours of work are done.
+    """Checks files that will be written at the end of a long computation, and creates their folders.
 
-    `targets` go by the option that names them. A UserError for one that cannot be written, or that is one of `sources`
-    or another target.
+    `targets` are by the option that names them. Raises a UserError for one that cannot be written, or that is also one
+    of `sources` or another target.
     """
     taken = {path.resolve(): "is read" for path in sources}
     for option, path in targets.items():

@@ -1,4 +1,4 @@
-"""Which key of a recipe did somebody mean? Names that other toolkits have, keys of other tables, slips of the pen."""
+"""Suggestions for unknown keys of a recipe: names from other toolkits, keys of other tables, and typos."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -82,17 +82,17 @@ OTHER_NAMES: dict[str, tuple[str, ...]] = {
     "seed": ("random_seed", "manual_seed"),
     "metric": ("metric_for_best_model", "best_checkpoint_metric"),
 }
-"""Key -> what else it is called, in small letters and with underscores; `batch` is one of BUDGETS."""
+"""Key -> its names in other toolkits, in lowercase with underscores. `batch` stands for the keys in BUDGETS."""
 BUDGETS = ("batch.seconds", "batch.tokens")
 
 
 def plain(name: str) -> str:
-    """A name as the table above writes it: --Batch-Size is batch_size."""
+    """A name as in the table above: --Batch-Size becomes batch_size."""
     return name.strip("-").replace("-", "_").casefold()
 
 
 def hint(key: str, keys: Sequence[str]) -> str | None:
-    """Which of a recipe's dotted `keys` may be meant by one that is none of them, as a question."""
+    """A question that suggests one of a recipe's dotted `keys` for the unknown `key`; None if nothing is similar."""
     found = meant(key, keys)
     if not found:
         return None
@@ -107,7 +107,7 @@ def hint(key: str, keys: Sequence[str]) -> str | None:
 
 
 def meant(key: str, keys: Sequence[str]) -> list[str]:
-    """Those of a recipe's dotted `keys` that one that is none of them may stand for, the likeliest first."""
+    """Those of a recipe's dotted `keys` that the unknown `key` may stand for, the most likely first."""
     table, _, name = key.rpartition(".")
     wanted, beside = plain(name), [each for each in keys if each.rpartition(".")[0] == table]
     named = [each for each, names in OTHER_NAMES.items() if wanted in names]
@@ -115,7 +115,7 @@ def meant(key: str, keys: Sequence[str]) -> list[str]:
     known = [found for each in named for found in (budgets if each == "batch" else [each] if each in keys else [])]
     same = [each for each in keys if each.rpartition(".")[2] == wanted]
     near = [f"{table}.{each}" if table else each for each in _near(name, [k.rpartition(".")[2] for k in beside])]
-    # A word that only sounds like one of another table has to sound much like it.
+    # Keys of other tables have to be more similar.
     far = [each for each in keys if _near(wanted, [each.rpartition(".")[2]], 0.8)]
     return list(dict.fromkeys([*sorted(known, key=lambda each: each not in beside), *same, *near, *far]))
 

@@ -1,4 +1,4 @@
-"""Is an exported model the same model? Its own runtime against PyTorch, on real examples, in one alternating run."""
+"""Comparison of an exported model, in its own runtime, with PyTorch: outputs, scores and speed on real examples."""
 
 import json
 import math
@@ -14,74 +14,79 @@ from segue import metrics
 from segue.data.manifest import Manifest
 
 NUM_EXAMPLES = 500
-"""Examples at the most, evenly spaced over the manifests."""
+"""Maximum number of examples, evenly spaced over the manifests."""
 WORST_DIFFERENCE = 1e-2
-"""Bound on scores of models in full precision, in nats."""
+"""Bound on differences of scores, in nats, for models in full precision."""
 NUM_SHOWN = 10
 
 
 class Circumstances(NamedTuple):
-    """Of a comparison."""
+    """Environment and sizes of a comparison."""
 
     runtime: str
     """Name and version."""
     instructions: str
-    """Of the processor that it ran on: eight bits are computed otherwise on others."""
+    """Instruction sets of the processor, on which the results of 8-bit arithmetic depend."""
     threads: int
     bytes_before: int
-    """Of the weights in PyTorch."""
+    """Size of the weights in PyTorch."""
     bytes_after: int
-    """Of what was written."""
+    """Size of the exported files."""
 
 
 class Least(NamedTuple):
-    """What the runtime says when it is told to use the fewest instructions that it can."""
+    """Results when the runtime is restricted to the smallest instruction set that it supports."""
 
     name: str
     after: float
-    """The metric."""
+    """The metric of the exported model."""
     identical: float
-    """Share of outputs that are the same as with all instructions."""
+    """Share of outputs that are the same as with all instruction sets."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What was found. Points are of WER, CER, accuracy or macro F1 in per cent, of BLEU or of chrF."""
+    """The result of a comparison. Points are percentage points of WER, CER, accuracy or macro F1, or points of BLEU or
+    chrF."""
 
     task: str
     runtime: str
     """Name and version."""
     instructions: str
-    """Of the processor that it ran on: eight bits are computed otherwise on others."""
+    """Instruction sets of the processor, on which the results of 8-bit arithmetic depend."""
     threads: int
     examples: list[str]
     """Manifests."""
     count: int
-    """Examples of them that were used."""
+    """Number of their examples that were used."""
     worst_difference: float
-    """Of scores, in nats: all log-probabilities of speech; of translations that are the same, their own."""
+    """Largest absolute difference of scores, in nats. Scores are all log-probabilities of a speech recognizer; for
+    translation, those of the translations that are identical."""
     mean_difference: float
     identical: float
-    """Share of outputs."""
+    """Share of outputs that are identical."""
     metric: str
     before: float
     after: float
     loss: float
-    """Points lost from before to after; below 0 where it got better."""
+    """Points lost from `before` to `after`; negative if the score improved."""
     signature: str
-    """How the metric was counted, where that needs to be said."""
+    """How the metric was computed, such as sacrebleu's signature; may be empty."""
     bytes_before: int
     bytes_after: int
     speed: float
-    """Times as fast as PyTorch on as many threads."""
+    """Speed relative to PyTorch with the same number of threads; 2.0 is twice as fast."""
     differing: list[dict[str, Any]] = field(default_factory=list)
     """The first outputs that differ."""
     least: Least | None = None
-    """The same on the least processor that the runtime serves, where it was tried."""
+    """The results with the smallest instruction set that the runtime supports, if that was tried."""
 
     def problems(self, is_exact: bool, max_loss: float, least: float) -> list[str]:
-        """Why the export must not be used; nothing where it may. Rounded weights have to keep the metric only, others
-        also a share of `least` of the outputs."""
+        """The reasons why the export must not be used; empty if it may.
+
+        The metric may lose `max_loss` points. If the weights are not rounded (`is_exact`), scores must agree within
+        WORST_DIFFERENCE, too, and at least a share of `least` of the outputs must be identical.
+        """
         found = []
         if not math.isfinite(self.worst_difference):
             found.append("some scores are not numbers")
@@ -95,14 +100,14 @@ class Parity:
         return found
 
     def save(self, path: Path, **more: Any) -> None:
-        """As one JSON object."""
+        """Writes the comparison, and `more`, as one JSON object."""
         least = None if self.least is None else self.least._asdict()
         path.write_text(
             json.dumps({**vars(self), "least": least, **more}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
     def rows(self) -> dict[str, str]:
-        """What people read."""
+        """The rows of a table for the terminal, by label."""
         is_share = metrics.describe(self.metric).is_share
 
         def points(value: float) -> str:
@@ -132,7 +137,10 @@ class Parity:
 
 
 def gate(scores: Sequence[metrics.Scores]) -> dict[str, Any]:
-    """What the metric that chooses a model says of outputs before and after; it counts what did worst after."""
+    """The metric that selects models, of the outputs before (the first of `scores`) and after (the others).
+
+    "loss" is that of the worst of the others, in points.
+    """
     chosen, name = scores[0].chosen, scores[0].chosen.name
     before, *after = (each.overall()[name] for each in scores)
     points = 100 if chosen.is_share else 1
@@ -147,19 +155,19 @@ def gate(scores: Sequence[metrics.Scores]) -> dict[str, Any]:
 
 
 def thin_out(manifest: Manifest[Any], most: int = NUM_EXAMPLES) -> None:
-    """Leaves so many examples at the most, evenly spaced."""
+    """Reduces the manifest to at most `most` examples, evenly spaced."""
     kept = np.linspace(0, len(manifest) - 1, min(most, len(manifest)), dtype=np.int64)
     manifest.without(np.setdiff1d(np.arange(len(manifest)), kept).tolist())
 
 
 class Clock:
-    """The time that each side took, turn by turn: what disturbs one disturbs the other."""
+    """Measures two functions in alternation, so that disturbances affect both alike."""
 
     def __init__(self) -> None:
         self._seconds = np.zeros(2)
 
     def both(self, ours: Callable[..., Any], theirs: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
-        """The answers of both."""
+        """Calls both with `arguments`; returns both results."""
         start = perf_counter()
         answer = ours(*arguments)
         middle = perf_counter()
@@ -169,5 +177,5 @@ class Clock:
 
     @property
     def ratio(self) -> float:
-        """Times as fast as ours the other side was."""
+        """Time of `ours` / time of `theirs`: above 1 if `theirs` is faster."""
         return float(self._seconds[0] / self._seconds[1])

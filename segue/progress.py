@@ -1,6 +1,6 @@
-"""How far is what a person waits for? Bars on a terminal's standard error, which vanish at the end; elsewhere nothing.
+"""Progress bars. They are shown on standard error if that is a terminal, and disappear at the end.
 
-Only commands show them (`show`): a program that uses the package has its terminal to itself.
+Only commands turn them on (`show`), so that a program that imports the package prints nothing.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any, Self, TextIO, TypeVar
 
 Item = TypeVar("Item")
 
-_DELAY_SECONDS = 0.5  # what is done sooner shows nothing
+_DELAY_SECONDS = 0.5  # shorter work shows no bar
 _TICK_SECONDS = 1.0
 
 _is_shown = False
@@ -24,7 +24,7 @@ _ticking: threading.Thread | None = None
 
 
 def show() -> None:
-    """From here on, waits are shown in this process."""
+    """Turns progress bars on in this process."""
     global _is_shown
     _is_shown = True
 
@@ -36,10 +36,10 @@ def progress(
     unit: str = "",
     amount: Callable[[Item], float] = lambda _: 1,
 ) -> Iterator[Item]:
-    """The same items. While the caller works on them, a bar says `what` is done and how far it is.
+    """Yields `items` and shows a bar, labeled `what`, while the caller works on them.
 
-    `total` is in `unit`, and so is the `amount` of one item (default: one); without it, the number of items, if they
-    know it.
+    `total` is in `unit`, and so is the `amount` of one item (default: 1). Without `total`, it is the length of `items`,
+    if they have one.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -50,12 +50,13 @@ def progress(
 
 
 class Bar:
-    """The same for work that is not a loop over items. A context manager; bars may stand inside each other."""
+    """A bar for work that is not a loop over items. A context manager; bars may be nested."""
 
     def __init__(
         self, what: str, total: float | None = None, unit: str = "", *, done: float = 0, is_delayed: bool = True
     ) -> None:
-        """`what` is done: "reads film.mp3". Without `total` (in `unit`) only what is done and the time are said."""
+        """`what` is the label, such as "reads film.mp3". Without `total`, the bar shows only the amount done and the
+        time. Amounts are in `unit`. What is `done` already, as in a resumed run, is not counted in the speed."""
         self.what, self.total, self.unit, self.done = what, total, unit, done
         self._first, self._note = done, ""
         self._delay = _DELAY_SECONDS if is_delayed else 0.0
@@ -77,7 +78,7 @@ class Bar:
         self.close()
 
     def close(self) -> None:
-        """The bar vanishes."""
+        """Removes the bar."""
         with _lock:
             if self in _bars:
                 _bars.remove(self)
@@ -87,11 +88,11 @@ class Bar:
 
     @property
     def is_shown(self) -> bool:
-        """Whether a person sees it, or will when it takes longer."""
+        """Whether the bar is shown, or will be after the delay."""
         return self in _bars
 
     def advance(self, amount: float = 1) -> None:
-        """So much more is done."""
+        """Adds `amount`, in the unit of the bar, to what is done."""
         self.done += amount
         with _lock:
             if self._bar is None:
@@ -100,14 +101,14 @@ class Bar:
                 self._bar.update(amount)
 
     def note(self, text: str) -> None:
-        """`text` stands behind the bar from here on."""
+        """Shows `text` after the bar from now on."""
         self._note = text
         with _lock:
             if self._bar is not None:
                 self._bar.set_postfix_str(text, refresh=False)
 
     def tick(self) -> None:
-        """Draws it anew: time has passed."""
+        """Redraws the bar, to update the time; draws it first once the delay is over."""
         with _lock:
             if self not in _bars:
                 return
@@ -121,11 +122,11 @@ class Bar:
 
         self._bar = tqdm(
             desc=self.what,
-            total=self.total or None,  # of nothing there is no share
+            total=self.total or None,  # 0 has no percentage
             initial=self._first,
             file=sys.stderr,
             leave=False,
-            smoothing=0,  # steps differ, and evaluations come between them: the mean rate says most
+            smoothing=0,  # the mean speed: that of single steps varies, and evaluations interrupt them
             dynamic_ncols=True,
             unit=self.unit,
             bar_format=_format(self.unit, has_total=bool(self.total)),
@@ -137,7 +138,7 @@ class Bar:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Inside, bars are gone from the terminal, so that lines may be printed, on standard output as well."""
+    """Inside, bars are hidden, so that lines can be printed, also on standard output."""
     with _lock:
         if not _bars:
             yield
@@ -149,7 +150,10 @@ def aside() -> Iterator[None]:
 
 
 def say(line: str, file: TextIO | None = None) -> None:
-    """A line for a person, on standard error, above progress bars; where that is closed, work goes on."""
+    """Prints a line to `file` (default: standard error), above progress bars.
+
+    If nothing reads standard error any longer, the line is lost and work continues.
+    """
     with aside():
         try:
             print(line, file=file or sys.stderr, flush=True)
@@ -160,18 +164,18 @@ def say(line: str, file: TextIO | None = None) -> None:
 
 
 def stop() -> None:
-    """Closes all bars: what they stood for was broken off."""
+    """Closes all bars, since their work was aborted."""
     for bar in reversed(_bars[:]):
         bar.close()
 
 
 def is_terminal(file: TextIO | None) -> bool:
-    """Whether a person looks at it; not where it is closed, or missing as in a program without a console."""
+    """Whether `file` is a terminal. False if it is closed, or None as in a program without a console."""
     return file is not None and not file.closed and file.isatty()
 
 
 def _format(unit: str, *, has_total: bool) -> str:
-    """For tqdm."""
+    """The `bar_format` for tqdm."""
     if not has_total:
         return "{desc}: " + ("{n:,.0f} {unit}  " if unit else "") + "{elapsed} elapsed{postfix}"
     done = "{percentage:3.0f} % {bar:20} {n:,.0f}/{total:,.0f}" + (" {unit}" if unit else "")
@@ -179,7 +183,7 @@ def _format(unit: str, *, has_total: bool) -> str:
 
 
 def _start_ticking() -> None:
-    """Bars are drawn anew once a second: a single step may take minutes."""
+    """Starts the thread that redraws bars once a second, since a single step may take minutes."""
     global _ticking
     if _ticking is None:
         _ticking = threading.Thread(target=_tick, name="progress", daemon=True)
@@ -199,7 +203,7 @@ def _tick() -> None:
 
 
 def _forget() -> None:
-    """A process that was forked, to read data for instance, has no part in its parent's bars, nor in their locks."""
+    """Resets the state in a forked process, such as a data worker: bars and their locks belong to the parent."""
     global _is_shown, _lock, _ticking
     _is_shown, _lock, _ticking = False, threading.RLock(), None
     _bars.clear()

@@ -1,4 +1,4 @@
-"""Does the whole road work here? Synthesize speech, train a small Jasper, try it on new voices, export it."""
+"""A tour of the whole toolkit: synthesize speech, train a small Jasper, test it on new voices, export it."""
 
 import sys
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from segue.data.examples import Utterance
 from segue.data.manifest import Manifest, write_manifest
 from segue.data.synthesis import Synthesizer
 
-SAMPLE_RATE_HZ = 8000  # what telephones and fsdd have
+SAMPLE_RATE_HZ = 8000  # that of telephones and of fsdd
 NUM_UTTERANCES = {"train": 2400, "dev": 150, "test": 200}
 
-# espeak-ng's variants of a voice; those of dev and test are used nowhere else.
+# Voice variants of espeak-ng; each is used in one split only.
 VOICES = {
     split: tuple(names.split())
     for split, names in {
@@ -36,8 +36,9 @@ OTHERS = ("play the next song", "stop the music", "call home", "what time is it"
 
 
 def run(out: Path, recordings: Path | None) -> int:
-    """Walks the road in the folder `out`; prints the word error rate; returns the exit status of training."""
-    formats.exporter_of("onnx", "speech_recognition")  # what is missing for the last step is said before the first
+    """Runs all steps in the folder `out` and prints word error rates, also on `recordings` if given. Returns the exit
+    status."""
+    formats.exporter_of("onnx", "speech_recognition")  # fails now rather than in the last step if a package is missing
     start = perf_counter()
     data, run_folder = out / "data", out / "run"
     people = None if recordings is None else Manifest(Utterance, _manifests(recordings, out / "recordings"))
@@ -47,7 +48,7 @@ def run(out: Path, recordings: Path | None) -> int:
     _say(f"2. Training a small Jasper in {run_folder}")
     result = training.train(recipe.find("quickstart"), run_folder, [f"data.root={data}"])
     if result.signal is not None:
-        _say("stopped and saved; the same command goes on from there")
+        _say("stopped and saved; the same command continues from there")
         return 128 + int(result.signal)
     _say(f"3. Trying voices that were not in the training: {', '.join(VOICES['test'])}\n")
     evaluator = tasks.load(run_folder).evaluator
@@ -102,7 +103,7 @@ def synthesize(folder: Path, num_utterances: dict[str, int] | None = None) -> No
 
 
 def _text(draw: np.random.Generator) -> str:
-    """Two digit strings for each command."""
+    """A random text: a string of digits (two out of three) or a command."""
     if draw.random() < 2 / 3:
         return " ".join(draw.choice(DIGITS, size=draw.integers(1, 6)))
     if draw.random() < 1 / 4:
@@ -111,7 +112,7 @@ def _text(draw: np.random.Generator) -> str:
 
 
 def _manifests(recordings: Path, folder: Path) -> Sequence[Path]:
-    """The manifest that `recordings` is, or manifests of a folder named as fsdd's."""
+    """`recordings` itself if it is a manifest; else manifests of this folder, with file names like those of fsdd."""
     if recordings.is_file():
         return [recordings]
     no_strings = ["train_strings=0", "dev_strings=0", "test_strings=0"]

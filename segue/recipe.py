@@ -1,4 +1,4 @@
-"""What is a recipe? Typed, frozen, strict Sections; TOML in and out; `extends`; key=value overrides."""
+"""Recipes: typed, frozen and strict Sections, read from and written to TOML, with `extends` and key=value overrides."""
 
 import datetime
 import difflib
@@ -24,21 +24,21 @@ Table = dict[str, Any]
 _COMMENT_WIDTH = 100
 _SHOWN_CHARACTERS = 80  # of a wrong value, in a message
 _DATE = "TOML date"
-_DEEPEST, _TOO_DEEP = 50, "tables or arrays stand in each other too deeply"
+_DEEPEST, _TOO_DEEP = 50, "tables or arrays are nested too deeply"
 
 AUTO = "auto"
-"""The value of a key that the data decide; what it came to stands in a run's recipe."""
+"""Value of a key that is chosen from the data; the recipe in the run directory has the chosen value."""
 
 
 class RecipeError(UserError):
-    """A mistake in a recipe. Its text is the whole message, one line per mistake."""
+    """One or more mistakes in a recipe; the text has one line per mistake."""
 
 
 class Section(BaseModel):
     """A table of a recipe. Each field has a docstring below it, with unit and range.
 
-    Members of a union carry `kind: Literal["name"]`. A field that may be None has the default None, and there are no
-    dicts: TOML could not give them back.
+    Members of a union have a field `kind: Literal["name"]`. A field that may be None has the default None, because TOML
+    has no null. Fields cannot be dicts.
     """
 
     model_config = ConfigDict(
@@ -52,7 +52,7 @@ class Section(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse what `dump` could not write so that it reads back the same."""
+        """Rejects fields that `dump` could not write so that reading them gives the same value."""
         super().__pydantic_init_subclass__(**kwargs)
         for name, field in cls.model_fields.items():
             if NoneType in get_args(field.annotation) and _default(field) is not None:
@@ -61,16 +61,16 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class Draft:
-    """A recipe before its type is known: merged values, and where each dotted key comes from."""
+    """A recipe before validation: merged values, and the origin of each dotted key."""
 
     values: Table
     origins: dict[str, str]
     """"file:line" or "command line" by dotted key; items of an array count from 0."""
     source: str
-    """The file that was asked for: the origin of what has no other."""
+    """The recipe file itself: the origin of keys that are not in `origins`."""
 
     def origin(self, key: str) -> str:
-        """Where the key, or else the nearest table around it, was written."""
+        """The origin of the key, or of the innermost table around it that has one."""
         while key and key not in self.origins:
             key = key.rpartition(".")[0]
         return self.origins.get(key, self.source)
@@ -87,7 +87,10 @@ def shipped() -> dict[str, Path]:
 
 
 def find(name: str) -> Path:
-    """The recipe file that `name` means: a path, or the name of a recipe that comes with the package."""
+    """The path of the recipe `name`: a path, or the name of a recipe that comes with the package.
+
+    Raises a RecipeError if there is none.
+    """
     path, known = Path(name), shipped()
     if path.is_file() or name not in known:
         if path.suffix != ".toml" and not path.exists():
@@ -99,10 +102,10 @@ def find(name: str) -> Path:
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Draft:
-    """Read a recipe, what it extends, and `key.path=value` overrides on top.
+    """Reads a recipe and those that it extends, and applies `key.path=value` overrides.
 
-    A child's tables merge into its parent's; its arrays, and its tables of another `kind`, replace the parent's.
-    A table over an array changes items by their numbers.
+    A recipe's tables are merged into those of the recipe that it extends; its arrays, and its tables of another `kind`,
+    replace them. A table in place of an array changes single items, by their indices. Raises a RecipeError.
     """
     try:
         return _merge_drafts(_read_chain(path, ()), _parse_overrides(overrides), path)
@@ -111,16 +114,17 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Draft:
 
 
 def from_overrides(overrides: Sequence[str]) -> Draft:
-    """A draft of `key.path=value` texts alone."""
+    """A draft of `key.path=value` overrides without a recipe file."""
     return _parse_overrides(overrides)
 
 
 def validate(draft: Draft, recipe_type: type[R]) -> R:
-    """The draft as a typed recipe. Raises RecipeError with every mistake in it."""
+    """The draft as a typed recipe. Raises a RecipeError with all mistakes in it."""
     for key, value in _leaves((), draft.values):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise RecipeError(f"{draft.origin(key)}: {key}: whole numbers have 64 bits, not {_shown(value)}")
-    # JSON mode, for in strict Python mode a TOML array is no tuple. JSON has no dates: `_explain` refuses this table.
+    # JSON, since strict validation of Python values accepts no list as a tuple. JSON has no dates: they become a table,
+    # which `_explain` rejects.
     text = json.dumps(draft.values, default=lambda date: {_DATE: str(date)})
     try:
         return recipe_type.model_validate_json(text)
@@ -128,17 +132,17 @@ def validate(draft: Draft, recipe_type: type[R]) -> R:
         keys = list(keys_of(recipe_type, draft.values))
         explained = [_explain(recipe_type, detail, keys) for detail in error.errors(include_url=False)]
         mistakes = [": ".join(filter(None, (draft.origin(key), key, message))) for key, message in explained]
-        # A union of plain types complains once per member, always in the same words.
+        # A union of plain types reports the same mistake once per member.
         raise RecipeError("\n".join(dict.fromkeys(mistakes))) from error
 
 
 def loads(text: str, recipe_type: type[R], source: str = "recipe") -> R:
-    """The typed recipe in a resolved text, as `dump` writes it; `source` is its name in messages."""
+    """The typed recipe in a TOML text without `extends`, such as `dump` writes; `source` is its name in messages."""
     return validate(_parse(text, source), recipe_type)
 
 
 def dump(recipe: Section) -> str:
-    """The fully resolved recipe as TOML, with the docstring of each field as a comment above it."""
+    """The complete recipe as TOML, with the docstring of each field as a comment above it."""
     return "\n".join(_dump_table(recipe, ())).strip() + "\n"
 
 
@@ -151,12 +155,12 @@ def schema(recipe_type: type[Section]) -> dict[str, Any]:
 
 
 def differences(a: Section, b: Section) -> list[str]:
-    """Where two recipes differ: `engine.steps: 100 -> 200`."""
+    """The differences between two recipes, one line each: `engine.steps: 100 -> 200`."""
     return list(_differences((), a, b))
 
 
 def settled(section: R, before: R, left_open: Sequence[str] = ()) -> R:
-    """The recipe with what its "auto" came to in `before`, apart from the keys that are `left_open`."""
+    """The recipe with each "auto" replaced by its value in `before`, except for the keys `left_open`."""
     return _settled((), section, before, tuple(left_open))
 
 
@@ -183,7 +187,7 @@ def _differences(key: Key, a: Any, b: Any) -> Iterator[str]:
 
 
 def _leaves(key: Key, value: Any) -> Iterator[tuple[str, Any]]:
-    """The dotted key of each value that is no table and no array."""
+    """The dotted key and value of everything that is not a table or an array."""
     if len(key) > _DEEPEST:
         raise RecipeError(f"{'.'.join(key[:3])}: {_TOO_DEEP}")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
@@ -203,7 +207,7 @@ def _is_same(a: Any, b: Any) -> bool:
 
 
 def read_alone(path: Path) -> Table:
-    """What stands in this one file, `extends` among it."""
+    """The values in this file alone, including `extends`."""
     return _parse(_read_text(path), str(path)).values
 
 
@@ -211,7 +215,7 @@ def read_alone(path: Path) -> Table:
 
 
 def _read_chain(path: Path, children: tuple[Path, ...]) -> Draft:
-    """The file merged over what it extends; `children` are the files that led here."""
+    """The file merged over the one that it extends; `children` are the files that extend this one."""
     child = _parse(_read_text(path), str(path))
     if "extends" not in child.values:
         return child
@@ -221,7 +225,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> Draft:
         raise RecipeError(f"{where}: should be the path of one recipe, not {_shown(parent_name)}")
     parent, chain = path.parent / parent_name, (*children, path)
     if parent.resolve() in [each.resolve() for each in chain]:
-        raise RecipeError(f"{where}: goes in a circle: {' -> '.join(map(str, (*chain, parent)))}")
+        raise RecipeError(f"{where}: circular: {' -> '.join(map(str, (*chain, parent)))}")
     if not parent.is_file():
         raise RecipeError(f"{where}: no such file: {parent}")
     return _merge_drafts(_read_chain(parent, chain), child, path)
@@ -229,7 +233,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> Draft:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")  # some editors put a mark in front, which TOML forbids
+        return path.read_bytes().decode("utf-8-sig")  # some editors write a byte order mark, which TOML forbids
     except OSError as error:
         raise RecipeError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -241,7 +245,7 @@ def _parse(text: str, source: str) -> Draft:
     try:
         values = tomllib.loads(text)
     except RecursionError:
-        raise RecipeError(f"{source}: too many brackets inside each other") from None
+        raise RecipeError(f"{source}: brackets are nested too deeply") from None
     except ValueError as error:
         found = re.search(r"\(at line (\d+)", str(error))
         line = found[1] if found else text.count("\n") + 1
@@ -250,7 +254,7 @@ def _parse(text: str, source: str) -> Draft:
 
 
 def _parse_overrides(overrides: Sequence[str]) -> Draft:
-    """The overrides as one child recipe, so that a kind may follow the keys that it brings."""
+    """The overrides as one child recipe, so that a `kind` may come after the keys of its table."""
     draft = Draft({}, {}, "command line")
     for override in overrides:
         dotted, equals, text = override.partition("=")
@@ -265,9 +269,9 @@ def _parse_overrides(overrides: Sequence[str]) -> Draft:
 
 
 def _parse_value(text: str) -> Any:
-    """A TOML value, or else the text itself."""
+    """`text` parsed as a TOML value; the text itself if it is not one."""
     try:
-        # Inside an inline table, so that a comment or a second key makes it no TOML value but a plain string.
+        # Inside an inline table, so that a text with a comment or a second key is a string, not a TOML value.
         parsed = tomllib.loads(f"table = {{value = {text}}}")
     except (ValueError, RecursionError):
         return text
@@ -283,14 +287,14 @@ def _merge_drafts(parent: Draft, child: Draft, path: Path) -> Draft:
 
 
 def _merge(old: Table, new: Table, origins: dict[str, str], child: Draft, table: Key = ()) -> Table:
-    """The old table with the child's new one over it; keeps the origins true."""
+    """The table `new` of `child` merged over `old`; updates `origins`."""
     merged = dict(old)
     for name, value in new.items():
         key, before = (*table, name), old.get(name)
         dotted = ".".join(key)
         if isinstance(before, dict) and isinstance(value, dict) and not _changes_kind(before, value):
             merged[name] = _merge(before, value, origins, child, key)
-        elif isinstance(before, list) and isinstance(value, dict):  # model.blocks.0.dropout: an item by its number
+        elif isinstance(before, list) and isinstance(value, dict):  # model.blocks.0.dropout: an item by its index
             items = {str(index): item for index, item in enumerate(before)}
             for missing in value.keys() - items.keys():
                 where = f"{child.origin(dotted)}: {dotted}.{missing}"
@@ -309,14 +313,15 @@ def _changes_kind(old: Table, new: Table) -> bool:
 
 
 def _key_lines(text: str) -> dict[str, int]:
-    """The line of each dotted key, which tomllib does not tell, in a text that it has accepted."""
+    """The line of each dotted key in a valid TOML text; tomllib does not provide it."""
     lines: dict[str, int] = {}
     table: Key = ()
     last_item: dict[Key, int] = {}  # of each [[array of tables]], up to here
     statement: list[str] = []
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         statement.append(line)
-        # Lines belong together until they parse. Only these can end a value of many lines; to try each would be slow.
+        # Lines are collected until they parse. Only these characters can end a value of several lines; to parse after
+        # every line would be slow.
         if len(statement) > 1 and not any(end in line for end in ("]", "}", '"""', "'''")):
             continue
         try:
@@ -342,11 +347,11 @@ def _key_lines(text: str) -> dict[str, int]:
     return lines
 
 
-# --- Messages: what pydantic found, in the words of the recipe ---
+# --- Messages: pydantic's errors in terms of the recipe ---
 
 
 def keys_of(section_type: type[Section], values: Any = None, table: Key = ()) -> Iterator[str]:
-    """The dotted keys of a recipe; where `values` choose a kind, those of that kind."""
+    """The dotted keys of a recipe; in a union, those of the `kind` in `values`, or of all members."""
     for name, field in section_type.model_fields.items():
         key, inner = (*table, name), values.get(name) if isinstance(values, dict) else None
         members = [each for each in _members(field.annotation) if _fields(each)]
@@ -358,7 +363,7 @@ def keys_of(section_type: type[Section], values: Any = None, table: Key = ()) ->
 
 
 def _explain(recipe_type: type[Section], detail: Any, keys: Sequence[str]) -> tuple[str, str]:
-    """The dotted key as the user writes it, and what is wrong with it."""
+    """The dotted key, as the user writes it, and the message."""
     names, fields, annotation = _locate(recipe_type, detail["loc"])
     given, code, key, name = detail["input"], detail["type"], ".".join(names), (names or ("",))[-1]
     if code == "extra_forbidden":
@@ -366,7 +371,7 @@ def _explain(recipe_type: type[Section], detail: Any, keys: Sequence[str]) -> tu
         question = key_hints.hint(key, [*own, *keys])
         return key, f"no such key ({question or 'keys: ' + ', '.join(fields)})"
     if isinstance(given, dict) and _DATE in given:
-        return key, f'dates and times are not used in recipes; a string stands in quotes: "{given[_DATE]}"'
+        return key, f'dates and times are not used in recipes; strings are quoted: "{given[_DATE]}"'
     if code in ("union_tag_invalid", "union_tag_not_found"):
         kinds = [kind for member in _members(annotation) for kind in _kinds(member)]
         return f"{key}.kind", _wrong_kind(kinds, given.get("kind"))
@@ -390,14 +395,14 @@ def _wrong_kind(kinds: list[str], given: Any) -> str:
 
 
 def _locate(recipe_type: type[Section], loc: Sequence[str | int]) -> tuple[Key, dict[str, FieldInfo], Any]:
-    """The key at pydantic's `loc`, without the tags of unions; the fields of its table; the type that it wants."""
+    """The key at pydantic's `loc`, without the tags of unions; the fields of its table; the expected type."""
     key: Key = ()
     fields: dict[str, FieldInfo] = {}
     annotation: Any = recipe_type
     for depth, step in enumerate(loc):
         members = _members(annotation)
         if len(members) > 1:
-            if depth < len(loc) - 1:  # at the end, the whole union is what was wanted
+            if depth < len(loc) - 1:  # at the end, the expected type is the whole union
                 found = (each for each in members if step in _kinds(each) or get_origin(each) is tuple)
                 annotation = next(found, Any)
             continue
@@ -410,7 +415,7 @@ def _locate(recipe_type: type[Section], loc: Sequence[str | int]) -> tuple[Key, 
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The types that a value may have, apart from None."""
+    """The types that a value may have, except None."""
     if get_origin(annotation) is Annotated:
         return _members(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -423,7 +428,7 @@ def _fields(annotation: Any) -> dict[str, FieldInfo]:
 
 
 def _kinds(member: Any) -> tuple[str, ...]:
-    """The values of `kind` that choose this member of a union."""
+    """The values of `kind` that select this member of a union."""
     field = _fields(member).get("kind")
     return get_args(field.annotation) if field else ()
 
@@ -443,16 +448,16 @@ def _wanted(annotation: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message, on one line and not too long."""
+    """A value for a message: one line of at most `_SHOWN_CHARACTERS`."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
-# --- Writing: the standard library reads TOML only ---
+# --- Writing: the standard library can only read TOML ---
 
 
 def _dump_table(section: Section, table: Key) -> Iterator[str]:
-    """The lines of a table: its own values first, for in TOML what follows a [header] belongs to that header."""
+    """The lines of a table: its own values first, because in TOML what follows a [header] belongs to that table."""
     fields = type(section).model_fields.items()
     for name, field in sorted(fields, key=lambda each: isinstance(getattr(section, each[0]), Section)):
         value, key = getattr(section, name), (*table, name)
@@ -470,9 +475,10 @@ def _comment(field: FieldInfo) -> Iterator[str]:
 
 
 def _toml(value: Any, is_tall: bool = False) -> str:
-    """A value on one line, or an array of tables on a line for each. They leave out defaults, apart from `kind`."""
+    """A value on one line; if `is_tall`, an array of tables with one line per table. Such tables omit defaults, except
+    `kind`."""
     if isinstance(value, bool | int | float | str | Path):
-        # JSON writes these as TOML does, a float so that it reads back the same; but TOML wants DEL escaped.
+        # JSON writes these as TOML does, and floats without loss; but TOML requires that DEL is escaped.
         return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")
     if isinstance(value, tuple) and is_tall and any(isinstance(item, Section) for item in value):
         return "[\n" + "".join(f"  {_toml(item)},\n" for item in value) + "]"

@@ -1,4 +1,4 @@
-"""How does a training begin with another model? Its directory is found, compared with the recipe, and told of in it."""
+"""Training that starts from another model, its base: finds the base, compares it with the recipe, loads its weights."""
 
 import json
 import shutil
@@ -18,11 +18,11 @@ from segue.engine.state.start import Inherited
 from segue.errors import UserError, warn
 
 REPORT = "start.json"
-"""In a run directory: what became of each tensor."""
+"""File in a run directory that lists each tensor with its fate (`start.Fate`)."""
 _FATES: tuple[start.Fate, ...] = ("loaded", "resized", "new", "left behind")
 _SHOWN = 8
 TUNING_RATE = 0.1
-"""Peak learning rate of fine-tuning, as a share of the base's."""
+"""Peak learning rate of fine-tuning / that of the base."""
 _TUNING = (
     *("engine.steps=auto", "engine.evaluate_every=auto", "engine.save_every=auto"),
     *("schedule.kind=cosine", "schedule.warmup_steps=100"),
@@ -31,9 +31,10 @@ _TUNING = (
 
 
 def own_recipe(base: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:
-    """For who names no recipe: the base's own, and what is changed about it for fine-tuning; then `overrides`.
+    """Recipe and overrides for fine-tuning without a recipe: the base's own, with changes, followed by `overrides`.
 
-    It learns from other data, for as long as these suggest, at lower rates.
+    The changes are other data, a number of steps that depends on them, and lower learning rates. Raises a UserError if
+    `overrides` lack data.root.
     """
     if not any(each.startswith("data.root=") for each in overrides):
         raise UserError(
@@ -50,9 +51,9 @@ def own_recipe(base: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:
 
 
 def adopted(section: Any, module: ModuleType, run: Path) -> Any:
-    """The recipe of a run that begins now, with what it takes from its base; the base's tokenizers lie in `run` then.
+    """The recipe of a new run with the settings that it takes from its base; copies the base's tokenizers to `run`.
 
-    Only the first rank calls it. A UserError where a model of another kind, or of other inputs, is to be the base.
+    Only the first rank calls it. Raises a UserError if the base is a model of an unsuitable task or has other inputs.
     """
     if section.start.model is None:
         return section
@@ -60,15 +61,15 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
     inheritance = module.START
     for key in inheritance.same:
         changed = recipe.differences(getattr(base, key), getattr(section, key))
-        if changed:  # a model that reads something else has no such table
+        if changed:  # a line without a key: one of the two recipes has no such table
             before = ", ".join(f"{key}.{line}" if not line.startswith(":") else key for line in changed)
             raise UserError(
-                f"start.model: {folder} reads other input than this recipe ({before}); make the recipe's {key} the "
-                "base's, or train from the start"
+                f"start.model: {folder} reads other input than this recipe ({before}); set the recipe's {key} to the "
+                "base's, or train from scratch"
             )
     update: dict[str, Any] = {
         "start": section.start.model_copy(update={"story": _story(folder, base)}),
-        # What is left open is as the base has it: nothing else would fit.
+        # "auto" gets the base's value, since no other would fit its weights.
         "model": recipe.settled(section.model, base.model)
         if type(base.model) is type(section.model)
         else section.model,
@@ -86,7 +87,7 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
 
 
 def as_adopted(section: Any, before: Any, module: ModuleType) -> Any:
-    """The recipe of a run that goes on, with what it took from its base when it began."""
+    """The recipe of a resumed run, with the settings that it took from its base when it began (`before`)."""
     if section.start.model is None or before.start.model is None:
         return section
     update: dict[str, Any] = {"start": section.start.model_copy(update={"story": before.start.story})}
@@ -96,7 +97,7 @@ def as_adopted(section: Any, before: Any, module: ModuleType) -> Any:
 
 
 def begin(section: Any, module: ModuleType, run: Path, world: World) -> Callable[[nn.Module], None] | None:
-    """What gives a new run's model its base's weights and says what became of them; None without a base."""
+    """A function that loads the base's weights into a new run's model and reports their fates; None without a base."""
     if section.start.model is None:
         return None
     folder, before = _base(section, module)
@@ -115,7 +116,7 @@ def begin(section: Any, module: ModuleType, run: Path, world: World) -> Callable
 
 
 def _report(found: Sequence[Inherited], rows: Mapping[str, start.Rows], section: Any, run: Path) -> None:
-    """Says what became of the base's tensors, and writes it down."""
+    """Prints a summary of the tensors' fates, and writes all of them to REPORT."""
     counts = ((fate, [each for each in found if each.fate == fate]) for fate in _FATES)
     tensors = {fate: each for fate, each in counts if each}
     path = run / REPORT
@@ -146,7 +147,7 @@ def _base(section: Any, module: ModuleType) -> tuple[Path, Any]:
 
 
 def _story(folder: Path, base: Any) -> str:
-    """For the card: which model it is, its license and data, and what it began with itself."""
+    """A description of the base for the model card: path, license, data, checksum, and the base's own base."""
     before = f"; that one from {base.start.story}" if base.start.story else ""
     checksum = checksum_of(folder / "model.safetensors")
     return (

@@ -1,4 +1,4 @@
-"""How does a recipe become a run? One directory, one training in it; first what has to be tried out, then the loop."""
+"""Trains a recipe in a run directory: prepares the data, tries batch budgets if necessary, and runs the trainer."""
 
 import math
 import os
@@ -48,16 +48,15 @@ RECIPE = "recipe.toml"
 
 
 def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequence[MakeLogger] = ()) -> Result:
-    """Trains the recipe at `path` in the directory `run`, or goes on there; `overrides` are key.path=value.
+    """Trains the recipe at `path` in the directory `run`, or resumes there; `overrides` are key.path=value.
 
-    What `loggers` make is told how it goes, beside the recipe's `engine.loggers`.
-
-    Under torchrun every rank calls it.
+    `loggers` are used in addition to the recipe's `engine.loggers`. Under torchrun, every rank calls this function.
+    Raises a UserError for mistakes in the recipe or the data, or if `run` belongs to another recipe or is in use.
     """
     progress.show()
     with _told_once_a_machine():
         section, module = _read(path, overrides)
-        manifests.check(section.data)  # before the run is looked at: what it differs in would not be the question
+        manifests.check(section.data)  # first: if manifests are missing, differences from the run do not matter
     with (
         parallel.joined(section.engine.device) as world,
         _alone_in(run, world),
@@ -74,7 +73,7 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
             watchdog.note("tries budgets" if world.is_first else WAITS)
             found = world.first(lambda: _largest_budget(section, source, task, run, watchdog))
             section, source = _with_budget(section, source, found)
-        section = task.recipe = _with_steps(section, source)  # what the model's directory will say
+        section = task.recipe = _with_steps(section, source)  # as written to the model directory
         watchdog.note("takes up the run")
         if world.is_first:
             _say_what_was_open(asked, section)
@@ -82,12 +81,12 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
             operations = _operations_per_amount(section, module)
             begin = starting.begin(section, module, run, world) if is_new else None
             trainer = _trainer(section, source, task, run, world, watchdog, operations, loggers, begin)
-        world.first(lambda: _keep(run, section))  # now that nothing else refuses it
+        world.first(lambda: _keep(run, section))  # last, once nothing else can fail
         return trainer.train()
 
 
 def num_processes(path: Path, overrides: Sequence[str] = ()) -> int:
-    """How many processes a training on this machine should have: one for each of its GPUs that the recipe can use."""
+    """Number of processes to start on this machine: one for each GPU that the recipe can use; 1 under torchrun."""
     if "WORLD_SIZE" in os.environ:
         return 1
     section, _ = _read(path, overrides)
@@ -111,7 +110,10 @@ def num_processes(path: Path, overrides: Sequence[str] = ()) -> int:
 def learning_rates(
     path: Path, overrides: Sequence[str] = (), *, smallest: float = 1e-6, largest: float = 1.0, num_steps: int = 100
 ) -> tuple[list[trials.Rate], float]:
-    """Losses while the learning rate grows, and the rate to try; no run is written. On one device."""
+    """A learning rate range test on one device: the losses at growing rates, and a suggested rate. Writes no run.
+
+    Raises a UserError if the loss is never finite.
+    """
     section, module = _read(path, overrides)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
@@ -131,11 +133,11 @@ def learning_rates(
 
 
 def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Finding]:
-    """The step in a replay file, micro-batch by micro-batch; `overrides` change the run's recipe."""
+    """Repeats the step in the replay file `path`, one finding per micro-batch; `overrides` change the run's recipe."""
     replay.step_and_data(path)
     run = path.parent
     if not (run / RECIPE).is_file():
-        raise UserError(f"{path}: no {RECIPE} beside it; a replay file is read in its run directory")
+        raise UserError(f"{path}: no {RECIPE} next to it; a replay file is read in its run directory")
     section, module = _read(run / RECIPE, overrides)
     section, own, source = _data(section, module, run, ALONE)
     task = module.build_task(section, own)
@@ -145,7 +147,7 @@ def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Fin
 
 @contextmanager
 def _told_once_a_machine() -> Iterator[None]:
-    """Inside, all ranks of a machine find the same mistakes; its first rank tells them."""
+    """Inside, all ranks of a machine raise the same UserErrors; only its first rank reports them, others exit."""
     try:
         yield
     except UserError:
@@ -155,7 +157,7 @@ def _told_once_a_machine() -> Iterator[None]:
 
 
 def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, ModuleType]:
-    """A recipe, and the module of its task."""
+    """The recipe, and the module of its task."""
     draft = recipe.read(path, overrides)
     module = tasks.module_of(draft)
     return recipe.validate(draft, module.Recipe), module
@@ -172,7 +174,7 @@ def _data(section: Any, module: ModuleType, run: Path, world: World) -> tuple[An
 
 
 def _operations_per_amount(section: Any, module: ModuleType) -> float | None:
-    """For a micro-batch as large as the budget; None where it would say nothing about the device."""
+    """Operations per unit of the batch budget, for a full micro-batch; None if the device's peak is unknown."""
     device = parallel.choose_device(section.engine.device)
     if environment.peak_operations(device, section.engine.precision, section.engine.matmul) is None:
         return None
@@ -209,7 +211,7 @@ def _trainer(
 
 
 def _on_one_device(engine: Any) -> Any:
-    """The settings of a trial that no other rank takes part in."""
+    """Engine settings for a trial on a single device."""
     return engine.model_copy(update={"data_parallel": None, "shard": None, "tensor_parallel": 1, "offload": False})
 
 
@@ -218,13 +220,13 @@ def _waits_for_budget(section: Any, source: Any) -> bool:
 
 
 def _with_budget(section: Any, source: Any, budget: float) -> tuple[Any, Any]:
-    """Recipe and source with this budget of a micro-batch."""
+    """Recipe and source with this budget per micro-batch."""
     batch = section.batch.model_copy(update={source.unit: budget})
     return section.model_copy(update={"batch": batch}), source.with_budget(budget)
 
 
 def _largest_budget(section: Any, source: Any, task: Any, run: Path, watchdog: Watchdog | None = None) -> float:
-    """What fits on one device."""
+    """The largest budget per micro-batch that fits in the memory of one device."""
     engine, key = section.engine, f"batch.{source.unit}"
     if engine.tensor_parallel > 1 or (engine.shard or 1) > 1:
         raise UserError(f'{key}: "auto" tries one device; a model that is sharded needs a number (segue estimate)')
@@ -242,22 +244,23 @@ def _largest_budget(section: Any, source: Any, task: Any, run: Path, watchdog: W
             try:
                 trainer.steps.take([batch], number, *(0.0 for _ in task.phases))
             except NotFiniteError:
-                continue  # memory is the question here
+                continue  # only memory matters here
 
     smallest, largest = source.budgets()
     found = trials.largest_budget(smallest, largest, take, device)
-    # What is used is what the recipe says, so that a resumed run has the same batches. Up: the longest has to fit.
+    # Rounded, so that the recipe has the exact value and a resumed run the same batches. Seconds are rounded up: the
+    # longest example has to fit.
     found = int(found) if source.unit == "tokens" else math.ceil(found * 100) / 100
     steps = source.with_budget(found).plan("train").num_micro_batches / section.batch.micro_batches
     progress.say(
-        f"{key}: {found:g} fits in memory; so an epoch has {steps:.1f} steps: engine.steps ({engine.steps}) and "
-        "the learning rate should suit that"
+        f"{key}: {found:g} fits in memory; an epoch has {steps:.1f} steps: check engine.steps ({engine.steps}) and "
+        "the learning rate"
     )
     return found
 
 
 def _with_steps(section: Any, source: Any) -> Any:
-    """The recipe with numbers where `engine` has epochs or "auto"."""
+    """The recipe with numbers of steps in place of epochs and "auto" in `engine`."""
     engine = section.engine
     an_epoch = source.plan("train").num_micro_batches / section.batch.micro_batches
 
@@ -274,18 +277,18 @@ def _with_steps(section: Any, source: Any) -> Any:
 
 
 def _say_what_was_open(asked: Any, section: Any) -> None:
-    """What the data decided, key by key."""
+    """Prints each key that was chosen from the data."""
     for line in recipe.differences(asked, section):
         progress.say(line)
 
 
-_STAYS_OPEN = ("engine.device",)  # "auto" there is for each machine anew
+_STAYS_OPEN = ("engine.device",)  # "auto" is resolved on each machine
 
-# What may differ when a run goes on: none of it changes what is learned.
+# Keys that may differ when a run is resumed: they do not change what is learned.
 _MAY_CHANGE = (
     "license",
     "data.root",
-    "data.skip_bad",  # a run that stopped at a bad example may go on without it
+    "data.skip_bad",  # a run that stopped at a bad example may continue without it
     "engine.device",
     "engine.data_parallel",
     "engine.shard",
@@ -305,8 +308,8 @@ _MAY_CHANGE = (
 
 @contextmanager
 def _alone_in(run: Path, world: World) -> Iterator[None]:
-    """Refuses a run directory that another training is in. The lock ends with its process, however that ends."""
-    locks: list[Any] = []  # of the first rank: a file stays with its process
+    """Raises a UserError if another training uses the run directory. The lock ends with its process, even if killed."""
+    locks: list[Any] = []  # of the first rank only
     world.first(lambda: locks.append(_lock(run)))
     try:
         yield
@@ -330,15 +333,15 @@ def _lock(run: Path) -> Any:
     lock.write(f"process {os.getpid()} on {socket.gethostname()}")
     lock.flush()
     if fcntl is not None:
-        # A process that reads data and hangs would hold it for a trainer that was killed.
+        # Otherwise, a data worker that hangs would keep the lock after its trainer was killed.
         os.register_at_fork(after_in_child=lock.close)
     return lock
 
 
 def _claim(run: Path, section: Any, module: ModuleType) -> Any:
-    """Makes `run` the directory of this recipe; refuses one that belongs to another.
+    """Makes `run` the directory of this recipe; raises a UserError if it belongs to another one.
 
-    The recipe, with what each "auto" came to when the run began.
+    Returns the recipe with the value that each "auto" had when the run began.
     """
     kept = run / RECIPE
     if not kept.is_file() and not all(path.name.startswith((PARTIAL, LOCK, RANKS)) for path in run.iterdir()):
@@ -357,19 +360,19 @@ def _claim(run: Path, section: Any, module: ModuleType) -> Any:
 
 
 def _keep(run: Path, section: Any) -> None:
-    """Writes the recipe with all that the data decided; where the run began already, it has to be the same one."""
+    """Writes the recipe with all values chosen from the data. Raises a UserError if a started run has another one."""
     if saved(run / "checkpoints"):
         _refuse_another(run, section)
     write_text(run / RECIPE, recipe.dump(section))
 
 
 def _kept(run: Path, recipe_type: type[Any]) -> Any:
-    """The recipe of a run that began already."""
+    """The recipe in a run directory."""
     return recipe.validate(recipe.read(run / RECIPE), recipe_type)
 
 
 def _refuse_another(run: Path, section: Any) -> None:
-    """A UserError where a run that began already has another recipe than this one."""
+    """Raises a UserError if the run, which has begun, has another recipe."""
     draft = recipe.read(run / RECIPE)
     task = draft.values.get("task")
     if task != section.task:  # nothing else could be compared
@@ -390,12 +393,12 @@ def _refuse_another(run: Path, section: Any) -> None:
 
 
 def _progress(run: Path) -> str:
-    """How far a run is, in words."""
+    """The progress of a run, as a sentence."""
     step, _ = saved(run / "checkpoints")[0]
     planned = recipe.read(run / RECIPE).values.get("engine", {}).get("steps")
     return f"It is finished, at step {step}" if step == planned else f"It is at step {step} of {planned}"
 
 
 def _free(run: Path) -> Path:
-    """A directory beside `run` that is not there yet."""
+    """A directory next to `run` that does not exist yet."""
     return next(path for number in count(2) if not (path := run.with_name(f"{run.resolve().name}_{number}")).exists())

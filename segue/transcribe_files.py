@@ -1,4 +1,4 @@
-"""Which recordings does a command line name, and where do their transcripts go? Knows no model."""
+"""Recordings named on the command line, and the files for their transcripts. Independent of models."""
 
 import os
 import shutil
@@ -16,10 +16,10 @@ STANDARD_INPUT = "-"
 
 
 def recordings(named: Sequence[Path]) -> list[Path]:
-    """The recordings that are named: files, and those in named folders and below, in the order of their names.
+    """The given files, and the recordings in the given folders and below, sorted by name within each folder.
 
-    Other files in folders are left out, and said; a recording that is named twice counts once. A UserError for a folder
-    without any.
+    Other files in folders are skipped with a warning; a recording that is given twice counts once. Raises a UserError
+    for a folder without recordings.
     """
     found: dict[Path, None] = {}
     for path in named:
@@ -37,7 +37,7 @@ def recordings(named: Sequence[Path]) -> list[Path]:
         if not inside:
             raise UserError(f"{path}: a folder without recordings (files that end in wav, flac, ogg, mp3 ...)")
         if others:
-            warn(f"{path}: {len(others)} files that are no recordings left out:\n{some_of(list(map(str, others)), 3)}")
+            warn(f"{path}: {len(others)} files that are not recordings left out:\n{some_of(list(map(str, others)), 3)}")
         found.update(dict.fromkeys(inside))
     if len(found) < len(named) and not any(path.is_dir() for path in named):
         warn("recordings that are named more than once are transcribed once")
@@ -45,10 +45,11 @@ def recordings(named: Sequence[Path]) -> list[Path]:
 
 
 def targets(paths: Sequence[Path], out: Path, suffix: str) -> list[Path]:
-    """A file in the folder `out` for the transcript of each recording, none of them twice.
+    """A file in the folder `out` for the transcript of each recording, all of them different.
 
-    It is named as the recording; where several have one name, their folders are kept below `out`, and where even those
-    are the same, the recording's suffix. A UserError where one would be written over a recording.
+    It is named like the recording. If several recordings have the same name, their folders are reproduced below `out`;
+    if these are the same, too, the name keeps the recording's suffix. Raises a UserError if a transcript would
+    overwrite a recording.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: a file; the name of a folder is wanted")
@@ -67,7 +68,7 @@ def targets(paths: Sequence[Path], out: Path, suffix: str) -> list[Path]:
     if again:
         raise UserError(f"{found[again[0]]}: the transcript of two recordings; give one of them another name")
     for index in several:
-        warn(f"{paths[index]}: its name is not the only one; its transcript is {found[index]}")
+        warn(f"{paths[index]}: another recording has the same name; its transcript is {found[index]}")
     sources = {path.resolve() for path in paths}
     for path in found:
         if path.resolve() in sources:
@@ -76,7 +77,7 @@ def targets(paths: Sequence[Path], out: Path, suffix: str) -> list[Path]:
 
 
 def _several(paths: Sequence[Path]) -> list[int]:
-    """Which of `paths` are not the only ones of their name, where capitals are not told apart."""
+    """Indices of `paths` that occur more than once, ignoring case."""
     keys = [str(path).casefold() for path in paths]
     counts = Counter(keys)
     return [index for index, key in enumerate(keys) if counts[key] > 1]
@@ -84,9 +85,9 @@ def _several(paths: Sequence[Path]) -> list[int]:
 
 @contextmanager
 def local(path: Path) -> Iterator[Path]:
-    """A file with what `path` gives: itself, or a copy of what comes from standard input or another pipe.
+    """A file with the content of `path`: itself, or a temporary copy of standard input or another pipe.
 
-    A UserError from inside names `path`, not the copy.
+    UserErrors raised inside name `path` instead of the copy.
     """
     is_input = str(path) == STANDARD_INPUT
     if not is_input and (path.is_file() or not path.exists() or path.is_dir()):
@@ -111,16 +112,16 @@ def local(path: Path) -> Iterator[Path]:
 
 
 class LowRates:
-    """Says, once, that a recording has a lower rate than what the model learned from."""
+    """Warns, once, of recordings with a lower sampling rate than the training data of the model."""
 
     def __init__(self, wanted_hz: int, consequence: str) -> None:
         self._wanted_hz, self._consequence, self._is_said = wanted_hz, consequence, False
 
     def say(self, path: Path, rate_hz: int) -> None:
-        """Of a recording."""
+        """Checks the sampling rate of a recording."""
         if rate_hz < self._wanted_hz and not self._is_said:
             self._is_said = True
             warn(
-                f"{path}: has {rate_hz} samples a second, the model learned from {self._wanted_hz}: what lies above "
-                f"{rate_hz // 2} Hz is not there, and {self._consequence} (said once)"
+                f"{path}: sampled at {rate_hz} Hz, the model was trained at {self._wanted_hz} Hz: frequencies above "
+                f"{rate_hz // 2} Hz are missing, and {self._consequence} (reported once)"
             )

@@ -1,4 +1,4 @@
-"""How are files translated? Lines of text, in a stream; subtitles, as whole files. Knows no model."""
+"""Translation of files: texts line by line, as a stream; subtitles as whole files. Independent of models."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,14 +13,14 @@ from segue.files import replacing
 from segue.progress import progress
 
 Translate = Callable[[Iterable[str]], Iterator[str]]
-"""Lines to their translations, in order, one for one, reading few lines ahead."""
+"""Maps lines to their translations, one to one and in order; reads only a few lines ahead."""
 
-TEXT = ("", ".txt")  # suffixes of files that hold a text a line
+TEXT = ("", ".txt")  # suffixes of files with one text per line
 SUBTITLES: dict[str, Form] = {".srt": "srt", ".vtt": "vtt", ".ass": "ass", ".ssa": "ass"}
 
 
 def lines(file: BinaryIO, name: str) -> Iterator[str]:
-    """The lines of a stream in Unicode, without their ends; a UserError names one that is not."""
+    """The decoded lines of a stream, without line ends. Raises a UserError for a line that is not Unicode text."""
     for _, line in lines_of(file, name):
         if isinstance(line, UserError):
             raise line
@@ -28,16 +28,16 @@ def lines(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def of_file(path: Path) -> Iterator[str]:
-    """The lines of a file; a UserError where it is none, or names one that is not Unicode."""
+    """The lines of a file. Raises a UserError if it is not a file, or for a line that is not Unicode text."""
     _check(path)
     with path.open("rb") as file:
         yield from lines(file, str(path))
 
 
 def targets(sources: list[Path], out: Path | None, language: str) -> list[Path]:
-    """Where the translations go: NAME.LANG.srt beside each NAME.srt or in the folder `out`; or the one file `out`.
+    """The files for the translations: NAME.LANG.srt next to each NAME.srt or in the folder `out`; or the file `out`.
 
-    Raises a UserError for files that cannot be translated, and where one would be written over another.
+    Raises a UserError for files that cannot be translated, or if a translation would overwrite another file.
     """
     known = (*TEXT, *SUBTITLES)
     for source in sources:
@@ -47,9 +47,7 @@ def targets(sources: list[Path], out: Path | None, language: str) -> list[Path]:
         if len(sources) > 1:
             raise UserError(f"--out {out}: one file cannot hold {len(sources)} translations; give a folder")
         if out.suffix.lower() != sources[0].suffix.lower():
-            raise UserError(
-                f"--out {out}: {sources[0]} stays of its kind, so the name has to end in {sources[0].suffix}"
-            )
+            raise UserError(f"--out {out}: the name has to end in {sources[0].suffix}, the format of {sources[0]}")
         found = [out]
     else:
         names = [f"{source.stem}.{language}{source.suffix}" for source in sources]
@@ -63,9 +61,9 @@ def targets(sources: list[Path], out: Path | None, language: str) -> list[Path]:
 
 
 def translate(source: Path, target: Path, translator: Translate, shape: Shape) -> None:
-    """Translates a file into another of its kind, in UTF-8; warns of what a person should look at.
+    """Translates a file into another of the same format, in UTF-8; warns of lines that a person should check.
 
-    `target` is replaced at once when all of it is done. A UserError if the file cannot be read.
+    `target` is replaced only when the translation is complete. Raises a UserError if the file cannot be read.
     """
     _check(source)
     with replacing(target) as partial, partial.open("w", encoding="utf-8", newline="") as written:
@@ -85,7 +83,7 @@ def translate(source: Path, target: Path, translator: Translate, shape: Shape) -
 
 
 def _check(source: Path) -> None:
-    """A UserError where there is no such file."""
+    """Raises a UserError if there is no such file."""
     if source.is_dir():
         raise UserError(f"{source}: a folder; give the files in it, as {source}/*")
     if not source.is_file():

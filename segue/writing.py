@@ -1,34 +1,34 @@
-"""How does a text write words: with spaces between them, or as Chinese, Japanese, Korean or Thai do?"""
+"""Detects how a text separates words: by spaces, or as Chinese, Japanese, Korean or Thai do."""
 
 import re
 from collections.abc import Iterable
 from typing import Literal
 
 Writing = Literal["spaced", "chinese", "japanese", "korean", "unspaced"]
-"""`unspaced` are scripts like Thai: no spaces between words, and no characters that are words."""
+"""`unspaced` are scripts like Thai: without spaces between words, and with characters that are not words."""
 
 HAN = "\u3005-\u3007\u3105-\u312f\u31a0-\u31bf\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _HANGUL = "\u1100-\u11ff\u3131-\u318e\ua960-\ua97c\uac00-\ud7a3\ud7b0-\ud7fb"
-# Thai, Lao, Tibetan, Burmese, Khmer, and their smaller relatives: the scripts for whose lines Unicode asks for a
-# dictionary (UAX 14, class SA) or that break between syllables.
+# Thai, Lao, Tibetan, Burmese, Khmer and related scripts: those for which Unicode line breaking requires a dictionary
+# (UAX 14, class SA) or that break lines between syllables.
 _OTHERS = (
     "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u0f00-\u0fff\u1000-\u109f\u1780-\u17d3\u17d7\u17dc\u17dd"
     "\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7c\ua980-\ua9ff\uaa60-\uaadf"
 )
 UNSPACED = f"{HAN}{KANA}{_OTHERS}"
-"""Letters that stand without spaces between words, for a class of a regular expression."""
+"""Letters of scripts without spaces between words, for a character class in a regular expression."""
 
-# A character without spaces around it says about as much as a word with them.
+# Units of text: a character of these scripts counts as much as a word of the others.
 _UNITS = re.compile(
     f"(?P<han>[{HAN}])|(?P<kana>[{KANA}])|(?P<others>[{_OTHERS}])|(?P<hangul>[{_HANGUL}]+)|(?P<words>"
     f"[^\\W\\d_{UNSPACED}{_HANGUL}]+)"
 )
 _SPACES = re.compile(f"(?<=[{UNSPACED}]) +| +(?=[{UNSPACED}])")
 KANA_SHARE = 0.1
-"""Of the letters of a Japanese text, at least; Chinese quotes some, Japanese is half of it."""
+"""Minimum share of kana in a Japanese text. Chinese texts quote a few; about half of a Japanese text is kana."""
 
-# ISO 639. Other languages, and other names of these, are told by their letters.
+# ISO 639 codes. Other languages, and other names of these, are recognized by their letters.
 _LANGUAGES: dict[str, Writing] = {
     **dict.fromkeys(("zh", "zho", "chi", "cmn", "yue", "wuu", "lzh"), "chinese"),
     **dict.fromkeys(("ja", "jpn"), "japanese"),
@@ -40,10 +40,10 @@ _LANGUAGES: dict[str, Writing] = {
 
 
 def writing(texts: Iterable[str], language: str | None = None) -> Writing:
-    """How most of the texts write.
+    """How the majority of the texts separates words.
 
-    `language`, an ISO 639 code with or without region, decides where the texts have letters of its script at all: a
-    Japanese title may have Chinese characters only, and a Chinese manual may be half English.
+    `language`, an ISO 639 code with or without region, decides if the texts have any letters of its script: a Japanese
+    title may have only Chinese characters, and a Chinese manual may be half English.
     """
     counts = dict.fromkeys(_UNITS.groupindex, 0)
     for text in texts:
@@ -64,10 +64,10 @@ def writing(texts: Iterable[str], language: str | None = None) -> Writing:
 
 
 def has_spaces(found: Writing) -> bool:
-    """Whether what stands between spaces is a word."""
+    """Whether spaces separate words."""
     return found in ("spaced", "korean")
 
 
 def joined(text: str) -> str:
-    """`text` without the spaces beside letters that need none: transcripts differ in whether they have them."""
+    """`text` without spaces next to letters of UNSPACED scripts: some transcripts have them, others do not."""
     return _SPACES.sub("", text)

@@ -231,8 +231,8 @@ def test_estimates_without_data_say_assumptions(
 ) -> None:
     assert main(["estimate", recipe_name, "--memory", "8", f"data.root={tmp_path}"]) == 0
     said = capsys.readouterr().out
-    assert "to count them in, is not there" in said
-    assert "model.width_multiplier of 1: " in said
+    assert "train.jsonl does not exist" in said
+    assert "model.width_multiplier of 1, since " in said
 
 
 def test_estimates_use_the_data_that_are_there(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,8 +45,8 @@ def test_folders_are_classes_each_split_alone(tmp_path: Path, capsys: pytest.Cap
     assert found["train"] == {"bark": 8, "meow": 16, "rare": 1}
     assert written[-1].summary.startswith("25 sounds of 3 classes, ")
     said = capsys.readouterr().err
-    assert "1 files that are no recordings left out" in said
-    assert "1 examples of class 'rare' are too few to keep one for test" in said
+    assert "1 files that are not recordings left out" in said
+    assert "1 examples of class 'rare' are too few to reserve one for test" in said
 
 
 def test_folders_of_splits_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_folders_of_splits_are_taken_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "given" / "train" / "empty").mkdir()
     with pytest.raises(UserError, match=r"train/empty: no recording in it"):
         prepare("folders", tmp_path / "given", tmp_path / "out")
-    with pytest.raises(UserError, match=r"deeper: no folder in it; each class has one"):
+    with pytest.raises(UserError, match=r"deeper: no folder in it; there should be one per class"):
         prepare("folders", tmp_path / "given" / "dev" / "a" / "deeper", tmp_path / "out")
 
 

@@ -180,7 +180,7 @@ def test_unknown_dev_classes_are_refused(
     write_lines(data / "dev.jsonl", [lines[0], {**lines[1], "label": "new"}, *lines[2:]])
     with pytest.raises(UserError) as raised:
         task_of(path, tmp_path / "run", f"data.root={data}")
-    message = f"{data}/dev.jsonl:2: label: 'new' is no class that is learned (classes: "
+    message = f"{data}/dev.jsonl:2: label: 'new' is not a class of the model (classes: "
     assert str(raised.value).startswith(message)
     task = task_of(path, tmp_path / "run", f"data.root={data}", "data.skip_bad=true")
     assert len(task.source.manifests["dev"]) == len(lines) - 1
@@ -195,7 +195,7 @@ def test_a_single_class_is_refused(path: Path, data: Path, tmp_path: Path, capsy
     warned = f"{data}/train.jsonl:{len(lines) + 1}: label: the only training example of 'rare'"
     assert warned in capsys.readouterr().err
     write_lines(data / "train.jsonl", [line for line in lines if line["label"] == lines[0]["label"]])
-    with pytest.raises(UserError, match=r"train\.jsonl: label: all have '.*'; two classes are the fewest"):
+    with pytest.raises(UserError, match=r"train\.jsonl: label: all have '.*'; at least two classes are needed"):
         task_of(path, tmp_path / "run", f"data.root={data}")
 
 
@@ -206,7 +206,7 @@ def test_recipe_classes_keep_their_order(class_recipes: dict[str, Path], tmp_pat
     task = task_of(path, tmp_path / "other", 'classes=["small", "large", "huge"]')
     assert task.classes == ("small", "large", "huge")
     assert task.source.load("dev", micro_batch(0, 1)).targets.tolist() == [0, 1]
-    with pytest.raises(UserError, match=r"train\.jsonl:2: label: 'large' is no class"):
+    with pytest.raises(UserError, match=r"train\.jsonl:2: label: 'large' is not a class"):
         task_of(path, tmp_path / "third", 'classes=["small", "huge"]')
 
 
@@ -214,9 +214,9 @@ def test_recipe_classes_keep_their_order(class_recipes: dict[str, Path], tmp_pat
     ("kind", "override", "message"),
     [
         ("sounds", "tokenizer.kind=words", "tokenizer: model.kind jasper classifies sounds, which have none"),
-        ("sounds", "augmentation.joined_utterances=2", "sounds that are joined would have no one class"),
-        ("sounds", "batch.tokens=100", "batch.seconds: wanted for sounds, and no batch.tokens"),
-        ("sounds", 'classes=["a", "a"]', "classes: one stands in it twice"),
+        ("sounds", "augmentation.joined_utterances=2", "joined sounds would not have a single class"),
+        ("sounds", "batch.tokens=100", "batch.seconds: needed for sounds, without batch.tokens"),
+        ("sounds", 'classes=["a", "a"]', "classes: a class is listed twice"),
         ("texts", "features.mel_bins=16", "features: model.kind transformer classifies texts, which have none"),
     ],
 )
@@ -279,5 +279,5 @@ def test_a_resumed_run_equals_an_uninterrupted_one(path: Path, tmp_path: Path, m
 def test_estimate_needs_no_data(kind: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", str(path), "--memory", "8", "data.root=nowhere"]) == 0
     said = capsys.readouterr().out
-    assert "10 classes: nowhere/train.jsonl, to count them in, is not there" in said
+    assert "10 classes, since nowhere/train.jsonl does not exist" in said
     assert {"sounds": "sounds of", "texts": "17 texts of 11 tokens"}[kind] in said

@@ -189,7 +189,7 @@ def test_unknown_test_classes_are_refused(
     lines[2]["label"] = "new"
     (root / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert main(["evaluate", str(run), str(root / "test.jsonl")]) == 2
-    assert f"{root}/test.jsonl:3: label: 'new' is no class that is learned" in capsys.readouterr().err
+    assert f"{root}/test.jsonl:3: label: 'new' is not a class of the model" in capsys.readouterr().err
     assert main(["evaluate", str(run), str(root / "test.jsonl"), "--json", "--skip-bad"]) == 0
     scores = json.loads(capsys.readouterr().out)
     assert (scores["skipped"], scores[kind]) == (1, len(lines) - 1)
@@ -264,7 +264,7 @@ def test_graphs_must_match_segue_json(kind: str, exported: dict[str, Path], tmp_
     folder = shutil.copytree(exported[kind], tmp_path / "out")
     facts = json.loads((folder / "segue.json").read_text())
     (folder / "segue.json").write_text(json.dumps({**facts, "classes": facts["classes"][::-1]}))
-    with pytest.raises(UserError, match=r"model\.onnx: its classes is another than segue\.json's"):
+    with pytest.raises(UserError, match=r"model\.onnx: its metadata classes differs from segue\.json"):
         segue.load(folder)
 
 

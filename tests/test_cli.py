@@ -196,7 +196,7 @@ def test_manifest_mistakes_name_line_and_key(
         ),
         (
             "train {recipe} --fast",
-            "--fast: no such option of train (segue train --help); a recipe's keys stand behind it: ",
+            "--fast: no such option of train (segue train --help); recipe keys follow the recipe: ",
         ),
         (
             "train {recipe} data.root=nowhere --out {trained}",
@@ -404,7 +404,7 @@ def test_a_channel_is_taken_where_two_differ(segue: Segue, corpus: Path, trained
     soundfile.write(tmp_path / "y.wav", np.stack([left, -left], axis=1), 8000)
     outcome = segue("transcribe", trained, tmp_path / "y.wav")
     assert (outcome.status, outcome.out) == (0, f"{text}\n")
-    assert "y.wav: its channels cancel each other (opposite phase); channel 1 alone is used" in outcome.err
+    assert "y.wav: its channels cancel each other (opposite phase); only channel 1 is used" in outcome.err
 
 
 def test_names_and_texts_need_no_utf8_locale(corpus: Path, trained: Path, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_lower_sample_rates_give_one_warning(segue: Segue, trained: Path, corpus
         audio.write(tmp_path / name, samples, 4000)
     outcome = segue("transcribe", trained, tmp_path)
     assert outcome.status == 0
-    assert outcome.err.count("has 4000 samples a second, the model learned from 8000") == 1
+    assert outcome.err.count("sampled at 4000 Hz, the model was trained at 8000 Hz") == 1
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_wav_with_a_too_large_size_is_refused(tmp_path: Path, make: Make, share:
 
 
 def test_wav_with_a_too_small_size_is_refused(tmp_path: Path, make: Make) -> None:
-    assert "holds no audio that can be recognized" in problem(tmp_path / "x.wav", sized(make("wav"), RATE))
+    assert "contains no audio that can be recognized" in problem(tmp_path / "x.wav", sized(make("wav"), RATE))
 
 
 def test_wav_sizes_above_4_gib_are_recovered(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_files_that_nothing_measures_are_warned_about(
     path.write_bytes(path.read_bytes()[:-RATE])
     num_samples = sum(map(len, audio.stream(path, RATE)))
     assert num_samples == pytest.approx(1.5 * RATE, abs=RATE // 100)
-    assert f"{path}: has no mark of its end; it may have been cut" in capsys.readouterr().err
+    assert f"{path}: has no end-of-stream mark; it may be truncated" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "ogg", "mp3"])

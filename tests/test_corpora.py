@@ -191,7 +191,7 @@ def test_a_table_names_its_bad_rows(tmp_path: Path) -> None:
     assert refused("csv", table).split("\n")[:4] == [
         f"{table}:3: audio: missing",
         f"{table}:4: text: missing",
-        f"{table}:5: more columns than the header; quote texts that hold the separator",
+        f"{table}:5: more columns than the header; quote texts that contain the separator",
         f"{table}:6: no such file: {tmp_path / 'gone.wav'}",
     ]
 
@@ -199,7 +199,7 @@ def test_a_table_names_its_bad_rows(tmp_path: Path) -> None:
 def test_an_unclosed_quote_is_named(tmp_path: Path) -> None:
     record(tmp_path / "a.wav")
     (tmp_path / "x.csv").write_text('audio,text\na.wav,"one\na.wav,two\n')
-    message = f"{tmp_path / 'x.csv'}:2: a quotation mark opens a text here, and none closes it"
+    message = f"{tmp_path / 'x.csv'}:2: a quotation mark opens a text here and is never closed"
     assert message in refused("csv", tmp_path / "x.csv")
 
 
@@ -369,7 +369,7 @@ def test_kaldi_names_what_repeats_an_id(kaldi: Path, file: str) -> None:
     first = (kaldi / file).read_text().splitlines()[0]
     with (kaldi / file).open("a") as added:
         added.write(f"{first.split()[0]} something else\n")
-    assert f"{kaldi}/{file}:3: {first.split()[0]} stands already in {kaldi}/{file}:1" in refused("kaldi", kaldi)
+    assert f"{kaldi}/{file}:3: {first.split()[0]} is already in {kaldi}/{file}:1" in refused("kaldi", kaldi)
 
 
 def test_kaldi_reports_what_it_leaves_out(kaldi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,8 +377,8 @@ def test_kaldi_reports_what_it_leaves_out(kaldi: Path, tmp_path: Path, capsys: p
     (kaldi / "utt2spk").write_text("ann-1 ann\n")
     prepare("kaldi", kaldi, tmp_path / "out", NO_SPLITS)
     said = capsys.readouterr().err
-    assert f"1 entries have no line in text, and are not used: eve-1 ({kaldi}/segments:3)" in said
-    assert f"1 entries have no line in utt2spk: their speakers are not known: bob-1 ({kaldi}/text:2)" in said
+    assert f"1 entries have no line in text and are not used: eve-1 ({kaldi}/segments:3)" in said
+    assert f"1 entries have no line in utt2spk: their speakers are unknown: bob-1 ({kaldi}/text:2)" in said
     found = {each.id: each.seconds for each in Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])}
     assert found == {"ann-1": 1.0, "bob-1": 2.0}  # -1 is the end; ids survive
 

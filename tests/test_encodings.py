@@ -36,7 +36,7 @@ def test_utf8_is_never_taken_for_another_encoding(text: str) -> None:
 def test_what_is_not_unicode_is_named_with_its_line() -> None:
     with pytest.raises(UserError, match=r"x\.txt:3: not UTF-8; save the file as UTF-8"):
         decode("one\ntwö\n".encode() + b"caf\xe9\n", PATH)
-    with pytest.raises(UserError, match=r"x\.txt:2: holds a NUL character"):
+    with pytest.raises(UserError, match=r"x\.txt:2: contains a NUL character"):
         decode(b"one\ntw\0o three four five\n", PATH)
 
 
@@ -44,7 +44,7 @@ def test_what_is_not_unicode_is_named_with_its_line() -> None:
 def test_one_bad_byte_in_utf8_is_named(bad: bytes) -> None:
     """It is not read as a code page."""
     content = "Schöne Grüße,\nwie geht es\n".encode() + b"dir" + bad + b" heute?\nGut.\n"
-    with pytest.raises(UserError, match=r"x\.srt:3: not UTF-8, as the rest is"):
+    with pytest.raises(UserError, match=r"x\.srt:3: not UTF-8, unlike the rest"):
         encoding_of(content, "x.srt")
 
 

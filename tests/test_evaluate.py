@@ -78,14 +78,14 @@ def test_references_that_hold_nothing_are_said(
     manifest = rewritten(corpus, tmp_path / "x.jsonl", text="?!")
     assert main(["evaluate", str(trained), str(manifest)]) == 2
     assert capsys.readouterr().err == (
-        f"segue: {manifest}: nothing to score: normalization leaves nothing of any reference\n"
+        f"segue: {manifest}: nothing to score: all references are empty after normalization\n"
     )
     with manifest.open("a") as file:
         file.write((rewritten(corpus, tmp_path / "y.jsonl")).read_text())
     assert (
         segue.load(trained).evaluate(manifest)["words"] == segue.load(trained).evaluate(tmp_path / "y.jsonl")["words"]
     )
-    assert "leaves nothing of 8 of 16 references" in capsys.readouterr().err
+    assert "8 of 16 references are empty after normalization" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ BAD_LINES = {
     line(alternatives="c"): 'alternatives: a list of texts wanted, got "c"',
     line(alternatives=["c", 1]): 'alternatives: a list of texts wanted, got ["c", 1]',
     line(alternatives=["c", " "]): "alternatives: empty",
-    line(source="half \ud83d"): "source: half a character: '\\ud83d'",
+    line(source="half \ud83d"): "source: lone surrogate: '\\ud83d'",
 }
 
 
@@ -87,7 +87,7 @@ def test_a_pair_without_an_id_has_its_file_and_line(tmp_path: Path, capsys: pyte
 
 def test_an_id_stands_for_one_pair(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(line(id="a") + line() + line(id="a"))
-    with pytest.raises(UserError, match=r"x\.jsonl:3: id: 'a' stands already in .*x\.jsonl:1"):
+    with pytest.raises(UserError, match=r"x\.jsonl:3: id: 'a' is already in .*x\.jsonl:1"):
         Manifest(Pair, [tmp_path / "x.jsonl"])
 
 

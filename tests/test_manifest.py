@@ -86,15 +86,15 @@ BAD_LINES = {
     line(duration=float("inf")): "duration: seconds above 0 wanted, got inf",
     line(offset=-1): "offset: seconds from 0 wanted, got -1.0",
     line(text=None): "text: a text wanted, got null",
-    line(text="\ud83d"): "text: half a character: '\\ud83d'",
-    line(speaker="\ud83d"): "speaker: half a character",
+    line(text="\ud83d"): "text: lone surrogate: '\\ud83d'",
+    line(speaker="\ud83d"): "speaker: lone surrogate",
     line(id=["a"]): 'id: a text or a number wanted, got ["a"]',
     line(lang={}): "lang: a text or a number wanted, got {}",
     line(audio_filepath="\ud83d.wav"): "audio_filepath: a path wanted",
     line(audio_filepath="a\0.wav"): "audio_filepath: a path wanted",
     line(audio_filepath=""): "audio_filepath: a path wanted",
     line(duration=10**400): "duration: seconds above 0 wanted, got inf",
-    '{"text": "a", "text": "b"}': "not JSON: the key 'text' stands in it twice",
+    '{"text": "a", "text": "b"}': "not JSON: the key 'text' appears twice",
     '{"source": "a", "target": "b"}': "lacks the key 'audio_filepath': a pair of texts, where a recording",
     '{"a":' * 100_000: "not JSON that can be read: too many brackets",
     line(text=["a"]): 'text: a text wanted, got ["a"]',
@@ -164,7 +164,7 @@ def test_ids_are_unique_across_manifests(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text(line(id="y") + line(id="x"))
     with pytest.raises(UserError) as raised:
         Manifest(Utterance, [tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
-    assert f"{tmp_path / 'b.jsonl'}:2: id: 'x' stands already in {tmp_path / 'a.jsonl'}:2" in str(raised.value)
+    assert f"{tmp_path / 'b.jsonl'}:2: id: 'x' is already in {tmp_path / 'a.jsonl'}:2" in str(raised.value)
 
 
 @pytest.mark.parametrize("keys", [{}, {"lang": "id"}, {"id": None}])

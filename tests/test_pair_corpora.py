@@ -361,7 +361,7 @@ def test_a_table_of_pairs_names_its_bad_rows(tmp_path: Path) -> None:
         f"{table}:3: source: empty",
         f"{table}:4: target: missing",
         f"{table}:5: target: empty",
-        f"{table}:6: more columns than the header; quote texts that hold the separator",
+        f"{table}:6: more columns than the header; quote texts that contain the separator",
     ]
 
 

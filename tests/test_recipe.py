@@ -174,7 +174,7 @@ class TestMistakes:
     @pytest.mark.parametrize("date", ["2024-01-02", "07:30:00", "2024-01-02T07:30:00Z"])
     def test_dates_are_refused_with_advice(self, date: str) -> None:
         (line,) = refusal(f"name = {date}\n" + BASE)
-        assert line.startswith("x.toml:1: name: dates and times are not used in recipes; a string stands in quotes: ")
+        assert line.startswith("x.toml:1: name: dates and times are not used in recipes; strings are quoted: ")
 
     @pytest.mark.parametrize("kind", ["novograd", "adamw"])
     def test_a_union_without_kind_lists_the_kinds(self, kind: str) -> None:
@@ -313,7 +313,7 @@ class TestExtends:
 
     def test_a_circle_is_refused(self) -> None:
         write('extends = "x.toml"', "b.toml")
-        assert refusal('extends = "b.toml"') == ["b.toml:1: extends: goes in a circle: x.toml -> b.toml -> x.toml"]
+        assert refusal('extends = "b.toml"') == ["b.toml:1: extends: circular: x.toml -> b.toml -> x.toml"]
 
     def test_the_draft_is_plain_and_knows_origins(self) -> None:
         draft = read(write(BASE), ["engine.clip=1"])

@@ -84,7 +84,7 @@ def test_odd_recipes_are_refused(tmp_path: Path, text: str) -> None:
     [
         ("seed=99999999999999999999", "command line: seed: whole numbers have 64 bits, not 99999999999999999999"),
         ("model.blocks.0.channels=99999999999", "model.blocks.0.channels: should be less than or equal to 65536"),
-        ("a" + ".a" * 3000 + "=1", "tables or arrays stand in each other too deeply"),
+        ("a" + ".a" * 3000 + "=1", "tables or arrays are nested too deeply"),
         ("augmentation.time_masks=999999999999", "augmentation.time_masks: should be less than or equal to 1000"),
     ],
 )

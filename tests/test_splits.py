@@ -75,7 +75,7 @@ def test_train_gets_the_first_example_then_dev(
 ) -> None:
     found = splits_of(utterances({None: count}))
     assert {split: len(each) for split, each in found.items()} == sizes
-    assert ("too few to keep one for test" in capsys.readouterr().err) == (count < 3)
+    assert ("too few to reserve one for test" in capsys.readouterr().err) == (count < 3)
 
 
 def test_pairs_of_one_source_alone_are_for_training() -> None:

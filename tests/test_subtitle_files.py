@@ -112,7 +112,7 @@ def test_an_arrow_between_words_is_text() -> None:
 @pytest.mark.parametrize("times", ["{100}{200}", "at five", "5 sec"])
 def test_a_number_without_times_is_refused(times: str) -> None:
     for file in (numbered(times), tight(times), numbered(times).replace(f"{times}\n", "")):
-        with pytest.raises(UserError, match=r"film.x:\d: the number of a cue without a line of times behind it: 2"):
+        with pytest.raises(UserError, match=r"film.x:\d: the number of a cue without a line of times after it: 2"):
             asked(file)
 
 
@@ -172,7 +172,7 @@ def test_line_ends_that_are_mixed_stay_mixed() -> None:
 
 def test_ambiguous_lines_are_refused() -> None:
     """A line that may be a number or text."""
-    with pytest.raises(UserError, match=r"film\.x:4: neither the number of the cue that follows nor text"):
+    with pytest.raises(UserError, match=r"film\.x:4: neither the number of the next cue nor text"):
         asked(lines(A, "Hello.", "", "Two", B, "World."))
 
 
@@ -188,13 +188,13 @@ def test_arrows_and_times_in_a_text_are_text() -> None:
 def test_translations_like_times_are_not_written() -> None:
     result = translate(lines("1", A, "Hello.").encode(), "srt", lambda texts: [f"{B} Hallo."], SLOW)
     assert result.text == lines("1", A, "Hello.")
-    assert "reads like the times of another: 1 (0:00:01)" in result.warnings[0]
+    assert "looks like the times of another cue: 1 (0:00:01)" in result.warnings[0]
 
 
 def test_oddities_are_warned_about() -> None:
     """Odd times, words without a cue, and another format than the name says."""
     assert "2 (0:00:05)" in asked(numbered("00:00:05 --> 00:00:07"))[1].warnings[0]
-    assert asked("Film\n\n" + numbered(B))[1].warnings == ["blocks that belong to no cue, and stay as they were: 1"]
+    assert asked("Film\n\n" + numbered(B))[1].warnings == ["blocks that belong to no cue and are left as they were: 1"]
     assert asked("\n", "srt")[1].warnings == ["there are no subtitles in it"]
     for form, text in {"vtt": "WEBVTT\n\n00:01.000 --> 00:02.000\n&lt;Hi\n", "ass": "[Script Info]\n" + ASS}.items():
         given, result = asked(text, "srt")
@@ -203,7 +203,7 @@ def test_oddities_are_warned_about() -> None:
         assert result.text == asked(text, form)[1].text  # type: ignore[arg-type]
     given, result = asked(numbered(B), "vtt")
     assert given == ["Hello there.", "Two dogs.", "Bye now."]
-    assert "it holds SubRip, not WebVTT" in result.warnings[0]
+    assert "it contains SubRip, not WebVTT" in result.warnings[0]
 
 
 # WebVTT

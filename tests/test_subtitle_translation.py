@@ -214,7 +214,7 @@ def test_every_cue_of_a_sentence_gets_words() -> None:
     assert translated("One long beginning of it", "and", "an end.", by=lambda texts: ["A b c"]) == ["A", "b", "c"]
     result = translate(srt("This is", "a sentence", "of three.").encode(), "srt", lambda texts: ["Eins."], SLOW)
     assert " ".join(words_of(" ".join(bodies(result.text)))) == "Eins."
-    assert any("2 cues are without words now" in warning for warning in result.warnings)
+    assert any("2 cues are empty now" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -535,8 +535,8 @@ def test_odd_cues_are_kept_with_a_warning() -> None:
     assert result.text == text
     assert result.warnings == [
         "1 cue is earlier than the one before: 3 (0:00:00)",
-        "1 cue is seen while another still is: 2 (0:00:02)",
-        "2 cues are of no length in time: 3 (0:00:00), 4 (0:00:09)",
+        "1 cue is shown while another still is: 2 (0:00:02)",
+        "2 cues are of zero duration: 3 (0:00:00), 4 (0:00:09)",
         "1 cue is empty: 4 (0:00:09)",
     ]
 
@@ -590,7 +590,7 @@ def test_text_outside_cues_is_warned_about() -> None:
     text = "WEBVTT\n\n00:01.000 --> 00:02.000\nOne.\n\nlost\n\nid\n00:03.000 --> 00:04.000\nTwo.\n"
     result = translate(text.encode(), "vtt", shouted, SLOW)
     assert "lost" in result.text
-    assert result.warnings == ["blocks that belong to no cue, and stay as they were: 1"]
+    assert result.warnings == ["blocks that belong to no cue and are left as they were: 1"]
 
 
 ASS = """\
@@ -659,10 +659,10 @@ def test_substation_fields_follow_the_format_line() -> None:
 
 
 def test_a_mistake_in_a_file_is_named() -> None:
-    with pytest.raises(UserError, match="the file:2: no event with Start, End and Text"):
+    with pytest.raises(UserError, match="the file:2: not an event with Start, End and Text"):
         translate(b"[Script Info]\nDialogue: 0,soon,later,Default,,0,0,0,,Hi.\n", "ass", same, Shape())
     for form in ("srt", "vtt", "ass"):
-        with pytest.raises(UserError, match="no subtitle with its times"):
+        with pytest.raises(UserError, match="no subtitles with times"):
             translate(b"Just some text.", form, same, Shape())
 
 

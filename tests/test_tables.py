@@ -88,15 +88,15 @@ def test_quotation_marks_in_tsv_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('source,target\na,b\n"one,eins\ntwo,zwei\n', "3: a quotation mark opens a text here, and none closes it"),
-        ('source,target\n"one" more,eins\n', "2: a quoted text goes on behind its closing quotation mark"),
+        ('source,target\na,b\n"one,eins\ntwo,zwei\n', "3: a quotation mark opens a text here and is never closed"),
+        ('source,target\n"one" more,eins\n', "2: a quoted text continues after its closing quotation mark"),
         ("source,target,target\na,b,c\n", "1: 2 columns are named target; rename all but one"),
         ("source,target\n\n,,\na\n", "4: target: missing"),
         ("source,target\na,\u200b\n", "2: target: empty"),
-        ("id,source,target\n1,a,b\n1,a,d\n", "3: id: '1' stands already in "),
+        ("id,source,target\n1,a,b\n1,a,d\n", "3: id: '1' is already in "),
         ("source,target,split\na,b,train\nc,d,held out\n", "3: split: train, dev or test wanted, got 'held out'"),
         ("source,target\na,b\nc,caf\xe9\n".encode("latin-1"), "3: not UTF-8; save the file as UTF-8"),
-        ("source,target\na,b\0c d e f g h\n", "2: holds a NUL character"),
+        ("source,target\na,b\0c d e f g h\n", "2: contains a NUL character"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, content: str | bytes, message: str) -> None:

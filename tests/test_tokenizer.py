@@ -116,7 +116,7 @@ def test_a_size_below_the_alphabets_is_refused(kind: str) -> None:
 
 
 def test_repeated_characters_are_refused() -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.alphabet: a character stands in it twice"):
+    with pytest.raises(UserError, match=r"tokenizer\.alphabet: a character appears twice"):
         tokenizers.build(CharactersSection(kind="characters", alphabet="aba"), [])
 
 

@@ -1,6 +1,6 @@
-"""One command, one file, with `SUMMARY`, `EXAMPLE`, `arguments` (what it takes) and `run`.
+"""Commands, one module each, with `SUMMARY`, `EXAMPLE`, `arguments` and `run`.
 
-A command imports what it needs when it runs: `segue --help` imports them all.
+Modules import what they need inside `run`, since `segue --help` imports all commands.
 """
 
 COMMANDS = (

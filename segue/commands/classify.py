@@ -15,7 +15,7 @@ EXAMPLE = "segue classify runs/digits_sounds 7_george_2.wav --top 3"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
+    """Declares the arguments."""
     options.model(parser)
     parser.add_argument(
         "files",
@@ -23,16 +23,20 @@ def arguments(parser: ArgumentParser) -> None:
         type=Path,
         nargs="*",
         default=[],
-        help="recordings or folders of them; for a model of texts files with a text a line; none or -: standard input",
+        help="recordings or folders of them; for a model of texts, files with one text per line; none or -: stdin",
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="(default: text)")
     parser.add_argument(
-        "--top", metavar="K", type=options.positive, default=1, help="the likeliest classes with their probabilities"
+        "--top",
+        metavar="K",
+        type=options.positive,
+        default=1,
+        help="print the K most likely classes with probabilities",
     )
     parser.add_argument(
         "--channel",
         type=options.channel,
-        help="of recordings: left, right, mix or a number from 1 (default: mix, where that makes sense)",
+        help="channel of recordings: left, right, mix or a number from 1 (default: mix, if that makes sense)",
     )
     options.device(parser)
 
@@ -51,7 +55,7 @@ def _sounds(model: Any, given: Namespace) -> int:
     from segue import transcribe_files
 
     paths = transcribe_files.recordings(given.files or [Path(transcribe_files.STANDARD_INPUT)])
-    rates = transcribe_files.LowRates(model.sample_rate_hz, "the class may be wrong for that")
+    rates = transcribe_files.LowRates(model.sample_rate_hz, "the class may be wrong because of that")
     has_failed = False
     for path in progress.progress(paths, "classifies", unit="recordings"):
         try:
@@ -77,7 +81,7 @@ def _texts(model: Any, given: Namespace) -> int:
     if given.files in ([], [Path("-")]):
         if sys.stdin is None:
             raise UserError("standard input is closed; name a file")
-        # A person who types line by line wants each answered.
+        # Interactive input is answered line by line.
         say(translate_files.lines(sys.stdin.buffer, "standard input"), 1 if sys.stdin.isatty() else model.WINDOW)
         return 0
     if Path("-") in given.files:

@@ -13,19 +13,19 @@ EXAMPLE = "segue evaluate runs/digits data/fsdd/test.jsonl --json"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
+    """Declares the arguments."""
     options.model(parser)
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="examples with references")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument(
-        "--against", metavar="MODEL", type=Path, help="another model: is it better or worse on these examples?"
+        "--against", metavar="MODEL", type=Path, help="another model to compare with on the same examples"
     )
     parser.add_argument("--report", metavar="FILE.html", type=Path, help="scores, and examples from worst to best")
     parser.add_argument("--outputs", metavar="FILE.jsonl", type=Path, help="each example's output and scores")
     parser.add_argument(
         "--as-transcribe",
         action="store_true",
-        help="whole recordings, as `segue transcribe` takes them; clips are joined by speaker, a second between them",
+        help="transcribe whole recordings as `segue transcribe` does; clips are joined by speaker, 1 s apart",
     )
     options.skip_bad(parser)
     options.device(parser)

@@ -1,4 +1,4 @@
-"""`segue export`: a model for the runtime that its users have, and the proof that it is the same."""
+"""`segue export`: convert a model for another runtime, and verify that its outputs are the same."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from segue.commands import options
 from segue.progress import Bar
 
-SUMMARY = "a model for the runtime that its users have, and the proof that it is the same"
+SUMMARY = "convert a model for another runtime, and verify that its outputs are the same"
 EXAMPLE = "segue export runs/digits onnx digits_onnx --quantize int8"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
+    """Declares the arguments."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="run or model directory")
     parser.add_argument("target", metavar="TARGET", help="onnx, sherpa-onnx, ctranslate2 or huggingface")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to write")
@@ -21,18 +21,21 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="POINTS",
         type=options.points,
         default=0.5,
-        help="what WER, CER or accuracy (in per cent), BLEU or chrF may lose (default: 0.5)",
+        help="how much WER, CER or accuracy (in percent), BLEU or chrF may get worse (default: 0.5)",
     )
     parser.add_argument(
-        "--examples", metavar="MANIFEST", type=Path, help="to compare on (default: the model's test or dev manifests)"
+        "--examples",
+        metavar="MANIFEST",
+        type=Path,
+        help="examples to compare on (default: the model's test or dev manifests)",
     )
     parser.add_argument(
         "--calibration",
         metavar="MANIFEST",
         type=Path,
-        help="speech that eight-bit ranges come from (default: the model's dev manifests)",
+        help="examples to calibrate eight-bit ranges (default: the model's dev manifests)",
     )
-    parser.add_argument("--force", action="store_true", help="write OUT anew where it is an exported model")
+    parser.add_argument("--force", action="store_true", help="replace OUT if it is an exported model")
     options.skip_bad(parser)
 
 

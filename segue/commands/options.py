@@ -1,4 +1,4 @@
-"""Which arguments, kinds of values and models do several commands have in common?"""
+"""Which arguments and argument types do several commands share?"""
 
 import math
 from argparse import ArgumentParser, Namespace
@@ -11,24 +11,24 @@ from segue.errors import UserError, missing_extra
 
 
 def model(parser: ArgumentParser) -> None:
-    """MODEL, as `load_model` takes it."""
+    """Declares MODEL, for `load_model`."""
     parser.add_argument(
         "model", metavar="MODEL", type=Path, help="run directory, model directory or exported directory"
     )
 
 
 def device(parser: ArgumentParser) -> None:
-    """--device, as `load_model` takes it."""
+    """Declares --device, for `load_model`."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: auto)")
 
 
 def skip_bad(parser: ArgumentParser) -> None:
-    """--skip-bad."""
+    """Declares --skip-bad."""
     parser.add_argument("--skip-bad", action="store_true", help="leave out and count bad examples instead of stopping")
 
 
 def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:
-    """The trained model that the command line names, or the one at `path`."""
+    """Loads the model of the command line, or at `path`. Raises a UserError if it lacks the method `ability`."""
     from segue import tasks
 
     path = path or given.model
@@ -40,7 +40,7 @@ def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:
 
 
 def import_formats() -> Any:
-    """The module `segue.formats`, which needs an extra."""
+    """Imports `segue.formats`. Raises a UserError if its extra is not installed."""
     try:
         from segue import formats
     except ModuleNotFoundError as error:
@@ -52,7 +52,7 @@ T = TypeVar("T", int, float)
 
 
 def _number(name: str, kind: Callable[[str], T], is_right: Callable[[T], bool]) -> Callable[[str], T]:
-    """A type for argparse, which calls it `name` in messages."""
+    """A type for argparse; `name` is used in error messages."""
 
     def parse(text: str) -> T:
         number = kind(text)
@@ -71,7 +71,7 @@ points = _number("number of points from 0", float, lambda number: 0 <= number < 
 
 
 def channel(text: str) -> int | str:
-    """Which channel of a recording."""
+    """Parses the channel of a recording."""
     return text if text in ("left", "right", "mix") else positive(text)
 
 

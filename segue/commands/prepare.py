@@ -11,7 +11,7 @@ EXAMPLE = "segue prepare fsdd recordings/ data/fsdd longest=5 seed=0"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
+    """Declares the arguments."""
     speech, pairs = "fsdd, ljspeech, librispeech, csv, tsv, nemo, kaldi", "multi30k, wmt14, parallel, cmudict, csv, tsv"
     classes = "folders; with label=...: csv, tsv, fsdd, multi30k"
     parser.add_argument("corpus", metavar="CORPUS", help=f"speech: {speech}; text pairs: {pairs}; classes: {classes}")

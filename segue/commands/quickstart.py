@@ -1,19 +1,19 @@
-"""`segue quickstart`: the whole road on synthesized speech: train, evaluate, export, transcribe."""
+"""`segue quickstart`: all steps on synthesized speech: train, evaluate, export, transcribe."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from segue.commands import options
 
-SUMMARY = "the whole road on synthesized speech: train, evaluate, export, transcribe"
+SUMMARY = "all steps on synthesized speech: train, evaluate, export, transcribe"
 EXAMPLE = "segue quickstart --out quickstart"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
+    """Declares the arguments."""
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("quickstart"), help="(default: quickstart)")
     parser.add_argument(
-        "--recordings", metavar="DIR", type=Path, help="real people: a folder named as fsdd's, or a manifest"
+        "--recordings", metavar="DIR", type=Path, help="recordings of people: a folder named as fsdd's, or a manifest"
     )
 
 

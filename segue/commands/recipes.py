@@ -11,7 +11,7 @@ EXAMPLE = "segue recipes show digits_jasper"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
+    """Declares the arguments."""
     parser.add_argument("action", choices=("list", "show", "copy", "schema"), nargs="?", default="list")
     parser.add_argument("name", metavar="NAME", nargs="?", help="recipe (show, copy) or task (schema)")
     parser.add_argument(
@@ -44,7 +44,7 @@ def run(given: Namespace) -> None:
         target = target / path.name
     if target.exists():
         raise UserError(f"{target}: exists already")
-    # A copy stands on its own: what it extends stays in the package.
+    # A copy must be self-contained: the recipe that it extends is in the package.
     text = path.read_text(encoding="utf-8")
     if "extends" in recipe.read_alone(path):
         draft = recipe.read(path)

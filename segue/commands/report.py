@@ -1,15 +1,15 @@
-"""`segue report`: the curves of one run or of several as one HTML page."""
+"""`segue report`: the curves of one or more runs as an HTML page."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-SUMMARY = "the curves of one run or of several as one HTML page"
+SUMMARY = "the curves of one or more runs as an HTML page"
 EXAMPLE = "segue report runs/first runs/second --out report.html"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run directories, also of running trainings")
+    """Declares the arguments."""
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run directories, finished or still training")
     parser.add_argument(
         "--out", metavar="FILE.html", type=Path, help="(default: RUN/report.html; report.html for several)"
     )

@@ -16,7 +16,7 @@ EXAMPLE = "segue train digits_jasper data.root=data/fsdd --out runs/digits"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
+    """Declares the arguments."""
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="recipe file, or the name of one that ships")
     parser.add_argument(
         "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="changes: optimizer.learning_rate=3e-4"
@@ -25,18 +25,20 @@ def arguments(parser: ArgumentParser) -> None:
         "--from",
         dest="base",
         metavar="MODEL",
-        help="run or model directory to begin with, by its own recipe if none is given",
+        help="run or model directory to start from (fine-tuning); without RECIPE, its own recipe is used",
     )
     parser.add_argument("--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the recipe)")
     parser.add_argument(
-        "--find-learning-rate", action="store_true", help="try 100 steps at growing rates; nothing is kept"
+        "--find-learning-rate", action="store_true", help="run 100 steps with increasing rates; nothing is saved"
     )
-    parser.add_argument("--replay", metavar="FILE", type=Path, help="take a step again that was not finite")
+    parser.add_argument(
+        "--replay", metavar="FILE", type=Path, help="repeat a step whose loss or gradient was not finite"
+    )
     options.skip_bad(parser)
 
 
 def explain_unknown(given: Namespace, option: str, words: Sequence[str]) -> UserError:
-    """What is wrong with an option that `train` does not have: most are keys of the recipe."""
+    """The error for an unknown option of `train`: most are meant as keys of the recipe."""
     from segue import key_hints, recipe, tasks
 
     name, equals, value = option.partition("=")
@@ -45,7 +47,7 @@ def explain_unknown(given: Namespace, option: str, words: Sequence[str]) -> User
         value = words[place]
     known = [each for each in (given.recipe, *given.overrides) if each and "=" not in each and each != value]
     example = "segue train RECIPE optimizer.learning_rate=3e-4"
-    unknown = f"{name}: no such option of train (segue train --help); a recipe's keys stand behind it: {example}"
+    unknown = f"{name}: no such option of train (segue train --help); recipe keys follow the recipe: {example}"
     try:
         draft = recipe.read(recipe.find(known[0]))
         keys = list(recipe.keys_of(tasks.module_of(draft).Recipe, draft.values))
@@ -73,7 +75,7 @@ def run(given: Namespace) -> int:
 
     skip_bad = ["data.skip_bad=true"] if given.skip_bad else []
     if given.replay is not None:
-        # No recipe then: it lies beside the file, and all words are changes to it.
+        # The recipe is that of the replay file's run, so all arguments are overrides.
         return _replay(given.replay, [*filter(None, [given.recipe]), *given.overrides, *skip_bad])
     overrides = [*given.overrides, *skip_bad]
     is_missing = given.recipe is None or ("=" in given.recipe and not Path(given.recipe).exists())
@@ -103,7 +105,7 @@ def run(given: Namespace) -> int:
         os.execv(sys.executable, [sys.executable, "-m", *start, *sys.argv[1:]])
     result = training.train(path, folder, overrides)
     if result.signal is not None:
-        warn(f"stopped and saved at step {result.step}; the same command goes on from there")
+        warn(f"stopped and saved at step {result.step}; the same command continues from there")
         return 128 + int(result.signal)
     if os.environ.get("RANK", "0") == "0":
         assert result.best is not None  # the last step is always evaluated

@@ -15,17 +15,17 @@ EXAMPLE = "segue transcribe runs/digits lecture.mp3 --format srt"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
+    """Declares the arguments."""
     options.model(parser)
     parser.add_argument(
         "audio", metavar="AUDIO", type=Path, nargs="+", help="recordings of any length, folders, or - (standard input)"
     )
     parser.add_argument("--format", choices=("text", "json", "srt", "vtt"), default="text", help="(default: text)")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write a file for each recording there")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write a file per recording there")
     parser.add_argument(
         "--channel",
         type=options.channel,
-        help="left, right, mix or a number from 1 (default: mix, where that makes sense)",
+        help="left, right, mix or a number from 1 (default: mix, if that makes sense)",
     )
     options.device(parser)
 
@@ -40,7 +40,7 @@ def run(given: Namespace) -> int:
     suffix = "txt" if given.format == "text" else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
     model = options.load_model(given, "transcribe")
-    rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong for that")
+    rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
     has_failed = False
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
         try:

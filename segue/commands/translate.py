@@ -9,13 +9,13 @@ from segue import progress
 from segue.commands import options
 from segue.errors import UserError
 
-MOST_BEAMS = 1000  # more than any search is helped by; memory and time grow with them
+MOST_BEAMS = 1000  # more never helps a search; memory and time grow with them
 SUMMARY = "text to text: lines from standard input, txt, srt, vtt and ass files"
 EXAMPLE = "segue translate runs/multi30k film.srt --to de"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Declares them."""
+    """Declares the arguments."""
     options.model(parser)
     parser.add_argument(
         "files",
@@ -25,23 +25,30 @@ def arguments(parser: ArgumentParser) -> None:
         default=[],
         help="txt, srt, vtt, ass, ssa; none or -: standard input",
     )
-    parser.add_argument("--to", metavar="LANG", help="target language, where the model knows several")
+    parser.add_argument("--to", metavar="LANG", help="target language, if the model has several")
     parser.add_argument(
-        "--out", metavar="PATH", type=Path, help="folder, or file for one FILE (default: NAME.LANG.srt beside NAME.srt)"
+        "--out",
+        metavar="PATH",
+        type=Path,
+        help="folder, or file for one FILE (default: NAME.LANG.srt next to NAME.srt)",
+    )
+    parser.add_argument("--beams", metavar="N", type=options.positive, help="number of beams (default: the recipe's)")
+    parser.add_argument(
+        "--context",
+        metavar="N",
+        type=options.whole,
+        default=0,
+        help="preceding lines translated together with each line",
     )
     parser.add_argument(
-        "--beams", metavar="N", type=options.positive, help="hypotheses followed at once (default: the recipe's)"
+        "--line-length", metavar="N", type=options.positive, default=42, help="for subtitles (default: 42)"
     )
-    parser.add_argument(
-        "--context", metavar="N", type=options.whole, default=0, help="lines before each that are read with it"
-    )
-    parser.add_argument("--line-length", metavar="N", type=options.positive, default=42, help="subtitles (default: 42)")
     parser.add_argument(
         "--reading-speed",
         metavar="CPS",
         type=options.above_zero,
         default=17.0,
-        help="characters a second to warn at (default: 17)",
+        help="characters per second above which to warn (default: 17)",
     )
     options.device(parser)
 
@@ -55,7 +62,7 @@ def run(given: Namespace) -> int:
     model.check_language(given.to)
     search = model.metadata.search
     if given.beams is not None and given.beams > MOST_BEAMS:
-        raise UserError(f"--beams {given.beams}: at the most {MOST_BEAMS}")
+        raise UserError(f"--beams {given.beams}: at most {MOST_BEAMS}")
     if given.beams is not None:
         search = search.model_copy(update={"beams": given.beams})
 
@@ -66,7 +73,7 @@ def run(given: Namespace) -> int:
         raise UserError("- is standard input, and goes to standard output: give it alone")
 
     def translator(lines: Iterable[str]) -> Iterator[str]:
-        # A person who types line by line wants each answered, and one who waits wants to see how far it is.
+        # Interactive input is answered line by line; with a progress bar, windows are short, so that it moves.
         is_seen = progress.is_terminal(sys.stderr)
         window = 1 if not files and sys.stdin.isatty() else 8 * model.BATCH if is_seen else model.WINDOW
         found: Iterator[str] = model.translate_lines(

@@ -1,1 +1,1 @@
-"""How does a trained model get smaller and faster?"""
+"""Compression of trained models."""

@@ -1,7 +1,7 @@
-"""How does a model get smaller weights? Eight bits for weights and activations of an ONNX graph, or 16 for weights.
+"""Smaller weights for ONNX graphs: 8-bit weights and activations, or 16-bit weights.
 
-Eight bits make it faster too, and cost some accuracy: `layer_errors` says which layers to leave out. The graph must
-hold no batch normalization; ours has it inside the convolutions.
+Eight bits also make the model faster, but less accurate: `layer_errors` shows which layers to leave in float. The graph
+must not contain batch normalization; Segue's export folds it into the convolutions.
 """
 
 import logging
@@ -16,18 +16,19 @@ from numpy.typing import NDArray
 from segue.errors import UserError
 
 FRONT_END = "front_end."
-"""Nodes and weights of this name stay as they are: spectra span too many orders of magnitude for eight bits."""
-ALONE = "alone."  # before the names of tensors that only one layer's rounding has touched
-LARGE = 1024  # elements; smaller tensors (biases) are no burden
+"""Prefix of nodes and weights that stay in float: spectra span too many orders of magnitude for eight bits."""
+ALONE = "alone."  # prefix of the names of tensors that are affected by the rounding of one layer only
+LARGE = 1024  # elements; smaller tensors, such as biases, are not converted
 
 Inputs = Mapping[str, NDArray[Any]]
 
 
 def quantize_int8(source: Path, target: Path, calibration: Iterable[Inputs], kept_in_float: Sequence[str] = ()) -> None:
-    """Writes `source` with weights (a scale a channel) and activations (a scale a tensor) of eight bits.
+    """Writes `source` with 8-bit weights (one scale per channel) and 8-bit activations (one scale per tensor).
 
-    Ranges of activations are those seen on `calibration`: inputs like those to come; they are read one by one.
-    `kept_in_float` names convolutions to leave as they are; their inputs still have eight bits, as their neighbors do.
+    The ranges of activations come from `calibration`: representative inputs, which are read one by one.
+    `kept_in_float` names convolutions that keep float weights; their inputs still have eight bits. Raises a UserError
+    for unknown names, or without calibration inputs.
     """
     import onnx
     from onnxruntime import quantization
@@ -42,7 +43,7 @@ def quantize_int8(source: Path, target: Path, calibration: Iterable[Inputs], kep
     if first is None:
         raise UserError(f"{source}: no example to take the ranges of activations from")
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it asks for preparations that the exporter has made
+    logging.disable(logging.WARNING)  # it recommends preprocessing that the exporter has done
     try:
         quantization.quantize_static(
             source,
@@ -52,7 +53,7 @@ def quantize_int8(source: Path, target: Path, calibration: Iterable[Inputs], kep
             op_types_to_quantize=sorted({node.op_type for node in nodes}),
             nodes_to_quantize=[node.name for node in nodes if node.name not in kept_in_float],
             per_channel=True,
-            # Seven bits for weights: two products then fit the 16 bits in which processors without VNNI add them.
+            # Seven bits for weights: processors without VNNI add pairs of products in 16 bits, which would overflow.
             reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -62,7 +63,7 @@ def quantize_int8(source: Path, target: Path, calibration: Iterable[Inputs], kep
 
 
 class _Reader:
-    """Calibration data, as onnxruntime asks for it."""
+    """Calibration data in the form that onnxruntime expects."""
 
     def __init__(self, examples: Iterable[Inputs]) -> None:
         self._examples = iter(examples)
@@ -73,7 +74,7 @@ class _Reader:
 
 
 def _quantizable(graph: Any) -> list[Any]:
-    """Convolutions after the front end, and what is added, multiplied and cut off at zero between them."""
+    """Convolutions after the front end, and the Add, Mul and Relu nodes that depend on them."""
     found, reached = [], set[str]()
     for node in graph.node:
         is_layer = node.op_type == "Conv" and not node.name.startswith(FRONT_END)
@@ -85,9 +86,9 @@ def _quantizable(graph: Any) -> list[Any]:
 
 
 def layer_errors(source: Path, quantized: Path, examples: Iterable[Inputs]) -> dict[str, float]:
-    """Each quantized layer's error by its name, largest first: norm of the error / norm of its output.
+    """Relative error of each quantized layer, by name, largest first: norm of the error / norm of the output.
 
-    Each layer is quantized alone: its weights, and its inputs as the layers before it give them in full precision.
+    Each layer is quantized alone: its weights, and its inputs as computed in full precision by the layers before it.
     """
     import onnx
     import onnxruntime
@@ -132,7 +133,10 @@ def layer_errors(source: Path, quantized: Path, examples: Iterable[Inputs]) -> d
 
 
 def float16_weights(source: Path, target: Path) -> None:
-    """Writes `source` with its large weights in float16: half the size, same speed; computed in float32 as before."""
+    """Writes `source` with large weights in float16: half the size, same speed, since it still computes in float32.
+
+    Raises a UserError if a weight exceeds the range of float16.
+    """
     import onnx
 
     model = onnx.load(source)

@@ -1,1 +1,1 @@
-"""From corpora to batches; knows no task and no model."""
+"""From corpora to batches; independent of tasks and models."""

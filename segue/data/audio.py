@@ -1,6 +1,6 @@
-"""How do sound files become samples? Any rate, any channels, wav, flac, ogg and mp3, to mono float32 in [-1, 1].
+"""How are audio files decoded? wav, flac, ogg and mp3 of any rate and number of channels to mono float32 in [-1, 1].
 
-What lies in a file says `containers.py`, and libsndfile decodes it; what libsndfile does not know, `media.py` reads.
+`containers.py` finds the recordings in a file, libsndfile decodes them; `media.py` reads formats it does not know.
 """
 
 import io
@@ -25,34 +25,34 @@ from segue.errors import UserError, warn
 Samples = NDArray[np.float32]
 Mono = Iterator[Samples]
 Blocks = Iterator[tuple[int, Samples]]
-"""Rates, and samples (S, C)."""
+"""(rate in Hz, samples (S, C)) per block."""
 
-# Headers count samples, manifests round: more than this is missing audio, not rounding.
+# Headers count samples and manifests round: a difference above this is missing audio, not rounding.
 TRUNCATION_SECONDS = 0.1
 
-# An mp3 frame is made from those before it: where reading starts inside a file, so much is decoded and dropped.
+# An mp3 frame depends on earlier ones: when reading starts inside a file, this much is decoded before and dropped.
 LEAD_SECONDS = 0.5
 
 BLOCK_SECONDS = 10.0
 MOST_VALUES = 1 << 24
-"""Of all channels, that a block holds."""
+"""Largest number of values in a block, over all channels."""
 NO_COUNT = 1 << 48
-"""Counts of samples from here on are how libsndfile says that it does not know."""
+"""libsndfile reports an unknown number of samples as a count of at least this."""
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 1_000_000
 
 
 class Properties(NamedTuple):
-    """What a recording is, as its file is now."""
+    """Properties of an audio file."""
 
     sample_rate_hz: int
-    """The highest, where a file holds several recordings."""
+    """The highest one, if a file contains several recordings."""
     num_channels: int
-    """The most."""
+    """The largest one, if a file contains several recordings."""
     seconds: float
 
 
 def properties(path: Path) -> Properties:
-    """What a recording is: from headers where they can be believed, else its sound is decoded and counted.
+    """Properties of an audio file: from its headers if they are reliable, else by decoding it.
 
     Raises a UserError for a file that is missing, not audio, empty, damaged where the headers show it, or cut.
     """
@@ -66,7 +66,7 @@ def properties(path: Path) -> Properties:
 
 
 def check(path: Path, seconds: float) -> Properties:
-    """`properties` of a recording that should have so many seconds; of its header alone where that has enough.
+    """`properties` of a recording that should last `seconds`; reads only the header if that declares enough.
 
     Raises a UserError as `properties` does.
     """
@@ -85,12 +85,12 @@ def check(path: Path, seconds: float) -> Properties:
 
 
 def duration(path: Path) -> float:
-    """Seconds of sound in a file."""
+    """Duration of an audio file in seconds. Raises a UserError as `properties` does."""
     return properties(path).seconds
 
 
 def inspect(path: Path) -> tuple[Properties, Channel]:
-    """What a recording is, and which of its channels to use: decoded where that takes decoding, as for many channels.
+    """Properties of an audio file and the channel to use; the file is decoded if it has several channels.
 
     Raises a UserError as `properties` and `channels.choose` do.
     """
@@ -110,13 +110,13 @@ def inspect(path: Path) -> tuple[Properties, Channel]:
 
 
 def choose(path: Path, offset_seconds: float = 0.0, seconds: float | None = None) -> Channel:
-    """Which channel of a recording to use or of a part of it (`channels.choose`)."""
+    """The channel to use of a recording, or of a part of it (`channels.choose`)."""
     return channels.choose(_segment(path, offset_seconds, seconds), path)
 
 
 @lru_cache(maxsize=1 << 14)
 def _kept_properties(path: Path, size: int, changed_ns: int) -> Properties:
-    del size, changed_ns  # another size or time, another file
+    del size, changed_ns  # cache key: the file changed if these did
     return _of_parts(path, containers.parts(path))
 
 
@@ -131,7 +131,7 @@ def _of_parts(path: Path, parts: Sequence[Part | None]) -> Properties:
             expected = _expected(file, part)
             if expected is None:
                 expected = sum(len(block) for _, block in _decoded(file, path, BLOCK_SECONDS))
-            elif file.format == "FLAC" and expected:  # one that was cut has no last sample
+            elif file.format == "FLAC" and expected:  # a truncated file has no last sample
                 _seek(file, expected - 1, path)
             seconds += expected / file.samplerate
     if not seconds:
@@ -171,17 +171,18 @@ def read(
 
 
 def stream(path: Path, sample_rate_hz: int, block_seconds: float = BLOCK_SECONDS, channel: Channel = None) -> Mono:
-    """The same samples as `read`, block by block, in memory that does not grow with the file.
+    """The same samples as `read`, in blocks of shape (S), with memory that does not grow with the file.
 
-    Where there are several channels and none is asked for, they are compared first, and a choice is said.
+    If there are several channels and `channel` is None, they are compared first; using a single one gives a warning.
+    Raises a UserError as `read` does.
     """
     if channel is None and properties(path).num_channels > 1:
         channel = channels.choose(_blocks(path, BLOCK_SECONDS), path)
         if channel is not None:
-            warn(f"{path}: its channels cancel each other (opposite phase); channel {channel} alone is used")
+            warn(f"{path}: its channels cancel each other (opposite phase); only channel {channel} is used")
     parts = containers.parts(path)
     if (not parts and _is_of_unknown_length(path)) or (parts and not parts[-1].has_end and not parts[-1].is_cut):
-        warn(f"{path}: has no mark of its end; it may have been cut, but all that it has is used")
+        warn(f"{path}: has no end-of-stream mark; it may be truncated, but all of its audio is used")
     num_yielded, last_rate = 0, sample_rate_hz
     resampler = None
     for rate, block in _blocks(path, block_seconds):
@@ -211,20 +212,20 @@ def _is_of_unknown_length(path: Path) -> bool:
 
 
 def write(path: Path, samples: Samples, sample_rate_hz: int) -> None:
-    """Writes mono samples with 16 bits, in the format of the suffix; makes the folder."""
+    """Writes mono samples with 16 bits, in the format of the suffix; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, sample_rate_hz, subtype="PCM_16")
 
 
 def encoded(samples: Samples, sample_rate_hz: int) -> bytes:
-    """Mono samples as the bytes of an ogg file, which browsers play."""
+    """Mono samples as the bytes of an Ogg Vorbis file, which browsers can play."""
     file = io.BytesIO()
     soundfile.write(file, samples, sample_rate_hz, format="OGG", subtype="VORBIS")
     return file.getvalue()
 
 
 class Codec(NamedTuple):
-    """A lossy encoding, in libsndfile's words."""
+    """A lossy codec, by libsndfile's names."""
 
     format: str
     subtype: str
@@ -232,7 +233,7 @@ class Codec(NamedTuple):
 
 
 def recoded(samples: Samples, codec: Codec) -> Samples:
-    """Mono samples at the codec's rate, encoded as by default and decoded: (S) -> (about S)."""
+    """Mono samples at the codec's rate, encoded with default settings and decoded: (S) -> (about S)."""
     file = io.BytesIO()
     soundfile.write(file, samples, codec.sample_rate_hz, codec.subtype, format=codec.format)
     file.seek(0)
@@ -240,7 +241,7 @@ def recoded(samples: Samples, codec: Codec) -> Samples:
 
 
 def resample(samples: Samples, from_hz: float, to_hz: float) -> Samples:
-    """`samples` at another rate; rates need not be whole."""
+    """`samples` at another rate; rates need not be integers."""
     return samples if from_hz == to_hz else np.asarray(soxr.resample(samples, from_hz, to_hz), dtype=np.float32)
 
 
@@ -254,9 +255,9 @@ def padded(waveforms: Sequence[Samples]) -> tuple[Samples, NDArray[np.int64]]:
 
 
 def mono(samples: NDArray[Any], sample_rate_hz: float, channel: Channel = None, name: str = "samples") -> Samples:
-    """Mono float32 of floats in [-1, 1], or of signed whole numbers: (samples,) or (samples, channels) -> (samples,).
+    """Mono float32 from floats in [-1, 1] or signed integers: (samples,) or (samples, channels) -> (samples,).
 
-    Raises a UserError, with `name`, for other shapes and kinds, for no samples, for NaN or infinity, and as
+    Raises a UserError, prefixed by `name`, for other shapes and dtypes, for no samples, NaN or infinity, and as
     `channels.choose` does.
     """
     block = _checked(samples, name)
@@ -292,7 +293,7 @@ def _check_rate(rate: int, path: Path) -> None:
 
 
 def _segment(path: Path, offset_seconds: float, seconds: float | None) -> Blocks:
-    """The blocks of a part of a file: where it can be done by a jump."""
+    """The blocks of a part of a file; seeks to it where that is possible."""
     parts = containers.parts(path)
     if len(parts) < 2:
         with _opened(path, parts[0] if parts else None) as file:
@@ -335,7 +336,7 @@ def _jumped(
 
 
 def _blocks(path: Path, seconds: float) -> Blocks:
-    """(rate, (S, C)) of all that sounds in a file, one recording after the other."""
+    """(rate, (S, C)) of all recordings in a file, one after the other."""
     for part in containers.parts(path) or [None]:
         with _opened(path, part) as file:
             if file is None:
@@ -353,17 +354,20 @@ def _decoded(
     most: int | None = None,
     expected: int | None = None,
 ) -> Blocks:
-    """The blocks from where `file` stands, `most` samples at most; a UserError where less than `expected` come."""
-    # Otherwise soundfile seeks after each block, and the next one of an mp3 file starts with noise.
+    """The blocks from the current position on, at most `most` samples.
+
+    Raises a UserError if there are fewer than `expected` samples.
+    """
+    # Otherwise soundfile seeks after each block, and the next block of an mp3 file starts with noise.
     file.seekable = lambda: False
     rate, num_read = file.samplerate, 0
     size = max(1, min(round(seconds * rate), MOST_VALUES // file.channels))
     while most is None or num_read < most:
         wanted = size if most is None else min(size, most - num_read)
-        if expected is not None:  # what is not there is filled with zeros first, which takes longer than reading
+        if expected is not None:  # read() zeroes its whole buffer first, which takes longer than reading
             wanted = min(wanted, max(expected - num_read, 1024))
         try:
-            # Not file.blocks(): where samples are missing it hands out what was in its buffer before.
+            # Not file.blocks(): where samples are missing it returns stale contents of its buffer.
             block = file.read(wanted, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, ValueError, MemoryError) as error:
             raise UserError(f"{path}: damaged audio: {_reason(error)}") from None
@@ -376,14 +380,14 @@ def _decoded(
 
 
 def _expected(file: soundfile.SoundFile, part: Part | None) -> int | None:
-    """How many samples of a channel a recording promises; None where only decoding counts them."""
+    """Declared number of samples per channel; None if only decoding can count them."""
     if part is not None and part.num_frames is not None:
         return part.num_frames
     return file.frames if 0 <= file.frames < NO_COUNT else None
 
 
 def _seek(file: soundfile.SoundFile, place: int, path: Path) -> None:
-    """Moves to a sample that should be there."""
+    """Seeks to a sample. Raises a UserError if it is not there."""
     try:
         file.seek(min(place, file.frames))
     except (soundfile.SoundFileError, ValueError):
@@ -396,11 +400,11 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _opened(path: Path, part: Part | None) -> Iterator[soundfile.SoundFile | None]:
-    """A recording of a file, or what libsndfile makes of a file of a kind that is not known here.
+    """Opens a recording in a file, or with `part` None a whole file of unknown format, with libsndfile.
 
-    None where FFmpeg may know it. A UserError for what is cut or cannot be.
+    Yields None if libsndfile cannot read it but FFmpeg may. Raises a UserError for truncated or unreadable files.
     """
-    if part is None and path.suffix.lower() == ".raw":  # soundfile asks for a rate then, whatever the file holds
+    if part is None and path.suffix.lower() == ".raw":  # soundfile would require a rate, whatever the file contains
         raise UserError(f"{path}: not audio that can be read ({media.KINDS}): .raw has no header")
     with ExitStack() as stack:
         yield _open(path, part, stack)
@@ -408,7 +412,7 @@ def _opened(path: Path, part: Part | None) -> Iterator[soundfile.SoundFile | Non
 
 def _open(path: Path, part: Part | None, stack: ExitStack) -> soundfile.SoundFile | None:
     try:
-        source: Any = os.fsencode(path)  # a name need not be text
+        source: Any = os.fsencode(path)  # a file name need not be valid Unicode
         if part is not None and (part.start or part.end < path.stat().st_size or part.prefix):
             file = stack.enter_context(path.open("rb"))
             source = containers.Stretch(file, part.start, part.end, part.prefix)

@@ -1,6 +1,7 @@
-"""How is speech varied while it is learned? Speed, noise, vocal tract, SpecAugment, joined utterances.
+"""How is training speech augmented? Speed, noise, band, level, codec, vocal tract, SpecAugment, joined utterances.
 
-Every draw comes from a generator that the caller seeds by (seed, epoch, example): order and workers change nothing.
+All random numbers come from a generator that the caller seeds with (seed, epoch, example), so results depend neither on
+the order of examples nor on workers.
 """
 
 import math
@@ -22,18 +23,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=1000)]
 Indices = NDArray[np.int64]
 
-# Between speech and the noise of a pause, from a busy street on. What lies further below is silence to a model whose
-# features are normalized over speech: they end 30 dB below it.
+# Signal-to-noise ratio of speech and the noise in pauses, from that of a busy street on. Noise further below is silence
+# to a model whose features are normalized over speech: these are floored 30 dB below it.
 PAUSE_SNR_DB = (0.0, 35.0)
 
-# For so many (joined) utterances there is one of noise alone, where there are pauses at all.
+# Number of examples that contain only noise, as a fraction of the (joined) utterances, if there are pauses at all.
 NOISE_ALONE = 0.03
 
-# Where band limits lie: rumble is cut from 50 Hz on, a telephone begins at 300 Hz and ends at 3400.
+# Range of band limits: rumble filters cut below 50 Hz; a telephone transmits 300 to 3400 Hz.
 LOWEST_BAND_HZ = (50.0, 350.0)
 NARROWEST_BAND_HZ = 3200.0
 
-# What telephones, recorders and messengers write, at the rates that they have.
+# Codecs of telephones, recorders and messengers, at their rates.
 CODECS = (
     Codec("WAV", "ULAW", 8000),
     Codec("WAV", "GSM610", 8000),
@@ -45,38 +46,39 @@ CODECS = (
 
 
 class AugmentationSection(Section):
-    """Variation of the training speech; the defaults vary nothing."""
+    """Data augmentation of the training speech; with the defaults there is none."""
 
     speeds: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], Field(min_length=1)] = (1.0,)
-    """One is drawn per utterance; 1.1 is a tenth faster, pitch included (Ko et al. 2015, Interspeech)."""
+    """Speed factors, one drawn per utterance; 1.1 is 10 % faster, pitch included (Ko et al. 2015, Interspeech)."""
 
     joined_utterances: Annotated[int, Field(ge=1, le=100)] = 1
-    """Up to this many utterances of one speaker become one, joined afresh each epoch; where no line names a speaker, of
-    anyone."""
+    """Up to this many utterances of one speaker are joined to one, differently in each epoch; if no line of the
+    manifest names a speaker, of any speakers."""
 
     pause_probability: Share = 0.0
-    """Share of (joined) utterances with pauses before, between and after their parts."""
+    """Fraction of (joined) utterances with pauses before, between and after their parts."""
 
     longest_pause_seconds: Annotated[float, Field(gt=0, le=10)] = 0.5
-    """Longest pause; half of them are shorter than a quarter of it. Its noise is anything from a street's to none."""
+    """Longest pause; half of the pauses are shorter than a quarter of it. They contain noise of a random level, from
+    that of a street to none."""
 
     noise_probability: Share = 0.0
-    """Share of utterances with added noise."""
+    """Fraction of utterances with added noise."""
 
     noise_snr_db: tuple[float, float] = (10.0, 40.0)
     """Lowest and highest signal-to-noise ratio in dB."""
 
     noise_manifest: str | None = None
-    """Manifest of noise recordings, in `data.root`; without one it is computed, white to brown."""
+    """Manifest of noise recordings, in `data.root`; without one the noise is synthetic, white to brown."""
 
     level_db: tuple[float, float] = (0.0, 0.0)
-    """Lowest and highest gain in dB, one drawn per utterance; what exceeds full scale is clipped."""
+    """Lowest and highest gain in dB, one drawn per utterance; samples beyond full scale are clipped."""
 
     band_probability: Share = 0.0
-    """Share of utterances whose lowest and highest frequencies are cut, as microphones and telephones do."""
+    """Fraction of utterances that are band-limited, as by microphones and telephones."""
 
     codec_probability: Share = 0.0
-    """Share of utterances that were compressed: mu-law, GSM, MP3 or Opus."""
+    """Fraction of utterances passed through a codec: mu-law, GSM, MP3 or Opus."""
 
     vocal_tract_warp: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """The mel axis is stretched by a factor from 1 - this to 1 + this (after Jaitly and Hinton 2013)."""
@@ -91,29 +93,29 @@ class AugmentationSection(Section):
     """SpecAugment: number of masked spans."""
 
     time_width: Count = 6
-    """Longest masked span in frames of 10 ms; never over a fifth of the utterance."""
+    """Longest masked span in frames of 10 ms; at most a fifth of the utterance."""
 
     @field_validator("noise_snr_db", "level_db")
     @classmethod
     def _in_order(cls, lowest_and_highest: tuple[float, float]) -> tuple[float, float]:
         if lowest_and_highest[0] > lowest_and_highest[1]:
-            raise ValueError("the lowest comes first")
+            raise ValueError("the lowest value must come first")
         return lowest_and_highest
 
 
 class FeatureAugmentation(NamedTuple):
-    """What happens to one utterance's features, drawn beforehand so that a model needs no randomness."""
+    """Augmentation of one utterance's features, drawn in advance so that the model needs no random numbers."""
 
     warp: float
     """Factor on the mel axis."""
     frequency_spans: NDArray[np.int64]
-    """(masks, 2): first bin, and the bin after the last."""
+    """(masks, 2): first bin (inclusive), last bin (exclusive)."""
     time_spans: NDArray[np.int64]
-    """(masks, 2): first frame, and the frame after the last."""
+    """(masks, 2): first frame (inclusive), last frame (exclusive)."""
 
 
 class Augmentation:
-    """Draws and applies the variation that a section describes."""
+    """Draws and applies the augmentation that a section describes."""
 
     def __init__(self, section: AugmentationSection, sample_rate_hz: int, mel_bins: int, root: Path) -> None:
         self.section = section
@@ -122,9 +124,9 @@ class Augmentation:
         self.noise = None if section.noise_manifest is None else Manifest(Utterance, [root / section.noise_manifest])
 
     def join(self, pieces: Sequence[Samples], pauses: Sequence[float], draw: np.random.Generator) -> Samples:
-        """Utterances of (S) each, and the seconds of pause before, between and after them (none: no pauses) -> (S').
+        """Joins utterances of shape (S) each, with `pauses` in seconds before, between and after them -> (S').
 
-        Of no utterance at all, but a pause, comes noise alone.
+        With empty `pauses` the utterances are concatenated. With a pause and no utterances the result is noise.
         """
         if not pauses:
             return np.concatenate(pieces)
@@ -137,7 +139,7 @@ class Augmentation:
         return np.concatenate([first, *(part for pair in zip(pieces, others, strict=True) for part in pair)])
 
     def waveform(self, samples: Samples, draw: np.random.Generator) -> Samples:
-        """(S) -> (S'): speed, then noise, then what lies between microphone and file: band, level, codec."""
+        """(S) -> (S'): speed, noise, then the effects of a recording chain: band, level, codec."""
         section = self.section
         speed = float(draw.choice(section.speeds))
         samples = audio.resample(samples, self.sample_rate_hz * speed, self.sample_rate_hz)
@@ -155,7 +157,7 @@ class Augmentation:
         return samples
 
     def _band(self, samples: Samples, draw: np.random.Generator) -> Samples:
-        """(S) -> (S), without what lies below and above two frequencies; each edge is an octave's quarter wide."""
+        """(S) -> (S): band-pass filter with random limits; each edge is a quarter of an octave wide."""
         nyquist = self.sample_rate_hz / 2
         low = LOWEST_BAND_HZ[0] * (LOWEST_BAND_HZ[1] / LOWEST_BAND_HZ[0]) ** draw.random()
         high = min(NARROWEST_BAND_HZ, nyquist) * max(1.0, nyquist / NARROWEST_BAND_HZ) ** draw.random()
@@ -165,7 +167,7 @@ class Augmentation:
         return np.fft.irfft(np.fft.rfft(samples) * gain, len(samples)).astype(np.float32)
 
     def _coded(self, samples: Samples, draw: np.random.Generator) -> Samples:
-        """(S) -> (S), through a codec and back."""
+        """(S) -> (S): encoded and decoded with a random codec."""
         usable = [codec for codec in CODECS if codec.sample_rate_hz <= max(8000, self.sample_rate_hz)]
         codec = usable[int(draw.integers(len(usable)))]
         coded = audio.recoded(audio.resample(samples, self.sample_rate_hz, codec.sample_rate_hz), codec)
@@ -173,7 +175,7 @@ class Augmentation:
         return np.pad(coded, (0, len(samples) - len(coded)))
 
     def features(self, num_frames: int, draw: np.random.Generator) -> FeatureAugmentation | None:
-        """The warp and the masks for features of so many frames; None where the section has neither."""
+        """Warp and masks for features of `num_frames` frames; None if the section has neither."""
         section = self.section
         if not (section.vocal_tract_warp or section.frequency_masks or section.time_masks):
             return None
@@ -200,14 +202,14 @@ class Augmentation:
 
 
 class Joining:
-    """Which utterances are joined: each is used exactly once an epoch, joined with others each time.
+    """Chooses which utterances are joined: each is used exactly once per epoch, joined with different ones each time.
 
-    A speaker's utterances are sorted by length into groups of neighbors. A joined utterance is a fixed list of
-    places in such groups, and an epoch deals each group's members out to its places anew: so the groups change,
-    while the length stays below a bound that is known beforehand, as the batch plan needs it.
+    A speaker's utterances are sorted by length and cut into groups. A joined utterance is a fixed list of slots in
+    these groups, and in each epoch the members of a group are assigned to its slots at random. So combinations change,
+    while the length of each joined utterance has a bound that is known in advance, as the batch plan needs it.
     """
 
-    GROUP = 24  # many enough for new groups each epoch, few enough for a tight bound
+    GROUP = 24  # large enough for new combinations in each epoch, small enough for a tight bound
 
     def __init__(
         self,
@@ -218,21 +220,21 @@ class Joining:
         *,
         has_noise_alone: bool = True,
     ) -> None:
-        """`seconds` and `speakers` of each utterance; one without a speaker stays alone, unless none has one.
+        """`seconds` and `speakers` of each utterance; one without a speaker is not joined, unless none has one.
 
-        With `has_noise_alone` and pauses, some of the training sound is noise without speech.
+        With `has_noise_alone` and pauses, some training examples are noise without speech.
         """
         draw = np.random.default_rng([seed, 1])
         self._seed = seed
         self.groups: list[Indices] = []
-        places: list[tuple[int, ...]] = []  # of each joined utterance: positions in the groups laid end to end
+        places: list[tuple[int, ...]] = []  # for each joined utterance: positions in the concatenated groups
         bound = np.zeros(len(seconds))
         start = 0
         by_speaker: dict[str | None, list[int]] = {}
         if section.joined_utterances == 1:
             speakers = [None] * len(seconds)
         elif all(speaker is None for speaker in speakers):
-            # As if of one person: a model that learned single words only writes no two in a row.
+            # As if all were of one speaker: a model trained on single words does not output two in a row.
             speakers = [""] * len(seconds)
         for index, speaker in enumerate(speakers):
             by_speaker.setdefault(speaker, []).append(index)
@@ -253,8 +255,8 @@ class Joining:
             else ()
             for place in places
         ]
-        """Seconds of pause before, between and after the parts of each joined utterance; () for none at all."""
-        if section.pause_probability and has_noise_alone:  # that nothing is said in it has to be learned too
+        """Seconds of pause before, between and after the parts of each joined utterance; () for no pauses."""
+        if section.pause_probability and has_noise_alone:  # the model must also learn to output nothing
             num_alone = math.ceil(NOISE_ALONE * len(places))
             self.pauses += [(section.longest_pause_seconds * draw.uniform(0.2, 1),) for _ in range(num_alone)]
             places += [()] * num_alone
@@ -266,7 +268,7 @@ class Joining:
         return len(self._places)
 
     def members(self, index: int, epoch: int) -> list[int]:
-        """The utterances that are joined utterance `index` in this epoch."""
+        """Indices of the utterances that joined utterance `index` consists of in this epoch."""
         if getattr(self, "_epoch", None) != epoch:
             draw = np.random.default_rng([self._seed, 2, epoch])
             self._dealt = np.concatenate([draw.permutation(group) for group in self.groups])
@@ -281,9 +283,9 @@ def _spans(count: int, widest: int, size: int, draw: np.random.Generator) -> NDA
 
 
 def _colored_noise(num_samples: int, sample_rate_hz: int, draw: np.random.Generator) -> Samples:
-    """(num_samples) of power 1: white, or falling by up to 9 dB an octave, as rooms, streets and fans do."""
+    """(num_samples) noise of power 1: white, or falling by up to 9 dB per octave, as in rooms, streets and of fans."""
     noise = draw.standard_normal(num_samples, dtype=np.float32)
-    slope = draw.uniform(-1.0, 1.5)  # of the amplitude; below 0 is white
+    slope = draw.uniform(-1.0, 1.5)  # exponent of the amplitude; white below 0
     if slope <= 0 or not num_samples:
         return noise
     hertz = np.fft.rfftfreq(num_samples, 1 / sample_rate_hz).clip(min=20.0)

@@ -1,6 +1,6 @@
 """Which examples make up micro-batch n? A pure function of (lengths, budget, seed, n).
 
-Nothing here has state, so any number of ranks and loader workers sees the same order, and resuming needs only the step.
+Nothing here has state, so any number of ranks and workers sees the same order, and resuming needs only the step.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Indices = NDArray[np.int64]
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Indices, Indices]:
-    """(B, longest) rows of numbers, such as tokens, filled up with `padding`; (B) how many each has."""
+    """(B, longest) rows of numbers, such as tokens, padded with `padding`; (B) lengths."""
     lengths = np.array([len(row) for row in rows], np.int64)
     table = np.full((len(rows), int(lengths.max(initial=0))), padding, np.int64)
     for row, numbers in zip(table, rows, strict=True):
@@ -25,22 +25,22 @@ class MicroBatch(NamedTuple):
     """The examples of one micro-batch."""
 
     epoch: int
-    """How often all examples were seen before."""
+    """Epoch, from 0."""
     indices: Indices
     """Positions in the list of examples."""
 
 
 class BatchPlan:
-    """Micro-batches without end: epoch after epoch, each example exactly once an epoch.
+    """An endless sequence of micro-batches: epoch after epoch, each example exactly once per epoch.
 
-    Examples are sorted by length into buckets. A bucket has a fixed number of micro-batches, as few as the budget
-    allows, of nearly equal size; so every epoch has equally many micro-batches and schedules do not drift.
+    Examples are sorted by length into buckets. A bucket has a fixed number of micro-batches of nearly equal size, as
+    few as the budget allows; so every epoch has the same number of micro-batches, and schedules do not drift.
     """
 
     def __init__(
         self, lengths: NDArray[np.float64], budget: float, *, buckets: int, seed: int, is_shuffled: bool = True
     ) -> None:
-        """`budget` bounds number of examples x longest one, in the unit of `lengths`; no example may be longer."""
+        """`budget` limits number of examples x longest one, in the unit of `lengths`; no example may be longer."""
         assert len(lengths) > 0
         assert lengths.max() <= budget
         self._seed = seed
@@ -60,7 +60,7 @@ class BatchPlan:
     def micro_batch(self, number: int) -> MicroBatch:
         """Micro-batch `number`, counted from 0 over all epochs."""
         epoch, position = divmod(number, self.num_micro_batches)
-        if epoch != self._epoch:  # a cache only: neighboring numbers share an epoch
+        if epoch != self._epoch:  # only a cache: consecutive numbers are in the same epoch
             self._batches, self._epoch = self._deal(epoch), epoch
         return MicroBatch(epoch, self._batches[position])
 

@@ -1,4 +1,4 @@
-"""Which channels of a recording are used? Their mean, unless they cancel each other or hold different speakers.
+"""Which channels of a recording are used? Their mean, unless they cancel each other or contain different speakers.
 
 Shape letters: S samples, C channels.
 """
@@ -15,13 +15,13 @@ from segue.errors import UserError
 
 Samples = NDArray[np.float32]
 Channel = int | Literal["mix"] | None
-"""The number of one, from 1; "mix": the mean of all; None: the mean where it makes sense."""
+"""Number of a channel, from 1; "mix": the mean of all; None: chosen automatically (`choose`)."""
 
 NAMES: dict[str, Channel] = {"left": 1, "right": 2, "mix": "mix"}
 
 
 def parse(value: Any) -> Channel:
-    """A channel as people write it: left, right, mix or a number from 1; a ValueError for anything else."""
+    """The channel for left, right, mix or a number from 1. Raises a ValueError for anything else."""
     if value is None or (isinstance(value, str) and value in NAMES):
         return NAMES[value] if value is not None else None
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).isdecimal() or int(value) < 1:
@@ -32,7 +32,7 @@ def parse(value: Any) -> Channel:
 def pick(block: Samples, channel: Channel, name: str | Path) -> Samples:
     """(S, C) -> (S): one channel, or the mean of all.
 
-    A UserError, with `name`, where there is no such channel, and for NaN or infinity.
+    Raises a UserError, prefixed by `name`, if there is no such channel, and for NaN or infinity.
     """
     _check_finite(block, name)
     num_channels = block.shape[1]
@@ -44,15 +44,16 @@ def pick(block: Samples, channel: Channel, name: str | Path) -> Samples:
 
 
 def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
-    """Which channels to use of a recording whose user did not say; `blocks`, rates and samples (S, C), are all of it.
+    """Chooses the channel to use if the user names none; `blocks` are (rate, samples (S, C)) of the whole recording.
 
-    Channels of opposite phase, whose mean is silence, are copies of each other: the loudest is taken. A UserError, with
-    `name`, where two channels hold sounds that have nothing in common: their mean is two speakers at once. Of more than
-    MOST_CHANNELS, from arrays of microphones for instance, the mean is taken unseen.
+    The result is None for the mean of all channels. Channels of opposite phase, whose mean is silence, are copies of
+    each other: the loudest is chosen. Raises a UserError, prefixed by `name`, if two channels contain unrelated sounds,
+    whose mean would be two speakers at once. Recordings with more than MOST_CHANNELS, as of microphone arrays, are not
+    examined: their mean is used.
     """
     balance = None
     for rate, block in blocks:
-        if block.shape[1] == 1:  # nothing to choose; behind it another recording may have two
+        if block.shape[1] == 1:  # nothing to choose; a later recording in the file may have two
             continue
         if balance is None:
             balance = _Balance(rate, block.shape[1])
@@ -85,24 +86,24 @@ def _check_finite(block: Samples, name: str | Path) -> None:
 
 WINDOW_SECONDS = 1.0
 LAG_SECONDS = 0.02
-"""Sound needs so long over 7 m: microphones of one recording are not farther apart."""
+"""Time of flight over 7 m: microphones of one recording are assumed not to be farther apart."""
 FRAME_SECONDS = 0.02
 MOST_COMPARED, MOST_COMPARISONS = 60, 360
-"""Windows in which two channels are compared at all lags, and of all pairs together: it takes longer than the rest."""
+"""Windows in which channels are compared at all lags, which is the slowest part: per pair, and over all pairs."""
 MOST_CHANNELS = 16
 
-# How alike the channels are where one is moved against the other (the peak), and when they are loud (the envelopes).
-# Measured on sounds of different speakers and on one voice at two microphones of a room, with as much as four times the
-# power from its walls as from the mouth: this tells 95 % of single digits (FSDD, half a second each) and all longer
-# ones and sentences (LJSpeech) from any voice in a room.
+# Thresholds of the similarity of two channels: of their cross-correlation (peak) and of their envelopes.
+# Measured on recordings of different speakers, and on one voice at two microphones in a room with up to four times as
+# much reverberant as direct power: these values distinguish 95 % of single digits (FSDD, half a second each) and all
+# longer ones and sentences (LJSpeech) from any single voice in a room.
 LARGEST_PRODUCT, LARGEST_PEAK, ENVELOPE_WEIGHT, LARGEST_SUM = 0.4, 0.45, 0.7, 0.8
 SHORTEST_SECONDS = 0.25
 QUIET = 3e-3
-"""A channel with less than this share of the other's power (-25 dB) is not in use."""
+"""A channel with less than this fraction of the loudest one's power (-25 dB) counts as unused."""
 
 
 class _Balance:
-    """What the channels have in common, window by window."""
+    """Accumulates the similarity of channels, window by window."""
 
     def __init__(self, rate: int, num_channels: int) -> None:
         self.rate, self.num_channels = rate, num_channels
@@ -115,7 +116,7 @@ class _Balance:
         """(frames, C) mean powers."""
 
     def add(self, block: Samples) -> None:
-        """Takes the next samples (S, C) into account."""
+        """Adds the next samples (S, C)."""
         if block.shape[1] != self.num_channels:  # another recording in the same file
             return
         size = round(WINDOW_SECONDS * self.rate)
@@ -126,7 +127,7 @@ class _Balance:
         self.num_samples += len(window)
         power = (window**2).sum(axis=0)
         self.power += power
-        # 1 for channels that know nothing of each other, C for equal ones, 0 where their mean is silence.
+        # 1 for uncorrelated channels, C for equal ones, 0 if their mean is silence.
         likeness = self.num_channels * (window.mean(axis=1) ** 2).sum() / max(power.mean(), 1e-20)
         if likeness < SMALLEST_LIKENESS:
             self.canceled_power += power.sum()
@@ -148,13 +149,13 @@ class _Balance:
                 pair.compare(spectra[:, list(two)], both)
 
     def canceling(self) -> int | None:
-        """The loudest channel where in a twentieth of the sound or more the mean of all is next to silence."""
+        """The loudest channel if the mean of all is nearly silent in more than a twentieth of the power, else None."""
         if self.canceled_power <= 0.05 * self.power.sum() or not self.power.any():
             return None
         return int(self.power.argmax()) + 1
 
     def different(self) -> tuple[int, int] | None:
-        """The numbers of two channels, both in use, that hold different sounds."""
+        """Numbers of two channels, both in use, that contain different sounds; None if there are none."""
         if self.num_samples < SHORTEST_SECONDS * self.rate:
             return None
         is_used = self.power > QUIET * self.power.max()
@@ -170,7 +171,7 @@ class _Balance:
         return peak < LARGEST_PEAK and peak + ENVELOPE_WEIGHT * max(self._envelopes(one, other), 0.0) < LARGEST_SUM
 
     def _envelopes(self, one: int, other: int) -> float:
-        """How alike two channels are in when they are loud, from -1 to 1."""
+        """Correlation of two channels' levels in dB over time, from -1 to 1."""
         decibels = 10 * np.log10(np.concatenate(self.frames)[:, [one, other]].T + 1e-12)
         decibels = np.maximum(decibels, decibels.max(axis=1, keepdims=True) - 40)
         if decibels.shape[1] < 2 or (decibels.std(axis=1) < 1e-6).any():
@@ -179,7 +180,7 @@ class _Balance:
 
 
 class _Pair:
-    """What two channels have in common."""
+    """Accumulates the similarity of two channels."""
 
     def __init__(self, rate: int) -> None:
         self.product = 0.0
@@ -188,11 +189,11 @@ class _Pair:
         self.at_lags: NDArray[np.float64] = np.zeros(2 * round(LAG_SECONDS * rate) + 1)
 
     def is_compared(self, power: NDArray[np.float64], most: int) -> bool:
-        """Whether a window of this power is compared at all lags: `most`, and then each that outweighs all before."""
+        """Whether to compare a window at all lags: the first `most`, then only ones with more power than all before."""
         return self.num_compared < most or bool(power.prod() > self.compared_power.prod())
 
     def compare(self, spectra: NDArray[np.complex128], power: NDArray[np.float64]) -> None:
-        """Takes a window into account; `spectra`: (frequencies, 2)."""
+        """Adds a window; `spectra`: (frequencies, 2)."""
         self.num_compared += 1
         self.compared_power += power
         most = len(self.at_lags) // 2
@@ -200,7 +201,7 @@ class _Pair:
         self.at_lags += np.concatenate([products[-most:], products[: most + 1]])
 
     def peak(self) -> float:
-        """How alike they are, one moved against the other, from 0 to 1; 0 where they are never in use at once."""
+        """Maximum of the normalized cross-correlation, from 0 to 1; 0 if the channels are never in use at once."""
         if not self.compared_power.all():
             return 0.0
         return float(np.abs(self.at_lags).max() / np.sqrt(self.compared_power.prod()))

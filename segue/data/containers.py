@@ -1,9 +1,9 @@
-"""What lies in a sound file? Where its recordings begin and end, and how long they are, whatever their headers say.
+"""Which recordings does an audio file contain? Their start, end and length, even if headers are wrong.
 
-Headers that were written to a pipe say nothing or nonsense, and files that were joined with `cat` hold several
-recordings, of which a decoder sees the first. So the structure of a file is read here, without decoding: a `Part` is a
-stretch of bytes that libsndfile reads as one whole file, where needed with another header before it. MPEG frames are
-in `mpeg.py`.
+Headers of files written to a pipe contain no or meaningless sizes, and files joined with `cat` contain several
+recordings, of which a decoder sees only the first. So the structure of a file is parsed here, without decoding: a
+`Part` is a range of bytes that libsndfile can read as one file, if necessary with a replaced header. MPEG frames are in
+`mpeg.py`.
 """
 
 import math
@@ -19,18 +19,18 @@ from segue.data.mpeg import Bytes, Part, counted_frames, mpeg, next_mpeg_frame
 from segue.errors import UserError
 
 LONGEST_JUNK = 1 << 16
-"""Bytes before an mp3 stream begins that may be anything."""
+"""Bytes of arbitrary content that may precede an mp3 stream."""
 LONGEST_TAIL = 1 << 12
-"""Bytes after the end, or between two recordings, that may be anything: they sound for an eighth of a second."""
+"""Bytes of arbitrary content that may follow a recording: as audio they would last an eighth of a second."""
 
 Reader = Callable[[Bytes, int], tuple[list[Part], int]]
-"""(data, place) -> the recordings that begin there, and the place after all that belongs to them."""
+"""(data, place) -> the recordings that begin there, and the position after them."""
 
 
 def parts(path: Path) -> tuple[Part, ...]:
-    """The recordings in a file, in order; none where its kind is not known here.
+    """The recordings in a file, in order; empty if its format is not known here.
 
-    Raises a UserError for a file that cannot be read, is empty, or goes on with bytes that nothing explains.
+    Raises a UserError for a file that cannot be read, is empty, or continues with bytes of unknown content.
     """
     try:
         status = path.stat()
@@ -46,9 +46,9 @@ def parts(path: Path) -> tuple[Part, ...]:
 
 
 def declared(path: Path) -> Part | None:
-    """The recording that a file's header alone vouches for; None where all of the file has to be looked at.
+    """The recording according to the file's header and last bytes; None if the whole file has to be parsed.
 
-    More than it has is not declared: where that is enough, a file of many megabytes need not be read to be checked.
+    It never declares more than the file contains, so if its length suffices, large files need not be read for a check.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -69,21 +69,21 @@ def declared(path: Path) -> Part | None:
 
 
 def _page_end(data: Bytes, place: int) -> int:
-    """Where a page of an ogg file ends: behind the end of the data where it was cut."""
+    """End of a page of an ogg file: beyond the end of the data if it is truncated."""
     num_sizes = data[place + 26] if place + 26 < len(data) else 255
     sizes = data[place + 27 : place + 27 + num_sizes]
     return place + 27 + num_sizes + sum(sizes)
 
 
 class Stretch:
-    """Bytes of a file, behind a header of their own, as a file: what soundfile and PyAV ask for to read one."""
+    """A range of bytes of a file, with a prefix, as a file object for soundfile and PyAV."""
 
     def __init__(self, file: BinaryIO, start: int, end: int, prefix: bytes = b"") -> None:
         self._file, self._start, self._prefix = file, start, prefix
         self._place, self._size = 0, len(prefix) + end - start
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of a file, but never outside of it: damaged files ask for any place."""
+        """As of a file, but clamped to it: with damaged files, decoders seek to arbitrary positions."""
         self._place = max(0, min((0, self._place, self._size)[whence] + offset, self._size))
         return self._place
 
@@ -106,7 +106,7 @@ class Stretch:
 
 @lru_cache(maxsize=256)
 def _kept_parts(path: Path, size: int, changed_ns: int) -> tuple[Part, ...]:
-    del changed_ns  # another time, another file
+    del changed_ns  # cache key: the file changed if this did
     with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
         return tuple(_parts(data, path))
 
@@ -129,14 +129,14 @@ def _parts(data: Bytes, path: Path) -> list[Part]:
         place = _after_tags(data, after)
     if found and len(data) - place > LONGEST_TAIL and not _is_zero(data, place):
         raise UserError(
-            f"{path}: damaged audio, or a header that lies: from byte {place} of {len(data)} on it holds no audio "
+            f"{path}: damaged audio, or a wrong header: from byte {place} of {len(data)} on it contains no audio "
             "that can be recognized; convert it, as with: ffmpeg -i FILE new.flac"
         )
     return found
 
 
 def _reader(data: Bytes, place: int) -> Reader | None:
-    """What reads the recordings that begin at `place`."""
+    """The parser for a recording that begins at `place`; None if there is none."""
     magic = data[place : place + 4]
     if _is_wav(data, place):
         return _wav
@@ -159,14 +159,14 @@ def _is_wav(data: Bytes, place: int) -> bool:
 
 
 def _is_other_container(data: Bytes, place: int) -> bool:
-    """Is it mp4, Matroska, AVI, FLV, ASF, an MPEG program or transport stream? MPEG audio inside is not alone there."""
+    """Whether it is mp4, Matroska, AVI, FLV, ASF or an MPEG stream, in which MPEG audio is only one of the contents."""
     head = data[place : place + 12]
     marks = (b"\x1aE\xdf\xa3", b"RIFF", b"FLV\x01", b"0&\xb2u", b"\0\0\x01\xba", b"G")
     return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") or head.startswith(marks)
 
 
 def _after_tags(data: Bytes, place: int) -> int:
-    """Where the tags of mp3 players that stand at `place` end."""
+    """The position after ID3, APE and lyrics tags that start at `place`; `place` itself if there are none."""
     while True:
         start = place
         if data[place : place + 3] == b"ID3" and len(data) >= place + 10:
@@ -187,7 +187,7 @@ def _after_tags(data: Bytes, place: int) -> int:
 
 
 def _is_zero(data: Bytes, place: int) -> bool:
-    """Is there nothing but zeros from `place` on?"""
+    """Whether all bytes from `place` on are zero."""
     return all(not any(data[at : at + 65536]) for at in range(place, len(data), 65536))
 
 
@@ -200,7 +200,7 @@ WRAP = 1 << 32
 
 
 def _wav(data: Bytes, start: int) -> tuple[list[Part], int]:
-    """RIFF, RIFX, RF64 and BW64 (EBU Tech 3306): a chunk of samples, as long as it says or as the file goes on."""
+    """RIFF, RIFX, RF64 and BW64 (EBU Tech 3306): the data chunk, of its declared length or up to the end of file."""
     magic = data[start : start + 4]
     order = ">" if magic == b"RIFX" else "<"
     wide_size, form, place = 0, b"", start + 12
@@ -216,7 +216,7 @@ def _wav(data: Bytes, start: int) -> tuple[list[Part], int]:
             form = data[place : place + 8 + size]
         place += 8 + size + size % 2
     if name != b"data" or len(form) < 24:
-        return [Part("other", start, len(data))], len(data)  # libsndfile says what is wrong with it
+        return [Part("other", start, len(data))], len(data)  # libsndfile will report what is wrong
     tag, _, _, _, block = struct.unpack(f"{order}HHIIH", form[8:22])
     samples = place + 8
     declared = wide_size if size == 0xFFFFFFFF and wide_size else size
@@ -227,7 +227,7 @@ def _wav(data: Bytes, start: int) -> tuple[list[Part], int]:
         after = _next_wav(data, samples)
         length = (after if after is not None else len(data)) - samples
     elif not _may_end(data, samples + length, order):
-        # 32 bits cannot hold the size of a file of more than 4 GiB: they hold what is left of it.
+        # The 32-bit size of a file of more than 4 GiB has wrapped around.
         length += (available - length) // WRAP * WRAP
     missing = max(0, length - available) / max(1, available)
     length = min(length, available)
@@ -248,12 +248,12 @@ def _wav(data: Bytes, start: int) -> tuple[list[Part], int]:
 
 
 def _is_placeholder(size: int) -> bool:
-    """What programs write that cannot go back to the header: the most that 31, 32 or 64 bits hold, less some header."""
+    """Whether a size is a placeholder of a program that cannot seek back: the maximum of 31, 32 or 64 bits or less."""
     return any(most - 0x10000 <= size <= most for most in (0x80000000, 0xFFFFFFFF)) or size >= 1 << 62
 
 
 def _next_wav(data: Bytes, place: int) -> int | None:
-    """Where another wav file begins behind `place`."""
+    """The start of the next wav file after `place`; None if there is none."""
     while (place := data.find(b"WAVE", place)) >= 0:
         if _is_wav(data, place - 8) and data[place + 4 : place + 8] in (b"fmt ", b"ds64", b"LIST", b"bext", b"JUNK"):
             return place - 8
@@ -262,7 +262,7 @@ def _next_wav(data: Bytes, place: int) -> int | None:
 
 
 def _chunk_end(data: Bytes, place: int, order: str) -> int | None:
-    """Where the chunk at `place` ends; None where no whole chunk stands there."""
+    """The end of the chunk at `place`; None if there is no complete chunk."""
     name = data[place : place + 4]
     if place + 8 > len(data) or not all(0x20 <= byte < 0x7F for byte in name):
         return None
@@ -272,7 +272,7 @@ def _chunk_end(data: Bytes, place: int, order: str) -> int | None:
 
 
 def _are_chunks(data: Bytes, place: int, order: str) -> bool:
-    """Is what stands at `place` a row of chunks, up to the end of the file?"""
+    """Whether the file consists of chunks from `place` to its end."""
     end: int | None = place
     while end is not None and end < len(data):
         end = _chunk_end(data, end, order)
@@ -280,7 +280,7 @@ def _are_chunks(data: Bytes, place: int, order: str) -> bool:
 
 
 def _may_end(data: Bytes, place: int, order: str) -> bool:
-    """May samples end at `place`, or at the next even one? There is little more, a chunk, a tag, or another file."""
+    """Whether samples may end at `place` or one byte later: little data, a chunk, a tag or another file follows."""
     if len(data) - place <= LONGEST_TAIL:
         return True
     return any(
@@ -290,7 +290,7 @@ def _may_end(data: Bytes, place: int, order: str) -> bool:
 
 
 def _wav_header(form: bytes, order: str, length: int) -> bytes:
-    """The header of a file whose samples have `length` bytes; `form` is its chunk "fmt "."""
+    """A wav header for `length` bytes of samples; `form` is the "fmt " chunk."""
     form += b"\0" * (len(form) % 2)
     total = 4 + len(form) + 8 + length
     if total < WRAP - 0x10000:
@@ -311,7 +311,7 @@ _BEGINS = re.compile(
 
 
 def _flac(data: Bytes, start: int) -> tuple[list[Part], int]:
-    """RFC 9639: the first block says how many samples there are, or 0. Nothing says where the file ends."""
+    """RFC 9639: the first block has the number of samples, or 0 if unknown. Nothing marks the end of the file."""
     total = int.from_bytes(data[start + 21 : start + 26], "big") & (1 << 36) - 1
     end = next((found.start() for found in _BEGINS.finditer(data, start + 42)), len(data))
     return [Part("flac", start, end, num_frames=total or None)], end
@@ -319,11 +319,11 @@ def _flac(data: Bytes, start: int) -> tuple[list[Part], int]:
 
 # --- ogg ---
 
-BEGINS, ENDS = 0x02, 0x04  # flags of a page
+BEGINS, ENDS = 0x02, 0x04  # page flags: first and last page of a stream
 
 
 def _ogg(data: Bytes, start: int) -> tuple[list[Part], int]:
-    """RFC 3533: pages. After the last page of one chain of streams the first ones of another may follow."""
+    """RFC 3533: pages. After the last page of a stream the first one of another may follow (chaining)."""
     found: list[Part] = []
     place, link, is_first, is_ended, is_cut, serial = start, start, True, False, False, b""
 
@@ -352,14 +352,14 @@ def _ogg(data: Bytes, start: int) -> tuple[list[Part], int]:
     return [*found, part()], place
 
 
-# --- others that libsndfile reads ---
+# --- other formats that libsndfile reads ---
 
 NIST = b"NIST_1A\n"
 W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 
 
 def _other(data: Bytes, start: int) -> tuple[list[Part], int]:
-    """aiff, au, caf, w64 and NIST's sphere: where the header says that the file ends."""
+    """aiff, au, caf, w64 and NIST sphere: up to the end that the header declares."""
     magic = data[start : start + 4]
     if magic == b"FORM":
         size = int.from_bytes(data[start + 4 : start + 8], "big")
@@ -377,7 +377,7 @@ def _other(data: Bytes, start: int) -> tuple[list[Part], int]:
     if not size or _is_placeholder(size):
         length = present
     end = min(start + length, len(data))
-    # A byte of padding may be counted and not be there; w64 pads to eight.
+    # The declared length may include padding that is missing; w64 pads to eight bytes.
     missing = max(0, length - present - 8) / max(1, present)
     if length + 8 >= present:
         end = len(data)
@@ -385,7 +385,7 @@ def _other(data: Bytes, start: int) -> tuple[list[Part], int]:
 
 
 def _caf_length(data: Bytes, start: int) -> int:
-    """Bytes of a caf file; 0 where its samples go on to the end."""
+    """Length of a caf file in bytes; 0 if its samples continue to the end of the file."""
     place = start + 8
     while place + 12 <= len(data):
         name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 12], "big", signed=True)

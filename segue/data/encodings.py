@@ -1,4 +1,4 @@
-"""In which encoding is a text file? Unicode where it can be; old code pages are guessed where a caller wants that."""
+"""Which encoding does a text file have? A Unicode encoding if possible; legacy code pages are guessed on request."""
 
 import codecs
 import re
@@ -14,15 +14,15 @@ from segue.errors import UserError
 
 _BOMS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # before that of UTF-16, which it begins with
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose BOM is a prefix of it
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# What old texts come in. More would only be guessed wrongly: a short text fits dozens of code pages.
+# Candidates for legacy texts. More would only cause wrong guesses: a short text fits dozens of code pages.
 _LATIN_PAGES = ["cp1252", "cp1250", "cp1254"]
 _OTHER_PAGES = ["cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "gb18030", "big5", "cp932", "euc_jp", "cp949"]
-# Letters that tell the three apart, as bytes. Most others are letters in each, such as e8: è or č.
+# Bytes of letters that distinguish the three. Most others are letters in each page, such as e8: è or č.
 _SLAVIC = re.compile(rb"[a-z][\x9a\x9d-\x9f\xb3\xb9\xbe\xbf]|[\x9a\x9d-\x9f\xb3\xbe][a-z]")  # š ť ž ź ł ą ľ ż
 _ROMANIAN = re.compile(rb"[a-z][\xba\xfe][a-z]")  # ş ţ; or þ of Icelandic, beside ð and æ
 _HUNGARIAN = re.compile(rb"[\xf5\xfb]")  # ő ű; or õ û, beside à ã ä ç è ê
@@ -31,19 +31,19 @@ _NOT_ROMANIAN = re.compile(rb"[\xe6\xf0]")
 _NOT_HUNGARIAN = re.compile(rb"[\xe0\xe3\xe4\xe7\xe8\xea]")
 _NOT_TURKISH = re.compile(rb"[\xe1\xe3\xe6\xed\xf3]")
 _CONTROLS = bytes(byte for byte in range(0x20) if byte not in b"\n\r")
-_LEAST_CONTROLS = 0.25  # of the bytes of UTF-16 in small alphabets: each letter's upper one is below 0x20
+_LEAST_CONTROLS = 0.25  # fraction of control bytes in UTF-16 text of small alphabets, whose upper bytes are below 0x20
 
 
 def unicode_encoding(content: bytes) -> str | None:
-    """The Unicode encoding of `content`: by its mark, else UTF-16 where it looks like it, else UTF-8; None: no Unicode.
+    """The Unicode encoding of `content`: by its BOM, else UTF-16 if it looks like it, else UTF-8; None: not Unicode.
 
-    Decoding takes the mark away.
+    Decoding with the result removes the BOM.
     """
     for mark, encoding in _BOMS.items():
         if content.startswith(mark):
             return encoding if _decoded(content, encoding) is not None else None
     text = _decoded(content, "utf-8")
-    zeros = content[0::2].count(0), content[1::2].count(0)  # spaces and line ends have one in UTF-16, Latin letters too
+    zeros = content[0::2].count(0), content[1::2].count(0)  # in UTF-16, spaces, line ends and Latin letters have one
     if any(zeros) and len(content) % 2 == 0:
         num_controls = len(content) - len(content.translate(None, _CONTROLS))
         wide = _decoded(content, "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be")
@@ -53,28 +53,28 @@ def unicode_encoding(content: bytes) -> str | None:
 
 
 def is_wide(start: bytes) -> bool:
-    """Whether a file that begins so is in UTF-16 or UTF-32: by its mark, or by a NUL in its first line."""
+    """Whether a file that begins with `start` is UTF-16 or UTF-32: by its BOM, or a NUL in its first line."""
     marks = [mark for mark in _BOMS if mark != codecs.BOM_UTF8]
     return start.startswith(tuple(marks)) or b"\0" in start
 
 
 def split_lines(text: str) -> list[str]:
-    r"""Lines without their ends: \n, \r\n, \r\r\n (converted twice), or \r where no \n is there. U+2028 ends none."""
+    r"""Lines without their ends: \n, \r\n, \r\r\n (converted twice), or \r if there is no \n. U+2028 is no line end."""
     end = "\n" if "\n" in text or "\r" not in text else "\r"
     lines = text.split(end)
     return [line.rstrip("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def lines_of(file: BinaryIO | BufferedIOBase, name: Path | str) -> Iterator[tuple[int, str | UserError]]:
-    """(number from 1, line without its end) of a stream, or in its place the UserError that names it.
+    """(number from 1, line without its end) of a stream; for a line that is not UTF-8, a UserError in its place.
 
-    Read as asked for where it is UTF-8; UTF-16 and UTF-32 are read at once, and raise what is wrong with them.
+    UTF-8 is read lazily; UTF-16 and UTF-32 are read at once, and raise a UserError if they are invalid.
     """
     lines = iter(file)
     begin = [next(lines, b"")]
     if not is_wide(begin[0]) and isinstance(_line(begin[0], 1, name), UserError):
         begin.append(next(lines, b""))
-        if begin[1].startswith(b"\0"):  # UTF-16: the NUL of a line end stands behind it
+        if begin[1].startswith(b"\0"):  # UTF-16: the line end was split before its NUL
             begin = [b"".join(begin)]
     for number, line in enumerate(chain(filter(None, begin), lines), 1):
         if number == 1 and is_wide(line):
@@ -97,36 +97,36 @@ def _line(line: bytes, number: int, name: Path | str) -> str | UserError:
 def decode(content: bytes, path: Path | str) -> str:
     """The text of a file in any Unicode encoding, without a byte order mark.
 
-    A UserError names file and line of what is none, and of a NUL character.
+    Raises a UserError with file and line if it is not Unicode or contains a NUL character.
     """
     encoding = unicode_encoding(content)
     if encoding is None:
         raise UserError(f"{path}:{_bad_line(content)}: not UTF-8; save the file as UTF-8")
     text = content.decode(encoding)
     if "\0" in text:
-        raise UserError(f"{path}:{_nul_line(text)}: holds a NUL character: not a text")
+        raise UserError(f"{path}:{_nul_line(text)}: contains a NUL character: not a text")
     return text
 
 
 def encoding_of(content: bytes, name: str = "the file") -> str:
-    """The encoding in which `content` of the file `name` is a text: a Unicode one if it can be, else a code page.
+    """The encoding of a file's `content`: a Unicode encoding if possible, else a guessed code page.
 
-    A byte order mark is not of the text. A UserError where no known encoding fits, or where UTF-8 is damaged: bad bytes
-    among at least as many good letters of several bytes.
+    A byte order mark is not part of the text. Raises a UserError with the file's `name` if no known encoding fits, or
+    if it is damaged UTF-8: at most as many invalid bytes as valid multi-byte characters.
     """
     encoding = unicode_encoding(content)
     if encoding is not None:
         text = content.decode(encoding)
         if "\0" in text:
-            raise UserError(f"{name}:{_nul_line(text)}: holds a NUL character: not a text")
+            raise UserError(f"{name}:{_nul_line(text)}: contains a NUL character: not a text")
         return encoding
-    # Two, three or four bytes of one letter hardly ever stand together in a code page's words.
+    # Byte sequences that are valid multi-byte UTF-8 hardly ever occur in the words of a code page.
     text = content.decode("utf-8", errors="replace")
     num_bad = text.count("\ufffd")
     num_good = len(text) - num_bad - len(content.translate(None, bytes(range(0x80, 0x100))))
     if num_bad <= num_good:
         line = _bad_line(content)
-        raise UserError(f"{name}:{line}: not UTF-8, as the rest is: mend that line, or save the file as UTF-8")
+        raise UserError(f"{name}:{line}: not UTF-8, unlike the rest: fix that line, or save the file as UTF-8")
     found = charset_normalizer.from_bytes(content, cp_isolation=[*_LATIN_PAGES, *_OTHER_PAGES]).best()
     pages = [found.encoding] if found else []
     if found and found.encoding in _LATIN_PAGES:
@@ -134,11 +134,11 @@ def encoding_of(content: bytes, name: str = "the file") -> str:
     for page in pages:
         if _decoded(content, page) is not None:
             return page
-    raise UserError(f"{name}: the text is in no encoding that is known here: save it as UTF-8")
+    raise UserError(f"{name}: unknown text encoding: save it as UTF-8")
 
 
 def _bad_line(content: bytes) -> int:
-    """The number of the first line that is not UTF-8, or else of the last one."""
+    """The number of the first line that is not UTF-8; if all are, of the last one."""
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -158,7 +158,7 @@ def _decoded(content: bytes, encoding: str) -> str | None:
 
 
 def _latin_page(content: bytes) -> str:
-    """The code page of a European text, which charset_normalizer often takes for another one."""
+    """The code page of a European text, which charset_normalizer often gets wrong."""
     is_romanian = _ROMANIAN.search(content) and not _NOT_ROMANIAN.search(content)
     is_hungarian = _HUNGARIAN.search(content) and not _NOT_HUNGARIAN.search(content)
     if _SLAVIC.search(content):

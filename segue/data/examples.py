@@ -1,4 +1,4 @@
-"""What does a line of a manifest say? An utterance, a pair of texts, or something and the class that it belongs to."""
+"""What does a line of a manifest describe? An utterance, a pair of texts, or a sound or text with its class."""
 
 import json
 import math
@@ -23,15 +23,15 @@ class Example(Protocol):
     """One line of a manifest, of any kind."""
 
     repeats: ClassVar[str]
-    """What lines without an `id` share where their ids are equal; "" where the ids of such lines always differ."""
+    """The key that lines without an `id` have in common if their default ids are equal; "" if these always differ."""
 
     @property
     def id(self) -> str:
-        """The line's `id`, or what stands for it."""
+        """The line's `id`, or a default."""
 
     @property
     def has_id(self) -> bool:
-        """Whether the id is the source's own, and no stand-in."""
+        """Whether the line has an `id` of its own, not a default."""
 
     @property
     def origin(self) -> str:
@@ -39,14 +39,17 @@ class Example(Protocol):
 
     @property
     def size(self) -> float:
-        """How much there is to learn from, to batch like with like."""
+        """Length of the example, to batch examples of similar length."""
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
-        """The example in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
+        """The example of a line with these values in the manifest at `path`.
+
+        Raises a UserError that names `origin` and the wrong key.
+        """
 
     def line(self, folder: Path) -> dict[str, Any]:
-        """What a manifest that lies in `folder`, a resolved path, says of it."""
+        """The values of its line in a manifest in `folder`, a resolved path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,9 @@ class Utterance:
     origin: str = ""
     """`file:line`, for messages."""
     has_id: bool = False
-    """Whether the id is the source's own, and no stand-in."""
+    """Whether the line has an `id` of its own, not a default."""
     channel: Channel = None
-    """Which channel is used: a number from 1, or "mix"; None: the mean where it makes sense."""
+    """The channel to use: a number from 1, or "mix"; None: chosen automatically (`channels.choose`)."""
 
     @property
     def size(self) -> float:
@@ -79,7 +82,7 @@ class Utterance:
         return self.seconds
 
     def samples(self, sample_rate_hz: int) -> Samples:
-        """(S) its sound; a UserError names the manifest's line where it cannot be read, or is silent."""
+        """(S) its samples. Raises a UserError, with the manifest's line, if they cannot be read or are all 0."""
         try:
             samples = read_audio(self.audio, sample_rate_hz, self.offset_seconds, self.seconds, self.channel)
             if not samples.any():
@@ -89,9 +92,9 @@ class Utterance:
         return samples
 
     def check_audio(self) -> Properties:
-        """What its file is, of which as little is read as tells that its sound is there.
+        """Checks that its audio exists, reading as little of the file as possible; returns the file's properties.
 
-        Raises a UserError that names the manifest's line and key where it is not: no file, no audio, cut, or too short.
+        Raises a UserError, with the manifest's line and key, if the file is missing, not audio, truncated or too short.
         """
         if not is_file(self.audio):
             raise UserError(f"{self.origin}: audio_filepath: no such file: {self.audio}")
@@ -109,7 +112,7 @@ class Utterance:
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
-        """The utterance in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
+        """The utterance of a manifest's line. Raises a UserError that names `origin` and the wrong key."""
         if "audio_filepath" not in values and "source" in values:
             raise UserError(f"{origin}: lacks the key 'audio_filepath': a pair of texts, where a recording is wanted")
         audio = _path(_value(values, origin, "audio_filepath", str, "a path"), origin)
@@ -119,7 +122,7 @@ class Utterance:
         if not (np.isfinite(offset) and offset >= 0):
             raise UserError(f"{origin}: offset: seconds from 0 wanted, got {offset}")
         given = _text_or_none(values, origin, "id")
-        # A file's name need not be UTF-8; an id is.
+        # A file name need not be valid UTF-8, but an id must be.
         name = os.fsencode(audio).decode(errors="backslashreplace")
         try:
             channel = channels.parse(values.get("channel"))
@@ -139,7 +142,7 @@ class Utterance:
         )
 
     def line(self, folder: Path) -> dict[str, Any]:
-        """What a manifest in `folder` says of it: the audio's path from there where that is possible."""
+        """The values of its line in a manifest in `folder`, with the audio path relative to it where possible."""
         line: dict[str, Any] = {"id": self.id} if self.has_id else {}
         line |= {
             "audio_filepath": os.path.relpath(self.audio.resolve(), folder),
@@ -168,22 +171,22 @@ class Pair:
     source: str
     target: str
     alternatives: tuple[str, ...] = ()
-    """Other right targets."""
+    """Other correct targets."""
     source_language: str | None = None
     target_language: str | None = None
     origin: str = ""
     """`file:line`, for messages."""
     has_id: bool = False
-    """Whether the id is the source's own, and no stand-in."""
+    """Whether the line has an `id` of its own, not a default."""
 
     @property
     def size(self) -> float:
-        """Characters of the longer side."""
+        """Number of characters of the longer side."""
         return max(len(self.source), len(self.target))
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
-        """The pair in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
+        """The pair of a manifest's line. Raises a UserError that names `origin` and the wrong key."""
         if "source" not in values and "audio_filepath" in values:
             raise UserError(f"{origin}: lacks the key 'source': a recording, where a pair of texts is wanted")
         alternatives = _value(values, origin, "alternatives", list, "a list of texts", [])
@@ -202,7 +205,7 @@ class Pair:
         )
 
     def line(self, folder: Path) -> dict[str, Any]:
-        """What a manifest says of it, wherever it lies."""
+        """The values of its line in a manifest in any folder."""
         del folder
         line: dict[str, Any] = {"id": self.id} if self.has_id else {}
         line |= {"source": self.source, "target": self.target}
@@ -222,17 +225,17 @@ class Labeled:
     repeats: ClassVar[str] = "audio"
 
     id: str
-    """The line's `id`; or its audio path, as an utterance has it; or FILE_NAME:LINE."""
+    """The line's `id`; or its audio path, as for utterances; or FILE_NAME:LINE."""
     label: str
-    """Its class, without white space around it."""
+    """Its class, without surrounding white space."""
     sound: Utterance | None = None
-    """The recording, where it is one; its `text` is the label."""
+    """The recording, if it is one; its `text` is the label."""
     text: str = ""
-    """The text, where it is one; not blank."""
+    """The text, if it is one; not blank."""
     origin: str = ""
     """`file:line`, for messages."""
     has_id: bool = False
-    """Whether the id is the source's own, and no stand-in."""
+    """Whether the line has an `id` of its own, not a default."""
 
     @property
     def size(self) -> float:
@@ -241,22 +244,22 @@ class Labeled:
 
     @property
     def speaker(self) -> str | None:
-        """Of a recording that names one."""
+        """The speaker of a recording, if given."""
         return None if self.sound is None else self.sound.speaker
 
     def samples(self, sample_rate_hz: int) -> Samples:
-        """(S) the sound of a recording; a UserError names the manifest's line where it cannot be read."""
+        """(S) the samples of a recording. Raises a UserError, with the manifest's line, if they cannot be read."""
         assert self.sound is not None
         return self.sound.samples(sample_rate_hz)
 
     @classmethod
     def of(cls, utterance: Utterance) -> Self:
-        """A recording whose class is what is said in it."""
+        """A recording whose class is its transcript."""
         return cls(utterance.id, utterance.text, utterance, origin=utterance.origin, has_id=utterance.has_id)
 
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
-        """The example in a line of the manifest at `path`; a UserError names `origin` and the key that is wrong."""
+        """The example of a manifest's line. Raises a UserError that names `origin` and the wrong key."""
         label = str(_value(values, origin, "label", (str, int), "a text or a whole number"))
         label = _filled(label, origin, "label").strip()
         if "audio_filepath" in values:
@@ -271,7 +274,7 @@ class Labeled:
         )
 
     def line(self, folder: Path) -> dict[str, Any]:
-        """What a manifest in `folder` says of it: the audio's path from there where that is possible."""
+        """The values of its line in a manifest in `folder`, with the audio path relative to it where possible."""
         if self.sound is not None:
             line = self.sound.line(folder)
             return {"label" if key == "text" else key: value for key, value in line.items()}
@@ -279,7 +282,7 @@ class Labeled:
 
 
 def sound_of(example: Utterance | Pair | Labeled) -> Utterance | None:
-    """The recording in an example, where there is one."""
+    """The recording of an example; None if it has none."""
     if isinstance(example, Labeled):
         return example.sound
     return example if isinstance(example, Utterance) else None
@@ -297,7 +300,7 @@ def _value(
 
 
 def _filled(text: str, origin: str, key: str) -> str:
-    """The text itself, if it holds something."""
+    """The text itself. Raises a UserError if it is blank."""
     if not seen(text):
         raise UserError(f"{origin}: {key}: empty")
     return _whole(text, origin, key)
@@ -306,8 +309,8 @@ def _filled(text: str, origin: str, key: str) -> str:
 def _whole(text: str, origin: str, key: str) -> str:
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON may escape half a character
-        raise UserError(f"{origin}: {key}: half a character: {text[error.start]!r}") from None
+    except UnicodeEncodeError as error:  # JSON escapes can encode half of a surrogate pair
+        raise UserError(f"{origin}: {key}: lone surrogate: {text[error.start]!r}") from None
     return text
 
 
@@ -329,7 +332,7 @@ def _seconds(values: dict[str, Any], origin: str, key: str, default: float | Non
 
 
 def _path(text: str, origin: str) -> str:
-    """The path itself, if a file may be named so; a name that is not UTF-8 holds halves of characters."""
+    """The path itself. Raises a UserError if no file can have this name. Surrogates stand for non-UTF-8 bytes."""
     try:
         is_path = b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""What does a speech model read? Log-mel features, the same code in training, inference and the exported graph.
+"""What is the input of a speech model? Log-mel features, the same code in training, inference and the exported graph.
 
-They are what sherpa-onnx computes on a user's device: 25 ms frames every 10 ms, Kaldi's reflection at each utterance's
-own ends, pre-emphasis within each frame, periodic Hann window, power spectrum, Slaney mel filters, and, but for quiet
-recordings that are normalized over speech, its floor.
+They equal those that sherpa-onnx computes: 25 ms frames every 10 ms, Kaldi's reflection at the ends of each utterance,
+pre-emphasis within each frame, periodic Hann window, power spectrum, Slaney mel filters, and the same floor, except for
+quiet recordings with `normalization = "speech"`.
 
 Shape letters: B batch, S samples, T frames, F mel bins.
 """
@@ -25,18 +25,18 @@ from segue.recipe import Section
 FRAME_MS = 25
 SHIFT_MS = 10
 PRE_EMPHASIS = 0.97
-FLOOR = 1.1920929e-07  # float32's epsilon, Kaldi's floor under the logarithm: sherpa-onnx has it
-# Where features are normalized over speech: what quiet recordings say stands below Kaldi's floor, which is made for
-# samples of +-32768. This is below the rounding of 16 bits, and never reached in recordings of usual level, for
-# normalization has a floor of its own far above.
+FLOOR = 1.1920929e-07  # float32's epsilon: the floor of the mel power in Kaldi and sherpa-onnx
+# Floor for normalization over speech: speech in quiet recordings is below Kaldi's floor, which was designed for samples
+# of +-32768. This one is below the rounding of 16-bit samples, and has no effect at usual levels, where the
+# normalization's own floor is far above.
 QUIET_FLOOR = 1e-10
 VARIANCE_EPSILON = 1e-5
 
-# Of normalization over speech; bench/RESULTS.md has the trials.
+# Parameters of normalization over speech, chosen by the experiments in bench/RESULTS.md.
 LOUD_NATS = 1.0
 SPEECH_NATS = 3.0
-RANGE_NATS = 7.0  # below the loudness of a mean bin
-SPEECH_VARIANCE_EPSILON = 0.1  # a bin that the range has cut off does not blow up what little is left of it
+RANGE_NATS = 7.0  # floor, below the loudness of an average bin
+SPEECH_VARIANCE_EPSILON = 0.1  # so that a bin mostly at the floor is not amplified
 
 Normalization = Literal["utterance", "speech"]
 
@@ -53,9 +53,9 @@ class FeaturesSection(Section):
     """Mel filters from 0 Hz to half the sample rate."""
 
     normalization: Normalization = "utterance"
-    """Which frames give the mean and variance of each bin: all of an utterance, or those of its speech, within 13 dB of
-    its loudness. With "speech", what lies 30 dB below the loudness is raised to there: pauses, however long and quiet,
-    then change nothing of the speech, and a quiet recording gives the features of a loud one."""
+    """Which frames determine mean and variance of each bin: all of an utterance, or only speech, within 13 dB of its
+    loudness. "speech" also floors features 30 dB below the loudness, so that the features of speech depend neither on
+    pauses, however long and quiet, nor on the level of a recording."""
 
 
 class LogMel(nn.Module):
@@ -69,21 +69,21 @@ class LogMel(nn.Module):
         self._floor = QUIET_FLOOR if section.normalization == "speech" else FLOOR
         self.filters: Tensor
         self.spectrum: Tensor
-        bins = 1 << (self.window - 1).bit_length()  # the power of two that holds a frame
+        bins = 1 << (self.window - 1).bit_length()  # FFT size: the next power of two of the frame length
         filters = slaney_filters(section.mel_bins, bins, section.sample_rate_hz)
-        # Constants of the front end, not weights: rebuilt from the recipe, so never saved.
-        # Both parts of the spectrum go through the same filters, and are summed by them.
+        # Constants rather than weights: computed from the recipe, so not saved.
+        # Tiled: the squares of real and imaginary parts are filtered and summed in one product.
         self.register_buffer("filters", torch.from_numpy(np.tile(filters, 2)), persistent=False)
         self.register_buffer("spectrum", torch.from_numpy(_spectrum(self.window, bins)), persistent=False)
 
     def num_frames(self, num_samples: Count) -> Count:
-        """Frames of utterances with so many samples: rounded, as Kaldi does with snip_edges=False."""
+        """Number of frames for a number of samples, rounded as Kaldi does with snip_edges=False."""
         return (num_samples + self.shift // 2) // self.shift
 
     def prepare(
         self, waveforms: Tensor, lengths: Tensor, augmentation: "FeatureTensors | None" = None
     ) -> tuple[Tensor, Tensor]:
-        """(B, S) samples, (B) their numbers -> (B, F, T) normalized features, (B) frames: what an encoder is given."""
+        """(B, S) samples, (B) lengths -> (B, F, T) normalized features, (B) numbers of frames: an encoder's input."""
         with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
             features, frames = self(waveforms, lengths)
             if augmentation is not None:
@@ -94,32 +94,32 @@ class LogMel(nn.Module):
         return features, frames
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S) samples, (B) their numbers -> (B, F, T) log-mel, (B) frames; frames after an utterance's end are junk.
+        """(B, S) samples, (B) lengths -> (B, F, T) log-mel features, (B) numbers of frames.
 
-        Constants are float32 and the result is too, whatever precision the model runs in.
+        Frames beyond an utterance's end are arbitrary. Computed in float32, whatever the model's precision.
         """
         frames = self.num_frames(lengths)
-        # One frame at the least: the convolution needs one, even where an utterance is too short to have any.
+        # At least one frame: the convolution needs one, even if an utterance is too short to have any.
         longest: int = torch.sym_max(self.num_frames(waveforms.shape[1]), 1)  # type: ignore[no-untyped-call]
         total = (longest - 1) * self.shift + self.window
         first = self.shift // 2 - self.window // 2
-        # Kaldi's reflection about each utterance's own ends, as often as a very short one needs: a triangular wave.
-        # In int32, whose remainder takes a fifth of the time on a CPU.
+        # Kaldi's reflection at the ends of each utterance, repeated for very short ones: positions are a triangle wave.
+        # int32, since its remainder takes a fifth of the time of int64 on a CPU.
         position = torch.arange(total, dtype=torch.int32, device=waveforms.device) + first
         period = 2 * lengths.to(torch.int32).clamp(min=1).unsqueeze(1)
         position = torch.remainder(position.unsqueeze(0), period)  # (B, total)
         position = torch.minimum(position, period - 1 - position)
         framed = waveforms.gather(1, position.long()).unsqueeze(1)  # (B, 1, total)
-        # Framing, pre-emphasis, window and Fourier transform are linear: one convolution does them.
+        # Framing, pre-emphasis, window and Fourier transform are linear, so they are one convolution.
         convolve = _exact_conv1d if waveforms.device.type == "cuda" else F.conv1d
         parts = convolve(framed, self.spectrum, stride=self.shift)  # (B, 2 * bins, T): real, then imaginary
         mel = torch.matmul(self.filters, parts * parts)  # (B, F, T)
         return mel.clamp(min=self._floor).log(), frames
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # it could not follow the switch
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler cannot trace the switch
 def _exact_conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """TF32 is for models: in a Fourier transform of its 10 bits, what is loud would drown the quiet bins."""
+    """conv1d without TF32: in a Fourier transform with its 10-bit mantissa, loud bins would mask quiet ones."""
     switch: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     chosen, switch.fp32_precision = switch.fp32_precision, "ieee"
     try:
@@ -129,17 +129,17 @@ def _exact_conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def normalize(features: Tensor, frames: Tensor, over: Normalization) -> Tensor:
-    """(B, F, T), (B) -> (B, F, T): each bin to mean 0 and variance 1 over an utterance's frames; padding is 0.
+    """(B, F, T), (B) -> (B, F, T): each bin to mean 0 and variance 1 over an utterance's frames; padding becomes 0.
 
-    `over` is `FeaturesSection.normalization`. The variance is biased, with an epsilon: a silent recording gives zeros,
-    not infinities.
+    `over` is `FeaturesSection.normalization`. The variance is biased, plus an epsilon, so that a silent recording gives
+    zeros.
     """
     mask = length_mask(frames, features.shape[2])
     weight, epsilon = mask.to(features.dtype), VARIANCE_EPSILON
     if over == "speech":
         level = features.masked_fill(~mask, -100.0).logsumexp(dim=1, keepdim=True)  # (B, 1, T): of all bins together
-        # The mean level of loud frames, each weighed by its amplitude: one click does not decide. It is taken twice,
-        # for long pauses with some noise in them draw the first one down.
+        # Loudness: mean level of the frames, weighted by amplitude, so that a single click has little effect. Computed
+        # a second time over loud frames only, since long noisy pauses lower the first estimate.
         amplitude = (level / 2).softmax(dim=2)
         loudness = (amplitude * level).sum(dim=2, keepdim=True)
         amplitude = amplitude * _above(level, loudness - LOUD_NATS)
@@ -155,12 +155,12 @@ def normalize(features: Tensor, frames: Tensor, over: Normalization) -> Tensor:
 
 
 def _above(level: Tensor, threshold: Tensor) -> Tensor:
-    """1 above and 0 below, with a soft edge: the last bit of a level decides over no frame."""
+    """1 above and 0 below the threshold, with a soft edge: rounding errors of a level must not switch a frame."""
     return torch.sigmoid(4 * (level - threshold))
 
 
 class FeatureTensors(NamedTuple):
-    """`FeatureAugmentation` of a batch."""
+    """`FeatureAugmentation`s of a batch."""
 
     warps: Tensor
     """(B)"""
@@ -171,7 +171,7 @@ class FeatureTensors(NamedTuple):
 
 
 def stacked(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
-    """Of a batch."""
+    """The augmentations of a batch as tensors."""
     return FeatureTensors(
         torch.tensor([each.warp for each in drawn], dtype=torch.float32),
         torch.from_numpy(np.stack([each.frequency_spans for each in drawn])),
@@ -180,7 +180,7 @@ def stacked(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
 
 
 def warp(features: Tensor, warps: Tensor) -> Tensor:
-    """(B, F, T), (B) -> (B, F, T): bin f is read at f x warp, between its neighbors; past the last bin, from it."""
+    """(B, F, T), (B) -> (B, F, T): bin f is interpolated linearly at f x warp, clamped to the last bin."""
     bins = features.shape[1]
     place = (torch.arange(bins, device=features.device) * warps.unsqueeze(1)).clamp(max=bins - 1)  # (B, F)
     below = place.floor().long()
@@ -222,7 +222,7 @@ def _mel_to_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 def _spectrum(window: int, bins: int) -> NDArray[np.float32]:
     """(2 * (bins / 2 + 1), 1, window): a frame's pre-emphasis, Hann window and real Fourier transform as kernels."""
     emphasis = np.eye(window) - PRE_EMPHASIS * np.eye(window, k=-1)
-    emphasis[0, 0] = 1 - PRE_EMPHASIS  # Kaldi takes the sample before the first to equal the first
+    emphasis[0, 0] = 1 - PRE_EMPHASIS  # as in Kaldi, the sample before the first equals the first
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
     angle = 2 * np.pi * np.outer(np.arange(bins // 2 + 1), np.arange(window)) / bins
     transform = np.concatenate([np.cos(angle), -np.sin(angle)]) * hann

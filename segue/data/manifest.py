@@ -1,4 +1,4 @@
-"""Which examples are there? JSONL manifests, one example a line, with the keys that NeMo users know."""
+"""How are examples listed? JSONL manifests, one example per line, with NeMo's keys."""
 
 import codecs
 import gzip
@@ -28,33 +28,33 @@ E = TypeVar("E", bound=Example)
 
 
 class ManifestsSection(Section):
-    """Where the examples are."""
+    """Manifests of the examples."""
 
     root: str = "."
     """Folder of the manifests."""
     train: Annotated[tuple[str, ...], Field(min_length=1)] = ("train.jsonl",)
     """Training manifests."""
     dev: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["auto", "held_out"] = ("dev.jsonl",)
-    """Development manifests: they choose the best model. "held_out" takes a tenth of the training examples, 1,000 at
-    most, which are not learned from then; "auto" takes dev.jsonl where there is one, and else "held_out"."""
+    """Development manifests, which select the best model. "held_out" takes a tenth of the training examples, at most
+    1,000, and does not train on them; "auto" is dev.jsonl if it exists, else "held_out"."""
     rehearsal: tuple[str, ...] = ()
-    """Manifests of what a model that is fine-tuned learned before, in `root` or elsewhere: a share of the training is
-    of these, so that it is not forgotten."""
+    """For fine-tuning: manifests of the data that the model learned from before, in `root` or elsewhere. A share of the
+    training uses them, so that the model does not forget them."""
     rehearsal_share: Annotated[float, Field(gt=0, le=0.5)] = 0.05
-    """Share of the micro-batches that is of `rehearsal`."""
+    """Share of the micro-batches that come from `rehearsal`."""
     skip_bad: bool = False
-    """Leave out, and count, examples that cannot be used, instead of stopping."""
+    """Leave out and count unusable examples, instead of stopping."""
 
 
 class Manifest(Sequence[E]):
-    """Examples of one or more manifests, checked line by line when they are read.
+    """Examples of one or more manifests. All lines are checked when a manifest is opened.
 
-    Lines stay as bytes and are parsed when asked for: a hundred thousand of them cost little memory, and loader
-    processes that share them by fork touch no reference counts.
+    Lines are kept as bytes and parsed on access: a hundred thousand of them need little memory, and forked loader
+    processes share them without touching reference counts.
     """
 
     def __init__(self, kind: type[E], paths: Sequence[Path], *, skip_bad: bool = False) -> None:
-        """Reads `paths` in order. Bad lines raise a UserError that names them, or are counted with `skip_bad`."""
+        """Reads `paths` in order. Bad lines raise a UserError that lists them, or with `skip_bad` are left out."""
         self.kind = kind
         self.paths = [Path(path) for path in paths]
         self.skip_bad = skip_bad
@@ -76,14 +76,14 @@ class Manifest(Sequence[E]):
                 except UserError as problem:
                     problems.append(str(problem))
                     continue
-                # Without an id of its own, a line whose stand-in for it cannot repeat needs no place in this dict.
+                # Default ids that cannot repeat need no entry in this dict.
                 if example.has_id or kind.repeats:
                     earlier = seen.setdefault(hash(example.id), (file_number, line_number))
                     if earlier != (file_number, line_number):
                         num_repeated += 1
                         if example.has_id:
                             where = f"{self.paths[earlier[0]]}:{earlier[1]}"
-                            problems.append(f"{example.origin}: id: {example.id!r} stands already in {where}")
+                            problems.append(f"{example.origin}: id: {example.id!r} is already in {where}")
                             continue
                 places.extend((file_number, line_number, start, end))
                 sizes.append(example.size)
@@ -110,7 +110,7 @@ class Manifest(Sequence[E]):
         return _parse(self.kind, self._contents[file_number][start:end], self.paths[file_number], line_number)
 
     def checksum(self) -> int:
-        """Of the lines in use: another number for other data, whichever folder they lie in."""
+        """CRC-32 of the lines in use; it does not depend on the folder of the manifests."""
         number = 0
         for file_number, _, start, end in map(np.ndarray.tolist, self._places):
             number = crc32(self._contents[file_number][start:end], number)
@@ -123,7 +123,7 @@ class Manifest(Sequence[E]):
         self._places, self.sizes = self._places[keep], self.sizes[keep]
 
     def part(self, indices: NDArray[np.int64]) -> Self:
-        """The examples with these indices alone, as a manifest of their own."""
+        """A manifest of only the examples with these indices."""
         other = copy(self)
         other.num_skipped = 0
         other._places, other.sizes = self._places[indices], self.sizes[indices]
@@ -131,12 +131,12 @@ class Manifest(Sequence[E]):
 
 
 def parse_manifest(path: Path, kind: type[E]) -> Iterator[E | UserError]:
-    """Each line of a manifest, or in its place what is wrong with it."""
+    """The example of each line; for a bad line, the UserError in its place."""
     yield from (example for example, _ in parse_with_values(path, kind))
 
 
 def parse_with_values(path: Path, kind: type[E]) -> Iterator[tuple[E | UserError, dict[str, Any]]]:
-    """The same, each with the values of all keys that stand in the line."""
+    """As `parse_manifest`, each with the values of all keys of the line."""
     content = _read(path)
     for number, start, end in _lines(content):
         origin, values = f"{path}:{number}", dict[str, Any]()
@@ -148,7 +148,7 @@ def parse_with_values(path: Path, kind: type[E]) -> Iterator[tuple[E | UserError
 
 
 def write_manifest(path: Path, examples: Iterable[Example]) -> int:
-    """Writes one line per example, audio paths relative to the manifest where that is possible; returns the count."""
+    """Writes one line per example, with audio paths relative to the manifest where possible; returns their number."""
     count = 0
     with open_manifest(path) as write:
         for example in examples:
@@ -159,7 +159,7 @@ def write_manifest(path: Path, examples: Iterable[Example]) -> int:
 
 @contextmanager
 def open_manifest(path: Path) -> Iterator[Callable[[Example], None]]:
-    """What writes one example after the other; the manifest takes its place when the `with` block ends well."""
+    """Yields a function that writes an example; the manifest appears when the block ends without an exception."""
     folder = path.parent.resolve()
     is_packed = path.suffix == ".gz"
     with (
@@ -173,13 +173,13 @@ def _written(line: dict[str, Any]) -> str:
     text = json.dumps(line, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # a file's name that is not UTF-8
+    except UnicodeEncodeError:  # a file name that is not UTF-8
         text = json.dumps(line)
     return text
 
 
 def _read(path: Path) -> bytes:
-    """The lines of a manifest in UTF-8; a UserError where the file as a whole is something else."""
+    """The content of a manifest, converted to UTF-8. Raises a UserError if the file is not a manifest at all."""
     content = read_content(path, "manifest")
     if is_wide(content[:4]):  # as PowerShell writes it
         content = decode(content, path).encode()
@@ -200,7 +200,7 @@ def _read(path: Path) -> bytes:
 
 
 def read_content(path: Path, name: str) -> bytes:
-    """The bytes of a file, unpacked where it ends in .gz; `name` says in messages what it is."""
+    """The bytes of a file, decompressed if it ends in .gz; `name` is the kind of file, for messages."""
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -208,9 +208,9 @@ def read_content(path: Path, name: str) -> bytes:
 
 
 def unreadable(path: Path, name: str, error: Exception) -> UserError:
-    """The error for a file whose reading raised an OSError, or as gzip does an EOFError or a zlib.error."""
+    """The UserError for a file whose reading raised an OSError, or from gzip an EOFError or a zlib.error."""
     is_none = isinstance(error, FileNotFoundError) and name == "manifest"
-    hint = " (segue prepare writes manifests; for a training data.root says where they are)" if is_none else ""
+    hint = " (segue prepare writes manifests; for training, data.root is their folder)" if is_none else ""
     if isinstance(error, IsADirectoryError):
         hint = f"; a file is wanted, not a folder, such as {path / 'test.jsonl'}" if name == "manifest" else ""
     return UserError(f"{path}: cannot read this {name}: {getattr(error, 'strerror', None) or error}{hint}")
@@ -236,7 +236,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         [(name, _), *_] = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {name!r} stands in it twice")
+        raise ValueError(f"the key {name!r} appears twice")
     return values
 
 

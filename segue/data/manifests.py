@@ -1,4 +1,4 @@
-"""Which examples does a recipe learn from, and which choose its best model? Manifests, or a part that is held out."""
+"""Which examples are for training, and which select the best model? Manifests, or a held-out part of them."""
 
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -23,12 +23,12 @@ class Splits(NamedTuple):
     dev: Manifest[Any]
 
     def by_name(self) -> dict[Split, Manifest[Any]]:
-        """As tasks keep them."""
+        """As a dict."""
         return {"train": self.train, "dev": self.dev}
 
 
 def resolved(data: S) -> S:
-    """The section with what `dev = "auto"` comes to: dev.jsonl where it is there, else "held_out"."""
+    """The section with `dev = "auto"` resolved: dev.jsonl if it exists, else "held_out"."""
     if data.dev != "auto":
         return data
     found = [name for name in ("dev.jsonl", "dev.jsonl.gz") if (Path(data.root) / name).is_file()]
@@ -36,9 +36,9 @@ def resolved(data: S) -> S:
 
 
 def splits(kind: type[E], data: ManifestsSection) -> Splits:
-    """The training and the development examples; a UserError names what is not there, or cannot be used.
+    """The training and development examples. Raises a UserError for missing or unusable manifests.
 
-    What is held out is said here alone: a training begins with it.
+    Warnings about held-out examples are given only here, at the start of a training.
     """
     check(data)
     train = Manifest(kind, training_paths(data), skip_bad=data.skip_bad)
@@ -52,7 +52,7 @@ def splits(kind: type[E], data: ManifestsSection) -> Splits:
 
 
 def dev(kind: type[E], data: ManifestsSection, skip_bad: bool) -> Manifest[E] | None:
-    """The development examples alone; None where their manifests are not there any more."""
+    """The development examples; None if their manifests no longer exist."""
     held_out = data.dev == "held_out"
     paths = [path for path in (training_paths(data) if held_out else dev_paths(data)) if path.is_file()]
     if not paths:
@@ -62,7 +62,7 @@ def dev(kind: type[E], data: ManifestsSection, skip_bad: bool) -> Manifest[E] | 
 
 
 def training_paths(data: ManifestsSection) -> list[Path]:
-    """Where the training manifests lie."""
+    """Paths of the training manifests."""
     return [Path(data.root) / name for name in data.train]
 
 
@@ -78,17 +78,17 @@ def training_name(data: ManifestsSection) -> str:
 
 
 def dev_paths(data: ManifestsSection) -> list[Path]:
-    """Where the development manifests lie; none where they are held out."""
+    """Paths of the development manifests; empty if examples are held out."""
     return [] if isinstance(data.dev, str) else [Path(data.root) / name for name in data.dev]
 
 
 def dev_name(data: ManifestsSection) -> str:
-    """What the development examples are, in words."""
+    """Description of the development examples."""
     return f"a part of {', '.join(data.train)}, held out" if isinstance(data.dev, str) else ", ".join(data.dev)
 
 
 def check(data: ManifestsSection) -> None:
-    """A UserError where a manifest is not there; it names the folder that is missing, or what is in it instead."""
+    """Raises a UserError if a manifest does not exist; it names the missing folder, or the manifests in it."""
     paths = (*training_paths(data), *training_paths(rehearsal_of(data)), *dev_paths(data))
     missing = [path for path in paths if not path.is_file()]
     if not missing:
@@ -108,7 +108,7 @@ def check(data: ManifestsSection) -> None:
 
 
 def _held_out(manifest: Manifest[Any], *, is_said: bool) -> Any:
-    """Indices of the examples that are held out, in order: as `segue prepare` would choose them."""
+    """Sorted indices of the held-out examples, chosen as `segue prepare` would."""
     options = SplitOptions(dev_share=automatic.held_out_share(len(manifest)), test_share=0.0)
     places = {example.origin: index for index, example in enumerate(manifest)}
     remedy = """data.dev='["FILE.jsonl"]' can name a manifest of other speakers"""

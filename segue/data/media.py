@@ -1,4 +1,4 @@
-"""How is sound read that libsndfile does not know: m4a, webm, wma, amr, video? By FFmpeg, where PyAV is installed."""
+"""How are formats read that libsndfile does not know: m4a, webm, wma, amr, video? By FFmpeg, if PyAV is installed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,14 +23,14 @@ SUFFIXES = frozenset((
     ".mka", ".webm", ".wmv", ".avi", ".ogv", ".flv", ".ts", ".mpg", ".mpeg",
 ))
 # fmt: on
-"""Of files in folders that are taken for recordings."""
+"""Suffixes of files in folders that count as recordings."""
 Samples = NDArray[np.float32]
 
 
 def blocks(path: Path, seconds: float) -> Iterator[tuple[int, Samples]]:
-    """(rate, (S, C)) of the sound in a file, to its real end, in blocks of about so many seconds.
+    """(rate, samples (S, C)) of the sound in a file, in blocks of about `seconds` seconds.
 
-    Raises a UserError where PyAV is not there or knows no sound in it, and for a file that is damaged or cut.
+    Raises a UserError if PyAV is not installed or finds no sound, and for a damaged or truncated file.
     """
     pending: list[Samples] = []
     pending_rate = 0
@@ -71,16 +71,16 @@ def _frames(path: Path) -> Iterator[tuple[int, Samples]]:
         declared = _declared(container)
         if declared is not None and container.format.name not in ESTIMATED:
             missing = declared - num_seconds
-            if missing > max(0.2, 0.01 * declared):  # tables of such files round, and count what encoders add
+            if missing > max(0.2, 0.01 * declared):  # declared lengths are rounded and include encoder padding
                 raise UserError(f"{path}: truncated: {missing:.2f} s are missing")
 
 
 ESTIMATED = ("aac", "ac3", "eac3", "mp3", "amr", "mpegts", "mpeg")
-"""Formats whose length FFmpeg guesses by the bit rate."""
+"""Formats whose length FFmpeg estimates from the bit rate."""
 
 
 def declared_properties(path: Path) -> tuple[int, int, float | None]:
-    """Rate, channels, and the seconds that a file says it has; None where it does not say, or FFmpeg guesses."""
+    """Sample rate, channels, and declared duration in seconds; None if there is none or FFmpeg only estimates it."""
     with _opened(path) as container:
         stream = container.streams.audio[0]
         seconds = None if container.format.name in ESTIMATED else _declared(container)
@@ -91,7 +91,7 @@ def _declared(container: "InputContainer") -> float | None:
     stream = container.streams.audio[0]
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    # That of a video may be longer than its sound.
+    # The duration of a video may be longer than its sound.
     is_sound_alone = len(container.streams) == 1
     return container.duration / 1e6 if container.duration is not None and is_sound_alone else None
 
@@ -106,7 +106,7 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
             "pip install 'segue[media]'"
         ) from None
     try:
-        # By its bytes: a name need not be text, and a file that names others is not followed.
+        # As a file object: a file name need not be valid Unicode, and references to other files are not followed.
         with path.open("rb") as file:
             source = Stretch(file, 0, path.stat().st_size)
             with av.open(source, "r", metadata_errors="replace") as container:

@@ -1,4 +1,4 @@
-"""Which frames of MPEG audio (mp3, mp2) does a file hold? All are counted: headers that count them are often wrong."""
+"""Which MPEG audio frames (mp3, mp2) does a file contain? All are counted, since counts in headers are often wrong."""
 
 import mmap
 import struct
@@ -9,37 +9,37 @@ Bytes = mmap.mmap | bytes
 
 @dataclass(frozen=True)
 class Part:
-    """A recording in a file: a stretch of its bytes."""
+    """A recording in a file: a range of its bytes."""
 
     form: str
     """wav, flac, ogg, mpeg or other."""
     start: int
     end: int
     prefix: bytes = b""
-    """A header that stands in for one that lies."""
+    """A header that replaces a wrong one."""
     num_frames: int | None = None
-    """Samples of a channel that its structure promises; None: libsndfile counts them, or only decoding does."""
+    """Samples per channel according to the file's structure; None: libsndfile or only decoding can count them."""
     missing_share: float = 0.0
-    """How much more a header promises than the file has, as a share of what it has."""
+    """How much more data the header declares than the file has, as a fraction of what it has."""
     is_cut: bool = False
-    """It ends inside a page; nothing says how much is lost."""
+    """The recording ends inside a page; the missing amount is unknown."""
     has_end: bool = True
-    """The mark of the end is there, where the form has one."""
+    """The end-of-stream mark is present, or the format has none."""
 
     def moved(self, num_bytes: int) -> "Part":
-        """The same, so many bytes later."""
+        """The same part, shifted by `num_bytes`."""
         return replace(self, start=self.start + num_bytes, end=self.end + num_bytes)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a frame's header says."""
+    """The content of a frame's header."""
 
     length: int
-    """Bytes."""
+    """Length in bytes."""
     num_samples: int
     kind: tuple[int, int, int, int]
-    """Version (1; 2; 4 stands for 2.5), layer, rate, and in layers I and II the bit rate: what a stream keeps."""
+    """What is constant in a stream: version (1; 2; 4 means 2.5), layer, rate, and in layers I and II the bit rate."""
 
 
 # ISO 11172-3 and 13818-3: kilobits a second by (version, layer) and index.
@@ -50,11 +50,11 @@ KILOBITS = {
     (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-RATES_HZ = (44100, 48000, 32000)  # of version 1; half of it, and a quarter, in 2 and 2.5
+RATES_HZ = (44100, 48000, 32000)  # version 1; half and a quarter of it in versions 2 and 2.5
 
 
 def _frames() -> dict[int, Frame]:
-    """The frames by the second and third byte of their header."""
+    """All possible frames, by the second and third byte of their header."""
     frames = {}
     for key in range(0xE000, 0x10000):
         version = {3: 1, 2: 2, 0: 4}.get(key >> 11 & 3)
@@ -77,13 +77,13 @@ FRAMES = _frames()
 
 
 def frame_at(data: Bytes, place: int) -> Frame | None:
-    """The frame that begins at `place`, whole or not; None where none does."""
+    """The frame that begins at `place`, complete or not; None if there is none."""
     head = data[place : place + 4]
     return FRAMES.get(head[1] << 8 | head[2]) if len(head) == 4 and head[0] == 0xFF else None
 
 
 def next_mpeg_frame(data: Bytes, place: int, until: int, in_a_row: int = 2) -> int | None:
-    """The first place from `place` to before `until` where frames of one kind follow each other, or end the data."""
+    """The first position in [place, until) where `in_a_row` frames of one kind follow each other, or end the data."""
     until = min(until, len(data))
     while 0 <= (place := data.find(b"\xff", place, until)) < until:
         first, at, count = frame_at(data, place), place, 0
@@ -96,14 +96,14 @@ def next_mpeg_frame(data: Bytes, place: int, until: int, in_a_row: int = 2) -> i
 
 
 def mpeg(data: Bytes, start: int) -> tuple[list[Part], int]:
-    """The recordings from `start` on, and the place after them: frames of one kind each, without much between them."""
+    """The recordings from `start` on and the position after them: frames of one kind each, with little in between."""
     found: list[Part] = []
     place = next_mpeg_frame(data, start, len(data))
     while place is not None:
         part, after = _stream(data, place)
         if part is not None:
             found.append(part)
-        # What libmpg123 skips inside a stream, it would; a tag or another format is for others to read.
+        # Skips as many bytes as libmpg123 would inside a stream; tags and other formats are handled by the caller.
         place = next_mpeg_frame(data, after, after + 1024)
         if place is None:
             return found, after
@@ -111,7 +111,7 @@ def mpeg(data: Bytes, start: int) -> tuple[list[Part], int]:
 
 
 def _stream(data: Bytes, begin: int) -> tuple[Part | None, int]:
-    """The frames of one kind that follow each other from `begin` on; another header of their count ends them."""
+    """Consecutive frames of one kind from `begin` on, up to the next Xing or Info header."""
     first = frame_at(data, begin)
     assert first is not None
     is_mono = data[begin + 3] >> 6 == 3
@@ -134,11 +134,11 @@ def _stream(data: Bytes, begin: int) -> tuple[Part | None, int]:
 
 
 INFO = (b"Xing", b"Info")
-"""Marks of a first frame without sound that counts the others; then flags (1: the count, 2: bytes) and numbers."""
+"""Markers of a silent first frame with counts: followed by flags (1: number of frames, 2: bytes) and the counts."""
 
 
 def counted_frames(data: Bytes, place: int, num_bytes: int) -> int | None:
-    """How many frames the one at `place` counts, where it also counts the bytes that there are."""
+    """Number of frames according to the Xing or Info frame at `place`, if its number of bytes is right; else None."""
     first = frame_at(data, place)
     if first is None or first.kind[1] != 3:
         return None
@@ -150,25 +150,25 @@ def counted_frames(data: Bytes, place: int, num_bytes: int) -> int | None:
 
 
 TAG_BYTES = 512
-"""That may stand behind the frames."""
+"""Bytes of tags that may follow the frames."""
 
 
 def _side_length(frame: Frame, is_mono: bool) -> int:
-    """Bytes of header and side information of layer III."""
+    """Length of header and side information of layer III, in bytes."""
     return 4 + ((17 if is_mono else 32) if frame.kind[0] == 1 else (9 if is_mono else 17))
 
 
 def _part(data: Bytes, begin: int, audio: int, end: int, tag: int | None, num_frames: int, is_mono: bool) -> Part:
-    """A part whose first frame says how many there are: libsndfile plays no more of them, and without it guesses."""
+    """A part whose first frame has the correct count: libsndfile reads no more frames than that, and else estimates."""
     first = frame_at(data, audio)
     assert first is not None
-    if first.kind[1] < 3:  # layers I and II have no such frame, and one bit rate
+    if first.kind[1] < 3:  # layers I and II have no such frame, and a constant bit rate
         return Part("mpeg", begin, end)
     if tag is not None and data[tag + 7] & 1:
         declared = int.from_bytes(data[tag + 8 : tag + 12], "big")
         if declared == num_frames:
             return Part("mpeg", begin, end)
-        # The frame itself, for it may also know the encoder's delay.
+        # Patch the existing frame, since it may also contain the encoder's delay.
         header = bytearray(data[begin:audio])
         place = tag - begin
         header[place + 8 : place + 12] = num_frames.to_bytes(4, "big")
@@ -177,7 +177,7 @@ def _part(data: Bytes, begin: int, audio: int, end: int, tag: int | None, num_fr
         missing = max(0, declared - num_frames) / num_frames if declared < 1 << 24 else 0.0
         return Part("mpeg", audio, end, bytes(header), missing_share=missing)
     side = _side_length(first, is_mono)
-    # A bit rate with room for the numbers, and no checksum.
+    # A frame without checksum, of a bit rate with enough room for the counts.
     key = next(
         key for key, each in FRAMES.items() if each.kind == first.kind and key >> 8 & 1 and each.length >= side + 16
     )

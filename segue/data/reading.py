@@ -1,4 +1,4 @@
-"""How does sound reach a trained model? Recordings block by block, the examples of a manifest in groups."""
+"""How is sound read for a trained model? Recordings block by block, the examples of a manifest in groups."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,25 +16,25 @@ from segue.errors import SKIP_BAD, UserError
 from segue.progress import progress
 
 WINDOW_SECONDS = 24.0
-"""Longer recordings are read in windows of so many."""
+"""Longer recordings are processed in windows of this length."""
 BATCH = 4
-"""Windows at once: bounds the memory of long recordings."""
+"""Number of windows per batch, which limits the memory for long recordings."""
 
 
 class Sounding(Example, Protocol):
     """An example with sound."""
 
     def samples(self, sample_rate_hz: int) -> Samples:
-        """(S) its sound; a UserError names the manifest's line where it cannot be read."""
+        """(S) its samples. Raises a UserError, with the manifest's line, if they cannot be read."""
 
 
 S = TypeVar("S", bound=Sounding)
 
 
 def groups(manifest: Manifest[S], sample_rate_hz: int) -> Iterator[tuple[list[S], list[Samples]]]:
-    """All examples and their sound, in groups of like length that are read at once: short ones first.
+    """All examples and their samples, in groups of similar length, short ones first.
 
-    Bad ones raise a UserError, or are left out, as the manifest says.
+    Bad examples raise a UserError, or are left out if the manifest has `skip_bad`.
     """
     if not len(manifest):
         return
@@ -58,11 +58,11 @@ def groups(manifest: Manifest[S], sample_rate_hz: int) -> Iterator[tuple[list[S]
 def opened(
     recording: str | Path | NDArray[Any], wanted_hz: int, sample_rate_hz: int | None, channel: int | str | None
 ) -> tuple[str, Iterator[Samples]]:
-    """The name of a recording ("" of samples), and its sound at the rate that is wanted, block by block.
+    """The name of a recording ("" for samples), and its samples (S) at `wanted_hz`, block by block.
 
-    A file (its own rate counts), or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats in
-    [-1, 1] or whole numbers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of channels
-    that cancel each other. A UserError says why it cannot be read.
+    `recording` is a file, or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats in [-1, 1]
+    or signed integers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of channels that
+    cancel each other. Raises a UserError if the recording cannot be read.
     """
     try:
         chosen = channels.parse(channel)

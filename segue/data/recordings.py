@@ -1,4 +1,4 @@
-"""Which recordings do the utterances of a manifest make? Whole files, or clips joined by their speaker with pauses."""
+"""How are a manifest's utterances combined to recordings? Whole files, or clips of a speaker joined with pauses."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from segue.data.examples import Utterance
 
 PAUSE_SECONDS = 1.0
 JOINED_SECONDS = 60.0
-"""Of clips that are joined: several of the windows in which long recordings are recognized."""
+"""Length of joined clips: several of the windows in which long recordings are recognized."""
 
 
 class Recording(NamedTuple):
@@ -21,28 +21,28 @@ class Recording(NamedTuple):
 
     utterances: list[Utterance]
     path: Path | None
-    """The file whose parts they are; None for clips that are to be joined."""
+    """The file that they are parts of; None for joined clips."""
 
     @property
     def id(self) -> str:
-        """Of its first utterance and its last."""
+        """Ids of its first and last utterance."""
         first, last = self.utterances[0].id, self.utterances[-1].id
         return first if len(self.utterances) == 1 else f"{first} ... {last}"
 
     @property
     def seconds(self) -> float:
-        """Of its utterances."""
+        """Total duration of its utterances in seconds."""
         return sum(each.seconds for each in self.utterances)
 
     @property
     def speaker(self) -> str | None:
-        """Where there is one only."""
+        """The speaker, if there is only one."""
         speakers = {each.speaker for each in self.utterances}
         return speakers.pop() if len(speakers) == 1 else None
 
     @property
     def text(self) -> str:
-        """What is said."""
+        """The transcripts, joined with spaces where the script has them."""
         text = ""
         for utterance in self.utterances:
             is_apart = not (scripts.is_unspaced(text[-1:]) and scripts.is_unspaced(utterance.text))
@@ -50,12 +50,12 @@ class Recording(NamedTuple):
         return text
 
     def covers(self, seconds: float) -> bool:
-        """Whether an utterance of the file is being said then: what others say is in no reference."""
+        """Whether this time is inside an utterance; speech elsewhere in the file is in no reference."""
         return any(0 <= seconds - each.offset_seconds < each.seconds for each in self.utterances)
 
 
 def of(utterances: Iterable[Utterance]) -> Iterator[Recording]:
-    """All utterances, each in one recording: with those of the same file, or with clips of the same speaker."""
+    """Groups all utterances into recordings: with others of the same file, or with clips of the same speaker."""
     of_file: dict[tuple[Path, Channel], list[Utterance]] = {}
     for utterance in utterances:
         of_file.setdefault((utterance.audio, utterance.channel), []).append(utterance)
@@ -77,7 +77,7 @@ def of(utterances: Iterable[Utterance]) -> Iterator[Recording]:
 
 
 def join(clips: Iterable[Samples], sample_rate_hz: int) -> Samples:
-    """Clips of (S) one after the other -> (S'), a pause behind each: noise as loud as the clip where it is quietest."""
+    """Joins clips of (S) each -> (S'), each followed by a pause with noise at the clip's lowest level."""
     draw = np.random.default_rng(0)
     parts: list[Samples] = []
     for clip in clips:

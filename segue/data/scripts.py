@@ -1,4 +1,4 @@
-"""Which scripts put no space between words, and where may a line of them end?"""
+"""Which scripts have no spaces between words, and where may a line be broken in them?"""
 
 # ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
 
@@ -10,16 +10,16 @@ from segue.writing import HAN, KANA, UNSPACED
 WIDE = f"{HAN}{KANA}"  # Korean puts spaces between words
 WIDE_OPENING = "「『（【〔《〈｛［"
 WIDE_CLOSING = "、。，．・：；！？｡､」』）】〕》〉｝］"
-NO_END = f"{WIDE_OPENING}“"  # what ends no line
-NO_START = f"{WIDE_CLOSING}”…‥〜ー々ゝゞぁぃぅぇぉっゃゅょァィゥェォッャュョ"  # what starts none
+NO_END = f"{WIDE_OPENING}“"  # must not end a line
+NO_START = f"{WIDE_CLOSING}”…‥〜ー々ゝゞぁぃぅぇぉっゃゅょァィゥェォッャュョ"  # must not start a line
 
 _UNSPACED = re.compile(f"[{UNSPACED}]")
-# Written before the consonant that it is spoken after.
+# Vowel signs written before the consonant that they follow in speech.
 _VOWEL_BEFORE = "\u0e40-\u0e44\u0ec0-\u0ec4\u19b5-\u19b7\u19ba\uaab5\uaab6\uaab9\uaabb\uaabc"
 _STAYS_BEFORE = re.compile(f"[{NO_END}{_VOWEL_BEFORE}]\\Z")
 _STAYS_BEHIND = re.compile(f"[{NO_START}]")
-_JOINS = "\u200d\u1039\u17d2\u1a60"  # zero width joiner; signs that set the next consonant below this one
-_IS_MARK_LIKE = "\u200c\u200d\u0e33\u0eb3\uff9e\uff9f"  # signs of sound that Unicode calls letters or formats
+_JOINS = "\u200d\u1039\u17d2\u1a60"  # zero width joiner; signs that subjoin the next consonant
+_IS_MARK_LIKE = "\u200c\u200d\u0e33\u0eb3\uff9e\uff9f"  # marks whose Unicode category is letter or format
 
 
 def is_unspaced(text: str) -> bool:
@@ -28,10 +28,10 @@ def is_unspaced(text: str) -> bool:
 
 
 def extends(before: str, character: str) -> bool:
-    """Whether the character belongs to the one that `before` ends with: an accent, a vowel sign, half of a cluster."""
+    """Whether the character belongs to the last one of `before`: an accent, a vowel sign, part of a cluster."""
     return unicodedata.category(character)[0] == "M" or character in _IS_MARK_LIKE or before[-1:] in _JOINS
 
 
 def may_break(before: str, after: str) -> bool:
-    """Whether a line of a script without spaces may end between two texts."""
+    """Whether a line may be broken between two texts in a script without spaces."""
     return not (_STAYS_BEFORE.search(before) or _STAYS_BEHIND.match(after))

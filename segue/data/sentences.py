@@ -1,4 +1,4 @@
-"""Where does a sentence end, and how is a long text translated without losing any?"""
+"""Where does a sentence end, and how is a long text split for translation and joined again?"""
 
 # ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
 
@@ -37,7 +37,7 @@ _BEFORE_NUMBER = frozenset(
 
 
 def split(text: str) -> list[str]:
-    """The sentences of `text`, each with the space behind it: joined by "" they are the text with single spaces."""
+    """The sentences of `text`, each with its trailing space: joined by "" they give the text with single spaces."""
     text = " ".join(text.split())
     ends = [end.end() for end in _END.finditer(text) if _ends_sentence(text, end)]
     cuts = [0, *(end + text.startswith(" ", end) for end in ends), len(text)]
@@ -45,10 +45,10 @@ def split(text: str) -> list[str]:
 
 
 def pieces(text: str, longest: int, length: Callable[[str], int]) -> list[str]:
-    """The sentences of `text`, cut where `length` is more than `longest`; joined by "" as those of `split`.
+    """The sentences of `text`, cut where their `length` exceeds `longest`; joined by "" they give the text as `split`.
 
-    Cuts come after the last punctuation that fits, else after the last word, else in a word that is too long by itself.
-    A single character is never cut, whatever its length.
+    A sentence is cut after the last punctuation that fits, else after the last word, else inside a word that is too
+    long by itself. A single character is never cut, whatever its length.
     """
     found: list[str] = []
     for sentence in split(text):
@@ -57,9 +57,9 @@ def pieces(text: str, longest: int, length: Callable[[str], int]) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text with single spaces, each with the space after it; an ideograph or kana is a word too.
+    """The words of a text with single spaces, each with its trailing space; each ideograph or kana is a word.
 
-    A line may end after each: punctuation that starts no line stays with the word before.
+    A line may be broken after each: punctuation that must not start a line stays with the word before it.
     """
     return [word for word in _WORD.findall(text) if word]
 
@@ -70,19 +70,19 @@ def has_stop(text: str) -> bool:
 
 
 def ends_clause(word: str) -> bool:
-    """Whether one may pause behind this word, since punctuation ends it."""
+    """Whether a clause ends with this word: punctuation follows it."""
     return bool(_CLAUSE_ENDS.search(word.rstrip()[-12:]))
 
 
 def is_short(word: str) -> bool:
-    """Whether the word is so short that it likely belongs to the next: an article, a preposition, a conjunction."""
+    """Whether the word is so short that it likely belongs to the next one: an article, preposition or conjunction."""
     return bool(_SHORT_WORD.match(word.rstrip())) and not _IS_WIDE.match(word)
 
 
 def join(sources: Sequence[str], translations: Sequence[str]) -> str:
-    """One text of the translations of `sources`, which are pieces as `split` and `pieces` give them.
+    """Joins the translations of `sources`, which are results of `split` or `pieces`, to one text.
 
-    What was cut inside a word is put together again; between sentences stands a space where the script has one.
+    Parts of a word are joined directly; sentences are separated by a space if the script has spaces.
     """
     parts = [(source, part) for source, part in zip(sources, translations, strict=True) if part]
     text = "".join(part for _, part in parts[:1])
@@ -97,7 +97,7 @@ def join(sources: Sequence[str], translations: Sequence[str]) -> str:
 
 
 def are_apart(before: str, after: str) -> bool:
-    """Whether a space stands between two neighboring texts: not in scripts that have none."""
+    """Whether two neighboring texts are separated by a space, which depends on their script."""
     return not _are_wide(before, after)
 
 
@@ -144,7 +144,7 @@ def _cut(sentence: str, longest: int, length: Callable[[str], int]) -> list[str]
             word, position = parts[start], 0
             while position < len(word):
                 cut = max(position + 1, _reach(word, position, longest, length))
-                if cut >= len(word.rstrip()):  # no piece is but a space
+                if cut >= len(word.rstrip()):  # no piece may be only a space
                     cut = len(word)
                 found.append(word[position:cut])
                 position = cut
@@ -159,7 +159,7 @@ def _cut(sentence: str, longest: int, length: Callable[[str], int]) -> list[str]
 
 
 def _reach(parts: Sequence[str], start: int, longest: int, length: Callable[[str], int]) -> int:
-    """The end of the most `parts` from `start` that fit, by growing and then halving steps."""
+    """The largest end such that parts[start:end] fit, by exponential and then binary search."""
 
     def fits(end: int) -> bool:
         return length("".join(parts[start:end]).rstrip()) <= longest

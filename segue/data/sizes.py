@@ -1,4 +1,4 @@
-"""How large will a tokenizer or model be that is not learned yet? As its section, the data or an assumption says."""
+"""How large will a tokenizer or model be before it is learned? From its section, the data, or an assumption."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,8 +14,8 @@ from segue.recipe import AUTO
 ASSUMED_WORDS = 10_000
 ASSUMED_CHARACTERS = 30
 ASSUMED_SUBWORDS = 8_000
-"""Where there are no texts to count in."""
-_FIRST = 0x10000  # of a million characters
+"""Sizes that are assumed without texts."""
+_FIRST = 0x10000  # the first of a million characters that serve as stand-ins
 
 
 def stand_in(
@@ -26,10 +26,10 @@ def stand_in(
     sides: Sequence[str],
     num_special: int = 0,
 ) -> tuple[TokenizerSection, tuple[str, ...]]:
-    """The section of a tokenizer as large, of which nothing has to be learned; and what was assumed.
+    """The section of a tokenizer of the same size that needs no learning, and notes about assumptions.
 
-    Only where the training texts decide are their manifests read, if they are there: `sides` are the texts of an
-    example, normalized by `rule`. `num_special` tokens come on top of the section's.
+    Manifests are read only if the size depends on the training texts, and if they exist: `sides` are the attributes of
+    an example with texts, normalized by `rule`. `num_special` is the number of special tokens.
     """
     train = _train(data, kind) if _waits(section) else None
     texts = [normalize(getattr(each, side), rule) for each in train or () for side in sides]
@@ -48,28 +48,28 @@ def stand_in(
         case _:
             return section, notes
     if train is None and _waits(section):
-        notes = (f"{size:,} {noun}: {manifests.training_paths(data)[0]}, to count them in, is not there",)
+        notes = (f"{size:,} {noun}, since {manifests.training_paths(data)[0]} does not exist",)
     return CharactersSection(kind="characters", alphabet="".join(map(chr, range(_FIRST, _FIRST + size)))), notes
 
 
 def stand_in_model(
     section: Any, data: ManifestsSection, kind: type[Example], amount: Callable[[Manifest[Any]], float], much: float
 ) -> tuple[Any, tuple[str, ...]]:
-    """The section of a model with its `width_multiplier`, which the `amount` of data decides; and what was assumed.
+    """A model's section with `width_multiplier` resolved from the `amount` of data, and notes about assumptions.
 
-    From `much` on it is wider.
+    From an amount of `much` on the model is wider.
     """
     if section.width_multiplier != AUTO:
         return section, ()
     train = _train(data, kind)
     if train is not None:
         return automatic.widened(section, amount(train), much), ()
-    note = f"model.width_multiplier of 1: {manifests.training_paths(data)[0]}, which decides, is not there"
+    note = f"model.width_multiplier of 1, since {manifests.training_paths(data)[0]} does not exist"
     return automatic.widened(section, 0.0, much), (note,)
 
 
 def _waits(section: TokenizerSection) -> bool:
-    """Whether only the training texts can tell its size."""
+    """Whether its size depends on the training texts."""
     match section:
         case CharactersSection():
             return section.alphabet == AUTO
@@ -79,6 +79,6 @@ def _waits(section: TokenizerSection) -> bool:
 
 
 def _train(data: ManifestsSection, kind: type[Example]) -> Manifest[Any] | None:
-    """The training examples; None where a manifest is not there."""
+    """The training examples; None if a manifest does not exist."""
     paths = manifests.training_paths(data)
     return Manifest(kind, paths) if all(path.is_file() for path in paths) else None

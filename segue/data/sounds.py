@@ -1,4 +1,4 @@
-"""How does sound reach a model that learns? Checked, joined, varied, padded: what loader processes do, for all tasks.
+"""How is training sound loaded? Checked, joined, augmented, padded in loader processes, for all tasks.
 
 Shape letters: B batch, S samples.
 """
@@ -22,18 +22,18 @@ from segue.data.source import Lengths
 from segue.errors import warn
 
 USUAL_RATE_HZ = 16000
-"""There is little speech above its half."""
+"""There is little speech above half of this rate."""
 
 
 class ReadSound(NamedTuple):
-    """Sound as a model reads it."""
+    """Samples (S) with the augmentation of their features."""
 
     samples: audio.Samples
     augmentation: FeatureAugmentation | None = None
 
 
 class SoundBatch(NamedTuple):
-    """Sounds side by side."""
+    """Padded sounds."""
 
     waveforms: Tensor
     """(B, S)"""
@@ -43,7 +43,7 @@ class SoundBatch(NamedTuple):
 
 
 class Sounds:
-    """Reads and varies sound as a recipe says."""
+    """Reads and augments sound according to a recipe."""
 
     def __init__(
         self,
@@ -54,20 +54,20 @@ class Sounds:
         *,
         has_noise_alone: bool = True,
     ) -> None:
-        """`root` is that of noise recordings; `has_noise_alone` is `Joining`'s."""
-        self.front_end = LogMel(features)  # counts frames
+        """`root` is the folder of the noise manifest; `has_noise_alone` is passed to `Joining`."""
+        self.front_end = LogMel(features)  # only to count frames
         self.augmentation = Augmentation(augmentation, features.sample_rate_hz, features.mel_bins, root)
         self.joining: Joining | None = None
         self.rates = Counter[int]()
-        """How many recordings have which sample rate."""
+        """Number of recordings by sample rate."""
         self.sample_rate_hz, self._seed, self._has_noise_alone = features.sample_rate_hz, seed, has_noise_alone
 
     def check(self, utterance: Utterance) -> None:
-        """A UserError where its sound is not there; its rate is counted."""
+        """Raises a UserError if the audio is missing or too short; counts its sample rate."""
         self.rates[utterance.check_audio().sample_rate_hz] += 1
 
     def arrange(self, speakers: Iterable[str | None], lengths: Lengths) -> Lengths:
-        """Lengths of training examples -> of what is learned from: joined, with pauses, at the slowest speed."""
+        """Lengths of training examples -> upper bounds of augmented ones: joined, with pauses, at the slowest speed."""
         section = self.augmentation.section
         if section.joined_utterances > 1 or section.pause_probability:
             self.joining = Joining(lengths, list(speakers), section, self._seed, has_noise_alone=self._has_noise_alone)
@@ -75,21 +75,21 @@ class Sounds:
         return lengths / min(section.speeds)
 
     def too_long(self, longest: Utterance, seconds: float, budget: float) -> str:
-        """What to say where `seconds`, with the longest recording among them, do not fit into a micro-batch."""
+        """The message for `seconds`, which include the `longest` recording, that do not fit into a micro-batch."""
         return (
             f"batch.seconds: {budget} s cannot hold the longest utterance: {seconds:.2f} s "
-            f"(joined, with pauses, at speed {min(self.augmentation.section.speeds)}, where the recipe says so; "
-            f"{longest.origin}: {longest.seconds:g} s); mend that line, raise the budget, or set data.longest_seconds"
+            f"(joined, with pauses, at speed {min(self.augmentation.section.speeds)}, as far as the recipe has these; "
+            f"{longest.origin}: {longest.seconds:g} s); fix that line, raise the budget, or set data.longest_seconds"
         )
 
     def members(self, index: int, epoch: int) -> tuple[list[int], Sequence[float]]:
-        """Which examples are number `index` of what was arranged, and the pauses around them."""
+        """Indices of the examples that arranged item `index` consists of, and the pauses around them in seconds."""
         if self.joining is None:
             return [index], ()
         return self.joining.members(index, epoch), self.joining.pauses[index]
 
     def varied(self, utterances: Sequence[Utterance], pauses: Sequence[float], name: str, epoch: int) -> ReadSound:
-        """Joins utterances and varies them, by seed, epoch and `name` alone."""
+        """Joins and augments utterances; random numbers depend only on seed, epoch and `name`."""
         pieces = [utterance.samples(self.sample_rate_hz) for utterance in utterances]
         draw = np.random.default_rng([self._seed, epoch, crc32(name.encode())])
         samples = self.augmentation.waveform(self.augmentation.join(pieces, pauses, draw), draw)
@@ -97,14 +97,14 @@ class Sounds:
 
 
 def padded(read: Sequence[ReadSound]) -> SoundBatch:
-    """A batch of them."""
+    """Pads sounds to a batch."""
     waveforms, lengths = map(torch.from_numpy, audio.padded([each.samples for each in read]))
     drawn = [each.augmentation for each in read if each.augmentation is not None]
     return SoundBatch(waveforms, lengths, stacked(drawn) if drawn else None)
 
 
 def largest(budget: float, longest: float | None, section: AugmentationSection) -> tuple[int, float]:
-    """How many sounds of how many seconds use up a budget, where none is longer than `longest` before it is varied."""
+    """(number, seconds) of the longest sounds that fill a budget; `longest` limits them before augmentation."""
     if longest is None:
         return 1, budget
     pauses = (section.joined_utterances + 1) * section.longest_pause_seconds
@@ -114,7 +114,7 @@ def largest(budget: float, longest: float | None, section: AugmentationSection) 
 
 
 def say_rates(rates: Counter[int], wanted_hz: int) -> None:
-    """Says, once, what is lost or not there because recordings have another rate than the model."""
+    """Warns once if recordings have a lower or higher sample rate than the model, and what is missing or lost by it."""
     lower = {rate: count for rate, count in rates.items() if rate < wanted_hz}
     if lower:
         warn(

@@ -1,7 +1,7 @@
-"""How do the examples of manifests become micro-batches? What loader processes see, written once for all tasks.
+"""How do the examples of manifests become micro-batches? The engine's `Source`, shared by all tasks.
 
-A task says what is special about its examples (`Reader`): which of them cannot be used, how long they are, how one is
-read. All else is `ManifestSource`'s: who is left out and what is said about it, budgets, plans, skipping, fingerprint.
+A task implements a `Reader` for its examples: which ones are unusable, how long they are, how one is read.
+`ManifestSource` does the rest: leaving out examples and reporting them, budgets, plans, skipping, fingerprint.
 """
 
 from array import array
@@ -34,24 +34,24 @@ class Finding(NamedTuple):
     """Why an example is not used."""
 
     problem: str
-    """What is wrong, with file and line; of what is too long, what many share."""
+    """The problem, with file and line; for examples left out by the recipe, a text that they have in common."""
     is_mistake: bool = True
-    """False where the recipe itself leaves the example out."""
+    """False if the recipe itself leaves the example out."""
 
 
 class Reader(Protocol[E, X, B_co]):
-    """What a task says of its examples."""
+    """How a task reads its examples."""
 
     noun: str
-    """What examples are called, in the plural."""
+    """Plural noun for the examples, for messages."""
     unit: str
-    """What lengths, and so budgets, count: "seconds", "tokens"."""
+    """Unit of lengths and budgets: "seconds", "tokens"."""
     examining: str
-    """What `examine` does, in words, for whoever waits."""
+    """Description of `examine` for the progress bar."""
 
     @property
     def few(self) -> float:
-        """Up to this `amount` of training data, all are learned from 100 times where the recipe leaves it open."""
+        """Up to this `amount` of training data, "auto" means 100 epochs."""
         ...
 
     def examine(self, split: Split, examples: Iterable[E]) -> Iterator[float | Finding]:
@@ -59,27 +59,27 @@ class Reader(Protocol[E, X, B_co]):
         ...
 
     def advice(self) -> Sequence[str]:
-        """Lines that help with what `examine` found so far."""
+        """Lines of advice about the problems that `examine` has found so far."""
         ...
 
     def arrange(self, split: Split, examples: Manifest[E], lengths: Lengths) -> Lengths:
-        """Length of each item that `read` makes: an example, or several that are joined."""
+        """Length of each item that `read` returns: an example, or several joined ones."""
         ...
 
     def too_long(self, examples: Manifest[E], lengths: Lengths, budget: float) -> str:
-        """What to say where the longest does not fit into the budget of a micro-batch."""
+        """The message if the longest item does not fit into the budget of a micro-batch."""
         ...
 
     def read(self, split: Split, examples: Manifest[E], index: int, epoch: int) -> X:
-        """Number `index` of what was arranged. A UserError says why it cannot be read."""
+        """Reads item `index` of those that `arrange` returned. Raises a UserError if it cannot be read."""
         ...
 
     def collate(self, read: Sequence[X], num_skipped: int) -> B_co:
-        """A micro-batch of what was read; of bad ones there were so many."""
+        """Makes a micro-batch of what was read; `num_skipped` bad examples were left out."""
         ...
 
     def amount(self, examples: Manifest[E]) -> float:
-        """How much data these are."""
+        """Amount of data, in the unit of `few`."""
         ...
 
 
@@ -96,14 +96,14 @@ class ManifestSource(Generic[E, X, B]):
         seed: int,
         skip_bad: bool,
     ) -> None:
-        """Examines all examples, and leaves out what cannot be used; `check` says what that was.
+        """Examines all examples and leaves out unusable ones; `check` reports them.
 
-        `budget` bounds a training micro-batch: number of examples times the longest of them; "auto" is open yet.
+        `budget` limits a training micro-batch: number of examples times the longest one; "auto": not determined yet.
         """
         self.reader, self.manifests, self.unit = reader, manifests, reader.unit
         self._budget, self._buckets, self._seed, self._skip_bad = budget, buckets, seed, skip_bad
         self.findings: dict[Split, dict[int, Finding]] = {}
-        """By place in the manifest."""
+        """By position in the manifest."""
         self._lengths: dict[Split, Lengths] = {}
         for split, manifest in manifests.items():
             usable, found = array("d"), dict[int, Finding]()
@@ -120,7 +120,7 @@ class ManifestSource(Generic[E, X, B]):
         self._plans: dict[Split, BatchPlan] = {}
 
     def check(self) -> None:
-        """Raises a UserError where the data have mistakes, or warns of what was left out, as the recipe says."""
+        """Raises a UserError for bad examples, or with `skip_bad` warns about them; also warns about those left out."""
         for split, manifest in self.manifests.items():
             found = self.findings[split].values()
             mistakes = [each.problem for each in found if each.is_mistake]
@@ -146,18 +146,18 @@ class ManifestSource(Generic[E, X, B]):
         return self._plans[split]
 
     def budgets(self) -> tuple[float, float]:
-        """The longest training example; all of them, each as long."""
+        """The longest training example's length; and that times the number of examples."""
         lengths = self._lengths["train"]
         return float(lengths.max()), float(lengths.max() * len(lengths))
 
     def with_budget(self, budget: float) -> Self:
-        """The same source with other training micro-batches."""
+        """A copy of the source with another budget for training micro-batches."""
         other = copy(self)
         other._budget, other._plans = budget, {}
         return other
 
     def load(self, split: Split, micro_batch: MicroBatch) -> B:
-        """Reads and collates the examples of a micro-batch."""
+        """Reads and collates the examples of a micro-batch. Raises a UserError for a bad one, unless `skip_bad`."""
         read: list[X] = []
         for index in micro_batch.indices.tolist():
             try:
@@ -168,7 +168,7 @@ class ManifestSource(Generic[E, X, B]):
         return self.reader.collate(read, len(micro_batch.indices) - len(read))
 
     def epochs(self) -> float:
-        """How often to learn from the training data where the recipe leaves it open."""
+        """The number of epochs for "auto"."""
         return automatic.epochs(self.reader.amount(self.manifests["train"]), self.reader.few)
 
     def fingerprint(self) -> str:

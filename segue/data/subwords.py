@@ -1,7 +1,7 @@
-"""How is a word cut into pieces at random? BPE-dropout and unigram sampling, as pure functions of a seed.
+"""How are words segmented at random? BPE-dropout and unigram sampling, as pure functions of a seed.
 
-The tokenizer library draws its own random numbers, which no seed reaches; exact resume needs cuts that depend on (seed,
-word, variant) alone. Each word has a fixed number of variants, drawn once; an occurrence picks one of them.
+The tokenizer library's random numbers cannot be seeded; exact resume needs segmentations that depend only on (seed,
+word, variant). Each word has a fixed number of variants, drawn once; each occurrence picks one of them.
 """
 
 import json
@@ -19,23 +19,23 @@ from segue.errors import UserError
 from segue.recipe import Section
 
 NUM_VARIANTS = 64
-CACHE_SIZE = 1 << 20  # cuts that are kept
+CACHE_SIZE = 1 << 20  # segmentations
 
 
 class SubwordsSection(Section):
-    """Random cuts of the training texts, against overfitting."""
+    """Random segmentation of the training texts, against overfitting."""
 
     merge_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """BPE: probability that a merge is left out (Provilkov et al. 2020, arXiv:1910.13267; they take 0.1)."""
+    """BPE-dropout: probability that a merge is skipped (Provilkov et al. 2020, arXiv:1910.13267, who use 0.1)."""
     sampling_alpha: Annotated[float, Field(gt=0)] | None = None
-    """Unigram: cuts are drawn with probabilities to this power (Kudo 2018, arXiv:1804.10959; 0.1 to 0.5)."""
+    """Unigram: segmentations are sampled with probabilities to this power (Kudo 2018, arXiv:1804.10959; 0.1 to 0.5)."""
 
 
 class RandomCuts:
-    """A tokenizer's encoding with random cuts inside words."""
+    """Encodes texts with random segmentation of words."""
 
     def __init__(self, tokenizer: Tokenizer, section: SubwordsSection, seed: int) -> None:
-        """Raises a UserError where the section asks for what this kind of tokenizer cannot do."""
+        """Raises a UserError if the section does not suit this kind of tokenizer."""
         self._tokenizer, self._seed = tokenizer, seed
         model = json.loads(tokenizer.to_json())["model"]
         kind = model["type"]
@@ -72,7 +72,7 @@ class RandomCuts:
 
 
 class _Merges:
-    """Byte-pair merges, lowest rank first; at each turn every possible one is left out with some probability."""
+    """Byte-pair merges, lowest rank first; at each step every possible merge is skipped with some probability."""
 
     def __init__(self, merges: list[tuple[str, str]], dropout: float) -> None:
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
@@ -94,7 +94,7 @@ class _Merges:
 
 
 class _Lattice:
-    """All cuts of a word into pieces, each with probability proportional to product(piece probabilities) ** alpha."""
+    """Samples segmentations of a word, with probability proportional to product(piece probabilities) ** alpha."""
 
     def __init__(self, scores: dict[str, float], alpha: float) -> None:
         self._scores, self._alpha = scores, alpha
@@ -102,8 +102,8 @@ class _Lattice:
         self._unknown = min(scores.values(), default=0.0) - 10.0  # as the library scores a character without a piece
 
     def __call__(self, chunk: str, draw: random.Random) -> list[str]:
-        # Forward: log of the sum over all cuts of chunk[:end]. Backward: draw the last piece, then the one before it.
-        ends: list[list[tuple[float, int]]] = [[]]  # of each end: (log weight, start) of the pieces that end there
+        # Forward: log-sum over all segmentations of chunk[:end]. Backward: sample the last piece, then the one before.
+        ends: list[list[tuple[float, int]]] = [[]]  # for each end: (log weight, start) of the pieces that end there
         sums = [0.0]
         for end in range(1, len(chunk) + 1):
             found = []
@@ -123,7 +123,7 @@ class _Lattice:
             start = draw.choices([start for _, start in ends[end]], weights)[0]
             piece = chunk[start:end]
             if piece not in self._scores and pieces and pieces[-1] not in self._scores:
-                pieces[-1] = piece + pieces[-1]  # neighbors that are unknown are one token, as with the library
+                pieces[-1] = piece + pieces[-1]  # adjacent unknown pieces are one token, as in the library
             else:
                 pieces.append(piece)
             end = start

@@ -15,7 +15,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Synthesizer:
-    """espeak-ng. It has one global state: build one of these in a process."""
+    """espeak-ng. Its state is global: create only one instance per process."""
 
     def __init__(self) -> None:
         try:
@@ -26,15 +26,18 @@ class Synthesizer:
         self.sample_rate_hz: int = self._library.espeak_Initialize(
             _SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0
         )
-        """Of what `say` returns."""
+        """Sample rate of the result of `say`."""
         if self.sample_rate_hz <= 0:
             raise UserError("espeak-ng could not start")
         self._spoken: list[Samples] = []
-        self._callback = _CALLBACK(self._hear)  # kept, for the library does not
+        self._callback = _CALLBACK(self._hear)  # the library does not keep it alive
         self._library.espeak_SetSynthCallback(self._callback)
 
     def say(self, text: str, voice: str, words_per_minute: int, pitch: int) -> Samples:
-        """Samples of `text`. `voice` is like "en-us+f2"; `pitch` is 0 to 99, 50 is usual."""
+        """(S) speech for `text`. `voice` is like "en-us+f2"; `pitch` is 0 to 99, by default 50 in espeak-ng.
+
+        Raises a UserError for an unknown voice.
+        """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(f"espeak-ng has no voice {voice!r}")
         self._library.espeak_SetParameter(_RATE, words_per_minute, 0)

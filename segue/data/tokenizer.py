@@ -1,6 +1,7 @@
-"""How does text become numbers? Characters, words, bytes, BPE and unigram pieces behind one face.
+"""How is text tokenized? Characters, words, bytes, BPE and unigram pieces with one interface.
 
-Every kind is kept as one `tokenizer.json` of Hugging Face's `tokenizers`, which Python, Rust and JavaScript read.
+All kinds are stored as a `tokenizer.json` of Hugging Face's `tokenizers`, which can be read from Python, Rust and
+JavaScript.
 """
 
 import json
@@ -19,31 +20,31 @@ from segue.recipe import AUTO, Section
 
 WORD_MARK = "\u2581"  # sentencepiece's sign for a space before a piece
 UNKNOWN = "<unk>"
-"""The special token, where a tokenizer has it, for what no other token can write."""
+"""The special token, if a tokenizer has one, for text that no other token covers."""
 SPECIAL_SCORE = -1e6
 
 Size = Annotated[int, Field(gt=1)] | Literal["auto"]
 
 
 class CharactersSection(Section):
-    """One token a character."""
+    """One token per character."""
 
     kind: Literal["characters"]
     """Characters."""
     alphabet: str = " abcdefghijklmnopqrstuvwxyz'"
-    """Every character that a text may hold, in the order of the outputs. "auto" takes those of the training texts, and
+    """All characters that a text may contain, in the order of the outputs. "auto" takes those of the training texts and
     writes them into the run's recipe."""
 
 
 class WordsSection(Section):
-    """One token a word between spaces, those of the training texts: for phonemes and other small sets."""
+    """One token per space-separated word of the training texts: for phonemes and other small vocabularies."""
 
     kind: Literal["words"]
     """Words."""
 
 
 class BytesSection(Section):
-    """One token a byte of UTF-8: 256 tokens, any language."""
+    """One token per byte of UTF-8: 256 tokens, any language."""
 
     kind: Literal["bytes"]
     """Bytes."""
@@ -55,8 +56,8 @@ class BPESection(Section):
     kind: Literal["bpe"]
     """Byte-pair encoding."""
     size: Size
-    """Number of tokens to learn at the most. "auto" grows with the training texts: their characters, and 50 times the
-    cube root of the length of all texts more, up to 32,000; the number is written into the run's recipe."""
+    """Maximum number of tokens. "auto" is the number of distinct characters in the training texts plus 50 times the
+    cube root of their total length, at most 32,000; the result is written into the run's recipe."""
 
 
 class UnigramSection(Section):
@@ -65,8 +66,8 @@ class UnigramSection(Section):
     kind: Literal["unigram"]
     """Unigram language model."""
     size: Size
-    """Number of tokens to learn at the most. "auto" grows with the training texts: their characters, and 50 times the
-    cube root of the length of all texts more, up to 32,000; the number is written into the run's recipe."""
+    """Maximum number of tokens. "auto" is the number of distinct characters in the training texts plus 50 times the
+    cube root of their total length, at most 32,000; the result is written into the run's recipe."""
 
 
 TokenizerSection = Annotated[
@@ -75,9 +76,9 @@ TokenizerSection = Annotated[
 
 
 def resolved(section: Section, texts: Iterable[str], num_special: int = 0) -> Any:
-    """The section with what its "auto" comes to for these training texts; `num_special` tokens come beside.
+    """The section with "auto" resolved from these training texts; `num_special` is the number of special tokens.
 
-    An alphabet always has a space: utterances may be joined.
+    An alphabet always includes the space, since utterances may be joined.
     """
     if isinstance(section, CharactersSection) and section.alphabet == AUTO:
         return section.model_copy(update={"alphabet": alphabet_of(texts)})
@@ -97,45 +98,45 @@ def alphabet_of(texts: Iterable[str]) -> str:
 
 
 class Tokenizer:
-    """Text to token numbers and back. Special tokens have numbers and no text: no text can be mistaken for them."""
+    """Text to token numbers and back. Special tokens have no text, so no text can be encoded to them."""
 
     def __init__(self, inner: hf.Tokenizer) -> None:
-        inner.encode_special_tokens = True  # a text that holds "</s>" is text
+        inner.encode_special_tokens = True  # "</s>" in a text is ordinary text
         self._inner = inner
         self._is_of_words = isinstance(inner.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
         vocabulary = inner.get_vocab()
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise UserError("tokenizer: its token numbers have gaps")
         self.tokens: list[str] = sorted(vocabulary, key=vocabulary.__getitem__)
-        """Token by number, as the file writes it."""
+        """Tokens by number, as written in the file."""
         self.special: dict[str, int] = {
             added.content: number for number, added in inner.get_added_tokens_decoder().items() if added.special
         }
         """Special tokens and their numbers."""
         self.unknown: int | None = self.special.get(UNKNOWN)
-        """The token for what no other can write, if there is one."""
+        """Number of the token for text that no other token covers, if there is one."""
         self.pieces: list[bytes] = self._pieces()
-        """The text that each token stands for, in UTF-8: joined in order they give the text."""
+        """The text of each token, in UTF-8: concatenated they give the text."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of `text`. Without an unknown token a UserError names what no token can write."""
+        """Token numbers of `text`. Raises a UserError as `check` does."""
         self.check(text)
         numbers: list[int] = self._inner.encode(text, add_special_tokens=False).ids
-        if self.unknown is not None and self._is_of_words:  # where a word may read like a special token
+        if self.unknown is not None and self._is_of_words:  # a word may look like a special token
             numbers = [self.unknown if self.tokens[number] in self.special else number for number in numbers]
         return numbers
 
     def check(self, text: str) -> None:
-        """Without an unknown token, raises a UserError that names what no token can write."""
+        """Raises a UserError if there is no unknown token and `text` has characters or words that no token covers."""
         strange = self.unknown_characters(text) if self.unknown is None else []
         if strange:
             raise UserError(f"outside the tokenizer's alphabet: {' '.join(map(repr, strange))}")
 
     def num_tokens(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text has."""
+        """Number of tokens of each text."""
         return [len(each.ids) for each in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, numbers: Iterable[int]) -> str:
@@ -143,11 +144,11 @@ class Tokenizer:
         return b"".join(self.pieces[n] for n in numbers).decode("utf-8", errors="replace").strip(" ")
 
     def chunks(self, text: str) -> list[str]:
-        """The parts of `text` that are cut into pieces independently of each other."""
+        """The parts of `text` that are tokenized independently of each other."""
         return [chunk for chunk, _ in self._inner.pre_tokenizer.pre_tokenize_str(text)]
 
     def unknown_characters(self, text: str) -> list[str]:
-        """The characters of `text` (words, for a tokenizer of words) that no token can write, each once, in order."""
+        """The characters of `text` (words, for a word tokenizer) that no token covers, each once, in order."""
         if isinstance(self._inner.pre_tokenizer, pre_tokenizers.ByteLevel):
             return []
         if self._is_of_words:
@@ -158,7 +159,7 @@ class Tokenizer:
         )
 
     def spelled(self, piece: bytes) -> tuple[int, ...]:
-        """The tokens that spell a piece of text, spaces included; none where they cannot."""
+        """The tokens that spell a piece of text, including spaces; empty if it cannot be spelled."""
         try:
             text = piece.decode()
         except UnicodeDecodeError:  # a part of a character
@@ -177,7 +178,7 @@ class Tokenizer:
         return tuple(numbers) if is_exact and piece else ()
 
     def to_json(self) -> str:
-        """What `tokenizer.json` holds."""
+        """The content of `tokenizer.json`."""
         text: str = self._inner.to_str()
         return text
 
@@ -187,17 +188,17 @@ class Tokenizer:
 
     @staticmethod
     def load(path: Path) -> "Tokenizer":
-        """Reads `tokenizer.json`."""
+        """Reads `tokenizer.json`. Raises a UserError if it is missing or not a tokenizer of Segue."""
         if not path.is_file():
             raise UserError(f"{path}: no such file; a model directory holds one")
         try:
             inner = hf.Tokenizer.from_file(str(path))
             if inner.pre_tokenizer is None:
-                raise UserError("it says not how a text is cut into words: no pre_tokenizer")
+                raise UserError("it has no pre_tokenizer")
             return Tokenizer(inner)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # the package raises nothing narrower, and panics are no Exceptions
+        except BaseException as error:  # the package raises nothing narrower, and panics are not Exceptions
             raise UserError(f"{path}: not a tokenizer that Segue wrote: {error}") from None
 
     def _pieces(self) -> list[bytes]:
@@ -212,7 +213,7 @@ class Tokenizer:
 
 
 def origins(new: Tokenizer, old: Tokenizer) -> list[tuple[int, ...]]:
-    """For each token of `new`: the same one of `old`, or those that spell it there, or none."""
+    """For each token of `new`: the equal token of `old`, or those that spell it, or none."""
     same = {piece: number for number, piece in enumerate(old.pieces) if piece}
     special = {number: token for token, number in new.special.items()}
 
@@ -225,7 +226,7 @@ def origins(new: Tokenizer, old: Tokenizer) -> list[tuple[int, ...]]:
 
 
 def build(section: TokenizerSection, texts: Iterable[str], special: Sequence[str] = ()) -> Tokenizer:
-    """The tokenizer that a recipe describes; the kinds that learn do so from `texts`, the same way each time.
+    """Builds the tokenizer of a recipe; BPE, unigram and words are learned from `texts`, deterministically.
 
     `special` tokens get the first numbers. With `UNKNOWN` among them, any text can be encoded.
     """
@@ -235,7 +236,7 @@ def build(section: TokenizerSection, texts: Iterable[str], special: Sequence[str
         case CharactersSection():
             assert section.alphabet != AUTO
             if len(set(section.alphabet)) != len(section.alphabet):
-                raise UserError("tokenizer.alphabet: a character stands in it twice")
+                raise UserError("tokenizer.alphabet: a character appears twice")
             inner = hf.Tokenizer(_word_level([*special, *section.alphabet], unknown))
             inner.pre_tokenizer = pre_tokenizers.Split(hf.Regex(r"[\s\S]"), behavior="isolated")
             inner.decoder = decoders.Fuse()
@@ -281,7 +282,7 @@ def _train(
     else:
         inner = hf.Tokenizer(models.Unigram())
         trainer = trainers.UnigramTrainer(**options, unk_token=unknown)
-    # Punctuation apart from words, as sentencepiece has it: else "street." and "street," would be pieces of their own.
+    # Punctuation is split from words, as in sentencepiece; else "street." and "street," would be separate pieces.
     inner.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=WORD_MARK, prepend_scheme="always"),
@@ -293,7 +294,7 @@ def _train(
     if isinstance(section, UnigramSection):
         vocabulary = json.loads(inner.to_str())["model"]["vocab"]
         learned = _settled([each for each in vocabulary if each[0] not in special])
-        # So low that no text is ever cut into them.
+        # A score so low that no text is ever segmented into them.
         reserved = [(token, SPECIAL_SCORE) for token in special]
         unknown_number = None if unknown is None else list(special).index(unknown)
         inner.model = models.Unigram([*reserved, *learned], unknown_number, False)
@@ -301,9 +302,9 @@ def _train(
 
 
 def _settled(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Unigram pieces with what the trainer leaves to chance taken out: last bits of scores, and the order of equals.
+    """Makes the result of the unigram trainer deterministic: rounds scores, and sorts pieces of equal score.
 
-    Characters that it could do without get the lowest score, plus 0.0001 for each that it happened to see before.
+    The trainer gives dispensable characters the lowest score plus 0.0001 for each one it happened to process before.
     """
     spare = min(score for _, score in pieces) + 1e-4 * len(pieces)
     lowest = round(min(score for _, score in pieces), 6)
@@ -312,7 +313,7 @@ def _settled(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def _byte_characters() -> list[str]:
-    """The printable character that byte-level tokenizers write for each byte (GPT-2's table)."""
+    """The printable character that represents each byte in byte-level tokenizers (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

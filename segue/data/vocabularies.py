@@ -1,4 +1,4 @@
-"""Which tokens do the two sides of a translation have? Two tokenizers, or a joint one, and the languages to write."""
+"""Which tokens do the two sides of a translation have? Two tokenizers or a joint one, and the target languages."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -15,7 +15,7 @@ TO_LANGUAGE = "<2{}>"  # before the source (Johnson et al. 2017, arXiv:1611.0455
 
 
 class Vocabularies:
-    """The tokenizers of both sides, and the languages that a multilingual model can write."""
+    """The tokenizers of both sides, and the target languages of a multilingual model."""
 
     def __init__(self, source: Tokenizer, target: Tokenizer) -> None:
         self.source, self.target = source, target
@@ -23,7 +23,7 @@ class Vocabularies:
         self.languages = [
             token.removeprefix(before).removesuffix(after) for token in source.special if token.startswith(before)
         ]
-        """Target languages of the training data, none where they did not say."""
+        """Target languages of the training data; empty if these did not name any."""
         for side in (source, target):
             for token in (PADDING, BEGIN, END, UNKNOWN):
                 if token not in side.special:
@@ -31,23 +31,23 @@ class Vocabularies:
         self.padding, self.begin, self.end = (target.special[token] for token in (PADDING, BEGIN, END))
 
     def source_tokens(self, tokens: list[int], language: str | None) -> list[int]:
-        """What the encoder reads: the target language where there are several, the tokens, the end."""
+        """The encoder's input: the target language if there are several, the tokens, the end token."""
         first = [self.source.special[TO_LANGUAGE.format(language)]] if len(self.languages) > 1 else []
         return [*first, *tokens, self.source.special[END]]
 
     def check(self, language: str | None) -> None:
-        """Raises a UserError where the model cannot write this language."""
+        """Raises a UserError if the model cannot translate into this language."""
         if language is None and len(self.languages) > 1:
             raise UserError(f"a target language is needed (languages: {', '.join(self.languages)})")
         if language is not None and self.languages and language not in self.languages:
             raise UserError(f"unknown target language {language!r} (languages: {', '.join(self.languages)})")
 
     def language(self, named: str | None) -> str | None:
-        """What a target is written in: the language that it names, or else the only one that the model knows."""
+        """The language of a target: the one named, or else the model's only target language."""
         return self.languages[0] if named is None and len(self.languages) == 1 else named
 
     def problem(self, pair: Pair, source: str, target: str) -> str | None:
-        """Why nothing can be learned from a pair, or scored with it; its texts are given as they are normalized."""
+        """Why a pair is unusable, or None; `source` and `target` are its normalized texts."""
         for name, text, normalized in (("source", pair.source, source), ("target", pair.target, target)):
             if not normalized:
                 return f"{name}: nothing is left of {text!r} after normalization"
@@ -58,14 +58,14 @@ class Vocabularies:
         return None
 
     def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json`, and `source_tokenizer.json` where the source has its own."""
+        """Writes `tokenizer.json`, and `source_tokenizer.json` if the source has its own."""
         folder.mkdir(parents=True, exist_ok=True)
         source = folder / "source_tokenizer.json"
         if self.source is self.target:
             source.unlink(missing_ok=True)  # of an earlier recipe
         else:
             self.source.save(source)
-        self.target.save(folder / "tokenizer.json")  # last: where it is, all is
+        self.target.save(folder / "tokenizer.json")  # last: if it exists, saving is complete
 
     @staticmethod
     def load(folder: Path) -> "Vocabularies":
@@ -77,7 +77,7 @@ class Vocabularies:
     def resolved(
         section: TokenizerSection, source_section: TokenizerSection | None, rule: TextSection, pairs: Sequence[Pair]
     ) -> dict[str, TokenizerSection | None]:
-        """The sections with what "auto" comes to for the training pairs, by their keys."""
+        """The sections by their keys, with "auto" resolved from the training pairs."""
         languages = {pair.target_language for pair in pairs if pair.target_language is not None}
         num_special = len((PADDING, BEGIN, END, UNKNOWN)) + len(languages)
 
@@ -94,7 +94,7 @@ class Vocabularies:
     def build(
         section: TokenizerSection, source_section: TokenizerSection | None, rule: TextSection, pairs: Iterable[Pair]
     ) -> "Vocabularies":
-        """Learned from the training pairs: from both sides together where the source has no tokenizer of its own."""
+        """Learns the tokenizers from the training pairs; from both sides jointly if `source_section` is None."""
         sources, targets, languages = list[str](), list[str](), set[str]()
         for pair in pairs:
             sources.append(normalize(pair.source, rule))

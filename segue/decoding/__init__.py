@@ -1,1 +1,1 @@
-"""Search: sees scores and step functions, never a model class."""
+"""Decoding from scores and step functions; independent of models."""

@@ -1,7 +1,7 @@
-"""Which sequence does a model write? Beam search, greedy search and sampling over any step function.
+"""Which sequence does an autoregressive model output? Beam search, greedy search and sampling over any step function.
 
-A hypothesis scores sum of log-probabilities / length ** alpha, where the length counts its tokens and its end token.
-Greedy search is beam search with one beam. Nothing here knows a model: `Steps` is all that a search needs.
+The score of a hypothesis is its sum of log-probabilities / length ** alpha, where the length includes the end token.
+Greedy search is beam search with one beam. Models are accessed only through `Steps`.
 
 Shape letters: B sentences, K beams, N rows = sentences x beams, V vocabulary.
 """
@@ -16,14 +16,14 @@ from segue.decoding.search import Hypothesis
 
 
 class Steps(Protocol):
-    """A model that writes: the scores of the next token of every row, and a state that can be rearranged."""
+    """An autoregressive model: scores of the next token of every row, and a state whose rows can be rearranged."""
 
     def step(self, tokens: Tensor) -> Tensor:
-        """(N) last tokens -> (N, V) unnormalized log-probabilities of the next ones."""
+        """(N) last tokens -> (N, V) unnormalized log-probabilities of the next tokens."""
         ...
 
     def select(self, rows: Tensor, sentences: Tensor | None) -> None:
-        """Goes on with these rows in this order, and with these sentences alone (None: all)."""
+        """Keeps these rows, in this order, and only these sentences (None: all)."""
         ...
 
 
@@ -43,23 +43,23 @@ def beam_search(
     is_exhaustive: bool = False,
     device: torch.device | None = None,
 ) -> list[list[Hypothesis]]:
-    """The `num_best` (at the most `beams`) best hypotheses of each sentence, best first.
+    """The `num_best` (at most `beams`) best hypotheses of each sentence, best first.
 
-    `longest[b]` bounds the tokens of sentence b, its end token not counted. `steps` has B x K rows, sentence by
-    sentence. A sentence is done, and costs nothing more, when it has K hypotheses and no live one scores better than
-    the worst of them at its present length; `is_exhaustive` asks instead that none could at any permitted length.
-    Tokens of `prefixes` are taken as they are, forbidden ones too, with the model's log-probabilities.
+    `longest[b]` limits the tokens of sentence b, without the end token. `steps` has B x K rows, sentence by sentence. A
+    sentence is done, and dropped from the batch, when it has K finished hypotheses and no live one scores better than
+    the worst of them at its current length; with `is_exhaustive`, when none could at any permitted length. Tokens of
+    `prefixes` are forced, even forbidden ones, and scored with the model's log-probabilities.
     """
     assert 1 <= num_best <= beams
     num_sentences = len(longest)
     finished: list[list[Hypothesis]] = [[] for _ in range(num_sentences)]
-    alive = list(range(num_sentences))  # the sentences still searched, in the order of their rows
+    alive = list(range(num_sentences))  # sentences that are not done, in the order of their rows
     written: list[list[list[int]]] = [[[] for _ in range(beams)] for _ in alive]  # tokens of each row
     totals = torch.full((num_sentences, beams), -torch.inf, device=device)
-    totals[:, 0] = 0.0  # all rows are alike at first: only one may go on
+    totals[:, 0] = 0.0  # initially all beams are equal: only one may continue
     last = torch.full((num_sentences * beams,), begin, dtype=torch.int64, device=device)
     banned = torch.tensor(list(forbidden), dtype=torch.int64, device=device)
-    length = 0  # tokens that every live hypothesis has
+    length = 0  # number of tokens of every live hypothesis
     while alive:
         scores = steps.step(last).float().view(len(alive), beams, -1)
         given = {} if prefixes is None else _given(prefixes, alive, length)
@@ -77,7 +77,7 @@ def beam_search(
                         row[_repeating(tokens, no_repeat_ngram)] = -torch.inf
         vocabulary = scores.shape[2]
         candidates = (scores + totals.unsqueeze(2)).flatten(1)  # (B, K V)
-        # Twice as many as beams: each beam may end, and then as many go on.
+        # Twice the number of beams, so that enough hypotheses continue even if every beam ends.
         best, places = candidates.topk(min(2 * beams, candidates.shape[1]), dim=1)
         length += 1
         kept_sentences: list[int] = []
@@ -91,7 +91,7 @@ def beam_search(
             live: list[tuple[int, int, float]] = []  # row, token, total
             ended: set[int] = set()
             for rank, (total, choice) in enumerate(zip(values, choices, strict=True)):
-                if not total > -torch.inf or len(live) == beams:  # a model that broke says nan
+                if not total > -torch.inf or len(live) == beams:  # also stops at NaN
                     break
                 row, token = divmod(choice, vocabulary)
                 if token == end:
@@ -100,7 +100,7 @@ def beam_search(
                         done.append(Hypothesis(of_sentence[row], total / length**alpha, total, True))
                 elif length <= limit:
                     live.append((row, token, total))
-            if length > limit:  # no room for another token: what did not end stays as it was, without its end
+            if length > limit:  # limit reached: hypotheses that did not end are kept as incomplete
                 for row, total in enumerate(totals[place].tolist()):
                     if row not in ended and total > -torch.inf:
                         done.append(Hypothesis(of_sentence[row], total / max(1, limit) ** alpha, total, False))
@@ -112,7 +112,7 @@ def beam_search(
                 reach = (limit + 1 if is_exhaustive else length) ** alpha
                 if live[0][2] / reach <= done[-1].score:
                     continue
-            live += [(live[0][0], live[0][1], -torch.inf)] * (beams - len(live))  # a small vocabulary: rows left over
+            live += [(live[0][0], live[0][1], -torch.inf)] * (beams - len(live))  # fill unused rows (small vocabulary)
             kept_sentences.append(place)
             rows_kept += [place * beams + row for row, _, _ in live]
             tokens_kept += [token for _, token, _ in live]
@@ -143,10 +143,11 @@ def sample(
     forbidden: Sequence[int] = (),
     device: torch.device | None = None,
 ) -> list[Hypothesis]:
-    """One random hypothesis a sentence; `steps` has one row for each. Scores are log-probabilities of the model itself.
+    """One random hypothesis per sentence; `steps` has one row for each.
 
-    Scores are divided by `temperature`; then the `top_k` likeliest tokens stay (0: all), and of these the fewest that
-    hold `top_p` of the probability (Holtzman et al. 2020, arXiv:1904.09751).
+    Scores are divided by `temperature`; then the `top_k` most likely tokens are kept (0: all), and of these the
+    smallest set with probability `top_p` (Holtzman et al. 2020, arXiv:1904.09751). The scores of hypotheses are
+    log-probabilities of the unmodified model.
     """
     assert temperature > 0
     assert 0 < top_p <= 1
@@ -184,33 +185,33 @@ def sample(
 
 
 def _cut(scores: Tensor, top_k: int, top_p: float) -> Tensor:
-    """(N, V) -> (N, V) with all but the likeliest tokens at minus infinity."""
+    """(N, V) -> (N, V): minus infinity for tokens outside of `top_k` and `top_p`."""
     if top_k:
         weakest = scores.topk(min(top_k, scores.shape[1]), dim=1).values[:, -1:]
         scores = scores.masked_fill(scores < weakest, -torch.inf)
     if top_p < 1:
         ordered, places = scores.sort(dim=1, descending=True)
         chances = ordered.softmax(dim=1)
-        before = chances.cumsum(dim=1) - chances  # of all that are likelier
+        before = chances.cumsum(dim=1) - chances  # probability of all more likely tokens
         ordered = ordered.masked_fill(before >= top_p, -torch.inf)
         scores = scores.scatter(1, places, ordered)
     return scores
 
 
 def _given(prefixes: Sequence[Sequence[int]], alive: Sequence[int], length: int) -> dict[int, int]:
-    """Place among the live sentences -> the next token, of those whose prefix is longer than `length`."""
+    """Position among the live sentences -> the next token, for sentences whose prefix is longer than `length`."""
     return {place: prefixes[n][length] for place, n in enumerate(alive) if length < len(prefixes[n])}
 
 
 def _only(scores: Tensor, token: int) -> None:
-    """(K, V): every other token becomes impossible."""
+    """(K, V): sets all other tokens to minus infinity, in place."""
     kept = scores[:, token].clone()
     scores.fill_(-torch.inf)
     scores[:, token] = kept
 
 
 def _repeating(tokens: Sequence[int], size: int) -> list[int]:
-    """The tokens that would make an n-gram of `size` stand twice."""
+    """The tokens that would repeat an n-gram of length `size`."""
     if len(tokens) < size:
         return []
     tail = tuple(tokens[len(tokens) - size + 1 :])

@@ -1,6 +1,6 @@
-"""Which tokens do CTC scores say? Greedy search.
+"""How are CTC scores decoded? Greedy search.
 
-Connectionist temporal classification: Graves et al. 2006. Numpy only, so that serving needs no torch.
+Connectionist temporal classification: Graves et al. 2006. NumPy only, so that inference needs no torch.
 
 Shape letters: T frames, V vocabulary (blank included).
 """
@@ -12,7 +12,10 @@ from segue.decoding.emissions import Emission
 
 
 def greedy(log_probs: NDArray[np.float32], blank: int) -> list[Emission]:
-    """(T, V) -> the tokens of the best path: repeats joined, blanks dropped. A run's peak is its confidence."""
+    """(T, V) -> the tokens of the best path, with repeats merged and blanks dropped.
+
+    The confidence of a token is the largest probability in its run of frames.
+    """
     if not len(log_probs):
         return []
     best = log_probs.argmax(axis=1)

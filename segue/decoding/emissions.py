@@ -1,16 +1,16 @@
-"""What was said, and when? Tokens with their frames: what every search over speech hands on; merged over windows."""
+"""Which tokens were spoken, and when? Tokens with their frames, the result of speech decoding; merged over windows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-# Windows place the same token a few frames apart; two that differ by more than twice this are not taken for the same.
+# Windows place the same token a few frames apart; equal tokens more than twice this apart are different tokens.
 ALONE_FRAMES = 5
 
 
 class Emission(NamedTuple):
-    """One token, and the frames in which it was said."""
+    """A token and the frames in which it was spoken."""
 
     token: int
     start: int
@@ -21,16 +21,15 @@ class Emission(NamedTuple):
     """From 0 to 1."""
 
     def later(self, frames: int) -> "Emission":
-        """The same, so many frames later."""
+        """The same token, shifted by `frames`."""
         return self._replace(start=self.start + frames, end=self.end + frames)
 
 
 def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, int]]) -> list[Emission]:
-    """One sequence from windows that overlap: `overlaps[n]` is the first frame, and the one after the last, that
-    windows n and n + 1 share.
+    """One sequence from overlapping windows: windows n and n + 1 share the frames range(*overlaps[n]).
 
-    Neighbors are cut in the middle of the widest gap in which neither emits anything. A token that the two place a
-    few frames apart is taken to stand between its two places, so it is neither lost nor doubled, even in speech
+    Neighboring windows are cut in the middle of the widest gap in which neither emits a token. A token that the two
+    place a few frames apart counts as being at the mean position, so it is neither lost nor duplicated, even in speech
     without gaps.
     """
     merged = list(windows[0])
@@ -47,16 +46,16 @@ def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, i
             *(e for e, place in zip(right, right_places, strict=True) if place >= cut),
             *following[num_shared:],
         ]:
-            free = merged[-1].end if merged else 0  # where the windows disagree by a few frames, time still goes on
+            free = merged[-1].end if merged else 0  # keep times monotonic where the windows disagree by a few frames
             first = max(emission.start, free)
             merged.append(emission._replace(start=first, end=max(emission.end, first + 1)))
     return merged
 
 
 def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[float], list[float]]:
-    """The middle of each emission in frames, and where both windows have the same token, the mean of the two.
+    """The middle of each emission in frames; for a token in both windows, the mean of its two middles.
 
-    Which are the same is the alignment with the least cost: frames of shift, and ALONE_FRAMES for a token alone.
+    Tokens are matched by the alignment of least cost: the shift in frames, and ALONE_FRAMES for an unmatched token.
     """
     left_places, right_places = ([(e.start + e.end) / 2 for e in side] for side in (left, right))
     # Least costs of aligning the first i with the first j.
@@ -79,8 +78,8 @@ def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[f
 
 
 def _widest_gap(emissions: Sequence[Emission], start: int, end: int) -> float:
-    """Middle of the widest stretch of [start, end) that no emission touches; of the whole, if there is none."""
-    # The outer quarters are where one of the two windows has little context: cut there only if they are all there is.
+    """Middle of the widest range in [start, end) without emissions; of the whole range, if there is none."""
+    # Not in the outer quarters, where one of the two windows has little context.
     quarter = (end - start) // 4
     low, high = start + quarter, end - quarter
     is_free = np.ones(max(high - low, 1), dtype=bool)
@@ -92,5 +91,5 @@ def _widest_gap(emissions: Sequence[Emission], start: int, end: int) -> float:
         return (start + end) / 2
     starts, ends = low + edges[::2], low + edges[1::2]
     middles = (starts + ends) / 2
-    # Of equally wide ones the most central: there both windows have context.
+    # Of equally wide gaps the most central one, where both windows have context.
     return float(middles[np.lexsort((abs(2 * middles - start - end), starts - ends))[0]])

@@ -1,4 +1,4 @@
-"""What is searched for, and what is found? The words of every search; no torch, so that serving can speak them."""
+"""What are the settings and results of a search? Types shared by all runtimes, without torch."""
 
 from typing import Annotated, NamedTuple
 
@@ -8,28 +8,28 @@ from segue.recipe import Section
 
 
 class SearchSection(Section):
-    """How the best output is looked for."""
+    """Beam search."""
 
     beams: Annotated[int, Field(gt=0)] = 5
-    """Hypotheses that are followed at once; 1 is greedy search."""
+    """Number of beams; 1 is greedy search."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
-    """Exponent of the length that a hypothesis's log-probability is divided by; 0 favors short outputs."""
+    """Exponent of the length by which a hypothesis's log-probability is divided; 0 favors short outputs."""
     longest_factor: Annotated[float, Field(gt=0)] = 2.0
-    """An output is at the most this many times as long as its source..."""
+    """An output has at most this many times the tokens of its source..."""
     longest_extra: Annotated[int, Field(ge=0)] = 10
-    """... plus so many tokens."""
+    """... plus this many."""
     no_repeat_ngram: Annotated[int, Field(ge=0)] = 0
-    """No n-gram of this length stands twice in an output; 0 permits all."""
+    """No n-gram of this length may occur twice in an output; 0: no restriction."""
 
 
 class Hypothesis(NamedTuple):
     """One output."""
 
     tokens: list[int]
-    """Without the end token."""
+    """Tokens without the end token."""
     score: float
     """Log-probability / length ** alpha"""
     log_probability: float
-    """Of the tokens and the end token; in nats."""
+    """Of the tokens and the end token, in nats."""
     is_complete: bool
-    """Whether it came to its end token within the permitted length."""
+    """Whether it reached its end token within the permitted length."""

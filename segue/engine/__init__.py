@@ -1,5 +1,5 @@
-"""Training, once; knows no task, no model, no recipe file.
+"""The training loop, shared by all tasks; it depends on no task, no model and no recipe file.
 
-To read in this order: task, trainer, step, settings, optimizer, schedule, precision, loading, log. Then distributed/
-(many ranks), state/ (what is kept), planning/ (what is known before).
+Suggested reading order: task, trainer, step, settings, optimizer, schedule, precision, loading, log. Then distributed/
+(several ranks), state/ (checkpoints, averages, start weights) and planning/ (estimates and trials before a training).
 """

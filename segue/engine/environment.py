@@ -1,4 +1,4 @@
-"""Where did a run happen, and what does it use? Written down for whoever asks later; memory for the log."""
+"""Where did a run happen, and what does it use? `environment.json` for later reference; peak memory for the log."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from segue.engine.state.checkpoint import write_text
 
 try:
     import resource
-except ModuleNotFoundError:  # Windows: what a process holds is not known there
+except ModuleNotFoundError:  # Windows: memory use of a process is not measured there
     resource = None  # type: ignore[assignment]
 
 ENVIRONMENT, DIFFERENCE = "environment.json", "git.diff"
-# Operations of dense products a second, by words of a GPU's name, the first that fit: float16 and bfloat16 (summed in
-# float32), tf32, float32. As NVIDIA states them, partly from memory: not each was looked up.
+# Peak FLOP/s of dense matrix products by GPU name (the first match counts): float16 and bfloat16 (accumulated in
+# float32), tf32, float32. NVIDIA's figures; not every one was checked against a data sheet.
 _PEAKS = {
     "H100 PCIe": (756e12, 378e12, 51e12),
     "H100 NVL": (835e12, 418e12, 60e12),
@@ -41,7 +41,7 @@ _PACKAGES = ("segue", "torch", "numpy", "tokenizers", "safetensors")
 
 
 def write(run: Path, device: torch.device, layout: Layout) -> None:
-    """`environment.json`, and `git.diff` where the working directory is a repository with changes, in a run."""
+    """Writes `environment.json` to a run directory, and `git.diff` if the working directory has uncommitted changes."""
     cuda = device.type == "cuda"
     found = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -60,13 +60,13 @@ def write(run: Path, device: torch.device, layout: Layout) -> None:
     write_text(run / ENVIRONMENT, json.dumps(found, indent=1) + "\n")
     difference = _git("diff", "HEAD", "--no-color", "--no-ext-diff")
     if difference:
-        (run / DIFFERENCE).write_bytes(difference)  # of files in any encoding
+        (run / DIFFERENCE).write_bytes(difference)  # bytes: the files may be in any encoding
     else:
         (run / DIFFERENCE).unlink(missing_ok=True)
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """From here on `peak_memory_gb` counts anew, where the system can."""
+    """Resets what `peak_memory_gb` measures, where the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -75,14 +75,14 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_gb(device: torch.device) -> float | None:
-    """The most memory that this process has used so far, in 10^9 bytes: on a GPU of its memory, else of the machine's.
+    """Peak memory of this process so far, in 10^9 bytes: GPU memory for a CUDA device, else main memory.
 
-    None where that is not known.
+    None where it cannot be measured.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     with suppress(OSError):
-        # Linux. The usage below would count what another program used that started this one in its own place.
+        # Linux. getrusage below would include the peak of a program that replaced itself by this one (exec).
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e9
@@ -93,7 +93,7 @@ def peak_memory_gb(device: torch.device) -> float | None:
 
 
 def peak_operations(device: torch.device, precision: str, matmul: str) -> float | None:
-    """Floating-point operations a second that the device can do in this format; None where that is not known."""
+    """Peak FLOP/s of the device in this number format; None if unknown."""
     if device.type != "cuda":
         return None
     words = f" {torch.cuda.get_device_name(device).replace('-', ' ')} "

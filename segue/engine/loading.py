@@ -1,4 +1,4 @@
-"""How do micro-batches arrive while the model computes? A torch DataLoader over their numbers."""
+"""How are micro-batches loaded while the model computes? A torch DataLoader over micro-batch numbers."""
 
 import ctypes
 import multiprocessing
@@ -21,12 +21,12 @@ from segue.errors import UserError
 
 B = TypeVar("B", bound=Any)
 
-_NAME_BYTES = 256  # of the example that a worker holds
+_NAME_BYTES = 256  # for the name of the example that a worker is reading
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 class _MicroBatches(Dataset[Batch | UserError]):
-    """Micro-batch by number. A user's mistake is a value, since an exception would cross processes as a traceback."""
+    """Maps a number to its micro-batch. A UserError is returned: raised, it would reach the trainer as a traceback."""
 
     def __init__(self, source: Source, split: Split, plan: Plan) -> None:
         self._source, self._split, self._plan = source, split, plan
@@ -42,9 +42,9 @@ class _MicroBatches(Dataset[Batch | UserError]):
 
 
 class Stream:
-    """The micro-batches of these numbers, in order, read ahead by `workers` processes (0: by this one).
+    """Iterates over the micro-batches of the given numbers, in order; `workers` processes prefetch them (0: none).
 
-    They lie in the processor's memory; for a GPU pinned, so that a copy to it waits for nothing.
+    Batches are in CPU memory; for a GPU it is pinned, so that copies to the device are asynchronous.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Stream:
             pin_memory=device.type == "cuda",
         )
         self._workers: list[Any] = []
-        self._dead: list[int] = []  # before the others were ended
+        self._dead: list[int] = []  # workers that had died before the others were stopped
         self.seconds_waited = 0.0
-        """Wall time that the model has waited for data so far."""
+        """Wall time that the training has waited for data so far."""
 
     def __iter__(self) -> Generator[Batch]:
         batches = iter(self._loader)
@@ -79,26 +79,29 @@ class Stream:
                     raise batch
                 yield batch
         finally:
-            # Ends the workers now: an error's traceback would keep them, and the process wait for them at its end.
+            # Stop the workers now: a traceback would keep them alive, and the process would wait for them at exit.
             self._dead = self._found_dead()
             if self._dead:
-                for each in self._workers:  # the thread that pins batches may wait for the rest of one
+                for each in self._workers:  # the pinning thread may still wait for the rest of a batch
                     each.kill()
-            with suppress(RuntimeError):  # of torch, about one that died
+            with suppress(RuntimeError):  # torch reports a dead worker this way
                 getattr(batches, "_shutdown_workers", lambda: None)()
             for each in self._workers:
                 each.kill()  # one that hangs
 
     def being_read(self) -> list[str]:
-        """The examples that processes read at this moment."""
+        """The names of the examples that the workers are reading now."""
         return [name for name in map(self._name, range(len(self._workers))) if name]
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Around the use of the batches: torch says that a worker died wherever the training is at that moment."""
+        """Turns the death of a worker into a UserError that names the example it was reading.
+
+        Wrap all use of the batches in it: torch raises the error wherever the training happens to be at that moment.
+        """
         try:
             yield
-        except (RuntimeError, ConnectionError, EOFError) as error:  # connections may break off before torch says it
+        except (RuntimeError, ConnectionError, EOFError) as error:  # a connection may break before torch notices
             dead = self._dead or self._found_dead()
             is_torchs = "DataLoader worker" in str(error) or "Pin memory thread" in str(error)
             if not is_torchs and (isinstance(error, RuntimeError) or not dead):
@@ -116,7 +119,7 @@ class Stream:
 
 
 class _Start:
-    """What a worker does first."""
+    """Initializes a worker process."""
 
     def __init__(self, names: Any) -> None:
         self._names = names
@@ -127,18 +130,18 @@ class _Start:
         # A terminal sends Ctrl-C to a whole process group; only the trainer should answer, so workers leave the group.
         if hasattr(os, "setpgid"):
             os.setpgid(0, 0)
-        if sys.platform == "linux":  # a killed trainer takes them along: they hold its connections to other ranks open
+        if sys.platform == "linux":  # workers die with a killed trainer: they keep its connections to other ranks open
             ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         sys.excepthook = _hushed(sys.excepthook)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # forked with the trainer's handlers
-        # A scheduler signals every process of a job. The trainer still wants batches then, so once is not for workers.
+        # A scheduler signals every process of a job. The trainer still needs batches: workers ignore the first signal.
         signal.signal(signal.SIGTERM, _pass_over)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _hushed(say: Any) -> Any:
-    """A trainer that ends hangs up on the thread that hands out tensors: that is not worth a traceback."""
+    """An excepthook without broken connections: when a trainer exits, those of its workers break, which is no error."""
 
     def hook(kind: Any, value: Any, trace: Any) -> None:
         if not issubclass(kind, ConnectionError | EOFError):
@@ -156,15 +159,17 @@ _slot: memoryview | None = None  # of this process, if it is a worker
 
 
 def holding(example: str) -> None:
-    """Sources say which example they are about to read, for the case that it takes the process down."""
+    """Records which example this process is about to read, to be named if reading it crashes the process.
+
+    Sources call it; "" clears the record. Outside of workers it does nothing.
+    """
     if _slot is not None:
         name = example.encode()[:_NAME_BYTES]
         _slot[:] = name + bytes(_NAME_BYTES - len(name))
 
 
 def moved(batch: B, device: torch.device) -> B:
-    """The same batch with its tensors, also those in tuples, on `device`; from pinned memory they may still be on
-    their way."""
+    """The batch with its tensors, also those inside tuples, on `device`; copies to CUDA are asynchronous."""
 
     def move(value: Any) -> Any:
         return value.to(device, non_blocking=device.type == "cuda") if isinstance(value, Tensor) else value

@@ -1,6 +1,7 @@
-"""What is said while a model learns? Console, `metrics.jsonl`, TensorBoard.
+"""What is logged while a model trains? Console, `metrics.jsonl`, TensorBoard.
 
-`metrics.jsonl` has one object a logged step and is the truth; TensorBoard is a picture of it, drawn anew on resume.
+`metrics.jsonl` has one object per logged step and is authoritative; the TensorBoard files are rewritten from it on
+resume.
 """
 
 import json
@@ -18,43 +19,43 @@ from segue.progress import Bar
 
 
 class Logger(Protocol):
-    """What is told how a training goes. `Log` is one; a user's own stand beside it.
+    """Receives the progress of a training. `Log` is one; users can add their own.
 
-    A context manager, of the first rank alone; `__exit__` is told how the training ended.
+    A context manager that exists on rank 0 only; `__exit__` gets the exception that ended the training, if any.
     """
 
     def __enter__(self) -> Any:
-        """Before the first step."""
+        """Called before the first step."""
         ...
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> Any:
-        """After the last one, or after what broke the training off."""
+        """Called after the last step, or with the exception that ended the training."""
         ...
 
     def advance(self, step: int) -> None:
-        """A step was taken."""
+        """Called after each step."""
         ...
 
     def write(self, record: dict[str, Any]) -> None:
-        """A line of `metrics.jsonl`: the numbers of a step; those of an evaluation in a dict of their own."""
+        """Called with each record of `metrics.jsonl`: the numbers of a step; an evaluation is a nested dict."""
         ...
 
     def say(self, text: str) -> None:
-        """A line for a person."""
+        """Called with a line of text for the user."""
         ...
 
 
 MakeLogger = Callable[[Path, int, int], Logger]
-"""(run directory, step after which the run goes on, steps in the whole run) -> what is told; `Log` is one."""
+"""(run directory, last step already taken, steps in the whole run) -> logger; `Log` is one."""
 
 
 class Log:
-    """The record of a run. A context manager: the progress bar lives inside it."""
+    """Logs a run to `metrics.jsonl`, TensorBoard and the console. A context manager, which shows a progress bar."""
 
     def __init__(self, run: Path, step: int, num_steps: int) -> None:
-        """Goes on after `step`: whatever was logged later, by a process that was killed, is cut off."""
+        """Continues after `step`; later records, written by a process that was killed, are removed."""
         try:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
         except ModuleNotFoundError:
@@ -89,7 +90,7 @@ class Log:
         self._bar.advance(step - self._bar.done)
 
     def write(self, record: dict[str, Any]) -> None:
-        """One step's numbers; nested ones, of an evaluation, under its name."""
+        """Logs the numbers of a step; nested dicts are evaluations."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self._draw([record])
@@ -103,7 +104,7 @@ class Log:
             self.say("  ".join([f"step {record['step']}", text, *evaluations]))
 
     def say(self, text: str) -> None:
-        """A line for the person at the terminal."""
+        """Prints a line without disturbing the progress bar."""
         progress.say(text)
 
     def _draw(self, records: list[dict[str, Any]]) -> None:
@@ -118,16 +119,16 @@ class Log:
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:
-        """A full disk ends the pictures, not the training."""
+        """An I/O error, such as a full disk, ends the TensorBoard output, not the training."""
         try:
             yield
         except OSError as error:
             self._tensorboard = None
-            warn(f"{self._drawings}: {error.strerror or error}; nothing more is drawn there")
+            warn(f"{self._drawings}: {error.strerror or error}; nothing more is written there")
 
 
 class Loggers:
-    """The log, and what else is told. What fails is told no more: the training goes on."""
+    """The log and further loggers. A logger that raises is dropped with a warning; the training continues."""
 
     def __init__(self, log: Log, others: Sequence[Logger]) -> None:
         self._log, self._others = log, list(others)
@@ -144,17 +145,17 @@ class Loggers:
         self._log.__exit__(kind, value, trace)
 
     def advance(self, step: int) -> None:
-        """To all."""
+        """Calls `advance` of all loggers."""
         self._log.advance(step)
         self._tell("advance", step)
 
     def write(self, record: dict[str, Any]) -> None:
-        """To all."""
+        """Calls `write` of all loggers."""
         self._log.write(record)
         self._tell("write", record)
 
     def say(self, text: str) -> None:
-        """To all."""
+        """Calls `say` of all loggers."""
         self._log.say(text)
         self._tell("say", text)
 
@@ -162,13 +163,13 @@ class Loggers:
         for logger in self._others[:]:
             try:
                 getattr(logger, what)(*arguments)
-            except Exception as error:  # whatever a stranger's code raises
+            except Exception as error:  # third-party code may raise anything
                 self._others.remove(logger)
-                warn(f"{type(logger).__name__}: {type(error).__name__}: {error}; it is told nothing more")
+                warn(f"{type(logger).__name__}: {type(error).__name__}: {error}; this logger is dropped")
 
 
 class Silence:
-    """The log of a rank that does not speak."""
+    """The log of all ranks but the first: does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -199,13 +200,13 @@ def _lines_until(path: Path, step: int) -> list[str]:
             if json.loads(line)["step"] <= step:
                 kept.append(line.decode())
         except (ValueError, TypeError, LookupError):
-            if number < len(lines):  # else what a process was writing when it was killed
-                warn(f"{path}:{number}: damaged: not the numbers of a step; left out")
+            if number < len(lines):  # the last line may be incomplete: the process was killed while writing it
+                warn(f"{path}:{number}: damaged: not the numbers of a step; dropped")
     return kept
 
 
 def flat(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """The numbers of a record; those of an evaluation as "dev/loss"."""
+    """(name, value) for each number of a record; nested names are joined as in "dev/loss"."""
     found: list[tuple[str, float]] = []
     for name, value in record.items():
         if isinstance(value, dict):
@@ -220,5 +221,5 @@ def _scores(scores: dict[str, float]) -> str:
 
 
 def _rate(amount: float, unit: str) -> str:
-    """What was learned from in a second."""
+    """Throughput as text; `amount` is in `unit` per second."""
     return f"{amount:.{0 if amount >= 10 else 1}f}x real time" if unit == "seconds" else f"{amount:.0f} {unit}/s"

@@ -1,4 +1,4 @@
-"""How does managing memory stay cheap? By keeping what the next step needs again, and passing over what stays."""
+"""How is the overhead of malloc and garbage collection kept low? Freed memory and long-lived objects are left alone."""
 
 import ctypes
 import gc
@@ -7,16 +7,16 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Parameters of mallopt, in glibc's malloc.h, and the largest values that it takes.
+# Parameters of mallopt, from glibc's malloc.h, and the largest values that it accepts.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_TRIM, _LARGEST_MMAP = 2**31 - 1, 2**25
 
 
 def keep_freed_memory() -> None:
-    """Lets the C library keep what freed tensors took, instead of handing it back and having it cleared once more.
+    """Makes glibc keep freed memory, instead of returning it to the system and having it zeroed on the next allocation.
 
-    A step on a CPU frees nearly all that it took, and the next one takes it again: up to 8 % of the time went there.
-    Only glibc is asked, and only where nobody has told it otherwise.
+    A CPU step frees nearly all its memory and the next one allocates it again: up to 8 % of the time went there.
+    Does nothing for other C libraries, or if a MALLOC_ environment variable already sets these thresholds.
     """
     told = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & os.environ.keys()
     if platform.libc_ver()[0] == "glibc" and not told:
@@ -27,7 +27,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def old_objects_aside() -> Iterator[None]:
-    """Inside, garbage collection looks only through objects that came since: torch leaves many behind."""
+    """Inside the block, garbage collection skips objects created before it: importing torch creates very many."""
     gc.freeze()
     try:
         yield

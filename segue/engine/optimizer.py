@@ -1,4 +1,4 @@
-"""How do gradients become steps? Optimizers, for tensors that are whole and for those that are spread over ranks."""
+"""How are gradients turned into updates? Optimizers for whole tensors and for tensors that are sharded over ranks."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,17 +21,17 @@ Group = dict[str, Any]
 
 
 class LARCSection(Section):
-    """Gradients in proportion to their tensor's weights (You et al. 2017, arXiv:1708.03888), as OpenSeq2Seq has it.
+    """Scales each tensor's gradient by its weights' norm (You et al. 2017, arXiv:1708.03888), as in OpenSeq2Seq.
 
-    It is made for plain momentum: NovoGrad, AdamW and Muon divide by the gradient's size themselves.
+    Designed for SGD with momentum: NovoGrad, AdamW and Muon already normalize gradients themselves.
     """
 
     mode: Literal["clip", "scale"] = "clip"
-    """"clip" only ever lowers the learning rate of a tensor; "scale" (LARS) also raises it."""
+    """"clip" only lowers the learning rate of a tensor; "scale" (LARS) can also raise it."""
     trust: Rate = 1e-3
-    """Eta: learning rate times norm of the gradient, as a share of the norm of the weights."""
+    """Eta: learning rate times norm of the gradient, relative to the norm of the weights."""
     min_update: Rate = 1e-7
-    """Least factor of a gradient; tensors that are all zero get it, and hardly move."""
+    """Smallest factor applied to a gradient; all-zero tensors get it and hardly change."""
     epsilon: Rate = 1e-7
     """Added to the gradient norm."""
 
@@ -44,13 +44,13 @@ class NovoGradSection(Section):
     learning_rate: Rate
     """Peak learning rate; the schedule scales it."""
     betas: tuple[Beta, Beta]
-    """Momentum, and decay of the gradient norm's average. (0.95, 0) is what OpenSeq2Seq's Jasper really ran."""
+    """Momentum, and decay of the gradient norm's average. OpenSeq2Seq's Jasper effectively used (0.95, 0)."""
     weight_decay: Decay = 0.0
-    """Added to the normalized gradient, times the weight; not on biases and norms."""
+    """Times the weights, added to the normalized gradient; not for biases and norms."""
     epsilon: Rate = 1e-8
     """Added to the gradient norm."""
     larc: LARCSection | None = None
-    """Gradients in proportion to weights."""
+    """Layer-wise scaling of gradients (LARC); off without this table."""
 
 
 class AdamWSection(Section):
@@ -63,11 +63,11 @@ class AdamWSection(Section):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Decay of the averages of gradient and squared gradient."""
     weight_decay: Decay = 0.0
-    """Decoupled; not on biases and norms."""
+    """Decoupled weight decay; not for biases and norms."""
     epsilon: Rate = 1e-8
     """Added to the root of the second moment."""
     larc: LARCSection | None = None
-    """Gradients in proportion to weights."""
+    """Layer-wise scaling of gradients (LARC); off without this table."""
 
 
 class MuonSection(Section):
@@ -90,22 +90,22 @@ class MuonSection(Section):
     adamw_epsilon: Rate = 1e-8
     """Added to the root of the second moment."""
     weight_decay: Decay = 0.0
-    """Decoupled; not on biases and norms."""
+    """Decoupled weight decay; not for biases and norms."""
     larc: LARCSection | None = None
-    """Gradients in proportion to weights."""
+    """Layer-wise scaling of gradients (LARC); off without this table."""
 
 
 OptimizerSection = Annotated[NovoGradSection | AdamWSection | MuonSection, Field(discriminator="kind")]
 
 
 class Updater:
-    """Takes the steps of a recipe's optimizer with a model's trained parameters.
+    """Applies a recipe's optimizer to a model's trainable parameters.
 
-    Every rank that holds a part of the model calls `step`, with gradients for the same parameters.
+    `step` is collective: every rank that holds a part of the model calls it, with gradients for the same parameters.
     """
 
     def __init__(self, section: OptimizerSection, model: nn.Module) -> None:
-        """`model` is spread already; a UserError if the optimizer has nothing to do in it."""
+        """`model` is already distributed. Raises a UserError if Muon finds no hidden matrices in it."""
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         assert trained
         self.names, self.parameters = list(trained), list(trained.values())
@@ -115,14 +115,14 @@ class Updater:
         self._states: list[dict[str, Tensor]] = [states[id(parameter)] for parameter in self.parameters]
 
     def local_groups(self) -> list["LocalGroup"]:
-        """What a step works with, now that there are gradients."""
+        """This rank's parts of weights, gradients and state, for `step`; call it after the backward pass."""
         return [group for optimizer in self._optimizers for group in optimizer.local_groups()]
 
     @torch.no_grad()
     def step(self, rate: float, groups: Sequence["LocalGroup"] | None = None) -> None:
-        """A step at this share of the peak learning rate. LARC scales the gradients in place.
+        """Takes a step at `rate` times the peak learning rate. LARC scales the gradients in place.
 
-        `groups` saves asking for it once more: a GPU that waits for the step idles meanwhile.
+        `groups` is the result of `local_groups`, if the caller has it: computing it again would leave a GPU idle.
         """
         for each in self.local_groups() if groups is None else groups:
             each.group["lr"] = each.group["peak"] * rate
@@ -131,14 +131,14 @@ class Updater:
             each.optimizer.update(each)
 
     def clear(self) -> None:
-        """Drops the gradients."""
+        """Sets all gradients to None."""
         for parameter in self.parameters:
             parameter.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state, "{parameter}.{key}", complete before the first step; it shares the optimizer's memory.
+        """The state as "{parameter}.{key}", complete before the first step; tensors share the optimizer's memory.
 
-        What has a parameter's shape is spread as the parameter is; what is one number is the same on every rank.
+        State of a parameter's shape is sharded like the parameter; scalars are the same on every rank.
         """
         return {
             f"{name}.{key}": parts.spread_like(value, parameter) if value.ndim else value
@@ -148,7 +148,7 @@ class Updater:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`: copies. A UserError if they are not of this optimizer and model."""
+        """Copies the result of `tensors` back. Raises a UserError if names or shapes do not match."""
         own = self.tensors()
         wrong = [f"{name} is missing" for name in own if name not in tensors]
         for name, tensor in tensors.items():
@@ -163,13 +163,13 @@ class Updater:
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """Weights of the nn.Linear modules inside nn.ModuleLists: embeddings and the head lie outside."""
+    """Weights of the nn.Linear modules inside nn.ModuleLists, so without embeddings and output head."""
     modules = [module for unit in parts.units(model) for module in unit.modules()]
     return [module.weight for module in modules if isinstance(module, nn.Linear)]
 
 
 def _optimizers(section: OptimizerSection, model: nn.Module, trained: list[nn.Parameter]) -> list["_Optimizer"]:
-    """The optimizers of all trained parameters, at their peak learning rates."""
+    """Optimizers for all trainable parameters, at their peak learning rates."""
     rate, decay = section.learning_rate, section.weight_decay
     if isinstance(section, NovoGradSection):
         return [NovoGrad(_groups(trained, decay), lr=rate, betas=section.betas, eps=section.epsilon)]
@@ -188,14 +188,14 @@ def _optimizers(section: OptimizerSection, model: nn.Module, trained: list[nn.Pa
 
 
 def _groups(trained: list[nn.Parameter], decay: float) -> list[Group]:
-    """Tensors of one dimension (biases, norms) are not decayed."""
+    """Parameter groups with and without weight decay: one-dimensional tensors (biases, norms) have none."""
     weights: Group = {"params": [tensor for tensor in trained if tensor.ndim > 1], "weight_decay": decay}
     others: Group = {"params": [tensor for tensor in trained if tensor.ndim <= 1], "weight_decay": 0.0}
     return [group for group in (weights, others) if group["params"]]
 
 
 class LocalGroup(NamedTuple):
-    """What a rank holds of the tensors of a group that have gradients."""
+    """This rank's parts of the tensors of a parameter group that have gradients."""
 
     optimizer: "_Optimizer"
     group: Group
@@ -203,18 +203,18 @@ class LocalGroup(NamedTuple):
     weights: list[Tensor]
     """This rank's parts of the tensors."""
     gradients: list[Tensor]
-    """This rank's parts, cut as the tensors are."""
+    """This rank's parts of the gradients, sharded as the tensors are."""
     states: list[dict[str, Tensor]]
 
     def state(self, key: str) -> list[Tensor]:
-        """Of each tensor."""
+        """The state `key` of each tensor."""
         return [state[key] for state in self.states]
 
 
 def _limit(section: LARCSection, local: LocalGroup) -> None:
-    """Multiplies each tensor's gradient g, weights w, by t |w| / (|g| + epsilon), t for trust; at least min_update.
+    """LARC: multiplies each gradient g of weights w, in place, by trust |w| / (|g| + epsilon), at least min_update.
 
-    Clipping divides that by the learning rate, and takes 1 where it is more.
+    In mode "clip" this factor is divided by the learning rate and is at most 1.
     """
     norms = parts.whole_norms([*local.weights, *local.gradients], [*local.tensors, *local.tensors])
     of_weights, of_gradients = norms.chunk(2)
@@ -227,10 +227,13 @@ def _limit(section: LARCSection, local: LocalGroup) -> None:
 
 
 class _Optimizer(torch.optim.Optimizer):
-    """Updates tensors that may be spread over ranks, by parts."""
+    """Base class: updates this rank's parts of tensors that may be sharded."""
 
     def __init__(self, params: Any, like_weights: Sequence[str], numbers: Sequence[str], **options: Any) -> None:
-        """State starts as zeros, of the weights' shape and single: a checkpoint is read into one that exists."""
+        """Allocates all state as zeros, so that a checkpoint can be read in place.
+
+        `like_weights` names state of each weight's shape, `numbers` scalar state.
+        """
         super().__init__(params, options)
         for group in self.param_groups:
             group["peak"] = group["lr"]
@@ -240,7 +243,7 @@ class _Optimizer(torch.optim.Optimizer):
                 self.state[tensor] |= {key: torch.zeros_like(part) for key in like_weights}
 
     def local_groups(self) -> list[LocalGroup]:
-        """Of each group that has a gradient, what `update` wants."""
+        """The input of `update` for each group in which any tensor has a gradient."""
         found = []
         for group in self.param_groups:
             tensors = [tensor for tensor in group["params"] if tensor.grad is not None]
@@ -252,7 +255,7 @@ class _Optimizer(torch.optim.Optimizer):
         return found
 
     def update(self, local: LocalGroup) -> None:
-        """Changes weights and state; without autograd."""
+        """Updates weights and state in place; called under no_grad."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -274,7 +277,7 @@ class NovoGrad(_Optimizer):
         super().__init__(params, *state, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def update(self, local: LocalGroup) -> None:
-        """As above."""
+        """See the class docstring."""
         group, momenta, steps, averages = local.group, *map(local.state, ("momentum", "step", "squared_norm"))
         beta1, beta2 = group["betas"]
         squares = parts.whole_norms(local.gradients, local.tensors).square()
@@ -293,14 +296,14 @@ class NovoGrad(_Optimizer):
 
 
 class AdamW(_Optimizer):
-    """torch's fused AdamW, on parts of tensors."""
+    """torch's fused AdamW, applied to this rank's parts of tensors."""
 
     def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float = 0.0):
         state = ("average", "squared_average"), ("step",)
         super().__init__(params, *state, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def update(self, local: LocalGroup) -> None:
-        """As torch does."""
+        """Calls torch's functional AdamW."""
         adamw(
             local.weights,
             local.gradients,
@@ -320,18 +323,18 @@ class AdamW(_Optimizer):
 
 
 class Muon(_Optimizer):
-    """For each matrix of weights w with gradient g, as torch.optim.Muon with Nesterov's momentum:
+    """For each weight matrix w with gradient g, as torch.optim.Muon with Nesterov momentum:
 
     m = beta m + (1 - beta) g;  u = orthogonal(beta m + (1 - beta) g);  w -= lr (decay w + s u)
 
-    where s is sqrt(max(1, rows / columns)). A spread matrix is gathered to be orthogonalized.
+    where s is sqrt(max(1, rows / columns)). A sharded matrix is gathered to be orthogonalized.
     """
 
     def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float = 0.0):
         super().__init__(params, ("momentum",), (), lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def update(self, local: LocalGroup) -> None:
-        """As above."""
+        """See the class docstring."""
         rate, beta = local.group["lr"], local.group["momentum"]
         each = zip(local.tensors, local.weights, local.gradients, local.state("momentum"), strict=True)
         for tensor, weight, gradient, momentum in each:
@@ -362,6 +365,6 @@ def _orthogonal(matrix: Tensor) -> Tensor:
 def _gradients(tensors: list[Tensor]) -> list[Tensor]:
     gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
     for tensor, gradient in zip(tensors, gradients, strict=True):
-        # Otherwise it is a sum that nobody took: torch's SequenceParallel leaves such ones.
+        # Fails for a gradient that is still a pending sum (Partial), as torch's SequenceParallel leaves them.
         assert not isinstance(tensor, DTensor) or tensor.placements == getattr(gradient, "placements", None)
     return [parts.local(gradient) for gradient in gradients]

@@ -25,7 +25,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PATIENCE = 100
-"""Steps in a row without finite gradients at a scale that cannot fall, after which a run stops."""
+"""Consecutive steps without finite gradients at a static loss scale, after which a run stops."""
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
@@ -36,7 +36,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 def check(precision: Precision, device: torch.device) -> None:
-    """A UserError where the device cannot compute in this format; a warning where it would be slower than float32."""
+    """Raises a UserError if the device does not support this format; warns if it would be slower than float32."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         if precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -52,8 +52,9 @@ def check(precision: Precision, device: torch.device) -> None:
 
 
 def set_matmul(matmul: Matmul) -> None:
-    """How CUDA multiplies float32 matrices and convolves."""
-    # The old switch as well, and first: where only the new ones say "ieee", torch cannot read it, and exports fail.
+    """Sets how CUDA computes float32 matrix products and convolutions."""
+    # The old switch is set as well, and first: with only the new ones set to "ieee", torch cannot read the old one
+    # back, and exports fail.
     torch.backends.cudnn.allow_tf32 = matmul == "tf32"
     torch.backends.cuda.matmul.fp32_precision = matmul
     torch.backends.cudnn.conv.fp32_precision = matmul  # type: ignore[attr-defined]  # torch's own default is tf32
@@ -62,7 +63,7 @@ def set_matmul(matmul: Matmul) -> None:
 
 def _has_bfloat16_units() -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
-        return True  # not known; Arm servers have them
+        return True  # unknown; Arm servers have them
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
@@ -76,9 +77,9 @@ def _has_float16_units() -> bool:
 
 
 def recompute(model: nn.Module) -> None:
-    """Makes each layer keep only its input and compute again in the backward pass (Chen et al. 2016, arXiv:1604.06174).
+    """Activation checkpointing: each layer keeps only its input (Chen et al. 2016, arXiv:1604.06174). In place.
 
-    A layer is an item of a ModuleList. The second time BatchNorm leaves its running statistics alone.
+    A layer is an item of a ModuleList. The recomputation does not update BatchNorm's running statistics.
     """
     for unit in units(model):
         norms = batch_norms(unit)
@@ -88,7 +89,7 @@ def recompute(model: nn.Module) -> None:
 
 
 def _checkpointed(forward: Any, options: dict[str, Any], *inputs: Any) -> Any:
-    # A list is kept as it is now: that of the inputs of Jasper's blocks grows from block to block.
+    # Lists are copied: the list of inputs of Jasper's blocks grows from block to block.
     kept = [list(each) if isinstance(each, list) else each for each in inputs]
     return checkpoint(forward, *kept, use_reentrant=False, **options)
 
@@ -98,7 +99,10 @@ def _contexts(norms: list[Any]) -> tuple[AbstractContextManager[object], Abstrac
 
 
 class _OnCopies:
-    """BatchNorm changes copies of its statistics; without any, torch would keep fewer tensors than the first time."""
+    """Inside, BatchNorm updates copies of its statistics.
+
+    Without any statistics torch would save fewer tensors than in the first forward pass, which checkpointing refuses.
+    """
 
     def __init__(self, norms: list[Any]) -> None:
         self._norms = norms
@@ -117,58 +121,58 @@ class _OnCopies:
 
 
 class BackoffSection(Section):
-    """Halved by an overflow, doubled after a time without one; never above where it starts, as OpenSeq2Seq had it."""
+    """Halved on overflow, doubled after `window` steps without; never above its initial value, as in OpenSeq2Seq."""
 
     kind: Literal["backoff"]
     """Backoff."""
     maximum: Scale = 2.0**14
-    """Where it starts, and its largest value."""
+    """Initial and largest value."""
     minimum: Scale = 1.0
     """Smallest value."""
     factor: Annotated[float, Field(gt=1)] = 2.0
-    """By what it falls and grows."""
+    """The scale is divided or multiplied by this."""
     window: Annotated[int, Field(gt=0)] = 2000
-    """Steps without an overflow before it grows."""
+    """Steps without an overflow before the scale grows."""
 
 
 class LogMaxSection(Section):
-    """Follows the largest gradient, as if log-normal: 2 ** (log_max - mean - deviations * sigma), as in OpenSeq2Seq."""
+    """2 ** (log_max - mean - deviations * sigma), as in OpenSeq2Seq: assumes a log-normal largest gradient."""
 
     kind: Literal["logmax"]
     """LogMax."""
     minimum: Scale = 1.0
-    """Smallest value, and where it starts."""
+    """Smallest and initial value."""
     maximum: Scale = 2.0**14
     """Largest value."""
     log_max: float = 16.0
-    """Base-2 logarithm of what float16 can hold."""
+    """Base-2 logarithm of the largest float16."""
     decay_mean: Share = 0.99
-    """Of the average of log2 of the largest gradient."""
+    """Decay of the average of log2 of the largest gradient."""
     decay_square: Share = 0.999
-    """Of the averages that give its variance."""
+    """Decay of the averages from which its variance is computed."""
     deviations: Scale = 3.09
-    """Standard deviations above the mean that must still fit: 1 overflow in 1000 steps."""
+    """Standard deviations above the mean that must not overflow; 3.09: 1 overflow in 1000 steps."""
 
 
 class StaticSection(Section):
-    """Always the same."""
+    """A constant scale."""
 
     kind: Literal["static"]
     """Static."""
     scale: Scale
-    """What the loss is multiplied by."""
+    """The loss is multiplied by this."""
 
 
 LossScalingSection = Annotated[BackoffSection | LogMaxSection | StaticSection, Field(discriminator="kind")]
 
 
 class LossScale:
-    """What a float16 loss is multiplied by before the backward pass (Micikevicius et al. 2018, arXiv:1710.03740)."""
+    """The factor of a float16 loss before the backward pass (Micikevicius et al. 2018, arXiv:1710.03740)."""
 
     def __init__(self, section: LossScalingSection) -> None:
         self._section = section
         self.state: dict[str, float] = {"num_clean": 0, "num_overflows_in_a_row": 0}
-        """All that it remembers; JSON."""
+        """The complete state, JSON-serializable."""
         if isinstance(section, StaticSection):
             self.state["scale"] = section.scale
         elif isinstance(section, BackoffSection):
@@ -182,9 +186,9 @@ class LossScale:
         return self.state["scale"]
 
     def update(self, largest: float | None) -> None:
-        """After a step: the largest magnitude in the unscaled gradient, None if that was not finite.
+        """Call after each step with the largest magnitude of the unscaled gradient, None if that was not finite.
 
-        Raises a UserError where no smaller scale would help.
+        Raises a UserError if gradients are not finite and the scale cannot be lowered.
         """
         section, state = self._section, self.state
         is_clean = largest is not None
@@ -207,7 +211,7 @@ class LossScale:
 
     def _follow(self, section: LogMaxSection, largest: float | None) -> None:
         state = self.state
-        # What overflowed counts as the largest that float16 holds, unscaled: that widens the variance at once.
+        # An overflow counts as an unscaled gradient of the largest float16, which widens the variance at once.
         seen = section.log_max if largest is None else math.log2(max(largest, 2.0**-24))
         state["num_seen"] += 1
         for name, decay, value in (

@@ -1,9 +1,9 @@
-"""What does a model predict of the development data? Ranks share them, each with a whole model or all with one.
+"""What does a model predict for the development data? Ranks divide them, with a whole model each or one sharded model.
 
-A model that stays sharded predicts in step: each pass gathers the layers' weights from all ranks, so that one that made
-a pass more than the others would wait for them without end. Ranks take as many batches each; one that has none left
-repeats another, and drops what is predicted. A search makes as many steps as its longest output needs: before each one
-the ranks ask each other who has any left.
+With a sharded model the ranks predict in lockstep: each forward pass gathers the layers' weights from all ranks, so a
+rank that made one pass more than the others would wait forever. Each rank runs the same number of batches; one that has
+none left repeats an earlier batch and drops the predictions. A search takes as many steps as its longest output needs:
+before each step the ranks ask each other whether any has one left.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from segue.engine.task import Batch, Source, Task
 from segue.progress import progress
 
 Numbered = list[tuple[int, list[Any]]]
-"""Numbers of micro-batches, and what was predicted of each."""
+"""(number, predictions) of micro-batches."""
 
 
 class StoppedError(Exception):
@@ -41,11 +41,11 @@ def predict(
     noted: Sequence[int] = (),
     parallel: Parallel | None = None,
 ) -> tuple[list[Any], int]:
-    """What `model` says about every development example, once each, and how many bad ones were left out.
+    """The predictions of `model` for every development example, once each, and the number of bad examples left out.
 
-    Ranks deal the micro-batches out; each gets all predictions, in the same order on any number of ranks. With
-    `parallel` the model is spread, and they predict in step; without it each has a whole one. It stops, and all ranks
-    raise StoppedError, when a signal is in any rank's `noted`.
+    Micro-batches are divided among the ranks; every rank gets all predictions, in an order that does not depend on the
+    number of ranks. With `parallel` the model is sharded and the ranks predict in lockstep; without it each rank has a
+    whole model. If any rank's `noted` contains a signal, all ranks raise StoppedError.
     """
     was_training = model.training
     model.eval()
@@ -73,7 +73,7 @@ def _alone(
     watchdog: Watchdog | None,
     noted: Sequence[int],
 ) -> tuple[Numbered, int]:
-    """This rank's share, with a whole model: nobody waits for anybody."""
+    """This rank's share, with a whole model: ranks do not wait for each other."""
     own = range(world.rank, source.plan("dev").num_micro_batches, world.size)
     predictions: Numbered = []
     num_skipped = 0
@@ -102,9 +102,9 @@ def _in_step(
     watchdog: Watchdog | None,
     noted: Sequence[int],
 ) -> tuple[Numbered, int]:
-    """This rank's share of the predictions on the development data, and how many bad examples were left out of it.
+    """This rank's share of the predictions, with a sharded model, and the number of bad examples left out of it.
 
-    `model` is in evaluation mode. All ranks stop where a signal is in any rank's `noted`.
+    `model` is in evaluation mode. All ranks stop together if any rank's `noted` contains a signal.
     """
     plan, ranks = source.plan("dev"), parallel.layout.data_ranks
     own = range(parallel.data_rank, plan.num_micro_batches, ranks)
@@ -122,13 +122,13 @@ def _in_step(
                 break
             is_real = batch is not None and bool(batch.ids)
             stand_in = batch if is_real else stand_in or _any_batch(source)
-            if stand_in is None:  # every example is bad, which all ranks find
+            if stand_in is None:  # every example is bad; all ranks come to this result
                 continue
             if watchdog is not None:
                 watchdog.note("evaluates", stand_in.ids if is_real else ())
             with autocast(engine.precision, parallel.device):
                 found = list(task.predict(model, moved(stand_in, parallel.device), parallel.any_rank))
-            if parallel.is_first_of_tensor and batch is not None:  # the others of its group have the same
+            if parallel.is_first_of_tensor and batch is not None:  # the other ranks of its group have the same
                 num_skipped += batch.num_skipped
                 if is_real:
                     predictions.append((own[number], found))
@@ -136,7 +136,7 @@ def _in_step(
 
 
 def _any_batch(source: Source) -> Batch | None:
-    """One with a good example."""
+    """A batch with at least one good example; None if there is none."""
     plan = source.plan("dev")
     for number in range(plan.num_micro_batches):
         batch: Batch = source.load("dev", plan.micro_batch(number))

@@ -1,4 +1,4 @@
-"""How does the learning rate go over time? Schedules."""
+"""How does the learning rate change over time? Schedules."""
 
 import math
 from typing import Annotated, Literal
@@ -22,7 +22,7 @@ class PolynomialSection(Section):
     warmup_steps: Steps = 0
     """Steps of linear growth from 0."""
     final_share: FinalShare = 0.0
-    """Share of the peak rate that is left at the last step."""
+    """Learning rate at the last step, as a fraction of the peak."""
 
 
 class CosineSection(Section):
@@ -33,7 +33,7 @@ class CosineSection(Section):
     warmup_steps: Steps = 0
     """Steps of linear growth from 0."""
     final_share: FinalShare = 0.0
-    """Share of the peak rate that is left at the last step."""
+    """Learning rate at the last step, as a fraction of the peak."""
 
 
 class NoamSection(Section):
@@ -42,11 +42,11 @@ class NoamSection(Section):
     kind: Literal["noam"]
     """Inverse square root."""
     warmup_steps: Annotated[int, Field(gt=0)]
-    """Steps of linear growth; the peak is at their end."""
+    """Steps of linear growth; the peak is the last of them."""
 
 
 class ConstantSection(Section):
-    """Always the same, after a linear warm-up."""
+    """A constant rate, after a linear warm-up."""
 
     kind: Literal["constant"]
     """Constant."""
@@ -60,7 +60,7 @@ ScheduleSection = Annotated[
 
 
 def rate_share(section: ScheduleSection, step: int, num_steps: int) -> float:
-    """Share of the peak learning rate at `step` (from 0) of `num_steps`."""
+    """Learning rate at `step` (from 0) of `num_steps`, as a fraction of the peak."""
     warmup = section.warmup_steps
     if step < warmup:
         return (step + 1) / warmup

@@ -1,8 +1,9 @@
 """What is one optimizer step? Forward and backward over its micro-batches, scale, sum over ranks, clip, update.
 
-A step of M micro-batches is the same step on any number of ranks that divides M: they deal the micro-batches out, each
-term of a loss is divided by its count over the whole step before its backward pass, dropout is seeded by micro-batch,
-and BatchNorm sees one micro-batch at a time. A step has one phase, or several that change different parameters in turn.
+A step of M micro-batches is the same step on any number of ranks that divides M: micro-batches are divided among the
+ranks, each term of a loss is divided by its count over the whole step before the backward pass, dropout is seeded per
+micro-batch, and BatchNorm sees one micro-batch at a time. A step has one or more phases, which update disjoint sets of
+parameters one after the other.
 """
 
 import math
@@ -25,21 +26,21 @@ from segue.errors import UserError
 
 
 class Outcome(NamedTuple):
-    """What a step came to, the same on every rank."""
+    """The result of a step, the same on every rank."""
 
     loss: float
-    """Weighted sum of its terms, each a mean over the whole step; of several phases, added up. Not finite only in
-    float16."""
+    """Weighted sum of the terms, each a mean over the whole step; summed over phases. Can be non-finite in float16
+    only."""
     numbers: dict[str, float]
-    """What is logged of it, by name: losses, terms, norms."""
+    """Values for the log by name: losses, terms, norms."""
     num_skipped: int
     """Bad examples that were left out."""
     amount: float
-    """Data in the source's unit."""
+    """Amount of data, in the source's unit."""
     is_empty: bool
     """Whether every example was bad."""
     has_overflowed: bool
-    """Whether a gradient was not finite in float16, and its phase did nothing."""
+    """Whether a gradient was not finite in float16, so that its phase was skipped."""
     is_updated: bool
     """Whether any parameter changed."""
     is_stopping: bool
@@ -47,21 +48,21 @@ class Outcome(NamedTuple):
 
 
 class NotFiniteError(Exception):
-    """A loss or gradient that is not finite, before anything was updated."""
+    """A loss or gradient is not finite; raised before anything is updated."""
 
     def __init__(self, what: str, size: float) -> None:
         super().__init__(f"the {what} is {size}")
 
 
 class _Work(NamedTuple):
-    """A phase, and what its steps need."""
+    """A phase with its optimizer and loss scale."""
 
     phase: Phase
     updater: Updater
     scale: LossScale | None
 
     def named(self, what: str) -> str:
-        """In the log."""
+        """The name of a value of this phase in the log."""
         return f"{self.phase.name}_{what}" if self.phase.name else what
 
 
@@ -80,7 +81,7 @@ class Steps:
         seed: int,
         watchdog: Watchdog,
     ) -> None:
-        """`spread` is what to call for a loss; `micro_batches` the number in a step, over all ranks."""
+        """`spread` is the module to call for a loss (as DDP wraps it); `micro_batches` is per step, over all ranks."""
         self.task, self.source, self.model, self.spread, self.parallel = task, source, model, spread, parallel
         self.engine, self.micro_batches, self.seed, self.watchdog = engine, micro_batches, seed, watchdog
         is_scaled = engine.precision == "float16"
@@ -97,7 +98,7 @@ class Steps:
         assert len({work.phase.name for work in self.works}) == len(self.works)
         assert len(changed) == len(set(changed))  # no two phases change the same
         assert set(changed) == trained  # and what is trained has a phase
-        # Of one micro-batch they are what they should be, and only float16 takes a step back.
+        # With a single micro-batch the statistics need no averaging; only float16 has steps to roll back.
         self._norms = _BatchNormMean(parts.learning_batch_norms(model) if micro_batches > 1 or is_scaled else [])
         self._stand_in: Batch | None = None
 
@@ -111,7 +112,7 @@ class Steps:
 
     @property
     def scale_states(self) -> Any:
-        """What loss scales have learned, as plain data; None outside of float16."""
+        """State of the loss scales, as plain data; None outside of float16."""
         found = {work.phase.name: work.scale.state for work in self.works if work.scale is not None}
         return found.get("", found or None)
 
@@ -122,7 +123,11 @@ class Steps:
                 work.scale.state = states[work.phase.name] if work.phase.name else states
 
     def take(self, batches: Sequence[Batch], step: int, *shares: float, is_stopping: bool = False) -> Outcome:
-        """Step `step` (from 0) over this rank's micro-batches; each phase at its share of the peak learning rate."""
+        """Takes step `step` (from 0) over this rank's micro-batches. Collective.
+
+        `shares` are the phases' learning rates, as fractions of their peaks. Raises NotFiniteError if a loss or
+        gradient is not finite in float32 or bfloat16, a UserError if loss scaling cannot help.
+        """
         counts, num_skipped, amount, is_stopping = self._counted(batches, is_stopping)
         if not any(counts.values()):
             return Outcome(
@@ -160,7 +165,7 @@ class Steps:
         )
 
     def _isolate(self, own: _Work | None) -> None:
-        """Only the parameters of a phase get gradients in it; after the step (None) all may again."""
+        """Restricts gradients to the parameters of a phase; None, after the step, lifts the restriction."""
         if len(self.works) > 1:
             for work in self.works:
                 for parameter in work.updater.parameters:
@@ -169,9 +174,9 @@ class Steps:
     def _phase(
         self, work: _Work, batches: Sequence[Batch], step: int, number: int, counts: Mapping[str, float], share: float
     ) -> tuple[float, float, dict[str, float], bool]:
-        """One phase of a step: its loss, the norm of its gradient, the means of its terms, and whether all is finite.
+        """Runs one phase: its loss, the norm of its gradient, the means of its terms, and whether all are finite.
 
-        What is not has changed nothing.
+        A phase that is not finite changes nothing.
         """
         parallel, updater, scaling = self.parallel, work.updater, work.scale
         self._norms.before_step()
@@ -183,7 +188,7 @@ class Steps:
         tensors = [each for of_group in groups for each in of_group.tensors]
         gradients = [each for of_group in groups for each in of_group.gradients]
         whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, tensors))
-        # The engine waits for a GPU here alone, and fetches all together: each time the GPU is idle for a while.
+        # A step synchronizes with a GPU only here, in one transfer of all values: each one leaves it idle for a while.
         *totals, norm = torch.cat([summed, whole_norm.to(summed.device).unsqueeze(0)]).tolist()
         means = {
             name: total / (counts[term.per] or 1.0) for total, (name, term) in zip(totals, terms.items(), strict=True)
@@ -193,7 +198,7 @@ class Steps:
         norm /= scale
         is_finite = math.isfinite(loss) and math.isfinite(norm)
         if scaling is None:
-            # Nothing is updated yet: what was saved and what is in memory stay as they were before this phase.
+            # Nothing is updated yet: weights and optimizer state are those from before this phase.
             for what, size in ((work.named(LOSS), loss), (f"{work.named('gradient')}'s norm", norm)):
                 if not math.isfinite(size):
                     raise NotFiniteError(what, size)
@@ -206,7 +211,7 @@ class Steps:
             except UserError as problem:
                 raise parallel.world.told_once(problem) from None
         if is_finite:
-            # In float32, as torch's clip_grad_norm_ computes it; without another synchronization of the device.
+            # In float32, as torch's clip_grad_norm_ computes it, without another synchronization of the device.
             clipped = np.float32(self.engine.clip_norm or math.inf) / (np.float32(norm) + np.float32(1e-6))
             factor = min(1.0, float(clipped)) / scale
             if factor != 1.0:
@@ -218,7 +223,7 @@ class Steps:
         return loss, norm, means, is_finite
 
     def _counted(self, batches: Sequence[Batch], is_stopping: bool) -> tuple[dict[str, float], int, float, bool]:
-        """Counts by name, examples left out, amount of data, and whether to stop, over all ranks."""
+        """Counts by name, number of examples left out, amount of data, and whether to stop, over all ranks."""
         each = [self.task.counts(batch) for batch in batches]
         names = list(each[0])
         here = [0.0] * (len(names) + 2)
@@ -234,16 +239,16 @@ class Steps:
     def _backward(
         self, work: _Work, batches: Sequence[Batch], step: int, phase: int, counts: Mapping[str, float]
     ) -> dict[str, Term]:
-        """Leaves the gradients of the whole step; this rank's terms, summed."""
+        """Computes the gradients of the whole step; returns this rank's terms, summed over its micro-batches."""
         parallel, device = self.parallel, self.parallel.device
-        if not self.model.training:  # it walks through every module: 0.3 ms
+        if not self.model.training:  # train() visits every module: 0.3 ms
             self.model.train()
         found: dict[str, Term] = {}
         for place, own in enumerate(batches):
             is_real = bool(own.ids)
             if parallel.layout.size == 1 and not is_real:
                 continue
-            # All ranks must take part in every pass: one whose micro-batch is empty repeats another, times 0.
+            # Passes are collective: a rank whose micro-batch is empty repeats another one, with its loss times 0.
             batch = own if is_real else self._stand_in or self._any_batch()
             if parallel.layout.size > 1:
                 self._stand_in = batch
@@ -266,28 +271,28 @@ class Steps:
         return found
 
     def _any_batch(self) -> Batch:
-        """One with a good example."""
+        """A training batch with at least one good example."""
         plan = self.source.plan("train")
         for number in range(plan.num_micro_batches):
             batch: Batch = self.source.load("train", plan.micro_batch(number))
             if batch.ids:
                 return batch
-        raise UserError("every training example is bad; mend the data")
+        raise UserError("every training example is bad; fix the data")
 
 
 def objective(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Tensor:
-    """What is learned from: the weighted sum of the terms, each divided by its count over the whole step.
+    """The objective: weighted sum of the terms, each divided by its count over the whole step.
 
-    Dividing before the backward pass keeps sums over many targets inside of float16.
+    Dividing before the backward pass keeps sums over many targets within the range of float16.
     """
     weighted = [term.total / (counts[term.per] or 1.0) * term.weight for term in terms.values() if term.weight]
     return sum(weighted[1:], start=weighted[0])
 
 
 class _BatchNormMean:
-    """Running statistics of a step: the mean over its micro-batches, each of which starts from the step before.
+    """Running statistics after a step: the mean over its micro-batches, each started from the step before.
 
-    So they depend neither on the order of the micro-batches nor on who computes them.
+    So they depend neither on the order of the micro-batches nor on which rank computes them.
     """
 
     def __init__(self, norms: Sequence[Any]) -> None:
@@ -323,7 +328,7 @@ class _BatchNormMean:
         torch._foreach_copy_(self._counters, (self._counted_before + calls.long()).unbind())
 
     def roll_back(self) -> None:
-        """As before the step."""
+        """Restores the statistics from before the step."""
         if self._buffers:
             self._set(self._before)
             torch._foreach_copy_(self._counters, self._counted_before.unbind())
@@ -333,7 +338,7 @@ class _BatchNormMean:
 
 
 def _seed_dropout(seed: int, device: torch.device) -> None:
-    # torch.manual_seed formats the stack for each kind of device that may come yet: 0.3 ms.
+    # Not torch.manual_seed, which formats the stack for each device type that is not initialized yet: 0.3 ms.
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
     elif device.type == "cuda":

@@ -1,7 +1,7 @@
-"""What does the engine ask of a task? Protocols only; a task implements them and imports nothing from here to do so.
+"""What does the engine require of a task? Protocols; a task implements them without importing them.
 
-A task comes in two parts: a `Source`, which loader processes see, makes micro-batches; a `Task`, which the training
-process has, makes a model, losses and scores of them.
+A task has two parts: a `Source`, used in loader processes, makes micro-batches; a `Task`, used in the training process,
+makes the model, losses and scores.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,27 +18,27 @@ from segue.engine.schedule import ScheduleSection
 Split = Literal["train", "dev"]
 
 LOSS = "loss"
-"""Name of the term of a loss that has one; in the log, of the weighted sum of all."""
+"""Name of the only term of a loss; in the log, of the weighted sum of all terms."""
 
 
 class Term(NamedTuple):
-    """A part of a loss."""
+    """One term of a loss."""
 
     total: Tensor
-    """Summed over the micro-batch, never averaged; scalar float32. Only the engine divides."""
+    """Sum over the micro-batch, not averaged (the engine divides); scalar float32."""
     per: str = "targets"
-    """Which of the task's `counts` it is divided by, of the whole step."""
+    """The name in the task's `counts` by whose total over the step the sum is divided."""
     weight: float = 1.0
-    """In the loss; with 0 it is logged, and not learned from."""
+    """Weight in the objective; a term of weight 0 is only logged."""
 
 
 class Phase(NamedTuple):
     """A part of a step, with a loss, an optimizer and parameters of its own. Most tasks have one."""
 
     name: str
-    """"" where there is one."""
+    """"" for the only phase of a step."""
     module: str
-    """Whose parameters it changes: a path in the model, "" for all of it."""
+    """The submodule whose parameters it updates: a path in the model, "" for the whole model."""
     optimizer: OptimizerSection
     schedule: ScheduleSection
 
@@ -48,17 +48,17 @@ class Batch(Protocol):
 
     @property
     def ids(self) -> list[str]:
-        """Of its examples."""
+        """Ids of the examples."""
         ...
 
     @property
     def amount(self) -> float:
-        """How much data it is, padding not counted, in the source's `unit`."""
+        """Amount of data without padding, in the source's `unit`."""
         ...
 
     @property
     def num_skipped(self) -> int:
-        """Bad examples that were left out of it."""
+        """Number of bad examples that were left out of the batch."""
         ...
 
 
@@ -67,7 +67,7 @@ class MicroBatch(Protocol):
 
     @property
     def epoch(self) -> int:
-        """How often all examples were seen before."""
+        """Epoch, from 0."""
         ...
 
     @property
@@ -77,10 +77,10 @@ class MicroBatch(Protocol):
 
 
 class Plan(Protocol):
-    """The order of the data, a pure function of the micro-batch's number."""
+    """The order of the data: a pure function of the micro-batch number."""
 
     num_micro_batches: int
-    """In an epoch."""
+    """Micro-batches per epoch."""
 
     def micro_batch(self, number: int) -> MicroBatch:
         """Micro-batch `number`, counted from 0 over all epochs."""
@@ -92,38 +92,38 @@ class Plan(Protocol):
 
 
 class Source(Protocol):
-    """Where micro-batches come from. Loader processes have it, and it holds no state."""
+    """Makes micro-batches. Stateless; used in loader processes."""
 
     unit: str
-    """What `Batch.amount` counts: "seconds", "tokens"."""
+    """The unit of `Batch.amount`: "seconds", "tokens"."""
 
     def plan(self, split: Split) -> Plan:
         """The order of a split."""
         ...
 
     def load(self, split: Split, micro_batch: Any) -> Any:
-        """Reads and collates the examples; a UserError names what cannot be read."""
+        """Reads and collates the examples. Raises a UserError that names an example that cannot be read."""
         ...
 
     def budgets(self) -> tuple[float, float]:
-        """The smallest budget of a training micro-batch, and one that no more data could fill."""
+        """The smallest budget of a training micro-batch, and one that holds the whole training data."""
         ...
 
     def with_budget(self, budget: float) -> Self:
-        """The same source with other training micro-batches."""
+        """A copy of the source with another budget for training micro-batches."""
         ...
 
     def fingerprint(self) -> str:
-        """Changes when the data do: order and scores would be others."""
+        """A hash that changes when the data change in a way that affects their order or scores."""
         ...
 
 
 class Prediction(Protocol):
-    """What a model said about one example, with all that scoring needs."""
+    """A model's output for one example, with everything that scoring needs."""
 
     @property
     def id(self) -> str:
-        """Of the example."""
+        """Id of the example."""
         ...
 
 
@@ -131,23 +131,23 @@ class Task(Protocol):
     """A task: its model, losses and evaluation."""
 
     best_metric: tuple[str, Literal["min", "max"]]
-    """Which score chooses the best model."""
+    """The score that selects the best model, and its direction."""
 
     @property
     def phases(self) -> Sequence[Phase]:
-        """Of a step, in order; they change different parameters."""
+        """The phases of a step, in order; they update disjoint sets of parameters."""
         ...
 
     def build_model(self) -> nn.Module:
-        """The model. The engine calls this on torch's meta device, where no tensor has memory or values.
+        """The model. The engine calls this on torch's meta device, where tensors have neither memory nor values.
 
-        They come later (`distributed/materialize.py`): from each module's own `reset_parameters`, then from the model's
-        `initialize()`, if it has one, which sees whole tensors. Buffers that neither sets are made with numpy.
+        Values are set later (`distributed/materialize.py`): by each module's `reset_parameters`, then by the model's
+        `initialize()`, if it has one, which sees whole tensors. Buffers that neither sets must be made with numpy.
         """
         ...
 
     def counts(self, batch: Any) -> Mapping[str, float]:
-        """What losses are divided by, from lengths alone; the same names for every batch, also for an empty one."""
+        """The denominators of the losses, from lengths alone; the same names for every batch, even an empty one."""
         ...
 
     def loss(self, model: nn.Module, batch: Any, phase: str) -> Mapping[str, Term]:
@@ -159,13 +159,14 @@ class Task(Protocol):
     ) -> Sequence[Prediction]:
         """The model's output for each example of a batch, in evaluation mode.
 
-        The engine gives `any_rank` where the model is sharded, and all ranks must make equally many passes through it:
-        a search asks it, before each pass, whether any rank says that it has one to make (`prediction.py`).
+        The engine passes `any_rank` if the model is sharded and all ranks must make the same number of forward passes:
+        before each pass a search calls it with whether it needs the pass, and gets whether any rank does
+        (`prediction.py`).
         """
         ...
 
     def score(self, predictions: Sequence[Any]) -> dict[str, float]:
-        """All predictions of a split, scored once."""
+        """Scores of all predictions of a split, by name."""
         ...
 
     def save_assets(self, folder: Path, scores: dict[str, float]) -> None:

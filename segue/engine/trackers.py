@@ -1,7 +1,7 @@
-"""Who else is told of a training? Weights & Biases and MLflow, as their own settings in the environment say.
+"""How is a training logged to Weights & Biases and MLflow? As their own environment variables configure them.
 
-What identifies the run there is kept in the run directory, so that a resumed run goes on there, too. Steps that are
-taken again after a kill are not told again: the tracker says which was the last one it has. W&B offline cannot say, and
+The tracker's run id is kept in the run directory, so that a resumed run continues the same tracker run. Steps that are
+repeated after a kill are not logged again: the tracker reports the last step it has. W&B in offline mode cannot, and
 gets them twice.
 """
 
@@ -18,17 +18,17 @@ from segue.engine.state.checkpoint import write_text
 from segue.errors import UserError, missing_extra
 
 PROJECT = "segue"
-"""Where the environment names none."""
+"""Default project or experiment name, if the environment sets none."""
 
 
 def find(name: str) -> MakeLogger:
-    """By the recipe's name for it."""
+    """The tracker by its name in recipes."""
     known: dict[str, MakeLogger] = {"wandb": WeightsAndBiases, "mlflow": MLflow}
     return known[name]
 
 
 class WeightsAndBiases:
-    """A run at Weights & Biases: WANDB_PROJECT, WANDB_MODE and the like are obeyed."""
+    """A Weights & Biases run; WANDB_PROJECT, WANDB_MODE and other variables apply."""
 
     def __init__(self, run: Path, step: int, num_steps: int) -> None:
         del step, num_steps
@@ -48,9 +48,9 @@ class WeightsAndBiases:
                 dir=run,
                 config=_recipe(run),
             )
-        except wandb.Error as problem:  # nobody is logged in, for instance
+        except wandb.Error as problem:  # not logged in, for instance
             raise UserError(f"engine.loggers: wandb: {problem}") from None
-        self._run.define_metric("*", step_metric="step")  # its own count of steps never goes back
+        self._run.define_metric("*", step_metric="step")  # W&B's own step counter cannot go back
         self._told = _last_step(self._run.summary.get("step"))
 
     def __enter__(self) -> Self:
@@ -70,11 +70,11 @@ class WeightsAndBiases:
             self._run.log(dict(flat(record)))
 
     def say(self, text: str) -> None:
-        """Nothing: it reads standard error itself."""
+        """Nothing: W&B captures standard error itself."""
 
 
 class MLflow:
-    """A run of MLflow: MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are obeyed."""
+    """An MLflow run; MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME apply."""
 
     def __init__(self, run: Path, step: int, num_steps: int) -> None:
         del step, num_steps
@@ -118,7 +118,7 @@ class MLflow:
             return
         at = int(record.get("time", time()) * 1000)
         numbers = [self._metric(name, value, at, record["step"]) for name, value in flat(record)]
-        numbers.sort(key=lambda number: number.key == "step")  # last: a step that was told in part is told again
+        numbers.sort(key=lambda number: number.key == "step")  # last: a partially logged step is logged again
         self._client.log_batch(self._id, metrics=numbers)
 
     def say(self, text: str) -> None:

@@ -1,8 +1,8 @@
-"""How is a model trained? The one loop: step, log, evaluate, save, stop.
+"""How is a model trained? One loop: step, log, evaluate, save, stop.
 
-Everything a step does follows from (recipe, data, step): the data order, augmentation and dropout hold no state. So a
-checkpoint is weights, optimizer, averages and the step, and a resumed run repeats what an uninterrupted one does, on
-however many ranks.
+Each step is a function of (recipe, data, step): the data order, augmentation and dropout are stateless. So a checkpoint
+consists of weights, optimizer state, averages and the step, and a resumed run repeats what an uninterrupted one would
+do, on any number of ranks.
 """
 
 import gc
@@ -39,11 +39,11 @@ from segue.errors import UserError, warn
 from segue.progress import progress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
-"""A terminal, a scheduler that takes the machine back, and one that says so before."""
+"""Ctrl-C at a terminal; a scheduler that ends the job; a scheduler's advance warning."""
 
 WEIGHTS = "model.safetensors"
 
-_SAME_SIGNAL_SECONDS = 1.0  # a scheduler signals every process of a job, and torchrun passes its own on: that is one
+_SAME_SIGNAL_SECONDS = 1.0  # a scheduler signals all processes, and torchrun forwards its own: both count as one signal
 
 
 class Best(NamedTuple):
@@ -58,15 +58,15 @@ class Result(NamedTuple):
 
     step: int
     best: Best | None
-    """None where nothing was evaluated yet."""
+    """None if nothing was evaluated yet."""
     signal: int | None
     """The signal that interrupted it."""
     metric: str
-    """What `best.score` is."""
+    """Name of the score in `best`."""
 
 
 class Trainer:
-    """Trains a task's model in a run directory, from where the run left off. Every rank has one."""
+    """Trains a task's model in a run directory, resuming from its newest checkpoint. Every rank has one."""
 
     def __init__(
         self,
@@ -83,12 +83,11 @@ class Trainer:
         freeze: Sequence[str] = (),
         begin: Callable[[nn.Module], None] | None = None,
     ) -> None:
-        """`micro_batches` is the number of micro-batches in a step; without a `watchdog` nobody watches.
+        """`micro_batches` is the number of micro-batches in a step, over all ranks.
 
-        What `freeze` names does not learn (`state/start.py`). `begin` changes the weights of a new run's model.
-
-        `operations_per_amount` are those of forward and backward pass, for the device's utilization in the log. What
-        `loggers` make is told beside it.
+        `freeze` names parts that are not trained (`state/start.py`). `begin` changes the initial weights of a new run.
+        `operations_per_amount` is the FLOP count of forward and backward pass per unit of data, for the utilization in
+        the log. `loggers` are constructed on rank 0, in addition to the log.
         """
         self.task, self.source, self.run, self.engine, self.world = task, source, run, engine, world
         self.micro_batches, self.seed = micro_batches, seed
@@ -113,7 +112,7 @@ class Trainer:
         if engine.compile:
             if engine.recompute and parts.batch_norms(self.model):
                 warn("engine.compile: layers with BatchNorm that are recomputed are not compiled")
-            # torch 2.13's compiler recurses without end over the sizes of spread tensors, where shapes vary.
+            # torch 2.13's compiler recurses endlessly over the sizes of sharded tensors if shapes are dynamic.
             self.model.compile(dynamic=False if self.parallel.layout.tensor_parallel > 1 else None)
         decay = engine.moving_average_decay
         self.average = None if decay is None else MovingAverage(self.model, decay)
@@ -126,7 +125,7 @@ class Trainer:
         self.best: Best | None = None
         self.step = 0
         self.last_step = self.num_steps
-        """Where the training ends: sooner where patience runs out."""
+        """The step at which the training ends: earlier than `num_steps` if `engine.patience` ended it."""
         self._loggers = [*map(trackers.find, engine.loggers), *loggers]
         self._best_loss = math.nan
         self._num_worse = 0  # evaluations in a row without a better one
@@ -141,12 +140,12 @@ class Trainer:
         self._resume()
 
     def train(self) -> Result:
-        """Trains to the last step, or until a signal of STOP_SIGNALS, saves, and says how it ended."""
+        """Trains to the last step or until one of STOP_SIGNALS arrives, and saves; returns how the run ended."""
         engine = self.engine
         first, last = self.step * self.micro_batches, self.num_steps * self.micro_batches
         own = range(first + self.parallel.data_rank, last, self.parallel.layout.data_ranks)
         stream = Stream(self.source, "train", own, engine.workers, self.device)
-        gc.collect()  # models that were tried before, for instance: set aside, they would stay
+        gc.collect()  # old_objects_aside would keep garbage alive, such as models of earlier trials
         logged = self.step - (self._pending is not None)
         with (
             self._log(logged) if self.world.is_first else Silence() as self.log,
@@ -160,12 +159,12 @@ class Trainer:
             since, waited, amount = perf_counter(), stream.seconds_waited, 0.0
             is_interrupted = False
             self.watchdog.note("starts", step=self.step)
-            if self._is_model_lost:  # saved, or a kill would bring back a best evaluation whose model is another's
+            if self._is_model_lost:  # save now: after a kill the old checkpoint would name a best score of a lost model
                 self._save()
             if self._pending is not None:
                 is_interrupted = not self._concluded(self._pending)
                 self._save()
-            elif self.step == self.last_step and self.best is None:  # ended, and then its model was lost
+            elif self.step == self.last_step and self.best is None:  # the run is finished, but its model was lost
                 is_interrupted = not self._evaluated({})
                 if not is_interrupted:
                     self._save()
@@ -176,7 +175,7 @@ class Trainer:
                 )
                 amount += outcome.amount
                 self.log.advance(self.step)
-                # Of several ranks each learns of a signal in the step after it, and stops after the same step.
+                # With several ranks, all learn of a signal during the next step, and stop after that step together.
                 is_interrupted = outcome.is_stopping or (self.world.size == 1 and bool(self._noted))
                 if self._is_evaluated() or self.step % engine.log_every == 0 or "is_skipped" in record:
                     now = perf_counter()
@@ -196,12 +195,12 @@ class Trainer:
         if self._num_skipped:
             warn(f"{self._num_skipped} bad examples were left out while training")
         if self._num_overflows:
-            warn(f"steps skipped, for their gradients were not finite in float16: {self._num_overflows}")
+            warn(f"steps skipped because their gradients were not finite in float16: {self._num_overflows}")
         number = max(self.world.gather(self._noted[0] if self._noted else 0)) if is_interrupted else None
         return Result(self.step, self.best, number, self.metric_name)
 
     def _log(self, step: int) -> Loggers:
-        """What is told; it goes on after `step`."""
+        """The loggers; they continue after `step`."""
         steps = self.num_steps
         others = [make(self.run, step, steps) for make in self._loggers]  # first: a package may be missing
         return Loggers(Log(self.run, step, steps), others)
@@ -224,7 +223,7 @@ class Trainer:
         )
 
     def _introduce(self) -> None:
-        """Says what is about to happen."""
+        """Prints what is about to happen and writes `environment.json`."""
         if self.step == self.last_step and self._pending is None and self.best is not None:
             early = f" of {self.num_steps}" if self.step < self.num_steps else ""
             self.log.say(f"{self.run}: finished at step {self.step}{early}; nothing is left to train")
@@ -247,7 +246,7 @@ class Trainer:
         )
 
     def _take_step(self, batches: list[Batch], is_asked_to_stop: bool) -> tuple[Outcome, dict[str, Any]]:
-        """One optimizer step; what it came to, and the numbers for the log."""
+        """Takes one optimizer step; returns its outcome and the record for the log."""
         rates, shares, numbers = dict[str, float](), list[float](), dict[str, Any]()
         for work in self.steps.works:
             share = rate_share(work.phase.schedule, self.step, self.num_steps)
@@ -258,7 +257,7 @@ class Trainer:
         try:
             outcome = self.steps.take(batches, self.step, *shares, is_stopping=is_asked_to_stop)
         except NotFiniteError as problem:
-            # In turns, so that the first few are of every rank; tensor-parallel ranks have the same ones.
+            # Interleaved, so that the first few come from all ranks; tensor-parallel ranks have the same examples.
             each = self.world.gather([example for batch in batches for example in batch.ids])
             ids = list(dict.fromkeys(example for row in zip_longest(*each) for example in row if example is not None))
             data = self.source.fingerprint()
@@ -268,7 +267,7 @@ class Trainer:
         self._num_empty = self._num_empty + 1 if outcome.is_empty else 0
         if self._num_empty * self.micro_batches >= per_epoch:
             raise self.world.told_once(
-                UserError(f"step {self.step + 1}: every example of the last epoch is bad; mend the data")
+                UserError(f"step {self.step + 1}: every example of the last epoch is bad; fix the data")
             )
         epoch = self.step * self.micro_batches / per_epoch
         self.step += 1
@@ -282,16 +281,16 @@ class Trainer:
 
     @property
     def _is_in_step(self) -> bool:
-        """Whether the model is evaluated as it is sharded."""
+        """Whether evaluation uses the sharded model, with all ranks in lockstep."""
         return self.engine.evaluate_sharded and self.parallel.is_sharded
 
     def _is_evaluated(self) -> bool:
         return self.step == self.last_step or self.step % self.evaluate_every == 0
 
     def _concluded(self, record: dict[str, Any]) -> bool:
-        """Whether this step's evaluation is done, if there has to be one, and the step logged.
+        """Evaluates if this step is due for it, and logs the step; False if a signal interrupted the evaluation.
 
-        Where a signal came first, a run that goes on does it before anything else.
+        In that case the record stays pending, and the resumed run evaluates first.
         """
         self._pending = record
         if not self._evaluated(record):
@@ -301,7 +300,7 @@ class Trainer:
         return True
 
     def _evaluated(self, record: dict[str, Any]) -> bool:
-        """Whether everything due at this step is evaluated, and in the record; not where a signal came first."""
+        """Runs all evaluations due at this step into the record; False if a signal interrupted them."""
         try:
             if self._is_evaluated() and "dev" not in record:
                 record["dev"] = self._evaluate_and_keep()
@@ -322,12 +321,12 @@ class Trainer:
         return True
 
     def _evaluate_and_keep(self) -> dict[str, float]:
-        """Evaluates the weights that would be shipped; keeps them if they are the best, or for the final average."""
+        """Evaluates the weights that would be shipped; keeps them as the best model and for the final average."""
         with self._to_evaluate(None if self.average is None else self.average.tensors) as model:
             scores = self._evaluate(model)
             gain = self._gain(scores)
             self._num_worse = 0 if gain > 0 else self._num_worse + 1
-            if gain >= 0:  # where all is equal, the later weights have learned for longer
+            if gain >= 0:  # on a tie, prefer the later weights, which were trained for longer
                 self._keep(model, scores)
             if self.engine.average_count > 1:
                 tensors = gathered(model.state_dict(), self.world)
@@ -335,7 +334,7 @@ class Trainer:
         return scores
 
     def _gain(self, scores: dict[str, float]) -> float:
-        """Above 0 where these scores are better than the best so far: of equal scores, where the loss is lower."""
+        """Above 0 if these scores are better than the best so far; equal scores are compared by their loss."""
         if self.best is None or math.isnan(self.best.score):
             return math.inf
         gain = (self.best.score - scores[self.metric_name]) * (1 if self.direction == "min" else -1)
@@ -348,9 +347,10 @@ class Trainer:
         return self.engine.patience is not None and self._num_worse >= self.engine.patience
 
     def _average_and_keep(self, average: Tensors) -> dict[str, float]:
-        """The average of the kept evaluations' weights: evaluated and shipped.
+        """Evaluates the averaged weights and keeps them as the model.
 
-        Even where a single evaluation scored better: on few development data that is luck, which averaging is against.
+        Even if a single evaluation scored better: on small development data that is often chance, which averaging is
+        meant to reduce.
         """
         with self._to_evaluate(average) as model:
             count = min(self.engine.batch_norm_micro_batches, self.step * self.micro_batches)
@@ -361,7 +361,7 @@ class Trainer:
 
     @contextmanager
     def _to_evaluate(self, tensors: Tensors | None) -> Iterator[nn.Module]:
-        """The model with these weights (None: its own), whole on every rank unless `evaluate_sharded`."""
+        """The model with these weights (None: its own); a whole model on every rank unless `evaluate_sharded`."""
         if self._is_in_step or not self.parallel.is_sharded:
             with weights_of(self.model, tensors):
                 self.parallel.reshard(self.model)
@@ -376,7 +376,7 @@ class Trainer:
         for name, tensor in (tensors or self.model.state_dict()).items():
             state[name].copy_(parts.whole(tensor))
         yield model
-        model.to("cpu")  # between evaluations training needs the place
+        model.to("cpu")  # training needs the GPU memory between evaluations
 
     def _forwards(self, model: nn.Module, count: int) -> Iterator[None]:
         """Forward passes over the first `count` training micro-batches."""
@@ -392,7 +392,7 @@ class Trainer:
                 yield
 
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Ranks share the examples; one scores them."""
+        """Scores on the development data: ranks divide the examples, and rank 0 scores them."""
         engine, device = self.engine, self.device
         parallel = self.parallel if self._is_in_step else None
         found, num_bad = predict(
@@ -404,7 +404,7 @@ class Trainer:
         return self.world.first(lambda: self.task.score(found))
 
     def _keep(self, model: nn.Module, scores: dict[str, float]) -> None:
-        """Writes the model, as the best so far, to `model/`."""
+        """Writes the model to `model/` as the best so far."""
         self.best, self._best_loss = Best(self.step, scores[self.metric_name]), scores.get("loss", math.nan)
 
         tensors = gathered(model.state_dict(), self.world)
@@ -418,7 +418,7 @@ class Trainer:
         self.world.first(write)
 
     def _state(self) -> dict[str, Tensors]:
-        """All tensors of a checkpoint; by what they belong to."""
+        """All tensors of a checkpoint, grouped by what they belong to."""
         tensors = {"model": dict(self.model.state_dict()), "optimizer": self.steps.tensors()}
         if self.average is not None:
             tensors["average"] = self.average.tensors
@@ -442,16 +442,16 @@ class Trainer:
         self.checkpoints.save(self.step, _flat(self._state()), state)
         if self.step == self.last_step:
             self.checkpoints.wait()
-        # Every checkpoint that is kept stays usable: what its average would need stays too.
+        # Snapshots that any kept checkpoint refers to are kept as well: a run resumed from it averages them.
         self.snapshots.drop_others(*(state["snapshots"] for state in states(self.checkpoints.folder)))
 
     def _resume(self) -> None:
-        """Takes up the newest checkpoint that verifies, if there is one."""
+        """Restores the newest valid checkpoint, if there is one."""
         found = self.checkpoints.newest()
         if found is None:
             return
         path, state = found
-        if "owed" in state:  # as it was called once
+        if "owed" in state:  # earlier name of this key
             state["pending"] = state.pop("owed")
         if "pending" not in state:
             raise UserError(f"{path}: saved by an earlier version of Segue; give another --out")
@@ -477,7 +477,7 @@ class Trainer:
             self.last_step = self.step
         weights = self.run / "model" / WEIGHTS
         if self.best is not None and not self.world.first(lambda: is_readable(weights)):
-            warn(f"{weights}: missing or damaged; the next evaluation makes it anew")
+            warn(f"{weights}: missing or damaged; the next evaluation writes it again")
             self.best, self._is_model_lost = None, True
 
 
@@ -486,13 +486,13 @@ def _flat(groups: dict[str, Tensors]) -> dict[str, Tensor]:
 
 
 def _usable_cores() -> int:
-    """Cores that this process may use; only Linux can say that some are denied to it."""
+    """Number of cores that this process may use; only Linux reports CPU affinity."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """Inside the block STOP_SIGNALS only note themselves; a second one acts as usual."""
+    """Inside the block, the first of STOP_SIGNALS is only recorded; a second one acts as usual."""
     noted: list[int] = []
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 

@@ -1,4 +1,4 @@
-"""What are other people's formats? One file each; all are written, run, compared, and only then published."""
+"""Export to other formats, one module each. An export is published once it has been run and compared with PyTorch."""
 
 import json
 import os
@@ -29,9 +29,9 @@ from segue.runtime import exported, table
 from segue.runtime.table import TASKS
 
 EXACT = "float32"
-_INSTRUCTIONS = {"avx512_f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sse4_1": "SSE4.1"}  # of x86, the largest first
+_INSTRUCTIONS = {"avx512_f": "AVX-512", "avx2": "AVX2", "avx": "AVX", "sse4_1": "SSE4.1"}  # x86, most capable first
 NUM_CALIBRATION = 128
-"""Examples, evenly spaced, whose activations give the ranges of eight-bit numbers."""
+"""Number of calibration examples, evenly spaced, whose activations determine the ranges of eight-bit numbers."""
 
 
 def export(
@@ -46,12 +46,12 @@ def export(
     skip_bad: bool = False,
     force: bool = False,
 ) -> Parity:
-    """Writes a trained model into the directory `out`, in a format that `target` names; the proof lies beside it.
+    """Exports a trained model to the directory `out`, in the format `target`, with a report of the comparison.
 
     The runtime's outputs are compared with PyTorch's on `examples`, or else on the test or development manifests of the
     model's data; bad ones are left out with `skip_bad`. With `weights` int8 or float16 the metric may lose
-    `max_metric_loss` points; otherwise outputs must be the same as well. Where they are not, nothing is published and a
-    UserError says why.
+    `max_metric_loss` points; in full precision the outputs must be the same as well. Raises a UserError, and publishes
+    nothing, if these bounds are exceeded.
     """
     trained, own_card = tasks.restore(model), _card_of(model)
     task = trained.metadata().task
@@ -96,7 +96,7 @@ def export(
 
 
 def exporter_of(target: str, task: str) -> Exporter:
-    """What writes a model of this task for the runtime; a UserError if nothing does, or if a package is missing."""
+    """The exporter for a target and task. Raises a UserError if there is none, or if a package is missing."""
     known = TASKS[task].targets
     if target not in known:
         wrong = f"not for {task}" if target in table.targets() else "no such target"
@@ -110,17 +110,17 @@ def exporter_of(target: str, task: str) -> Exporter:
 
 
 def _warn_of_unfinished(run: Path, steps: int) -> None:
-    """A run's model is the best so far; its training may still go on."""
+    """Warns if a run is not finished: its model is the best one so far."""
     log = run / "metrics.jsonl"
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    with suppress(ValueError, LookupError, TypeError):  # no log, or a line that is being written
+    with suppress(ValueError, LookupError, TypeError):  # no log, or an incomplete line
         last = json.loads(lines[-1])
-        if last["step"] < steps and not last.get("is_last"):  # patience may have run out
-            warn(f"{run}: has taken {last['step']} of {steps} steps; what is exported is its best model so far")
+        if last["step"] < steps and not last.get("is_last"):  # engine.patience may have ended it
+            warn(f"{run}: has taken {last['step']} of {steps} steps; its best model so far is exported")
 
 
 def _examples(kind: type[Any], data: ManifestsSection, skip_bad: bool) -> Manifest[Any]:
-    """Of the model's own test manifests, or else its development examples."""
+    """The examples of the model's test manifests, or else its development examples. Raises a UserError without any."""
     root = Path(data.root)
     paths = sorted(root.glob("test*.jsonl")) + sorted(root.glob("test*.jsonl.gz"))
     found = Manifest(kind, paths, skip_bad=skip_bad) if paths else manifests.dev(kind, data, skip_bad)
@@ -135,7 +135,7 @@ def _examples(kind: type[Any], data: ManifestsSection, skip_bad: bool) -> Manife
 def _compared(
     module: ModuleType, trained: Any, exporter: Exporter, folder: Path, weights: str, manifest: Manifest[Any]
 ) -> Parity:
-    """What was written beside the model in PyTorch, as its task compares them."""
+    """Runs the task's comparison of the export with the PyTorch model."""
     threads = torch.get_num_threads()
     where = Circumstances(
         runtime=_version(exporter.packages[0]),
@@ -160,7 +160,10 @@ def _smaller(
     compare: Callable[[], Parity],
     inputs: Callable[[], Iterable[Mapping[str, NDArray[Any]]]],
 ) -> tuple[Parity, dict[str, Any]]:
-    """Gives a graph smaller weights; what comparing found, and which layers stayed in float."""
+    """Converts a graph to smaller weights; returns the comparison, and the layers that stay in float.
+
+    If int8 loses too much, more and more layers, those with the largest errors first, are kept in float.
+    """
     path = folder / GRAPH
     whole = path.rename(folder / f"{PARTIAL}whole.onnx")
     try:
@@ -183,7 +186,7 @@ def _smaller(
 
 
 def _instructions() -> str:
-    """Those of this processor that matter to eight bits, in words."""
+    """The processor's instruction sets that matter for eight-bit products, as text."""
     known = torch.cpu.get_capabilities()
     if known.get("architecture") != "x86_64":
         return platform.machine()
@@ -211,22 +214,22 @@ def _card_of(model: Path) -> str:
 
 def _table(found: Parity) -> str:
     rows = "\n".join(f"| {key} | {value} |" for key, value in found.rows().items())
-    return f"\n## Beside PyTorch\n\n| | |\n|---|---|\n{rows}\n"
+    return f"\n## Comparison with PyTorch\n\n| | |\n|---|---|\n{rows}\n"
 
 
 @contextmanager
 def _publishing(out: Path, force: bool) -> Iterator[Path]:
-    """A folder to write into, which takes `out`'s place when the block ends well, and vanishes otherwise."""
+    """A folder to write into, which replaces `out` when the block succeeds, and is deleted otherwise."""
     out = out.resolve()
 
     def check() -> None:
         if out.exists() and not force:
-            raise UserError(f"{out}: exists already; --force writes it anew")
+            raise UserError(f"{out}: exists already; --force replaces it")
         if out.exists() and not (out / exported.NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: not an exported model: --force does not remove it")
 
     check()
-    # Each process has its own: two exports to one place do not mix.
+    # Separate folders per process, so that two exports to the same directory do not mix.
     partial, old = (out.with_name(f"{PARTIAL}{word}_{out.name}_{os.getpid()}") for word in ("new", "old"))
     partial.mkdir(parents=True)
     try:

@@ -1,7 +1,7 @@
-"""How does CTranslate2 keep a Transformer? Our weights under its names, with tables that give it our behavior.
+"""How is a Transformer exported to CTranslate2? Weights under its names, with tables that reproduce Segue's behavior.
 
-<https://opennmt.net/CTranslate2/>. What is written needs nothing of ours to run: `model.bin`, `config.json` and the
-vocabularies. Sources must hold their end token (and before them the language, where the model has several).
+<https://opennmt.net/CTranslate2/>. The result runs without Segue: `model.bin`, `config.json` and the vocabularies.
+Sources must include their end token, and begin with the language token if the model has several target languages.
 
 Shape letters: D width, V vocabulary.
 """
@@ -28,7 +28,7 @@ from segue.runtime.separate import SeparateBackend
 from segue.tasks.translation import Trained, source_side, use
 
 LARGEST = 63
-"""Of a weight in int8: seven bits."""
+"""Largest magnitude of an int8 weight: seven bits."""
 
 
 def write(
@@ -38,9 +38,9 @@ def write(
     folder: Path,
     quantization: str = "float32",
 ) -> None:
-    """Writes the model into `folder`, its weights in float32, float16 or int8.
+    """Writes the model to `folder`, with weights in float32, float16 or int8, which uses only seven bits.
 
-    Tokens that no output may have are impossible: their scores are -infinity. Weights in int8 use seven of the bits.
+    Tokens that no output may contain get a score of -infinity.
     """
     try:
         from ctranslate2 import specs
@@ -53,13 +53,13 @@ def write(
         "pre_norm": section.norm == "pre",
         "activation": {
             "relu": specs.Activation.RELU,
-            "gelu": specs.Activation.GELU,  # the exact one; GELUTanh is the other
+            "gelu": specs.Activation.GELU,  # exact, unlike GELUTanh
             "swiglu": specs.Activation.SWISH,
         }[section.activation],
         "ffn_glu": section.activation == "swiglu",
         "num_heads_kv": section.key_value_heads,
     }
-    if is_rotary:  # of all dimensions, halves against halves
+    if is_rotary:  # all dimensions, first half paired with second half
         settings |= {"rotary_dim": 0, "rotary_interleave": False, "rotary_base": WAVELENGTH_BASE}
     encoder = specs.TransformerEncoderSpec(section.encoder_layers, **settings)
     decoder = specs.TransformerDecoderSpec(section.decoder_layers, **settings)
@@ -86,13 +86,13 @@ def write(
 
 
 def _set_side(spec: Any, layers: nn.ModuleList, norm: nn.Module, section: TransformerSection) -> None:
-    """Encoder or decoder."""
+    """Sets the weights of the encoder or decoder."""
     if section.positions == "sinusoidal":
         spec.position_encodings.encodings = _array(sinusoids(torch.arange(POSITIONS), section.width))
     if isinstance(norm, nn.LayerNorm):
         _set_norm(spec.layer_norm, norm)
     for layer_spec, each in zip(spec.layer, layers, strict=True):
-        layer: Any = each  # of torch's types, a module's parts have none
+        layer: Any = each  # torch does not type submodules
         _set_self_attention(layer_spec.self_attention, layer.attention)
         _set_norm(layer_spec.self_attention.layer_norm, layer.attention_norm)
         if hasattr(layer, "cross_attention"):
@@ -123,7 +123,7 @@ def _set_feed_forward(spec: Any, feed_forward: FeedForward) -> None:
 
 
 def _set_linear(spec: Any, *fused: nn.Linear) -> None:
-    """One matrix of several, output after output."""
+    """Sets the concatenation of several linear layers' outputs."""
     spec.weight = _array(torch.cat([linear.weight for linear in fused]))
     spec.bias = _array(torch.cat([_bias(linear) for linear in fused]))
 
@@ -133,13 +133,13 @@ def _set_norm(spec: Any, norm: nn.LayerNorm) -> None:
 
 
 def _bias(layer: nn.Linear | nn.LayerNorm) -> Tensor:
-    """Of a layer that has none, zeros: a norm of CTranslate2 needs one."""
+    """The layer's bias, or zeros if it has none: CTranslate2's norms need one."""
     bias: Tensor | None = layer.bias
     return layer.weight.new_zeros(len(layer.weight)) if bias is None else bias
 
 
 def _impossible(vocabularies: Vocabularies) -> NDArray[np.float32]:
-    """(V): added to the scores; special tokens other than the end are never written."""
+    """(V) bias of the scores: -infinity for special tokens except the end token."""
     special = vocabularies.target.special
     bias = np.zeros(len(vocabularies.target), np.float32)
     bias[[number for token, number in special.items() if token != END]] = -np.inf
@@ -147,21 +147,21 @@ def _impossible(vocabularies: Vocabularies) -> NDArray[np.float32]:
 
 
 def _round_to_seven_bits(variables: dict[str, Any], exact: dict[str, NDArray[Any]]) -> None:
-    """Eight-bit weights of CTranslate2, whose `exact` values these are, become half as large, in place.
+    """Halves CTranslate2's eight-bit weights in place, rounding them again from their `exact` values.
 
-    Two products of a weight and an activation then fit the 16 bits in which processors without VNNI add them up. There
-    eight bits overflow without a word, and a model says something else than where it was measured.
+    The sum of two products of a weight and an activation then fits into the 16 bits of processors without VNNI. Full
+    eight-bit weights overflow silently there, and the model's outputs would differ from those measured elsewhere.
     """
     for name, weight in variables.items():
         scale = variables.get(f"{name}_scale")
-        if isinstance(weight, str) or isinstance(scale, str) or scale is None:  # an alias, or one that is not used
+        if isinstance(weight, str) or isinstance(scale, str) or scale is None:  # an alias, or unused
             continue
         scale.numpy()[...] *= LARGEST / 127
         weight.numpy()[...] = np.rint(exact[name] * scale.numpy()[:, None])
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return tensor.detach().float().cpu().numpy().copy()  # CTranslate2 changes it in place when it quantizes
+    return tensor.detach().float().cpu().numpy().copy()  # CTranslate2 quantizes in place
 
 
 # --- Exporter ---
@@ -183,7 +183,7 @@ tokens = [{language}*source.encode("a line of text", add_special_tokens=False).t
 [result] = translator.translate_batch([tokens], beam_size={trained.recipe.search.beams})
 print(target.decode([target.token_to_id(token) for token in result.hypotheses[0]]))"""
     mine = use(folder, trained.vocabularies.languages)
-    return f"{mine}\nor with CTranslate2 and tokenizers alone:\n\n{card.python(code)}"
+    return f"{mine}\nor with only CTranslate2 and tokenizers:\n\n{card.python(code)}"
 
 
 def _least(folder: Path, threads: int) -> tuple[str, SeparateBackend]:

@@ -1,4 +1,4 @@
-"""What must be known of a format, so that every model is exported in the same way?"""
+"""What defines an export format? The functions that `formats.export` needs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -10,25 +10,25 @@ from numpy.typing import NDArray
 from segue.data.manifest import Manifest
 
 GRAPH = "model.onnx"
-"""What a graph of `Exporter.inputs` is called."""
+"""File name of the graph that `Exporter.inputs` is for."""
 
 
 class Exporter(NamedTuple):
-    """How models of one task are written for one runtime."""
+    """Export of one task's models to one runtime."""
 
     packages: tuple[str, ...]
-    """What it needs; the runtime first."""
+    """Required packages; the runtime first."""
     write: Callable[[Any, Path, str], None]
-    """Writes a trained model into a folder, with weights of this kind; in full precision where there are `inputs`."""
+    """(trained model, folder, kind of weights): writes the model; in full precision if there are `inputs`."""
     run: Callable[[Any, Path, int], Any]
-    """The runtime with what was written into the folder, on so many threads: what the task compares with PyTorch."""
+    """(trained model, folder, threads) -> the export in its runtime, in the form that the task's `compare` takes."""
     use: Callable[[Any, str], str]
-    """How a trained model is used there, in Markdown, from the folder that holds the one of this name."""
+    """(trained model, folder name) -> Markdown that shows how to use the export, run from the parent folder."""
     quantizations: tuple[str, ...]
-    """Kinds of smaller weights."""
+    """Supported kinds of smaller weights."""
     inputs: Callable[[Any, Manifest[Any]], Iterable[Mapping[str, NDArray[Any]]]] | None = None
-    """Inputs of the graph `GRAPH`, an example each, from which the ranges of eight-bit numbers come. None where `write`
-    itself makes weights smaller."""
+    """(trained model, examples) -> inputs of the graph `GRAPH`, one example each, to calibrate 8-bit ranges. None if
+    `write` itself converts weights."""
     least: Callable[[Path, int], tuple[str, AbstractContextManager[Any]]] | None = None
-    """The same as `run` with eight-bit weights on the fewest instructions that the runtime can be told to use, and how
-    it is told."""
+    """(folder, threads) -> the setting that restricts the runtime to the oldest instruction set, and the runtime under
+    it, as from `run`. For eight-bit weights."""

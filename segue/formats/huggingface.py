@@ -1,13 +1,14 @@
-"""How does Hugging Face's transformers keep a translator? As a MarianMTModel, which is the paper's Transformer.
+"""How is a translator exported to Hugging Face's transformers? As a MarianMTModel, which is the paper's Transformer.
 
-`AutoModelForSeq2SeqLM` and `AutoTokenizer` of transformers 4 and 5 load what is written, with nothing of ours. The
-scores are the same; these things differ:
+`AutoModelForSeq2SeqLM` and `AutoTokenizer` of transformers 4 and 5 load the result without Segue. The scores are the
+same, with these differences:
 
-- The longest output is `LONGEST_OUTPUT` tokens, whatever its source: a generation config knows no bound by the source.
-- Several target languages: the user writes the language's token before the source, as in "<2de> A dog runs." It is an
-  added token; the other special tokens are never read from a text, as with us (by a tokenizer of words they are).
-- Text normalization is part of the tokenizer. It lowers letters one by one: a capital sigma ending a word is σ, not ς.
-- Forbidden n-grams leave their probability to other tokens, also in scores.
+- The longest output is `LONGEST_OUTPUT` tokens: a generation config cannot limit it relative to the source.
+- With several target languages, the user writes the language token before the source, as in "<2de> A dog runs." It is
+  an added token; other special tokens are never recognized in a text, as in Segue (except by a word tokenizer).
+- Text normalization is part of the tokenizer. It lowercases letter by letter: a word-final capital sigma becomes σ, not
+  ς.
+- The probability of forbidden n-grams is redistributed to other tokens, also in scores.
 """
 
 import json
@@ -33,9 +34,9 @@ from segue.tasks.translation import Trained
 from segue.tasks.translation.pairs import padded
 
 LONGEST_SOURCE = 1024
-"""Tokens: transformers makes a table of so many sinusoids, the same as ours."""
+"""Maximum number of source tokens: the size of the table of sinusoids in transformers, which equal Segue's."""
 LONGEST_OUTPUT = 512
-"""Tokens, begin and end counted; who generates may set another `max_length`, up to `LONGEST_SOURCE`."""
+"""Default maximum of output tokens, including begin and end; `max_length` can change it, up to `LONGEST_SOURCE`."""
 NAMES = {
     "encoder": "model.encoder.layers",
     "decoder": "model.decoder.layers",
@@ -55,7 +56,7 @@ NAMES = {
     "up": "fc1",
     "down": "fc2",
 }
-"""Our parts of a parameter's name in Marian's words."""
+"""Part of a parameter name in Segue -> in Marian."""
 
 
 def write(
@@ -66,9 +67,9 @@ def write(
     folder: Path,
     text: TextSection | None = None,
 ) -> None:
-    """Writes the model into `folder`. Without `text`, texts are read as they are given.
+    """Writes the model to `folder`. Without `text` the tokenizer does not normalize texts.
 
-    A UserError names every setting that Marian has not.
+    Raises a UserError that names every setting that Marian does not support.
     """
     _check(section, vocabularies, text)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ def write(
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **named,
-        "split_special_tokens": True,  # a text that holds "</s>" is text
+        "split_special_tokens": True,  # "</s>" in a text is ordinary text
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": LONGEST_SOURCE,
@@ -91,7 +92,7 @@ def write(
 
 
 def weights(model: Transformer) -> dict[str, Tensor]:
-    """The model's parameters under Marian's names; biases that the model has not, and Marian has, are 0."""
+    """The model's parameters under Marian's names; biases that only Marian has are 0."""
     tensors = dict(model.state_dict())
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is None and module is not model.head:
@@ -106,7 +107,7 @@ def weights(model: Transformer) -> dict[str, Tensor]:
 
 
 def config(section: TransformerSection, vocabularies: Vocabularies) -> dict[str, Any]:
-    """What `config.json` holds."""
+    """The content of `config.json`."""
     size = len(vocabularies.target)
     sides = {
         f"{side}_{name}": value
@@ -132,7 +133,7 @@ def config(section: TransformerSection, vocabularies: Vocabularies) -> dict[str,
         "share_encoder_decoder_embeddings": section.tied == "all",
         "tie_word_embeddings": section.tied != "none",
         **_ends(vocabularies),
-        "forced_eos_token_id": None,  # Marian's own is token 0
+        "forced_eos_token_id": None,  # Marian's default is token 0
         "torch_dtype": "float32",  # transformers 4
         "dtype": "float32",  # transformers 5
     }
@@ -171,17 +172,17 @@ def _ends(vocabularies: Vocabularies) -> dict[str, int]:
 
 
 def _generation(vocabularies: Vocabularies, search: SearchSection) -> dict[str, Any]:
-    """What `generation_config.json` holds: our search."""
+    """The content of `generation_config.json`: the settings of the search."""
     special = vocabularies.target.special
     settings = {
         **_ends(vocabularies),
         "max_length": LONGEST_OUTPUT,
         "num_beams": search.beams,
-        # They are never written, and their probability goes to the other tokens.
+        # Never generated; their probability is redistributed to the other tokens.
         "suppress_tokens": sorted(number for token, number in special.items() if token != END),
         "renormalize_logits": True,
     }
-    if search.beams > 1:  # a sentence is done when no live hypothesis scores better at its present length
+    if search.beams > 1:  # False: stop when no live hypothesis scores better at its current length
         settings |= {"length_penalty": search.alpha, "early_stopping": False}
     if search.no_repeat_ngram:
         settings["no_repeat_ngram_size"] = search.no_repeat_ngram
@@ -189,32 +190,32 @@ def _generation(vocabularies: Vocabularies, search: SearchSection) -> dict[str, 
 
 
 def _tokenizer(vocabularies: Vocabularies, rule: TextSection | None) -> dict[str, Any]:
-    """What `tokenizer.json` holds: ours, with the text's normalization before it and the end token after."""
+    """The content of `tokenizer.json`: the model's tokenizer, plus text normalization and the end token."""
     inner = hf.Tokenizer.from_str(vocabularies.target.to_json())
     if rule is not None:
         inner.normalizer = _normalizer(rule)
     inner.post_processor = processors.TemplateProcessing(
         single=f"$A {END}", pair=f"$A $B {END}", special_tokens=[(END, vocabularies.end)]
     )
-    edges = decoders.Replace(hf.Regex(r"\A +| +\z"), "")  # the package's Strip panics where nothing is left
+    edges = decoders.Replace(hf.Regex(r"\A +| +\z"), "")  # the package's Strip panics on empty results
     if isinstance(inner.pre_tokenizer, pre_tokenizers.ByteLevel):
         inner.decoder = decoders.Sequence([decoders.ByteLevel(), edges])
-    elif not isinstance(inner.pre_tokenizer, pre_tokenizers.WhitespaceSplit):  # words are joined by spaces anyhow
+    elif not isinstance(inner.pre_tokenizer, pre_tokenizers.WhitespaceSplit):  # words are joined by spaces anyway
         inner.decoder = decoders.Sequence([decoders.Replace(WORD_MARK, " "), decoders.Fuse(), edges])
     state: dict[str, Any] = json.loads(inner.to_str())
     languages = {TO_LANGUAGE.format(language) for language in vocabularies.languages}
     for token in state["added_tokens"]:
-        if token["content"] in languages:  # read from a text, with the space after it
+        if token["content"] in languages:  # recognized in a text, with the space after it
             token |= {"special": False, "rstrip": True}
     return state
 
 
-_HIDDEN = 0xF0000  # of Unicode's private use
-_EDGE, _OPENING = "\ufdd1", "\ufdd2"  # no characters
+_HIDDEN = 0xF0000  # first character of a private use area
+_EDGE, _OPENING = "\ufdd1", "\ufdd2"  # noncharacters
 
 
 def _quotes() -> list[Any]:
-    """Apostrophes stay but in pairs around words: `data.text` says which."""
+    """Removes apostrophes only in pairs around words, as `data.text` does."""
     inside, outside = r"(?<=[\p{L}\p{M}\p{N}])", r"(?<![\p{L}\p{M}\p{N}])"
     before, not_before = r"(?=[\p{L}\p{M}\p{N}])", r"(?![\p{L}\p{M}\p{N}])"
     elision = rf"(?=(?i:{'|'.join(ELISIONS.split())})(?!\w))"
@@ -234,7 +235,7 @@ def _quotes() -> list[Any]:
 
 
 def _normalizer(rule: TextSection) -> Any:
-    """`data.text.normalize` in steps of the tokenizers package, but for joiners, flags and nested quotation marks."""
+    """`data.text.normalize` as normalizers of the tokenizers package, except for joiners, flags and nested quotes."""
     steps: list[Any] = [_replace(f"[{LEFT_OUT}]", ""), _replace(f"[{BLANK}]", " ")]
     removes, has_apostrophes = rule.punctuation == "remove", "'" in rule.keep_characters
     if removes and has_apostrophes:
@@ -260,7 +261,7 @@ def _replace(pattern: str, content: str) -> Any:
 
 
 def _folding(rule: TextSection) -> list[Any]:
-    """The normal form, around what it does not fold."""
+    """The Unicode normal form, except for characters that `data.text.folded` leaves unchanged."""
     if rule.unicode_form == "NFC":
         return [normalizers.NFC()]
     symbols = unfolded()
@@ -282,7 +283,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 class TransformersBackend:
-    """transformers' own search in what was written."""
+    """Runs an export with the search of transformers."""
 
     def __init__(self, folder: Path, end: int) -> None:
         from transformers import AutoModelForSeq2SeqLM
@@ -298,7 +299,7 @@ class TransformersBackend:
         num_best: int = 1,
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best outputs of each row of source tokens; without prefixes."""
+        """The best outputs for each row of source tokens; does not support prefixes."""
         assert prefixes is None
         padding = self._model.config.pad_token_id
         source, lengths = padded(rows, padding)
@@ -310,7 +311,7 @@ class TransformersBackend:
             found = self._model.generate(
                 input_ids=source,
                 attention_mask=(source != padding).long(),
-                max_length=min(longest + 2, LONGEST_SOURCE),  # with begin and end
+                max_length=min(longest + 2, LONGEST_SOURCE),  # including begin and end
                 num_beams=beams,
                 num_return_sequences=num_best,
                 length_penalty=section.alpha,
@@ -318,7 +319,7 @@ class TransformersBackend:
                 output_scores=True,
                 return_dict_in_generate=True,
             )
-            # transformers gives greedy outputs no score of their own.
+            # transformers returns no scores of greedy outputs.
             steps = self._model.compute_transition_scores(
                 found.sequences, found.scores, getattr(found, "beam_indices", None), normalize_logits=beams == 1
             )
@@ -333,7 +334,7 @@ class TransformersBackend:
         return [hypotheses[start : start + num_best] for start in range(0, len(hypotheses), num_best)]
 
     def attention(self, source: Sequence[int], target: Sequence[int]) -> None:
-        """None: it is not asked for here."""
+        """None: not needed for exports."""
         del source, target
 
 

@@ -1,7 +1,7 @@
-"""What does a model look like in ONNX? Files that any ONNX runtime reads, of operations that are fast in onnxruntime.
+"""How is a model exported to ONNX? As standard graphs, of operations that are fast in onnxruntime.
 
-A speech model is one graph, its front end inside; a translator is two: one reads, the other writes a token at a time.
-Batch, lengths and numbers of beams are free in all of them.
+A speech model is one graph, including the front end; a translator is two: the encoder, and a step of the decoder.
+Batch size, lengths and number of beams are dynamic in all of them.
 
 Shape letters: B batch, S samples or source tokens, T frames, F mel bins, V vocabulary, L decoder layers, N rows of a
 search, P tokens so far, H' heads of keys, d width of a head.
@@ -40,26 +40,29 @@ from segue.tasks.translation.search import search
 if TYPE_CHECKING:  # onnx_ir comes with onnxscript, an extra
     from onnx_ir import Model, Node, Value
 
-OPSET = 18  # IR 10 with it: onnxruntime 1.18 and all later ones read both
+OPSET = 18  # with IR version 10, supported since onnxruntime 1.18
 
 Names = Mapping[str, Sequence[str | int]]
-"""Name of a tensor -> its dimensions: a name where the size is free."""
+"""Name of a tensor -> its dimensions: a number, or a name for a dynamic size."""
 
 
 def write_recognizer(model: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes waveforms (B, S), lengths (B) -> log_probs (B, T, V), frames (B). `model` is in evaluation mode."""
+    """Writes the graph waveforms (B, S), lengths (B) -> log_probs (B, T, V), frames (B).
+
+    `model` must be in evaluation mode.
+    """
     dimensions = {"waveforms": ("batch", "samples"), "lengths": ("batch",)}
     example = (torch.zeros(2, 4000), torch.tensor([4000, 3000]))
     write(model, example, dimensions, ("log_probs", "frames"), path, metadata)
 
 
 def write_translator(model: Transformer, folder: Path, metadata: Mapping[str, str]) -> None:
-    """Writes two graphs into `folder`.
+    """Writes two graphs to `folder`.
 
     `encoder.onnx`: source (B, S), lengths (B) -> cross_keys and cross_values (L, B, H', S, d).
     `decoder.onnx`: tokens (N), cross_keys, cross_values, lengths (B), past_keys and past_values (L, N, H', P, d) ->
-    scores (N, V), keys and values (L, N, H', P + 1, d). P is 0 at first; N is a multiple of B, a sentence's rows side
-    by side.
+    scores (N, V), keys and values (L, N, H', P + 1, d). P is 0 in the first step; N is a multiple of B, with the rows
+    of a sentence next to each other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     reader, writer = _Reader(model), _Writer(model)
@@ -84,7 +87,7 @@ class OnnxSteps:
     """A translator's two graphs in onnxruntime, as `decoding.autoregressive.Steps` for a search of `beams` rows."""
 
     def __init__(self, encoder: Any, decoder: Any, source: Tensor, lengths: Tensor, beams: int) -> None:
-        """Sessions; (B, S) source tokens, (B) their numbers: read at once."""
+        """Encodes (B, S) source tokens of (B) lengths; `encoder` and `decoder` are sessions."""
         self._decoder, self._lengths = decoder, lengths.numpy()
         self._cross: list[NDArray[Any]] = encoder.run(None, {"source": source.numpy(), "lengths": self._lengths})
         layers, sentences, heads, _, width = self._cross[0].shape
@@ -92,14 +95,14 @@ class OnnxSteps:
         self._past: list[NDArray[Any]] = [empty, empty]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """(N) last tokens -> (N, V) scores of the next ones."""
+        """(N) last tokens -> (N, V) scores of the next tokens."""
         given = {"tokens": tokens.numpy(), "lengths": self._lengths}
         given |= dict(zip((*CROSS, "past_keys", "past_values"), (*self._cross, *self._past), strict=True))
         scores, *self._past = self._decoder.run(None, given)
         return torch.from_numpy(scores)
 
     def select(self, rows: Tensor, sentences: Tensor | None) -> None:
-        """Goes on with these rows in this order, and with these sentences alone (None: all)."""
+        """Keeps these rows, in this order, and only these sentences (None: all)."""
         self._past = [each[:, rows.numpy()] for each in self._past]
         if sentences is not None:
             self._cross = [each[:, sentences.numpy()] for each in self._cross]
@@ -107,7 +110,7 @@ class OnnxSteps:
 
 
 class OnnxTranslationBackend:
-    """The two graphs under our search, which needs PyTorch: what proves them equal."""
+    """Runs the two graphs with Segue's search, which needs PyTorch, for the comparison."""
 
     def __init__(self, folder: Path, vocabularies: Vocabularies, threads: int | None = None) -> None:
         self._vocabularies = vocabularies
@@ -121,13 +124,13 @@ class OnnxTranslationBackend:
         num_best: int = 1,
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best outputs of each row of source tokens."""
+        """The best outputs for each row of source tokens."""
         source, lengths = padded(rows, self._vocabularies.source.special[PADDING])
         steps = OnnxSteps(self._encoder, self._decoder, source, lengths, max(section.beams, num_best))
         return search(steps, self._vocabularies, lengths, section, num_best=num_best, prefixes=prefixes)
 
     def attention(self, source: Sequence[int], target: Sequence[int]) -> None:
-        """None: the graphs do not say."""
+        """None: the graphs do not output it."""
         del source, target
 
 
@@ -135,7 +138,7 @@ CROSS = ("cross_keys", "cross_values")
 
 
 class _Reader(nn.Module):
-    """The part of a translator that runs once."""
+    """The part of a translator that runs once per source."""
 
     def __init__(self, model: Transformer) -> None:
         super().__init__()
@@ -143,13 +146,13 @@ class _Reader(nn.Module):
         self.train(model.training)
 
     def forward(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S), (B) -> twice (L, B, H', S, d)."""
+        """(B, S) tokens, (B) lengths -> keys and values, (L, B, H', S, d) each."""
         keys, values = zip(*self.model.begin(source, lengths).cross, strict=True)
         return torch.stack(keys), torch.stack(values)
 
 
 class _Writer(nn.Module):
-    """The part that runs for each token. What a cache keeps comes in and goes out."""
+    """The part that runs once per token. The content of the cache is input and output."""
 
     def __init__(self, model: Transformer) -> None:
         super().__init__()
@@ -159,7 +162,7 @@ class _Writer(nn.Module):
     def forward(
         self, tokens: Tensor, cross_keys: Tensor, cross_values: Tensor, lengths: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N), twice (L, B, H', S, d), (B), twice (L, N, H', P, d) -> (N, V), twice (L, N, H', P + 1, d)."""
+        """(N), 2 x (L, B, H', S, d), (B), 2 x (L, N, H', P, d) -> (N, V), 2 x (L, N, H', P + 1, d)."""
         mask = length_mask(lengths, cross_keys.shape[3]).unsqueeze(1)  # (B, 1, 1, S)
         cache = Cache(mask, list(zip(cross_keys.unbind(), cross_values.unbind(), strict=True)))
         cache.own = list(zip(keys.unbind(), values.unbind(), strict=True))
@@ -177,10 +180,10 @@ def write(
     path: Path,
     metadata: Mapping[str, str],
 ) -> None:
-    """Writes one graph. `dimensions` names the inputs in their order; the example shows their types and fixed sizes."""
+    """Writes one graph. `dimensions` lists the inputs in order; `example` determines their types and fixed sizes."""
     program = traced(model, example, dimensions, outputs)
     program.model.metadata_props.update(metadata)
-    program.save(path)  # weights inside; beside it only past 2 GB, which protobuf cannot hold
+    program.save(path)  # weights are inside, or in a separate file above protobuf's limit of 2 GB
 
 
 def traced(
@@ -189,7 +192,7 @@ def traced(
     """The graph of a model, without metadata."""
     assert not model.training
     try:
-        import onnxscript  # noqa: F401  # what torch's exporter needs
+        import onnxscript  # noqa: F401  # required by torch's exporter
         from onnx_ir.passes import common
     except ImportError:
         raise missing_extra("onnxscript", "export") from None
@@ -207,7 +210,7 @@ def traced(
             dynamic_shapes=shapes,
         )
     assert program is not None
-    common.ClearMetadataAndDocStringPass()(program.model)  # the exporter's notes hold paths of this machine
+    common.ClearMetadataAndDocStringPass()(program.model)  # the exporter's metadata contain local paths
     _mask_after_activation(program.model)
     _in_two_dimensions(program.model)
     _name_nodes(program.model)
@@ -215,10 +218,9 @@ def traced(
 
 
 def _mask_after_activation(model: "Model") -> None:
-    """ReLU(where(padding, 0, x)) becomes ReLU(x) times a mask of 0 and 1, which is the same.
+    """Replaces ReLU(where(padding, 0, x)) by the equivalent ReLU(x) times a mask of 0 and 1.
 
-    onnxruntime then makes one operation of convolution and ReLU, and the 8-bit product takes half the time of the
-    8-bit choice.
+    onnxruntime can then fuse convolution and ReLU, and an 8-bit product takes half the time of an 8-bit `where`.
     """
     import onnx_ir as ir
 
@@ -243,20 +245,20 @@ def _mask_after_activation(model: "Model") -> None:
 
 
 def _in_two_dimensions(model: "Model") -> None:
-    """Convolutions over (B, C, T), and what lies between them, become the same over (B, C, 1, T).
+    """Replaces convolutions over (B, C, T), and operations between them, by equivalent ones over (B, C, 1, T).
 
-    For convolutions of two dimensions onnxruntime has kernels that are two to three times as fast.
+    onnxruntime's kernels for two-dimensional convolutions are two to three times as fast.
     """
     import onnx_ir as ir
 
     graph = model.graph
     axis = ir.tensor([2], name="height")
     height = ir.Value(name="height", const_value=axis, shape=ir.Shape([1]), type=ir.TensorType(axis.dtype))
-    lifted: dict[Value, Value] = {}  # of three dimensions -> of four
+    lifted: dict[Value, Value] = {}  # three-dimensional -> four-dimensional
     replaced: list[Node] = []
 
     def lift(value: "Value", before: "Node") -> "Value":
-        """The value in four dimensions; as it is where it is a single number."""
+        """The value in four dimensions; a single number is returned unchanged."""
         if value.const_value is not None and value.const_value.size == 1:
             return value
         if value not in lifted:
@@ -300,7 +302,7 @@ def _producer(value: "Value | None") -> "Node | None":
 
 
 def _name_nodes(model: "Model") -> None:
-    """Nodes with weights get the weight's name in the model: what a report about layers calls them."""
+    """Names nodes with weights after the weight in the model, for reports about layers."""
     taken: set[str | None] = set()
     for node in model.graph:
         weights = [value.name for value in node.inputs if value is not None and value.is_initializer()]
@@ -312,7 +314,7 @@ def _name_nodes(model: "Model") -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The exporter speaks of its own parts (deprecated calls, packages that are not installed): nothing to mend."""
+    """Suppresses the exporter's warnings about its internals, such as deprecated calls and packages not installed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -343,7 +345,7 @@ log_probs, frames = session.run(None, {{"waveforms": samples[None], "lengths": n
 best = [len(log_probs[0, 0]) - 1, *log_probs[0].argmax(axis=1)]  # the last token is the blank
 tokens = [*json.loads(session.get_modelmeta().custom_metadata_map["tokens"]), ""]
 print("".join(tokens[b] for a, b in zip(best, best[1:]) if a != b))"""
-    return f"{speech_recognition.use(folder)}\nor with onnxruntime alone:\n\n{card.python(code)}"
+    return f"{speech_recognition.use(folder)}\nor with only onnxruntime:\n\n{card.python(code)}"
 
 
 def _hear(trained: speech_recognition.Trained, folder: Path, threads: int) -> Recognize:
@@ -386,7 +388,7 @@ while written[-1] != tokenizer.token_to_id("{END}") and len(written) < 2 * len(t
     state = {{"past_keys": past_keys, "past_values": past_values}}
     written.append(int(scores.argmax()))
 print(tokenizer.decode(written))"""
-    return f"With onnxruntime and tokenizers, greedily:\n\n{card.python(code)}"
+    return f"With onnxruntime and tokenizers, greedy search:\n\n{card.python(code)}"
 
 
 def _speech_inputs(

@@ -1,4 +1,4 @@
-"""What does a classifier look like in ONNX? One graph: waveforms or tokens in, scores of classes out."""
+"""How is a classifier exported to ONNX? As one graph: waveforms or tokens in, scores of classes out."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from segue.tasks import classification
 
 
 def _write(trained: classification.Trained, folder: Path, weights: str) -> None:
-    """Inputs (B, S), lengths (B) -> scores (B, C)."""
+    """Writes the graph inputs (B, S), lengths (B) -> scores (B, C)."""
     if weights == "int8" and not trained.recipe.is_of_sounds:
         raise UserError("--quantize int8: onnx has no such weights for classifiers of texts (it has: float16)")
     size = 4000 if trained.recipe.is_of_sounds else 7
@@ -50,7 +50,7 @@ session = onnxruntime.InferenceSession("{folder}/model.onnx")
 [scores] = session.run(None, {{"inputs": inputs, "lengths": numpy.array([inputs.shape[1]])}})
 classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
 print(classes[int(scores[0].argmax())])"""
-    return f"{classification.use(folder, is_of_sounds=is_of_sounds)}\nor with onnxruntime alone:\n\n{card.python(code)}"
+    return f"{classification.use(folder, is_of_sounds=is_of_sounds)}\nor with only onnxruntime:\n\n{card.python(code)}"
 
 
 def _inputs(trained: classification.Trained, examples: Manifest[Labeled]) -> Iterator[dict[str, NDArray[Any]]]:

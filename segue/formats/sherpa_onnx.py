@@ -1,6 +1,7 @@
-"""What does sherpa-onnx want of a recognizer? `model.onnx` and `tokens.txt`, for `OfflineRecognizer.from_nemo_ctc`.
+"""How is a recognizer exported to sherpa-onnx? As `model.onnx` and `tokens.txt`, for `OfflineRecognizer.from_nemo_ctc`.
 
-<https://k2-fsa.github.io/sherpa/onnx/>. It computes our features itself (`data/features.py`); the graph normalizes.
+<https://k2-fsa.github.io/sherpa/onnx/>. It computes the same features itself (`data/features.py`); the graph normalizes
+them.
 
 Shape letters: B batch, F mel bins, T frames, T' output frames, V vocabulary.
 """
@@ -28,17 +29,17 @@ from segue.tasks.speech_recognition.comparison import Recognize, Scores
 
 BLANK = "<blk>"
 LOUD = 256
-"""Peak of recordings for models whose features are normalized over speech, which do not depend on the level. Samples
-are floats, so nothing is clipped; sherpa-onnx's floor lies 48 dB lower then."""
+"""Peak to which recordings are scaled if features are normalized over speech, which makes them independent of the
+level. Samples are floats, so nothing is clipped; relative to them, sherpa-onnx's floor is then 48 dB lower."""
 
 
 def write(model: AcousticModel, tokenizer: Tokenizer, folder: Path, features: FeaturesSection) -> None:
-    """Writes both files into `folder`. A UserError says which tokens sherpa-onnx cannot write."""
+    """Writes both files to `folder`. Raises a UserError if sherpa-onnx cannot represent a token."""
     lines = token_lines(tokenizer)
     metadata = {
         "vocab_size": str(len(lines)),
         "subsampling_factor": str(model.encoder.subsampling),
-        # Empty: the graph normalizes. sherpa-onnx 2.0.1's "per_feature" is half a sigma off in silent low bins.
+        # Empty: the graph normalizes. "per_feature" of sherpa-onnx 2.0.1 is off by half a sigma in silent low bins.
         "normalize_type": "",
         "model_type": "EncDecCTCModelBPE",
     }
@@ -55,7 +56,7 @@ def write(model: AcousticModel, tokenizer: Tokenizer, folder: Path, features: Fe
 
 
 class _Graph(nn.Module):
-    """What stands after the features, so that the frames that sherpa-onnx looks at hold all that is said."""
+    """The model after the front end, with frames reordered so that sherpa-onnx, which may drop one, loses no text."""
 
     def __init__(self, model: AcousticModel) -> None:
         super().__init__()
@@ -63,17 +64,18 @@ class _Graph(nn.Module):
         self.train(model.training)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, F, T), (B) -> (B, T', V), (B), and (B, T'): the time of each of the rows.
+        """(B, F, T), (B) -> (B, T', V) log-probabilities, (B) frames, (B, T') original positions of the rows.
 
-        Of T' = ceil(T / subsampling) frames, sherpa-onnx looks at floor(T / subsampling) alone. Where that is one less,
-        a frame that says what the one before it says, the last such one, stands last: without it, the text is the same.
+        Of T' = ceil(T / subsampling) frames, sherpa-onnx uses only floor(T / subsampling). If that is less, the last
+        frame whose best token repeats that of the frame before it is moved to the end: dropping it does not change the
+        text.
         """
         log_probs, frames = self.model.of_features(features, lengths)
         best = log_probs.argmax(dim=2)
         index = torch.arange(best.shape[1], device=best.device).expand_as(best)
         end = frames.unsqueeze(1) - 1
         is_repeated = (best == torch.roll(best, 1, dims=1)) & (index > 0) & (index <= end)
-        spare = (is_repeated * index).amax(dim=1, keepdim=True)  # 0 where no frame can be spared
+        spare = (is_repeated * index).amax(dim=1, keepdim=True)  # 0 if no frame can be dropped
         spare = torch.where((spare > 0) & (lengths.unsqueeze(1) // self._subsampling <= end), spare, end)
         later = torch.where(index < end, index + 1, torch.where(index == end, spare, index))
         positions = torch.where(index < spare, index, later)
@@ -81,7 +83,7 @@ class _Graph(nn.Module):
 
 
 def token_lines(tokenizer: Tokenizer) -> list[str]:
-    """The lines of tokens.txt: symbol and number of each token, then the blank."""
+    """The lines of tokens.txt: symbol and number of each token, then the blank. Raises a UserError as `write` does."""
     symbols = []
     for number, piece in enumerate(tokenizer.pieces):
         try:
@@ -93,9 +95,9 @@ def token_lines(tokenizer: Tokenizer) -> list[str]:
         symbols.append(text.replace(" ", WORD_MARK))
     taken = {BLANK}
     for number, symbol in enumerate(symbols):
-        # sherpa-onnx reads symbol and number apart at any white space; an empty symbol is a space to it.
+        # sherpa-onnx separates symbol and number at any white space, and reads an empty symbol as a space.
         if not symbol or symbol.split() != [symbol]:
-            raise UserError(f"token {number}, {symbol!r}, cannot stand in sherpa-onnx's tokens.txt: remove it")
+            raise UserError(f"token {number}, {symbol!r}, is not possible in sherpa-onnx's tokens.txt: remove it")
         if symbol in taken:
             raise UserError(f"token {number}, {symbol!r}, has another meaning in sherpa-onnx's tokens.txt as well")
         taken.add(symbol)
@@ -111,12 +113,12 @@ def _write(trained: Trained, folder: Path, weights: str) -> None:
 
 
 def _is_leveled(trained: Trained) -> bool:
-    """Whether recordings are to be scaled first: sherpa-onnx's floor would hide what our features have."""
+    """Whether recordings have to be scaled first, because of sherpa-onnx's floor."""
     return trained.recipe.features.normalization == "speech"
 
 
 def _leveled(trained: Trained, waveforms: Sequence[Samples]) -> list[Samples]:
-    """About as loud as the card says that they are given to sherpa-onnx: by powers of two, which round nothing."""
+    """Scales waveforms to about the level that the model card prescribes: by powers of two, which is exact."""
     if not _is_leveled(trained):
         return list(waveforms)
     peaks = [max(float(np.abs(samples).max(initial=0.0)), 1e-9) for samples in waveforms]
@@ -128,13 +130,13 @@ def _leveled(trained: Trained, waveforms: Sequence[Samples]) -> list[Samples]:
 
 @torch.inference_mode()
 def _inputs(trained: Trained, waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:
-    """Our features with sherpa-onnx's floor, which are sherpa-onnx's."""
+    """Inputs of the graph: features with sherpa-onnx's floor, which equal those it computes itself."""
     features, frames = trained.model.front_end(*map(torch.from_numpy, padded(_leveled(trained, waveforms))))
     return {"features": features.clamp(min=math.log(FLOOR)).numpy(), "lengths": frames.numpy()}
 
 
 def _hear(trained: Trained, folder: Path, threads: int) -> Recognize:
-    """sherpa-onnx's texts. It shows no scores: those are its graph's, for our features."""
+    """Texts from sherpa-onnx. It returns no scores, so these come from its graph for the same features."""
     import sherpa_onnx
 
     metadata = trained.metadata()
@@ -151,7 +153,7 @@ def _hear(trained: Trained, folder: Path, threads: int) -> Recognize:
         streams = [recognizer.create_stream() for _ in waveforms]
         for stream, waveform in zip(streams, _leveled(trained, waveforms), strict=True):
             stream.accept_waveform(metadata.sample_rate_hz, waveform)
-        # Without a frame to look at, sherpa-onnx ends the process.
+        # Without any frame, sherpa-onnx terminates the process.
         with_frames = [
             each for each, samples in zip(streams, waveforms, strict=True) if len(samples) >= metadata.samples_per_frame
         ]
@@ -168,7 +170,7 @@ def _hear(trained: Trained, folder: Path, threads: int) -> Recognize:
 
 def _use(trained: Trained, folder: str) -> str:
     metadata = trained.metadata()
-    loud = f"samples *= {LOUD} / max(abs(samples).max(), 1e-9)  # sherpa-onnx's floor then hides nothing of them\n"
+    loud = f"samples *= {LOUD} / max(abs(samples).max(), 1e-9)  # so that sherpa-onnx's floor has no effect\n"
     scaled = loud if _is_leveled(trained) else ""
     code = f"""import sherpa_onnx
 import soundfile

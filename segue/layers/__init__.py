@@ -1,1 +1,1 @@
-"""Building blocks that two rooms use unchanged."""
+"""Building blocks that several packages share."""

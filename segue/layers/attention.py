@@ -1,4 +1,4 @@
-"""What is attention? Queries that look for keys and take their values (Vaswani et al. 2017, section 3.2).
+"""What is attention? Averages of values, weighted by the match of queries and keys (Vaswani et al. 2017, section 3.2).
 
 Shape letters: B batch, T queries, S keys, D width, H heads, d width of a head.
 """
@@ -15,7 +15,7 @@ from segue.layers.splits import Split
 
 
 class Attention(nn.Module):
-    """Multi-head attention; with fewer heads for keys and values where asked (Ainslie et al. 2023, arXiv:2305.13245)"""
+    """Multi-head attention, optionally with fewer key and value heads (Ainslie et al. 2023, arXiv:2305.13245)."""
 
     splits: ClassVar[Mapping[str, Split]] = {"query": "column", "key": "column", "value": "column", "output": "row"}
 
@@ -33,23 +33,23 @@ class Attention(nn.Module):
         self.heads, self.key_value_heads = heads, key_value_heads
         self.head_width = width // heads
         self.dropout, self.is_rotary = dropout, is_rotary
-        # Separate, not fused: tensor parallelism splits each by columns, and Llama's and Marian's names need them.
+        # Separate, not fused: tensor parallelism splits each by columns, and Llama and Marian have separate names.
         self.query = nn.Linear(width, width, bias=has_biases)
         self.key = nn.Linear(width, key_value_heads * self.head_width, bias=has_biases)
         self.value = nn.Linear(width, key_value_heads * self.head_width, bias=has_biases)
         self.output = nn.Linear(width, width, bias=has_biases)
 
     def dealt_out(self) -> dict[str, int]:
-        """Heads."""
+        """The numbers of heads."""
         return {f"{number} heads": number for number in (self.heads, self.key_value_heads)}
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
-        """(B, T, D), (B, S, D), mask (B, 1, 1, S) -> (B, T, D). Positions count from 0."""
+        """(B, T, D) queries, (B, S, D) keys and values, (B, 1, 1, S) mask -> (B, T, D). Positions count from 0."""
         keys, values = self.keys_and_values(memory)
         return self.attend(x, keys, values, mask, is_causal=is_causal)
 
     def keys_and_values(self, memory: Tensor, first_position: int = 0) -> tuple[Tensor, Tensor]:
-        """(B, S, D) -> twice (B, H', S, d): what a cache keeps."""
+        """(B, S, D) -> (B, H', S, d) keys, (B, H', S, d) values, which a cache can store."""
         keys = self._by_head(self.key(memory))
         values = self._by_head(self.value(memory))
         if self.is_rotary:
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         return self.output(found.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # (B, H, T, d) -> (B, T, D)
 
     def weights(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, D), (B, S, D) -> (B, H, T, S): how much each query takes from each key; to be looked at."""
+        """(B, T, D), (B, S, D) -> (B, H, T, S) attention weights, for inspection."""
         queries, (keys, _) = self._by_head(self.query(x)), self.keys_and_values(memory)
         if self.is_rotary:
             queries = rotate(queries, _positions(queries, 0))

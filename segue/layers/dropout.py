@@ -1,16 +1,16 @@
-"""What does a layer not see while it learns? Elements left out at random (Srivastava et al. 2014)."""
+"""How is dropout computed fast on a CPU? (Srivastava et al. 2014)."""
 
 import torch
 from torch import Tensor, nn
 
-LEVELS = 2**16  # of a random number
+LEVELS = 2**16  # number of values of a random number
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout, in less than half the time on a CPU: sixteen random bits an element, the probability rounded."""
+    """torch's dropout in less than half the time on a CPU: 16 random bits per element, with rounded probability."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of any shape; in training elements are 0 with probability p, and the others multiplied by 1 / (1 - p)."""
+        """(...) -> (...): in training, elements are 0 with probability p, the others multiplied by 1 / (1 - p)."""
         dropped = int(self.p * LEVELS)
         if not self.training or not dropped or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)

@@ -1,4 +1,4 @@
-"""What does each token compute by itself? Two layers with an activation between them, or a gated pair.
+"""What is the position-wise network? Two linear layers with an activation between them, or a gated variant.
 
 Shape letters: B batch, T tokens, D width.
 """
@@ -31,7 +31,7 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(dropout)
 
     def dealt_out(self) -> dict[str, int]:
-        """Hidden units."""
+        """The number of hidden units."""
         return {f"feed_forward of {self.hidden}": self.hidden}
 
     def forward(self, x: Tensor) -> Tensor:

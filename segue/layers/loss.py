@@ -1,4 +1,4 @@
-"""What does a wrong token cost? Cross-entropy with smoothed labels, in little memory.
+"""How is the loss of tokens computed? Label-smoothed cross-entropy with little memory.
 
 Shape letters: P targets, V vocabulary, R tokens of a rank.
 """
@@ -11,23 +11,23 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 ROWS = 256
-"""Targets that a CPU works on at once: with thousands of tokens, some megabytes."""
+"""Number of targets processed at once on a CPU: some megabytes for thousands of tokens."""
 GPU_BYTES = 2**26
-"""Of scores that a GPU works on at once: less, and it waits for operations to be started."""
+"""Size of the scores processed at once on a GPU: with less, launch overhead dominates."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """(P, V), (P) -> twice (P), float32: the smoothed loss, and the negative log-likelihood, which has no gradient.
+    """(P, V), (P) -> (P), (P), float32: smoothed loss, and negative log-likelihood, which has no gradient.
 
-    The target distribution is (1 - smoothing) on the target and smoothing / V on every token, the target included
-    (Szegedy et al. 2016, arXiv:1512.00567, section 7), as torch's `F.cross_entropy` has it.
-    Logits of float32 that need a gradient are overwritten with it. Logits that are split by tokens over ranks stay so:
-    every rank calls this, has the losses of all targets, and the gradient of its own logits.
+    The target distribution is (1 - smoothing) on the target plus smoothing / V on every token, as in `F.cross_entropy`
+    (Szegedy et al. 2016, arXiv:1512.00567, section 7). Float32 logits that need a gradient are overwritten with it.
+    Logits that are split over ranks by tokens are not gathered: the call is collective, and every rank gets the losses
+    of all targets and the gradient of its own logits.
     """
     if isinstance(logits, DTensor):
         assert logits.placements == (Shard(1),)
         mesh, part = logits.device_mesh, logits.to_local()
-        size = -(-logits.shape[1] // mesh.size())  # as torch.chunk deals out
+        size = -(-logits.shape[1] // mesh.size())  # as torch.chunk
         split = _Split(mesh.get_group(), mesh.get_local_rank() * size, logits.shape[1])
         loss, likelihood = _SplitCrossEntropy.apply(part, targets, smoothing, split)  # type: ignore[no-untyped-call]
         return loss, likelihood
@@ -36,9 +36,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> tu
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The gradient, softmax minus target distribution, is made with the loss, a few rows at a time: in cache.
+    """Computes the gradient (softmax minus target distribution) together with the loss, in blocks that fit in cache.
 
-    On a CPU fresh memory of that size costs as much as the exponentials, so it takes the logits' place.
+    The gradient overwrites the logits: on a CPU, allocating memory of that size costs as much as the exponentials.
     """
 
     @staticmethod
@@ -67,18 +67,18 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class _Split(NamedTuple):
-    """How a vocabulary is dealt out."""
+    """How a vocabulary is split over ranks."""
 
     group: Any
-    """Of the ranks that share it."""
+    """Process group of the ranks."""
     first: int
     """This rank's first token."""
     vocabulary: int
-    """Tokens of all ranks."""
+    """Number of tokens of all ranks."""
 
 
 class _SplitCrossEntropy(torch.autograd.Function):
-    """The same, of a rank's tokens: (P, R). Three numbers a target are summed over the ranks, one more is compared."""
+    """As `_CrossEntropy`, for a rank's part of the logits, (P, R). Per target, ranks exchange a maximum and 3 sums."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float, split: _Split) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ class _SplitCrossEntropy(torch.autograd.Function):
         places = (targets - split.first).unsqueeze(1)
         is_own = (places >= 0) & (places < num_own)  # (P, 1)
         places = places.clamp(0, num_own - 1)
-        sums = torch.empty(3, num_targets, device=logits.device)  # of exponentials, of logits, of the target's logit
+        sums = torch.empty(3, num_targets, device=logits.device)  # exponentials, logits, the target's logit
         for rows in _chunks(logits):
             scores = logits[rows].float() - largest[rows].unsqueeze(1)
             sums[0, rows] = scores.exp().sum(dim=1)
@@ -119,7 +119,7 @@ class _SplitCrossEntropy(torch.autograd.Function):
 
 
 def _chunks(logits: Tensor) -> list[slice]:
-    """(P, V): the rows that are worked on at once, one after the other."""
+    """(P, V) -> slices of rows to process at once."""
     num_targets, vocabulary = logits.shape
     at_once = ROWS if logits.device.type == "cpu" else max(ROWS, GPU_BYTES // (4 * vocabulary))
     return [slice(start, start + at_once) for start in range(0, num_targets, at_once)]

@@ -12,7 +12,7 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def real_places(lengths: Tensor, size: int) -> Tensor:
-    """(B) -> (P): where the first `lengths` positions of each row lie among all, row after row."""
+    """(B) -> (P): indices of the first `lengths` positions of each row in the flattened (B, size) batch."""
     return length_mask(lengths, size).flatten().nonzero().squeeze(1)
 
 
@@ -20,5 +20,5 @@ Frames = TypeVar("Frames", Tensor, int)
 
 
 def output_frames(frames: Frames, stride: int) -> Frames:
-    """Frames that a convolution of this stride leaves: ceil(frames / stride)."""
+    """Number of output frames of a convolution with this stride: ceil(frames / stride)."""
     return (frames + stride - 1) // stride

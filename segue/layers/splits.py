@@ -1,4 +1,4 @@
-"""How does tensor parallelism split a layer? Each layer that can be split declares it; the engine reads that.
+"""How does tensor parallelism split a layer? Each layer that can be split declares it, for the engine.
 
 Shoeybi et al. 2019, "Megatron-LM" (arXiv:1909.08053), section 3.
 """
@@ -7,30 +7,30 @@ from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
 Split = Literal["column", "row", "vocabulary"]
-"""Which dimension of a matrix is dealt out to the ranks.
+"""The dimension of a matrix that is split over ranks.
 
-"column" is the outputs of a linear layer, "row" its inputs: the paper writes Y = XA, so a column of A is an output. A
-column and then a row need one sum over the ranks. "vocabulary" is the tokens of an embedding or of an output layer
-(`vocabulary.py`); only these may be dealt out unevenly.
+"column" splits the outputs of a linear layer, "row" its inputs: the paper writes Y = XA, so a column of A is an output.
+A column split followed by a row split needs one sum over ranks. "vocabulary" splits the tokens of an embedding or an
+output layer (`vocabulary.py`); only these may be split unevenly.
 """
 
 
 @runtime_checkable
 class Splittable(Protocol):
-    """A layer that declares how it is split. Its code is that of one device, and takes sizes from its tensors."""
+    """A layer that declares how it is split. Its code is written for one device, and takes sizes from its tensors."""
 
     splits: Mapping[str, Split]
-    """For each linear layer or embedding in it that is split, by the name of the attribute, which may be None."""
+    """The split of each linear layer or embedding, by attribute name; the attribute may be None."""
 
     def dealt_out(self) -> dict[str, int]:
-        """What the ranks must divide, in words that a user knows from the recipe, and how many there are of it."""
+        """Counts that the number of ranks must divide, by a description in the recipe's terms."""
         ...
 
 
 def splits_of(module: object, ranks: int = 1) -> Mapping[str, Split]:
-    """Of the parts of a module that are there; empty for one that declares nothing.
+    """The splits of a module's existing attributes; empty if it declares none.
 
-    A vocabulary of which one of `ranks` would have no token stays whole.
+    A vocabulary that would leave one of the `ranks` without tokens is not split.
     """
     found: dict[str, Split] = {}
     for name, split in (module.splits if isinstance(module, Splittable) else {}).items():
@@ -41,5 +41,5 @@ def splits_of(module: object, ranks: int = 1) -> Mapping[str, Split]:
 
 
 def _has_all_ranks(tokens: int, ranks: int) -> bool:
-    """Whether torch.chunk leaves something for the last rank."""
+    """Whether torch.chunk gives the last rank at least one token."""
     return -(-tokens // ranks) * (ranks - 1) < tokens

@@ -1,4 +1,5 @@
-"""How good are outputs? Read `names.py`, `measures.py` (what is counted), `resampling.py` (how sure), `choice.py`."""
+"""Metrics: `names.py`; `measures.py`, scores from sums over examples; `resampling.py`, confidence intervals;
+`choice.py`, the metrics of a task."""
 
 from segue.metrics.choice import (
     bleu_tokenizer,

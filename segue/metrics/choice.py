@@ -1,4 +1,4 @@
-"""Which metrics suit a task's outputs? Chosen by what its references are: languages, scripts, classes."""
+"""The metrics of a task's outputs, which depend on its references: their languages, scripts or classes."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -14,7 +14,7 @@ from segue.writing import has_spaces, writing
 
 
 def speech(metric: SpeechMetric, references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
-    """Word and character error rates; that which chooses first (`speech_metric`). Texts are normalized."""
+    """Word and character error rates of normalized texts, first the one that selects models (`speech_metric`)."""
     name = speech_metric(metric, references)
     is_joined = not has_spaces(writing(references))
     rates: list[Measure] = [ErrorRate("word"), ErrorRate("character", is_joined=is_joined)]
@@ -24,7 +24,7 @@ def speech(metric: SpeechMetric, references: Sequence[str], hypotheses: Sequence
 
 
 def classes(metric: ClassMetric, references: Sequence[str], hypotheses: Sequence[str]) -> Scores:
-    """Accuracy and macro F1; that which chooses first."""
+    """Accuracy and macro F1, first the one that selects models, `metric`."""
     measures: list[Measure] = [ShareOfOutputs("accuracy"), MacroF1()]
     measures.sort(key=lambda measure: measure.metric.name != metric)
     part = Scored(measures, [[each] for each in references], hypotheses)
@@ -32,7 +32,7 @@ def classes(metric: ClassMetric, references: Sequence[str], hypotheses: Sequence
 
 
 def by_label(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Examples, precision, recall and F1 of each class that a reference has, in the order of names."""
+    """Number of examples, precision, recall and F1 of each class that occurs in the references, sorted by name."""
     found = {}
     for label in sorted(set(references)):
         right = sum(label == each == said for each, said in zip(references, hypotheses, strict=True))
@@ -43,13 +43,13 @@ def by_label(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, 
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
-    """Word and character error rates of normalized texts, and the counts behind the first (`speech`)."""
+    """Word and character error rates of normalized texts, and the counts of errors of the first (see `speech`)."""
     return speech("auto", references, hypotheses).overall()
 
 
 def speech_metric(metric: SpeechMetric, references: Iterable[str]) -> SpeechRate:
-    """What chooses: unless it is given, the character error rate where nothing separates the words of the references,
-    and the word error rate elsewhere."""
+    """The metric that selects models. "auto" is the character error rate if the references have no spaces between
+    words, else the word error rate."""
     if metric != "auto":
         return metric
     return "word_error_rate" if has_spaces(writing(references)) else "character_error_rate"
@@ -64,9 +64,9 @@ def texts(
     *,
     has_edit_rate: bool = False,
 ) -> Scores:
-    """What `metric` belongs to: word, character and sentence error rates; or BLEU and chrF, and with `has_edit_rate`
-    TER, which is slow. `metric` comes first. A part for each of the languages, which decide with the references how
-    words are counted (`bleu_tokenizer`)."""
+    """Word, character and sentence error rates if `metric` is the word error rate; else BLEU, chrF and, with
+    `has_edit_rate`, TER, which is slow. `metric` comes first. Each language is one part of the scores, with its own
+    tokenizer (`bleu_tokenizer`)."""
     parts, all_rows = [], _by_language(languages)
     for language, rows in all_rows.items():
         right, said = [references[row] for row in rows], [hypotheses[row] for row in rows]
@@ -78,7 +78,7 @@ def texts(
 def signatures(
     metric: TextMetric, tokenizer: BleuTokenizer, references: References, languages: Sequence[str | None]
 ) -> dict[str | None, str | None]:
-    """How `metric` is counted in each of the languages, where that needs to be said."""
+    """The signature of `metric` for each language; None if it has none."""
     found = {}
     for language, rows in _by_language(languages).items():
         right = [references[row] for row in rows]
@@ -87,7 +87,7 @@ def signatures(
 
 
 def _by_language(languages: Sequence[str | None]) -> dict[str | None, list[int]]:
-    """Places of each, in order."""
+    """Indices of the examples of each language."""
     rows: dict[str | None, list[int]] = {}
     for row, language in enumerate(languages):
         rows.setdefault(language, []).append(row)
@@ -102,7 +102,7 @@ def text_measures(
     *,
     has_edit_rate: bool = False,
 ) -> list[Measure]:
-    """The scores of one language; `metric` first."""
+    """The measures for one language, `metric` first."""
     if metric == "word_error_rate":
         return [ErrorRate("word"), ErrorRate("character"), ShareOfOutputs("sentence_error_rate")]
     sacrebleu = scorer("sacrebleu")
@@ -116,7 +116,7 @@ def text_measures(
 
 
 def _edit_rate(sacrebleu: Any, references: Sequence[str], language: str | None) -> list[Measure]:
-    """TER; of Chinese characters one by one; none where a line is a word."""
+    """TER, with sacrebleu's Asian support for Chinese and Japanese; none for scripts like Thai without spaces."""
     how = writing(references, language)
     if how == "unspaced":
         return []
@@ -125,10 +125,10 @@ def _edit_rate(sacrebleu: Any, references: Sequence[str], language: str | None) 
 
 
 def bleu_tokenizer(given: BleuTokenizer, references: Sequence[str], language: str | None) -> str:
-    """sacrebleu's name of what cuts texts into words for BLEU. "auto" goes by how the references write: as
-    sacrebleu does for Chinese, Japanese and Korean, by characters for scripts like Thai, else by WMT's 13a.
+    """sacrebleu's name of the tokenizer for BLEU. "auto" depends on the script of the references: sacrebleu's defaults
+    for Chinese, Japanese and Korean, characters for scripts like Thai, and 13a for others.
 
-    A UserError if that which is given needs packages that are missing; "auto" then takes characters, and says so.
+    If the tokenizer's packages are missing, "auto" uses characters and warns; otherwise raises a UserError.
     """
     automatic = {"chinese": "zh", "japanese": "ja-mecab", "korean": "ko-mecab", "unspaced": "char", "spaced": "13a"}
     name = automatic[writing(references, language)] if given == "auto" else given
@@ -143,12 +143,12 @@ def bleu_tokenizer(given: BleuTokenizer, references: Sequence[str], language: st
 
 
 MECAB = {"ja-mecab": ("Japanese", "japanese"), "ko-mecab": ("Korean", "korean")}
-"""Tokenizers that need a dictionary: the language, and our extra."""
+"""Tokenizers that need a dictionary: name of the language, and Segue's extra that installs the dictionary."""
 
 
 @cache
 def _mecab_problem(tokenizer: str) -> str | None:
-    """Why a tokenizer cannot be used."""
+    """Why a tokenizer cannot be used; None if it can."""
     _, extra = MECAB[tokenizer]
     try:
         scorer("sacrebleu").BLEU(tokenize=tokenizer)
@@ -160,6 +160,6 @@ def _mecab_problem(tokenizer: str) -> str | None:
 
 @cache
 def _warn_of_characters(tokenizer: str, problem: str) -> None:
-    """Once."""
+    """Warns, once per tokenizer, that BLEU counts characters instead."""
     language, _ = MECAB[tokenizer]
     warn(f"BLEU of {language} counts characters here, which is not comparable with words: {problem}")

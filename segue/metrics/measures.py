@@ -1,4 +1,4 @@
-"""What does a metric count in each example, and which score do the sums give? The field's own scorers."""
+"""Scores that are functions of sums over examples, computed with jiwer and sacrebleu."""
 
 import importlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from segue.metrics.names import METRICS, Metric
 from segue.writing import joined
 
 References = Sequence[Sequence[str]]
-"""Right outputs of each example, one or more."""
+"""One or more references of each example."""
 Statistics = NDArray[np.float64]
 
 
@@ -21,38 +21,39 @@ class Measure(Protocol):
 
     @property
     def metric(self) -> Metric:
-        """What it is."""
+        """Name, direction and unit."""
         ...
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
-        """(N, K): what each example adds."""
+        """(N, K) statistics of each example, to be summed."""
         ...
 
     def score(self, sums: Statistics) -> float:
-        """Of the examples whose statistics add up to (K)."""
+        """The score of examples from the sums (K) of their statistics."""
         ...
 
     def score_of_one(self, row: Statistics) -> float:
-        """Of one example alone, whose statistics are (K)."""
+        """The score of a single example from its statistics (K)."""
         ...
 
     def counts(self, sums: Statistics) -> dict[str, int]:
-        """What the score is made of."""
+        """The counts behind the score, by name; may be empty."""
         ...
 
     def signature(self, references: References) -> str | None:
-        """How it is counted, where that needs to be said."""
+        """How the score is computed, as sacrebleu's signature; None if there is only one way."""
         ...
 
 
 class ErrorRate:
-    """Edits per word or character of the reference, the nearest one where there are several; jiwer's.
+    """Word or character error rate, from jiwer's alignment with the nearest reference.
 
-    Both sides must be normalized alike. Where no reference has a word, the rate is the number of words that were said.
+    References and hypotheses must be normalized alike. If the references have no words at all, the rate is the number
+    of words in the hypotheses.
     """
 
     def __init__(self, unit: Literal["word", "character"], *, is_joined: bool = False) -> None:
-        """`is_joined` leaves out spaces beside letters of scripts that need none (`segue/writing.py`)."""
+        """`is_joined` ignores spaces next to letters of scripts without spaces (`segue/writing.py`)."""
         self.metric, self._unit, self._is_joined = METRICS[f"{unit}_error_rate"], unit, is_joined
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
@@ -80,23 +81,23 @@ class ErrorRate:
     score_of_one = score
 
     def counts(self, sums: Statistics) -> dict[str, int]:
-        """Errors by kind, and what there was to get right."""
+        """Errors by kind, and the length of the references."""
         names = ("insertions", "deletions", "substitutions", f"{self._unit}s")
         return {name: int(value) for name, value in zip(names, sums, strict=True)}
 
     def signature(self, references: References) -> None:
-        """Nothing needs to be said."""
+        """None."""
         del references
 
 
 class ShareOfOutputs:
-    """Accuracy: the share of outputs that are a reference. Or the sentence error rate: of those that are none."""
+    """Accuracy, the share of outputs that equal a reference; or sentence error rate, the share of those that do not."""
 
     def __init__(self, name: Literal["accuracy", "sentence_error_rate"]) -> None:
         self.metric = METRICS[name]
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
-        """(N, 2): counted, 1."""
+        """(N, 2): 1 if the output counts, else 0; and 1."""
         counts_right = self.metric.name == "accuracy"
         pairs = zip(references, hypotheses, strict=True)
         return np.array([[(said in right) == counts_right, 1.0] for right, said in pairs])
@@ -108,25 +109,25 @@ class ShareOfOutputs:
     score_of_one = score
 
     def counts(self, sums: Statistics) -> dict[str, int]:
-        """None."""
+        """Empty."""
         del sums
         return {}
 
     def signature(self, references: References) -> None:
-        """Nothing needs to be said."""
+        """None."""
         del references
 
 
 class MacroF1:
-    """The mean over classes of F1, the harmonic mean of precision and recall: a rare class counts as much as others.
+    """The mean over classes of F1, the harmonic mean of precision and recall: rare classes count as much as others.
 
-    Classes are those of the references and of the outputs, as scikit-learn has them.
+    Classes are those in the references and in the outputs, as in scikit-learn.
     """
 
     metric = METRICS["macro_f1"]
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
-        """(N, 3 a class): found, wrongly said, missed."""
+        """(N, 3 * classes): true positives, false positives and false negatives of each class."""
         labels = sorted({right for right, *_ in references} | set(hypotheses))
         number_of = {label: number for number, label in enumerate(labels)}
         rows = np.zeros((len(hypotheses), len(labels), 3))
@@ -143,55 +144,55 @@ class MacroF1:
         total = 2 * found + wrong + missed
         return float(
             np.mean(2 * found[total > 0] / total[total > 0])
-        )  # a class that no example has or got says nothing
+        )  # without classes that are neither in the references nor in the outputs
 
     score_of_one = score
 
     def counts(self, sums: Statistics) -> dict[str, int]:
-        """None; `by_label` has those of each class."""
+        """Empty; `by_label` has those of each class."""
         del sums
         return {}
 
     def signature(self, references: References) -> None:
-        """Nothing needs to be said."""
+        """None."""
         del references
 
 
 class OfSacrebleu:
-    """BLEU, chrF or TER of sacrebleu, from 0 to 100 (TER also above)."""
+    """BLEU, chrF or TER from sacrebleu, 0 to 100 (TER can exceed 100)."""
 
     def __init__(self, metric: Metric, theirs: Any, of_one: Any = None) -> None:
-        """`of_one` scores one sentence from the same statistics, where `theirs` is only for many."""
+        """`theirs` is sacrebleu's metric; `of_one`, if given, scores single sentences from the same statistics."""
         self.metric, self._theirs, self._of_one = metric, theirs, of_one or theirs
 
     def statistics(self, references: References, hypotheses: Sequence[str]) -> Statistics:
-        """(N, K) as sacrebleu adds them up."""
+        """(N, K) statistics that sacrebleu sums."""
         most = max(map(len, references))
         streams = [[each[n] if n < len(each) else None for each in references] for n in range(most)]
         return np.array(self._theirs._extract_corpus_statistics(list(hypotheses), streams), np.float64)
 
     def score(self, sums: Statistics) -> float:
-        """Of a corpus."""
+        """The score of a corpus from the sums (K)."""
         return float(self._theirs._compute_score_from_stats(sums.tolist()).score)
 
     def score_of_one(self, row: Statistics) -> float:
-        """Of a sentence."""
+        """The score of a sentence from its statistics (K)."""
         return float(self._of_one._compute_score_from_stats(row.tolist()).score)
 
     def counts(self, sums: Statistics) -> dict[str, int]:
-        """None that mean something to a reader."""
+        """Empty: sacrebleu's counts are not shown."""
         del sums
         return {}
 
     def signature(self, references: References) -> str:
-        """sacrebleu's."""
+        """sacrebleu's signature."""
         counts = set(map(len, references))
         self._theirs.num_refs = counts.pop() if len(counts) == 1 else -1
         return str(self._theirs.get_signature())
 
 
 def nearest(references: Sequence[str], hypothesis: str) -> str:
-    """The reference that the fewest word edits turn into the hypothesis; the first of equals."""
+    """The reference with the smallest word edit distance to the hypothesis; the first of several."""
     if len(references) == 1:
         return references[0]
     words, levenshtein = hypothesis.split(), scorer("rapidfuzz.distance").Levenshtein
@@ -199,7 +200,7 @@ def nearest(references: Sequence[str], hypothesis: str) -> str:
 
 
 def scorer(name: str) -> Any:
-    """A module that scores or aligns. They come with an extra: who only runs models needs none."""
+    """Imports a scoring module. Raises a UserError that names the extra if it is missing: running models needs none."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Which metrics are there? Their names, whether more is better, and their units."""
+"""The known metrics: names, directions and units."""
 
 from typing import Literal, NamedTuple
 
@@ -11,17 +11,17 @@ Direction = Literal["min", "max"]
 
 
 class Metric(NamedTuple):
-    """What a number means."""
+    """A metric."""
 
     name: str
     direction: Direction | None = None
-    """Which is better; None where that is not known."""
+    """Whether lower or higher is better; None if unknown."""
     unit: Literal["share", "points", "nats", "count", ""] = ""
-    """A share of 1.0 is 100 %; points go from 0 to 100, or above."""
+    """A share of 1.0 is 100 %; points go from 0 to 100, or higher."""
 
     @property
     def is_share(self) -> bool:
-        """Whether people read it in per cent."""
+        """Whether it is shown in percent."""
         return self.unit == "share"
 
 
@@ -46,18 +46,18 @@ METRICS = {
         Metric("substitutions", "min", "count"),
     )
 }
-"""All that are known, by name."""
+"""All known metrics, by name."""
 
 
 def describe(name: str) -> Metric:
-    """What a number of this name, or title, is: a metric, or one of a part of the data, as in "bleu_de"."""
+    """The metric of this name or title, which may be of a part of the data, as in "bleu_de"."""
     key = name.lower().replace(" ", "_")
     parts = [known for known in METRICS if f"_{known}_" in f"_{key}_"]
     return METRICS[max(parts, key=len)]._replace(name=name) if parts else Metric(name)
 
 
 def direction(name: str) -> Direction:
-    """Which value of a metric is better."""
+    """Whether lower or higher values of a known metric are better."""
     found = METRICS[name].direction
     assert found is not None
     return found

@@ -1,4 +1,4 @@
-"""How sure is a score, and a difference of two? Intervals by bootstrap, over sentences or whole speakers."""
+"""Confidence intervals of scores, and of differences between models, by bootstrap over examples or speakers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ UNKNOWN_SPEAKER = "(unknown)"
 
 
 class Scored:
-    """Outputs of one language beside their references."""
+    """Statistics of the outputs in one language."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Scored:
         hypotheses: Sequence[str],
         language: str | None = None,
     ) -> None:
-        """The first of `measures` is what chooses a model."""
+        """The first of `measures` is the metric that selects models."""
         assert len(references) == len(hypotheses) > 0
         self.measures, self.language, self.size = measures, language, len(hypotheses)
         self._statistics = [measure.statistics(references, hypotheses) for measure in measures]
@@ -33,22 +33,23 @@ class Scored:
         self.signatures = {f"{name}_signature": text for name, text in signatures.items() if text is not None}
 
     def scores(self, rows: NDArray[np.intp] | None = None) -> dict[str, float]:
-        """By name, with the counts behind the first; of all examples, or of those in `rows`."""
+        """Scores by name, and the counts of the first measure, of all examples or of those in `rows`."""
         sums = [(each if rows is None else each[rows]).sum(axis=0) for each in self._statistics]
         found = {measure.metric.name: measure.score(each) for measure, each in zip(self.measures, sums, strict=True)}
         return found | self.measures[0].counts(sums[0])
 
     def scores_of_one(self, row: int) -> dict[str, float]:
-        """By name."""
+        """Scores of a single example, by name."""
         pairs = zip(self.measures, self._statistics, strict=True)
         return {measure.metric.name: measure.score_of_one(each[row]) for measure, each in pairs}
 
     def resampled(self, blocks: NDArray[np.intp] | None = None) -> dict[str, Statistics]:
-        """(resamples) scores by name, each of as many blocks as there are, drawn with replacement; the same every time.
+        """(NUM_RESAMPLES) bootstrap scores, by name. Each resample draws as many blocks as there are, with replacement.
 
-        `blocks` (N) says which examples belong together; without it each is its own (Bisani and Ney 2004). Examples of
-        one speaker have their errors in common: drawn one by one, they would promise more than is known (Liu and Peng
-        2020, "Statistical Testing on ASR Performance via Blockwise Bootstrap"). Nothing comes of one block.
+        `blocks` (N) are the block numbers of the examples; by default, each example is a block (Bisani and Ney 2004).
+        Errors of one speaker are correlated, so that resampling single examples would give intervals that are too
+        narrow (Liu and Peng 2020, "Statistical Testing on ASR Performance via Blockwise Bootstrap"). The draws are
+        deterministic. With a single block the result is empty.
         """
         added = np.concatenate(self._statistics, axis=1)  # (N, K of all measures)
         if blocks is not None:
@@ -70,8 +71,8 @@ Interval = tuple[float, float]
 
 
 def intervals(parts: Sequence[Scored], blocks: NDArray[np.intp] | None = None) -> dict[str, Interval]:
-    """95 % intervals of the parts' mean scores, by name; none where a part is a single block (`Scored.resampled`), nor
-    of a score that no draw changed: an error rate of 0 on a few examples is not known to be 0."""
+    """95 % intervals of the parts' mean scores, by name. Empty if a part is a single block (`Scored.resampled`). Scores
+    that are equal in all resamples have none: an error rate of 0 on a few examples is not known to be 0."""
     resampled = [part.resampled(blocks) for part in parts]
     found = {}
     for name in common(resampled):
@@ -82,12 +83,12 @@ def intervals(parts: Sequence[Scored], blocks: NDArray[np.intp] | None = None) -
 
 
 def common(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names that all parts have, in order."""
+    """Names that occur in all parts, in order."""
     return [name for name in parts[0] if all(name in part for part in parts)]
 
 
 class Difference(NamedTuple):
-    """Between two models' scores, with its 95 % interval."""
+    """The difference between two models' scores, with its 95 % interval."""
 
     value: float
     low: float
@@ -100,34 +101,34 @@ class Difference(NamedTuple):
 
 
 def blocks_of(speakers: Sequence[str | None]) -> NDArray[np.intp]:
-    """(N) which examples are of one speaker; who is not named is alone."""
+    """(N) block numbers: examples of one speaker are one block; an example without a speaker is its own block."""
     names = [(each is None, number if each is None else each) for number, each in enumerate(speakers)]
     number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([number_of[name] for name in names])
 
 
 class Resampling(NamedTuple):
-    """How far scores would vary, and what was drawn to know it."""
+    """Intervals of scores, and a note on how they were computed."""
 
     intervals: dict[str, Interval]
     note: str
 
 
 class Scores(NamedTuple):
-    """Outputs beside their references, language by language."""
+    """Scores of outputs, in parts by language."""
 
     parts: Sequence[Scored]
     rows: Sequence[NDArray[np.intp]]
-    """Of each part, which examples it has."""
+    """Indices of the examples of each part."""
 
     @property
     def chosen(self) -> Metric:
-        """What chooses a model."""
+        """The metric that selects models."""
         return self.parts[0].measures[0].metric
 
     def overall(self) -> dict[str, float]:
-        """By name: the mean over languages, so that one with longer texts or smaller tokens counts no more than others;
-        with counts where there is one language."""
+        """Scores by name, averaged over languages, so that longer texts or smaller tokens do not give a language more
+        weight. With counts if there is one language."""
         each = [part.scores() for part in self.parts]
         if len(each) == 1:
             return each[0]
@@ -135,7 +136,7 @@ class Scores(NamedTuple):
         return {name: float(np.mean([part[name] for part in each])) for name in common(each) if name in names}
 
     def signatures(self) -> dict[str, str]:
-        """By name; of each language where they differ."""
+        """Signatures by name; one per language if they differ."""
         each = [part.signatures for part in self.parts]
         found = {}
         for name in common(each):
@@ -153,7 +154,7 @@ class Scores(NamedTuple):
         return found
 
     def resampling(self, unit: str, speakers: Sequence[str | None] | None = None) -> Resampling:
-        """95 % intervals, by speaker where two or more are known; `unit` names the examples."""
+        """95 % intervals, with speakers as blocks if two or more are known; `unit` names the examples in the note."""
         num_examples = sum(map(len, self.rows))
         drawn, hint, blocks = f"{num_examples:,} {unit}", "", None
         if min(map(len, self.rows)) < 2:
@@ -175,9 +176,9 @@ class Scores(NamedTuple):
         return Resampling(found, f"95 % intervals: bootstrap, {NUM_RESAMPLES:,} draws of {drawn}{hint}")
 
     def difference(self, other: "Scores", speakers: Sequence[str | None] | None = None) -> dict[str, Difference]:
-        """What the other model's scores are above these, of the same examples: by paired bootstrap (Koehn 2004).
+        """The other model's scores minus these, on the same examples, by paired bootstrap (Koehn 2004).
 
-        Each draw takes the same examples, or speakers where two or more are known, for both models.
+        Each resample has the same examples, or speakers if two or more are known, for both models.
         """
         assert [rows.tolist() for rows in self.rows] == [rows.tolist() for rows in other.rows]
         blocks = None if speakers is None or len(set(speakers) - {None}) < 2 else blocks_of(speakers)
@@ -191,7 +192,7 @@ class Scores(NamedTuple):
         return found
 
     def by_speaker(self, speakers: Sequence[str | None]) -> dict[str, dict[str, float]]:
-        """Each speaker's examples and scores, worst first; nothing where no speaker is known."""
+        """Number of utterances and scores of each speaker, worst first; empty if no speaker is known."""
         assert len(self.parts) == 1
         rows: dict[str | None, list[int]] = {}
         for row, speaker in enumerate(speakers):
@@ -205,7 +206,7 @@ class Scores(NamedTuple):
         return ordered if set(speakers) != {None} else {}
 
     def by_language(self, unit: str) -> dict[str, dict[str, Any]]:
-        """Each language's examples, scores, signatures and intervals; nothing where there is one language."""
+        """Number of examples, scores, signatures and intervals of each language; empty if there is only one."""
         if not self._is_mean:
             return {}
         return {
@@ -221,6 +222,3 @@ class Scores(NamedTuple):
     @property
     def _is_mean(self) -> bool:
         return len(self.parts) > 1
-
-
-# --- which scores there are ---

@@ -1,4 +1,4 @@
-"""One architecture, one file: a Section of sizes that builds it, then nn.Modules."""
+"""Model architectures, one per file: a Section with the sizes, then nn.Modules."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Encoder(Protocol):
-    """What a model is to speech recognition: features in, as many frames as they say out."""
+    """An acoustic encoder: features to frames of vectors, at a lower rate by `subsampling`."""
 
     width: int
     """Channels of the output."""
@@ -14,12 +14,12 @@ class Encoder(Protocol):
     """Input frames per output frame."""
 
     def initialize(self) -> None:
-        """Draws the weights, once all of the model is built."""
+        """Initializes the weights, after the whole model is built."""
         ...
 
     def __call__(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, F, T) features, normalized, (B) frames -> (B, D, T') of `width`, (B) frames: ceil(T / subsampling).
+        """(B, F, T) normalized features, (B) numbers of frames -> (B, D, T'), (B) numbers of output frames.
 
-        What stands after an utterance's end never reaches its real frames.
+        D is `width`, T' = ceil(T / subsampling). Padding must not influence real frames.
         """
         ...

@@ -1,7 +1,7 @@
-"""What is Jasper? One block of 1-D convolutions, repeated; Wave2Letter+ and QuartzNet are other sizes of it.
+"""What is Jasper? Blocks of 1-D convolutions; Wave2Letter+ and QuartzNet are configurations of the same architecture.
 
 Li et al. 2019, "Jasper: An End-to-End Convolutional Neural Acoustic Model" (arXiv:1904.03288); Kriman et al. 2019,
-"QuartzNet" (arXiv:1910.10261). Layer for layer as OpenSeq2Seq trained it: its published sizes are in `recipes/`.
+"QuartzNet" (arXiv:1910.10261). Layers are those of OpenSeq2Seq; the published sizes are in `recipes/`.
 
 Shape letters: B batch, C channels, D width, T frames.
 """
@@ -16,7 +16,7 @@ from segue.layers.mask import length_mask, output_frames
 from segue.models.width import WidthMultiplier
 from segue.recipe import Section
 
-# OpenSeq2Seq's batch normalization: tdnn_encoder.py, epsilon 1e-3; momentum 0.9 in TensorFlow's sense.
+# OpenSeq2Seq's batch normalization (tdnn_encoder.py): epsilon 1e-3; momentum 0.9 by TensorFlow's definition.
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.1
 
@@ -40,7 +40,7 @@ class BlockSection(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout after each activation."""
     has_residual: bool = True
-    """Whether the block's input is added before its last activation; never so in the first and the last blocks."""
+    """Whether residuals are added before the block's last activation; not usual in the first and the last blocks."""
 
 
 class JasperSection(Section):
@@ -49,24 +49,24 @@ class JasperSection(Section):
     kind: Literal["jasper"]
     """Jasper."""
     residual: Literal["dense", "plain", "none"]
-    """What a block adds before its last activation: projections of its own input (plain), or of the inputs of all
-    residual blocks so far as well (dense)."""
+    """What a block adds before its last activation: a projection of its own input (plain), or projections of the inputs
+    of all residual blocks so far (dense)."""
     is_separable: bool = False
-    """QuartzNet: each convolution wider than 1 is a depthwise and a pointwise one."""
+    """QuartzNet: each convolution wider than 1 consists of a depthwise and a pointwise one."""
     blocks: Annotated[tuple[BlockSection, ...], Field(min_length=1)]
     """The blocks, first to last."""
     width_multiplier: WidthMultiplier = 1
-    """Every block has so many times its channels. "auto" follows from the hours of training speech: 1 below 5 hours, 2
-    below 50, else 4; the number is written into the run's recipe."""
+    """Multiplies the channels of all blocks. "auto" depends on the amount of training speech: 1 below 5 hours, 2 below
+    50, else 4; the result is written into the run's recipe."""
 
     def widened(self) -> Self:
-        """The same section with the channels that its blocks really have."""
+        """The section with `width_multiplier` applied to its blocks."""
         assert self.width_multiplier != "auto"
         blocks = [each.model_copy(update={"channels": each.channels * self.width_multiplier}) for each in self.blocks]
         return self.model_copy(update={"blocks": tuple(blocks), "width_multiplier": 1})
 
     def build(self, features: int) -> "Jasper":
-        """The encoder of so many features."""
+        """The encoder for this number of features."""
         return Jasper(self, features)
 
     @property
@@ -88,14 +88,14 @@ class JasperSection(Section):
 
 
 class Jasper(nn.Module):
-    """Features to what an objective scores, frame by frame: an encoder."""
+    """An `Encoder` of features for an objective."""
 
     def __init__(self, section: JasperSection, features: int) -> None:
         super().__init__()
         section = section.widened()
         self.blocks = nn.ModuleList()
         channels = features
-        residual_inputs: list[int] = []  # channels of the tensors that a dense residual adds
+        residual_inputs: list[int] = []  # channels of the inputs of dense residuals
         for block in section.blocks:
             sources: list[int] = []
             if block.has_residual and section.residual != "none":
@@ -110,7 +110,7 @@ class Jasper(nn.Module):
         """Input frames per output frame."""
 
     def initialize(self) -> None:
-        """Draws the weights as OpenSeq2Seq did."""
+        """Initializes the weights as OpenSeq2Seq did."""
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 nn.init.xavier_normal_(module.weight)
@@ -118,12 +118,12 @@ class Jasper(nn.Module):
     def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, T) normalized features, (B) frames -> (B, D, T'), (B) output frames; D is `width`.
 
-        T' = ceil(T / subsampling). What stands after an utterance's end never reaches its real frames.
+        T' = ceil(T / subsampling). Padding never influences real frames.
         """
         size = features.shape[2]
         mask = length_mask(frames, size)
         x = features.masked_fill(~mask, 0.0)
-        block_inputs: list[Tensor] = []  # of the blocks with residuals so far
+        block_inputs: list[Tensor] = []  # inputs of the blocks with residuals so far
         for module in self.blocks:
             assert isinstance(module, Block)
             sources: list[Tensor] = []
@@ -163,7 +163,7 @@ class Block(nn.Module):
             if repeat + 1 == len(self.layers):
                 for residual, source in zip(self.residuals, sources, strict=True):
                     x = x + residual(source)
-            # Masked here, every convolution that follows, residual projections included, reads zeros in the padding.
+            # Masking here makes all later convolutions, residual projections included, read zeros in the padding.
             x = self.dropout(self.activation(x.masked_fill_(padding, 0.0)))
         return x
 

@@ -1,4 +1,4 @@
-"""Which encoders read sounds? One union of their Sections, for every task that has one."""
+"""Which encoders are there for sounds? A union of their Sections, for all tasks with audio input."""
 
 from segue.models.jasper import JasperSection
 

@@ -1,4 +1,4 @@
-"""What reads a text that nothing is written from? The Transformer's encoder alone: tokens in, a vector for each out.
+"""How is text encoded without a decoder? By a Transformer encoder: tokens in, a vector for each token out.
 
 Shape letters: B batch, S tokens, D width.
 """
@@ -11,7 +11,7 @@ from segue.models.transformer import EncoderLayer, EncoderSection, embedded, ini
 
 
 class TextEncoder(nn.Module):
-    """Every token sees all others, on both sides; padding is seen by none."""
+    """A Transformer encoder with bidirectional attention; padding is masked."""
 
     def __init__(self, section: EncoderSection, vocabulary: int) -> None:
         super().__init__()
@@ -21,15 +21,15 @@ class TextEncoder(nn.Module):
         self.norm = norm(section) if section.norm == "pre" else nn.Identity()
         self.dropout = Dropout(section.dropout)
         self.width = section.width
-        """Size of the output's vectors."""
+        """Size of the output vectors."""
         self._is_rotary = section.positions == "rotary"
 
     def initialize(self) -> None:
-        """Draws the weights, once all of the model is built."""
+        """Initializes the weights, after the whole model is built."""
         initialize(self)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S) tokens, (B) their numbers -> (B, D, S), (B) as they came."""
+        """(B, S) tokens, (B) lengths -> (B, D, S), (B) unchanged lengths."""
         mask = length_mask(lengths, tokens.shape[1]).unsqueeze(1)  # (B, 1, 1, S)
         x = self.dropout(embedded(self.embedding, tokens, is_rotary=self._is_rotary))
         for layer in self.layers:

@@ -1,6 +1,6 @@
-"""What is the Transformer? An encoder that reads a sequence, a decoder that writes another (Vaswani et al. 2017).
+"""What is the Transformer? An encoder for the source sequence, a decoder for the target (Vaswani et al. 2017).
 
-arXiv:1706.03762, layer for layer; with today's choices of norm, positions and activation beside the paper's.
+arXiv:1706.03762; besides the paper's norm, positions and activation it has current alternatives.
 
 Shape letters: B batch, S source tokens, T target tokens, P real target tokens of a batch, D width, H heads,
 d width of a head, V vocabulary, N rows of a search: sentences times beams.
@@ -30,7 +30,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class EncoderSection(Section):
-    """A Transformer's encoder."""
+    """Transformer encoder."""
 
     kind: Literal["transformer"]
     """Transformer."""
@@ -39,31 +39,31 @@ class EncoderSection(Section):
     feed_forward: Size
     """Hidden units of the position-wise networks (d_ff)."""
     heads: Count
-    """Attention heads; they divide the width."""
+    """Attention heads; must divide the width."""
     key_value_heads: Count | None = None
-    """Heads of keys and values; they divide `heads`. Without it, as many as `heads`."""
+    """Heads of keys and values (grouped-query attention); must divide `heads`, which is the default."""
     encoder_layers: Count
-    """Layers that read."""
+    """Encoder layers."""
     norm: Literal["pre", "post"] = "pre"
-    """Layer normalization before each sublayer and at the end (easier to train), or after each sum (the paper)."""
+    """Layer normalization before each sublayer and at the end (easier to train), or after each residual sum (paper)."""
     positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
-    """Positions: sinusoids added to the embeddings (the paper), or rotations of queries and keys."""
+    """Positional encoding: sinusoids added to the embeddings (paper), or rotary: rotations of queries and keys."""
     activation: Activation = "relu"
-    """Of the position-wise networks: relu (the paper), gelu, or the gated swiglu, which has three matrices, not two."""
+    """Activation of the position-wise networks: relu (paper), gelu, or swiglu, which has three matrices, not two."""
     has_biases: bool = True
-    """Whether linear layers and norms add a bias, as the paper's do. Many models of today have none."""
+    """Whether linear layers and norms have a bias, as in the paper; many recent models have none."""
     dropout: Share = 0.1
-    """On embeddings and on what each sublayer adds (P_drop)."""
+    """Dropout of embeddings and of the output of each sublayer (P_drop)."""
     attention_dropout: Share = 0.0
-    """On attention weights."""
+    """Dropout of attention weights."""
     feed_forward_dropout: Share = 0.0
-    """Inside the position-wise networks."""
+    """Dropout inside the position-wise networks."""
     width_multiplier: WidthMultiplier = 1
-    """Width, feed_forward and heads are so many times as large. "auto" follows from the number of training examples: 1
-    below 200,000, 2 below 2 million, else 4; the number is written into the run's recipe."""
+    """Multiplies width, feed_forward and heads. "auto" depends on the number of training examples: 1 below 200,000, 2
+    below 2 million, else 4; the result is written into the run's recipe."""
 
     def widened(self) -> Self:
-        """The same section with the sizes that the layers really have."""
+        """The section with `width_multiplier` applied to its sizes."""
         assert self.width_multiplier != "auto"
         names = ("width", "feed_forward", "heads", *(["key_value_heads"] if self.key_value_heads else []))
         sizes = {name: getattr(self, name) * self.width_multiplier for name in names}
@@ -86,9 +86,10 @@ class TransformerSection(EncoderSection):
     """Encoder-decoder Transformer."""
 
     decoder_layers: Count
-    """Layers that write."""
+    """Decoder layers."""
     tied: Literal["all", "target", "none"] = "all"
-    """Which share one matrix: source, target and output embeddings; target and output; none."""
+    """Weight tying: source embedding, target embedding and output layer (all); target embedding and output layer
+    (target); none."""
 
 
 class Transformer(nn.Module):
@@ -100,7 +101,7 @@ class Transformer(nn.Module):
         "head": "vocabulary",
     }
     forwards: ClassVar[tuple[str, ...]] = ("begin", "step")
-    """Methods beside `forward` that need the parameters: where these are sharded, they are gathered for them too."""
+    """Other methods than `forward` for which FSDP has to gather sharded parameters."""
 
     def __init__(self, section: TransformerSection, source_vocabulary: int, target_vocabulary: int) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ class Transformer(nn.Module):
         if section.tied == "all":
             assert source_vocabulary == target_vocabulary
         width = section.width
-        # What is tied is one parameter under one name, not two names for it.
+        # Tied weights are a single parameter with a single name.
         self.target_embedding = TokenEmbedding(target_vocabulary, width)
         self.source_embedding = None if section.tied == "all" else TokenEmbedding(source_vocabulary, width)
         self.encoder = nn.ModuleList(EncoderLayer(section) for _ in range(section.encoder_layers))
@@ -122,22 +123,22 @@ class Transformer(nn.Module):
         self.initialize()
 
     def dealt_out(self) -> dict[str, int]:
-        """Nothing that has to be even."""
+        """Nothing: vocabularies may be split unevenly."""
         return {}
 
     def initialize(self) -> None:
-        """Draws the weights."""
+        """Initializes the weights."""
         initialize(self)
 
     def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, places: Tensor) -> Tensor:
-        """(B, S), (B), (B, T) tokens so far -> (P, V) scores of the token after each real one.
+        """(B, S) source tokens, (B) their lengths, (B, T) target tokens -> (P, V) scores of the next token.
 
-        `places`, (P), are where those lie in the target, row after row. As numbers, not as a mask: a GPU would have to
-        count a mask before it goes on. Scores of a vocabulary that ranks share are a DTensor, split by tokens.
+        `places`, (P), are the indices of real positions in the flattened target. Indices rather than a mask, since
+        indexing by a mask synchronizes with a GPU. If the vocabulary is split over ranks, the scores are a DTensor.
         """
         mask = length_mask(source_lengths, source.shape[1]).unsqueeze(1)  # (B, 1, 1, S)
         x = self.hidden(target, self.encode(source, mask), mask)
-        # Only real positions: the largest matrix of a small model is this one.
+        # Only real positions: in small models the output layer is the most expensive one.
         return self._scores(x.flatten(0, 1).index_select(0, places))
 
     def encode(self, source: Tensor, mask: Tensor) -> Tensor:
@@ -148,21 +149,21 @@ class Transformer(nn.Module):
         return self.encoder_norm(x)  # type: ignore[no-any-return]
 
     def hidden(self, target: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """(B, T), (B, S, D), (B, 1, 1, S) -> (B, T, D): what the head turns into scores."""
+        """(B, T), (B, S, D), (B, 1, 1, S) -> (B, T, D): the decoder's output, before the output layer."""
         x = self._embed(self.target_embedding, target)
         for layer in self.decoder:
             x = layer(x, memory, mask)
         return self.decoder_norm(x)  # type: ignore[no-any-return]
 
     def begin(self, source: Tensor, source_lengths: Tensor) -> "Cache":
-        """(B, S), (B): reads the sources, before their targets are written step by step."""
+        """(B, S) source tokens, (B) lengths: encodes the sources, for decoding with `step`."""
         mask = length_mask(source_lengths, source.shape[1]).unsqueeze(1)  # (B, 1, 1, S)
         memory = self.encode(source, mask)
         cross = [layer.read(memory) for layer in self.decoder_layers()]
         return Cache(mask, cross)
 
     def step(self, tokens: Tensor, cache: "Cache") -> Tensor:
-        """(N) last tokens -> (N, V) scores of the next ones; the cache grows by one position. N is a multiple of B."""
+        """(N) last tokens -> (N, V) scores of the next tokens; extends the cache. N must be a multiple of B."""
         x = self._embed(self.target_embedding, tokens.unsqueeze(1), first_position=cache.num_steps)  # (N, 1, D)
         for number, layer in enumerate(self.decoder_layers()):
             x = layer.step(x, cache, number)
@@ -174,7 +175,7 @@ class Transformer(nn.Module):
         return token_scores(x, (self.head or self.target_embedding).weight)
 
     def decoder_layers(self) -> "list[DecoderLayer]":
-        """The layers that write, first to last."""
+        """The decoder layers, first to last."""
         return list(self.decoder)  # type: ignore[arg-type]
 
     def _embed(self, embedding: nn.Module, tokens: Tensor, first_position: int = 0) -> Tensor:
@@ -184,7 +185,7 @@ class Transformer(nn.Module):
 
 
 def initialize(model: nn.Module) -> None:
-    """Draws the weights as most do: Glorot and Bengio's for matrices, normal ones for embeddings."""
+    """Initializes the weights: Glorot uniform for matrices, normal with std 1 / sqrt(D) for embeddings."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -195,7 +196,7 @@ def initialize(model: nn.Module) -> None:
 
 
 def embedded(embedding: nn.Module, tokens: Tensor, *, is_rotary: bool, first_position: int = 0) -> Tensor:
-    """(B, T) -> (B, T, D): vectors of about unit variance, with positions where attention does not rotate them in."""
+    """(B, T) -> (B, T, D): embeddings of about unit variance, with sinusoids added unless positions are rotary."""
     x: Tensor = embedding(tokens)
     x = x * math.sqrt(x.shape[2])
     if is_rotary:
@@ -235,7 +236,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.attention = _attention(section, is_rotary=section.positions == "rotary")
         self.attention_norm = norm(section)
-        self.cross_attention = _attention(section, is_rotary=False)  # the source has no common clock with the target
+        self.cross_attention = _attention(section, is_rotary=False)  # source and target positions are unrelated
         self.cross_attention_norm = norm(section)
         self.feed_forward = _feed_forward(section)
         self.feed_forward_norm = norm(section)
@@ -258,13 +259,13 @@ class DecoderLayer(nn.Module):
         return self.cross_attention.keys_and_values(memory)
 
     def step(self, x: Tensor, cache: "Cache", number: int) -> Tensor:
-        """(N, 1, D) the newest position -> (N, 1, D); `number` is this layer's."""
+        """(N, 1, D) the newest position -> (N, 1, D); `number` is the index of this layer."""
         y = self.attention_norm(x) if self.is_pre else x
         keys, values = cache.extend(number, *self.attention.keys_and_values(y, cache.num_steps))
         x = x + self.attention.attend(y, keys, values, first_position=cache.num_steps)
         x = x if self.is_pre else self.attention_norm(x)
         y = self.cross_attention_norm(x) if self.is_pre else x
-        # The beams of a sentence are so many queries on one copy of its keys: (N, 1, D) -> (B, N / B, D) and back.
+        # The beams of a sentence are queries on one copy of its keys: (N, 1, D) -> (B, N / B, D) and back.
         y = y.view(cache.mask.shape[0], -1, y.shape[2])
         x = x + self.cross_attention.attend(y, *cache.cross[number], cache.mask).view_as(x)
         x = x if self.is_pre else self.cross_attention_norm(x)
@@ -273,7 +274,7 @@ class DecoderLayer(nn.Module):
 
 
 class Cache:
-    """Keys and values of a decoder's attention while it writes: of the source, and of the tokens so far."""
+    """Keys and values of a decoder's attention during decoding: of the source, and of the tokens so far."""
 
     def __init__(self, mask: Tensor, cross: list[tuple[Tensor, Tensor]]) -> None:
         self.mask = mask
@@ -285,7 +286,7 @@ class Cache:
         """For each layer (N, H', steps, d) keys and values of the tokens so far"""
 
     def extend(self, number: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds (N, H', 1, d) to layer `number`; returns all of it."""
+        """Appends keys and values (N, H', 1, d) to layer `number`; returns all of that layer's."""
         if number == len(self.own):
             self.own.append((keys, values))
         else:
@@ -294,7 +295,7 @@ class Cache:
         return self.own[number]
 
     def select(self, rows: Tensor, sentences: Tensor | None = None) -> None:
-        """Goes on with these rows, in this order, and with these sentences alone (None: all)."""
+        """Keeps these rows, in this order, and only these sentences (None: all)."""
         self.own = [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.own]
         if sentences is not None:
             self.mask = self.mask.index_select(0, sentences)
@@ -323,5 +324,5 @@ def _feed_forward(section: EncoderSection) -> FeedForward:
 
 
 def norm(section: EncoderSection) -> nn.LayerNorm:
-    """Over the width."""
+    """Layer normalization over the width."""
     return nn.LayerNorm(section.width, bias=section.has_biases)

@@ -1,4 +1,4 @@
-"""How wide is a model? A number by which a recipe multiplies the sizes of its layers."""
+"""How wide is a model? The type of the number by which a recipe multiplies the sizes of layers."""
 
 from typing import Annotated, Literal
 

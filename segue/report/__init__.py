@@ -1,4 +1,4 @@
-"""Reports as self-contained HTML pages: an evaluation, and the curves of runs."""
+"""Reports as self-contained HTML pages: evaluations, and the curves of training runs."""
 
 from segue.report.evaluation import write
 

@@ -1,4 +1,4 @@
-"""How is a curve drawn? Lines against steps as inline SVG, as readable on a telephone as on a wide page."""
+"""Charts of values against steps, as inline SVG that is readable on phones and on wide pages."""
 
 import math
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from segue.report.logs import Series
 from segue.report.page import Part, svg_text, tag, ticks
 
 ACROSS, HEIGHT = 1000, 180
-"""The plot's size: across in units that stretch with the page, down in pixels."""
-COLUMNS = 250  # of each, a line's least and greatest value are drawn: finer cannot be seen
-FEW = 25  # so many points, or more, are no single dots; where they are noisy, they are smoothed
+"""Size of the plot: width in units that stretch with the page, height in pixels."""
+COLUMNS = 250  # resolution: of a line, only the smallest and the largest value in each column are drawn
+FEW = 25  # lines with fewer points have dots; noisy lines with at least as many are smoothed
 NUM_COLORS, NUM_DASHES = 6, 2
-BULK = (2, 98)  # percentiles of what an axis has to show; values far outside may be cut off
+BULK = (2, 98)  # percentiles that an axis has to include; values far outside may be cut off
 
 Floats = NDArray[np.float64]
 Scale = Literal["zero", "free", "log"]
-"""Linear from 0; what fits the values, logarithmic where most of them span over two decades; logarithmic."""
+"""zero: linear from 0. free: fitted to the values, logarithmic if most span over two decades. log: logarithmic."""
 Kind = Literal["best", "averaged", "skipped"]
 
-# Colors that differ by 34 or more in CIE L*a*b*, in light and in dark, also for people who lack one kind of cone
-# (simulated after Machado et al. 2009), and stand out from the page (contrast above 3).
+# Colors that differ by at least 34 in CIE L*a*b*, on light and dark pages, also for readers with color blindness
+# (simulated after Machado et al. 2009), with a contrast to the page above 3.
 STYLE = """
 :root { --color-0: #1c3bde; --color-1: #982832; --color-2: #0e9e92; --color-3: #6b3687; --color-4: #b77f0d;
   --color-5: #110d21; --run: currentColor; }
@@ -47,7 +47,7 @@ polyline { fill: none; stroke: var(--run); stroke-width: 1.75; stroke-linejoin: 
 .swatch line { stroke: var(--run); stroke-width: 3; }
 """
 
-# Around the point that is marked; a skipped step has none, and stands on the axis.
+# Paths around the marked point; a skipped step has no value and is drawn on the axis.
 SHAPES: dict[Kind, str] = {
     "best": "M-4.5,0a4.5,4.5 0 1 0 9,0a4.5,4.5 0 1 0 -9,0z",
     "averaged": "M0,-6L6,0L0,6L-6,0z",
@@ -56,7 +56,7 @@ SHAPES: dict[Kind, str] = {
 
 
 class Mark(NamedTuple):
-    """A step that a chart points out."""
+    """A marked step in a chart."""
 
     kind: Kind
     step: int
@@ -66,7 +66,7 @@ class Mark(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What one run has in a chart."""
+    """The line and marks of one run in a chart."""
 
     style: str
     series: Series
@@ -74,12 +74,12 @@ class Line(NamedTuple):
 
 
 def style(number: int) -> str:
-    """The CSS classes of a run: first colors, then dashes tell runs apart."""
+    """The CSS classes of a run: runs differ by color; once all colors are used, by dashes."""
     return f"color-{number % NUM_COLORS} dash-{number // NUM_COLORS}"
 
 
 def swatch(style: str, kind: Kind | None = None) -> Element:
-    """A line, or a mark, as it is drawn in charts: for legends."""
+    """A sample of a line, or of a mark, for legends."""
     if kind is None:
         drawn = tag("line", x1="0", x2="22", y1="5", y2="5")
         return tag("svg", drawn, width="22", height="10", class_=f"swatch {style}", aria_hidden="true")
@@ -90,7 +90,8 @@ def swatch(style: str, kind: Kind | None = None) -> Element:
 def draw(
     title: str, unit: str, lines: Sequence[Line], last_step: int, scale: Scale, is_noisy: bool, notes: Sequence[Part]
 ) -> Element:
-    """A figure: title, unit and notes above the lines. `is_noisy` draws each as it is, faintly, and smoothed."""
+    """A figure with title, unit and notes above the chart. If `is_noisy`, lines are drawn smoothed, and faintly as they
+    are."""
     axis = _axis([line.series.values for line in lines], scale)
     faint: list[Element] = []
     bold: list[Element] = []
@@ -130,9 +131,9 @@ def draw(
 
 
 def smoothed(series: Series) -> Series:
-    """At points along the series the median of 8 % of the values, around each.
+    """A running median over 8 % of the values, at up to `COLUMNS` steps.
 
-    At the start of fewer, as many on both sides, so that it follows a steep fall.
+    Near both ends, windows are smaller but still symmetric, so that the curve follows a steep fall at the start.
     """
     count, half = len(series.steps), len(series.steps) // 25
     at = np.unique(np.linspace(0, count - 1, COLUMNS).round().astype(int))
@@ -155,14 +156,14 @@ def thinned(series: Series, last_step: int) -> Series:
 
 
 class _Axis(NamedTuple):
-    """Its ends as they are, or their logarithms."""
+    """Limits of the axis; if `is_log`, their decimal logarithms."""
 
     low: float
     high: float
     is_log: bool
 
     def places(self, values: Floats) -> Floats:
-        """Pixels from the top. What is cut off lies a little outside."""
+        """Positions in pixels from the top. Values that are cut off are placed slightly outside of the plot."""
         with np.errstate(divide="ignore", invalid="ignore"):
             scaled = np.log10(np.maximum(values, 0)) if self.is_log else values
         return HEIGHT * (1 - np.clip((scaled - self.low) / (self.high - self.low), -0.2, 1.2))
@@ -179,7 +180,7 @@ class _Axis(NamedTuple):
 
 
 def _axis(series: Sequence[Floats], scale: Scale) -> _Axis:
-    """An axis that one huge first loss does not spoil: what lies far outside of most values is cut off."""
+    """An axis for the values; outliers, such as a huge first loss, are cut off."""
     if scale == "zero":
         _, high = _ends([*series, np.zeros(1)])
         return _Axis(min(0.0, *(float(values.min()) for values in series)), high, is_log=False)
@@ -192,13 +193,13 @@ def _axis(series: Sequence[Floats], scale: Scale) -> _Axis:
 
 
 def _bulk(series: Sequence[Floats]) -> tuple[float, float]:
-    """Where most of the values of each line lie, however few another line has."""
+    """Lowest and highest of the lines' percentiles `BULK`; each line counts, however few values it has."""
     bounds = np.array([np.percentile(values, BULK) for values in series])
     return float(bounds[:, 0].min()), float(bounds[:, 1].max())
 
 
 def _ends(series: Sequence[Floats]) -> tuple[float, float]:
-    """All values with a margin; without those that would leave less than half of the axis to most of them."""
+    """Limits with a margin. They exclude extreme values that would leave the bulk of the values too little space."""
     low, high = _bulk(series)
     room = high - low
     least, most = (float(end) for end in (min(map(np.min, series)), max(map(np.max, series))))
@@ -211,7 +212,7 @@ def _ends(series: Sequence[Floats]) -> tuple[float, float]:
 
 
 def _cut(axis: _Axis, series: Sequence[Floats]) -> list[str]:
-    """A note on the values that the axis does not reach."""
+    """A note on values outside of the axis; empty if there are none."""
     values = np.concatenate(series)
     low, high = (10**axis.low, 10**axis.high) if axis.is_log else (axis.low, axis.high)
     above, below = values[values > high], values[values < low]
@@ -271,7 +272,7 @@ def _marks(line: Line, last_step: int, axis: _Axis) -> list[Element]:
     found: dict[tuple[Kind, int], Element] = {}
     for mark in line.marks:
         y = HEIGHT if mark.value is None else float(np.clip(axis.places(np.array([mark.value]))[0], 0, HEIGHT))
-        column = mark.step * COLUMNS // last_step  # marks closer than that would cover each other
+        column = mark.step * COLUMNS // last_step  # marks in the same column would overlap
         found[mark.kind, column] = tag(
             "svg",
             tag("path", tag("title", mark.text), d=SHAPES[mark.kind], class_=mark.kind),

@@ -1,4 +1,4 @@
-"""In which words do an output and its nearest reference differ?"""
+"""Word alignment of hypotheses with their nearest references."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ from segue.evaluation import Example
 from segue.metrics import scorer
 from segue.writing import UNSPACED
 
-# A word, or one character with its signs of a script that puts no spaces between words.
+# A word; in scripts without spaces between words, a character with its combining marks.
 DENSE = f"\u3001-\u303f\uff00-\uff65{UNSPACED}"
 _SIGNS = "".join(sign for sign in map(chr, range(0x0E00, 0xAB00)) if unicodedata.category(sign)[0] == "M")
 WORD = re.compile(f"[{DENSE}][{_SIGNS}\u200c\u200d]*|[^\\s{DENSE}]+")
@@ -19,27 +19,27 @@ Pair = tuple[str | None, str | None]
 
 
 class Compared(NamedTuple):
-    """A hypothesis beside its nearest reference."""
+    """A hypothesis aligned with its nearest reference."""
 
     reference: str
     pairs: list[Pair]
-    """Words of the reference and of the hypothesis; None where the other has one more."""
+    """(word of the reference, word of the hypothesis); None for an inserted or deleted word."""
     num_errors: int
 
 
 def of_classes(examples: Sequence[Example]) -> list[Compared]:
-    """Each hypothesis beside its reference, where both are names of classes: however many words one has, it is one."""
+    """Compares names of classes; each name counts as a single word."""
     pairs = [(whole(each.reference), whole(each.hypothesis)) for each in examples]
     return [Compared(right, [(right, said)], int(right != said)) for right, said in pairs]
 
 
 def whole(label: str) -> str:
-    """A class's name as one word."""
+    """The name of a class as one word, joined by no-break spaces."""
     return "\N{NO-BREAK SPACE}".join(label.split())
 
 
 def compare(examples: Sequence[Example]) -> list[Compared]:
-    """Each hypothesis aligned with that of its references from which the fewest words differ; the first of equals."""
+    """Each hypothesis, aligned with the reference that differs in the fewest words; the first of several."""
     if not examples:
         return []
     tried = [(index, right) for index, each in enumerate(examples) for right in (each.reference, *each.alternatives)]
@@ -60,14 +60,14 @@ def compare(examples: Sequence[Example]) -> list[Compared]:
 
 
 def signs(pairs: Sequence[Pair]) -> str:
-    """A sign for each pair: = the same, - no word in the hypothesis, + none in the reference, ~ another one."""
+    """One character per pair: = equal, - deleted, + inserted, ~ substituted."""
     return "".join(
         "=" if right == said else "-" if said is None else "+" if right is None else "~" for right, said in pairs
     )
 
 
 def spaced(text: str) -> str:
-    """The words of a text with a space between them, or a line break where none is written."""
+    """The words of a text, separated by a space, or by a line break if the text has no space between them."""
     parts, end = list[str](), 0
     for found in WORD.finditer(text):
         parts += [" " if found.start() > end else "\n", found[0]]

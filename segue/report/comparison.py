@@ -1,4 +1,4 @@
-"""Is one model better than another? Their scores on the same examples, and whether chance explains the difference."""
+"""Comparison of two models: differences of their scores on the same examples, with confidence intervals."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,16 @@ from segue.metrics import Difference, describe
 
 
 def between(ours: Evaluation, theirs: Evaluation) -> dict[str, Difference]:
-    """What ours scores above theirs, by name; a UserError if they were not evaluated on the same examples."""
+    """The scores of `ours` minus those of `theirs`, by name.
+
+    Raises a UserError if they were evaluated on different examples, or if their scores are computed differently.
+    """
     if [each.id for each in ours.examples] != [each.id for each in theirs.examples]:
         raise UserError(
             "--against: the two models could not use the same examples of the manifest; see what was left out"
         )
     if [each.reference for each in ours.examples] != [each.reference for each in theirs.examples]:
-        raise UserError("--against: the two models normalize texts by other rules, and their scores cannot be compared")
+        raise UserError("--against: the two models normalize texts differently, and their scores cannot be compared")
     if ours.measured.chosen.name != theirs.measured.chosen.name:
         names = (each.measured.chosen.name.replace("_", " ") for each in (ours, theirs))
         raise UserError(
@@ -29,8 +32,8 @@ def between(ours: Evaluation, theirs: Evaluation) -> dict[str, Difference]:
 
 
 def lines(found: Mapping[str, Difference], other: str) -> list[str]:
-    """What people read."""
-    rows = [f"beside {other} (95 % intervals of the difference, paired bootstrap):"]
+    """Lines for the terminal."""
+    rows = [f"compared with {other} (95 % intervals of the difference, paired bootstrap):"]
     for name, each in found.items():
         value, low, high = (_signed(name, number) for number in each)
         rows.append(f"{name.replace('_', ' '):22} {value:>10}  [{low}, {high}]  {_verdict(name, each)}")
@@ -38,7 +41,7 @@ def lines(found: Mapping[str, Difference], other: str) -> list[str]:
 
 
 def as_json(found: Mapping[str, Difference]) -> dict[str, Any]:
-    """By name."""
+    """Value and interval of each difference, by name."""
     return {name: {"value": each.value, "interval": [each.low, each.high]} for name, each in found.items()}
 
 

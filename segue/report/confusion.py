@@ -1,6 +1,6 @@
-"""Which classes are taken for which others? A table: a row for each right class, a column for each that was said.
+"""Confusion matrix: a row for each class of the references, a column for each class of the outputs.
 
-A cell is as dark as the share of its row that it has.
+The darkness of a cell shows its share of the row.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from segue.evaluation import Example
 from segue.report.page import Part, tag
 
-MOST_CLASSES = 40  # more are no table that anybody reads; the list of confusions remains
+MOST_CLASSES = 40  # a larger table is unreadable; the report still lists the most frequent confusions
 
 STYLE = """
 .confusion { font-size: .875rem; }
@@ -24,7 +24,7 @@ STYLE = """
 
 
 def matrix(examples: Sequence[Example], classes: Sequence[str]) -> list[Part]:
-    """Rows are what is right, columns what was said; nothing where there are too many classes."""
+    """The table (rows: references, columns: outputs); empty if there are more than MOST_CLASSES."""
     if len(classes) > MOST_CLASSES:
         return []
     counts = Counter((each.reference, each.hypothesis) for each in examples)

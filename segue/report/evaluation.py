@@ -1,4 +1,4 @@
-"""How did a model do, example by example? One self-contained HTML file."""
+"""The report of an evaluation, with its examples, as a self-contained HTML file."""
 
 import math
 import unicodedata
@@ -21,12 +21,12 @@ from segue.report.page import Part, headline, svg_text, tag, ticks
 NUM_LENGTH_GROUPS = 8
 NUM_CONFUSIONS = 15
 MOST_GROUPS = 20
-MOST_TOKENS = 64  # of a side of an attention map; more are neither read nor small
-FAINTEST = 0.05  # of a map's largest weight: what is fainter cannot be seen, and would be most of the file
+MOST_TOKENS = 64  # rows and columns of an attention map; larger ones are unreadable and make the file large
+FAINTEST = 0.05  # share of a map's largest weight; smaller weights are invisible and would be most of the file
 
 
 def write(evaluation: Evaluation, path: Path) -> None:
-    """The report as an HTML file, replaced at once."""
+    """Writes the report as an HTML file, atomically."""
     assert all(math.isfinite(example.score) for example in evaluation.examples)
     classes = evaluation.classes
     compared = of_classes(evaluation.examples) if classes else compare(evaluation.examples)
@@ -89,7 +89,7 @@ audio { display: block; width: 100%; max-width: 24rem; height: 2.25rem; margin: 
 
 
 def _scores(evaluation: Evaluation) -> list[Part]:
-    """Each under its name, with its interval."""
+    """Each score with its name and interval."""
     found: list[Part] = []
     cells = []
     for name, value in evaluation.scores.items():
@@ -107,7 +107,7 @@ def _scores(evaluation: Evaluation) -> list[Part]:
 
 
 def _groups(kind: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Part]:
-    """A row a group; many behind a fold."""
+    """A table with one row per group; collapsed if it has more than MOST_GROUPS rows."""
     names = terminal.columns(scores)
     rows = [[name, *(headline(column, each[column]) for column in names)] for name, each in scores.items()]
     shown = table.groups(kind, [name.replace("_", " ") for name in names], rows)
@@ -115,12 +115,12 @@ def _groups(kind: str, scores: Mapping[str, Mapping[str, Any]]) -> list[Part]:
 
 
 def _score(name: str, value: float) -> str:
-    """A score of one example or of a few."""
+    """A score of one or a few examples, with fewer digits than `headline`."""
     return f"{value:.1%}" if describe(name).is_share else f"{value:.1f}"
 
 
 def _capital(text: str) -> str:
-    """A sentence's start; "chrF" and "BLEU" stay as they are."""
+    """Capitalizes a lowercase text; "chrF" and "BLEU" are unchanged."""
     return text[:1].upper() + text[1:] if text == text.lower() else text
 
 
@@ -128,9 +128,9 @@ def _capital(text: str) -> str:
 
 
 def _by_length(evaluation: Evaluation) -> list[Part]:
-    """Bars of equally many examples each; nothing where all are of one length.
+    """A bar chart of the mean score by length, in groups of about equal size; empty if all lengths are equal.
 
-    Places across are per cent of the width and text is in pixels, so that it can be read on a telephone too.
+    Horizontal positions are in percent of the width, text is in pixels, so that it is readable on phones.
     """
     lengths = np.array([example.length for example in evaluation.examples])
     if len(set(lengths.tolist())) < 2:
@@ -140,7 +140,7 @@ def _by_length(evaluation: Evaluation) -> list[Part]:
     means = [float(scores[group].mean()) for group in groups]
     name = evaluation.score_name
     marks = ticks(0, max(means) if max(means) > 0 else 1)
-    first, across, top, row = 24.0, 52.0, 30, 26  # the bars' start and room in per cent; pixels
+    first, across, top, row = 24.0, 52.0, 30, 26  # start and maximum width of bars in percent; pixels
     scale = across / max(marks[-1], *means)
     bottom = top + row * len(groups)
     parts = [
@@ -174,7 +174,7 @@ def _by_length(evaluation: Evaluation) -> list[Part]:
 
 
 def _length_groups(lengths: NDArray[np.float64]) -> list[NDArray[np.intp]]:
-    """Indices by quantiles of length, shortest first. Equal lengths stay together."""
+    """Indices of the examples by quantiles of length, shortest first. Equal lengths are in the same group."""
     num_groups = max(2, min(NUM_LENGTH_GROUPS, len(lengths) // 5))
     starts = np.unique(np.sort(lengths)[len(lengths) * np.arange(num_groups) // num_groups])
     group = np.searchsorted(starts, lengths, side="right") - 1
@@ -192,7 +192,7 @@ SIGNS = {"left-out": "\N{MINUS SIGN}", "added": "+", "other": "~"}
 
 
 def _differences(pairs: Sequence[Pair]) -> Element:
-    """The reference's words above those of the hypothesis, marked by color and by sign."""
+    """The words of the reference above those of the hypothesis; differences are marked by color and by a sign."""
     cells = []
     empty = [NOTHING if all(pair[side] is None for pair in pairs) else "" for side in (0, 1)]
     for right, said in pairs or [(None, None)]:
@@ -207,7 +207,7 @@ def _differences(pairs: Sequence[Pair]) -> Element:
             above.set("class", "other")
             below = _marked(said, "other")
         cells.append(tag("span", above, below))
-        empty = ["", ""]  # once is enough
+        empty = ["", ""]  # show NOTHING only once
     return tag("div", *cells, class_="words", dir="auto")
 
 
@@ -216,7 +216,7 @@ def _marked(word: str, kind: str) -> Element:
 
 
 def _confusions(compared: Iterable[Compared]) -> list[Part]:
-    """The words most often taken for others."""
+    """The most frequent substitutions of words."""
     counts = Counter(pair for each in compared for pair in each.pairs if None not in pair and pair[0] != pair[1])
     if not counts:
         return []
@@ -282,7 +282,7 @@ def _example(evaluation: Evaluation, index: int, compared: Compared) -> Element:
 
 
 def _media_type(audio: bytes) -> str:
-    """What a file's first bytes say."""
+    """The media type of a wav, flac, ogg or mp3 file, from its first bytes."""
     starts = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}
     return starts.get(audio[:4], "audio/mpeg")
 
@@ -291,7 +291,7 @@ def _media_type(audio: bytes) -> str:
 
 
 def _attention(attention: AttentionMap) -> Element:
-    """A heat map: how much of its attention each target token gave to each source token."""
+    """A heat map of the attention weights: target tokens are rows, source tokens columns."""
     weights = np.asarray(attention.weights, np.float32)
     assert weights.shape[-2:] == (len(attention.rows), len(attention.columns))
     note = "Rows: target tokens; columns: source tokens"
@@ -350,5 +350,5 @@ def _labels(tokens: Sequence[str]) -> list[str]:
 
 
 def _pixels(text: str) -> float:
-    """About how wide a label is."""
+    """Approximate width of a label."""
     return sum(12.5 if unicodedata.east_asian_width(character) in "WF" else 7 for character in text)

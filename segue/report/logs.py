@@ -1,4 +1,4 @@
-"""What did a run write down? Its log, its recipe, where it ran."""
+"""Reads what a run directory contains: log, recipe and environment."""
 
 import json
 import math
@@ -16,12 +16,12 @@ from segue.metrics import describe
 
 Record = dict[str, Any]
 
-# Of scores, in a step's numbers.
+# Keys of the scores in a line of the log.
 GROUPS = ("dev", "averaged")
 
 
 class Series(NamedTuple):
-    """Values at steps: finite, in order."""
+    """Finite values at steps, in order."""
 
     steps: NDArray[np.float64]
     values: NDArray[np.float64]
@@ -32,10 +32,10 @@ class Series(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run directory's texts."""
+    """The contents of a run directory."""
 
     label: str
-    """Tells it from the other runs of a report."""
+    """Name in a report, different from those of the other runs."""
     path: Path
     records: Sequence[Record]
     """The lines of `metrics.jsonl`; at least one."""
@@ -44,19 +44,19 @@ class Run(NamedTuple):
     """Values as text by dotted key."""
     environment: Mapping[str, str]
     metric: str | None
-    """The score that chooses the best model, where something was evaluated."""
+    """The score that selects the best model; None if nothing was evaluated."""
 
     def series(self, name: str, group: str = "") -> Series:
-        """A number's values; of the scores in `group`, `dev` or `averaged`, where one is named."""
+        """The values of the number `name`, or of the score `name` if `group` is "dev" or "averaged"."""
         found = [(each["step"], (each.get(group) or {}) if group else each) for each in self.records]
         points = [(step, values[name]) for step, values in found if _is_finite(values.get(name))]
         steps, values = np.array(points, np.float64).reshape(-1, 2).T
         return Series(steps, values)
 
     def best(self, name: str) -> tuple[int, float] | None:
-        """Step and value of a score's best evaluation; of equals that with the lowest loss, as training has it.
+        """Step and value of the best evaluation by a score; of equal ones that with the lowest loss, as in training.
 
-        None where nothing was evaluated, or where it is not known which values are better.
+        None if nothing was evaluated, or if the direction of the score is unknown.
         """
         series, direction = self.series(name, "dev"), describe(name).direction
         if direction is None or not len(series.steps):
@@ -72,7 +72,7 @@ class Run(NamedTuple):
 
 
 def read(paths: Sequence[Path]) -> list[Run]:
-    """The runs in these directories."""
+    """Reads the runs in these directories. Raises a UserError if one is damaged, empty or no run directory."""
     resolved = [path.resolve() for path in paths]
     for number, path in enumerate(paths):
         if resolved[number] in resolved[:number]:
@@ -81,7 +81,7 @@ def read(paths: Sequence[Path]) -> list[Run]:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The names of directories, with as many of the folders around them as tell them apart."""
+    """The names of the directories, with as many parent folders as are needed to make them unique."""
     for depth in count(1):
         labels = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(labels)) == len(labels):
@@ -105,7 +105,7 @@ def _records(path: Path) -> list[Record]:
     records: list[Record] = []
     for number, line in enumerate(lines, 1):
         record = _record(line)
-        if record is None and number == len(lines):  # nothing, or what a process is still writing
+        if record is None and number == len(lines):  # empty, or not completely written yet
             break
         if record is None:
             raise UserError(f"{path}:{number}: damaged: not the numbers of a step")
@@ -123,7 +123,7 @@ def _record(line: bytes) -> Record | None:
     except ValueError:
         return None
     is_whole = isinstance(record, dict) and isinstance(record.get("step"), int)
-    if is_whole and "utilisation" in record:  # as it was written once
+    if is_whole and "utilisation" in record:  # key in logs of earlier versions
         record["utilization"] = record.pop("utilisation")
     return record if is_whole and all(isinstance(record.get(group) or {}, dict) for group in GROUPS) else None
 

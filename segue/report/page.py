@@ -1,4 +1,4 @@
-"""What do all reports share? A page that needs nothing beside it, and how its elements are made."""
+"""Shared parts of all reports: self-contained HTML pages and their elements."""
 
 import hashlib
 import math
@@ -56,9 +56,9 @@ def write(
     style: str,
     script: str = "",
 ) -> None:
-    """An HTML file, replaced at once: a title, facts, and those of the sections that have content.
+    """Writes an HTML file, atomically: a title, facts, and the sections that have content.
 
-    `script` is the only one that runs in it.
+    `script` is the only script that the page permits.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder; the page needs the name of a file")
@@ -68,7 +68,7 @@ def write(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # Whatever a text smuggles in: the browser runs no other script and fetches nothing.
+        # Against injected HTML in texts: the browser runs no other script and loads no external resources.
         tag(
             "meta",
             http_equiv="Content-Security-Policy",
@@ -89,18 +89,18 @@ def write(
     root = tag("html", head, tag("body", header, tag("main", *body), *scripts), lang="en")
     html = f"<!doctype html>\n{tostring(root, encoding='unicode', method='html')}\n"
     with replacing(path) as partial:
-        # Half a surrogate pair, which JSON can hold, has no UTF-8; browsers show its number as a replacement character.
+        # Lone surrogates, which JSON may contain, cannot be encoded; browsers show them as replacement characters.
         partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
 
 
 def _permitted(script: str) -> str:
-    """The directive that lets a browser run this script alone."""
+    """The Content-Security-Policy directive that permits only this script."""
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"; script-src 'sha256-{digest}'" if script else ""
 
 
 def tag(name_: str, *content: Part, **attributes: str) -> Element:
-    """An element. What is given as text stays text: it is escaped when it is written."""
+    """An element. Text content is escaped when the page is written."""
     element = Element(name_, {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()})
     for part in content:
         if isinstance(part, Element):
@@ -113,12 +113,12 @@ def tag(name_: str, *content: Part, **attributes: str) -> Element:
 
 
 def svg_text(text: str, x: str, y: float, **attributes: str) -> Element:
-    """Text in a drawing."""
+    """An SVG text element at (x, y)."""
     return tag("text", text, x=x, y=f"{y:g}", **attributes)
 
 
 def headline(name: str, value: float) -> str:
-    """A score of a whole set, with the digits that one compares models by."""
+    """A score of a whole set, with enough digits to compare models."""
     if describe(name).is_share:
         return f"{value:.2%}"
     if isinstance(value, int):
@@ -130,5 +130,5 @@ def ticks(low: float, high: float) -> list[float]:
     """Round numbers from `low` to `high`, at least two and at most six."""
     power = 10.0 ** math.floor(math.log10(high - low))
     step = next(step for step in (power / 5, power / 2, power, 2 * power) if (high - low) / step < 6)
-    # What is a multiple but for rounding counts as one.
+    # With a tolerance for rounding errors.
     return [step * number for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

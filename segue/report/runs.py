@@ -1,4 +1,4 @@
-"""How did runs go? Their curves over each other, and in what their recipes differ, as one self-contained HTML file."""
+"""The report of training runs, as a self-contained HTML file: curves, and the differences between their recipes."""
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ pre {{ font-size: .8125rem; white-space: pre-wrap; }}
 
 
 class Curve(NamedTuple):
-    """How a number of the log is drawn."""
+    """How to draw a number of the log."""
 
     title: str
     unit: str = ""
@@ -50,16 +50,16 @@ CURVES = {
     "memory_gb": Curve("peak memory", "GB", "zero", is_noisy=False),
     "loss_scale": Curve("loss scale", scale="log", is_noisy=False),
 }
-"""Other numbers of the log are a task's metrics."""
+"""Settings by number. Other numbers of the log are metrics of the task and have the default settings."""
 NO_CURVES = {"step", "epoch", "time"}
 ERRORS = {"insertions", "deletions", "substitutions"}
-"""The whole numbers among the scores that are no sizes of the development data."""
+"""Scores that are counts. Other integers among the scores are sizes of the development data and are not drawn."""
 
 
 def write(paths: Sequence[Path], path: Path) -> None:
-    """The report on the runs in directories `paths`, as the HTML file `path`."""
+    """Writes the report of the runs in the directories `paths` to the HTML file `path`."""
     if len(paths) > MOST_RUNS:
-        raise UserError(f"{len(paths)} runs: more than {MOST_RUNS} cannot be told apart in one picture")
+        raise UserError(f"{len(paths)} runs: more than {MOST_RUNS} cannot be distinguished in one chart")
     runs = logs.read(paths)
     first, is_alone = runs[0], len(runs) == 1
     facts = {"run": str(first.path), **_when(first)} if is_alone else {}
@@ -97,7 +97,7 @@ def _summaries(runs: Sequence[Run]) -> list[Part]:
 
 
 def _summary(run: Run) -> dict[str, str]:
-    """What one compares runs by."""
+    """The main results of a run, by name."""
     found = {}
     if run.metric is not None:
         name = run.metric.replace("_", " ")
@@ -141,7 +141,7 @@ def _duration(seconds: float) -> str:
 
 
 def _unit(run: Run) -> str:
-    """What the rate counts."""
+    """Unit of the amounts in the rate; empty if unknown."""
     return next((str(each["unit"]) for each in run.records if "unit" in each), "")
 
 
@@ -153,7 +153,7 @@ def _skipped(run: Run) -> list[int]:
 
 
 def _section(runs: Sequence[Run], curves: Sequence[Element], note: str = "") -> list[Part]:
-    """Curves under a legend."""
+    """Curves below a legend."""
     if not curves:
         return []
     legend = [_named(run, at) for at, run in enumerate(runs)] if len(runs) > 1 else []
@@ -211,7 +211,7 @@ def _training_curves(runs: Sequence[Run]) -> list[Element]:
     found = []
     for name in sorted(names, key=lambda name: name != "loss"):  # the loss first, then as they are logged
         curve = CURVES.get(name, Curve(name.replace("_", " ")))
-        # Rates that count different things share no axis.
+        # Rates with different units do not share an axis.
         for unit in dict.fromkeys(_unit(run) for run in runs) if name == "rate" else [""]:
             lines = []
             for at, run in enumerate(runs):
@@ -227,9 +227,9 @@ def _training_curves(runs: Sequence[Run]) -> list[Element]:
 
 
 def _losses(runs: Sequence[Run]) -> list[Element]:
-    """The losses of training and of development data over each other: where they diverge, the model overfits.
+    """Training and development loss in one chart, to show overfitting.
 
-    Where the training loss is smoothed over other tokens, it is the likelihood's, which development data have too.
+    With label smoothing, the training loss is the negative log-likelihood, as on the development data.
     """
     lines = []
     for at, run in enumerate(runs):
@@ -277,7 +277,7 @@ def _differences(runs: Sequence[Run]) -> list[Part]:
 
 
 def _table_by_key(runs: Sequence[Run], texts: Sequence[Mapping[str, str]]) -> list[Part]:
-    """A row a key, a column a run; nothing where there are no keys."""
+    """A table with one row per key and one column per run; empty if there are no keys."""
     keys = dict.fromkeys(key for each in texts for key in each)
     rows: list[list[Part]] = [[key, *(each.get(key, "(none)") for each in texts)] for key in keys]
     head: list[Part] = ["", *(_named(run, at) for at, run in enumerate(runs))]

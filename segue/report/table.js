@@ -1,7 +1,7 @@
 "use strict";
-// Sorts, searches and pages the rows that lie beside the table as JSON. A row: a value for each column, then source
-// (or null), reference, hypothesis, and a sign for each pair of their words. Words end in a space, or in "\n" where
-// none is written.
+// Sorts, searches and pages the rows, which are JSON next to the table. A row: a value for each column, then source (or
+// null), reference, hypothesis, and a sign for each pair of their words. Words end in a space, or in "\n" if the text
+// has no space there.
 (() => {
   const PAGE = 50;
   const root = document.getElementById("all-examples");
@@ -30,7 +30,7 @@
     name: (value) => value,
   };
 
-  // One side of the comparison: "+" has no word in the reference, "-" none in the hypothesis, "~" another one.
+  // One side of the comparison: "+" is an inserted word, "-" a deleted one, "~" a substitution.
   const side = (name, text, signs, missing, kinds) => {
     const line = element("span", { dir: "auto" });
     const words = text.match(/[^ \n]+[ \n]?/g) || [];

@@ -1,6 +1,6 @@
-"""How are all examples of an evaluation shown? A table that sorts, searches and turns pages, drawn by a small script.
+"""The table of all examples of an evaluation, with sorting, search and pages, drawn by the script `table.js`.
 
-The rows lie in the page as JSON: thousands of them cost neither elements nor time until they are looked at.
+The rows are in the page as JSON, so that even thousands of them need few HTML elements.
 """
 
 import json
@@ -57,7 +57,7 @@ STYLE = """
 
 
 def table(evaluation: Evaluation, compared: Sequence[Compared]) -> list[Part]:
-    """What the script fills; nothing where there are no examples."""
+    """The elements that the script fills, and its data; empty if there are no examples."""
     if not evaluation.examples:
         return []
     details = list(dict.fromkeys(name for each in evaluation.examples for name in each.details))
@@ -89,13 +89,13 @@ def table(evaluation: Evaluation, compared: Sequence[Compared]) -> list[Part]:
 
 
 def _json(data: Any) -> str:
-    """JSON that neither ends a script element nor holds half a surrogate pair, which has no UTF-8."""
+    """JSON for a script element: without "<", and with lone surrogates escaped, which UTF-8 cannot encode."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def groups(kind: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Element:
-    """A table of groups: a name, then numbers."""
+    """A table of groups: the name in the first column, numbers in the others."""
     head = tag("tr", tag("th", kind), *(tag("th", name, class_="number") for name in names))
     body = [tag("tr", tag("td", first, dir="auto"), *(tag("td", cell) for cell in rest)) for first, *rest in rows]
     return tag(

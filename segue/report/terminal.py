@@ -1,4 +1,4 @@
-"""How is an evaluation printed? Scores with their intervals, then those of speakers or languages."""
+"""An evaluation as text: scores with their intervals, then those of speakers or languages."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ MOST_ROWS = 20
 
 
 def lines(evaluation: Evaluation) -> list[str]:
-    """What people read."""
+    """The lines to print."""
     found = []
     for name, value in evaluation.scores.items():
         interval = evaluation.intervals.get(name)
@@ -25,12 +25,12 @@ def lines(evaluation: Evaluation) -> list[str]:
 
 
 def shown(name: str, value: Any) -> str:
-    """A number as its metric is read."""
+    """A number formatted for its metric."""
     return f"{value:.2%}" if describe(name).is_share else f"{value:.4f}" if isinstance(value, float) else f"{value}"
 
 
 def columns(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names of the numbers that a table of groups shows: what a score is made of only where it is short."""
+    """Names of the numbers that a table of groups shows: those that all groups have, without the counts of errors."""
     names = dict.fromkeys(name for scores in groups.values() for name in scores)
     hidden = {"insertions", "deletions", "substitutions"}
     return [
@@ -39,7 +39,7 @@ def columns(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _table(kind: str, groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A row a group, numbers to the right."""
+    """A table with one row per group; numbers are right-aligned."""
     names = columns(groups)
     rows: list[Sequence[str]] = [[kind, *(name.replace("_", " ") for name in names)]]
     for group, scores in list(groups.items())[:MOST_ROWS]:

@@ -1,1 +1,1 @@
-"""What does a user do with a trained model? The same here and in every runtime it was exported to; no torch."""
+"""Inference and evaluation with trained models, the same for PyTorch and exported models; does not import torch."""

@@ -1,4 +1,4 @@
-"""How well does a classifier tell classes apart? Its outputs on a manifest, their scores, and what a report shows."""
+"""How good is a classifier? Its outputs on a manifest, their scores, and the data of a report."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,24 +17,24 @@ from segue.runtime.classifier import Classifier, Scores, problem
 
 
 class ClassResult(NamedTuple):
-    """What became of an example of a manifest."""
+    """The result of an example of a manifest."""
 
     example: Labeled
     hypothesis: str
     probability: float
-    """Of the right class."""
+    """Probability of the correct class."""
 
 
 class ClassificationEvaluator:
-    """Scores a model."""
+    """Evaluates a model."""
 
-    TEXTS = 4 * Classifier.BATCH  # at once
+    TEXTS = 4 * Classifier.BATCH  # number of texts at once
 
     def __init__(self, model: Classifier) -> None:
         self._model, self._metadata = model, model.metadata
 
     def explain(self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True) -> Evaluation:
-        """Scores on a manifest, and what became of each example; `has_media` adds the sound of some recordings."""
+        """Scores on a manifest and the result of each example; `has_media` adds the sound of some recordings."""
         examples = self.usable(Manifest(Labeled, [manifest], skip_bad=skip_bad))
         noun = "sounds" if self._model.is_of_sounds else "texts"
         results = self.classified(examples)
@@ -80,8 +80,8 @@ class ClassificationEvaluator:
         )
 
     def usable(self, examples: Manifest[Labeled]) -> Manifest[Labeled]:
-        """The examples that can be scored. Others raise a UserError, or are left out with a warning, as the manifest
-        says."""
+        """The examples that can be scored. Others raise a UserError, or are left out with a warning if the manifest
+        has `skip_bad`."""
         problems: dict[int, str] = {}
         for number, each in enumerate(examples):
             found = problem(each, self._metadata.classes, is_of_sounds=self._model.is_of_sounds)
@@ -98,8 +98,8 @@ class ClassificationEvaluator:
         return examples
 
     def classified(self, examples: Manifest[Labeled]) -> list[ClassResult]:
-        """What became of each usable example, short ones first. Bad sound raises a UserError, or is left out, as the
-        manifest says."""
+        """The results of usable examples, short ones first. Bad sound raises a UserError, or is left out if the
+        manifest has `skip_bad`."""
         what = f"evaluates {', '.join(path.name for path in examples.paths)}"
         batches = progress(self.batches(examples), what, len(examples), "examples", lambda batch: len(batch[0]))
         results: list[ClassResult] = []
@@ -122,7 +122,7 @@ class ClassificationEvaluator:
         return model.of_sounds(given) if model.is_of_sounds else model.of_texts(given)  # type: ignore[arg-type]
 
     def results(self, examples: Sequence[Labeled], rows: Scores) -> list[ClassResult]:
-        """What (B, C) log-probabilities say of examples."""
+        """The results of examples, from their (B, C) log-probabilities."""
         classes = self._metadata.classes
         return [
             ClassResult(each, classes[int(row.argmax())], float(np.exp(row[classes.index(each.label)])))

@@ -1,6 +1,6 @@
-"""Which class does a recording or a text belong to? Parts of what is long, batches, probabilities.
+"""Which class does a recording or a text belong to? Splitting long inputs, batching, probabilities.
 
-The `ClassifierBackend` is PyTorch's model or an exported one; all else is the same for both.
+The `ClassifierBackend` is a PyTorch model or an exported one; everything else is the same for both.
 
 Shape letters: B batch, S samples or tokens, C classes.
 """
@@ -30,73 +30,73 @@ if TYPE_CHECKING:
 PositiveInt = Annotated[int, Field(gt=0)]
 Scores = NDArray[np.float32]
 PADDING = 0
-"""What stands behind the tokens of a text in a batch; no model looks at it."""
+"""Padding token; masked by all models."""
 
 
 class SoundInput(Section):
-    """What a model of sounds reads."""
+    """Input of a model for sounds."""
 
     kind: Literal["sound"] = "sound"
     """Sound."""
     sample_rate_hz: PositiveInt
-    """Of the samples."""
+    """Sample rate."""
 
 
 class TextInput(Section):
-    """What a model of texts reads."""
+    """Input of a model for texts."""
 
     kind: Literal["text"] = "text"
     """Text."""
     rule: TextSection
-    """How it is normalized."""
+    """Text normalization."""
     longest_tokens: PositiveInt
     """Longer texts are classified in parts."""
 
 
 class ClassifierMetadata(Section):
-    """What is to be known of a classifier to use it."""
+    """What a runtime needs to know about a classifier."""
 
     task: Literal["classification"] = "classification"
     """The task."""
     input: Annotated[SoundInput | TextInput, Field(discriminator="kind")]
-    """What it classifies."""
+    """Its input."""
     classes: tuple[str, ...]
-    """In the order of the scores."""
+    """The classes, in the order of the scores."""
     metric: metrics.ClassMetric
-    """What the model is scored by."""
+    """Metric of the model."""
     parameters: PositiveInt
-    """Numbers that were trained."""
+    """Number of parameters."""
 
 
 class ClassifierBackend(Protocol):
     """A model in some runtime."""
 
     def scores(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Scores:
-        """(B, S) waveforms or tokens, (B) their lengths -> (B, C). A row does not depend on the others."""
+        """(B, S) waveforms or tokens, (B) lengths -> (B, C) scores. A row does not depend on the others."""
         ...
 
 
 class Classification(NamedTuple):
-    """Which class something belongs to."""
+    """The result for a recording or text."""
 
     source: str
     """The recording's path, or the text."""
     ranked: list[tuple[str, float]]
-    """All classes with their probabilities, the likeliest first; none where there is nothing to classify."""
+    """All classes with their probabilities, most likely first; empty for a blank text."""
 
     @property
     def label(self) -> str | None:
-        """The likeliest class."""
+        """The most likely class."""
         return self.ranked[0][0] if self.ranked else None
 
     @property
     def probability(self) -> float | None:
-        """Of the likeliest class."""
+        """Probability of the most likely class."""
         return self.ranked[0][1] if self.ranked else None
 
     def written(self, form: Literal["text", "json"], key: Literal["audio", "text"], top: int = 1) -> str:
-        """One line: the class; with `top` above 1 the likeliest ones with their probabilities, between tabs. JSON calls
-        the source `key`."""
+        """One line: the class; with `top` above 1 the most likely ones with probabilities, separated by tabs. In JSON,
+        `key` is the key of the source."""
         shown = [(label, round(probability, 4)) for label, probability in self.ranked[:top]]
         if form == "text":
             if top == 1:
@@ -105,27 +105,26 @@ class Classification(NamedTuple):
         best = [{"label": label, "probability": probability} for label, probability in shown]
         first = best[0] if best else {"label": None, "probability": None}
         said = {key: self.source, **first, **({"top": best} if top > 1 else {})}
-        # A path that is not UTF-8 is escaped, and all else then.
+        # If a path is not UTF-8, everything is escaped.
         is_text = not any("\udc80" <= character <= "\udcff" for character in self.source)
         return json.dumps(said, ensure_ascii=not is_text)
 
 
 class Classifier:
-    """A trained model, ready for recordings or texts of any length. It holds no state between calls: threads may share
-    it."""
+    """A trained model for recordings or texts of any length. It has no state between calls and is thread-safe."""
 
-    BATCH = 32  # texts at once
-    WINDOW = 1024  # lines at once: bounds memory, and gives texts of like length to batch
+    BATCH = 32  # texts per batch
+    WINDOW = 1024  # lines read at once: limits memory, and lets texts of similar length be batched
 
     def __init__(
         self, metadata: ClassifierMetadata, backend: ClassifierBackend, tokenizer: "Tokenizer | None" = None
     ) -> None:
-        """A model of texts has a tokenizer."""
+        """A model for texts needs a tokenizer."""
         self.metadata, self.backend, self._tokenizer = metadata, backend, tokenizer
 
     @property
     def is_of_sounds(self) -> bool:
-        """Whether it classifies recordings, and not texts."""
+        """Whether it classifies recordings rather than texts."""
         return isinstance(self.metadata.input, SoundInput)
 
     def classify(
@@ -134,11 +133,11 @@ class Classifier:
         sample_rate_hz: int | None = None,
         channel: int | str | None = None,
     ) -> Classification:
-        """The class of a recording or of a text, whichever the model knows.
+        """The class of a recording, or of a text if the model is for texts.
 
-        A recording is a file or samples, with their rate and maybe a channel, as `reading.opened` takes them. It is
-        read in windows whose scores are averaged; digital silence in it is left out. A UserError says why it cannot be
-        read. A blank text has no class.
+        A recording is a file or samples, with their rate and optionally a channel, as in `reading.opened`. It is
+        processed in windows whose scores are averaged; windows of digital silence are left out. A blank text has no
+        class. Raises a UserError if the input cannot be read, is silent, or is of the wrong kind.
         """
         if not self.is_of_sounds:
             if not isinstance(given, str) or sample_rate_hz is not None or channel is not None:
@@ -166,22 +165,22 @@ class Classifier:
 
     @property
     def sample_rate_hz(self) -> int:
-        """Of what a model of sounds reads."""
+        """Sample rate of a model for sounds."""
         assert isinstance(self.metadata.input, SoundInput)
         return self.metadata.input.sample_rate_hz
 
     @staticmethod
     def rate_of(path: Path) -> int:
-        """Samples a second of a recording."""
+        """Sample rate of a recording."""
         return audio.properties(path).sample_rate_hz
 
     def of_sounds(self, waveforms: Sequence[Samples]) -> Scores:
-        """Waveforms (S), each as a whole -> (B, C) log-probabilities."""
+        """Waveforms (S), not divided into windows -> (B, C) log-probabilities."""
         return _normalized(self.backend.scores(*audio.padded(waveforms)))
 
     def of_texts(self, texts: Sequence[str]) -> Scores:
-        """Texts of which something is left after normalization -> (B, C) log-probabilities; those of long texts are the
-        mean over their parts."""
+        """Texts that are not empty after normalization -> (B, C) log-probabilities; for long texts the mean over their
+        parts, weighted by length."""
         parts: list[list[int]] = []
         owners: list[int] = []
         for number, text in enumerate(texts):
@@ -189,7 +188,7 @@ class Classifier:
                 parts.append(part)
                 owners.append(number)
         totals, weights = np.zeros((len(texts), len(self.metadata.classes))), np.zeros(len(texts))
-        order = sorted(range(len(parts)), key=lambda number: len(parts[number]))  # like lengths together
+        order = sorted(range(len(parts)), key=lambda number: len(parts[number]))  # similar lengths together
         for start in range(0, len(order), self.BATCH):
             numbers = order[start : start + self.BATCH]
             tokens, lengths = batching.padded([parts[number] for number in numbers], PADDING)
@@ -200,25 +199,24 @@ class Classifier:
         return _normalized(totals / weights[:, None])
 
     def normalized(self, text: str) -> str:
-        """The text as the model reads it; "" where nothing is left."""
+        """The normalized text; "" if nothing visible is left."""
         assert isinstance(self.metadata.input, TextInput)
         found = normalize(text, self.metadata.input.rule)
         return found if seen(found) else ""
 
     def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, Any]:
-        """Scores on a manifest with their intervals, also by class, and how many bad examples were left out."""
+        """Scores on a manifest with confidence intervals, scores by class, and the number of bad examples left out."""
         return self.evaluator.explain(manifest, skip_bad, has_media=False).as_json()
 
     @property
     def evaluator(self) -> "ClassificationEvaluator":
-        """What scores this model."""
-        from segue.runtime.classification_evaluation import ClassificationEvaluator  # which knows this class
+        """An evaluator of this model."""
+        from segue.runtime.classification_evaluation import ClassificationEvaluator  # imports this module
 
         return ClassificationEvaluator(self)
 
     def _parts(self, text: str) -> list[list[int]]:
-        """The tokens of a text, in parts that are no longer than what was learned from, and about as long as each
-        other."""
+        """The tokens of a text, in parts of nearly equal length that do not exceed the training limit."""
         assert isinstance(self.metadata.input, TextInput)
         assert self._tokenizer is not None
         tokens = self._tokenizer.encode(text)
@@ -242,19 +240,19 @@ class Classifier:
 
 
 def _normalized(rows: NDArray[Any]) -> Scores:
-    """(..., C) scores -> log-probabilities: the mean of some is none yet."""
+    """(..., C) scores -> log-probabilities; means of log-probabilities need it again."""
     largest = rows.max(axis=-1, keepdims=True)
     shifted = rows - largest
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
 
 
 def problem(example: Labeled, classes: Sequence[str], *, is_of_sounds: bool) -> str | None:
-    """Why a model of sounds (`is_of_sounds`) or texts can neither learn from an example nor be scored with it."""
+    """Why an example is unusable for a model of sounds (`is_of_sounds`) or texts; None if it is usable."""
     if is_of_sounds != (example.sound is not None):
         what = ("a recording", "a text") if is_of_sounds else ("a text", "a recording")
         key = "audio_filepath" if is_of_sounds else "text"
-        return f"{example.origin}: {key}: {what[0]} wanted, and this is {what[1]}"
+        return f"{example.origin}: {key}: {what[0]} wanted, but this is {what[1]}"
     if example.label not in classes:
         known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-        return f"{example.origin}: label: {example.label!r} is no class that is learned (classes: {known})"
+        return f"{example.origin}: label: {example.label!r} is not a class of the model (classes: {known})"
     return None

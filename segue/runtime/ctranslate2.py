@@ -1,9 +1,9 @@
-"""How does an exported Transformer write in CTranslate2? Its search with our rules: limits, scores, prefixes.
+"""How does an exported Transformer run in CTranslate2? Its search with Segue's rules: limits, scores, prefixes.
 
-CTranslate2's beam search follows the same hypotheses as `decoding/autoregressive`, step by step. They differ in three
-ways. There a sentence is done when enough hypotheses have ended, whatever the live ones could still become. Forbidden
-n-grams leave their probability to other tokens while it searches. And right after a prefix only the likeliest token
-may be the end.
+CTranslate2's beam search follows the same hypotheses as `decoding/autoregressive`, step by step, with three
+differences. In CTranslate2 a sentence is done when enough hypotheses have ended, even if live ones could become better.
+The probability of forbidden n-grams is redistributed to other tokens during the search. And directly after a prefix the
+output can only end if the end token is the most likely one.
 """
 
 import json
@@ -19,30 +19,31 @@ from segue.errors import UserError, missing_extra
 from segue.runtime.translator import TranslationMetadata, Translator
 
 POSITIONS = 4096
-"""Tokens that a source may have, and an output with its end: what `formats/ctranslate2` has sinusoids for."""
+"""Maximum number of tokens of a source, and of an output with its end token: `formats/ctranslate2` writes this many
+sinusoids."""
 PATIENCE = 1.4
-"""A sentence is done when so many times `beams` hypotheses have ended. 1, the usual, stops before better ones end: of
-500 captions 12 came out worse than with our rule; with 1.4 one did, and with 2 none, in 10 % more time."""
+"""A sentence is done when this many times `beams` hypotheses have ended. The usual 1 stops before better ones end: 12
+of 500 captions scored worse than with Segue's rule; with 1.4 one did, with 2 none, in 10 % more time."""
 IMPOSSIBLE = -1e9
-"""Log-probabilities below it mark what CTranslate2 only fills its beams with: it gives them -1e10, or -infinity."""
+"""Log-probabilities below this mark hypotheses that only fill CTranslate2's beams: it gives them -1e10 or -infinity."""
 SCORED_AT_ONCE = 32
-"""Rows whose scores are in memory together: rows x tokens x vocabulary."""
+"""Number of rows scored at once, which limits memory: rows x tokens x vocabulary."""
 
 
 def open_translator(folder: Path, metadata: TranslationMetadata, threads: int | None = None) -> Translator:
-    """The translator in an exported directory."""
+    """Opens the translator in an exported directory. Raises a UserError if its files do not belong together."""
     vocabularies, backend = Vocabularies.load(folder), CTranslate2Backend(folder, threads)
     backend.check(vocabularies)
     return Translator(metadata, vocabularies, backend)
 
 
 class CTranslate2Backend:
-    """The model that `formats/ctranslate2` wrote. It holds no state between calls: threads may share it."""
+    """Runs a model written by `formats/ctranslate2`. It has no state between calls and is thread-safe."""
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        """So many threads translate at once, each a share of a batch (None: as many as there are processors).
+        """`threads` translate parts of a batch in parallel (None: as many as there are processors).
 
-        Two threads on one sentence would take longer than one: models are small, and they wait for each other.
+        Several threads per sentence would be slower than one: models are small, and threads would wait for each other.
         """
         try:
             import ctranslate2
@@ -59,11 +60,11 @@ class CTranslate2Backend:
         try:
             self._source, self._target = (json.loads(each.read_text("utf-8")) for each in files)
         except OSError as problem:  # older models have their vocabularies in other files
-            raise UserError(f"{folder}: not a CTranslate2 model of ours: {problem.filename} is missing") from None
+            raise UserError(f"{folder}: not a CTranslate2 model of Segue: {problem.filename} is missing") from None
         self._number: dict[str, int] = {token: number for number, token in enumerate(self._target)}
 
     def check(self, vocabularies: Vocabularies) -> None:
-        """Raises a UserError if these are not the tokens of the model."""
+        """Raises a UserError if these are not the model's vocabularies."""
         if (self._source, self._target) != (vocabularies.source.tokens, vocabularies.target.tokens):
             raise UserError(f"{self._folder}: its vocabularies are not those of its tokenizer.json; export it again")
 
@@ -75,7 +76,7 @@ class CTranslate2Backend:
         num_best: int = 1,
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best outputs of each row of source tokens, best first, where each begins with its prefix."""
+        """The best outputs for each row of source tokens, best first; each begins with its prefix."""
         longest = max(map(len, rows), default=0)
         if longest > POSITIONS:
             raise UserError(f"a source of {longest} tokens: this model reads {POSITIONS} at most")
@@ -91,8 +92,8 @@ class CTranslate2Backend:
             for number, hypotheses in zip(numbers, best, strict=True):
                 found[number] = hypotheses
 
-        # CTranslate2 has one limit a call. The longest of them changes nothing for a row that has what is asked for
-        # within its own limit; the others, which are few, are searched again.
+        # CTranslate2 has one length limit per call. Searching with the largest one gives the same result for rows that
+        # have enough hypotheses within their own limits; the others, which are few, are searched again.
         if rows:
             look(range(len(rows)), max(limits))
         short: dict[int, list[int]] = {}
@@ -105,7 +106,7 @@ class CTranslate2Backend:
         return [hypotheses[:num_best] for hypotheses in found]
 
     def attention(self, source: Sequence[int], target: Sequence[int]) -> None:
-        """None: CTranslate2 shows the mean of some heads only."""
+        """None: CTranslate2 returns only the mean of some heads."""
         del source, target
 
     def _search(
@@ -116,7 +117,7 @@ class CTranslate2Backend:
         num_best: int,
         prefixes: Sequence[Sequence[int]] | None,
     ) -> list[list[Hypothesis]]:
-        """All hypotheses of each row that ended, best first; then those that had not at `limit` tokens."""
+        """All complete hypotheses of each row, best first; then those that had not ended at `limit` tokens."""
         beams = max(section.beams, num_best)
         patience = PATIENCE if beams > 1 else 1.0
         results = self._translator.translate_batch(
@@ -127,11 +128,11 @@ class CTranslate2Backend:
             num_hypotheses=round(beams * patience),
             length_penalty=section.alpha,
             no_repeat_ngram_size=section.no_repeat_ngram,
-            return_end_token=True,  # then it counts as a token, as with us
+            return_end_token=True,  # so that it counts as a token, as in Segue
             return_scores=True,
             max_batch_size=math.ceil(len(rows) / self._threads),
             max_input_length=0,  # no limit
-            max_decoding_length=limit + 1,  # and the end
+            max_decoding_length=limit + 1,  # plus the end token
             min_decoding_length=0,
         )
         totals: dict[_Output, float] = {}
@@ -140,11 +141,11 @@ class CTranslate2Backend:
                 total = score * len(output) ** section.alpha
                 if total < IMPOSSIBLE:
                     continue
-                is_complete = output[-1:] == [END]  # of an empty source there may be nothing
+                is_complete = output[-1:] == [END]  # the output of an empty source may be empty
                 tokens = tuple(self._number[token] for token in output[: -1 if is_complete else limit])
                 totals[_Output(row, tokens, is_complete)] = total
-        # The log-probability is another than ours where a prefix is given, whose own is left out; where n-grams are
-        # forbidden, whose probability goes to the other tokens; and where a token was cut off here.
+        # The log-probability has to be computed separately with a prefix, which CTranslate2 does not score; with
+        # forbidden n-grams, whose probability it redistributes; and if a token was cut off above.
         is_other = prefixes is not None or section.no_repeat_ngram > 0
         others = [output for output in totals if is_other or not output.is_complete]
         totals.update(zip(others, self._log_probabilities(rows, others), strict=True))
@@ -157,7 +158,7 @@ class CTranslate2Backend:
         return found
 
     def _log_probabilities(self, rows: Sequence[Sequence[int]], outputs: "Sequence[_Output]") -> list[float]:
-        """Of each output, given its row; with the end where it is complete."""
+        """The log-probability of each output given its row, including the end token of complete ones."""
         results = self._translator.score_batch(
             _named([rows[output.row] for output in outputs], self._source),
             _named([output.tokens for output in outputs], self._target),
@@ -165,7 +166,7 @@ class CTranslate2Backend:
             max_input_length=0,
         )
         return [
-            # A prefix may hold tokens that are impossible here: they count nothing.
+            # A prefix may contain tokens that are impossible here: they are not counted.
             sum(value for value in result.log_probs[: len(output.tokens) + output.is_complete] if value > -math.inf)
             for output, result in zip(outputs, results, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""What runs an exported model here? `segue.json` says what a directory holds and for which runtime."""
+"""How is an exported model loaded? By its `segue.json`, which describes the model and names its runtime."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,16 @@ NAME = "segue.json"
 
 
 def save(folder: Path, target: str, metadata: Section, **more: Any) -> None:
-    """Writes what `load` reads, and what other programs may want to know."""
+    """Writes `segue.json` for `load`, with additional values for other programs."""
     values = {"target": target, **metadata.model_dump(mode="json"), **more}
     (folder / NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load(folder: Path, device: str = "auto", threads: int | None = None) -> Any:
-    """The model in an exported directory, ready for use on the CPU."""
+    """Loads the model in an exported directory for inference on the CPU.
+
+    Raises a UserError for other devices, for exports that Segue cannot run, and for directories that are not exports.
+    """
     if device not in ("auto", "cpu"):
         raise UserError(f"{folder}: exported models run on the CPU here, not on {device}")
     if threads is not None and threads < 1:
@@ -48,7 +51,7 @@ def load(folder: Path, device: str = "auto", threads: int | None = None) -> Any:
 
 
 def _metadata(path: Path, values: dict[str, Any], kind: type[Section]) -> Section:
-    """What is to be known of the model."""
+    """The metadata section from the values of `segue.json`."""
     known = {key: value for key, value in values.items() if key in kind.model_fields}
     try:
         return kind.model_validate_json(json.dumps(known))  # JSON's rules: lists are tuples

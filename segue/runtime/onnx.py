@@ -15,54 +15,54 @@ from segue.runtime.recognizer import Recognized, Recognizer, SpeechMetadata
 
 
 def session(path: Path, threads: int | None = None) -> Any:
-    """A graph, ready to run on so many threads of the CPU; None: on all its cores."""
+    """An onnxruntime session for a graph on `threads` CPU threads (None: all cores). Raises a UserError."""
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
-    # Waiting threads sleep: spinning ones cost others their time, and where all cores are busy their own.
+    # Waiting threads sleep: spinning takes time from other processes, and slows down itself if all cores are busy.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # onnxruntime's own types, of no common base
+    except Exception as problem:  # onnxruntime's exceptions have no common base class
         raise UserError(f"{path}: onnxruntime cannot load it: {str(problem).splitlines()[0]}") from None
 
 
 def open_recognizer(folder: Path, metadata: SpeechMetadata, threads: int | None = None) -> Recognizer:
-    """The recognizer in an exported directory."""
+    """Opens the recognizer in an exported directory."""
     return Recognizer(metadata, OnnxBackend(folder / "model.onnx", metadata, threads))
 
 
 class OnnxBackend:
-    """The graph that `formats/onnx` wrote. It holds no state between calls: threads may share it."""
+    """Runs a graph written by `formats/onnx`. It has no state between calls and is thread-safe."""
 
     def __init__(self, path: Path, metadata: SpeechMetadata, threads: int | None = None) -> None:
-        """A UserError if the graph is not the one that the metadata are of."""
+        """Raises a UserError if the graph does not belong to the metadata."""
         self._session, self._blank = session(path, threads), len(metadata.tokens)
         said = self._session.get_modelmeta().custom_metadata_map
         for key, value in graph_metadata(metadata).items():
             if said.get(key) != value:
-                raise UserError(f"{path}: its {key} is another than segue.json's: {said.get(key)}; export it again")
+                raise UserError(f"{path}: its metadata {key} differs from segue.json: {said.get(key)}; export it again")
 
     def recognize(self, waveforms: Sequence[Samples]) -> list[Recognized]:
-        """(S) each."""
+        """Recognizes waveforms of shape (S) each, as one batch."""
         log_probs, frames = self._session.run(None, inputs(waveforms))
         rows = (row[:length] for row, length in zip(log_probs, frames.tolist(), strict=True))
         return [Recognized(greedy(row, self._blank), row) for row in rows]
 
 
 def graph_metadata(metadata: SpeechMetadata) -> dict[str, str]:
-    """What a graph says of itself."""
+    """The metadata stored in a graph."""
     return {
         "task": metadata.task,
         "sample_rate_hz": str(metadata.sample_rate_hz),
         "samples_per_frame": str(metadata.samples_per_frame),
-        # A token that is a part of a character shows its bytes as \\xNN.
+        # Bytes of tokens that are parts of characters are written as \\xNN.
         "tokens": json.dumps([piece.decode("utf-8", "backslashreplace") for piece in metadata.pieces]),
         "blank": str(len(metadata.pieces)),
     }
 
 
 def inputs(waveforms: Sequence[Samples]) -> dict[str, NDArray[Any]]:
-    """What the graph is given."""
+    """The inputs of the graph for these waveforms, (S) each."""
     return dict(zip(("waveforms", "lengths"), padded(waveforms), strict=True))

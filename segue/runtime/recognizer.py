@@ -1,6 +1,6 @@
 """How do recordings of any length become transcripts? Windows, search, words with times.
 
-The `Backend` is PyTorch's model or an exported one; all else is the same for both.
+The `Backend` is a PyTorch model or an exported one; everything else is the same for both.
 
 Shape letters: S samples, T frames, V vocabulary (blank included, last).
 """
@@ -33,33 +33,33 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class SpeechMetadata(Section):
-    """What is to be known of a speech model to use it."""
+    """What a runtime needs to know about a speech model."""
 
     task: Literal["speech_recognition"] = "speech_recognition"
     """The task."""
     sample_rate_hz: PositiveInt
-    """Of the samples that the model reads."""
+    """Sample rate of the model's input."""
     feature_dim: PositiveInt
-    """Mel bins of its front end."""
+    """Number of mel bins of its front end."""
     tokens: tuple[str | tuple[Byte, ...], ...]
-    """What each writes: text, or the bytes of a part of a character. After the last comes the blank."""
+    """The text of each token, or its bytes if it is a part of a character. The blank follows the last token."""
     samples_per_frame: PositiveInt
-    """Samples from one output frame to the next."""
+    """Samples between the starts of two output frames."""
     text: TextSection
-    """How texts are written before they are scored."""
+    """Text normalization before scoring."""
     metric: metrics.SpeechMetric = "auto"
-    """What the model is scored by (`metrics.speech_metric`)."""
+    """Metric of the model (`metrics.speech_metric`)."""
     parameters: PositiveInt
-    """Numbers that were trained."""
+    """Number of parameters."""
 
     @property
     def pieces(self) -> list[bytes]:
-        """What each token writes, in UTF-8."""
+        """The text of each token, in UTF-8."""
         return [token.encode() if isinstance(token, str) else bytes(token) for token in self.tokens]
 
 
 def written(pieces: Sequence[bytes]) -> tuple[str | tuple[int, ...], ...]:
-    """`SpeechMetadata.tokens` of pieces."""
+    """`SpeechMetadata.tokens` for these pieces."""
     found: list[str | tuple[int, ...]] = []
     for piece in pieces:
         try:
@@ -70,34 +70,34 @@ def written(pieces: Sequence[bytes]) -> tuple[str | tuple[int, ...], ...]:
 
 
 class Recognized(NamedTuple):
-    """What a backend recognizes in a waveform."""
+    """A backend's result for a waveform."""
 
     emissions: list[Emission]
-    """Frames count from its start."""
+    """Tokens; frames count from the start of the waveform."""
     scores: NDArray[np.float32]
-    """(T, V) that the tokens were chosen by, T at most ceil(S / samples a frame). Runtimes are compared by it."""
+    """(T, V) log-probabilities, T at most ceil(S / samples per frame). Used to compare runtimes."""
 
 
 class Backend(Protocol):
     """A model in some runtime, with the search of its objective."""
 
     def recognize(self, waveforms: Sequence[Samples]) -> list[Recognized]:
-        """Mono waveforms (S) at the model's rate. Results do not depend on the rest of the batch."""
+        """Recognizes mono waveforms (S) at the model's rate. Results do not depend on the rest of the batch."""
         ...
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said in a recording."""
+    """The transcript of a recording."""
 
     audio: str
     duration: float
-    """Seconds."""
+    """Duration in seconds."""
     text: str
     words: list[Word]
 
     def written(self, form: Literal["text", "json", "srt", "vtt"]) -> str:
-        """The transcript in a format. JSON is one line; its segments are the cues of srt and vtt, as they were said."""
+        """The transcript in a format. JSON is one line; its segments are the cues of srt and vtt, with speech times."""
         if form == "text":
             return self.text
         found = cues.cut(self.words, self.duration)
@@ -111,14 +111,14 @@ class Transcript:
                 for number, cue in enumerate(found)
             ]
             said = {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text}
-            # A path that is not UTF-8 is escaped, and all else then.
+            # If a path is not UTF-8, everything is escaped.
             is_text = not any("\udc80" <= character <= "\udcff" for character in self.audio)
             return json.dumps({**said, "segments": segments, "words": words}, ensure_ascii=not is_text)
         return cues.write(found, form).rstrip("\n")
 
 
 class Recognizer:
-    """A trained model, ready for recordings of any length. It holds no state between calls: threads may share it."""
+    """A trained model for recordings of any length. It has no state between calls and is thread-safe."""
 
     WINDOW_SECONDS = reading.WINDOW_SECONDS
     OVERLAP_SECONDS = 6.0
@@ -128,19 +128,19 @@ class Recognizer:
         self.metadata, self.backend = metadata, backend
         self._pieces = metadata.pieces
         self._seconds_per_frame = metadata.samples_per_frame / metadata.sample_rate_hz
-        # Windows start on output frames, so that frames of all windows share one clock.
+        # Windows start on output frames, so that the frames of all windows are on one grid.
         self._window_frames = round(self.WINDOW_SECONDS / self._seconds_per_frame)
         self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
 
     def transcribe(
         self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None, channel: int | str | None = None
     ) -> Transcript:
-        """The words of a recording, with times; silence gives none.
+        """Transcribes a recording; silence gives an empty transcript.
 
-        A file (its own rate counts), or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats
-        in [-1, 1] or whole numbers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of
-        channels that cancel each other. A UserError says why it cannot be read, also of two channels that hold
-        different speakers where no `channel` is given.
+        `recording` is a file, or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats in
+        [-1, 1] or signed integers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of
+        channels that cancel each other. Raises a UserError if the recording cannot be read, or if `channel` is None and
+        channels contain different speakers.
         """
         rate = self.metadata.sample_rate_hz
         name, blocks = reading.opened(recording, rate, sample_rate_hz, channel)
@@ -157,27 +157,27 @@ class Recognizer:
 
     @staticmethod
     def rate_of(path: Path) -> int:
-        """Samples a second of a recording."""
+        """Sample rate of a recording."""
         return audio.properties(path).sample_rate_hz
 
     def evaluate(self, manifest: Path, skip_bad: bool = False, *, as_transcribed: bool = False) -> dict[str, Any]:
-        """Error rates on a manifest with their intervals, also by speaker, and how many bad examples were left out.
+        """Error rates on a manifest with confidence intervals, rates by speaker, and the number of bad examples.
 
-        `as_transcribed` scores recordings (`data/recordings.py`) as `transcribe` reads them, and says the rate of
-        utterances alone beside it.
+        `as_transcribed` scores whole recordings (`data/recordings.py`) as transcribed by `transcribe`, and adds the
+        rate of single utterances for comparison.
         """
         evaluated = self.evaluator.explain(manifest, skip_bad, has_media=False, as_transcribed=as_transcribed)
         return evaluated.as_json()
 
     @property
     def evaluator(self) -> "SpeechEvaluator":
-        """What scores this model."""
-        from segue.runtime.speech_evaluation import SpeechEvaluator  # which knows this class
+        """An evaluator of this model."""
+        from segue.runtime.speech_evaluation import SpeechEvaluator  # imports this module
 
         return SpeechEvaluator(self)
 
     def recognize(self, waveforms: Sequence[Samples]) -> tuple[list[str], list[NDArray[np.float32]]]:
-        """Waveforms (S) of any length, each as a whole -> their texts, and log-probabilities (T, V)."""
+        """Waveforms (S), not divided into windows -> their texts, and log-probabilities (T, V)."""
         found = self._recognized(waveforms)
         return [text_of(self._words(each.emissions)) for each in found], [each.scores for each in found]
 
@@ -190,7 +190,7 @@ class Recognizer:
         pending = np.zeros(0, np.float32)
         for block in blocks:
             pending = np.concatenate([pending, block])
-            # One sample more than a window: the last window never lies all inside of the one before it.
+            # Not >=: the last window must not be completely contained in the one before it.
             while len(pending) > size:
                 yield pending[:size]
                 pending = pending[size - overlap :]
@@ -205,8 +205,8 @@ class Recognizer:
         ]
 
     def _recognized(self, waveforms: Sequence[Samples]) -> list[Recognized]:
-        """Of each; nothing in digital silence: no recording that a model learns from has it, so it could say
-        anything."""
+        """The result of each waveform; empty for digital silence, which does not occur in training data, so that the
+        model's output would be arbitrary."""
         found = iter(self.backend.recognize(sounding) if (sounding := [w for w in waveforms if w.any()]) else [])
         nothing = Recognized([], np.zeros((0, len(self._pieces) + 1), np.float32))
         return [next(found) if waveform.any() else nothing for waveform in waveforms]

@@ -1,7 +1,7 @@
-"""How does an exported translator write on another kind of processor? In a process of its own, told to be one.
+"""How is an exported translator run with another instruction set? In a separate process with its own environment.
 
-CTranslate2 chooses its instructions when it is loaded, from the environment. Run as a program, this file is that
-process: it reads and answers one search a line, in JSON.
+CTranslate2 chooses its instruction set when it is loaded, from environment variables. Run as a program, this file is
+that process: it reads and answers one search per line, in JSON.
 """
 
 import json
@@ -18,7 +18,7 @@ from segue.runtime.ctranslate2 import CTranslate2Backend
 
 
 class SeparateBackend:
-    """A CTranslate2Backend with other variables in its environment. A context manager: the process ends with it."""
+    """A CTranslate2Backend in a process with other environment variables. A context manager, which ends the process."""
 
     def __init__(self, folder: Path, threads: int, variables: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -36,7 +36,7 @@ class SeparateBackend:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._process:  # closes what it reads, which ends it, and waits
+        with self._process:  # closes its stdin, which ends it, and waits
             pass
 
     def search(
@@ -47,23 +47,23 @@ class SeparateBackend:
         num_best: int = 1,
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best outputs of each row of source tokens, best first, where each begins with its prefix."""
+        """The best outputs for each row of source tokens, best first; each begins with its prefix."""
         question = {"rows": rows, "section": section.model_dump(), "num_best": num_best, "prefixes": prefixes}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(question), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError("the process that translates ended; it says above why")
+            raise RuntimeError("the translating process ended; see its error above")
         return [[Hypothesis(*each) for each in best] for best in json.loads(answer)]
 
     def attention(self, source: Sequence[int], target: Sequence[int]) -> None:
-        """None, as there."""
+        """None, as in `CTranslate2Backend`."""
         del source, target
 
 
 def answer(folder: Path, threads: int, questions: IO[str], answers: IO[str]) -> None:
-    """Searches, one a line, until there are no more."""
+    """Reads searches, one per line, and writes the results, until the input ends."""
     writer = CTranslate2Backend(folder, threads)
     for line in questions:
         question: dict[str, Any] = json.loads(line)

@@ -1,4 +1,4 @@
-"""How good is a recognizer? Its outputs on a manifest, their scores, and what a report shows of them."""
+"""How good is a recognizer? Its outputs on a manifest, their scores, and the data of a report."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,22 +18,22 @@ from segue.runtime.words import text_of
 
 
 class UtteranceResult(NamedTuple):
-    """What was recognized in an utterance of a manifest."""
+    """The result of an utterance or recording of a manifest."""
 
     id: str
     reference: str
-    """Normalized."""
+    """Normalized reference."""
     hypothesis: str
-    """As the model wrote it."""
+    """The model's output, not normalized."""
     seconds: float
     origin: str = ""
-    """The line of the manifest."""
+    """`file:line` in the manifest."""
     speaker: str | None = None
     num_utterances: int = 1
 
 
 class SpeechEvaluator:
-    """Scores a model."""
+    """Evaluates a model."""
 
     def __init__(self, model: Recognizer) -> None:
         self._model, self._metadata = model, model.metadata
@@ -41,7 +41,7 @@ class SpeechEvaluator:
     def explain(
         self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True, as_transcribed: bool = False
     ) -> Evaluation:
-        """Scores on a manifest, and what was recognized in each utterance or recording; `has_media` adds some sound."""
+        """Scores on a manifest and the result of each utterance or recording; `has_media` adds the sound of some."""
         utterances = Manifest(Utterance, [manifest], skip_bad=skip_bad)
         results = self.results(utterances)
         beside: dict[str, float] = {}
@@ -92,9 +92,9 @@ class SpeechEvaluator:
         )
 
     def results(self, manifest: Manifest[Utterance]) -> list[UtteranceResult]:
-        """What is recognized in each utterance of a manifest, short ones first. Each is recognized as a whole.
+        """The result of each utterance of a manifest, short ones first; utterances are not divided into windows.
 
-        Bad examples raise a UserError, or are left out, as the manifest says.
+        Bad examples raise a UserError, or are left out if the manifest has `skip_bad`.
         """
         results: list[UtteranceResult] = []
         sounds = progress(
@@ -113,7 +113,7 @@ class SpeechEvaluator:
         return results
 
     def _as_transcribed(self, utterances: Sequence[Utterance], skip_bad: bool) -> list[UtteranceResult]:
-        """What `transcribe` makes of their recordings; of whole files, the words that are said in the utterances."""
+        """The results of `transcribe` for their recordings; of whole files, only words inside of utterances count."""
         results: list[UtteranceResult] = []
         rate, total = self._metadata.sample_rate_hz, sum(each.seconds for each in utterances)
         for recording in progress(recordings.of(utterances), "transcribes", total, "s", lambda each: each.seconds):
@@ -135,13 +135,13 @@ class SpeechEvaluator:
         return results
 
     def _check(self, manifest: Path, results: Sequence[UtteranceResult]) -> None:
-        """Raises a UserError where no rate has a meaning; warns of references that hold nothing."""
+        """Raises a UserError if all references are empty; warns about some empty ones."""
         num_empty = sum(not each.reference for each in results)
         if results and num_empty == len(results):
-            raise UserError(f"{manifest}: nothing to score: normalization leaves nothing of any reference")
+            raise UserError(f"{manifest}: nothing to score: all references are empty after normalization")
         if num_empty:
             warn(
-                f"{manifest}: normalization leaves nothing of {num_empty} of {len(results)} references; all that is "
+                f"{manifest}: {num_empty} of {len(results)} references are empty after normalization; whatever is "
                 "recognized there counts as insertions"
             )
 
@@ -153,8 +153,8 @@ class SpeechEvaluator:
         return metrics.speech(self._metadata.metric, [each.reference for each in results], hypotheses)
 
     def sounds(self, manifest: Manifest[Utterance]) -> Iterator[tuple[list[Utterance], list[Samples]]]:
-        """All utterances and their sound, in groups of like length that are recognized at once: short ones first.
+        """All utterances and their samples, in groups of similar length, short ones first.
 
-        Bad ones raise a UserError, or are left out, as the manifest says.
+        Bad ones raise a UserError, or are left out if the manifest has `skip_bad`.
         """
         yield from reading.groups(manifest, self._metadata.sample_rate_hz)

@@ -1,6 +1,6 @@
-"""Which tasks are there, and in which runtimes does each run? One table, of names: it imports nothing of what it names.
+"""Which tasks are there, and which runtimes does each have? A table of names, which imports none of the modules.
 
-A new task is an entry; a new format a target of the tasks whose models it holds.
+A new task is an entry; a new export format is a target of its tasks.
 """
 
 import importlib
@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 
 class Target(NamedTuple):
-    """A runtime for a task's models. Places are `module:name`."""
+    """An export target of a task's models. Objects are named as `module:name`."""
 
     exporter: str
-    """What writes models for it: a `formats.exporter.Exporter`."""
+    """The `formats.exporter.Exporter` that writes models for it."""
     opens: str | None = None
-    """What opens what was written, here and without torch: (folder, metadata, threads) -> a model. None where only
-    others can."""
+    """The function that opens an export without torch: (folder, metadata, threads) -> model. None if Segue cannot run
+    it."""
     extra: str | None = None
-    """The extra that opening it needs."""
+    """The package extra that opening it requires."""
 
 
 class Entry(NamedTuple):
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     module: str
     """Its module under `segue.tasks`."""
     metadata: str
-    """The place of what has to be known of its models to use them, a Section."""
+    """The Section with the metadata of its exported models, as `module:name`."""
     targets: Mapping[str, Target]
 
 
@@ -61,11 +61,11 @@ TASKS: Mapping[str, Entry] = {
 
 
 def targets() -> list[str]:
-    """All names of targets, each once."""
+    """The names of all targets, each once."""
     return list(dict.fromkeys(name for entry in TASKS.values() for name in entry.targets))
 
 
 def find(place: str) -> Any:
-    """What a place names."""
+    """The object named `module:name`."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""How well does a translator write? Its outputs on a manifest, their scores, and what a report shows of them."""
+"""How good is a translator? Its outputs on a manifest, their scores, and the data of a report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,24 +16,24 @@ from segue.runtime.translator import Translator
 
 
 class Translated(NamedTuple):
-    """What became of a pair of a manifest."""
+    """The result of a pair of a manifest."""
 
     id: str
     source: str
-    """Normalized, like the references."""
+    """Normalized source; the references are normalized, too."""
     target_language: str | None
     references: tuple[str, ...]
     hypothesis: str
 
 
 class TranslationEvaluator:
-    """Scores a model."""
+    """Evaluates a model."""
 
     def __init__(self, model: Translator) -> None:
         self._model, self._metadata, self._vocabularies = model, model.metadata, model.vocabularies
 
     def explain(self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True) -> Evaluation:
-        """Scores on a manifest, and what became of each example; `has_media` adds attention maps of some."""
+        """Scores on a manifest and the result of each example; `has_media` adds attention maps of some."""
         pairs = Manifest(Pair, [manifest], skip_bad=skip_bad)
         results = self.translated(pairs)
         num_skipped = pairs.num_skipped + len(pairs) - len(results)
@@ -42,7 +42,7 @@ class TranslationEvaluator:
             found = self.score(results)
             scores_of_each, of_languages = found.of_each(), found.by_language("sentences")
             resampled = found.resampling("sentences")
-        name = "word_error_rate" if is_by_edits else "chrf"  # of one sentence BLEU says little
+        name = "word_error_rate" if is_by_edits else "chrf"  # BLEU of single sentences is not meaningful
         examples = []
         for each, own in zip(results, scores_of_each, strict=True):
             length = len(each.source) if is_by_edits else len(self._vocabularies.source.encode(each.source))
@@ -71,9 +71,9 @@ class TranslationEvaluator:
         )
 
     def translated(self, manifest: Manifest[Pair]) -> list[Translated]:
-        """What became of each pair of a manifest, in order. Each source is translated as a whole.
+        """The result of each pair of a manifest, in order; sources are not divided into sentences.
 
-        Bad examples raise a UserError, or are left out, as the manifest says.
+        Bad examples raise a UserError, or are left out if the manifest has `skip_bad`.
         """
         usable = self.usable(manifest)
         of_language: dict[str | None, list[int]] = {}
@@ -83,7 +83,7 @@ class TranslationEvaluator:
         with Bar(f"evaluates {', '.join(path.name for path in manifest.paths)}", len(usable), "sentences") as bar:
             for language, numbers in of_language.items():
                 asked = [number for number in numbers if not self._model.stays(usable[number].source)]
-                asked.sort(key=lambda number: len(usable[number].source))  # like lengths are searched together
+                asked.sort(key=lambda number: len(usable[number].source))  # similar lengths are searched together
                 for start in range(0, len(asked), 4 * Translator.BATCH):
                     some = asked[start : start + 4 * Translator.BATCH]
                     found = self._model.search([usable[number].source for number in some], language)
@@ -93,9 +93,9 @@ class TranslationEvaluator:
         return [each._replace(hypothesis=hypothesis) for each, hypothesis in zip(usable, hypotheses, strict=True)]
 
     def usable(self, manifest: Manifest[Pair]) -> list[Translated]:
-        """The pairs that can be scored, normalized and without hypotheses yet.
+        """The pairs that can be scored, normalized, without hypotheses yet.
 
-        Others raise a UserError, or are left out with a warning, as the manifest says.
+        Others raise a UserError, or are left out with a warning if the manifest has `skip_bad`.
         """
         found: list[Translated] = []
         problems: list[str] = []
@@ -114,7 +114,7 @@ class TranslationEvaluator:
         return found
 
     def score(self, results: Sequence[Translated]) -> metrics.Scores:
-        """The scores that the model's metric belongs to."""
+        """The model's metric and related scores."""
         if not results:
             raise UserError("nothing to score: no example could be used")
         return metrics.texts(
@@ -127,7 +127,7 @@ class TranslationEvaluator:
         )
 
     def _attention(self, translated: Translated) -> AttentionMap | None:
-        """Where the model looked while it wrote."""
+        """The cross-attention for an output; None if the runtime does not provide it."""
         vocabularies = self._vocabularies
         source = vocabularies.source_tokens(vocabularies.source.encode(translated.source), translated.target_language)
         target = vocabularies.target.encode(translated.hypothesis)

@@ -1,6 +1,6 @@
-"""How are texts of any length translated? Sentences, batches, lines in a stream, context.
+"""How are texts of any length translated? Splitting into sentences, batching, streams of lines, context.
 
-What writes, a `TranslationBackend`, is PyTorch's model or an exported one; all else is the same for both.
+The `TranslationBackend` is a PyTorch model or an exported one; everything else is the same for both.
 """
 
 import sys
@@ -29,28 +29,28 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class TranslationMetadata(Section):
-    """What is to be known of a translation model to use it."""
+    """What a runtime needs to know about a translation model."""
 
     task: Literal["translation"] = "translation"
     """The task."""
     languages: tuple[str, ...]
-    """Target languages that the training data named."""
+    """Target languages of the training data."""
     longest_tokens: PositiveInt
-    """Texts with more are translated by sentences."""
+    """Longer texts are translated sentence by sentence."""
     text: TextSection
-    """Text normalization, of both sides."""
+    """Text normalization of both sides."""
     search: SearchSection
-    """How outputs are looked for."""
+    """Beam search."""
     metric: metrics.TextMetric
-    """What the model is scored by."""
+    """Metric of the model."""
     bleu_tokenizer: metrics.BleuTokenizer = "auto"
-    """How BLEU cuts texts into words (`metrics.bleu_tokenizer`)."""
+    """How BLEU splits texts into words (`metrics.bleu_tokenizer`)."""
     parameters: PositiveInt
-    """Numbers that were trained."""
+    """Number of parameters."""
 
 
 class TranslationBackend(Protocol):
-    """What writes, in some runtime."""
+    """A model in some runtime."""
 
     def search(
         self,
@@ -60,34 +60,34 @@ class TranslationBackend(Protocol):
         num_best: int = 1,
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best outputs of each row of source tokens, best first, where each begins with its prefix."""
+        """The `num_best` best outputs for each row of source tokens, best first; each begins with its prefix."""
         ...
 
     def attention(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32] | None:
-        """(heads of all layers, target tokens, source tokens) where it looked for each token after those of `target`;
-        None where the runtime does not say."""
+        """(heads of all layers, T + 1, S) cross-attention weights for predicting each token of `target` and the next
+        one; None if the runtime does not provide them."""
         ...
 
 
 class Translator:
-    """A trained model, ready for texts of any length. It holds no state between calls: threads may share it."""
+    """A trained model for texts of any length. It has no state between calls and is thread-safe."""
 
-    BATCH = 32  # sentences at once
-    WINDOW = 1024  # lines at once: bounds memory, and gives sentences of like length to batch
+    BATCH = 32  # sentences per batch
+    WINDOW = 1024  # lines read at once: limits memory, and lets sentences of similar length be batched
 
     def __init__(self, metadata: TranslationMetadata, vocabularies: Vocabularies, backend: TranslationBackend) -> None:
         self.metadata, self.vocabularies, self.backend = metadata, vocabularies, backend
         source = vocabularies.source
-        # Where no token does, the model learned from numbers or codes.
+        # If no token has letters, the model was trained on numbers or codes.
         self._reads_letters = any(has_letters(token) for token in source.tokens if token not in source.special)
 
     @property
     def languages(self) -> list[str]:
-        """The target languages that the training data named."""
+        """The target languages of the training data."""
         return self.vocabularies.languages
 
     def check_language(self, target_language: str | None) -> None:
-        """Raises a UserError where the model cannot write this language, or needs one."""
+        """Raises a UserError if the model cannot translate into this language, or needs one and gets None."""
         self.vocabularies.check(target_language)
 
     def translate(
@@ -95,9 +95,9 @@ class Translator:
     ) -> list[str]:
         """The translation of each text, in order.
 
-        A text without letters, such as "-" or "12:30", stays as it is; "" of a blank one.
-        Texts with more tokens than any that the model learned from are translated by sentences. Characters that the
-        model does not know are warned about. A UserError if the model cannot write the target language.
+        A text without letters, such as "-" or "12:30", is returned unchanged, a blank one as "". Texts longer than the
+        training limit are translated sentence by sentence. Warns about characters that are not in the vocabulary.
+        Raises a UserError if the model cannot translate into the target language.
         """
         if isinstance(texts, str):
             raise UserError("translate: a list of texts wanted, got one text")
@@ -129,8 +129,8 @@ class Translator:
     ) -> Iterator[str]:
         """The translation of each line, in order, in bounded memory.
 
-        With `context`, a line is read together with so many lines before it, and its translation goes on from theirs:
-        for models that learned from more than one sentence at a time. That goes line by line, and is slow.
+        With `context`, a line is translated together with this many preceding lines, as a continuation of their
+        translations: for models trained on more than one sentence at a time. This is not batched, and slow.
         """
         lines = iter(lines)
         if not context:
@@ -149,7 +149,7 @@ class Translator:
     ) -> list[tuple[str, float]]:
         """The `count` best translations of one sentence, best first, with their scores (`decoding/autoregressive`).
 
-        A text without letters has one, itself.
+        A text without letters has only one, itself.
         """
         self.vocabularies.check(target_language)
         if self.stays(text):
@@ -166,7 +166,7 @@ class Translator:
         num_best: int = 1,
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best outputs for each normalized text, none of which is too long; like lengths are searched together."""
+        """The best outputs for each normalized text, none of which may be too long; batched by length."""
         encode, source_tokens = self.vocabularies.source.encode, self.vocabularies.source_tokens
         rows = [source_tokens(encode(text), target_language) for text in texts]
         results: list[list[Hypothesis]] = [[] for _ in rows]
@@ -184,28 +184,28 @@ class Translator:
         return results
 
     def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, Any]:
-        """Scores on a manifest with their intervals, also by language where there are several, and how many bad
-        examples were left out."""
+        """Scores on a manifest with confidence intervals, scores by language if there are several, and the number of
+        bad examples left out."""
         return self.evaluator.explain(manifest, skip_bad, has_media=False).as_json()
 
     @property
     def evaluator(self) -> "TranslationEvaluator":
-        """What scores this model."""
-        from segue.runtime.translation_evaluation import TranslationEvaluator  # which knows this class
+        """An evaluator of this model."""
+        from segue.runtime.translation_evaluation import TranslationEvaluator  # imports this module
 
         return TranslationEvaluator(self)
 
     def stays(self, text: str) -> bool:
-        """Whether there is nothing to translate: a model that learned from sentences would invent one."""
+        """Whether a text is not translated: without letters, a model trained on sentences would hallucinate one."""
         return self._reads_letters and not has_letters(text)
 
     def _pieces(self, text: str) -> list[str]:
-        """The text, or its sentences where it is longer than what the model learned from."""
+        """The text, or its sentences if it is longer than the training limit."""
         length = self.vocabularies.source.num_tokens
         longest = self.metadata.longest_tokens
         if not text:
             return []
-        # No token is shorter than a byte: most lines need not be counted.
+        # A token has at least one byte, so most lines need not be tokenized.
         if len(text.encode()) <= longest or length([text])[0] <= longest:
             return [text]
         return sentences.pieces(text, longest, lambda piece: length([piece])[0])
@@ -217,11 +217,11 @@ class Translator:
         target_language: str | None,
         section: SearchSection | None,
     ) -> str:
-        """The translation of a line that goes on from lines before it and their translations."""
+        """The translation of a line as a continuation of preceding lines and their translations."""
         length, longest = self.vocabularies.source.num_tokens, self.metadata.longest_tokens
         text, *sources = (normalize(each, self.metadata.text) for each in (line, *(source for source, _ in before)))
         translations = [translation for _, translation in before]
-        while sources and length([" ".join([*sources, text])])[0] > longest:  # more than the model learned from
+        while sources and length([" ".join([*sources, text])])[0] > longest:  # more than the training limit
             del sources[0], translations[0]
         if self.stays(line) or not text or not sources:
             return self.translate([line], target_language, section)[0]
@@ -237,4 +237,4 @@ class Translator:
         if unknown:
             shown = " ".join(map(repr, list(unknown)[:10])) + (" ..." if len(unknown) > 10 else "")
             plural = "s" * (len(unknown) > 1)
-            warn(f"{len(unknown)} character{plural} that the model does not know, and can only guess at: {shown}")
+            warn(f"{len(unknown)} character{plural} not in the model's vocabulary, to be guessed from context: {shown}")

@@ -1,4 +1,4 @@
-"""Which words do the tokens of a search write, and when was each said? The one place where tokens become text."""
+"""Which words do recognized tokens form, and when was each spoken? The only place where tokens become text."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -11,36 +11,36 @@ from segue.data import scripts
 from segue.decoding.emissions import Emission
 
 PAUSE_SECONDS = 0.5
-"""A word does not go on behind so long a stretch without a token, also where the model writes no space. Slow speech
-has a syllable every 0.4 s, each with a letter; of the gaps in spoken digits (FSDD) 99 % are below 0.05 s."""
+"""A longer gap between tokens ends a word, even if the model outputs no space. Slow speech has a syllable, with at
+least one letter, every 0.4 s; 99 % of the gaps in spoken digits (FSDD) are below 0.05 s."""
 LETTER_SECONDS = 0.1
-"""A token of several letters stands somewhere in its time, and each of them may take so long."""
+"""Allowance per further letter: a token of several letters may be emitted anywhere in the time of these letters."""
 
 
 class Word(NamedTuple):
-    """A word, or in scripts without spaces a character with its signs, and when it was said."""
+    """A word, or in scripts without spaces a character with its marks, and when it was spoken."""
 
     word: str
     start: float
-    """Seconds from the start of the audio."""
+    """Start in seconds from the start of the audio."""
     end: float
-    """Seconds."""
+    """End in seconds."""
     confidence: float
     """Geometric mean of its tokens' probabilities."""
     follows_space: bool = True
-    """Whether a text has a space before it."""
+    """Whether there is a space before it in the text."""
 
 
 @dataclass
 class _Draft:
-    """A word that may go on; times in frames."""
+    """A word that may be continued; times in frames."""
 
     text: str
     start: float
     end: float
-    """Of its last letter: punctuation may come late."""
+    """End of its last letter, since punctuation may be emitted late."""
     tokens: list[int]
-    """Of the emissions that write it."""
+    """Indices of its emissions."""
     follows_space: bool
     has_letter: bool = False
     is_unspaced: bool = False
@@ -55,9 +55,9 @@ class _Character(NamedTuple):
 
 
 def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_frame: float) -> list[Word]:
-    """Emissions as words. `pieces` is each token's text in UTF-8.
+    """Groups emissions into words. `pieces` is each token's text in UTF-8.
 
-    Words are what stands between spaces or pauses. In scripts without spaces each character is one, with its signs and
+    Words are separated by spaces or pauses. In scripts without spaces each character is a word, with its marks and
     punctuation.
     """
     drafts: list[_Draft] = []
@@ -102,12 +102,12 @@ def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_fr
 
 
 def text_of(found: Sequence[Word]) -> str:
-    """The text that words make."""
+    """The text of words."""
     return "".join(" " * word.follows_space + word.word for word in found).strip(" ")
 
 
 def _characters(emissions: Sequence[Emission], pieces: Sequence[bytes]) -> Iterator[_Character]:
-    """Each character that the emissions write. Those of one emission share its frames; bytes of none are U+FFFD."""
+    """The characters of emissions. Characters of one emission divide its frames; invalid bytes become U+FFFD."""
     owners: list[int] = []
     starts: list[float] = []
     ends: list[float] = []

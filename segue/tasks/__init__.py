@@ -1,7 +1,7 @@
-"""One task, one package or file. What each has, under these names:
+"""Tasks, one package or file each. Every task defines these names:
 
-`Recipe`; `build_source`, `build_task` and `sketch` for training; `restore` and `load` for trained models; for exported
-ones `EXAMPLE` (what its manifests hold), `compare` and `LEAST_IDENTICAL`; for models to begin with `START`.
+`Recipe`; `build_source`, `build_task` and `sketch` for training; `restore` and `load` for trained models; `EXAMPLE`
+(the type of examples in its manifests), `compare` and `LEAST_IDENTICAL` for exports; `START` for fine-tuning.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from segue.runtime.table import TASKS
 
 
 def module_of(draft: recipe.Draft) -> ModuleType:
-    """The module of the task that a recipe names."""
+    """The module of a recipe's task. Raises a UserError if the recipe names no known task."""
     name = draft.values.get("task")
     if not isinstance(name, str) or name not in TASKS:
         wrong = "missing" if name is None else f"no such task: {name!r}"
@@ -26,7 +26,7 @@ def module_of(draft: recipe.Draft) -> ModuleType:
 
 
 def recipe_type(task: str) -> type[recipe.Section]:
-    """What a recipe of this task looks like."""
+    """The recipe class of a task."""
     if task not in TASKS:
         raise UserError(f"no such task: {task!r} (tasks: {', '.join(TASKS)})")
     found: type[recipe.Section] = module(task).Recipe
@@ -42,9 +42,9 @@ def module(task: str) -> ModuleType:
 
 
 def load(model: Path, device: str = "auto", threads: int | None = None) -> Any:
-    """The model in a run directory, a model directory or an exported directory, ready for use.
+    """Loads the model of a run, model or exported directory for inference.
 
-    `threads` of the CPU are for exported models; None: all cores.
+    `threads` is the number of CPU threads of exported models; None: all cores.
     """
     if (model / exported.NAME).is_file():
         return exported.load(model, device, threads)
@@ -53,13 +53,13 @@ def load(model: Path, device: str = "auto", threads: int | None = None) -> Any:
 
 
 def restore(model: Path) -> Any:
-    """What a run directory or a model directory holds, in PyTorch: the recipe, the tokenizer and the model."""
+    """The contents of a run or model directory: the recipe, the tokenizer and the PyTorch model."""
     folder = folder_of(model)
     return module_of(recipe.read(folder / "recipe.toml")).restore(folder)
 
 
 def folder_of(model: Path) -> Path:
-    """The model directory of a run directory, or itself. A UserError where there is no trained model."""
+    """The model directory of a run directory; a model directory itself. Raises a UserError if there is no model."""
     if (model / exported.NAME).is_file():
         raise UserError(f"{model}: an exported model; the run or model directory that it came from is needed here")
     folder = model / "model" if (model / "model").is_dir() else model
@@ -77,7 +77,10 @@ def estimate(
     operations_per_second: float | None = None,
     overrides: Sequence[str] = (),
 ) -> Any:
-    """What the recipe at `path` takes on so many devices of so many 10^9 bytes each; needs neither them nor data."""
+    """What the recipe at `path` needs on `devices` devices with `memory_gb` * 10^9 bytes each.
+
+    Needs neither the devices nor the data.
+    """
     draft = recipe.read(path, overrides)
     task = module_of(draft)
     section: Any = recipe.validate(draft, task.Recipe)

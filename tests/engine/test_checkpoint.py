@@ -159,7 +159,7 @@ def test_a_flipped_bit_is_reported_and_passed_over(
     for position in range(path.stat().st_size):
         damage(path, position, bit=position % 8)
         assert loaded_step(tmp_path) == 10, f"byte {position} of {path.read_bytes()!r}"
-        assert f"{path.parent}: damaged checkpoint passed over" in capsys.readouterr().err
+        assert f"{path.parent}: damaged checkpoint skipped" in capsys.readouterr().err
         damage(path, position, bit=position % 8)  # mends it
     assert loaded_step(tmp_path) == 20
 
@@ -175,7 +175,7 @@ def test_incomplete_checkpoints_are_skipped(
     path = tmp_path / "step_00000020" / file
     path.unlink() if size is None else os.truncate(path, size)
     assert loaded_step(tmp_path) == 10
-    assert f"{path.parent}: damaged checkpoint passed over" in capsys.readouterr().err
+    assert f"{path.parent}: damaged checkpoint skipped" in capsys.readouterr().err
 
 
 def test_all_checkpoints_damaged_is_an_error(tmp_path: Path) -> None:

@@ -381,7 +381,7 @@ WIDE = ("multi30k_transformer", *SMALL, "model.feed_forward=254")
     [
         (("nosuch", "--memory", "80"), "nosuch: no such file"),
         (("digits_jasper", "--memory", "80", "batch.seconds=auto"), "batch.seconds: auto"),
-        (("digits_jasper", "--memory", "80", "engine.offload=true"), "engine.offload: only a model that is sharded"),
+        (("digits_jasper", "--memory", "80", "engine.offload=true"), "engine.offload: only a sharded model"),
         (("digits_jasper", "--memory", "80", "engine.tensor_parallel=2"), "engine.tensor_parallel: this model has no"),
         (
             ("multi30k_transformer", *SMALL, "--memory", "80", "engine.shard=3"),

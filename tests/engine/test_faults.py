@@ -132,13 +132,13 @@ def test_ranks_that_are_killed_lose_nothing(start: Start, recipe: Path, tmp_path
 
     one_while_it_writes = call(sabotage.die_at, "open", "checkpoints/.partial_00000006", victim=1)
     ended = start(2, training(recipe, run, "engine.workers=1"), one_while_it_writes).end()
-    assert ended == ([LET_DOWN, KILLED], ["segue: another rank is gone, and may have said why\n", ""])
+    assert ended == ([LET_DOWN, KILLED], ["segue: another rank has exited; its output may say why\n", ""])
     assert steps(run) == [3]
 
     # Its files are gone.
     one_while_it_deletes = call(sabotage.die_at, "os.rmdir", "checkpoints/.partial_step_00000003")
     ended = start(2, training(recipe, run), one_while_it_deletes).end()
-    assert ended == ([KILLED, LET_DOWN], ["", "segue: another rank is gone, and may have said why\n"])
+    assert ended == ([KILLED, LET_DOWN], ["", "segue: another rank has exited; its output may say why\n"])
     assert steps(run) == [6, 9]
 
     ended = start(2, training(recipe, run)).end()
@@ -206,7 +206,7 @@ def test_a_signal_to_any_rank_stops_all(start: Start, recipe: Path, tmp_path: Pa
         assert ended.statuses == [128 + number] * 2, ended
         stopped = steps(run)[-1]
         assert stopped in (step, step + 1)
-        assert ended.lines == [f"warning: stopped and saved at step {stopped}; the same command goes on from there"]
+        assert ended.lines == [f"warning: stopped and saved at step {stopped}; the same command continues from there"]
     assert start(2, training(recipe, run)).end() == ([0, 0], ["", ""])
     assert records(run) == records(undisturbed)
     assert_same_tensors(run, undisturbed)
@@ -226,7 +226,7 @@ def test_signals_do_not_wait_for_evaluations(
         assert ended.statuses == [128 + signal.SIGTERM] * ranks, ended
         assert sorted(ended.lines) == [
             "signaled 1",  # nothing more is evaluated after it
-            f"warning: stopped and saved at step {stopped}; the same command goes on from there",
+            f"warning: stopped and saved at step {stopped}; the same command continues from there",
         ]
         assert max((run / "checkpoints").iterdir()).name == f"step_{stopped:08d}"
         assert [record["step"] for record in records(run)] == list(range(1, logged + 1))
@@ -286,7 +286,7 @@ def test_a_signal_to_torchrun_saves_the_run(recipe: Path, tmp_path: Path, target
     for each in (process.pid, *others):
         os.kill(each, signal.SIGTERM)
     _, said = process.communicate(timeout=PATIENCE)
-    assert f"stopped and saved at step {steps(run)[-1]}; the same command goes on" in said
+    assert f"stopped and saved at step {steps(run)[-1]}; the same command continues" in said
     assert process.returncode == 1  # torchrun's own
 
 
@@ -316,8 +316,8 @@ def test_a_stuck_rank_is_named(start: Start, recipe: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("at", "innocent", "culprit"),
     [
-        (None, "step 0, prepares the data", "step 0, not heard of since it prepares the data"),
-        (4, "step 5, waits for the other ranks", "step 4, not heard of since it "),
+        (None, "step 0, prepares the data", "step 0, no sign of life since it prepares the data"),
+        (4, "step 5, waits for the other ranks", "step 4, no sign of life since it "),
     ],
     ids=["before the first step", "after a step"],
 )

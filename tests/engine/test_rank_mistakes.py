@@ -29,7 +29,7 @@ def test_all_ranks_skip_a_damaged_checkpoint(
     ended = start(2, training(recipe, run), *calls).end()
     assert ended.statuses == [0, 0], ended
     warning, *rest = ended.lines
-    assert warning.startswith(f"warning: {path.parent}: damaged checkpoint passed over: ")
+    assert warning.startswith(f"warning: {path.parent}: damaged checkpoint skipped: ")
     assert path.name in warning
     if damage == "missing":
         assert rest == []
@@ -44,9 +44,9 @@ def test_all_checkpoints_damaged_is_one_line(start: Start, recipe: Path, run: Pa
     ended = start(2, training(recipe, run)).end()
     assert ended.statuses == [2, 2]
     *warnings, mistake = ended.lines
-    assert [re.findall(r"step_000000\d\d: damaged checkpoint passed over", line) for line in warnings] == [
-        ["step_00000012: damaged checkpoint passed over"],
-        ["step_00000009: damaged checkpoint passed over"],
+    assert [re.findall(r"step_000000\d\d: damaged checkpoint skipped", line) for line in warnings] == [
+        ["step_00000012: damaged checkpoint skipped"],
+        ["step_00000009: damaged checkpoint skipped"],
     ]
     assert mistake == (
         f"segue: {run}/checkpoints: no checkpoint in it can be read; delete this folder to train from the start"
@@ -143,7 +143,7 @@ def test_bad_data_on_another_rank_ends_all(start: Start, recipe: Path, tmp_path:
     assert ended.statuses == [LET_DOWN, 2], ended
     hint = "(--skip-bad leaves such examples out and counts them)"
     assert ended.lines == [
-        "segue: another rank is gone, and may have said why",
+        "segue: another rank has exited; its output may say why",
         f"segue: train.jsonl:7: no text {hint}",
     ]
 

@@ -150,7 +150,7 @@ def test_a_wrong_file_is_one_clear_line(
         save_file(weights, file)
     elif wrong == "alone":
         file = file.rename(tmp_path / file.name)
-        message = "no recipe.toml beside it; a replay file is read in its run directory\n"
+        message = "no recipe.toml next to it; a replay file is read in its run directory\n"
     elif wrong == "of other data":
         save_file(weights, file, {**metadata, "segue_data": "train 36 cafe"})
         message = "the data changed since; put them back as they were to take this step again\n"

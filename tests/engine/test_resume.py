@@ -121,7 +121,7 @@ def test_interrupted_runs_save_and_resume_exactly(tiny_recipe: Path, tmp_path: P
         assert "Traceback" not in said
         assert newest_checkpoint(run).name == f"step_{step:08d}"
         assert f"saved at step {step}" in said.splitlines()[-1]
-        assert "same command goes on" in said.splitlines()[-1]
+        assert "same command continues" in said.splitlines()[-1]
     status, said = finish(begin(tiny_recipe, run))
     assert status == 0, said
     assert_same_outcome(run, uninterrupted)

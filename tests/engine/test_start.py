@@ -178,7 +178,7 @@ def test_a_base_with_other_input_is_refused(
 ) -> None:
     words = ["train", str(class_recipes["sounds"]), "--from", str(trained_classifiers["texts"])]
     assert main([*words, "--out", str(tmp_path / "run")]) == 2
-    assert "reads other input than this recipe (features); make the recipe's features" in capsys.readouterr().err
+    assert "reads other input than this recipe (features); set the recipe's features" in capsys.readouterr().err
 
 
 def test_a_classifier_can_start_from_a_recognizer(

@@ -111,7 +111,7 @@ def test_float16_overflow_changes_only_the_scale(
     assert "loss" not in skipped
     assert "gradient_norm" not in skipped
     assert (last["step"], last["loss_scale"]) == (4, 2.0**13)
-    assert "warning: steps skipped, for their gradients were not finite in float16: 1" in capsys.readouterr().err
+    assert "warning: steps skipped because their gradients were not finite in float16: 1" in capsys.readouterr().err
     resumed = built(tiny_recipe, tmp_path / "run", *overrides)
     (work,) = resumed.steps.works
     assert work.scale is not None
@@ -280,7 +280,7 @@ def test_where_one_rank_overflows_all_skip_the_step(runs: tuple[Path, list[str]]
 
 
 def test_skipped_steps_are_counted_in_one_warning(runs: tuple[Path, list[str]]) -> None:
-    warning = "warning: steps skipped, for their gradients were not finite in float16: 1"
+    warning = "warning: steps skipped because their gradients were not finite in float16: 1"
     assert runs[1].count(warning) == len(LAYOUTS)
 
 

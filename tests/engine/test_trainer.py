@@ -431,7 +431,7 @@ def test_a_logger_that_fails_ends_no_training(
     monkeypatch.setattr(Told, "write", fails)
     assert told(tmp_path).calls == [(tmp_path, 0, 4), "begins", 1, 2]
     assert len(records(tmp_path)) == 2
-    assert capsys.readouterr().err.count("warning: Told: ZeroDivisionError: ; it is told nothing more\n") == 1
+    assert capsys.readouterr().err.count("warning: Told: ZeroDivisionError: ; this logger is dropped\n") == 1
 
 
 def test_a_resumed_run_keeps_its_best_model(tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ def test_a_lost_model_is_written_again(tmp_path: Path, capsys: pytest.CaptureFix
     for steps, scores in ((4, [1.0]), (4, [2.0]), (8, [5.0])):  # begun, finished already, gone on with
         result = trainer(ToyTask(network(), 4, scores), tmp_path, steps=steps).train()
         said = capsys.readouterr().err
-        assert (f"warning: {weights}: missing or damaged; the next evaluation makes it anew\n" in said) == (
+        assert (f"warning: {weights}: missing or damaged; the next evaluation writes it again\n" in said) == (
             scores != [1.0]
         )
         assert result.best == (steps, scores[0])
@@ -557,7 +557,7 @@ def test_damaged_log_lines_are_left_out(tmp_path: Path, capsys: pytest.CaptureFi
     trainer(ToyTask(network(), 4), tmp_path, steps=8).train()
     assert [record["step"] for record in records(tmp_path)] == [1, 5, 6, 7, 8]
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert said == [f"warning: {path}:{number}: damaged: not the numbers of a step; left out" for number in (2, 3, 4)]
+    assert said == [f"warning: {path}:{number}: damaged: not the numbers of a step; dropped" for number in (2, 3, 4)]
 
 
 def test_a_full_disk_only_ends_tensorboard(
@@ -572,7 +572,7 @@ def test_a_full_disk_only_ends_tensorboard(
     assert trainer(ToyTask(network(), 4), tmp_path, steps=4).train().step == 4
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     folder = tmp_path / "tensorboard"
-    assert said == [f"warning: {folder}: No space left on device; nothing more is drawn there"]
+    assert said == [f"warning: {folder}: No space left on device; nothing more is written there"]
 
 
 def test_bad_examples_are_counted_over_the_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

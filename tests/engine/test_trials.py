@@ -187,7 +187,7 @@ def test_auto_batches_stay_the_same_on_resume(
     assert memory is not None
     assert peak is not None
     assert peak < memory + 0.5
-    assert capsys.readouterr().err.count(" fits in memory; so an epoch has ") == 1
+    assert capsys.readouterr().err.count(" fits in memory; an epoch has ") == 1
     section, module = training._read(run / "recipe.toml", ())
     budget = getattr(section.batch, key)
     most = module.build_source(section, run, ALONE)[1].budgets()[1]

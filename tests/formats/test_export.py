@@ -363,10 +363,10 @@ def test_an_exported_model_is_not_exported_again(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("tokens", ["a", "b"], r"model\.onnx: its tokens is another than segue\.json's"),
+        ("tokens", ["a", "b"], r"model\.onnx: its metadata tokens differs from segue\.json"),
         ("tokens", ["a", [300]], r"segue\.json: .*tokens\.1"),
-        ("sample_rate_hz", 16000, r"model\.onnx: its sample_rate_hz is another"),
-        ("samples_per_frame", 10**8, r"model\.onnx: its samples_per_frame is another"),
+        ("sample_rate_hz", 16000, r"model\.onnx: its metadata sample_rate_hz differs"),
+        ("samples_per_frame", 10**8, r"model\.onnx: its metadata samples_per_frame differs"),
     ],
 )
 def test_metadata_of_another_model_is_refused(key: str, value: Any, message: str, onnx: Path, tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_only_exports_are_overwritten(
     out, words = tmp_path / "out", (trained_translator, "ctranslate2", tmp_path / "out")
     out.mkdir()
     (out / "diary.txt").write_text("dear diary")
-    assert "exists already; --force writes it anew" in refused(*words, capsys=capsys)
+    assert "exists already; --force replaces it" in refused(*words, capsys=capsys)
     assert "not an exported model: --force does not remove it" in refused(*words, "--force", capsys=capsys)
     assert (out / "diary.txt").is_file()
     (out / "diary.txt").unlink()

@@ -1,8 +1,8 @@
-"""How does a corpus become manifests? One file per corpus; this one has their table and writes what they find.
+"""How does a corpus become manifests? One module per corpus; this one has their table and writes the manifests.
 
-A corpus module has `Options`, a Section, and `examples(source, out, options)`, which yields a split's name and an
-utterance, a pair or a labeled example, or in its place the UserError that says what is wrong with it. Nothing else in
-the house knows the corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`.
+A corpus module has `Options`, a Section, and `examples(source, out, options)`, which yields (split, example) with an
+utterance, a pair or a labeled example, or a UserError in place of a bad one. Nothing else in Segue depends on the
+corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`.
 """
 
 import difflib
@@ -54,14 +54,14 @@ RECIPES = {
     ("wmt14", "pairs"): "wmt14_transformer_base",
     ("cmudict", "pairs"): "cmudict_grapheme_to_phoneme",
 }
-"""Corpus and what its examples are -> the recipe that is made for them."""
+"""(corpus, noun of its examples) -> the recipe made for it."""
 YOURS = {
     "utterances": "your_speech",
     "pairs": "your_translation",
     "sounds": "your_sounds",
     "texts": "your_texts",
 }
-"""What other examples are -> the recipe for them."""
+"""Noun of the examples -> the recipe for any other corpus."""
 
 
 class Written(NamedTuple):
@@ -70,13 +70,13 @@ class Written(NamedTuple):
     path: Path
     num_examples: int
     summary: str
-    """As "2050 utterances, 15.2 minutes" or "29000 pairs"."""
+    """For example "2050 utterances, 15.2 minutes" or "29000 pairs"."""
     noun: str
-    """What the examples are: one of `YOURS`."""
+    """The kind of examples: a key of `YOURS`."""
 
 
 def module_of(corpus: str) -> ModuleType:
-    """The module of a corpus by its name on the command line."""
+    """The module of a corpus by its name on the command line. Raises a UserError for unknown names."""
     if corpus not in CORPORA:
         near = difflib.get_close_matches(corpus, CORPORA, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -89,7 +89,7 @@ def prepare(
 ) -> list[Written]:
     """Writes `out/SPLIT.jsonl` for each split of the corpus at `source`; `overrides` are key=value options.
 
-    Raises a UserError that names every example that cannot be used, or counts them with `skip_bad`.
+    Raises a UserError that lists unusable examples, or with `skip_bad` leaves them out with a warning.
     """
     module = module_of(corpus)
     options = recipe.validate(recipe.from_overrides(overrides), module.Options)
@@ -98,7 +98,7 @@ def prepare(
         raise UserError(f"{source}: no such file or folder")
     splits: dict[str, _Split] = {}
     problems: list[str] = []
-    with ExitStack() as stack:  # an error leaves it, and with it every manifest as it was
+    with ExitStack() as stack:  # on an error, existing manifests stay unchanged
         for split, found in progress(module.examples(source, out, options), f"prepares {source}", unit="examples"):
             if isinstance(found, UserError):
                 problems.append(str(found))
@@ -122,7 +122,7 @@ def prepare(
 
 
 def next_command(corpus: str, written: Sequence[Written], out: Path) -> str | None:
-    """What trains on the manifests in `out`; None where there is none for training and one for development."""
+    """The command that trains on the manifests in `out`; None unless there are train.jsonl and dev.jsonl."""
     if not {"train.jsonl", "dev.jsonl"} <= {each.path.name for each in written}:
         return None
     noun = written[0].noun
@@ -132,22 +132,22 @@ def next_command(corpus: str, written: Sequence[Written], out: Path) -> str | No
 
 @dataclass
 class _Split:
-    """A manifest that grows: millions of pairs need not lie in memory at once."""
+    """A manifest being written; examples are not kept in memory."""
 
     path: Path
     write: Callable[[Found], None]
     count: int = 0
     seconds: float | None = None
     origins: dict[str, str] = field(default_factory=dict)
-    """Of the ids that the corpus gave."""
+    """Origins of the ids that the corpus gives."""
     labels: set[str] = field(default_factory=set)
 
     def add(self, example: Found) -> None:
-        """Writes the example; a UserError if its id is that of another one."""
+        """Writes the example. Raises a UserError if its id was used before."""
         if example.has_id:
             earlier = self.origins.setdefault(example.id, example.origin)
             if earlier != example.origin:
-                raise UserError(f"{example.origin}: id: {example.id!r} stands already in {earlier}")
+                raise UserError(f"{example.origin}: id: {example.id!r} is already in {earlier}")
         self.write(example)
         self.count += 1
         sound = sound_of(example)
@@ -177,10 +177,10 @@ def measured(
     given_id: str | None = None,
     channel: Channel = None,
 ) -> Utterance | UserError:
-    """The utterance that is a whole audio file, as long as it really is; `origin` is "file:line".
+    """An utterance of a whole audio file, with its actual duration; `origin` is "file:line".
 
-    `given_id` is that of the corpus, where it has one. Where channels cancel each other, one is chosen, and stands in
-    the manifest.
+    `given_id` is the corpus's own id, if it has one. If channels cancel each other, one is chosen and written into the
+    manifest. A UserError is returned, not raised.
     """
     try:
         if not is_file(file):
@@ -207,7 +207,7 @@ def measured(
 
 
 def checked(utterance: Utterance) -> Utterance | UserError:
-    """The utterance itself where its file has its sound, else what is wrong; with a channel as `measured` chooses."""
+    """The utterance, with a channel chosen as in `measured`, or the UserError if its audio is missing or bad."""
     try:
         if utterance.check_audio().num_channels == 1 or utterance.channel is not None:
             return utterance

@@ -1,7 +1,7 @@
-"""CMUdict: 126,052 English words as people say them in North America (github.com/cmusphinx/cmudict, BSD license).
+"""CMUdict: North American pronunciations of 126,052 English words (github.com/cmusphinx/cmudict, BSD license).
 
-SOURCE is cmudict.dict or its folder. A pair goes from a word's letters to its phonemes, with a space between them; a
-word's other pronunciations are as right.
+SOURCE is cmudict.dict or its folder. The source of a pair is a word, the target its phonemes, separated by spaces;
+other pronunciations of the word are alternatives.
 """
 
 import re
@@ -20,15 +20,15 @@ class Options(SplitOptions):
     """CMUdict."""
 
     keep_stress: bool = False
-    """Keep the digits of vowels: 1 primary stress, 2 secondary, 0 none."""
+    """Keep the stress digits of vowels: 1 primary, 2 secondary, 0 none."""
     dev_share: Share = 0.05
-    """Share of the words for development."""
+    """Fraction of the words for development."""
     test_share: Share = 0.05
-    """Share of the words for test."""
+    """Fraction of the words for test."""
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
-    """A pair for each pronunciation of a word in train, so that all are learned, and for each word in dev and test."""
+    """In train a pair for each pronunciation of a word, so that all are learned; in dev and test one for each word."""
     del out
     for split, found in divide(_words(source / "cmudict.dict" if source.is_dir() else source, options), options):
         yield split, found

@@ -1,6 +1,6 @@
-"""Recordings in folders, one a class: bark/001.wav, meow/017.flac; the folder's name is the class.
+"""Recordings in one folder per class: bark/001.wav, meow/017.flac; the folder's name is the class.
 
-SOURCE is a folder of such folders, or has such folders in train, dev and test.
+SOURCE contains these folders, or folders train, dev and test that contain them.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from segue.errors import UserError, note
 
 
 class Options(SplitOptions):
-    """Folders of recordings, one a class."""
+    """Folders of recordings, one per class."""
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
-    """The recordings of all folders and the folders in them, in order; where there is no split, in that of a hash."""
+    """The recordings of all folders and their subfolders, sorted; without given splits in the order of a hash."""
     del out
     yield from divide(
         ((split, each) for split, folder in sources(source, "").items() for each in _labeled(folder)), options
@@ -27,10 +27,10 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
 
 def _labeled(source: Path) -> Iterator[Labeled | UserError]:
     if not source.is_dir():
-        raise UserError(f"{source}: a folder is wanted, of which each folder is a class")
+        raise UserError(f"{source}: not a folder; it should contain one folder per class")
     folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if not folders:
-        raise UserError(f"{source}: no folder in it; each class has one, named as the class")
+        raise UserError(f"{source}: no folder in it; there should be one per class, with its name")
     num_others = 0
     for folder in folders:
         num_found = 0
@@ -44,4 +44,4 @@ def _labeled(source: Path) -> Iterator[Labeled | UserError]:
         if not num_found:
             yield UserError(f"{folder}: no recording in it (files that end in wav, flac, ogg, mp3 ...)")
     if num_others:
-        note(f"{source}: {num_others} files that are no recordings left out")
+        note(f"{source}: {num_others} files that are not recordings left out")

@@ -40,9 +40,9 @@ class Options(Section):
     test_strings: Count = 300
     """Number of strings for test."""
     seed: Count = 0
-    """Of the draw."""
+    """Random seed of the strings."""
     label: Literal["digit"] | None = None
-    """"digit" makes manifests for classification: the digit is a recording's class, and there are no strings."""
+    """"digit" makes manifests for classification: the digit is the class, and there are no strings."""
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
@@ -78,7 +78,7 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
 
 
 def _divide(indices: list[int], speaker: str, test_speaker: str | None) -> Iterator[tuple[str, int]]:
-    """The split of each index. With a test speaker, the others' official test recordings stay unused."""
+    """The split of each index. With a test speaker, the official test recordings of the others are not used."""
     if speaker == test_speaker:
         yield from (("test", index) for index in indices)
         return
@@ -91,7 +91,7 @@ def _divide(indices: list[int], speaker: str, test_speaker: str | None) -> Itera
 
 
 def _string(singles: Sequence[Utterance], longest: int, file: Path, draw: np.random.Generator) -> Utterance | UserError:
-    """One recording after the other, without pauses beyond their own, in one new file."""
+    """Writes random recordings of one speaker to a new file, concatenated without additional pauses."""
     speaker = singles[int(draw.integers(len(singles)))].speaker
     own = [each for each in singles if each.speaker == speaker]
     chosen = [own[n] for n in draw.integers(len(own), size=draw.integers(1, longest + 1))]

@@ -1,4 +1,4 @@
-"""Kaldi data folders: `wav.scp`, `text`, and where they are there `segments` and `utt2spk`.
+"""Kaldi data folders: `wav.scp`, `text`, and optionally `segments` and `utt2spk`.
 
 SOURCE is one such folder, or a folder with train, dev and test. Commands in wav.scp (ending in |) are not run.
 """
@@ -22,7 +22,7 @@ class Options(SplitOptions):
 
 
 class _Entry(NamedTuple):
-    """What a line says behind its id."""
+    """A line after its id, with its origin."""
 
     origin: str
     rest: str
@@ -49,9 +49,9 @@ def _utterances(split: str, folder: Path) -> Iterator[Example]:
             problems.append(UserError(f"{origin}: one speaker of {name} wanted, got {who!r}"))
     texts = _table(folder / "text", problems)
     yield from ((split, problem) for problem in problems)
-    _say_unused(recordings if segments is None else segments, texts, "no line in text, and are not used")
+    _say_unused(recordings if segments is None else segments, texts, "no line in text and are not used")
     if has_speakers:
-        _say_unused(texts, speakers, "no line in utt2spk: their speakers are not known")
+        _say_unused(texts, speakers, "no line in utt2spk: their speakers are unknown")
     for name, (origin, text) in texts.items():
         speaker = speakers[name].rest if name in speakers else None
         try:
@@ -87,7 +87,7 @@ def _segment(
     file = _file(recordings, recording, folder)
     if not is_file(file):
         raise UserError(f"no such file: {file}")
-    if end == -1:  # Kaldi's word for the end of the recording
+    if end == -1:  # in Kaldi: the end of the recording
         end = audio.duration(file)
     if not (0 <= offset < end < float("inf")):
         raise UserError(f"{where}: a start from 0 and an end after it wanted")
@@ -111,12 +111,12 @@ def _file(recordings: Table, name: str, folder: Path) -> Path:
 
 
 def _table(path: Path, problems: list[UserError]) -> Table:
-    """First column -> the rest of its line. What repeats a first column goes to `problems`: which one holds?"""
+    """First column -> rest of the line. Lines that repeat a first column are ambiguous and added to `problems`."""
     found: Table = {}
     for origin, line in read_lines(path):
-        name, *rest = line.split(maxsplit=1)  # any white space stands between columns
+        name, *rest = line.split(maxsplit=1)  # columns are separated by any white space
         if name in found:
-            problems.append(UserError(f"{origin}: {name} stands already in {found[name].origin}"))
+            problems.append(UserError(f"{origin}: {name} is already in {found[name].origin}"))
         else:
             found[name] = _Entry(origin, rest[0].rstrip() if rest else "")
     return found

@@ -1,7 +1,7 @@
 """LibriSpeech: 1000 hours of audio books, CC BY 4.0 (openslr.org/12). SOURCE is the unpacked `LibriSpeech` folder.
 
-All `train-*` folders that are there become train; dev-clean and test-clean become dev and test, the others dev_other
-and test_other.
+All existing `train-*` folders become train; dev-clean and test-clean become dev and test, dev-other and test-other
+become dev_other and test_other.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How are files read of which each line is an example, or belongs to a line of another file?"""
+"""How are files read in which each line is an example, or is aligned with a line of another file?"""
 
 import gzip
 import zlib
@@ -19,18 +19,18 @@ class EmptyLineError(UserError):
 
 
 Line = tuple[int, str | UserError]
-"""Its number, from 1, and its text, or in its place what is wrong with it."""
+"""(number from 1, text); for a bad line a UserError in place of the text."""
 
 
 def stems(folder: Path, pattern: str, language: str) -> list[str]:
-    """What stands before `.LANGUAGE`, and maybe .gz, in the names of files; `pattern` is of that."""
+    """Stems of the files STEM.LANGUAGE or STEM.LANGUAGE.gz in a folder; `pattern` is a glob pattern for the stem."""
     ending = f".{language}"
     names = {path.name.removesuffix(".gz") for path in folder.glob(f"{pattern}{ending}*")}
     return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
 
 
 def pairs(stem: Path, source_language: str, target_language: str) -> Iterator[Pair | UserError]:
-    """The lines of STEM.SOURCE_LANGUAGE with those of STEM.TARGET_LANGUAGE; both may end in .gz."""
+    """Pairs of the lines of STEM.SOURCE_LANGUAGE and STEM.TARGET_LANGUAGE; both may end in .gz."""
     wanted = [stem.with_name(f"{stem.name}.{language}") for language in (source_language, target_language)]
     source, target = map(unpacked_or_packed, wanted)
     if source is None or target is None:
@@ -50,7 +50,7 @@ def labeled(stem: Path, language: str) -> Iterator[Labeled | UserError]:
 
 
 def lines(path: Path) -> Iterator[Line]:
-    """Lines as they stand, without their ends; a blank one is an EmptyLineError."""
+    """Lines without their line ends; a blank one is an EmptyLineError."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in lines_of(file, path):
@@ -67,9 +67,9 @@ def join(
     target_language: str | None,
     read: Callable[[Path], Iterator[Line]] = lines,
 ) -> Iterator[Pair | UserError]:
-    """A pair for each line of both files, or what is wrong with it: an EmptyLineError, or not UTF-8.
+    """A pair for each line of both files; for a bad one a UserError in its place: an EmptyLineError, or not UTF-8.
 
-    Files of different length raise a UserError at the end: which lines belong together is then unknown.
+    Raises a UserError at the end if the files have different numbers of lines, since their alignment is then unknown.
     """
     count, more = 0, {source: 0, target: 0}
     for first, second in zip_longest(read(source), read(target)):
@@ -88,5 +88,5 @@ def join(
     if any(more.values()):
         raise UserError(
             f"{source} has {count + more[source]} lines and {target} has {count + more[target]}: each line of one "
-            "wants a line of the other"
+            "needs a line of the other"
         )

@@ -1,6 +1,6 @@
 """LJSpeech: one reader, 24 hours of non-fiction, public domain (keithito.com/LJ-Speech-Dataset), or a part of it.
 
-SOURCE holds `metadata.csv` (id|text|normalized text) and the clips in `wavs/` or `flac/`. There is no official split.
+SOURCE contains `metadata.csv` (id|text|normalized text) and the clips in `wavs/` or `flac/`. It has no official split.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from segue.recipe import Section
 
 
 class Options(Section):
-    """LJSpeech; its clips in the order of their names are train, then dev, then test."""
+    """LJSpeech; sorted by name, the clips are train, then dev, then test."""
 
     dev_from: str = "LJ049-0001"
     """Name of the first development clip."""
@@ -21,7 +21,7 @@ class Options(Section):
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
-    """Clips with the text that spells numbers out."""
+    """Clips with the normalized text, in which numbers are spelled out."""
     del out
     if not options.dev_from < options.test_from:
         raise UserError(f"test_from: {options.test_from} should come after dev_from, {options.dev_from}")

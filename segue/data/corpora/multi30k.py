@@ -1,7 +1,7 @@
 """Multi30k: 31,014 captions of pictures in English, German, French and Czech (github.com/multi30k/dataset).
 
-SOURCE is that repository's `data/task1/raw`: train.LANG.gz, val.LANG.gz and test_*.LANG.gz, unpacked or not. Each test
-set keeps its name. With label=language, captions of all named languages are texts to classify.
+SOURCE is that repository's `data/task1/raw`: train.LANG.gz, val.LANG.gz and test_*.LANG.gz, compressed or not. Each
+test set keeps its name. With label=language, the captions of all given languages are texts for classification.
 """
 
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ class Options(Section):
     source_language: str = "en"
     """Language to translate from."""
     target_languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("de",)
-    """Languages to translate into; each gives a line for each caption."""
+    """Languages to translate into; each gives one line per caption."""
     label: Literal["language"] | None = None
-    """"language" makes manifests for classification: each caption is one text, and its language is its class."""
+    """"language" makes manifests for classification: each caption is a text, its language the class."""
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:

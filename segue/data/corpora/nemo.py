@@ -1,7 +1,7 @@
-"""NeMo's manifests: checked, and written again with paths that hold where they lie now.
+"""NeMo's manifests: checked, and rewritten with paths relative to their new location.
 
-SOURCE is one manifest, or a folder with train.jsonl (or .json), dev and test. A key `split` says what is train, dev and
-test; other keys that are not known are left out.
+SOURCE is one manifest, or a folder with train.jsonl (or .json), dev and test. A key `split` can assign lines to train,
+dev and test; other unknown keys are dropped.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Parallel texts: two files, of which one line each belongs together, in UTF-8, with or without .gz.
+"""Parallel texts: two files that are aligned line by line, in UTF-8, with or without .gz.
 
-SOURCE is a folder with train.LANG, dev.LANG (or val, valid) and test*.LANG for both languages, or what stands before
-.LANG in the names of two files: corpora/europarl for corpora/europarl.en and corpora/europarl.de.
+SOURCE is a folder with train.LANG, dev.LANG (or val, valid) and test*.LANG for both languages, or the common path of
+two files without .LANG: corpora/europarl for corpora/europarl.en and corpora/europarl.de.
 """
 
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ class Options(SplitOptions):
     """Parallel texts."""
 
     source_language: str | None = None
-    """Ending of the files to translate from; it has to be given."""
+    """Suffix of the files to translate from; required."""
     target_language: str | None = None
-    """Ending of the files to translate into; it has to be given."""
+    """Suffix of the files to translate into; required."""
 
 
 def is_there(source: Path) -> bool:
-    """Whether there is such a folder, or a file with something behind that name."""
+    """Whether there is such a folder, or a file SOURCE.*."""
     return source.is_dir() or any(source.parent.glob(f"{source.name}.*"))
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
-    """Lines in the order of the files; where there is no split, in that of a hash of the source text."""
+    """Lines in the order of the files; without given splits in the order of a hash of the source text."""
     del out
     from_, to = options.source_language, options.target_language
     if from_ is None or to is None:
@@ -41,7 +41,7 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
 
 
 def _stems(source: Path, language: str) -> dict[str, Path]:
-    """By split; the first development set is dev, others have their own names, as test sets have."""
+    """Stems by split; the first development set is dev, further ones and test sets keep their own names."""
     if not source.is_dir():
         return {"": source}
     dev = [stem for stem in DEV if stems(source, stem, language)]

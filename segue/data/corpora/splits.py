@@ -1,4 +1,4 @@
-"""Which examples are for development and test, where a corpus does not say?"""
+"""Which examples are for development and test, if a corpus does not define it?"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,11 +21,11 @@ NAMES = {
     **dict.fromkeys(("dev", "development", "val", "valid", "validation"), "dev"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""What a column of splits may say -> the split."""
+"""Name of a split in a table -> the split."""
 
 
 def named(name: str, where: str) -> str:
-    """The split of which a table or a line says the name; `where` is in the UserError about another word."""
+    """The split by its name in a table or line. Raises a UserError, prefixed by `where`, for other names."""
     if name.strip().lower() not in NAMES:
         raise UserError(f"{where}: train, dev or test wanted, got {name!r}")
     return NAMES[name.strip().lower()]
@@ -35,12 +35,12 @@ Share = Annotated[float, Field(ge=0, lt=0.5)]
 
 
 class SplitOptions(Section):
-    """How one list of examples is divided; SOURCE may instead be a folder that holds train, dev and test."""
+    """How one list of examples is divided; SOURCE may instead be a folder that contains train, dev and test."""
 
     dev_share: Share = 0.1
-    """Share of the examples for development."""
+    """Fraction of the examples for development."""
     test_share: Share = 0.1
-    """Share of the examples for test."""
+    """Fraction of the examples for test."""
 
 
 def sources(source: Path, suffix: str) -> dict[str, Path]:
@@ -51,7 +51,7 @@ def sources(source: Path, suffix: str) -> dict[str, Path]:
 
 
 def unpacked_or_packed(path: Path) -> Path | None:
-    """The file itself, or where it is not there the one with .gz behind its name."""
+    """The path itself if it exists, else the same with .gz appended if that is a file, else None."""
     packed = path.with_name(path.name + ".gz")
     return path if path.exists() else packed if packed.is_file() else None
 
@@ -59,14 +59,14 @@ def unpacked_or_packed(path: Path) -> Path | None:
 def divide(
     examples: Iterable[Example], options: SplitOptions, *, is_said: bool = True, remedy: str | None = None
 ) -> Iterator[Example]:
-    """Gives examples with no split one; at least one goes to train.
+    """Assigns a split to examples that have none (""); at least one goes to train.
 
-    Where `is_said`, it says what it did about speakers, and where they are too few what helps: `remedy`, or larger
+    If speakers are known and there are enough of them, each speaker is in one split only. Otherwise a hash decides,
+    which is reproducible and does not depend on the folder: of a recording's file name and offset, or of a text (a
+    pair's source), so that examples with the same text stay together. Each class is divided separately.
+
+    With `is_said`, messages report how speakers were treated, and if there are too few what helps: `remedy`, or larger
     shares.
-
-    Where speakers are known, and enough, each is in one split only. Elsewhere a hash decides, the same at every call
-    and for every copy: of a recording's file name and offset, and of a text, a pair's source, so that those of one text
-    stay together. Each class is divided by itself.
     """
     undivided: list[Found] = []
     for split, example in progress(examples, "reads", unit="examples"):
@@ -80,7 +80,7 @@ def divide(
     if split_of is not None and not _all_are_learned(undivided, split_of):
         split_of = None
         if is_said:
-            warn("some classes are of one speaker or two: too few to keep apart, so all are in train too")
+            warn("some classes have only one or two speakers: too few to keep apart, so all are in train too")
     if split_of is not None:
         counts = Counter(split_of.values())
         if is_said:
@@ -100,7 +100,7 @@ def divide(
 def _divided(
     undivided: Sequence[Found], options: SplitOptions, which: str, *, is_said: bool
 ) -> Iterator[tuple[str, Found]]:
-    """Gives examples, in the order of a hash, a split; `which` says in messages what they are."""
+    """Assigns splits to examples sorted by hash; `which` describes them in messages."""
     starts = [0, *(place for place, two in enumerate(pairwise(undivided), 1) if not _is_one_source(*two))]
     test_end = _end(options.test_share, undivided, 0, starts, 2 if options.dev_share else 1)
     dev_end = _end(options.dev_share, undivided, test_end, starts, 1)
@@ -109,13 +109,13 @@ def _divided(
         ("development", options.dev_share, dev_end - test_end),
     ):
         if is_said and undivided and share and not size:
-            warn(f"{len(undivided)} examples{which} are too few to keep one for {name}")
+            warn(f"{len(undivided)} examples{which} are too few to reserve one for {name}")
     for number, example in enumerate(undivided):
         yield "test" if number < test_end else "dev" if number < dev_end else "train", example
 
 
 def _place(example: Found) -> tuple[int, str]:
-    """What `divide` sorts by: a hash, and for texts the one that equal hashes may not share."""
+    """Sort key of `divide`: a hash, and for texts the text itself, in case of equal hashes."""
     sound, text = sound_of(example), _text(example)
     if sound is not None:
         return crc32(f"{sound.audio.name} {sound.offset_seconds}".encode(errors="surrogateescape")), ""
@@ -123,7 +123,7 @@ def _place(example: Found) -> tuple[int, str]:
 
 
 def _text(example: Found) -> str:
-    """What is read, of what is no recording: examples that share it stay together."""
+    """The input text of an example without a recording: examples with the same text stay together."""
     return example.source if isinstance(example, Pair) else example.text
 
 
@@ -133,7 +133,7 @@ def _speaker(example: Found) -> str:
 
 
 def _all_are_learned(examples: Iterable[Found], split_of: dict[str, str]) -> bool:
-    """Whether each class has an example for training."""
+    """Whether each class has a training example."""
     labels: dict[bool, set[str]] = {True: set(), False: set()}
     for each in examples:
         if isinstance(each, Labeled):
@@ -142,9 +142,9 @@ def _all_are_learned(examples: Iterable[Found], split_of: dict[str, str]) -> boo
 
 
 def _end(share: float, examples: Sequence[Found], start: int, starts: Sequence[int], num_left: int) -> int:
-    """Where a share from `start` on ends: at least one example later where a share was asked for.
+    """End of a share that begins at `start`: at least one example if the share is above 0.
 
-    But `num_left` groups of one source, which begin at `starts`, are left.
+    At least `num_left` groups of examples with the same source, which begin at `starts`, are left after it.
     """
     if not share or num_left > len(starts):
         return start
@@ -159,16 +159,16 @@ def _is_one_source(one: Found, other: Found) -> bool:
 
 
 def _unsaid(message: str) -> None:
-    """Nothing is said."""
+    """Discards a message."""
 
 
 def _by_speaker(
     utterances: Sequence[Utterance], options: SplitOptions, say: Callable[[str], None], remedy: str | None
 ) -> dict[str, str] | None:
-    """The split of each speaker; None where speakers are not known or too few, which is said.
+    """The split of each speaker; None if speakers are unknown, or too few, which is reported with `say`.
 
-    A share is made of whole speakers, in the order of a hash of their names: a quarter of it at the least, twice as
-    much at the most. Utterances without a speaker are for training.
+    A split consists of whole speakers, in the order of a hash of their names, with a quarter to twice its share of the
+    utterances. Utterances without a speaker are for training.
     """
     counts = Counter(utterance.speaker for utterance in utterances if utterance.speaker)
     shares = [(split, share) for split, share in (("test", options.test_share), ("dev", options.dev_share)) if share]
@@ -182,7 +182,7 @@ def _by_speaker(
         room = [
             split for split, size in sizes.items() if size < wanted[split] and size + counts[name] <= 2 * wanted[split]
         ]
-        if room:  # the emptier one: small speakers are for all
+        if room:  # the emptier split, so that speakers with few utterances are distributed over all
             split = min(room, key=lambda each: sizes[each] / wanted[each])
             split_of[name] = split
             sizes[split] += counts[name]
@@ -190,7 +190,7 @@ def _by_speaker(
         who = "one speaker" if len(names) == 1 else f"{len(names)} speakers"
         kept = " and ".join(split for split, _ in reversed(shares))
         if remedy is None and len(names) > len(shares):
-            remedy = "larger dev_share and test_share can hold whole speakers"
+            remedy = "larger dev_share and test_share leave room for whole speakers"
         helps = f"; {remedy}" if remedy else ""
         say(f"{who}: too few to keep apart, so those of {kept} are in train too{helps}")
         return None

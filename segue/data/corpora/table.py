@@ -1,10 +1,10 @@
-"""Tables with a header: csv or tsv, an example a row, as Excel, Common Voice, OpenSeq2Seq and others write them.
+"""Tables with a header: csv or tsv, one example per row, as written by Excel, Common Voice, OpenSeq2Seq and others.
 
-SOURCE is one table, or a folder with train, dev and test; each may end in .gz. Columns stand between commas,
-semicolons, tabs or |, whichever the header has. A row is an audio file and its text, or, where there is no column of
-audio files, a text and its translation; with label=COLUMN an audio file or a text, and its class. Audio paths are
-relative to the table, or to its `clips/`. Columns offset and duration, or start and end, in seconds, say which part of
-a file is meant. A column `split` says what is train, dev and test.
+SOURCE is one table, or a folder with train, dev and test; each may end in .gz. Columns are separated by commas,
+semicolons, tabs or |, whichever the header has. A row is an audio file and its text, or, without a column of audio
+files, a text and its translation; with label=COLUMN an audio file or a text, and its class. Audio paths are relative to
+the table, or to its `clips/`. Columns offset and duration, or start and end, in seconds, select a part of a file. A
+column `split` can assign rows to train, dev and test.
 """
 
 import csv
@@ -30,19 +30,19 @@ TEXT = ("text", "sentence", "transcript", "transcription")
 SPEAKER = ("speaker", "speaker_id", "client_id")
 LANGUAGE = ("lang", "language", "locale")
 PARTS = (("offset", "duration"), ("start", "end"), ("start_time", "end_time"), ("begin", "end"))
-"""Columns of where a part of a file begins, and how long it is or where it ends."""
+"""Columns with the start of a part of a file, and its duration or end."""
 SOURCE = ("source", "src")
 TARGET = ("target", "tgt")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 OTHERS = {
     b"PK\x03\x04": "an Excel, LibreOffice or zip file",
     b"\xd0\xcf\x11\xe0": "an Excel file",
-    b"\x1f\x8b": "a packed file, whose name should end in .gz",
+    b"\x1f\x8b": "a compressed file, whose name should end in .gz",
     b"PAR1": "a Parquet file",
 }
-_DIRECTIVE = re.compile(r'"?sep=([^\r\n"])"?\1*[^\S\r\n]*(?:\r\n|\n|\r|\Z)', re.IGNORECASE)  # Excel's own first line
+_DIRECTIVE = re.compile(r'"?sep=([^\r\n"])"?\1*[^\S\r\n]*(?:\r\n|\n|\r|\Z)', re.IGNORECASE)  # an Excel extension
 _LONE_RETURN = re.compile("\r(?!\n)")
-_HIDDEN_RETURN = "\ufdd0"  # no character: Python's reader takes a return for the end of a row
+_HIDDEN_RETURN = "\ufdd0"  # noncharacter for a return, which Python's reader would take for the end of a row
 
 Row = list[str]
 Reader = Callable[[Row, str], Found | UserError]
@@ -53,25 +53,25 @@ class Options(SplitOptions):
     """Tables with a header."""
 
     audio: str | None = None
-    """Name of the column of audio paths; usual names are found."""
+    """Name of the column of audio paths; usual names are detected."""
     text: str | None = None
-    """Name of the column of texts; usual names are found."""
+    """Name of the column of texts; usual names are detected."""
     speaker: str | None = None
-    """Name of the column of speakers; usual names are found, and there may be none."""
+    """Name of the column of speakers; optional, usual names are detected."""
     split: str | None = None
-    """Name of the column that says train, dev or test; `split` is found, and there may be none."""
+    """Name of the column with train, dev or test; optional, `split` is detected."""
     label: str | None = None
-    """Name of the column of classes: for classification, and never guessed."""
+    """Name of the column of classes, for classification; never detected."""
     language: str | None = None
-    """Language of recordings that a column lang, language or locale does not give one."""
+    """Language of recordings without one in a column lang, language or locale."""
     source: str | None = None
-    """Name of the column of texts to translate; usual names are found."""
+    """Name of the column of texts to translate; usual names are detected."""
     target: str | None = None
-    """Name of the column of translations; usual names are found."""
+    """Name of the column of translations; usual names are detected."""
     source_language: str | None = None
-    """Language of rows that a column source_language does not give one."""
+    """Source language of rows without one in a column source_language."""
     target_language: str | None = None
-    """Language of rows that a column target_language does not give one."""
+    """Target language of rows without one in a column target_language."""
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
@@ -90,12 +90,12 @@ class _Header(NamedTuple):
     separator: str
     names: list[str]
     used: set[int]
-    """Places of the columns that were asked for."""
+    """Indices of the columns that are used."""
 
     def column(
         self, key: str, asked: str | None, usual: tuple[str, ...], *, is_needed: bool = True, hint: str = ""
     ) -> int | None:
-        """The place of a column; None where it is not needed and not there. Letter case matters to nobody."""
+        """Index of a column, ignoring case; None if it is missing and not needed. Raises a UserError otherwise."""
         candidates = usual if asked is None else (asked,)
         for candidate in candidates:
             places = [place for place, name in enumerate(self.names) if name.casefold() == candidate.casefold()]
@@ -138,7 +138,7 @@ def _rows(split: str, table: Path, options: Options) -> Iterator[Example]:
         if not any(map(str.strip, row)):
             continue
         if any(map(str.strip, row[len(names) :])):
-            yield split, UserError(f"{origin}: more columns than the header; quote texts that hold the separator")
+            yield split, UserError(f"{origin}: more columns than the header; quote texts that contain the separator")
             continue
         if splits is None:
             yield split, read(row, origin)
@@ -160,11 +160,11 @@ def _text(table: Path) -> str:
     for start, what in OTHERS.items():
         if content.startswith(start):
             raise UserError(f"{table}: {what}, not a table of text; in Excel: File, Save As, CSV UTF-8")
-    return decode(content, table).replace("\r\r\n", "\r\n")  # a file that was converted twice
+    return decode(content, table).replace("\r\r\n", "\r\n")  # from converting a file twice
 
 
 def _separator(table: Path, text: str, options: Options) -> str:
-    """What stands between the columns: what makes most of the header's names known ones, else what a name ends in."""
+    """The separator that gives the most known column names in the header; on a tie that of the file's suffix."""
     header = next((line for line in split_lines(text[:100_000]) if any(map(str.isalnum, line))), "")
     asked = (options.audio, options.text, options.speaker, options.split, options.source, options.target, options.label)
     usual = (*AUDIO, *TEXT, *SPEAKER, *LANGUAGE, *SOURCE, *TARGET, "split", *filter(None, asked))
@@ -178,11 +178,10 @@ def _separator(table: Path, text: str, options: Options) -> str:
 
 
 def _is_quoted(text: str, separator: str) -> bool:
-    """Whether texts stand in quotation marks where they have to: always, but in tables with tabs and |.
+    """Whether the table uses csv quoting: always, except in tables with tabs or |.
 
-    Those seldom quote, and their texts may hold quotation marks: there only where a mark is doubled in a quoted text,
-    or a name of the header quoted, and nothing speaks against it; or where all rows are then as long as the header,
-    and else are not.
+    These rarely quote, and their texts may contain quotation marks. They count as quoted if a mark is doubled inside a
+    quoted text, or a column name is quoted, and no cell contradicts it; or if only then all rows have the same length.
     """
     if separator not in "\t|":
         return True
@@ -198,7 +197,7 @@ def _is_quoted(text: str, separator: str) -> bool:
 
 
 def _is_even(rows: Iterator[tuple[int, Row]]) -> bool:
-    """Whether all rows can be read, and are as long as the first one."""
+    """Whether all rows can be read and have the same length."""
     try:
         return len({len(row) for _, row in rows}) == 1
     except UserError:
@@ -206,21 +205,21 @@ def _is_even(rows: Iterator[tuple[int, Row]]) -> bool:
 
 
 def _plain(text: str, separator: str, first: int) -> Iterator[tuple[int, Row]]:
-    """The rows of a table without quotation, each with its line."""
+    """The rows of a table without quoting, each with its line number."""
     for number, line in enumerate(split_lines(text), first):
         if line.strip():
             yield number, line.split(separator)
 
 
 def _quoted(table: Path, text: str, separator: str, first: int) -> Iterator[tuple[int, Row]]:
-    """The rows of a table that quotes, each with the line that it begins on."""
+    """The rows of a table with quoting, each with the line number at which it begins."""
     text = text if "\n" in text else text.replace("\r", "\n")
     has_returns = _LONE_RETURN.search(text) is not None
     if has_returns:
         text = _LONE_RETURN.sub(_HIDDEN_RETURN, text)
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # 131,072 at first
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # the default is 131,072
     reader = csv.reader(
-        io.StringIO(text),  # not a list of lines: a quoted text may hold line ends
+        io.StringIO(text),  # not a list of lines: a quoted text may contain line ends
         delimiter=separator,
         strict=True,  # an open quote would swallow the rest of the table
     )
@@ -232,9 +231,9 @@ def _quoted(table: Path, text: str, separator: str, first: int) -> Iterator[tupl
             return
         except csv.Error as error:
             problem = (
-                "a quotation mark opens a text here, and none closes it"
+                "a quotation mark opens a text here and is never closed"
                 if "end of data" in str(error)
-                else f"a quoted text goes on behind its closing quotation mark: marks inside are doubled ({error})"
+                else f"a quoted text continues after its closing quotation mark: double the marks inside it ({error})"
             )
             raise UserError(f"{table}:{line}: {problem}") from None
         if row:
@@ -242,12 +241,12 @@ def _quoted(table: Path, text: str, separator: str, first: int) -> Iterator[tupl
 
 
 def _cell(row: Row, place: int | None) -> str | None:
-    """What stands in a column, without white space around it; None where the row is too short or has nothing there."""
+    """The cell in a column, without surrounding white space; None if the row is too short or the cell is blank."""
     return None if place is None or place >= len(row) or not seen(row[place]) else row[place].strip()
 
 
 def _labeled_reader(header: _Header, options: Options) -> Reader:
-    """What reads recordings, or where there is no column of them texts, and their classes."""
+    """A reader for recordings, or texts if there is no column of audio files, with their classes."""
     label = options.label
     assert label is not None
     if header.column("audio", options.audio, AUDIO, is_needed=False) is not None:
@@ -272,7 +271,7 @@ def _labeled_reader(header: _Header, options: Options) -> Reader:
 
 
 def _utterance_reader(header: _Header, options: Options, text: str | None, usual: tuple[str, ...]) -> Reader:
-    """What reads recordings; the column `text`, or else one of the `usual` ones, has what is said in them."""
+    """A reader for recordings; their transcripts are in the column `text`, or else in one of the `usual` ones."""
     hint = "a header line, or source=NAME target=NAME for text pairs, or for speech "
     audio_column = header.column("audio", options.audio, AUDIO, hint=hint)
     text_column = header.column("text", text, usual)
@@ -331,7 +330,7 @@ def _utterance_reader(header: _Header, options: Options, text: str | None, usual
 
 
 def _part_columns(header: _Header) -> tuple[int, int] | None:
-    """The columns that say which part of a file is meant; None where a row is a whole file."""
+    """The columns that select a part of a file; None if each row is a whole file."""
     names = [name.casefold() for name in header.names]
     for pair in PARTS:
         if all(names.count(name) == 1 for name in pair):
@@ -341,7 +340,7 @@ def _part_columns(header: _Header) -> tuple[int, int] | None:
 
 
 def _part(header: _Header, row: Row, columns: tuple[int, int]) -> tuple[float, float]:
-    """Where a part begins and how long it is, in seconds; a ValueError says what is wrong with it."""
+    """(offset, duration) of a part in seconds. Raises a ValueError if these are not valid."""
     numbers = []
     for place in columns:
         written = _cell(row, place) or ""
@@ -358,7 +357,7 @@ def _part(header: _Header, row: Row, columns: tuple[int, int]) -> tuple[float, f
 
 
 def _pair_reader(header: _Header, options: Options) -> Reader | None:
-    """What reads text pairs, where the options or the columns say that the table holds some."""
+    """A reader for text pairs; None unless the options or columns indicate that the table contains pairs."""
     names = [name.casefold() for name in header.names]
     is_asked = options.source is not None or options.target is not None
     is_speech = options.audio is not None or any(name in names for name in AUDIO)

@@ -1,8 +1,8 @@
 """WMT 2014: 4.5 million pairs of news, parliament and web texts (statmt.org/wmt14/translation-task.html).
 
-SOURCE is a folder somewhere below which the unpacked downloads lie, or the same as .gz. Training takes
-europarl-v7.de-en.LANG, commoncrawl.de-en.LANG and news-commentary-v9.de-en.LANG, or train.LANG where none of them is
-there; newstest2013 is dev and newstest2014 is test, as NAME.LANG or as NAME-src.LANG.sgm and NAME-ref.LANG.sgm.
+SOURCE is a folder that contains the unpacked downloads at any depth, as they are or with .gz. Training data are
+europarl-v7.de-en.LANG, commoncrawl.de-en.LANG and news-commentary-v9.de-en.LANG, or train.LANG if none of them exists;
+newstest2013 is dev and newstest2014 is test, as NAME.LANG or as NAME-src.LANG.sgm and NAME-ref.LANG.sgm.
 """
 
 import html
@@ -31,25 +31,25 @@ class Options(Section):
     target_language: str = "de"
     """Language to translate into."""
     training: Annotated[tuple[str, ...], Field(min_length=1)] = ("europarl-v7", "commoncrawl", "news-commentary-v9")
-    """Names of the training texts; all of them have to be there."""
+    """Names of the training texts; all of them must exist."""
     longest_ratio: Annotated[float, Field(gt=1)] = 3.0
-    """Training pairs where one side has more than this many times the other's words are left out, and counted.
+    """Training pairs in which one side has more than this many times the words of the other are left out and counted.
 
-    3 costs hardly a right pair: of the 29,000 English-German ones of Multi30k, made by people, 2 are above it. 1.5,
-    which fairseq takes for pieces of words, would cost 888."""
+    3 loses hardly any correct pair: of Multi30k's 29,000 English-German pairs, translated by people, 2 exceed it. 1.5,
+    which fairseq uses for subwords, would lose 888."""
     longest_words: Annotated[int, Field(gt=0)] = 250
-    """Training pairs with more words than this on a side are left out, and counted (250 is fairseq's limit)."""
+    """Training pairs with more words than this on a side are left out and counted (250 is fairseq's limit)."""
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
-    """Lines in the order of the files. Training lines without text on a side are left out, and counted."""
+    """Lines in the order of the files. Training lines without text on a side are left out and counted."""
     del out
     files = _files(source, options)
     num_empty, num_long, num_uneven = 0, 0, 0
     for split, first, second in files:
         read = _segments if first.name.removesuffix(".gz").endswith(".sgm") else lines
         for found in join(first, second, options.source_language, options.target_language, read):
-            if split == "train" and isinstance(found, EmptyLineError):  # Europarl has thousands, by its making
+            if split == "train" and isinstance(found, EmptyLineError):  # Europarl's alignment has thousands
                 num_empty += 1
                 continue
             if split == "train" and isinstance(found, Pair):
@@ -69,7 +69,7 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
 
 
 def _files(source: Path, options: Options) -> list[tuple[str, Path, Path]]:
-    """(split, source file, target file) of all texts; a UserError says which are missing."""
+    """(split, source file, target file) of all texts. Raises a UserError that lists missing ones."""
     from_, to = options.source_language, options.target_language
     there: dict[str, list[Path]] = {}
     for path in sorted(source.rglob("*")):
@@ -95,7 +95,7 @@ def _files(source: Path, options: Options) -> list[tuple[str, Path, Path]]:
 
 
 def _two(there: dict[str, list[Path]], names: list[tuple[str, str]]) -> tuple[Path, Path] | None:
-    """The first two files of those names that are both there."""
+    """The first pair of names of which both files exist."""
     for first, second in names:
         if first in there and second in there:
             return _only(there[first]), _only(there[second])
@@ -103,15 +103,15 @@ def _two(there: dict[str, list[Path]], names: list[tuple[str, str]]) -> tuple[Pa
 
 
 def _only(paths: list[Path]) -> Path:
-    """The one file of a name; a packed copy beside it does not count."""
+    """The only file with a name, ignoring a compressed copy next to it. Raises a UserError if there are several."""
     paths = [path for path in paths if path.suffix != ".gz" or path.with_suffix("") not in paths]
     if len(paths) > 1:
-        raise UserError(f"{paths[0]} and {paths[1]}: which of them? SOURCE should hold one")
+        raise UserError(f"{paths[0]} and {paths[1]}: which of them? SOURCE should contain one")
     return paths[0]
 
 
 def _segments(path: Path) -> Iterator[Line]:
-    """The segments of an sgm file, each with its line."""
+    """The segments of an sgm file, each with its line number."""
     content, number, start = read_content(path, "file"), 1, 0
     for segment in SEGMENT.finditer(content):
         number, start = number + content.count(b"\n", start, segment.start()), segment.start()

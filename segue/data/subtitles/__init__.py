@@ -1,1 +1,1 @@
-"""Subtitles: written from words with times, and translated in time and in shape."""
+"""Subtitles: written from timed words, and translated with their timing and layout."""

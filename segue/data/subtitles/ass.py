@@ -1,26 +1,26 @@
-"""Where are the texts of a SubStation Alpha script, of version 4 (ssa) or 4+ (ass)?"""
+"""How is a SubStation Alpha script parsed, of version 4 (ssa) or 4+ (ass)?"""
 
 import re
 
 from segue.data.subtitles import lines
 from segue.data.subtitles.lines import Found, Times
 
-# What a script without a Format line means: http://www.tcax.org/docs/ass-specs.htm. In version 4, Marked is for Layer.
+# Fields of a script without a Format line: http://www.tcax.org/docs/ass-specs.htm. Version 4 has Marked for Layer.
 _FIELDS = ["layer", "start", "end", "style", "name", "marginl", "marginr", "marginv", "effect", "text"]
 _SECTION = re.compile(r"\[([^\]]*)\]")
 _SECTIONS = frozenset(["script info", "v4 styles", "v4+ styles", "v4++ styles", "events", "fonts", "graphics"])
 _EVENT = re.compile(r"\W*(Dialogue|Dialog|Format|Comment|Picture|Sound|Movie|Command)\s*:", re.IGNORECASE)
 _CLOCK = re.compile(r"-?\d{1,9}:\d{1,2}:\d{1,2}(?:\s?[.,:;]\s?\d{1,9})?")
 _COMMENT = (";", "!:")
-_GENERATED = frozenset(["fx", "karaoke"])  # what Aegisub's templater makes and reads: syllables, not sentences
+_GENERATED = frozenset(["fx", "karaoke"])  # effects of Aegisub's karaoke templater: syllables, not sentences
 
-NO_EVENT = "no event with Start, End and Text as its Format line says"
+NO_EVENT = "not an event with Start, End and Text as its Format line specifies"
 OUTSIDE = "an event among the styles; a line [Events] is missing before it"
-UNKNOWN = "in [Events] stands a line that is no event; is it the rest of the one before it?"
+UNKNOWN = "a line in [Events] that is not an event; is it the rest of the one before it?"
 
 
 def section_of(line: str) -> str:
-    """The section that a bare line begins, in small letters; "" if none: lines of [Fonts] may look like one."""
+    """The section that a bare line begins, in lower case; "" if none: lines of [Fonts] may look like a section."""
     match = _SECTION.fullmatch(line)
     if not match:
         return ""
@@ -29,9 +29,10 @@ def section_of(line: str) -> str:
 
 
 def read(text: str, name: str) -> tuple[list[Found], int]:
-    """The dialogue of the file `name`, and 0. A UserError where an event cannot be read.
+    """The dialogue events of the file `name`, and 0: nothing counts as outside of cues.
 
-    The last field of an event is its text, with whatever commas. Comments and other events stay as they are.
+    The last field of an event is its text, which may contain commas. Comments and other events are ignored. Raises a
+    UserError with the line if an event cannot be parsed.
     """
     all_lines = lines.split(text)
     fields = _FIELDS
@@ -56,7 +57,7 @@ def read(text: str, name: str) -> tuple[list[Found], int]:
             fields = [field.strip().lower() for field in raw[offset:].split(",")]
             if fields[-1] != "text" or not {"start", "end"} <= set(fields):
                 raise lines.refused(
-                    name, all_lines, index, "the Format of events has no Start or End, or no Text at last"
+                    name, all_lines, index, "the Format of events lacks Start or End, or Text is not last"
                 )
         if not kind.startswith("dialog"):
             continue
@@ -74,6 +75,6 @@ def read(text: str, name: str) -> tuple[list[Found], int]:
 
 
 def _time(value: str) -> int | None:
-    """Milliseconds of a time with hours."""
+    """Milliseconds of a time with hours; None if it is not one."""
     clock = lines.bare(value)
     return lines.milliseconds(clock) if _CLOCK.fullmatch(clock) else None

@@ -1,8 +1,8 @@
-"""How do words with times become subtitles? Cues that one can read, and their files.
+"""How do timed words become subtitles? Readable cues, and subtitle files.
 
-The limits are the usual ones of broadcasters and streaming services: two lines of 42 characters, 17 characters a
-second, 0.8 to 7 seconds. Characters of full width: 16 a line and 4 a second; 13 a line in Japanese, 12 a second in
-Korean.
+The limits are the usual ones of broadcasters and streaming services: two lines of 42 characters, 17 characters per
+second, 0.8 to 7 seconds. For full-width characters: 16 per line and 4 per second; 13 per line in Japanese, 12 per
+second in Korean.
 """
 
 import html
@@ -22,18 +22,18 @@ READING_SPEED = 17.0
 WIDE_A_LINE, KANA_A_LINE = 16, 13
 WIDE_READING_SPEED, HANGUL_READING_SPEED = 4.0, 12.0
 SHORTEST_MS, LONGEST_MS = 800, 7000
-LONGEST_PAUSE_MS = 1000  # a longer one ends a cue; not below SHORTEST_MS: a word between two of them has its time
-LEAD_OUT_MS = 500  # a cue stays so long behind its last word, where the next one lets it
-LEAD_IN_MS = 500  # and comes so long before its first one, where there is no other time to read it
+LONGEST_PAUSE_MS = 1000  # a longer pause ends a cue; at least SHORTEST_MS, so a word between two pauses has enough time
+LEAD_OUT_MS = 500  # a cue is shown this long after its last word, if the next one permits
+LEAD_IN_MS = 500  # and up to this long before its first word, if it could not be read in time otherwise
 
 _KANA = re.compile("[\u3040-\u30ff\uff66-\uff9d]")
 _HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7af]")
-# What players take for tags. SRT cannot write such signs: a word joiner behind them shows nothing.
+# What players take for tags. SRT has no escapes: an invisible word joiner after the character prevents it.
 _SRT_MARKUP = re.compile(r"<(?=[/a-zA-Z ])|\{(?=[\\a-zA-Z])|--(?=>)")
 
 
 class TimedWord(Protocol):
-    """A word and when it was said, in seconds."""
+    """A word and when it was spoken, in seconds."""
 
     @property
     def word(self) -> str:
@@ -42,31 +42,31 @@ class TimedWord(Protocol):
 
     @property
     def start(self) -> float:
-        """Seconds."""
+        """Start in seconds."""
         ...
 
     @property
     def end(self) -> float:
-        """Seconds."""
+        """End in seconds."""
         ...
 
     @property
     def follows_space(self) -> bool:
-        """Whether a text has a space before it."""
+        """Whether there is a space before it in a text."""
         ...
 
 
 class Cue(NamedTuple):
-    """What is read at once; times in milliseconds."""
+    """Text that is shown at once; times in milliseconds."""
 
     lines: list[str]
     start: int
     """When it is shown, as `end`."""
     end: int
     text: str
-    """In one line."""
+    """The text in one line."""
     spoken: tuple[int, int]
-    """When its words are said."""
+    """Start and end of its speech."""
 
 
 class _Piece(NamedTuple):
@@ -88,15 +88,15 @@ def write(cues: Sequence[Cue], form: Literal["srt", "vtt"]) -> str:
 
 
 def cut(words: Sequence[TimedWord], seconds: float) -> list[Cue]:
-    """The words of a recording of so many seconds as cues.
+    """Divides the words of a recording of `seconds` seconds into cues.
 
-    They keep the order, do not overlap, and lie inside the recording. Words that are said too fast to be read, or too
-    near to the end, still come on time.
+    Cues keep the order, do not overlap, and lie inside the recording. Words that are spoken too fast to be read, or too
+    close to the end, are still shown in time.
     """
     measure = _Measure(words)
     end = math.floor(1000 * seconds)
     pieces = [part for piece in _pieces(words, end) for part in measure.parts(piece)]
-    # A word at the very end has its time in the pause before it, or none of its own.
+    # A word at the very end needs time from the pause before it, or has too little of its own.
     longest = [LONGEST_PAUSE_MS if end - piece.start >= SHORTEST_MS else 2 * SHORTEST_MS for piece in pieces]
     pauses = [n for n in range(1, len(pieces)) if pieces[n].start - pieces[n - 1].end > longest[n]]
     groups: list[Sequence[_Piece]] = []
@@ -108,14 +108,14 @@ def cut(words: Sequence[TimedWord], seconds: float) -> list[Cue]:
 
 
 class _Measure:
-    """How much room on a line, and how much time, texts take."""
+    """Width of texts on a line, and time to read them."""
 
     def __init__(self, words: Sequence[TimedWord]) -> None:
         has_kana = any(_KANA.search(word.word) for word in words)
         self._wide_columns = COLUMNS / (KANA_A_LINE if has_kana else WIDE_A_LINE)
 
     def columns(self, text: str) -> float:
-        """Of a line of 42."""
+        """Width in columns; a line has 42."""
         return sum(self._wide_columns if _is_wide(c) else not _is_mark(c) for c in text)
 
     def reading_ms(self, text: str) -> float:
@@ -132,11 +132,11 @@ class _Measure:
         return sum(1000 / speed for speed in speeds)
 
     def fits(self, columns: float) -> bool:
-        """Whether a line holds so much."""
+        """Whether a text of this width fits on a line."""
         return columns <= COLUMNS + 1e-6  # thirds and thirteenths do not add up exactly
 
     def parts(self, piece: _Piece) -> Iterator[_Piece]:
-        """The piece, cut where it is wider than a line."""
+        """The piece, cut if it is wider than a line."""
         if self.fits(self.columns(piece.text)):
             yield piece
             return
@@ -151,7 +151,7 @@ class _Measure:
 
 
 def _pieces(words: Sequence[TimedWord], end: int) -> Iterator[_Piece]:
-    """Words with their times in order, joined where no line may end between them."""
+    """Words with monotonic times, joined where no line break is allowed between them."""
     pending: _Piece | None = None
     for word in words:
         start = min(max(round(1000 * word.start), pending.start if pending else 0), end)
@@ -170,17 +170,17 @@ def _pieces(words: Sequence[TimedWord], end: int) -> Iterator[_Piece]:
 
 
 def _groups(pieces: Sequence[_Piece], following: int, measure: _Measure) -> Iterator[Sequence[_Piece]]:
-    """Neighbors that share a cue: the cuts of least cost. `following` is when the next piece behind them starts.
+    """Groups pieces into cues with the least total cost (dynamic programming).
 
-    Costs are in cues: one less is worth one.
+    `following` is when the piece after them starts. The unit of cost is one cue.
     """
     starts = [*(piece.start for piece in pieces), following]
     spaced = [" " * (piece.follows_space and index > 0) + piece.text for index, piece in enumerate(pieces)]
     columns = list(accumulate(map(measure.columns, spaced), initial=0.0))
     reading = list(accumulate(map(measure.reading_ms, spaced), initial=0.0))
-    inside, behind = zip(*_costs(pieces, spaced), strict=True)  # of each piece: no cut behind it, and a cut
+    inside, behind = zip(*_costs(pieces, spaced), strict=True)  # for each piece: cost of no cut and of a cut after it
     kept = list(accumulate(inside, initial=0.0))
-    # The least cost to reach each cut, and the cut before it.
+    # The least cost to reach each cut, and the previous cut.
     reached: list[tuple[float, int]] = [(0.0, 0), *[(math.inf, 0)] * len(pieces)]
     for first in range(len(pieces)):
         line, num_lines = first, 1
@@ -208,9 +208,9 @@ def _groups(pieces: Sequence[_Piece], following: int, measure: _Measure) -> Iter
 
 
 def _costs(pieces: Sequence[_Piece], spaced: Sequence[str]) -> Iterator[tuple[float, float]]:
-    """Of each piece: what it costs if the cue goes on behind it, and what if it ends there."""
+    """For each piece: the cost if the cue continues after it, and the cost if the cue ends there."""
     ends = list(accumulate(map(len, spaced)))
-    found = sentences.split("".join(spaced))  # each with the space behind it
+    found = sentences.split("".join(spaced))  # each with its trailing space
     stops = {end - sentence.endswith(" ") for end, sentence in zip(accumulate(map(len, found)), found, strict=True)}
     for piece, following, end in zip(pieces, [*pieces[1:], pieces[-1]], ends, strict=True):
         pause = max(0, following.start - piece.end) / 1000
@@ -227,13 +227,13 @@ def _costs(pieces: Sequence[_Piece], spaced: Sequence[str]) -> Iterator[tuple[fl
 
 
 def _timed(groups: Sequence[Sequence[_Piece]], end: int, measure: _Measure) -> Iterator[Cue]:
-    """Cues in time: from their first word on, until they can be read."""
+    """Cues with times: from their first word on, until they can be read."""
     spoken = [(group[0].start, max(piece.end for piece in group)) for group in groups]
     texts = ["".join(" " * piece.follows_space + piece.text for piece in group).lstrip(" ") for group in groups]
     wanted = [max(SHORTEST_MS, math.ceil(measure.reading_ms(text))) for text in texts]
     starts = list[int]()
     for number, (start, _) in enumerate(spoken):
-        # Too little time until the next one: some is taken from before, where the cue there has it to spare.
+        # If there is too little time until the next cue, start earlier, as far as the previous cue can spare time.
         stop = min(spoken[number + 1][0] if number + 1 < len(groups) else end, start + LONGEST_MS)
         before = spoken[number - 1][1] if number else 0
         to_be_seen = max(before, starts[-1] + SHORTEST_MS if number else 0, stop - SHORTEST_MS)

@@ -1,4 +1,4 @@
-"""What in a cue is words, and how do other words take their place: with its tags, in lines of readable length?"""
+"""Which parts of a cue are words, and how are they replaced, with its tags, in lines of readable length?"""
 
 # ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
 
@@ -23,8 +23,8 @@ _LONGEST_LABEL = 40
 _SPACE_RUN = re.compile(r"\s+")
 _SPACE_OR_NOT = re.compile(r"\s+|\S+")
 
-_SPACES = re.compile(r"[^\S\u00a0\u2007\u202f]+")  # those between words: no-break spaces stay in a translation
-# French punctuation; a number, that players take for a cue's; an arrow and a time, that they take for its times.
+_SPACES = re.compile(r"[^\S\u00a0\u2007\u202f]+")  # between words; no-break spaces are kept in a translation
+# French punctuation; a number, which players take for that of a cue; an arrow or a time, which they take for times.
 _NO_LINE_START = re.compile(r"[!?:;,.%»”)\]]+\Z|\d+\Z|-+>|\d+:\d")
 
 Kind = Literal["words", "opening", "closing", "dash", "label", "note", "other", "space", "row"]
@@ -33,7 +33,7 @@ _BREAKS_BEFORE = ("words", "opening", "other")
 
 
 class Part(NamedTuple):
-    """A stretch of a cue's plain text. Only those of the kind "words" are translated."""
+    """A range of a cue's plain text. Only parts of the kind "words" are translated."""
 
     kind: Kind
     start: int
@@ -45,12 +45,12 @@ class Words(NamedTuple):
 
     text: str
     ends: Sequence[tuple[int, int]] = ()
-    """Where sentences end, in characters that are no space: of the part, and of `text`. What stands between two
-    sentences of the one stays between them in the other."""
+    """(in the part, in `text`): ends of sentences, as numbers of characters other than white space. Tags between two
+    sentences stay between them."""
 
 
 class Cue(NamedTuple):
-    """A cue's text without its tags, cut into parts without a gap."""
+    """A cue's text without its tags, divided into contiguous parts."""
 
     plain: str
     tags: list[Tag]
@@ -69,7 +69,7 @@ class Cue(NamedTuple):
 
 
 class Laid(NamedTuple):
-    """A cue's text as a file writes it, and its size."""
+    """A cue's text as written in a file, and its size."""
 
     body: str
     num_lines: int
@@ -84,22 +84,22 @@ class _Word(NamedTuple):
 
 
 def read(body: str, form: Form) -> Cue:
-    """A cue's text taken apart."""
+    """Splits a cue's text into parts and tags."""
     plain, tags = markup.split(body, form)
     parts = list(_parts(plain, markup.changes(plain, tags)))
     return Cue(plain, tags, parts, form, markup.has_entities(body, form))
 
 
 def clean(text: str, form: Form, is_escaped: bool) -> str:
-    """A translation in one line and without what the form would take for a tag, where it is not written as entities."""
+    """A translation in one line, without anything that would be a tag in this format, unless it will be escaped."""
     return _SPACES.sub(" ", markup.without_tags(text, form, is_escaped)).strip()
 
 
 def write(cue: Cue, texts: Mapping[int, Words], line_length: int) -> Laid:
-    """The cue with other words: `texts` are by the index of their part.
+    """The cue with new words: `texts` by index of their part.
 
-    Tags keep their order, and their place between sentences, or, in one, by its share of the characters, at the nearest
-    end of a word.
+    Tags keep their order and their place between sentences; inside a sentence they move to the word boundary nearest to
+    their relative position.
     """
     words: list[_Word] = []
     spans: list[tuple[int, int]] = []  # words of each part
@@ -130,8 +130,8 @@ def write(cue: Cue, texts: Mapping[int, Words], line_length: int) -> Laid:
 
 
 def _parts(plain: str, changes: Sequence[int]) -> Iterator[Part]:
-    """The parts of a text, row by row: a dash, a label, a note, a description in brackets or a voice begins a row."""
-    rows: dict[int, int] = {0: 0}  # where the text of each row begins, and where that before it ends
+    """The parts of a text, row by row: a dash, label, music note, description in brackets or voice begins a row."""
+    rows: dict[int, int] = {0: 0}  # start of each row's text -> end of the text before it
     position = 0
     was_apart = False
     for line in plain.split("\n"):
@@ -155,7 +155,7 @@ def _parts(plain: str, changes: Sequence[int]) -> Iterator[Part]:
 
 
 def _row(plain: str, start: int, end: int) -> list[Part]:
-    """The parts of one row or of what stands in brackets."""
+    """The parts of one row, or of a text in brackets."""
     left: list[Part] = []
     right: list[Part] = []
     while start < end:
@@ -209,7 +209,7 @@ def _in_brackets(plain: str, start: int, end: int) -> list[Part]:
 
 
 def _label_end(plain: str, start: int, end: int) -> int:
-    """Where a speaker's name as in "JOHN: Hello." ends; 0 where none begins."""
+    """End of a speaker's name as in "JOHN: Hello."; 0 if there is none at `start`."""
     colon = plain.find(":", start, min(end, start + _LONGEST_LABEL))
     if colon < 0 or not plain[start:colon].isupper() or "\n" in plain[start:colon]:
         return 0
@@ -219,7 +219,7 @@ def _label_end(plain: str, start: int, end: int) -> int:
 def _places(
     cue: Cue, texts: Mapping[int, Words], words: Sequence[_Word], spans: Sequence[tuple[int, int]]
 ) -> list[int]:
-    """Before which of the words each tag comes, in their order and so that a pair keeps words between."""
+    """The index of the word before which each tag is placed; keeps their order, and words between paired tags."""
     solid = list(accumulate((not character.isspace() for character in cue.plain), initial=0))
     reached = list(accumulate((_solid(word.text) for word in words), initial=0))
     starts = [part.start for part in cue.parts]
@@ -256,7 +256,7 @@ def _places(
 
 
 def _over(source: int, is_at_end: bool, ends: Sequence[tuple[int, int]]) -> float:
-    """Where in a translation stands what is behind `source` characters: in the same sentence, by its share of it."""
+    """Maps a position in the source to the translation: the same relative position in the same sentence."""
     before, after = ends[0], ends[-1]
     for end in ends[1:]:
         after = end
@@ -274,7 +274,7 @@ def _nearest(reached: Sequence[int], wanted: float, first: int, last: int) -> in
 
 
 def lasting_tags(cue: Cue) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The tags that hold for the whole first row of the cue, and for the whole last one."""
+    """The tags that apply to the whole first row of the cue, and to the whole last one."""
     breaks = [part for part in cue.parts if part.kind == "row"]
     rows = ((0, breaks[0].start if breaks else len(cue.plain)), (breaks[-1].end if breaks else 0, len(cue.plain)))
     found = []
@@ -285,12 +285,12 @@ def lasting_tags(cue: Cue) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _solid(text: str) -> int:
-    """Characters that are no space."""
+    """Number of characters other than white space."""
     return len(text) - sum(map(str.isspace, text))
 
 
 def _with_tags(cue: Cue, words: Sequence[_Word], places: Sequence[int]) -> str:
-    """The text as the file writes it: before a space go the tags that close, behind it those that open."""
+    """The text as written in a file: closing tags before a space, opening tags after it."""
     parts: list[str] = []
     at = 0
     line = {"srt": "\n", "vtt": "\n", "ass": r"\N"}[cue.form]
@@ -309,13 +309,13 @@ def _with_tags(cue: Cue, words: Sequence[_Word], places: Sequence[int]) -> str:
 
 
 def in_lines(words: Sequence[tuple[str, bool]], line_length: float, width_of: Callable[[str], float]) -> list[str]:
-    """Words, each with whether a space follows it, as lines of readable length."""
+    """Lays out words, each with whether a space follows it, in lines of readable length."""
     laid = _in_lines([_Word(text, " " if has_space else "", True) for text, has_space in words], line_length, width_of)
     return "".join(word.text + word.gap for word in laid).split("\n")
 
 
 def _in_lines(words: Sequence[_Word], line_length: float, width_of: Callable[[str], float] = len) -> list[_Word]:
-    """The words with line ends in place of some spaces: as few lines as fit, and balanced ones."""
+    """The words with line ends in place of some spaces: as few lines as possible, balanced."""
     laid: list[_Word] = []
     start = 0
     for index, word in enumerate(words):
@@ -329,7 +329,7 @@ def _in_lines(words: Sequence[_Word], line_length: float, width_of: Callable[[st
 
 
 def _breaks(row: Sequence[_Word], line_length: float, width_of: Callable[[str], float]) -> list[int]:
-    """The words of a row behind which a line ends."""
+    """Indices of the words of a row after which a line ends."""
     ends = [0.0]  # where each word ends, with its gap
     for word in row:
         ends.append(ends[-1] + width_of(word.text) + (word.gap == " "))
@@ -349,7 +349,7 @@ def _breaks(row: Sequence[_Word], line_length: float, width_of: Callable[[str], 
     if not 1 < num_lines < 6:
         return [stop - 1 for stop in greedy]
     target = width(0, len(row)) / num_lines
-    # The least cost to reach each stop, and the stops on the way; a line is as wide as fits, or one word.
+    # The least cost to reach each stop, and the stops on the path; a line wider than allowed has only one word.
     reached: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
     for number in range(num_lines):
         found: dict[int, tuple[float, list[int]]] = {}
@@ -368,7 +368,7 @@ def _breaks(row: Sequence[_Word], line_length: float, width_of: Callable[[str], 
 
 
 def _break_cost(row: Sequence[_Word], stop: int) -> float:
-    """What it costs to end a line here, in squared characters of unbalance."""
+    """Cost of a line end here, in squared characters of imbalance."""
     word, following = row[stop - 1].text, row[stop].text
     if _NO_LINE_START.match(following):
         return 1e6

@@ -1,7 +1,7 @@
-"""What are the lines of a subtitle file, and which of them are times of a cue, or its number?
+"""What are the lines of a subtitle file, and which of them are times or numbers of cues?
 
-Times are read in all the ways in which people and programs write them; what looks like times and cannot be read is
-never taken for words.
+Times are parsed in all the formats that people and programs write; lines that look like times but cannot be parsed are
+never taken for text.
 """
 
 # ruff: noqa: RUF001 (dashes and arrows of many kinds, on purpose)
@@ -16,10 +16,10 @@ from segue.errors import UserError
 Form = Literal["srt", "vtt", "ass"]
 
 MARKS = "\x00-\x08\x0e-\x1b\x7f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
-"""Characters that are not seen, for a regular expression: directions, control, zero width but the joiners ZWNJ, ZWJ."""
+"""Invisible characters, for a regular expression: bidi marks, controls, zero width except the joiners ZWNJ and ZWJ."""
 
 _MARK = re.compile(f"[{MARKS}]")
-_LINE_END = re.compile(r"\r{0,2}\n|\r")  # \r\r\n is what a file becomes that is converted twice
+_LINE_END = re.compile(r"\r{0,2}\n|\r")  # \r\r\n comes from converting a file twice
 _LONGEST = 300  # characters of a line that could be times, a number or a heading
 
 _CLOCK = r"-?\s?\d{1,9}(?:\s?[:.,;،¡]\s?-?\d{1,9}){1,3}"
@@ -46,18 +46,18 @@ _NUMBER = re.compile(r"[#(\[]?\s?(-?\d{1,9})\s?[.):\]#]?")
 
 
 class Line(NamedTuple):
-    """One line and where it is."""
+    """A line and its position."""
 
     start: int
-    """Offset in the file's text, as `end`, which is that of the line's last character; its line end follows."""
+    """Offset in the file's text, as `end`, which excludes the line end."""
 
     end: int
     bare: str
-    """Its text as it is told apart: without marks, in compatible forms, stripped. Empty if one sees nothing of it."""
+    """Its text for parsing: without invisible marks, in NFKC, stripped. Empty if nothing is visible."""
 
 
 class Times(NamedTuple):
-    """When a cue is seen, and what follows in the line."""
+    """When a cue is shown, and what follows in the line."""
 
     start: int
     """Milliseconds, as `end`."""
@@ -65,20 +65,20 @@ class Times(NamedTuple):
     end: int
     settings: str
     is_full: bool
-    """Whether both have hours, or a fraction: else a text like "10:30 - 11:45" is the same."""
+    """Whether both have hours or a fraction; else they could be text like "10:30 - 11:45"."""
 
 
 class Found(NamedTuple):
-    """A cue as a reader finds it."""
+    """A cue as found by a parser."""
 
     times: Times
     begin: int
-    """Offset of the first character of its text, as `stop`, behind the last one."""
+    """Offset of the first character of its text; `stop` is the offset after the last one."""
 
     stop: int
     place: tuple[str, ...] = ()
     is_odd: bool = False
-    """Whether its times are written otherwise than the form says."""
+    """Whether its times are not written as the format specifies."""
 
     is_generated: bool = False
 
@@ -101,13 +101,13 @@ def unified(text: str) -> str:
 
 
 def bare(line: str) -> str:
-    """A line without marks and white space around it, and in compatible forms where it is short."""
+    """A line without invisible marks and surrounding white space, and in NFKC if it is short."""
     line = _MARK.sub("", line).strip()
     return unicodedata.normalize("NFKC", line.replace("№", "#")).strip() if len(line) < _LONGEST else line
 
 
 def milliseconds(clock: str) -> int | None:
-    """A time of two to four numbers: hours, minutes, seconds and a fraction; minutes and seconds may stand alone."""
+    """Parses two to four numbers: hours, minutes, seconds and a fraction; only minutes and seconds are required."""
     numbers, separators = _NUMBERS.findall(clock), _SEPARATORS.findall(clock)
     digits = [number.lstrip("-") for number in numbers]
     if len(digits) == 2:
@@ -129,7 +129,7 @@ def milliseconds(clock: str) -> int | None:
 
 
 def times_of(line: str) -> Times | None:
-    """The times in a bare line, whatever arrow stands between them; None if it does not begin with two."""
+    """The times in a bare line, with any arrow between them; None if it does not begin with two times."""
     match = _TIMES.fullmatch(line)
     if match is None:
         return None
@@ -141,9 +141,9 @@ def times_of(line: str) -> Times | None:
 
 
 def is_like_times(line: str, is_expected: bool = False) -> bool:
-    """Whether a bare line without readable times was to be some: words are never like them.
+    """Whether a bare line that `times_of` cannot parse was meant to be times; ordinary text never is.
 
-    Where times are expected, as behind a number, any arrow with a time beside it is.
+    If times are expected, as after a number, any arrow next to a time counts.
     """
     if len(line) >= _LONGEST:
         return False
@@ -158,13 +158,13 @@ def is_like_times(line: str, is_expected: bool = False) -> bool:
 
 
 def number_of(line: str) -> int | None:
-    """The number in a bare line that holds but one, with or without marks around it, as "2", "#2" and "2."."""
+    """The number in a bare line that contains only a number, possibly with marks: "2", "#2", "2."; else None."""
     match = _NUMBER.fullmatch(line)
     return int(match[1]) if match else None
 
 
 def within(text: str, lines: list[Line], first: int, stop: int) -> tuple[int, int]:
-    """Where the text of the lines from `first` to before `stop` begins and ends, without white space around it."""
+    """Start and end offset of the text of lines[first:stop], without surrounding white space."""
     while first < stop and not lines[first].bare:
         first += 1
     while stop > first and not lines[stop - 1].bare:
@@ -178,7 +178,7 @@ def within(text: str, lines: list[Line], first: int, stop: int) -> tuple[int, in
 
 
 def blocks(lines: list[Line], first: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The first line of each block of lines between empty ones, and the line behind its last."""
+    """(first, end) of each block of lines between empty lines; `end` is exclusive."""
     start = first
     for index in range(first, stop + 1):
         if index == stop or not lines[index].bare:
@@ -188,6 +188,6 @@ def blocks(lines: list[Line], first: int, stop: int) -> Iterator[tuple[int, int]
 
 
 def refused(name: str, lines: list[Line], index: int, what: str) -> UserError:
-    """The error about a line that cannot be read."""
+    """The UserError for a line that cannot be parsed."""
     shown = lines[index].bare
     return UserError(f"{name}:{index + 1}: {what}: {shown[:60]}{'...' if len(shown) > 60 else ''}")

@@ -1,4 +1,4 @@
-"""What in a cue's text is tags, and what do they say: which belong together, where does another voice begin?"""
+"""How are tags in a cue's text parsed: which are pairs, which apply to all of it, where does another speaker begin?"""
 
 import html
 import re
@@ -11,12 +11,11 @@ from segue.data.subtitles.lines import MARKS, Form
 _LINE = {"srt": r"\n|\\N|<[bB][rR] */?>", "vtt": r"\n", "ass": r"\\[nN]"}
 _ENTITY_SPACE = "&nbsp;|&\\#160;|&\\#[xX][aA]0;"
 _SPACE = {"srt": f"\u00a0|{_ENTITY_SPACE}", "vtt": f"\u00a0|{_ENTITY_SPACE}", "ass": r"\\h|\u00a0"}
-_READING = r"<rt\b[^<>]*>.*?(?:</rt>|(?=<rt\b|</ruby)|\Z)"  # what is set above a ruby base: no words of the sentence
-_ESCAPED_TAG = (
-    r"&lt;/?(?i:[ibus]|font(?:\s(?:(?!&[lg]t;)[^\n])*)?)&gt;"  # what a converter has spoiled is no word either
-)
+_READING = r"<rt\b[^<>]*>.*?(?:</rt>|(?=<rt\b|</ruby)|\Z)"  # text above a ruby base is not part of the sentence
+# Tags that a converter escaped are not words either.
+_ESCAPED_TAG = r"&lt;/?(?i:[ibus]|font(?:\s(?:(?!&[lg]t;)[^\n])*)?)&gt;"
 _TAG = {
-    # Other words between angle brackets are no tags, as in "<<That's OK, >> - he calmed himself."
+    # Other words between angle brackets are not tags, as in "<<That's OK, >> - he calmed himself."
     "srt": rf"{_READING}|</?[a-zA-Z][\w.:-]*/?>|< */? *(?i:[ibus]|br|font) */?>|<[a-zA-Z]+\s[^<>]*=[^<>]*>"
     rf"|<(?:v|lang|font)\b[^<>]*>|\{{\\[^{{}}]*\}}|\{{[yYcCfFsSpP]:[^{{}}]*\}}|{_ESCAPED_TAG}",
     "vtt": rf"{_READING}|<[^<>]*>|\{{\\[^{{}}]*\}}|{_ESCAPED_TAG}",
@@ -42,7 +41,7 @@ _OPENING_MARKS = {"\u202a": "embedding", "\u202b": "embedding", "\u202d": "embed
 }
 _CLOSING_MARKS = {"\u202c": "embedding", "\u2069": "isolate"}
 _DRAWING = re.compile(r"\\p(\d+)")
-_PASSING = re.compile(r"<[\d:.]+>|\{[^\\}]*\}|\{(?:\\[kK][fo]?[\d.]+)+\}")  # the time of a word, a remark
+_PASSING = re.compile(r"<[\d:.]+>|\{[^\\}]*\}|\{(?:\\[kK][fo]?[\d.]+)+\}")  # timestamps of words, comments
 _VOICE = re.compile(r"<\s*v(?=[\s.>])([^>]*)>")
 _CLASS = re.compile(r"<\s*c((?:\.[^\s<>.]+)+)[^<>]*>")
 _FONT_COLOR = re.compile(r"<\s*font\b[^<>]*\bcolor\s*=\s*[\"']?([^\s\"'<>]*)", re.IGNORECASE)
@@ -51,18 +50,18 @@ _COLORS = ["white", "lime", "cyan", "red", "yellow", "magenta", "blue", "black",
 
 
 class Tag(NamedTuple):
-    """A tag or an invisible mark, and its place in the plain text."""
+    """A tag or an invisible mark, and its position in the plain text."""
 
     text: str
     position: int
     closes: bool
-    """Whether it belongs to what stands before it."""
+    """Whether it belongs to the text before it."""
 
     is_mark: bool = False
 
 
 def split(body: str, form: Form) -> tuple[str, list[Tag]]:
-    """A cue's text without its tags, and those. Drawings, and readings above ruby bases, are part of their tags."""
+    """A cue's text without its tags, and the tags, which include drawings and readings above ruby bases."""
     texts: list[str] = []
     size = position = 0
     tags: list[Tag] = []
@@ -101,20 +100,20 @@ def split(body: str, form: Form) -> tuple[str, list[Tag]]:
 
 
 def has_entities(body: str, form: Form) -> bool:
-    """Whether "&lt;" is to be read as "<": in WebVTT, and in a SubRip text that has some, as converters write."""
+    """Whether "&lt;" means "<": in WebVTT, and in SubRip texts with entities, as written by converters."""
     return form == "vtt" or (form == "srt" and bool(_HAS_ENTITY.search(body)))
 
 
 def escaped(text: str, form: Form, is_escaped: bool) -> str:
-    """Words as the form writes them."""
+    """Words as written in this format."""
     if is_escaped:
         return html.escape(text, quote=False).replace("\u00a0", "&nbsp;")
     return text.replace("\u00a0", r"\h") if form == "ass" else text
 
 
 def without_tags(text: str, form: Form, is_escaped: bool) -> str:
-    """A translation without what the form would take for a tag or a line end; where it `is_escaped`, that is text."""
-    # A lone surrogate cannot be written, and a NUL cannot be read again.
+    """A translation without anything that would be a tag or a line end in this format, unless it will be escaped."""
+    # A lone surrogate cannot be encoded, and a file with a NUL could not be read again.
     text = text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if form == "ass":
         text = text.replace("{", "(").replace("}", ")")
@@ -126,7 +125,7 @@ def without_tags(text: str, form: Form, is_escaped: bool) -> str:
 
 
 def _tokens(body: str, form: Form) -> Iterator[re.Match[str]]:
-    """Tags, line ends and hard spaces; in time linear in the body, since behind the last "}" no "{" begins a tag."""
+    """Tags, line ends and hard spaces; in linear time, since no "{" after the last "}" begins a tag."""
     last = body.rfind("}") + 1 if form == "ass" else len(body)
     yield from _TOKEN[form].finditer(body, 0, last)
     if last < len(body):
@@ -138,7 +137,7 @@ def _unescaped(text: str) -> str:
 
 
 def _name(tag: Tag) -> str:
-    """What a tag and the one that ends it have in common."""
+    """The name that an opening tag and its closing tag have in common."""
     if tag.is_mark:
         mark = html.unescape(tag.text)
         return _OPENING_MARKS.get(mark) or _CLOSING_MARKS.get(mark) or ""
@@ -147,7 +146,7 @@ def _name(tag: Tag) -> str:
 
 
 def pairs(tags: Sequence[Tag]) -> Iterator[tuple[int, int]]:
-    """Indices of the tags that open and close one thing."""
+    """(opening, closing): indices of paired tags."""
     is_open: dict[str, list[int]] = {}
     for index, tag in enumerate(tags):
         name = _name(tag)
@@ -164,9 +163,10 @@ def pairs(tags: Sequence[Tag]) -> Iterator[tuple[int, int]]:
 
 
 def lasting(tags: Sequence[Tag], start: int, end: int) -> tuple[str, ...]:
-    """The tags that hold from `start` to `end` of the plain text: open there, and closed not before.
+    """The tags that apply from `start` to `end` of the plain text: opened before and not closed in between.
 
-    Of voices, the last one. A tag that is closed without being opened holds too: it was opened in the cue before.
+    Of several voices only the last one. A tag that is closed without being opened is included: it was opened in the
+    previous cue.
     """
     closed_at = dict(pairs(tags))
     opened = set(closed_at.values())
@@ -188,7 +188,7 @@ def lasting(tags: Sequence[Tag], start: int, end: int) -> tuple[str, ...]:
 
 
 def changes(plain: str, tags: Sequence[Tag]) -> list[int]:
-    """Where another voice begins: a voice tag, or another color at the start of a line or sentence."""
+    """Positions where another speaker begins: a voice tag, or another color at the start of a line or sentence."""
     found: list[int] = []
     state = ("", "")
     voices: list[str] = []
@@ -218,7 +218,7 @@ def changes(plain: str, tags: Sequence[Tag]) -> list[int]:
 
 
 def _follow(tag: Tag, voices: list[str], colors: list[tuple[str, str]]) -> None:
-    """Changes the voices and colors that hold by one tag."""
+    """Updates the current voices and colors with a tag."""
     if tag.is_mark:
         return
     if voice := _VOICE.fullmatch(tag.text):
@@ -246,10 +246,10 @@ def _follow(tag: Tag, voices: list[str], colors: list[tuple[str, str]]) -> None:
 
 
 def _solid_before(plain: str, position: int) -> int:
-    """The end of the last character before `position` that is no space."""
+    """The end of the last character before `position` that is not white space."""
     return len(plain[:position].rstrip())
 
 
 def _solid_from(plain: str, position: int) -> int:
-    """The first character from `position` on that is no space."""
+    """The position of the first character from `position` on that is not white space."""
     return len(plain) - len(plain[position:].lstrip())

@@ -1,4 +1,4 @@
-"""Where are the cues of a SubRip file, however its times and numbers are written?"""
+"""How is a SubRip file parsed? Tolerant of how times and numbers are written."""
 
 import re
 
@@ -6,30 +6,31 @@ from segue.data.subtitles import lines
 from segue.data.subtitles.lines import Found, Line, Times
 
 _STANDARD = re.compile(r"\d\d:\d\d:\d\d,\d{3} --> \d\d:\d\d:\d\d,\d{3}(?: .*)?", re.ASCII)
-_SETTINGS = re.compile(r"(?:\w+:\S+\s*)*")  # X1:100 X2:200 Y1:10 Y2:20, and those of WebVTT
+_SETTINGS = re.compile(r"(?:\w+:\S+\s*)*")  # X1:100 X2:200 Y1:10 Y2:20, and cue settings of WebVTT
 
 NO_TIMES = "times that cannot be read; write them as 00:00:05,000 --> 00:00:07,000"
-WORDS_BEHIND = "words behind the times of a cue; they belong into the next line"
-NUMBER_ALONE = "the number of a cue without a line of times behind it"
-NEITHER = "neither the number of the cue that follows nor text of the one before; put an empty line behind it, or none \
+WORDS_BEHIND = "words after the times of a cue; they belong on the next line"
+NUMBER_ALONE = "the number of a cue without a line of times after it"
+NEITHER = "neither the number of the next cue nor text of the previous one; put an empty line after it, or none \
 before it"
 
 
 def read(text: str, name: str) -> tuple[list[Found], int]:
-    """The cues of the file `name`, and how many blocks of text belong to none. A UserError where a line is unreadable.
+    """The cues of the file `name`, and the number of text blocks outside of cues.
 
-    Times may stand behind a number or an empty line, or, where they have hours, anywhere. A number above them is the
-    cue's if an empty line is before it and none behind it; or else if at least half of all cues have one.
+    Times may follow a number or an empty line; times with hours may be anywhere. A number above them belongs to the cue
+    if there is an empty line before but not after it, or if at least half of all cues have one. Raises a UserError with
+    the line if times or numbers cannot be parsed.
     """
     all_lines = lines.split(text)
     stamps = list(_stamps(all_lines, name))
     places = [index for index, _ in stamps]
-    lows = [0, *(index + 1 for index in places)][: len(places)]  # the line behind the times before
+    lows = [0, *(index + 1 for index in places)][: len(places)]  # the line after the previous times
     above = [_number_above(all_lines, low, index) for low, index in zip(lows, places, strict=True)]
     num_numbered = sum(each is not None for each in above)
     is_numbered = num_numbered > 0 and 2 * num_numbered >= len(above) + (above[0] is None)
     numbers: list[int | None] = []
-    cuts = [0]  # the line behind the last of each cue's text; first, that of what stands before all
+    cuts = [0]  # the end of each cue's text; first, the start of the text before all cues
     for index, low in zip(places, lows, strict=True):
         cut, number = _cut(all_lines, low, index, is_numbered)
         if cut == index and low and _is_neither(all_lines, low, index):
@@ -49,7 +50,7 @@ def read(text: str, name: str) -> tuple[list[Found], int]:
 
 
 def _stamps(all_lines: list[Line], name: str) -> list[tuple[int, Times]]:
-    """The lines of times and what they say."""
+    """The lines with times, and the times."""
     found = []
     for index, line in enumerate(all_lines):
         if not line.bare:
@@ -69,18 +70,18 @@ def _stamps(all_lines: list[Line], name: str) -> list[tuple[int, Times]]:
 
 
 def _is_in_place_of_times(all_lines: list[Line], index: int, found: list[tuple[int, Times]]) -> bool:
-    """Whether a line with an arrow stands where a cue begins, first in its block but for a number."""
+    """Whether a line with an arrow is where a cue begins: first in its block, except for a number."""
     if "-->" not in all_lines[index].bare:
         return False
     first = index - 1 if index and lines.number_of(all_lines[index - 1].bare) is not None else index
     last = first - 1
     while last >= 0 and not all_lines[last].bare:
         last -= 1
-    return _stands_apart(all_lines, first) and not (found and found[-1][0] == last)  # behind times stands a text
+    return _stands_apart(all_lines, first) and not (found and found[-1][0] == last)  # after times there is text
 
 
 def _number_above(all_lines: list[Line], low: int, index: int) -> int | None:
-    """The line of the number above the times in line `index`: directly, or in a block of its own; else None."""
+    """The line with the number for the times in line `index`: directly above, or in a block of its own; else None."""
     at = index - 1
     while at >= low and not all_lines[at].bare:
         at -= 1
@@ -94,7 +95,7 @@ def _stands_apart(all_lines: list[Line], index: int) -> bool:
 
 
 def _cut(all_lines: list[Line], low: int, index: int, is_numbered: bool) -> tuple[int, int | None]:
-    """The line at which what belongs to the times in line `index` begins, and their number."""
+    """The first line that belongs to the times in line `index`, and their number."""
     at = index - 1
     while at >= low and not all_lines[at].bare:
         at -= 1
@@ -105,7 +106,7 @@ def _cut(all_lines: list[Line], low: int, index: int, is_numbered: bool) -> tupl
 
 
 def _without_numbers(all_lines: list[Line], low: int, stop: int) -> int:
-    """`stop`, or a line before it: numbers in blocks of their own are of cues that were repeated or taken out."""
+    """`stop`, or an earlier line: skips numbers in blocks of their own, left by repeated or removed cues."""
     first = next(index for index in range(low, stop + 1) if all_lines[index].bare)
     while True:
         at = stop - 1
@@ -136,7 +137,7 @@ def _is_neither(all_lines: list[Line], low: int, index: int) -> bool:
 def _check_numbers(
     all_lines: list[Line], first: int, stop: int, number: int | None, following: int | None, name: str
 ) -> None:
-    """Refuses a text in which another cue begins that has lost its times."""
+    """Raises a UserError if another cue, whose times are missing, begins inside a text."""
     has_text = False
     for index in range(first, stop):
         value = all_lines[index].bare

@@ -1,4 +1,4 @@
-"""How is a subtitle file translated, in time and in shape?"""
+"""How is a subtitle file translated, keeping its timing and layout?"""
 
 # ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
 
@@ -13,11 +13,11 @@ from segue.data.subtitles import files, layout
 from segue.data.subtitles.lines import Form
 from segue.data.text import has_letters
 
-LONGEST_GAP_MS = 1500  # a sentence goes on in the next cue up to this pause
-LONGEST_OVERLAP_MS = 200  # and where cues overlap by a few frames
+LONGEST_GAP_MS = 1500  # longest pause over which a sentence may continue in the next cue
+LONGEST_OVERLAP_MS = 200  # longest overlap of cues over which it may
 MOST_CUES_OF_A_SENTENCE = 6
-LEAST_SHARE_OF_STOPS = 0.1  # of cues; with fewer, the file has no punctuation that could tell where a sentence ends
-WORTH_OF_PUNCTUATION = 0.4  # of a cue's share: so far from its place a sentence is cut, to be cut behind punctuation
+LEAST_SHARE_OF_STOPS = 0.1  # fraction of cues; with fewer, the file has no punctuation from which to find sentence ends
+WORTH_OF_PUNCTUATION = 0.4  # of a cue's share: how far a cut may move to be after punctuation
 SHOWN = 5  # cues that a warning names
 
 _BROKEN_OFF = re.compile(r"(?:[-–—:;]|[\"'”’»)\]」』）])\Z")
@@ -26,7 +26,7 @@ _DOTS_BEFORE = re.compile(r"(?:\.\.+|…+) ?(?=[^ .…])")
 
 
 class Shape(NamedTuple):
-    """What can be read: the usual limits of broadcasters."""
+    """Limits of readable cues, as usual with broadcasters."""
 
     line_length: int = 42
     """Characters."""
@@ -37,36 +37,36 @@ class Shape(NamedTuple):
 
 
 class Translated(NamedTuple):
-    """A file in another language, and what a person should look at."""
+    """A translated file, and warnings about what to check by hand."""
 
     text: str
     warnings: list[str]
     num_cues: int
     num_sentences: int
-    """Of those that were translated: what `translator` was given."""
+    """Number of sentences that were given to `translator`."""
 
 
 class _Segment(NamedTuple):
-    """Words of one cue that stand together."""
+    """Consecutive words of one cue."""
 
     cue: int
     part: int
     text: str
     before: str = ""
-    """Dots that say that a sentence goes on, as `after`: the translator does not see them."""
+    """An ellipsis that marks a continued sentence; not given to the translator. `after` likewise."""
 
     after: str = ""
 
 
 class _Sentence(NamedTuple):
-    """A sentence and how many characters of it each segment of its group holds."""
+    """A sentence, and the number of its characters in each segment of its group."""
 
     text: str
     shares: dict[int, int]
 
 
 class _Group(NamedTuple):
-    """Segments that share sentences, in the order of time."""
+    """Segments that share sentences, in temporal order."""
 
     segments: list[_Segment]
     sentences: list[_Sentence]
@@ -79,11 +79,12 @@ def translate(
     shape: Shape,
     name: str = "the file",
 ) -> Translated:
-    """The subtitles of the file `name` with the sentences that `translator` returns, in the order it was given them.
+    """Translates the subtitles of the file `name`.
 
-    Times, the order of cues and all that is no text stay as they were. A sentence over several cues is translated as
-    one and shared out again. `translator` is called once or, where nothing is to translate, never; it cares for batches
-    and long sentences. A UserError names the line of what cannot be read.
+    Times, the order of cues and everything but text stay unchanged. A sentence that spans several cues is translated as
+    a whole and distributed over them again. `translator` maps a list of sentences to their translations, in order; it
+    is called at most once, and has to handle batching and long sentences. Raises a UserError with the line if the file
+    cannot be parsed.
     """
     encoding = encoding_of(content, name)
     file = files.read(content.decode(encoding), form, name)
@@ -122,7 +123,7 @@ def translate(
         *_of_file(file, encoding),
         *_of_shape(file.cues, cues, laid, shape),
         _told(sorted(left), "left untranslated, since the translation came back empty", file.cues),
-        _told(would_end, "left untranslated, since the translation reads like the times of another", file.cues),
+        _told(would_end, "left untranslated, since the translation looks like the times of another cue", file.cues),
     ]
     return Translated(files.write(file, bodies), list(filter(None, warnings)), len(cues), len(asked))
 
@@ -131,7 +132,7 @@ def _groups(file_cues: Sequence[files.Cue], cues: Sequence[layout.Cue]) -> list[
     """The segments of a file, those with a common sentence in one group."""
     order = sorted(range(len(cues)), key=lambda index: (file_cues[index].start, file_cues[index].end, index))
     chains: list[list[_Segment]] = []
-    last: dict[tuple[object, ...], tuple[int, int]] = {}  # of each place: its last chain, and cues in its last sentence
+    last: dict[tuple[object, ...], tuple[int, int]] = {}  # by place: last chain, number of cues in its last sentence
     spoken = [
         [
             _Segment(index, number, cue.text_of(part))
@@ -171,9 +172,9 @@ def _groups(file_cues: Sequence[files.Cue], cues: Sequence[layout.Cue]) -> list[
 
 
 def _goes_on(before: str, after: str, is_music: bool) -> bool:
-    """Whether a sentence of one cue goes on in the next."""
+    """Whether a sentence of one cue continues in the next."""
     first = after.lstrip("\"'“„‚‘«»‹›([{¿¡….")[:1]
-    if before.isupper() != after.isupper() and len(before) > 1 and len(after) > 1:  # a sign or title beside speech
+    if before.isupper() != after.isupper() and len(before) > 1 and len(after) > 1:  # a sign or title next to speech
         return False
     if (is_music or _BROKEN_OFF.search(before)) and not first.islower():
         return False
@@ -181,7 +182,7 @@ def _goes_on(before: str, after: str, is_music: bool) -> bool:
 
 
 def _without_dots(before: _Segment, after: _Segment) -> tuple[_Segment, _Segment]:
-    """Two segments of one sentence without the ellipses where the one goes over into the other."""
+    """Two segments of one sentence, without the ellipses at their boundary."""
     if dots := _DOTS_AFTER.search(before.text):
         before = before._replace(text=before.text[: dots.start()], after=dots[0])
     if dots := _DOTS_BEFORE.match(after.text):
@@ -190,7 +191,7 @@ def _without_dots(before: _Segment, after: _Segment) -> tuple[_Segment, _Segment
 
 
 def _grouped(segments: list[_Segment]) -> _Group:
-    """The sentences of segments, and which characters of each are whose."""
+    """The sentences of segments, with the number of characters in each segment."""
     text = ""
     ends: list[int] = []
     for segment in segments:
@@ -215,7 +216,7 @@ def _grouped(segments: list[_Segment]) -> _Group:
 def _shared_out(
     group: _Group, translations: Sequence[str], cues: Sequence[files.Cue], shape: Shape
 ) -> list[layout.Words]:
-    """The text of each segment: by its share of the source, or, where a cue were too fast, also by its seconds."""
+    """The text of each segment: by its share of the source, or if a cue would be too fast, also by its duration."""
     seconds = [max(0, cues[segment.cue].end - cues[segment.cue].start) / 1000 for segment in group.segments]
 
     def with_weights(by_seconds: float) -> list[layout.Words]:
@@ -240,7 +241,7 @@ def _shared_out(
 
 
 def _worded(segment: _Segment, parts: Sequence[tuple[str, str, int]]) -> layout.Words:
-    """A segment's words, from its sentences, their translations and how many characters of the segment each has."""
+    """A segment's words, from its sentences, their translations and their numbers of characters in the segment."""
     text = sentences.join([source for source, _, _ in parts], [translation for _, translation, _ in parts])
     dots = _solid(segment.before)
     sources = accumulate((share for _, _, share in parts), initial=dots)
@@ -249,14 +250,14 @@ def _worded(segment: _Segment, parts: Sequence[tuple[str, str, int]]) -> layout.
 
 
 def _solid(text: str) -> int:
-    """Characters that are no space."""
+    """Number of characters other than white space."""
     return len(text) - sum(map(str.isspace, text))
 
 
 def _portions(text: str, weights: Sequence[float]) -> list[str]:
-    """`text` cut between words in proportion to `weights`, rather behind punctuation; none empty if words suffice.
+    """`text` cut between words in proportion to `weights`, preferably after punctuation; no part is empty if possible.
 
-    What is cut in its own proportions is cut exactly there: a text that stays the same stays where it was.
+    A cut that exactly matches the proportions is kept, so an unchanged text is distributed as it was.
     """
     if len(weights) == 1:
         return [text]
@@ -277,7 +278,7 @@ def _portions(text: str, weights: Sequence[float]) -> list[str]:
 
 
 def _told(numbers: Sequence[int], what: str, cues: Sequence[files.Cue], notes: Sequence[str] = ()) -> str:
-    """One warning about some cues, "" about none: how many they are, and the first of them."""
+    """A warning about some cues: their number, and the first of them; "" if there are none."""
     if not numbers:
         return ""
     named = [
@@ -294,7 +295,7 @@ def _clock(milliseconds: int) -> str:
 
 
 def _of_file(file: files.File, encoding: str) -> list[str]:
-    """What is odd about the file itself; it stays as it is."""
+    """Warnings about irregularities of the file itself, which are not changed."""
     cues = file.cues
     order = sorted(range(len(cues)), key=lambda index: (cues[index].start, cues[index].end, index))
     overlapping: list[int] = []
@@ -306,14 +307,14 @@ def _of_file(file: files.File, encoding: str) -> list[str]:
     every = range(len(cues))
     told = [
         _told([i for i in every[1:] if cues[i].start < cues[i - 1].start], "earlier than the one before", cues),
-        _told(sorted(overlapping), "seen while another still is", cues),
-        _told([i for i in every if cues[i].end <= cues[i].start], "of no length in time", cues),
+        _told(sorted(overlapping), "shown while another still is", cues),
+        _told([i for i in every if cues[i].end <= cues[i].start], "of zero duration", cues),
         _told([i for i in every if not cues[i].body], "empty", cues),
         _told([i for i in every if cues[i].is_generated], "a generated effect, and left as it was", cues),
-        _told([i for i in every if cues[i].is_odd], "with times in a form that not every player reads", cues),
+        _told([i for i in every if cues[i].is_odd], "with times in a format that not every player reads", cues),
     ]
     if not encoding.startswith("utf"):
-        told.append(f"the file is not in Unicode, and read as {encoding}: if letters are wrong, save it as UTF-8 first")
+        told.append(f"the file is not Unicode, and is read as {encoding}: if letters are wrong, save it as UTF-8 first")
     return told + file.remarks
 
 
@@ -323,7 +324,7 @@ def _of_shape(
     laid: Sequence[layout.Laid | None],
     shape: Shape,
 ) -> list[str]:
-    """Which cues are too much to read."""
+    """Warnings about cues that are too fast or too large to read."""
     fast: dict[int, str] = {}
     large: dict[int, str] = {}
     empty: list[int] = []
@@ -346,5 +347,5 @@ def _of_shape(
     return [
         _told(list(fast), f"faster than {shape.reading_speed:g} characters a second", file_cues, list(fast.values())),
         _told(list(large), f"larger than {limit}", file_cues, list(large.values())),
-        _told(empty, "without words now: their sentence has fewer than they are", file_cues),
+        _told(empty, "empty now: the translated sentence has fewer words than cues", file_cues),
     ]

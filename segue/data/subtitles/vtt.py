@@ -1,6 +1,6 @@
-"""Where are the cues of a WebVTT file? As the standard says, and where players differ, as subtitle editors do.
+"""How is a WebVTT file parsed? By the standard, and where players differ from it, as subtitle editors do.
 
-https://www.w3.org/TR/webvtt1/: blocks end at an empty line; an identifier may stand above the times.
+https://www.w3.org/TR/webvtt1/: blocks end at an empty line; the times may be preceded by an identifier.
 """
 
 import re
@@ -17,15 +17,16 @@ NO_TIMES = "times that cannot be read; write them as 00:00:05.000 --> 00:00:07.0
 
 
 def is_header(line: str) -> bool:
-    """Whether the bare line begins a file of this form."""
+    """Whether the bare line is the first line of a WebVTT file."""
     return bool(_HEADER.fullmatch(line))
 
 
 def read(text: str, name: str) -> tuple[list[Found], int]:
-    """The cues of the file `name`, and how many blocks belong to none. A UserError where a line is unreadable.
+    """The cues of the file `name`, and the number of blocks outside of cues.
 
-    Notes, style sheets and regions end at the next empty line, whatever they hold. Commas in times, and numbers
-    without an empty line before them, are read; a block behind an empty cue is its text.
+    Notes, style sheets and regions end at the next empty line, whatever they contain. Commas in times, and numbers
+    without an empty line before them, are accepted; a block after an empty cue is its text. Raises a UserError with the
+    line if times cannot be parsed.
     """
     all_lines = lines.split(text)
     found: list[Found] = []
@@ -60,7 +61,7 @@ def read(text: str, name: str) -> tuple[list[Found], int]:
 
 
 def _blocks(all_lines: list[Line]) -> list[tuple[int, int]]:
-    """First and last lines of blocks: only a line that is empty, without even a space, ends one."""
+    """(first, end) of blocks; only a line without any character, even a space, ends a block."""
     found = []
     start = 0
     for index in range(len(all_lines) + 1):
@@ -74,7 +75,7 @@ def _blocks(all_lines: list[Line]) -> list[tuple[int, int]]:
 
 
 def _stamps(all_lines: list[Line], first: int, stop: int, name: str) -> list[int]:
-    """The lines of times in a block."""
+    """The lines with times in a block."""
     found: list[int] = []
     for index in range(first, stop):
         line = all_lines[index].bare

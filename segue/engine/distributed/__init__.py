@@ -1,1 +1,1 @@
-"""Many ranks, one model: who they are, what each one has of it, and who is missing."""
+"""Training one model on several ranks: process groups, layouts, sharded tensors, and a watchdog for hanging ranks."""

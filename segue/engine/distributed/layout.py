@@ -1,4 +1,4 @@
-"""Over which devices is a model spread? Copies, shards of a copy, tensor-parallel parts of a shard. Plain data."""
+"""How is a model laid out over devices? Copies, shards of a copy, tensor-parallel parts of a shard. Plain data."""
 
 from typing import NamedTuple
 
@@ -7,28 +7,28 @@ from segue.errors import UserError
 BYTES_PER_PARAMETER = 16
 """float32 weights, gradients and two moments of AdamW."""
 SHARE_FOR_STATE = 0.5
-"""Of a device's memory: the rest is for activations."""
+"""Fraction of a device's memory for model state; the rest is for activations."""
 
 
 class Layout(NamedTuple):
-    """The numbers of ranks along each axis; their product is the number of all ranks."""
+    """Number of ranks along each axis; their product is the total number of ranks."""
 
     data_parallel: int
     """Copies of the model, each with its own micro-batches."""
     shard: int
-    """Ranks that hold one copy's parameters, gradients and optimizer between them (FSDP), each with its own
+    """Ranks over which one copy's parameters, gradients and optimizer state are sharded (FSDP), each with its own
     micro-batches."""
     tensor_parallel: int
     """Ranks that compute each layer together, on the same micro-batches."""
 
     @property
     def size(self) -> int:
-        """Ranks."""
+        """Total number of ranks."""
         return self.data_parallel * self.shard * self.tensor_parallel
 
     @property
     def data_ranks(self) -> int:
-        """Groups of ranks that see different micro-batches."""
+        """Number of ranks, or tensor-parallel groups of ranks, that see different micro-batches."""
         return self.data_parallel * self.shard
 
     def __str__(self) -> str:
@@ -45,10 +45,10 @@ def choose(
     num_parameters: int,
     memory_bytes: float | None,
 ) -> Layout:
-    """The layout of a recipe on `num_ranks`; what it leaves open is filled so that a copy's state fits.
+    """The layout of a recipe on `num_ranks`; unset numbers (None) are chosen so that a copy's state fits in memory.
 
-    `memory_bytes` is a device's; None (a processor's, shared by its ranks) shards nothing. Raises a UserError where the
-    numbers do not multiply to `num_ranks`, or do not divide `micro_batches`.
+    `memory_bytes` is that of one device; with None (CPUs, whose ranks share memory) nothing is sharded by default.
+    Raises a UserError if the numbers do not multiply to `num_ranks`, or do not divide `micro_batches`.
     """
     fixed = (data_parallel or 1) * (shard or 1) * tensor_parallel
     rest, remainder = divmod(num_ranks, fixed)

@@ -1,8 +1,8 @@
-"""How does a model get its numbers? Built without any, spread, and only then given memory and values, part by part.
+"""How is a model initialized? Built on torch's meta device, sharded, and only then allocated and filled, part by part.
 
-A model that is built on torch's meta device has shapes and no memory. Once it is spread, each rank makes room for its
-own parts, and draws every tensor whole, one after the other, on the processor's generator; it keeps its part. So a seed
-gives the same numbers on any layout and device, and no rank ever holds more than its parts and one tensor.
+A model on the meta device has shapes and no memory. Once it is sharded, each rank allocates its own parts, draws every
+tensor whole, one after the other, from the CPU generator, and keeps its part. So a seed gives the same weights on any
+layout and device, and no rank ever holds more than its parts and one whole tensor.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,17 +19,17 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def blueprint(build: Callable[[], M]) -> M:
-    """What `build` makes, without memory; tensors that it does not make with torch's own functions are as always."""
+    """Calls `build` on the meta device; tensors not created by torch functions (from numpy, say) are real as usual."""
     with torch.device("meta"):
         return build()
 
 
 def materialize(model: nn.Module, device: torch.device, *, is_offloaded: bool = False) -> None:
-    """Gives a blueprint, spread or not, memory on `device` and its values, drawn from torch's generator of the CPU.
+    """Allocates a blueprint, sharded or not, on `device` and initializes it, from torch's CPU generator.
 
-    They are those of a model that is built on the CPU at once: first what each module's `reset_parameters` says, in
-    the order of `modules()`, then what the model's own `initialize` says, if it has one. Both are written for whole
-    tensors. What has values already keeps them. `is_offloaded` leaves spread tensors in the processor's memory.
+    The values are those of a model built directly on the CPU: first each module's `reset_parameters` is called, in the
+    order of `modules()`, then the model's own `initialize`, if it has one. Both are written for whole tensors. Tensors
+    that have values already keep them. With `is_offloaded` sharded tensors stay in CPU memory.
     """
     blank = _give_memory(model, device, is_offloaded=is_offloaded)
     if not blank:
@@ -47,7 +47,7 @@ def materialize(model: nn.Module, device: torch.device, *, is_offloaded: bool = 
 
 
 def make_room(model: nn.Module, device: torch.device) -> None:
-    """Gives a blueprint memory without values, for those that its state dict will be filled with."""
+    """Allocates a blueprint without initializing it, for loading a state dict into it."""
     blank = _give_memory(model, device, is_offloaded=False)
     filled = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
     without = sorted(name for number, name in blank.items() if number not in filled)
@@ -55,7 +55,7 @@ def make_room(model: nn.Module, device: torch.device) -> None:
 
 
 def _give_memory(model: nn.Module, device: torch.device, *, is_offloaded: bool) -> dict[int, str]:
-    """By identity, the names of the tensors that have memory and no values yet."""
+    """Allocates all meta tensors; returns their names, by identity of the new tensors."""
     names = [name for name, tensor in _named_tensors(model) if tensor.is_meta]
 
     def place(tensor: Tensor) -> Tensor:
@@ -78,16 +78,16 @@ def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 class _WholeDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Random numbers for a tensor that is spread, or on another device, are drawn for the whole of it on the CPU."""
+    """Draws random numbers for a tensor that is sharded or on another device as a whole tensor on the CPU."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.written: set[int] = set()
-        """Identities of the tensors that were changed."""
+        """Identities of the tensors that were written."""
         self._room = torch.empty(0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """As always, but for operations that draw in place."""
+        """Passes everything through except random in-place operations."""
         kwargs = kwargs or {}
         if not func._schema.is_mutable:
             return func(*args, **kwargs)
@@ -102,8 +102,8 @@ class _WholeDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor
 
     def _room_for(self, tensor: Tensor) -> Tensor:
-        """The same memory for each whole tensor: of many that come and go, the C library would keep some."""
+        """A buffer reused for all whole tensors: with an allocation for each, the C library would keep some memory."""
         if self._room.numel() < tensor.numel() or self._room.dtype != tensor.dtype:
-            self._room = torch.empty(0)  # before there is another
+            self._room = torch.empty(0)  # free it before allocating the next one
             self._room = torch.empty(tensor.numel(), dtype=tensor.dtype)
         return self._room[: tensor.numel()].view(tensor.shape)

@@ -1,7 +1,7 @@
-"""How do many ranks train one model? Who they are, what they tell each other, how the model is spread over them.
+"""How do several ranks train one model? Process groups, collectives, and the distribution of the model over ranks.
 
-A rank is a process that torchrun started, with a device of its own. Models are written for one device; their layers
-declare how tensor parallelism splits them (`layers/splits.py`).
+A rank is a process started by torchrun, with its own device. Models are written for one device; their layers declare
+how tensor parallelism splits them (`layers/splits.py`).
 """
 
 import os
@@ -38,14 +38,14 @@ from segue.layers.splits import Split, Splittable, splits_of
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=2)
-"""Of a collective: a rank that evaluates alone lets the others wait. The watchdog speaks long before."""
+"""Timeout of collectives; long, because ranks wait while one evaluates. The watchdog reports hangs much earlier."""
 
 TRY_AGAIN = 75
-"""Exit status of a rank that others let down: EX_TEMPFAIL of sysexits.h, for the next start may go on."""
+"""Exit status of a rank that failed because of another one: EX_TEMPFAIL of sysexits.h, since a restart can resume."""
 
 
 class _Rows(ParallelStyle):
-    """A matrix whose rows are dealt out, evenly or not; its layer knows what to do with a part."""
+    """A matrix whose rows are sharded, not necessarily evenly; its layer computes with the local part itself."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         weight = module.get_parameter("weight")
@@ -64,11 +64,14 @@ class World(NamedTuple):
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank speaks and writes for all."""
+        """Whether this is rank 0, which prints and writes files for all."""
         return self.rank == 0
 
     def first(self, act: Callable[[], T]) -> T:
-        """What `act` returns on the first rank, given to all. A user's mistake there ends all of them, told once."""
+        """Calls `act` on rank 0 and returns its result on all ranks. Collective.
+
+        A UserError or OSError is raised on rank 0; the others exit, so that it is reported once.
+        """
         if self.size == 1:
             return act()
         box: list[Any] = [None, None]
@@ -85,11 +88,11 @@ class World(NamedTuple):
         return result
 
     def told_once(self, problem: UserError) -> UserError | SystemExit:
-        """What each rank should raise for a problem that all of them found: one tells it."""
+        """The exception each rank should raise for a problem that all ranks have: only rank 0 reports it."""
         return problem if self.is_first else SystemExit(2)
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, in order of ranks."""
+        """The values of all ranks, in order, on every rank. Collective."""
         values: list[Any] = [None] * self.size
         if self.size == 1:
             return [value]
@@ -102,7 +105,10 @@ ALONE = World()
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """Meets the other ranks that torchrun started, for the length of the block; alone without torchrun."""
+    """Joins the process group of the ranks that torchrun started, for the length of the block; ALONE without torchrun.
+
+    Exits with TRY_AGAIN if another rank is lost.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
@@ -117,23 +123,23 @@ def joined(device: str) -> Iterator[World]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield World(rank, size)
-        dist.barrier()  # none leaves while another still needs it
+        dist.barrier()  # no rank leaves while another may still communicate with it
     except RuntimeError as error:
         if not is_lost(error):
             raise
-        print("segue: another rank is gone, and may have said why", file=sys.stderr, flush=True)
+        print("segue: another rank has exited; its output may say why", file=sys.stderr, flush=True)
         raise SystemExit(TRY_AGAIN) from None
     finally:
         dist.destroy_process_group()
 
 
 def is_lost(error: RuntimeError) -> bool:
-    """Whether this is how torch says that another rank is gone."""
+    """Whether this is the error that torch raises when another rank has exited."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a recipe, on this rank; a UserError if this machine lacks it."""
+    """This rank's device, by its name in recipes. Raises a UserError if this machine does not have it."""
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = "cuda" if has["cuda"] else "cpu"
@@ -149,10 +155,10 @@ def choose_device(name: str) -> torch.device:
 
 
 class Parallel:
-    """A layout of ranks at work: which micro-batches are this rank's, and what all of them sum."""
+    """A layout of ranks in use: this rank's place in it, the distribution of the model, and sums over ranks."""
 
     def __init__(self, world: World, layout: Layout, device: torch.device) -> None:
-        """All ranks must call this together."""
+        """Collective: all ranks must call it."""
         assert layout.size == world.size
         self.world, self.layout, self.device = world, layout, device
         self._mesh: DeviceMesh | None = None
@@ -169,10 +175,11 @@ class Parallel:
         return self.layout.shard > 1 or self.layout.tensor_parallel > 1
 
     def spread(self, model: nn.Module, dtype: torch.dtype, *, is_offloaded: bool, num_phases: int = 1) -> nn.Module:
-        """Spreads `model`, in place, and gives it its values if it has none yet; what to call for a loss.
+        """Distributes `model` in place and initializes it if it has no values; returns the module to call for a loss.
 
-        `dtype` is that of the forward pass. Values are drawn from torch's generator (`materialize.py`).
-        The parts that several phases change in turn are copied whole, and `sum_gradients` adds up their gradients.
+        `dtype` is that of the forward pass. Initial values are drawn from torch's generator (`materialize.py`). A model
+        with several phases is not wrapped in DDP: `sum_gradients` sums its gradients over copies. Raises a UserError if
+        this layout does not suit the model.
         """
         self.world.first(lambda: self._refuse(is_offloaded, num_phases))
         if self.layout.tensor_parallel > 1:
@@ -189,7 +196,7 @@ class Parallel:
         group = self._axis("data_parallel").get_group()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers has another name from torch 2.13 on
-            # Buffers: the engine averages those of BatchNorm over a step's micro-batches.
+            # Buffers are not broadcast: the engine averages those of BatchNorm over a step's micro-batches.
             spread = DistributedDataParallel(
                 model, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -197,32 +204,32 @@ class Parallel:
         return spread
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over ranks that saw different data, in place."""
+        """The sum over ranks with different data (`data_ranks`), in place. Collective."""
         if self._mesh is not None and self.layout.data_ranks > 1:
             dist.all_reduce(values, group=self._data.get_group())
         return values
 
     def sum_of_all(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, in place."""
+        """The sum over all ranks, in place. Collective."""
         if self._mesh is not None:
             dist.all_reduce(values)
         return values
 
     def any_rank(self, is_so: bool) -> bool:
-        """Whether any rank says so: all must ask together."""
+        """Whether `is_so` is true on any rank. Collective."""
         return bool(self.sum_of_all(torch.tensor(float(is_so))) > 0)
 
     def reshard(self, model: nn.Module) -> None:
-        """Drops what was gathered for passes without a backward pass: the parts may change."""
+        """Frees parameters that FSDP gathered for forward-only passes, so that changes of the parts take effect."""
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Adds gradients up over copies of the model, for parts of it that nothing else does this for."""
+        """Sums gradients over copies of the model, for parameters that DDP does not handle."""
         if self._mesh is not None:
             for parameter in parameters:
-                if parameter.grad is None:  # this rank's examples did not reach it; others' may have
+                if parameter.grad is None:  # not used by this rank's examples; maybe by those of other ranks
                     parameter.grad = torch.zeros_like(parameter)
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             whole = torch.cat([gradient.flatten() for gradient in gradients])
@@ -231,7 +238,7 @@ class Parallel:
 
     @contextmanager
     def accumulating(self, spread: nn.Module, *, is_last: bool) -> Iterator[None]:
-        """A backward pass inside: gradients are summed over copies of the model in the last one of a step."""
+        """For a backward pass inside: gradients are summed over copies of the model only in the last one of a step."""
         if isinstance(spread, DistributedDataParallel) and not is_last:
             with spread.no_sync():
                 yield
@@ -242,27 +249,28 @@ class Parallel:
         yield
 
     def _refuse(self, is_offloaded: bool, num_phases: int) -> None:
-        """What no model can do."""
+        """Raises a UserError for combinations that no model supports."""
         if num_phases > 1 and self.is_sharded:
             raise UserError(
                 "engine.shard, engine.tensor_parallel: a model that learns in several phases is not sharded"
             )
         if is_offloaded and not (self.is_sharded and self.layout.data_ranks > 1):
-            raise UserError("engine.offload: only a model that is sharded is offloaded; set engine.shard above 1")
+            raise UserError("engine.offload: only a sharded model can be offloaded; set engine.shard above 1")
 
     def _shard(self, model: nn.Module, dtype: torch.dtype, is_offloaded: bool) -> None:
         mesh = self._mesh
         assert mesh is not None
         offload = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if is_offloaded else OffloadPolicy()
         for module in [*units(model), model]:
-            # Half as much is sent, where that changes no more than the rounding of weights: on CUDA autocast computes
-            # norms in float32, and embeddings, outside of layers, begin a float32 stream; BatchNorm refuses.
+            # Gathering in 16 bits halves communication. Done only where it changes no more than the rounding of
+            # weights: on CUDA, where autocast computes norms in float32; not outside of layers, where embeddings start
+            # a float32 residual stream; not with BatchNorm, which rejects it.
             is_half = self.device.type == "cuda" and module is not model and not batch_norms(module)
             gathered = dtype if is_half else torch.float32
             policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
             fully_shard(module, mesh=mesh["data_parallel", "shard"], mp_policy=policy, offload_policy=offload)
             assert isinstance(module, FSDPModule)
-            # Sums: the engine has divided by the targets of the whole step.
+            # Sum, not mean: the engine has already divided by the counts of the whole step.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
             for name in getattr(module, "forwards", ()):
@@ -274,13 +282,13 @@ class Parallel:
 
 
 def _sum(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """For DistributedDataParallel, which would average."""
+    """Communication hook that sums; by default DistributedDataParallel averages."""
     work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
     return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]
 
 
 def _split_layers(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Tensor parallelism: deals out what each layer declares."""
+    """Applies tensor parallelism as each layer declares it."""
     for module in model.modules():
         plan = {name: _STYLES[split]() for name, split in splits_of(module, mesh.size()).items()}
         if plan:
@@ -288,7 +296,7 @@ def _split_layers(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def _check_split(model: nn.Module, parts: int) -> None:
-    """A UserError where tensor parallelism has nothing to split, or cannot split it evenly."""
+    """Raises a UserError if tensor parallelism has nothing to split, or cannot split it evenly."""
     if not any(splits_of(module) for module in model.modules()):
         raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")
     for what, count in dealt_out(model).items():
@@ -297,7 +305,7 @@ def _check_split(model: nn.Module, parts: int) -> None:
 
 
 def dealt_out(model: nn.Module) -> dict[str, int]:
-    """What tensor parallelism deals out evenly, in words, and how many there are of it."""
+    """What tensor parallelism has to divide evenly, and its count, as in {"heads": 8}; smallest count first."""
     found: dict[str, int] = {}
     for module in model.modules():
         if isinstance(module, Splittable):

@@ -1,7 +1,7 @@
-"""What does a rank hold of a tensor that is spread over many? Its part, and what takes all parts to know.
+"""Which part of a sharded tensor does a rank hold? Local parts, and collectives over all parts.
 
-A spread tensor is a DTensor: of FSDP, of tensor parallelism, or of both, then on a mesh of more axes. Arithmetic on
-local parts needs neither torch's dispatch of DTensors nor tensors of one mesh.
+A sharded ("spread") tensor is a DTensor of FSDP, of tensor parallelism, or of both, on a mesh with several axes.
+Arithmetic on local parts avoids the overhead of torch's DTensor dispatch, and works across different meshes.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part, which shares the tensor's memory; the tensor itself where it is not spread."""
+    """This rank's part, sharing memory with the tensor; the tensor itself, detached, if it is not sharded."""
     if not isinstance(tensor, DTensor):
         return tensor.detach()
     with torch.no_grad():
@@ -25,7 +25,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def spread_like(part: Tensor, tensor: Tensor) -> Tensor:
-    """The tensor that this rank's part belongs to, spread as `tensor` is; the part itself where that is not."""
+    """A DTensor made of the ranks' parts, sharded like `tensor`; the part itself if `tensor` is not sharded."""
     if not isinstance(tensor, DTensor):
         return part
     meta = TensorMeta(tensor.shape, tensor.stride(), part.dtype)
@@ -33,28 +33,28 @@ def spread_like(part: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _spread(part: Tensor, spec: DTensorSpec) -> DTensor:
-    # DTensor.from_local would copy a part that is offloaded back to the mesh's devices.
+    # DTensor.from_local would copy an offloaded part back to the mesh's devices.
     return DTensor(part, spec, requires_grad=False)  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
 def own_part(whole: Tensor, tensor: Tensor) -> Tensor:
-    """This rank's part of what every rank has the whole of, cut as `tensor` is: a view."""
+    """This rank's part of `whole`, which every rank has, sharded like `tensor`: a view."""
     return whole[own_slices(tensor)]
 
 
 def own_slices(tensor: Tensor) -> tuple[slice, ...]:
-    """Where this rank's part lies in the whole tensor: a slice for each dimension."""
+    """The position of this rank's part in the whole tensor: a slice per dimension."""
     bounds = [(0, size) for size in tensor.shape]
     if isinstance(tensor, DTensor):
         mesh, coordinate = tensor.device_mesh, tensor.device_mesh.get_coordinate()
         assert coordinate is not None
         axes = [(axis, place) for axis, place in enumerate(tensor.placements) if not place.is_replicate()]
-        # FSDP cuts what tensor parallelism has cut already, though its axis of the mesh comes first.
+        # FSDP shards what tensor parallelism has already split, although its mesh axis comes first.
         for axis, place in sorted(axes, key=lambda each: isinstance(each[1], _StridedShard)):
             assert isinstance(place, Shard | _StridedShard)
             first, end = bounds[place.dim]
-            size = -(-(end - first) // mesh.size(axis))  # as torch.chunk: the last ones may have less, or nothing
+            size = -(-(end - first) // mesh.size(axis))  # as torch.chunk: the last parts may be smaller or empty
             start = min(first + coordinate[axis] * size, end)
             bounds[place.dim] = start, min(start + size, end)
     return tuple(slice(*each) for each in bounds)
@@ -62,17 +62,17 @@ def own_slices(tensor: Tensor) -> tuple[slice, ...]:
 
 @torch.no_grad()
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, on every rank that holds a part: they must all call this."""
+    """The whole tensor, on every rank that holds a part. Collective: all of them must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 @torch.no_grad()
 def whole_norms(parts: Sequence[Tensor], tensors: Sequence[Tensor], order: float = 2.0) -> Tensor:
-    """(number of tensors) norms of whole tensors, the same on every rank; order 2, or infinity.
+    """(number of tensors) norms over whole tensors, the same on every rank; order 2 or infinity. Collective.
 
-    `parts` are local parts of something that is spread as `tensors` are: gradients as their parameters, for instance.
+    `parts` are local parts of tensors that are sharded like `tensors`: gradients and their parameters, for instance.
     """
-    parts = [part if part.numel() else part.new_zeros(1) for part in parts]  # an empty one has no largest element
+    parts = [part if part.numel() else part.new_zeros(1) for part in parts]  # an empty part has no maximum
     norms = list(torch._foreach_norm(parts, order))
     groups: dict[tuple[dist.ProcessGroup, ...], list[int]] = {}
     for number, tensor in enumerate(tensors):
@@ -89,7 +89,7 @@ def whole_norms(parts: Sequence[Tensor], tensors: Sequence[Tensor], order: float
 
 
 def _groups(tensor: DTensor) -> tuple[dist.ProcessGroup, ...]:
-    """The groups of ranks between which the tensor is cut, an axis each."""
+    """The process groups over which the tensor is sharded, one per mesh axis."""
     axes = enumerate(tensor.placements)
     return tuple(tensor.device_mesh.get_group(axis) for axis, place in axes if isinstance(place, Shard | _StridedShard))
 
@@ -113,12 +113,12 @@ def batch_norms(model: nn.Module) -> list[Any]:
 
 
 def learning_batch_norms(model: nn.Module) -> list[Any]:
-    """Those whose statistics are not frozen."""
+    """The batch normalization layers whose statistics are not frozen."""
     return [norm for norm in batch_norms(model) if "train" not in vars(norm)]
 
 
 def freeze_statistics(norm: nn.Module) -> None:
-    """A BatchNorm layer stays in evaluation mode, whatever the model's is."""
+    """Keeps a BatchNorm layer in evaluation mode, even if the model is put in training mode."""
     norm.eval()
 
     def stay(mode: bool = True) -> nn.Module:

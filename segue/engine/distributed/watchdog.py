@@ -1,4 +1,4 @@
-"""Who holds everybody up? A thread that names the rank, the step and the examples when a training gets no further."""
+"""Which rank hangs? A thread that reports the rank, step and examples when a training makes no progress."""
 
 import faulthandler
 import json
@@ -16,16 +16,16 @@ from typing import Any, NamedTuple, Self
 from segue.engine.distributed.parallel import TRY_AGAIN, World
 from segue.files import replacing
 
-WAITS, SILENT = "waits for the other ranks", "not heard of"
+WAITS, SILENT = "waits for the other ranks", "no sign of life"
 _SHOWN_IDS = 20
 
 
 class Place(NamedTuple):
-    """Where a rank is."""
+    """What a rank is doing."""
 
     step: int
     num_notes: int
-    """Since this step began: whoever holds the others up has the fewest."""
+    """Calls of `note` since this step began: the rank that the others wait for has the fewest."""
     act: str
     ids: list[str]
     since: float
@@ -37,9 +37,10 @@ class Place(NamedTuple):
 
 
 class Watchdog:
-    """Each rank notes where it is in a file of the run directory; each reads the others' when it has waited too long.
+    """Ends the process if a rank makes no progress for `patience_seconds`, and reports which rank is the cause.
 
-    A context manager: it watches inside the block.
+    Each rank writes what it is doing to a file in the run directory, and reads those of the others when it has waited
+    too long. A context manager: it watches inside the block.
     """
 
     def __init__(self, folder: Path, world: World, patience_seconds: float) -> None:
@@ -61,7 +62,7 @@ class Watchdog:
         if self._thread.is_alive():
             self._thread.join()
         self._path(self._world.rank).unlink(missing_ok=True)
-        with suppress(OSError):  # not there, or another rank is still in it
+        with suppress(OSError):  # missing, or not empty: another rank still has its file in it
             self._folder.rmdir()
 
     def note(
@@ -71,7 +72,7 @@ class Watchdog:
         step: int | None = None,
         reading: Callable[[], list[str]] | None = None,
     ) -> None:
-        """This rank got on to something else; `reading` says which examples its loader processes are at."""
+        """Records what this rank is doing from now on. `reading` returns the examples that its workers are reading."""
         place = self._place
         step, count = (place.step, place.num_notes + 1) if step is None else (step, 0)
         self._reading = reading
@@ -81,8 +82,8 @@ class Watchdog:
     def _watch(self) -> None:
         interval = min(1.0, self._patience / 4)
         while not self._is_over.wait(interval):
-            if self._world.size > 1:  # also where nothing is new: a rank that is frozen does not write
-                # The disk may be full, or the folder another rank's to make or delete at this moment.
+            if self._world.size > 1:  # even if nothing is new: it distinguishes a waiting process from a frozen one
+                # The disk may be full, or another rank may be creating or deleting the folder.
                 with suppress(OSError), replacing(self._path(self._world.rank)) as partial:
                     partial.write_text(json.dumps(self._here()), encoding="utf-8")
             if monotonic() - self._noted > self._patience:
@@ -90,7 +91,7 @@ class Watchdog:
 
     def _stop(self) -> None:
         places = self._places()
-        # Those who wait are held up by those who do not, or by those who stayed at an earlier step.
+        # Waiting ranks are held up by ranks that do not wait, or by those that are still at an earlier step.
         suspects = [rank for rank, place in places.items() if place.act != WAITS] or list(places)
         earliest = min(places[rank][:2] for rank in suspects)
         culprits = [rank for rank, place in places.items() if place.act.startswith(SILENT)]
@@ -100,10 +101,10 @@ class Watchdog:
             f"  rank {rank} {'(holds the others up) ' if rank in culprits and len(places) > 1 else ''}at {place}"
             for rank, place in sorted(places.items())
         ]
-        with suppress(OSError):  # nobody may be listening
+        with suppress(OSError):  # stderr may be closed
             print("\n".join(lines), file=sys.stderr, flush=True)
             faulthandler.dump_traceback(sys.stderr)
-        for loader in multiprocessing.active_children():  # one that hangs would stay
+        for loader in multiprocessing.active_children():  # a hanging worker would survive
             loader.kill()
         os._exit(TRY_AGAIN)
 
@@ -118,7 +119,7 @@ class Watchdog:
                 try:
                     found: Any = json.loads(self._path(rank).read_text(encoding="utf-8"))
                     place = Place(*found)
-                    # Both by the clock of the disk.
+                    # Both times from the clock of the file system.
                     age = self._path(self._world.rank).stat().st_mtime - self._path(rank).stat().st_mtime
                     is_silent = age > self._patience / 2
                     places[rank] = place._replace(act=f"{SILENT} since it {place.act}") if is_silent else place

@@ -1,1 +1,1 @@
-"""What is known before a training starts: memory, communication, batch size, learning rate."""
+"""What can be determined before a training: memory, communication, batch size, learning rate."""

@@ -1,7 +1,7 @@
-"""How do a few layers stand for many? Of equal layers in a row four are rehearsed, and one is repeated.
+"""How is a rehearsal of many equal layers kept short? Four layers of a run are executed, and one of them is repeated.
 
-A layer between layers like it does what its neighbor does. That is checked, not taken for granted: two neighbors must
-have done the same, byte for byte, or all layers are to be rehearsed.
+A layer between equal layers is assumed to behave like its neighbor. This is checked: two neighbors must have allocated
+and freed the same, byte for byte; otherwise all layers have to be rehearsed.
 """
 
 from collections.abc import Callable
@@ -13,50 +13,50 @@ from torch import Tensor, nn
 from segue.engine.distributed import parts
 
 Kind = Literal["activations", "passing", "copies", "gradients"]
-"""Kept by the forward pass; scores, loss, gradients of activations, what is recomputed; weights in the format that is
-computed in; gradients of weights."""
+"""Saved by the forward pass; temporary (scores, loss, gradients of activations, recomputed activations); weights cast
+to the compute format; gradients of weights."""
 
 REHEARSED = 4
-"""The first, two that must agree, and the last."""
+"""The first layer, two that must agree, and the last."""
 
 
 class UnequalError(Exception):
-    """Layers that look alike do not do the same."""
+    """Layers that look equal do not behave equally."""
 
 
 class Event(NamedTuple):
-    """A storage that comes or goes."""
+    """Allocation or release of a storage."""
 
     number: int
-    """The storage's."""
+    """Number of the storage."""
     kind: Kind
     size: int
-    """Bytes; below 0 when it goes."""
+    """Bytes; negative for a release."""
 
 
 class Mark(NamedTuple):
-    """A moment of a pass."""
+    """A point in time of a pass."""
 
     place: int
-    """Of the next event."""
+    """Position of the next event."""
     operations: float
-    """So far."""
+    """Floating-point operations so far."""
 
 
 class Run:
-    """Equal layers in a row. While it is noted, all but four pass on what they are given."""
+    """Consecutive equal layers. While a pass is recorded, all but four are replaced by the identity."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         self.rehearsed, self.skipped = [*layers[:3], layers[-1]], layers[3:-1]
         self.repeated = layers[2]
-        """It stands for those that are skipped."""
+        """The layer that represents the skipped ones."""
         self._ends: list[Mark] = []
-        """Of the layers' forward passes, first layer first."""
+        """Ends of the layers' forward passes, first layer first."""
         self._starts: list[Mark] = []
-        """Of their backward passes, last layer first."""
+        """Starts of their backward passes, last layer first."""
 
     def note(self, now: Callable[[], Mark]) -> list[Any]:
-        """Notes the next forward and backward pass; returns the handles of its hooks."""
+        """Records the next forward and backward pass; returns the handles of its hooks."""
         self._ends, self._starts = [], []
 
         def start(gradient: Tensor) -> None:
@@ -66,7 +66,7 @@ class Run:
         def end(layer: nn.Module, inputs: Any, output: Any) -> None:
             del layer
             if not isinstance(output, Tensor) or output.shape != inputs[0].shape or not output.requires_grad:
-                raise UnequalError  # could not be skipped
+                raise UnequalError  # cannot be replaced by the identity
             self._ends.append(now())
             output.register_hook(start)  # type: ignore[no-untyped-call]
 
@@ -75,27 +75,30 @@ class Run:
         return [layer.register_forward_hook(end) for layer in self.rehearsed]
 
     def spans(self) -> list[tuple[Mark, Mark, Mark]]:
-        """Forward and backward pass of the two in the middle: where the first of them begins, the next, and its end."""
+        """For forward and backward pass: the starts of the two middle layers, and the end of the second one."""
         if not len(self._ends) == len(self._starts) == REHEARSED:
-            raise UnequalError  # used twice, or not at all
+            raise UnequalError  # a layer was called twice, or not at all
         (_, *backward), (*forward, _) = self._starts, self._ends
         return [tuple(forward), tuple(backward)]  # type: ignore[list-item]
 
     def holds(self, place: int) -> bool:
-        """Whether that is among its layers: after the first one's forward pass, or before its backward pass."""
+        """Whether an event lies within the run: after the first layer's forward pass, or before its backward pass."""
         return any(marks[0].place <= place < marks[-1].place for marks in (self._ends, self._starts))
 
 
 def runs(model: nn.Module) -> list[Run]:
-    """The model's runs of equal layers that are long enough to skip some."""
+    """The model's runs of equal layers that are long enough to skip layers."""
     equal = [list(layers) for stack in parts.stacks(model) for _, layers in groupby(stack, key=_look)]
     return [Run(layers) for layers in equal if len(layers) > REHEARSED]
 
 
 def repeat(events: list[Event], operations: float, noted: list[Run]) -> tuple[list[Event], float]:
-    """A pass as it had been with all layers."""
+    """Events and operations of a pass with all layers, from those of a pass with skipped layers.
+
+    Raises UnequalError if the two middle layers of a run differ.
+    """
     found = list(events)
-    ends = {event.number: place for place, event in enumerate(events)}  # where a storage goes
+    ends = {event.number: place for place, event in enumerate(events)}  # where a storage is released
     copies: list[tuple[int, int, int]] = []
     for run in noted:
         skipped = len(run.skipped)
@@ -106,21 +109,21 @@ def repeat(events: list[Event], operations: float, noted: list[Run]) -> tuple[li
             if _course(ones) != _course(others) or second.operations - first.operations != counted:
                 raise UnequalError
             operations += skipped * counted
-        for begin, end in (forward[1:], backward[:2]):  # of the layer that is repeated
+        for begin, end in (forward[1:], backward[:2]):  # the layer that is repeated
             copies.append((begin.place, end.place, skipped))
             for event in events[begin.place : end.place]:
                 place = ends[event.number]
-                if not run.holds(place):  # goes later, together with those of all other layers
+                if not run.holds(place):  # released after the run, together with those of all other layers
                     found[place] = event._replace(size=-event.size * (1 + skipped))
     for begin_place, end_place, times in sorted(copies, reverse=True):
         found[end_place:end_place] = found[begin_place:end_place] * times
     if sum(event.size for event in found) != sum(event.size for event in events):
-        raise UnequalError  # what comes in a layer goes somewhere
+        raise UnequalError  # every allocation in a layer must have its release
     return found, operations
 
 
 def _course(events: list[Event]) -> list[list[tuple[Kind, int]]]:
-    """What came and went; what went at once has no order."""
+    """Allocations and releases in a comparable form: the order of consecutive releases does not matter."""
     return [
         sorted((kind, size) for _, kind, size in some) if goes else [(kind, size) for _, kind, size in some]
         for goes, some in groupby(events, key=lambda event: event.size < 0)
@@ -128,7 +131,7 @@ def _course(events: list[Event]) -> list[list[tuple[Kind, int]]]:
 
 
 def _look(layer: nn.Module) -> str:
-    """What tells a layer from its neighbors: its parts, their settings, their shapes."""
+    """A description by which layers are compared: submodules, their settings, shapes of parameters."""
     modules = [
         (name, type(module), {key: value for key, value in vars(module).items() if not key.startswith("_")})
         for name, module in layer.named_modules()

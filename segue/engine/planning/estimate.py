@@ -1,6 +1,6 @@
-"""What will a recipe take on given devices? Memory, communication, operations: before a device or data is at hand.
+"""What will a recipe need on given devices? Memory, communication, FLOPs, estimated without a device or data.
 
-One rank's micro-batch is rehearsed (`rehearsal.py`); what many ranks change about that follows from their layout.
+One rank's micro-batch is simulated (`rehearsal.py`); the effect of several ranks is computed from their layout.
 """
 
 import math
@@ -17,30 +17,30 @@ from segue.errors import UserError
 
 GB = 1e9
 USABLE_SHARE = 0.9
-"""Of a device's memory: the rest is for CUDA's own, for cuDNN's and NCCL's buffers, and for what fragments."""
+"""Fraction of a device's memory; the rest is for the CUDA context, buffers of cuDNN and NCCL, and fragmentation."""
 MOST_TENSOR_PARALLEL = 8
-"""Ranks that wait for each other inside every layer belong into one machine."""
+"""Tensor-parallel ranks synchronize inside every layer, so they should be in one machine."""
 FLOAT32 = 4
 
 
 class Sketch(NamedTuple):
-    """A recipe without its data, as its task draws it."""
+    """A recipe without its data: what a task provides for an estimate."""
 
     task: Task
     batch: Callable[[], Batch]
-    """The micro-batch that takes the most, of numbers that mean nothing."""
+    """Makes the micro-batch that needs the most memory, with arbitrary values."""
     unit: str
-    """What its amount counts."""
+    """Unit of its amount."""
     shape: str
-    """That micro-batch in words."""
+    """Description of that micro-batch."""
     budget: str
-    """The key that makes it smaller."""
+    """The recipe key that makes it smaller."""
     notes: tuple[str, ...] = ()
-    """What was assumed where only data could tell."""
+    """Assumptions about what only the data determine."""
 
 
 class Memory(NamedTuple):
-    """Bytes on a device when it holds the most."""
+    """Bytes on a device at the peak."""
 
     weights: float
     """float32."""
@@ -49,72 +49,72 @@ class Memory(NamedTuple):
     average: float
     """The moving average of the weights."""
     whole: float
-    """The unsharded model that is evaluated."""
+    """The unsharded copy of the model for evaluation."""
     copies: float
-    """Weights in the format that is computed in; where they are sharded, the layers that are gathered."""
+    """Weights cast to the compute format; if they are sharded, also the gathered layers."""
     activations: float
-    """What the forward pass keeps, inputs and buffers."""
+    """What the forward pass saves for the backward pass, inputs and buffers."""
     passing: float
-    """Scores, loss and gradients of activations, or what an optimizer step needs for itself."""
+    """Temporary memory: scores, loss and gradients of activations, or temporaries of the optimizer step."""
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Sum of all kinds."""
         return sum(self)
 
 
 class Row(NamedTuple):
-    """What a layout takes. Of one device in one step, unless said otherwise."""
+    """What a layout needs: per device and step, unless stated otherwise. Pairs are without and with recomputation."""
 
     layout: Layout
     micro_batches: int
-    """Of all devices: the recipe's number, or the next one that can be dealt out."""
+    """Over all devices: the recipe's number, rounded up to a multiple of the data ranks."""
     memory: tuple[Memory, Memory]
     """Without and with `engine.recompute`."""
     operations: tuple[float, float]
-    """Floating-point operations, without and with it."""
+    """Floating-point operations, without and with `engine.recompute`."""
     sent: tuple[float, float]
-    """Bytes to other devices, without and with it."""
+    """Bytes sent to other devices, without and with `engine.recompute`."""
 
 
 class Estimate(NamedTuple):
-    """What a recipe will take."""
+    """The estimate for a recipe."""
 
     parameters: int
     precision: str
     optimizer: str
     sketch: Sketch
     amount: float
-    """Of data in a micro-batch, in the task's unit."""
+    """Amount of data in a micro-batch, in the task's unit."""
     memory_bytes: float
-    """Of a device."""
+    """Memory of a device."""
     operations_per_second: float | None
-    """Of a device."""
+    """FLOP/s of a device."""
     alone: Row
-    """One device for the whole recipe."""
+    """The whole recipe on one device."""
     rows: tuple[Row, ...]
-    """Layouts worth a look, simplest first."""
+    """Selected layouts, simplest first."""
     chosen: Row | None
-    """The simplest that fits."""
+    """The simplest layout that fits."""
     is_recomputed: bool
-    """Whether it needs, or the recipe has, `engine.recompute`."""
+    """Whether the chosen layout needs `engine.recompute`, or the recipe has it."""
     settings: tuple[str, ...]
-    """What the recipe has to say for it, key=value."""
+    """The settings of the recipe that give the chosen layout, key=value."""
     remarks: tuple[str, ...]
-    """Why other layouts are not among the rows; what to change."""
+    """Why other layouts are not among the rows, and what to change."""
 
     def fits(self, memory: Memory) -> bool:
-        """Whether a device can hold that."""
+        """Whether a device has enough memory for it."""
         return _fits(self.memory_bytes, memory)
 
     def rate(self, row: Row, *, is_recomputed: bool) -> float:
-        """Data a second on all devices, if nothing but operations took time."""
+        """Amount of data per second on all devices, an upper bound: only floating-point operations take time."""
         assert self.operations_per_second is not None
         seconds = row.operations[is_recomputed] / self.operations_per_second
         return row.micro_batches * self.amount / seconds
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers; bytes, operations, and the task's unit."""
+        """All numbers, in bytes, FLOPs and the task's unit."""
 
         def way(row: Row, *, is_recomputed: bool) -> dict[str, Any]:
             memory = row.memory[is_recomputed]
@@ -162,10 +162,10 @@ class Estimate(NamedTuple):
             "optimizer": f"optimizer state, {self.optimizer}",
             "average": "moving average of the weights",
             "whole": "whole model, for evaluation",
-            "copies": "weights to compute with",
+            "copies": "weights, as computed with",
             "activations": "activations of a micro-batch",
-            "passing": "scores, loss, what comes and goes",
-            "total": "at the fullest moment",
+            "passing": "scores, loss, temporary tensors",
+            "total": "peak",
         }
         lines = [f"{'GB on a device':34}" + "".join(f"{name:>14}" for name in columns)]
         for key, name in names.items():
@@ -205,7 +205,7 @@ class Estimate(NamedTuple):
 
 
 def _figures(value: float) -> str:
-    """Three of them, or as many as stand before the point."""
+    """The value with three significant digits, or as an integer from 100 on."""
     return f"{value:,.{max(0, 2 - math.floor(math.log10(value))) if 0 < value < 100 else 0}f}"
 
 
@@ -222,7 +222,10 @@ def estimate(
     memory_gb: float,
     operations_per_second: float | None = None,
 ) -> Estimate:
-    """What a recipe takes on `devices` with `memory_gb` each; a UserError where what it fixes is no layout of them."""
+    """What a recipe needs on `devices` devices with `memory_gb` (10^9 bytes) each.
+
+    Raises a UserError if the numbers are not positive, or the recipe's settings do not give a layout of these devices.
+    """
     for name, value in (("--devices", devices), ("--memory", memory_gb), ("--flops", operations_per_second)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{name}: should be a number above 0, not {value:g}")
@@ -239,7 +242,7 @@ def estimate(
         fitting = [(row, again) for again in (False, True) for row in tried if fits(row.memory[again])]
         fitting = [(row, again) for row, again in fitting if again or not engine.recompute]
         if fitting:
-            break  # more tensor parallelism only where less does not fit
+            break  # more tensor parallelism is tried only if less does not fit
     chosen, is_recomputed = fitting[0] if fitting else (None, engine.recompute)
     settings: list[str] = []
     if chosen is not None:
@@ -273,7 +276,7 @@ def estimate(
 
 
 def _tensor_parallel(engine: EngineSection, whole: Rehearsal, devices: int) -> list[int]:
-    """Numbers of tensor-parallel ranks that the model, the devices and the recipe allow, smallest first."""
+    """Numbers of tensor-parallel ranks that the model, the devices and the recipe allow, in ascending order."""
     wished = engine.tensor_parallel
     if wished > 1 and not whole.forward_sums:
         raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")
@@ -288,7 +291,7 @@ def _tensor_parallel(engine: EngineSection, whole: Rehearsal, devices: int) -> l
 
 
 def _layouts(engine: EngineSection, devices: int, tensor_parallel: int) -> list[Layout]:
-    """What the recipe leaves open, fewest shards first."""
+    """The layouts that the recipe's settings allow, fewest shards first."""
     rest = devices // tensor_parallel
     all_of_them = [Layout(rest // shard, shard, tensor_parallel) for shard in range(1, rest + 1) if rest % shard == 0]
     wished = {"data_parallel": engine.data_parallel, "shard": engine.shard}
@@ -299,12 +302,12 @@ def _layouts(engine: EngineSection, devices: int, tensor_parallel: int) -> list[
     if engine.offload:
         found = [each for each in found if _is_gathered(each)]
         if not found:
-            raise UserError("engine.offload: only a model that is sharded is offloaded; it takes more devices")
+            raise UserError("engine.offload: only a sharded model can be offloaded; that takes more devices")
     return found
 
 
 def _worth_a_look(rows: list[Row], fits: Callable[[Memory], bool]) -> list[Row]:
-    """The first, the first that fit without and with recomputation and the next after each, the last."""
+    """The first and last rows, the first that fit without and with recomputation, and the one after each of these."""
     places = {0, len(rows) - 1}
     for again in (False, True):
         first = next((place for place, row in enumerate(rows) if fits(row.memory[again])), len(rows))
@@ -320,8 +323,8 @@ def _remarks(result: Estimate, taking: "_Taking", devices: int, possible: list[i
         over = least.total - result.memory_bytes * USABLE_SHARE
         advice = f"lower {key} to {1 - over / batch:.0%} of what it is" if over < 0.9 * batch else "take more devices"
         yield (
-            f"nothing fits: at the least {least.total / GB:,.1f} GB, of which a micro-batch is {batch / GB:,.1f}; "
-            f"{advice}, or larger ones"
+            f"nothing fits: at least {least.total / GB:,.1f} GB are needed, {batch / GB:,.1f} of them for a "
+            f"micro-batch; {advice}, or larger ones"
         )
         return
     layout = chosen.layout
@@ -338,7 +341,7 @@ def _remarks(result: Estimate, taking: "_Taking", devices: int, possible: list[i
             divided = ", ".join([f"{devices} devices", *whole.dealt_out])
             yield f"tensor_parallel: nothing up to {MOST_TENSOR_PARALLEL} divides all of {divided}"
         else:
-            yield "tensor_parallel: this model has no layers that it splits"
+            yield "tensor_parallel: this model has no layers that it can split"
     if chosen.micro_batches != taking.micro_batches:
         yield (
             f"batch.micro_batches: {layout.data_ranks} data ranks need a multiple of {layout.data_ranks}, not "
@@ -348,7 +351,7 @@ def _remarks(result: Estimate, taking: "_Taking", devices: int, possible: list[i
 
 
 class _Taking:
-    """What a recipe takes in any layout. Rehearses once for each number of tensor-parallel ranks."""
+    """What a recipe needs in any layout. Runs one rehearsal for each number of tensor-parallel ranks."""
 
     def __init__(self, sketch: Sketch, engine: EngineSection, micro_batches: int) -> None:
         self.sketch, self.engine, self.micro_batches = sketch, engine, micro_batches
@@ -356,15 +359,15 @@ class _Taking:
         self._rehearsals: dict[int, Rehearsal] = {}
 
     def rehearsal(self, tensor_parallel: int) -> Rehearsal:
-        """Of one of so many ranks."""
+        """The rehearsal of one of this many ranks, cached."""
         if tensor_parallel not in self._rehearsals:
             task, batch = self.sketch.task, self.sketch.batch
             self._rehearsals[tensor_parallel] = rehearse(task, batch, self.engine, tensor_parallel)
         return self._rehearsals[tensor_parallel]
 
     def row(self, layout: Layout) -> Row:
-        """What a layout takes."""
-        own = -(-self.micro_batches // layout.data_ranks)  # of a rank, in a step
+        """What a layout needs."""
+        own = -(-self.micro_batches // layout.data_ranks)  # micro-batches per rank and step
         rehearsal = self.rehearsal(layout.tensor_parallel)
         passes = (rehearsal.plain, rehearsal.recomputed)
         return Row(
@@ -378,10 +381,10 @@ class _Taking:
     def _memory(self, layout: Layout, own: int, single: Pass) -> Memory:
         rehearsal, shard = self.rehearsal(layout.tensor_parallel), layout.shard
         is_gathered, size = _is_gathered(layout), self._gathered_size(rehearsal)
-        # Gradients come while activations go, unless they are there from the start: from the micro-batch before, or as
-        # DistributedDataParallel's buckets.
+        # Gradients are allocated while activations are freed, unless they exist from the start: from the previous
+        # micro-batch, or as DistributedDataParallel's buckets.
         is_growing = own == 1 and (is_gathered or layout.data_ranks == 1)
-        # Gathered weights are in the format already; not so for BatchNorm's layers, where autocast makes copies.
+        # Gathered weights are already in the compute format, except for layers with BatchNorm, where autocast copies.
         has_copies = not is_gathered or size == FLOAT32
         peak = single.fullest(has_copies=has_copies, gradient_share=is_growing / shard)
         weights = rehearsal.parameters * FLOAT32 / shard
@@ -393,34 +396,34 @@ class _Taking:
             gradients=(peak["gradients"] if is_growing else weights) * on_device,
             optimizer=rehearsal.optimizer / shard * on_device,
             average=weights * (self.engine.moving_average_decay is not None),
-            whole=whole * (self.engine.device == "cpu"),  # elsewhere it makes place for training
+            whole=whole * (self.engine.device == "cpu"),  # on a GPU it is moved to the CPU between evaluations
             copies=peak["copies"],
             activations=peak["activations"] + rehearsal.buffers + own * rehearsal.inputs,
             passing=peak["passing"],
         )
         if is_gathered:
-            # FSDP2: a layer, the next one already, and what lies outside of layers; in the backward pass gradients of a
-            # layer in this format, and twice in float32: as they are summed over ranks, and those of the layer before.
+            # FSDP2 gathers a layer, prefetches the next one, and keeps what is outside of layers; in the backward pass
+            # it has a layer's gradients in this format, and twice in float32: being summed, and of the layer before.
             layer = rehearsal.largest_layer
             fullest = fullest._replace(
                 copies=fullest.copies + 2 * layer * size + rehearsal.outside_layers * FLOAT32,
                 passing=fullest.passing + layer * (size + 2 * FLOAT32),
             )
-        # Muon gathers one matrix at a time; the others work on shards.
+        # Muon gathers one matrix at a time; the other optimizers work on shards.
         step = rehearsal.optimizer_passing / (1 if self._is_gathered else shard)
         batches = rehearsal.buffers + own * rehearsal.inputs
         updating = fullest._replace(
             gradients=weights * on_device, copies=0.0, activations=batches, passing=step * on_device
         )
-        # Without what its search holds, which is little beside a batch that is learned from.
+        # Without the memory of the search, which is small compared to that of a training batch.
         evaluating = updating._replace(gradients=0.0, whole=whole, passing=0.0)
         return max(fullest, updating, evaluating, key=lambda memory: memory.total)
 
     def _sent(self, layout: Layout, own: int, forwards: int) -> float:
-        """Bytes that a rank sends in a step, in rings: (n - 1) / n of what n ranks gather, twice that for a sum."""
+        """Bytes sent per rank and step with ring algorithms: (n - 1) / n of what n ranks gather, twice for a sum."""
         rehearsal = self.rehearsal(layout.tensor_parallel)
         size, parameters = self._gathered_size(rehearsal), rehearsal.parameters
-        # FSDP2 gathers layers for the forward and the backward pass, the rest once, and deals gradients out.
+        # FSDP2 gathers layers for the forward and the backward pass, the rest once, and reduce-scatters gradients.
         outside = rehearsal.outside_layers
         gathered = 2 * (parameters - outside) * size + outside * FLOAT32 + parameters * FLOAT32
         sent = own * gathered * _ring(layout.shard)
@@ -435,7 +438,7 @@ class _Taking:
 
 
 def _is_gathered(layout: Layout) -> bool:
-    """Whether FSDP is at work (`parallel.py`)."""
+    """Whether the model is sharded by FSDP (`parallel.py`)."""
     return (layout.shard > 1 or layout.tensor_parallel > 1) and layout.data_ranks > 1
 
 

@@ -1,7 +1,7 @@
-"""What does one rank hold while it learns from a micro-batch? Found on fake tensors: shapes, no numbers, no memory.
+"""How much memory does one rank use for a micro-batch? Simulated on fake tensors, which have shapes but no data.
 
-torch's own rules run, for a processor: autograd, autocast, recomputation. Each storage is noted when it comes and when
-it goes. Where a GPU's kernels keep something else, that is said here.
+torch runs its CPU rules: autograd, autocast, recomputation. Allocation and release of each storage are recorded. Where
+GPU kernels save something else, this file corrects for it.
 """
 
 import weakref
@@ -37,15 +37,15 @@ class Pass(NamedTuple):
     """Forward and backward pass of a micro-batch."""
 
     events: list[tuple[Kind, int]]
-    """Bytes that come, and below 0 that go, in order."""
+    """Bytes allocated (positive) or released (negative), in order."""
     operations: float
     """Floating-point operations."""
 
     def fullest(self, *, has_copies: bool, gradient_share: float) -> dict[Kind, float]:
-        """Bytes that are alive at the moment when the most are.
+        """Live bytes by kind at the peak.
 
-        Without copies, weights are in the format already. Of a gradient this share stays: all, a shard, or nothing when
-        there is one already that it is added to.
+        Without copies, weights are already in the compute format. `gradient_share` is the fraction of a gradient that
+        stays allocated: all, a shard, or 0 if it is added to an existing one.
         """
         live: dict[Kind, float] = {"activations": 0.0, "passing": 0.0, "copies": 0.0, "gradients": 0.0}
         fullest = dict(live)
@@ -62,32 +62,33 @@ class Pass(NamedTuple):
 
 
 class Rehearsal(NamedTuple):
-    """What a rank holds and does. Bytes, unless said otherwise."""
+    """Memory and operations of a rank. Bytes, unless stated otherwise."""
 
     parameters: int
-    """Number of them, in this rank's part under tensor parallelism."""
+    """Number of parameters, in this rank's part under tensor parallelism."""
     largest_layer: int
-    """Number of parameters."""
+    """Number of parameters of the largest layer."""
     outside_layers: int
-    """Number of parameters."""
+    """Number of parameters outside of layers."""
     dealt_out: dict[str, int]
-    """What tensor parallelism has to divide."""
+    """What tensor parallelism has to divide, with its count."""
     buffers: int
     has_batch_norm: bool
     inputs: int
-    """Of one micro-batch."""
+    """Inputs of one micro-batch."""
     amount: float
-    """Of data in a micro-batch, in the task's unit."""
+    """Amount of data in a micro-batch, in the task's unit."""
     optimizer: int
-    """Its state."""
+    """Optimizer state."""
     optimizer_passing: int
-    """What its step needs for itself."""
+    """Temporary memory of an optimizer step."""
     forward_sums: int
     """What tensor parallelism sums over ranks in a forward pass."""
     backward_sums: int
+    """What tensor parallelism sums over ranks in a backward pass."""
     plain: Pass
     recomputed: Pass
-    """With each layer computed again in the backward pass."""
+    """With activation checkpointing."""
 
 
 def rehearse(
@@ -97,9 +98,9 @@ def rehearse(
     tensor_parallel: int = 1,
     frozen: Sequence[str] = (),
 ) -> Rehearsal:
-    """What one of `tensor_parallel` ranks takes for a micro-batch; what they do not divide rounds up.
+    """Simulates a micro-batch on one of `tensor_parallel` ranks; sizes that they do not divide are rounded up.
 
-    `frozen` are patterns of what does not learn (`state/start.py`).
+    `frozen` are patterns of parameters that are not trained (`state/start.py`).
     """
     with old_objects_aside():
         try:
@@ -143,7 +144,7 @@ def _rehearse(
             for parameter in updater.parameters:
                 parameter.grad = torch.empty_like(parameter)
             first = watch.begin()
-            watch.cache_enabled = False  # no operation comes twice, and each has all parameters for a key
+            watch.cache_enabled = False  # useless here: operations do not repeat, and keys contain all parameters
             updater.step(1.0)
             watch.cache_enabled = True
             passing = max(passing, *watch.course(first))
@@ -211,14 +212,14 @@ def _pass(
 
 
 class _Watch(FakeTensorMode):  # type: ignore[no-untyped-call]
-    """Makes all tensors fake, and notes when their storages come and go."""
+    """Makes all tensors fake, and records when their storages are allocated and released."""
 
     def __init__(self) -> None:
-        super().__init__(allow_non_fake_inputs=True)  # tables that are computed with numpy
+        super().__init__(allow_non_fake_inputs=True)  # for tables computed with numpy
         self.events: list[tuple[int, int]] = []
-        """Number of a storage, and its bytes: below 0 when it goes."""
+        """Number of a storage, and its bytes: negative for a release."""
         self.copies: set[int] = set()
-        """Storages of weights in another format."""
+        """Storages of weights cast to another format."""
         self.operations = 0.0
         self._weights: set[int] = set()
         self._numbers: dict[int, int] = {}
@@ -226,20 +227,20 @@ class _Watch(FakeTensorMode):  # type: ignore[no-untyped-call]
         self._depth = 0
 
     def begin(self, weights: set[int] = frozenset()) -> int:  # type: ignore[assignment]
-        """The place of the next event. Casts of these storages are `copies` from here on."""
+        """The position of the next event. From here on, casts of the storages in `weights` count as `copies`."""
         self._weights = set(weights)
         return len(self.events)
 
     def course(self, first: int) -> list[int]:
-        """Bytes that were alive after each event from `first` on, of those that came since."""
+        """Live bytes after each event from `first` on, counting only what was allocated since."""
         return list(accumulate((size for _, size in self.events[first:]), initial=0))
 
     def live(self, first: int) -> int:
-        """Bytes that came since `first` and are still there."""
+        """Bytes allocated since `first` that are still live."""
         return self.course(first)[-1]
 
     def number(self, tensor: Tensor) -> int:
-        """Of the tensor's storage."""
+        """The number of the tensor's storage."""
         storage = tensor.untyped_storage()
         key = id(storage)  # torch keeps the object as long as the storage
         if key not in self._numbers:
@@ -254,8 +255,8 @@ class _Watch(FakeTensorMode):  # type: ignore[no-untyped-call]
         return self._numbers[key]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """As FakeTensorMode; what it does not know without numbers is answered here."""
-        if func is _ASKS_DEVICE:  # most calls by far
+        """As FakeTensorMode, plus operations whose result shapes it cannot derive without data."""
+        if func is _ASKS_DEVICE:  # by far the most frequent call
             return args[0].fake_device
         if func in _ANSWERS:
             return _ANSWERS[func](*args)
@@ -264,7 +265,7 @@ class _Watch(FakeTensorMode):  # type: ignore[no-untyped-call]
             found = super().__torch_dispatch__(func, types, args, kwargs or {})
         finally:
             self._depth -= 1
-        if self._depth:  # torch asks itself: no kernel would make these tensors
+        if self._depth:  # a call from inside torch's own rules: no kernel would allocate these tensors
             return found
         for tensor in found if isinstance(found, tuple | list) else (found,):
             if isinstance(tensor, Tensor):
@@ -277,19 +278,19 @@ class _Watch(FakeTensorMode):  # type: ignore[no-untyped-call]
         return found
 
 
-# --- What cannot be known without numbers ---
+# --- Operations whose result shapes depend on data ---
 
 
 def _ctc_loss(log_probs: Tensor, targets: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    """(T, B, V), (sum of U) -> (B) losses, (B, T, 2 U + 1) forward variables. Targets are taken to be equally long."""
+    """(T, B, V), (sum of U) -> (B) losses, (B, T, 2 U + 1) forward variables, assuming targets of equal length."""
     frames, batch, _vocabulary = log_probs.shape
     return log_probs.new_empty(batch), log_probs.new_empty(batch, frames, 2 * (targets.numel() // batch) + 1)
 
 
 def _ctc_loss_backward(gradient: Tensor, log_probs: Tensor, *others: Any) -> Tensor:
-    """As many backward variables, and the gradient."""
+    """The gradient; temporarily allocates backward variables, as many as forward ones."""
     del gradient
-    backward = torch.empty_like(others[4])  # what remains of the arguments: targets, lengths, loss, forward variables
+    backward = torch.empty_like(others[4])  # the remaining arguments: targets, lengths, loss, forward variables
     found = torch.empty_like(log_probs)
     del backward
     return found
@@ -302,36 +303,36 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 
 
 def _attention_operations(query: Tensor, key: Tensor, *_: object, **__: object) -> int:
-    """Two products of (B, H, T, d) with (B, H, S, d): scores, and what they take."""
+    """Two matrix products of (B, H, T, d) and (B, H, S, d): scores, and the weighted sum of values."""
     return 4 * query.numel() * key.shape[-2]
 
 
 def _attention_backward_operations(gradient: Tensor, query: Tensor, key: Tensor, *_: object, **__: object) -> int:
-    """Scores once more, and two products for each of the two."""
+    """Five products: scores again, and two for the backward pass of each forward product."""
     del gradient
     return 10 * query.numel() * key.shape[-2]
 
 
 def _convolution_backward_operations(gradient: Tensor, x: Tensor, weight: Tensor, *others: Any, **__: object) -> int:
-    """Two for each output and each weight that it sees, for the gradient of the input and for that of the weights."""
+    """Two operations per output and weight that it uses, for each of the gradients of input and weights."""
     del x
-    return 2 * gradient.numel() * weight[0].numel() * int(sum(others[-1][:2]))  # the last argument: which are asked for
+    return 2 * gradient.numel() * weight[0].numel() * int(sum(others[-1][:2]))  # last argument: which are requested
 
 
 _OPERATIONS: dict[Any, Callable[..., int]] = {
     **flop_registry,
-    _OPS.convolution_backward: _convolution_backward_operations,  # torch's takes groups for full connections
-    # Not in torch's table.
+    _OPS.convolution_backward: _convolution_backward_operations,  # torch's ignores groups
+    # Missing in torch's table.
     _OPS._scaled_dot_product_flash_attention_for_cpu: _attention_operations,
     _OPS._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_operations,
 }
 
 
-# --- What many ranks and GPUs do otherwise ---
+# --- Differences of several ranks and GPUs ---
 
 
 def _like_gpu(model: nn.Module) -> None:
-    """Dropout keeps a byte an element there; attention does its own inside the kernel, and keeps nothing for it."""
+    """On a GPU dropout saves one byte per element; attention drops inside its kernel and saves nothing for it."""
     for module in model.modules():
         if isinstance(module, nn.Dropout) and module.p:
             module.forward = partial(_fused_dropout, module.p)  # type: ignore[method-assign]
@@ -344,7 +345,7 @@ def _fused_dropout(probability: float, x: Tensor) -> Tensor:
 
 
 def _split(model: nn.Module, ranks: int) -> None:
-    """Leaves the first rank's part of what tensor parallelism splits."""
+    """Reduces the layers that tensor parallelism splits to the first rank's part."""
     for module in model.modules():
         for name, split in splits_of(module, ranks).items():
             matrix = getattr(module, name)
@@ -359,9 +360,9 @@ def _split(model: nn.Module, ranks: int) -> None:
 
 
 def _counted_sums(model: nn.Module, sums: dict[str, int], runs: list[depth.Run], ranks: int) -> list[Any]:
-    """Adds up the outputs that are sums over ranks, and the inputs whose gradients are; what ends that.
+    """Adds to `sums` the bytes of outputs and inputs' gradients that are summed over ranks; returns hook handles.
 
-    DTensor sums the gradient of each matrix's input by itself, those of query, key and value too.
+    DTensor sums the gradient of each matrix's input separately, also for query, key and value.
     """
     times = {part: 1 + len(run.skipped) for run in runs for part in run.repeated.modules()}
 

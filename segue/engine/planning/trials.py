@@ -1,4 +1,4 @@
-"""What batch and what learning rate? Tried on the model itself, on steps that no run keeps."""
+"""Which batch size and which learning rate? Determined by trial steps of the model, which are discarded."""
 
 import gc
 import math
@@ -20,7 +20,7 @@ from segue.engine.trainer import Trainer
 from segue.errors import UserError
 
 MEMORY_SHARE = 0.8
-"""Of the memory that is free, for a batch: fragments, evaluation and longer texts need the rest."""
+"""Fraction of the free memory for a batch; the rest is for fragmentation, evaluation and longer texts."""
 GROWTH = 1.5
 
 
@@ -30,13 +30,13 @@ class Rate(NamedTuple):
     learning_rate: float
     loss: float
     smoothed: float
-    """The loss, averaged over the steps before."""
+    """Exponential moving average of the loss, bias-corrected."""
 
 
 def learning_rates(trainer: Trainer, smallest: float, largest: float, num_steps: int) -> Iterator[Rate]:
-    """Loss while the learning rate grows geometrically, until it is 4 times its lowest (Smith 2017, arXiv:1506.01186).
+    """Learning rate range test (Smith 2017, arXiv:1506.01186): the loss while the rate grows geometrically.
 
-    The trainer is of no use afterwards.
+    Ends early when the smoothed loss exceeds 4 times its minimum or is not finite. The trainer is unusable afterward.
     """
     smoothed, count, lowest = 0.0, 0, math.inf
     size = trainer.micro_batches
@@ -51,7 +51,7 @@ def learning_rates(trainer: Trainer, smallest: float, largest: float, num_steps:
             return
         if outcome.is_empty:
             continue
-        if not math.isfinite(outcome.loss):  # in float16 no error
+        if not math.isfinite(outcome.loss):  # float16 raises no error
             return
         count += 1
         smoothed = 0.9 * smoothed + 0.1 * outcome.loss
@@ -63,10 +63,10 @@ def learning_rates(trainer: Trainer, smallest: float, largest: float, num_steps:
 
 
 def suggested(rates: Sequence[Rate]) -> float:
-    """The rate in the middle of the fifth of the steps in which the loss falls most steeply, over the rate's logarithm.
+    """The rate in the middle of the window, a fifth of the steps, where the loss falls most steeply over log(rate).
 
-    Not from where the loss is lowest: clipped gradients hide that training breaks, and then it may fall up to the end.
-    A UserError if it never falls.
+    Not the rate of the lowest loss: with clipped gradients divergence is hidden, and the loss may fall up to the end.
+    Raises a UserError if the loss never falls.
     """
     size = max(2, len(rates) // 5)
     x = np.log([each.learning_rate for each in rates])
@@ -79,16 +79,17 @@ def suggested(rates: Sequence[Rate]) -> float:
 
 
 def largest_budget(smallest: float, largest: float, take: Callable[[float], None], device: torch.device) -> float:
-    """The largest budget of a micro-batch, between two, whose step fits in memory; `take` makes one step with a budget.
+    """The largest budget of a micro-batch in [smallest, largest] that fits in memory; `take` runs a step with a budget.
 
-    It grows by half until memory says no, or until the next would not fit if memory grew in proportion.
+    The budget grows by half until a step runs out of memory, or the next one would if memory grew proportionally.
+    Raises a UserError if not even `smallest` fits.
     """
     environment.forget_peak_memory(device)
     limit = _free_bytes(device) * MEMORY_SHARE
     budget, fitting, before = smallest, 0.0, _peak_bytes(device)
     with old_objects_aside():
         while True:
-            gc.collect()  # a model whose layers are recomputed holds itself
+            gc.collect()  # a model with recomputed layers is a reference cycle
             try:
                 take(budget)
             except torch.OutOfMemoryError:
@@ -101,7 +102,7 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
             if budget >= largest or used * GROWTH > limit:
                 break
             budget = min(largest, budget * GROWTH)
-    environment.forget_peak_memory(device)  # what the training itself will hold is asked for later
+    environment.forget_peak_memory(device)  # later measurements should be of the training itself
     if not fitting:
         raise UserError(f"not even a micro-batch of {smallest:g} fits in memory; shorten the examples or the model")
     return fitting
@@ -109,23 +110,23 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
 
 def _peak_bytes(device: torch.device) -> float:
     peak = environment.peak_memory_gb(device)
-    assert peak is not None  # known wherever it is known how much is free
+    assert peak is not None  # measurable wherever free memory is
     return peak * 1e9
 
 
 def _allowances(
     root: Path = Path("/sys/fs/cgroup"), memberships: Path = Path("/proc/self/cgroup")
 ) -> Iterator[tuple[float, float]]:
-    """What each control group (version 2) that this process is in may hold of the memory, and what it holds.
+    """(limit, usage) in bytes of each memory control group (version 2) that this process is in.
 
-    A container is one, and a job of Slurm may be.
+    Containers are control groups, and Slurm jobs may be.
     """
     with suppress(OSError):
         groups = memberships.read_text(encoding="utf-8").splitlines()
         own = root / next((line.removeprefix("0::/") for line in groups if line.startswith("0::/")), "")
         for folder in (own, *own.parents):
             if folder.is_relative_to(root):
-                with suppress(OSError, ValueError):  # not said, or "max"
+                with suppress(OSError, ValueError):  # no limit file, or "max"
                     most, used = (folder / name for name in ("memory.max", "memory.current"))
                     yield float(most.read_text(encoding="ascii")), float(used.read_text(encoding="ascii"))
 
@@ -137,7 +138,7 @@ def _free_bytes(device: torch.device) -> float:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        raise UserError("only Linux says how much memory is free; give the batch a number instead of auto") from None
+        raise UserError("free memory can only be measured on Linux; give the batch a number instead of auto") from None
     for line in lines:
         if line.startswith("MemAvailable:"):
             free = float(line.split()[1]) * 1024

@@ -1,1 +1,1 @@
-"""What a training keeps: checkpoints, averaged weights, steps that failed; and what it begins with."""
+"""State of a training: start weights, checkpoints, averaged weights, and replay files of failed steps."""

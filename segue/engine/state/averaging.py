@@ -1,4 +1,4 @@
-"""Which weights are evaluated and shipped? Moving averages, averages of checkpoints, fresh BatchNorm statistics."""
+"""Which weights are evaluated and shipped? Moving averages, averages of evaluated weights, new BatchNorm statistics."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from segue.errors import warn
 class MovingAverage:
     """Exponential moving average of weights and BatchNorm statistics (Polyak and Juditsky 1992).
 
-    The decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that early weights are soon forgotten.
+    The decay is min(decay, (1 + step) / (10 + step)), so that early weights are forgotten quickly.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -29,7 +29,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Takes in the weights after `step` (from 1)."""
+        """Adds the weights after `step` (from 1) to the average."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         both = [(parts.local(self.tensors[name]), parts.local(each)) for name, each in model.state_dict().items()]
         weights = [pair for pair in both if pair[1].is_floating_point()]
@@ -41,9 +41,9 @@ class MovingAverage:
 
 @contextmanager
 def weights_of(model: nn.Module, tensors: Tensors | None) -> Iterator[None]:
-    """`model` has these weights inside the block and its own again after it; None leaves it as it is.
+    """Inside the block `model` has these weights, after it its own again; None changes nothing.
 
-    They are spread as the model is, or whole on every rank.
+    `tensors` are sharded as the model is, or whole on every rank.
     """
     if tensors is None:
         yield
@@ -58,7 +58,7 @@ def weights_of(model: nn.Module, tensors: Tensors | None) -> Iterator[None]:
 
 
 def _own_part(tensor: Tensor, spread: Tensor) -> Tensor:
-    """This rank's, of one that is spread already or is whole on every rank."""
+    """This rank's part of a tensor that is sharded, or whole on every rank."""
     return parts.local(tensor) if isinstance(tensor, DTensor) else parts.own_part(tensor.detach(), spread)
 
 
@@ -71,7 +71,7 @@ def _set(state: Tensors, values: Tensors) -> None:
 
 
 class Snapshot(NamedTuple):
-    """Weights of an evaluation, in a file."""
+    """A file with the weights of an evaluation."""
 
     step: int
     score: float
@@ -79,7 +79,7 @@ class Snapshot(NamedTuple):
 
 
 class Snapshots:
-    """The weights of the last, or the best, k evaluations, on disk."""
+    """The weights of the last or best `count` evaluations, on disk."""
 
     def __init__(self, folder: Path, count: int, by: str, direction: str, world: World = ALONE) -> None:
         self.folder = folder
@@ -90,7 +90,7 @@ class Snapshots:
         self.kept: list[Snapshot] = []
 
     def add(self, step: int, score: float, tensors: Tensors) -> None:
-        """Keeps these whole weights if they are among the k."""
+        """Writes these whole weights if they are among the last or best `count`. Collective."""
         others = [each for each in self.kept if each.step != step]
         found = sorted([*others, Snapshot(step, score, "")])
         if self.by == "best":
@@ -103,11 +103,11 @@ class Snapshots:
             checkpoint.write_tensors(self._path(step), tensors)
             return checkpoint.checksum_of(self._path(step))
 
-        # Written anew is the one without a checksum.
+        # Only the new one has no checksum yet and is written.
         self.kept = [each if each.sha256 else each._replace(sha256=self._world.first(write)) for each in found]
 
     def drop_others(self, *states: Sequence[Sequence[Any]]) -> None:
-        """Deletes files that none of these lists (of kept checkpoints) needs any more."""
+        """Deletes files that neither `kept` nor any of these lists, from kept checkpoints, refers to."""
         if not self._world.is_first:
             return
         needed = {self._path(step) for state in (self.kept, *states) for step, *_ in state}
@@ -116,7 +116,7 @@ class Snapshots:
                 path.unlink()
 
     def average(self) -> Tensors | None:
-        """The mean of the kept weights. Damaged files are reported and left out; None where nothing is left."""
+        """The mean of the kept weights, as float64. Damaged files are skipped with a warning; None if none is left."""
         whole = self._world.first(lambda: [each for each in self.kept if self._is_whole(each)])
         total: dict[str, Tensor] = {}
         for each in whole:
@@ -137,9 +137,9 @@ class Snapshots:
 
 @torch.no_grad()
 def reestimate_batch_norms(model: nn.Module, forwards: Iterable[None]) -> None:
-    """Sets running statistics to their plain mean over some forward passes, which iterating `forwards` makes.
+    """Sets BatchNorm's running statistics to their mean over some forward passes, run by iterating over `forwards`.
 
-    Statistics of averaged weights are not the average of the statistics (Izmailov et al. 2018, section 3.2).
+    The statistics of averaged weights are not the average of their statistics (Izmailov et al. 2018, section 3.2).
     """
     norms = parts.learning_batch_norms(model)
     if not norms:

@@ -1,8 +1,9 @@
-"""How is training kept safe? Checkpoints that either are complete and verified, or do not exist. No pickle.
+"""How is the state of a training saved? Checkpoints that are written atomically and verified by checksums. No pickle.
 
-A checkpoint is a folder `step_N` with safetensors files, one from each rank, and `state.json`, which holds their
-SHA-256 and its own. It is written under another name, flushed to the disk and renamed: killed at any moment, the one
-before stays. Ranks write and read their own parts (torch.distributed.checkpoint), whatever the layout was before.
+A checkpoint is a folder `step_N` with safetensors files, one from each rank, and `state.json`, which contains their
+SHA-256 and its own. It is written under another name, flushed to disk and renamed: if the process is killed at any
+moment, the previous checkpoint remains. Ranks write and read their own parts (torch.distributed.checkpoint); the layout
+may change in between.
 """
 
 import errno
@@ -40,20 +41,20 @@ OWN_CHECKSUM = "own_sha256"
 
 
 class Checkpoints:
-    """The checkpoints of a run. Every rank calls every method, at the same place."""
+    """The checkpoints of a run. All methods are collective."""
 
     def __init__(self, folder: Path, keep: int, world: World) -> None:
         """Keeps the newest `keep`."""
         self.folder, self._keep, self._world = folder, keep, world
-        # Its own group: it saves while the training goes on.
+        # A process group of its own, since it saves while the training continues.
         self._group = dist.new_group(backend="gloo") if world.size > 1 else None
         self._thread: Thread | None = None
         self._problem: UserError | SystemExit | None = None
 
     def save(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
-        """Copies `tensors`, which may be spread, and publishes them beside the training; `state` is JSON.
+        """Copies `tensors`, which may be sharded, and writes them in a background thread; `state` is JSON-serializable.
 
-        A UserError of the save before this one, for instance a full disk, is raised here or by `wait`.
+        A UserError of the previous save, for instance a full disk, is raised here or by `wait`.
         """
         self.wait()
         copies = {name: parts.spread_like(_copied(tensor), tensor) for name, tensor in tensors.items()}
@@ -61,7 +62,7 @@ class Checkpoints:
         device = torch.cuda.current_device() if is_cuda else None
 
         def save() -> None:
-            if device is not None:  # a thread begins with the first
+            if device is not None:  # the current device is per thread
                 torch.cuda.set_device(device)
             self._save(step, copies, state)
 
@@ -69,7 +70,7 @@ class Checkpoints:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until what was last given to `save` is on the disk."""
+        """Blocks until the last `save` is on disk. Raises its UserError."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -83,7 +84,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits, so that what was given to `save` is not lost, however the training ended."""
+        """Waits for the last `save`, however the training ended."""
         try:
             self.wait()
         except (UserError, SystemExit) as problem:
@@ -92,16 +93,16 @@ class Checkpoints:
             warn(str(problem))
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that verifies, and its state; damaged ones are reported and passed over.
+        """The newest valid checkpoint and its state; damaged ones are skipped with a warning.
 
-        None if there is no checkpoint; a UserError if there are only damaged ones.
+        None if there is no checkpoint. Raises a UserError if all are damaged.
         """
         paths = self._world.first(lambda: [path for _, path in saved(self.folder)])
         for path in paths:
             problem: str | None = None
             try:
                 state = _load_state(path)
-                # Ranks share the work of reading it all.
+                # Ranks share the work of checking the files.
                 for name, checksum in list(state["sha256"].items())[self._world.rank :: self._world.size]:
                     if checksum_of(path / name) != checksum:
                         raise ValueError(f"{name} is not what was saved")
@@ -110,7 +111,7 @@ class Checkpoints:
             problems = [each for each in self._world.gather(problem) if each is not None]
             if not problems:
                 return path, state
-            warn(f"{path}: damaged checkpoint passed over: {problems[0]}")
+            warn(f"{path}: damaged checkpoint skipped: {problems[0]}")
         if paths:
             raise UserError(
                 f"{self.folder}: no checkpoint in it can be read; delete this folder to train from the start"
@@ -118,7 +119,7 @@ class Checkpoints:
         return None
 
     def read(self, path: Path, tensors: Tensors) -> None:
-        """Fills `tensors`, which may be spread, from a checkpoint. A UserError names the first that does not fit."""
+        """Fills `tensors`, which may be sharded, from a checkpoint. Raises a UserError if one does not fit."""
         reader = HuggingFaceStorageReader(str(path))
         known = reader.read_metadata().state_dict_metadata
         for name, tensor in tensors.items():
@@ -134,7 +135,7 @@ class Checkpoints:
                     f"{path}: a checkpoint of another model: {name} is {tuple(tensor.shape)}, the checkpoint {there}"
                 )
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is, with one rank
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # true and intended with one rank
             distributed_load(dict(tensors), storage_reader=reader, process_group=self._group)
 
     def _save(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
@@ -159,21 +160,21 @@ class Checkpoints:
         except RuntimeError as error:
             if not is_lost(error):
                 raise
-            # The training loses the other rank too, and says so.
+            # The training notices the lost rank too, and reports it.
 
     def _write(self, partial: Path, tensors: Tensors) -> None:
-        if self._group is None:  # all of it, in the form that the writer of many ranks would give it
+        if self._group is None:  # one file, named as the distributed writer would name it
             write_tensors(partial / "shard-00001-model-00001-of-00001.safetensors", tensors)
             return
         writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
         distributed_save(tensors, storage_writer=writer, process_group=self._group)
 
     def _together(self, act: Any) -> list[Any]:
-        """What `act` returned on each rank; where any failed, all raise an OSError."""
+        """Calls `act` on all ranks and returns all results; if it fails on any rank, all raise an OSError."""
         result, problem = None, None
         try:
             result = act()
-        except (Exception, CheckpointException) as error:  # whatever a writer raises; the others wait for an answer
+        except (Exception, CheckpointException) as error:  # catch everything: the other ranks wait for an answer
             problem = _reason(error)
         if self._group is None:
             results = [(result, problem)]
@@ -191,20 +192,20 @@ class Checkpoints:
         state = {**state, "step": step, "sha256": checksums}
         write_text(partial / STATE, json.dumps({**state, OWN_CHECKSUM: _own_checksum(state)}, indent=1))
         _flush(partial)
-        if target.exists():  # of the same step, or left by a run that was resumed from an earlier one
+        if target.exists():  # left over from before the run was resumed at an earlier step
             target.rename(_doomed(target))
         partial.rename(target)
         _flush(self.folder)
         if _doomed(target).exists():
             _delete(_doomed(target))
-        later = [path for number, path in saved(self.folder) if number > step]  # damaged: this run was resumed before
+        later = [path for number, path in saved(self.folder) if number > step]  # damaged, since the run resumed earlier
         earlier = [path for number, path in saved(self.folder) if number <= step]
         for path in [*later, *earlier[self._keep :]]:
             _remove(path)
 
 
 def saved(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of the checkpoints in a folder, newest first; whatever else lies there is its owner's."""
+    """(step, path) of the checkpoints in a folder, newest first; other files are ignored."""
     found = ((re.fullmatch(r"step_(\d{8,})", path.name), path) for path in folder.glob("step_*") if path.is_dir())
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
@@ -219,18 +220,18 @@ def states(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, replaced at once and flushed to the disk."""
+    """Writes a safetensors file atomically and flushes it to disk."""
     with replacing(path) as partial:
         try:
             # Contiguous copies: safetensors refuses views that share memory.
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
-        except SafetensorError as error:  # what it raises for a full disk, too
+        except SafetensorError as error:  # also raised for a full disk
             raise OSError(errno.EIO, str(error), str(path)) from None
         _flush(partial)
 
 
 def gathered(tensors: Tensors, world: World) -> Tensors:
-    """The whole tensors, in the processor's memory, on the first rank; on the others nothing. All ranks call it."""
+    """The whole tensors, in CPU memory, on rank 0; an empty dict on the others. Collective."""
     found = {}
     for name, tensor in tensors.items():
         whole = parts.whole(tensor)  # one at a time
@@ -240,7 +241,7 @@ def gathered(tensors: Tensors, world: World) -> Tensors:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a safetensors file is there, and not cut off."""
+    """Whether a safetensors file exists and is not truncated."""
     try:
         with safe_open(path, framework="pt"):
             return True
@@ -249,16 +250,17 @@ def is_readable(path: Path) -> bool:
 
 
 def unchanged(names: Iterable[str]) -> dict[str, str]:
-    """Names that were never others."""
+    """The identity mapping, for models whose tensors were never renamed."""
     return {name: name for name in names}
 
 
 def load_weights(
     model: nn.Module, path: Path, renamed: Callable[[Iterable[str]], Mapping[str, str]] = unchanged
 ) -> None:
-    """Fills a model with the weights of a model directory. Of a spread model each rank reads its own parts alone.
+    """Loads the weights file of a model directory into a model. If it is sharded, each rank reads only its own parts.
 
-    A UserError if they are missing, or are not this model's. `renamed` maps names of today to the file's, given these.
+    `renamed`, given the names in the file, maps current names to them. Raises a UserError if the file is missing or
+    damaged, or does not fit the model.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; was the model trained to its first evaluation?")
@@ -268,12 +270,12 @@ def load_weights(
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or cut off ({error}); copy it again, or train on") from None
     if problem is not None:
-        raise UserError(f"{path}: these weights do not fit the recipe and tokenizer beside them: {problem}")
+        raise UserError(f"{path}: these weights do not fit the recipe and tokenizer next to them: {problem}")
 
 
 @torch.no_grad()
 def _fill(tensors: Tensors, file: Any, saved: Mapping[str, str]) -> str | None:
-    """Reads a safetensors file into tensors, a part of one at a time; what does not fit, and then reads nothing."""
+    """Reads a safetensors file into tensors, part by part; if any does not fit, returns why and reads nothing."""
     wrong = [f"{name} is missing" for name in tensors if name not in saved]
     wrong += [f"{name} is unknown" for name in saved if name not in tensors]
     for name in tensors.keys() & saved.keys():
@@ -292,7 +294,7 @@ def _fill(tensors: Tensors, file: Any, saved: Mapping[str, str]) -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, replaced at once and flushed to the disk."""
+    """Writes a UTF-8 text file atomically and flushes it to disk."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
         _flush(partial)
@@ -305,20 +307,20 @@ def checksum_of(path: Path) -> str:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """This rank's part, in the processor's memory, where the training does not change it."""
+    """A copy of this rank's part in CPU memory, which the training does not change."""
     part = parts.local(tensor)
     return part.clone() if part.device.type == "cpu" else part.cpu()
 
 
 def _make_empty(partial: Path) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
-    for left in partial.parent.glob(f"{PARTIAL}*"):  # of a process that was killed
+    for left in partial.parent.glob(f"{PARTIAL}*"):  # left over from a process that was killed
         _delete(left)
     partial.mkdir()
 
 
 def _remove(path: Path) -> None:
-    """Deletes a checkpoint; killed meanwhile, no half of it keeps its name."""
+    """Deletes a checkpoint; renamed first, so that no half-deleted one keeps its name if the process is killed."""
     _delete(path.rename(_doomed(path)))
 
 
@@ -327,7 +329,7 @@ def _doomed(path: Path) -> Path:
 
 
 def _delete(path: Path) -> None:
-    """A folder, or what somebody put in its place."""
+    """Deletes a folder, or a file or link in its place."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -335,7 +337,7 @@ def _delete(path: Path) -> None:
 
 
 def _flushed(partial: Path, rank: int) -> dict[str, str]:
-    """The checksums of a rank's files, once they are on the disk."""
+    """Flushes a rank's files to disk; returns their checksums."""
     checksums = {}
     for path in sorted(partial.glob(f"shard-{rank + 1:05d}-*.safetensors")):
         _flush(path)
@@ -344,8 +346,8 @@ def _flushed(partial: Path, rank: int) -> dict[str, str]:
 
 
 def _reason(error: BaseException) -> str:
-    """Why a file could not be written, without torch's wrapping."""
-    failures = getattr(error, "failures", {})  # of torch's CheckpointException: rank -> (error, trace)
+    """The reason why a file could not be written, unwrapped from torch's CheckpointException."""
+    failures = getattr(error, "failures", {})  # rank -> (error, trace)
     for failed, _ in failures.values():
         return _reason(failed)
     return str(getattr(error, "strerror", None) or error)
@@ -363,8 +365,8 @@ def _own_checksum(state: dict[str, Any]) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Forces a file, or a folder's list of names, to the disk."""
-    if os.name == "nt":  # Windows opens no folders, and forces only what is open for writing
+    """Flushes a file, or a folder's entries, to disk (fsync)."""
+    if os.name == "nt":  # Windows cannot open folders, and flushes only files that are open for writing
         return
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""What went wrong in a step? A step that was not finite is kept in a file, from which it can be taken again, alone."""
+"""What went wrong in a step? A step with non-finite values is saved to a file, from which it can be repeated alone."""
 
 import json
 import math
@@ -34,9 +34,9 @@ def keep(
     problem: NotFiniteError,
     world: World,
 ) -> UserError | SystemExit:
-    """Writes the weights before step `step` (from 0); the error to raise, which names the file and the examples.
+    """Writes the weights before step `step` (from 0); returns the error to raise, which names file and examples.
 
-    `data` is the source's fingerprint. Every rank calls it: weights may be spread.
+    `data` is the source's fingerprint. Collective, since weights may be sharded.
     """
     path = run / f"replay_step_{step + 1:08d}.safetensors"
     weights = gathered(state["model"], world)
@@ -52,7 +52,7 @@ def keep(
 
 
 def step_and_data(path: Path) -> tuple[int, str]:
-    """The step, from 0, that a replay file keeps, and the fingerprint of its data."""
+    """The step (from 0) of a replay file and the fingerprint of its data. Raises a UserError for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -62,16 +62,16 @@ def step_and_data(path: Path) -> tuple[int, str]:
 
 
 class Finding(NamedTuple):
-    """What one micro-batch of the step came to."""
+    """The result of one micro-batch of the step."""
 
     ids: list[str]
     loss: float
-    """Per target of the step."""
+    """Contribution to the loss of the step, which is normalized by the step's counts."""
     gradient_norm: float
     first_module: str | None
-    """The first whose output was not finite, in the order of the forward pass."""
+    """The first module, in the order of the forward pass, whose output was not finite."""
     examples: list[tuple[str, float]]
-    """Where the loss or gradient is not finite: each example's own loss, taken alone."""
+    """If the loss or gradient is not finite: id and loss of each example computed alone."""
 
 
 def take_again(
@@ -83,9 +83,10 @@ def take_again(
     path: Path,
     frozen: Sequence[str] = (),
 ) -> Iterator[Finding]:
-    """Forward and backward over the micro-batches of the step in a replay file, one after the other.
+    """Repeats forward and backward pass of the step in a replay file, one micro-batch after the other.
 
-    `frozen` are the recipe's patterns of what does not learn.
+    `frozen` are the recipe's patterns of parameters that are not trained. Raises a UserError if the data or the model
+    changed.
     """
     step, data = step_and_data(path)
     if data != source.fingerprint():
@@ -111,7 +112,7 @@ def take_again(
     for number, batch in enumerate(batches):
         if not batch.ids:
             continue
-        model.load_state_dict(weights)  # BatchNorm: each micro-batch starts from the step before
+        model.load_state_dict(weights)  # restores BatchNorm statistics: each micro-batch starts from the step before
         suspects: list[str] = []
         handles = [
             module.register_forward_hook(_noting(name, suspects))
@@ -136,7 +137,7 @@ def take_again(
 
 
 def _mean(terms: Mapping[str, Term], counts: Mapping[str, float]) -> float:
-    """Their weighted sum, as a step logs it."""
+    """Weighted sum of the terms, each divided by its count, as a step logs it."""
     weighted = (term for term in terms.values() if term.weight)
     return sum(term.weight * (term.total.item() / (counts[term.per] or 1.0)) for term in weighted)
 

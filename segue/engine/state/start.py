@@ -1,6 +1,6 @@
-"""With which weights does a training begin? Another model's, as far as they fit; and which parts stay as they are.
+"""Which weights does a fine-tuning start from? Another model's, as far as they fit; some parts can be frozen.
 
-Nothing else is carried over: the optimizer's state belongs to the training that it comes from.
+Only weights are taken over, no optimizer state.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,44 +20,45 @@ from segue.errors import UserError, some_of
 from segue.recipe import Section
 
 Rows = Sequence[Sequence[int]]
-"""For each token, the tokens of the base whose mean its row begins as; where there is none, it is drawn."""
+"""For each token of the new model, the tokens of the base whose rows are averaged for it; if empty, it is drawn."""
 Fate = Literal["loaded", "resized", "new", "left behind"]
 
 
 class StartSection(Section):
-    """Fine-tuning: another model's weights to begin with, and what stays as it is."""
+    """Fine-tuning: another model's weights to start from, and the parts of it that are frozen."""
 
     model: str | None = None
-    """Run or model directory whose weights the training begins with, as far as they fit. Of the same task; classes of
-    sounds may begin with a recognizer, whose encoder they take."""
+    """Run or model directory whose weights the training starts from, as far as they fit. It must be of the same task;
+    a classifier of sounds can also start from a speech recognizer, whose encoder it takes."""
     tokenizer: Literal["keep", "recipe"] = "keep"
-    """Whose tokens the model has: its own as before, or those of this recipe's tokenizer. Tokens that both know keep
-    their rows of the output layer and embeddings; new ones begin as the mean of the old tokens that spell them, or else
-    are drawn with mean and spread of the old rows."""
+    """Keep the base model's tokenizer, or use that of this recipe. Tokens that both have keep their rows in the output
+    layer and embeddings; a new token starts as the mean of the old tokens that spell it; if there are none, it is drawn
+    with mean and standard deviation of the old rows."""
     freeze: tuple[str, ...] = ()
-    """Parts that do not learn, by name, as in ["encoder.*"]; BatchNorm's statistics stay, too, where its weights do."""
+    """Parameters that are not trained, by name, as in ["encoder.*"]. BatchNorm layers whose weights are frozen also
+    keep their statistics."""
     story: str | None = None
-    """What the model was when this training took its weights; `segue train` fills it in, for the model card."""
+    """Description of the base model at the time of the training, for the model card; filled in by `segue train`."""
 
     def facts(self) -> list[str]:
-        """For the model card."""
+        """Sentences for the model card."""
         frozen = f", and these parts as they were: {', '.join(self.freeze)}" if self.freeze else ""
         return [f"Begun with the weights of {self.story}{frozen}."] if self.story else []
 
 
 class Inheritance(NamedTuple):
-    """What a task says about models to begin with."""
+    """How models of a task can start from another model."""
 
     tokenizers: Mapping[str, str]
-    """Keys of its recipe that describe tokenizers, and their files in model directories."""
+    """Recipe keys that describe tokenizers, and their files in model directories."""
     same: Sequence[str]
-    """Tables of its recipe that must be the base's: what the model reads."""
+    """Recipe tables that must equal the base's, since they determine the model's input."""
     rows: Callable[["Side", "Side"], Mapping[str, Rows]]
-    """Of the base and the new model: by name, the tensors whose first dimension is tokens or classes."""
+    """Given base and new model: the tensors whose first dimension is tokens or classes, by name."""
     renamed: Callable[[Iterable[str]], Mapping[str, str]] = unchanged
-    """Maps names of today to those of earlier files, given these."""
+    """Given the names in a file: maps current names to them, which differ in files of earlier versions."""
     of_others: Mapping[str, str] = MappingProxyType({})
-    """Other tasks whose models can be a base, and which part of the model both have."""
+    """Other tasks whose models can be a base, and the part of the model that both have."""
 
 
 class Side(NamedTuple):
@@ -65,36 +66,37 @@ class Side(NamedTuple):
 
     recipe: Any
     folder: Path
-    """With its tokenizers."""
+    """The folder with its tokenizers."""
 
 
 class Base(NamedTuple):
-    """A trained model, as another training sees it."""
+    """A trained model as the base of another training."""
 
     weights: Path
     """Its safetensors file."""
     renamed: Callable[[Iterable[str]], Mapping[str, str]]
-    """Maps names of today to the file's, given these."""
+    """Given the names in the file: maps current names to them."""
     rows: Mapping[str, Rows]
     """For tensors whose first dimension is tokens or classes."""
     part: str = ""
-    """Which part of it is taken, by the beginning of names: "" is all."""
+    """Prefix of the names of tensors that are taken: "" for all."""
 
 
 class Inherited(NamedTuple):
-    """What became of a tensor."""
+    """How a tensor of the new model or the base was treated."""
 
     name: str
     fate: Fate
     detail: str = ""
-    """How it was resized, or why it was not loaded."""
+    """How the tensor was resized, or why it was not loaded."""
 
 
 @torch.no_grad()
 def load(model: nn.Module, base: Base, seed: int) -> list[Inherited]:
-    """Fills a model, which has values and may be spread, with what fits of another; says what became of each tensor.
+    """Copies fitting weights of a base into an initialized, possibly sharded model; reports the fate of each tensor.
 
-    Each rank reads its own parts, and one whole tensor at a time where rows change. A UserError if nothing fits.
+    Each rank reads only its own parts; tensors whose rows change are read whole, one at a time. Raises a UserError if
+    nothing fits or the file cannot be read.
     """
     found: list[Inherited] = []
     try:
@@ -128,7 +130,7 @@ def load(model: nn.Module, base: Base, seed: int) -> list[Inherited]:
         if name not in tensors or not name.startswith(base.part)
     ]
     fitting = [each.name for each in found if each.fate in ("loaded", "resized")]
-    if not any(tensors[name].ndim > 1 for name in fitting):  # counters and a bias may fit by chance
+    if not any(tensors[name].ndim > 1 for name in fitting):  # scalars and biases may fit by chance
         named = some_of([f"  {each.name}: {each.detail}" for each in found], 3)
         raise UserError(f"start.model: nothing of {base.weights} fits the recipe's model:\n{named}")
     return found
@@ -139,7 +141,7 @@ def _are_same(rows: Rows, count: int) -> bool:
 
 
 def _counted(rows: Rows) -> str:
-    """In words: how many rows are kept, means, drawn."""
+    """The numbers of rows that are kept, averaged and drawn, as text."""
     kept, means = sum(len(row) == 1 for row in rows), sum(len(row) > 1 for row in rows)
     drawn = len(rows) - kept - means
     said = ((kept, "kept"), (means, "begin as a mean of others"), (drawn, "drawn"))
@@ -147,7 +149,7 @@ def _counted(rows: Rows) -> str:
 
 
 def _resized(old: Tensor, rows: Rows, generator: torch.Generator) -> Tensor:
-    """(V, ...) -> (V', ...)."""
+    """(V, ...) -> (V', ...): rows are copied, averaged or drawn from a normal distribution fitted to the old rows."""
     new = old.new_empty(len(rows), *old.shape[1:])
     for place, sources in zip(new.unbind(), rows, strict=True):
         if sources:
@@ -159,10 +161,10 @@ def _resized(old: Tensor, rows: Rows, generator: torch.Generator) -> Tensor:
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Parameters whose names match do not learn, nor does BatchNorm whose weights do not. Before the model is spread.
+    """Freezes parameters whose names match, and statistics of BatchNorm layers whose weights are all frozen.
 
-    A pattern is a name in which * stands for anything, or that of a part of the model. A UserError if one matches
-    nothing, or nothing is left to learn.
+    Call it before the model is distributed. A pattern is the name of a parameter or module, with * as wildcard. Raises
+    a UserError if a pattern matches nothing, or no trainable parameter is left.
     """
     parameters = dict(model.named_parameters())
     for pattern in patterns:

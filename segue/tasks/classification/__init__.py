@@ -1,8 +1,7 @@
 """How are sounds and texts classified? Examples to batches, an encoder, cross-entropy, accuracy.
 
-Read in this order: `settings.py` (the recipe), `examples.py` (what loader processes do), `model.py` (what is computed),
-then here what the engine asks for (`Classifying`) and the trained model (`load`). What a user does with it is
-`runtime/classifier.py`.
+Suggested reading order: `settings.py` (the recipe), `examples.py` (loader processes), `model.py`, then here the
+engine's interface (`Classifying`) and trained models (`load`). Inference is in `runtime/classifier.py`.
 
 Shape letters: B batch, S samples or tokens, C classes.
 """
@@ -77,15 +76,15 @@ __all__ = [
 ]
 
 EXAMPLE = Labeled
-"""What manifests hold."""
+"""Type of the examples in manifests."""
 SPECIAL = (UNKNOWN,)
-"""Tokens beside those of the texts."""
+"""Special tokens of the tokenizer."""
 ASSUMED_CLASSES = 10
-"""Where there are no examples to count them in."""
+"""Number of classes for an estimate without data."""
 
 
 class ClassPrediction(NamedTuple):
-    """What was said of an example."""
+    """The predicted class of an example."""
 
     id: str
     reference: str
@@ -95,7 +94,7 @@ class ClassPrediction(NamedTuple):
 
 
 class Classifying:
-    """The task, as the engine asks for it (`engine/task.py`)."""
+    """Implements the engine's `Task` protocol (`engine/task.py`)."""
 
     def __init__(self, section: Recipe, source: LabeledSource) -> None:
         reader = source.reader
@@ -106,15 +105,15 @@ class Classifying:
         self.phases = (Phase("", "", section.optimizer, section.schedule),)
 
     def build_model(self) -> nn.Module:
-        """The model with fresh weights."""
+        """A new model."""
         return build_model(self.recipe, self.classes, self.tokenizer)
 
     def counts(self, batch: LabeledBatch) -> dict[str, float]:
-        """Examples."""
+        """Number of examples."""
         return {"targets": len(batch.ids)}
 
     def loss(self, model: nn.Module, batch: LabeledBatch, phase: str = "") -> dict[str, Term]:
-        """Smoothed cross-entropy of the classes, and their likelihood for the log."""
+        """Label-smoothed cross-entropy of the classes, and their negative log-likelihood for the log."""
         del phase
         loss, likelihood = cross_entropy(model(*batch.inputs), batch.targets, self.recipe.label_smoothing)
         return {LOSS: Term(loss.sum()), "likelihood_loss": Term(likelihood.detach().sum(), weight=0.0)}
@@ -122,7 +121,7 @@ class Classifying:
     def predict(
         self, model: nn.Module, batch: LabeledBatch, any_rank: Callable[[bool], bool] | None = None
     ) -> list[ClassPrediction]:
-        """The likeliest classes, in one pass."""
+        """The most likely class of each example."""
         del any_rank
         scores: Tensor = model(*batch.inputs[:2])
         best = scores.argmax(dim=1).tolist()
@@ -142,7 +141,7 @@ class Classifying:
         return {**found, noun: len(predictions), "loss": sum(p.loss for p in predictions) / len(predictions)}
 
     def save_assets(self, folder: Path, scores: dict[str, float]) -> None:
-        """Recipe, which names the classes, tokenizer and model card."""
+        """Writes recipe (with the names of the classes), tokenizer and model card."""
         write_text(folder / "recipe.toml", recipe.dump(self.recipe))
         if self.tokenizer is not None:
             self.tokenizer.save(folder / "tokenizer.json")
@@ -162,7 +161,7 @@ class Classifying:
             facts=[
                 f"Trained on {manifests.training_name(data)}: {len(train):,} {noun}{hours}.",
                 *section.start.facts(),
-                f"Tells {len(self.classes)} classes of {noun}{rate}: {', '.join(self.classes)}.",
+                f"Distinguishes {len(self.classes)} classes of {noun}{rate}: {', '.join(self.classes)}.",
                 f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "
                 f"model: {scores[name]:.2%} ({len(dev):,} {noun}).",
             ],
@@ -171,7 +170,7 @@ class Classifying:
 
 
 def use(folder: str, *, is_of_sounds: bool) -> str:
-    """How a classifier that lies in `folder` is used with Segue."""
+    """The section of the model card that shows how to use the classifier in `folder` with Segue."""
     if is_of_sounds:
         return in_segue(folder, f"segue classify {folder} sound.wav", 'classify("sound.wav").label')
     command = f'echo "a line of text" | segue classify {folder}'
@@ -179,7 +178,7 @@ def use(folder: str, *, is_of_sounds: bool) -> str:
 
 
 def build_model(section: Recipe, classes: Sequence[str], tokenizer: Tokenizer | None) -> nn.Module:
-    """The model with fresh weights."""
+    """A new model; one of texts needs a tokenizer."""
     if isinstance(section.model, EncoderSection):
         assert tokenizer is not None
         return TextClassifier(section.model, len(tokenizer), len(classes))
@@ -188,9 +187,9 @@ def build_model(section: Recipe, classes: Sequence[str], tokenizer: Tokenizer | 
 
 
 def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, LabeledSource]:
-    """The recipe with what it leaves to the data, and the data of a run; a tokenizer is learned and kept there.
+    """The recipe with every "auto" resolved from the data, and the data of a run. Collective.
 
-    Every rank calls it.
+    A tokenizer for texts is learned at the first call and saved in the run directory.
     """
     data = world.first(lambda: manifests.resolved(section.data))
     splits = manifests.splits(Labeled, data)
@@ -223,17 +222,17 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Labe
 
 
 def learned_classes(train: Manifest[Labeled]) -> tuple[str, ...]:
-    """The labels of the training examples, sorted; a UserError where there is only one."""
+    """The labels of the training examples, sorted. Raises a UserError if there is only one."""
     labels = sorted({each.label for each in train})
     if len(labels) == 1:
         raise UserError(
-            f"{', '.join(map(str, train.paths))}: label: all have {labels[0]!r}; two classes are the fewest"
+            f"{', '.join(map(str, train.paths))}: label: all have {labels[0]!r}; at least two classes are needed"
         )
     return tuple(labels)
 
 
 def _say_lonely(train: Manifest[Labeled]) -> None:
-    """Warns of classes that one example has to teach."""
+    """Warns about classes with a single training example."""
     counts = Counter(each.label for each in train)
     lonely = [
         f"{each.origin}: label: the only training example of {each.label!r}"
@@ -241,11 +240,11 @@ def _say_lonely(train: Manifest[Labeled]) -> None:
         if counts[each.label] == 1
     ]
     if lonely:
-        warn(f"a class is hardly learned from one example:\n{some_of(lonely, 3)}")
+        warn(f"one example is hardly enough to learn a class:\n{some_of(lonely, 3)}")
 
 
 def source_of(section: Recipe, tokenizer: Tokenizer | None, splits: dict[Split, Manifest[Labeled]]) -> LabeledSource:
-    """The data of these manifests, as the recipe reads them."""
+    """The data of these manifests, read according to the recipe."""
     batch, skip_bad = section.batch, section.data.skip_bad
     assert section.classes != "auto"
     reader: SoundReader | TextReader
@@ -258,7 +257,7 @@ def source_of(section: Recipe, tokenizer: Tokenizer | None, splits: dict[Split, 
 
 
 def build_task(section: Recipe, source: LabeledSource) -> Classifying:
-    """The task on these data."""
+    """The task for these data."""
     return Classifying(section, source)
 
 
@@ -267,7 +266,7 @@ def _texts(section: Recipe, examples: Manifest[Labeled]) -> Iterator[str]:
 
 
 def sketch(section: Recipe) -> Sketch:
-    """The recipe without its data: the longest examples, as many as use up the budget."""
+    """The recipe without its data, for an estimate: the longest examples, as many as fill the budget."""
     notes: tuple[str, ...] = ()
     if section.classes == "auto":
         classes, notes = _stand_in_classes(section)
@@ -281,11 +280,11 @@ def sketch(section: Recipe) -> Sketch:
 
 
 def _stand_in_classes(section: Recipe) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """As many classes as the training data have, if they are there; and what was assumed."""
+    """The classes of the training data if these exist, else ASSUMED_CLASSES; and notes about assumptions."""
     paths = manifests.training_paths(section.data)
     if all(path.is_file() for path in paths):
         return learned_classes(Manifest(Labeled, paths)), ()
-    note = f"{ASSUMED_CLASSES} classes: {paths[0]}, to count them in, is not there"
+    note = f"{ASSUMED_CLASSES} classes, since {paths[0]} does not exist"
     return tuple(map(str, range(ASSUMED_CLASSES))), (note,)
 
 
@@ -310,7 +309,7 @@ def _sketch_of_sounds(section: Recipe, notes: tuple[str, ...]) -> Sketch:
         return LabeledBatch([""] * rows, float(budget), 0, inputs, torch.zeros(rows, dtype=torch.int64))
 
     if section.data.longest_seconds is None:
-        notes = (*notes, "one sound fills the budget, for data.longest_seconds is not given")
+        notes = (*notes, "one sound fills the budget, since data.longest_seconds is not given")
     said = f"{rows} sounds of {seconds:.2f} s"
     return Sketch(Classifying(silent, source), batch, "seconds", said, "batch.seconds", notes)
 
@@ -335,28 +334,28 @@ def _sketch_of_texts(section: Recipe, notes: tuple[str, ...]) -> Sketch:
 
 
 class TorchBackend:
-    """The model in PyTorch, as a `Classifier` sees it."""
+    """The PyTorch backend of a `Classifier`."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._model, self._device = model.eval().to(device), device
 
     @torch.inference_mode()
     def scores(self, inputs: NDArray[Any], lengths: NDArray[np.int64]) -> Scores:
-        """(B, S), (B) -> (B, C)."""
+        """(B, S) samples or tokens, (B) lengths -> (B, C) scores."""
         given = (torch.from_numpy(each).to(self._device) for each in (inputs, lengths))
         found: Scores = self._model(*given).cpu().numpy()
         return found
 
 
 class Trained(NamedTuple):
-    """What a model directory holds."""
+    """The contents of a model directory."""
 
     recipe: Recipe
     tokenizer: Tokenizer | None
     model: nn.Module
 
     def metadata(self) -> ClassifierMetadata:
-        """What is to be known of the model to use it."""
+        """What a runtime needs to know about the model."""
         section = self.recipe
         assert section.classes != "auto"
         return ClassifierMetadata(
@@ -369,12 +368,12 @@ class Trained(NamedTuple):
         )
 
     def classifier(self, backend: ClassifierBackend) -> Classifier:
-        """The model in some runtime, ready for use."""
+        """A classifier that uses this backend."""
         return Classifier(self.metadata(), backend, self.tokenizer)
 
 
 def waveforms(trained: Trained, examples: Manifest[Labeled]) -> Iterator[NDArray[np.float32]]:
-    """The sound of each example, short ones first."""
+    """The waveform of each example, sorted by length."""
     evaluator = trained.classifier(TorchBackend(trained.model, torch.device("cpu"))).evaluator
     batches = progress(evaluator.batches(examples), "sees ranges of activations", unit="batches")
     return (waveform for _, group in batches for waveform in group if not isinstance(waveform, str))
@@ -387,14 +386,14 @@ def compare(
     where: Circumstances,
     least: object = None,
 ) -> Parity:
-    """The model beside what was exported of it."""
+    """Compares the PyTorch model with an export."""
     assert least is None
     ours = trained.classifier(TorchBackend(trained.model, torch.device("cpu")))
     return comparison.compare(ours, trained.classifier(backend), examples, where)
 
 
 def restore(folder: Path) -> Trained:
-    """The model in a model directory, for evaluation."""
+    """Loads a model directory: recipe, tokenizer, and the model in evaluation mode on the CPU."""
     section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
     section = section.model_copy(update={"model": section.model.widened()})
     tokenizer = None if section.is_of_sounds else Tokenizer.load(folder / "tokenizer.json")
@@ -405,6 +404,6 @@ def restore(folder: Path) -> Trained:
 
 
 def load(folder: Path, device: str) -> Classifier:
-    """The model in a model directory, ready for use."""
+    """Loads a model directory for inference."""
     trained = restore(folder)
     return trained.classifier(TorchBackend(trained.model, choose_device(device)))

@@ -1,4 +1,4 @@
-"""Is an exported classifier the same classifier? What its runtime says, beside PyTorch."""
+"""Does an exported classifier give the same classes? Its runtime compared with PyTorch."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ from segue.runtime.classification_evaluation import ClassResult
 from segue.runtime.classifier import Classifier
 
 LEAST_IDENTICAL = 0.99
-"""Share of the outputs of models in full precision."""
+"""Smallest fraction of identical outputs in full precision."""
 
 
 def compare(model: Classifier, other: Classifier, examples: Manifest[Labeled], where: Circumstances) -> Parity:
-    """A classifier in PyTorch beside the same one in another runtime."""
+    """Compares a classifier in PyTorch with its export in another runtime."""
     ours, theirs = model.evaluator, other.evaluator
     thin_out(examples)
     before: list[ClassResult] = []
@@ -25,7 +25,7 @@ def compare(model: Classifier, other: Classifier, examples: Manifest[Labeled], w
         ours.batches(ours.usable(examples)), "compares", len(examples), "examples", lambda each: len(each[0])
     )
     for some, given in batches:
-        if not before:  # to warm up
+        if not before:  # warm-up
             ours.of(given), theirs.of(given)
         rows, rows_after = clock.both(ours.of, theirs.of, given)
         differences += np.abs(rows - rows_after).ravel().tolist()

@@ -1,4 +1,4 @@
-"""How do labeled sounds and texts become micro-batches? Checked, varied or cut into tokens, padded: what loaders do.
+"""How do labeled sounds and texts become micro-batches? Checked, augmented or tokenized, padded, in loader processes.
 
 Shape letters: B batch, S samples or tokens.
 """
@@ -27,7 +27,7 @@ from segue.tasks.classification.settings import FEW_SECONDS, FEW_TEXTS, Recipe
 
 
 class TextBatch(NamedTuple):
-    """Texts side by side."""
+    """Padded texts."""
 
     tokens: Tensor
     """(B, S)"""
@@ -43,13 +43,13 @@ class LabeledBatch(NamedTuple):
     """Seconds or tokens."""
     num_skipped: int
     inputs: SoundBatch | TextBatch
-    """What the model is called with."""
+    """Arguments of the model."""
     targets: Tensor
-    """(B) numbers of classes"""
+    """(B) class indices"""
 
 
 class ReadExample(NamedTuple):
-    """An example as a model reads it."""
+    """An example as the model gets it."""
 
     id: str
     label: str
@@ -61,7 +61,7 @@ LabeledSource = ManifestSource[Labeled, ReadExample, LabeledBatch]
 
 
 class SoundReader:
-    """What is special about labeled sounds (`data/source.py`)."""
+    """Reads labeled sounds, for a `ManifestSource` (`data/source.py`)."""
 
     noun = "sounds"
     unit = "seconds"
@@ -76,7 +76,7 @@ class SoundReader:
         self.sounds = Sounds(section.features, augmentation, root, section.seed, has_noise_alone=False)
 
     def examine(self, split: Split, examples: Iterable[Labeled]) -> Iterator[float | Finding]:
-        """Every recording has to be there and long enough, and of a known class."""
+        """Checks that each recording exists, is long enough and has a known class."""
         longest = self.recipe.data.longest_seconds
         too_long = Finding(f"longer than data.longest_seconds ({longest or 0:g} s)", is_mistake=False)
         for each in examples:
@@ -94,20 +94,20 @@ class SoundReader:
                     yield Finding(str(error))
 
     def advice(self) -> Sequence[str]:
-        """None: what is wrong with an example is wrong with it alone."""
+        """None: problems of sounds have no common remedy."""
         return ()
 
     def arrange(self, split: Split, examples: Manifest[Labeled], lengths: Lengths) -> Lengths:
-        """Of training sounds: with pauses, at the slowest speed."""
+        """Lengths of training sounds with pauses, at the slowest speed."""
         return self.sounds.arrange((each.speaker for each in examples), lengths) if split == "train" else lengths
 
     def too_long(self, examples: Manifest[Labeled], lengths: Lengths, budget: float) -> str:
-        """Names the longest recording."""
+        """The message for a budget that is too small for the longest recording."""
         longest = examples[int(examples.sizes.argmax())].sound
         return self.sounds.too_long(longest, float(lengths.max()), budget)
 
     def read(self, split: Split, examples: Manifest[Labeled], index: int, epoch: int) -> ReadExample:
-        """Reads one, and varies it for training."""
+        """Reads a sound, and augments it for training."""
         [member], pauses = self.sounds.members(index, epoch) if split == "train" else ([index], ())
         example = examples[member]
         holding(example.id)
@@ -118,18 +118,18 @@ class SoundReader:
         return ReadExample(example.id, example.label, ReadSound(example.samples(self.sounds.sample_rate_hz)))
 
     def collate(self, read: Sequence[ReadExample], num_skipped: int) -> LabeledBatch:
-        """Pads them."""
+        """Pads sounds to a batch."""
         batch = sounds.padded([each.given for each in read if isinstance(each.given, ReadSound)])
         seconds = int(batch.lengths.sum()) / self.sounds.sample_rate_hz
         return LabeledBatch([each.id for each in read], seconds, num_skipped, batch, _targets(read, self.classes))
 
     def amount(self, examples: Manifest[Labeled]) -> float:
-        """Seconds."""
+        """Total duration in seconds."""
         return seconds_in(examples)
 
 
 class TextReader:
-    """What is special about labeled texts."""
+    """Reads labeled texts, for a `ManifestSource` (`data/source.py`)."""
 
     noun = "texts"
     unit = "tokens"
@@ -140,7 +140,7 @@ class TextReader:
         self.recipe, self.classes, self.tokenizer = section, classes, tokenizer
 
     def examine(self, split: Split, examples: Iterable[Labeled]) -> Iterator[float | Finding]:
-        """The tokens of each, which has to be of a known class."""
+        """Counts the tokens of each text; checks that it is not empty and has a known class."""
         longest = self.recipe.data.longest_tokens
         too_long = Finding(f"longer than data.longest_tokens ({longest})", is_mistake=False)
         remaining = iter(examples)
@@ -156,30 +156,30 @@ class TextReader:
                     yield too_long if split == "train" and count > longest else count
 
     def advice(self) -> Sequence[str]:
-        """None: what is wrong with an example is wrong with it alone."""
+        """None: problems of texts have no common remedy."""
         return ()
 
     def arrange(self, split: Split, examples: Manifest[Labeled], lengths: Lengths) -> Lengths:
-        """Each text is read alone."""
+        """Lengths unchanged: texts are not joined."""
         del split, examples
         return lengths
 
     def too_long(self, examples: Manifest[Labeled], lengths: Lengths, budget: float) -> str:
-        """Names the longest text."""
+        """The message for a budget that is too small for the longest text."""
         return (
             f"batch.tokens: {budget:.0f} cannot hold the longest text: {lengths.max():.0f} tokens "
             f"({examples[int(lengths.argmax())].origin}); raise it, or lower data.longest_tokens"
         )
 
     def read(self, split: Split, examples: Manifest[Labeled], index: int, epoch: int) -> ReadExample:
-        """Normalizes it and cuts it into tokens."""
+        """Normalizes and tokenizes a text."""
         del split, epoch
         example = examples[index]
         holding(example.id)
         return ReadExample(example.id, example.label, self.tokenizer.encode(normalize(example.text, self.recipe.rule)))
 
     def collate(self, read: Sequence[ReadExample], num_skipped: int) -> LabeledBatch:
-        """Pads them."""
+        """Pads texts to a batch."""
         rows = [each.given for each in read if isinstance(each.given, list)]
         batch = TextBatch(*map(torch.from_numpy, batching.padded(rows, PADDING)))
         return LabeledBatch(
@@ -187,7 +187,7 @@ class TextReader:
         )
 
     def amount(self, examples: Manifest[Labeled]) -> float:
-        """Texts."""
+        """Number of texts."""
         return len(examples)
 
 
@@ -197,5 +197,5 @@ def _targets(read: Sequence[ReadExample], classes: Sequence[str]) -> Tensor:
 
 
 def seconds_in(manifest: Manifest[Labeled]) -> float:
-    """Of all its sounds."""
+    """Total duration of a manifest's sounds, in seconds."""
     return float(manifest.sizes.sum())

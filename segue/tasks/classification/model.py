@@ -1,4 +1,4 @@
-"""What computes the scores of classes? An encoder, a weighted mean of its outputs, a linear layer.
+"""What is a classifier's model? An encoder, a weighted mean of its outputs, a linear layer.
 
 Shape letters: B batch, S samples or tokens, T outputs of the encoder, D width, C classes.
 """
@@ -14,18 +14,18 @@ from segue.models.transformer import EncoderSection
 
 
 class PooledHead(nn.Module):
-    """Scores of classes from a weighted mean over what is real (Lin et al. 2017, arXiv:1703.03130, with one query).
+    """Scores of classes from an attention-weighted mean over real positions (Lin et al. 2017, arXiv:1703.03130).
 
-    Weights are learned, so that a long pause counts for nothing; at first all are the same.
+    Weights are learned, so that long pauses can be ignored; initially all are equal.
     """
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        self.query = nn.Linear(width, 1, bias=False)  # softmax is blind to one
+        self.query = nn.Linear(width, 1, bias=False)  # softmax is invariant to a bias
         self.output = nn.Linear(width, num_classes)
 
     def initialize(self) -> None:
-        """All classes are as likely at first, nearly, and a plain mean is taken."""
+        """Initializes the weights: a plain mean, and nearly equal scores of all classes."""
         nn.init.zeros_(self.query.weight)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
@@ -35,13 +35,13 @@ class PooledHead(nn.Module):
         is_real = length_mask(lengths, encoded.shape[2])  # (B, 1, T)
         x = encoded.transpose(1, 2)  # (B, D, T) -> (B, T, D)
         scores = self.query(x).float().transpose(1, 2)  # (B, 1, T)
-        scores = scores.masked_fill(~is_real, torch.finfo(torch.float32).min)  # not -inf: of nothing, it would be nan
+        scores = scores.masked_fill(~is_real, torch.finfo(torch.float32).min)  # not -inf: NaN for length 0
         pooled = scores.softmax(dim=2) @ x.masked_fill(~is_real.transpose(1, 2), 0.0).float()  # (B, 1, D)
         return self.output(pooled.squeeze(1)).float()  # type: ignore[no-any-return]
 
 
 class SoundClassifier(nn.Module):
-    """Waveforms to scores."""
+    """Waveforms to scores of classes."""
 
     def __init__(self, features: FeaturesSection, model: SoundEncoderSection, num_classes: int) -> None:
         super().__init__()
@@ -56,12 +56,12 @@ class SoundClassifier(nn.Module):
         self.head.initialize()
 
     def forward(self, waveforms: Tensor, lengths: Tensor, augmentation: FeatureTensors | None = None) -> Tensor:
-        """(B, S) samples, (B) their numbers -> (B, C) scores."""
+        """(B, S) samples, (B) lengths -> (B, C) scores."""
         return self.head(*self.encoder(*self.front_end.prepare(waveforms, lengths, augmentation)))  # type: ignore[no-any-return]
 
 
 class TextClassifier(nn.Module):
-    """Tokens to scores."""
+    """Tokens to scores of classes."""
 
     def __init__(self, model: EncoderSection, vocabulary: int, num_classes: int) -> None:
         super().__init__()
@@ -75,5 +75,5 @@ class TextClassifier(nn.Module):
         self.head.initialize()
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S) tokens, (B) their numbers -> (B, C) scores."""
+        """(B, S) tokens, (B) lengths -> (B, C) scores."""
         return self.head(*self.encoder(tokens, lengths))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""What is chosen about a classifier? The recipe of classification."""
+"""What can be configured about a classifier? The recipe of classification."""
 
 from typing import Annotated, Literal, Self
 
@@ -20,41 +20,41 @@ from segue.models.transformer import EncoderSection
 
 FEW_SECONDS, MUCH_SECONDS = 3600.0, 5 * 3600.0
 FEW_TEXTS, MANY_TEXTS = 1000, 200_000
-"""For training: up to which they are learned from 100 times, and from which on the model is wider, for "auto"."""
+"""Thresholds for "auto": up to FEW_ training runs for 100 epochs; from MUCH_ or MANY_ on the model is wider."""
 
 
 class DataSection(ManifestsSection):
-    """Where the examples are."""
+    """Manifests of labeled examples."""
 
     longest_seconds: Annotated[float, Field(gt=0)] | None = None
-    """Longer training sounds are left out, and counted."""
+    """Longer training sounds are left out and counted."""
     longest_tokens: Annotated[int, Field(gt=0)] = 256
-    """Training texts with more tokens are left out, and counted; longer ones are classified in parts."""
+    """Training texts with more tokens are left out and counted; longer inputs are classified in parts."""
 
 
 class BatchSection(recipe.Section):
-    """How much is learned from at once: a budget of seconds for sounds, of tokens for texts."""
+    """Batch size: in seconds for sounds, in tokens for texts."""
 
     seconds: Annotated[float, Field(gt=0)] | Literal["auto"] | None = None
-    """Of one micro-batch: sounds times the longest one, at the slowest speed. "auto" tries what fits in memory, once,
-    and writes the number into the run's recipe."""
+    """Size limit of a micro-batch: number of sounds times the longest one, at the slowest speed. "auto" determines once
+    what fits in memory, and writes the number into the run's recipe."""
     tokens: Annotated[int, Field(gt=0)] | Literal["auto"] | None = None
-    """Of one micro-batch: texts times the longest one. "auto" as for seconds."""
+    """Size limit of a micro-batch: number of texts times the longest one. "auto" as for seconds."""
     micro_batches: Annotated[int, Field(gt=0)] = 1
-    """Micro-batches in a step; devices share them out."""
+    """Micro-batches per step, divided among the devices."""
     buckets: Annotated[int, Field(gt=0)] = 8
-    """Groups of similar length that micro-batches are drawn from."""
+    """Number of length buckets from which micro-batches are drawn."""
 
 
 class Recipe(recipe.Section):
-    """Classification of sounds, or of texts: the kind of the model says which."""
+    """Classification of sounds or of texts, depending on the kind of the model."""
 
     task: Literal["classification"]
     """The task."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of weights, order, augmentation and dropout."""
+    """Random seed of weights, data order, augmentation and dropout."""
     license: LicenseId = "unknown"
-    """License of the trained model, for its card: an SPDX identifier in small letters, such as apache-2.0."""
+    """License of the trained model, for its card: a lowercase SPDX identifier, such as apache-2.0."""
     start: StartSection = StartSection()
     """Fine-tuning."""
     data: DataSection = DataSection()
@@ -63,20 +63,20 @@ class Recipe(recipe.Section):
     """The classes, in the order of the outputs. "auto" takes the labels of the training examples, sorted, and writes
     them into the run's recipe."""
     features: FeaturesSection | None = None
-    """Front end; only for sounds, which need it."""
+    """Front end; required for sounds, not allowed for texts."""
     augmentation: AugmentationSection | None = None
-    """Variation of the training sounds."""
+    """Data augmentation of the training sounds."""
     text: TextSection | None = None
-    """Text normalization; without it texts are read as they are, but for their Unicode form (NFC)."""
+    """Text normalization; by default texts are only normalized to Unicode form NFC."""
     tokenizer: TokenizerSection | None = None
-    """What texts are cut into; only for texts, which need it."""
+    """Tokenizer; required for texts, not allowed for sounds."""
     model: Annotated[SoundEncoderSection | EncoderSection, Field(discriminator="kind")]
-    """The encoder: of sounds (jasper), or of texts (transformer). A linear layer scores a mean of its outputs,
-    whose weights are learned."""
+    """The encoder: of sounds (jasper), or of texts (transformer). A linear layer computes scores from a mean of its
+    outputs with learned weights."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target distribution that is spread over all classes."""
+    """Probability mass of the target distribution that is spread over all classes."""
     metric: metrics.ClassMetric = "accuracy"
-    """What chooses the best model. With macro_f1 rare classes count as much as others."""
+    """Metric that selects the best model. With macro_f1 rare classes count as much as frequent ones."""
     batch: BatchSection
     """Batches."""
     optimizer: OptimizerSection
@@ -111,9 +111,9 @@ class Recipe(recipe.Section):
                 raise ValueError(f"{name}: model.kind {self.model.kind} classifies {what}, which have none")
         unit, wrong = ("seconds", "tokens") if self.is_of_sounds else ("tokens", "seconds")
         if getattr(self.batch, unit) is None or getattr(self.batch, wrong) is not None:
-            raise ValueError(f"batch.{unit}: wanted for {what}, and no batch.{wrong}")
+            raise ValueError(f"batch.{unit}: needed for {what}, without batch.{wrong}")
         if self.augmentation is not None and self.augmentation.joined_utterances > 1:
-            raise ValueError("augmentation.joined_utterances: sounds that are joined would have no one class")
+            raise ValueError("augmentation.joined_utterances: joined sounds would not have a single class")
         if self.classes != "auto" and len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes: one stands in it twice")
+            raise ValueError("classes: a class is listed twice")
         return self

@@ -1,4 +1,4 @@
-"""What of a trained classifier can another begin with? Or of a recognizer, which reads sounds with the same encoder."""
+"""Which parts of a trained classifier, or of a recognizer with the same encoder, can a fine-tuning start from?"""
 
 from collections.abc import Mapping
 

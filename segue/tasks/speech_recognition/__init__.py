@@ -1,8 +1,8 @@
 """How is speech recognized? Utterances to batches, an encoder, the loss of an objective, transcripts, error rates.
 
-Read in this order: `settings.py` (the recipe), `utterances.py` (what loader processes do), `model.py` and `ctc.py`
-(what is computed), then here what the engine asks for (`SpeechRecognition`) and the trained model (`load`). What a
-user does with it is `runtime/recognizer.py`.
+Suggested reading order: `settings.py` (the recipe), `utterances.py` (loader processes), `model.py` and `ctc.py` (the
+computation), then here the engine's interface (`SpeechRecognition`) and trained models (`load`). Inference is in
+`runtime/recognizer.py`.
 
 Shape letters: B batch, S samples, T frames, V vocabulary (blank included, last).
 """
@@ -66,22 +66,22 @@ __all__ = [
 ]
 
 EXAMPLE = Utterance
-"""What manifests hold."""
+"""Type of the examples in manifests."""
 
 
 class SpeechPrediction(NamedTuple):
-    """What was recognized."""
+    """The transcript of an example."""
 
     id: str
     reference: str
     hypothesis: str
     loss: float
-    """Negative log-likelihood of the reference; 0 where CTC cannot align it."""
+    """Negative log-likelihood of the reference; 0 if CTC cannot align it."""
     num_targets: int
 
 
 class SpeechRecognition:
-    """The task, as the engine asks for it (`engine/task.py`)."""
+    """Implements the engine's `Task` protocol (`engine/task.py`)."""
 
     def __init__(self, section: Recipe, source: SpeechSource) -> None:
         reader = source.reader
@@ -94,15 +94,15 @@ class SpeechRecognition:
         self.phases = (Phase("", "", section.optimizer, section.schedule),)
 
     def build_model(self) -> AcousticModel:
-        """The model with fresh weights."""
+        """A new model."""
         return AcousticModel(self.recipe, len(self.tokenizer))
 
     def counts(self, batch: SpeechBatch) -> dict[str, float]:
-        """Target tokens."""
+        """Number of target tokens."""
         return {"targets": int(batch.target_lengths.sum())}
 
     def loss(self, model: nn.Module, batch: SpeechBatch, phase: str = "") -> dict[str, Term]:
-        """Negative log-likelihood of the references."""
+        """Negative log-likelihood of the references, summed."""
         del phase
         log_probs, frames = model(batch.waveforms, batch.lengths, batch.augmentation)
         return {LOSS: Term(self.objective.loss(log_probs, frames, batch.targets, batch.target_lengths).sum())}
@@ -113,7 +113,7 @@ class SpeechRecognition:
         """Greedy transcripts, in one pass."""
         del any_rank
         log_probs, frames = model(batch.waveforms, batch.lengths)
-        # A reference that CTC cannot align (no tokens, or too many) counts in the error rates, not in the loss.
+        # References that CTC cannot align (no tokens, or too many) count in the error rates but not in the loss.
         targets, lengths = batch.targets, batch.target_lengths
         losses = self.objective.loss(log_probs, frames, targets, lengths, zero_infinity=True) * (lengths > 0)
         scores, num_frames = log_probs.cpu().numpy(), frames.tolist()
@@ -165,14 +165,14 @@ def _model_card(task: SpeechRecognition, scores: dict[str, float]) -> str:
 
 
 def use(folder: str) -> str:
-    """How a recognizer that lies in `folder` is used with Segue."""
+    """The section of the model card that shows how to use the recognizer in `folder` with Segue."""
     return in_segue(folder, f"segue transcribe {folder} speech.wav", 'transcribe("speech.wav").text')
 
 
 def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, SpeechSource]:
-    """The recipe with what it leaves to the data, and the data of a run; the tokenizer is learned and kept there.
+    """The recipe with every "auto" resolved from the data, and the data of a run. Collective.
 
-    Every rank calls it.
+    The tokenizer is learned at the first call and saved in the run directory.
     """
     data = world.first(lambda: manifests.resolved(section.data))
     section = section.model_copy(update={"data": data})
@@ -202,13 +202,13 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Spee
 def source_of(
     section: Recipe, reader: UtteranceReader, splits: dict[manifests.Split, Manifest[Utterance]]
 ) -> SpeechSource:
-    """The data of these manifests, as the recipe reads them."""
+    """The data of these manifests, read according to the recipe."""
     batch, skip_bad = section.batch, section.data.skip_bad
     return SpeechSource(reader, splits, batch.seconds, buckets=batch.buckets, seed=section.seed, skip_bad=skip_bad)
 
 
 def build_task(section: Recipe, source: SpeechSource) -> SpeechRecognition:
-    """The task on these data."""
+    """The task for these data."""
     return SpeechRecognition(section, source)
 
 
@@ -220,7 +220,7 @@ TOKENS_A_SECOND = 15.0  # LJSpeech: 1.3 million characters in 24 hours; other to
 
 
 def sketch(section: Recipe) -> Sketch:
-    """The recipe without its data: the longest utterances, as many as the budget permits."""
+    """The recipe without its data, for an estimate: the longest utterances, as many as the budget permits."""
     budget, longest, augmentation = section.batch.seconds, section.data.longest_seconds, section.augmentation
     if budget == "auto":
         raise UserError("batch.seconds: auto is found on the device itself; give a number, like batch.seconds=60")
@@ -250,9 +250,9 @@ def sketch(section: Recipe) -> Sketch:
             augmentation=None if drawn is None else stacked([drawn] * rows),
         )
 
-    notes = (f"{num_tokens} target tokens in each, {TOKENS_A_SECOND:g} a second at the most", *assumed)
+    notes = (f"{num_tokens} target tokens in each, {TOKENS_A_SECOND:g} a second at most", *assumed)
     if longest is None:
-        notes = (*notes, "one utterance fills the budget, for data.longest_seconds is not given")
+        notes = (*notes, "one utterance fills the budget, since data.longest_seconds is not given")
     return Sketch(
         SpeechRecognition(silent, source_of(silent, reader, {})),
         batch,
@@ -264,14 +264,14 @@ def sketch(section: Recipe) -> Sketch:
 
 
 class TorchBackend:
-    """The model in PyTorch, as a `Recognizer` sees it."""
+    """The PyTorch backend of a `Recognizer`."""
 
     def __init__(self, model: AcousticModel, objective: CTC, device: torch.device) -> None:
         self.model, self._objective, self._device = model.eval().to(device), objective, device
 
     @torch.inference_mode()
     def recognize(self, waveforms: Sequence[audio.Samples]) -> list[Recognized]:
-        """(S) each."""
+        """Recognizes waveforms of shape (S) each, as one batch."""
         padded, lengths = (torch.from_numpy(each).to(self._device) for each in audio.padded(waveforms))
         log_probs, frames = self.model(padded, lengths)
         rows = (row[:length] for row, length in zip(log_probs.cpu().numpy(), frames.tolist(), strict=True))
@@ -279,14 +279,14 @@ class TorchBackend:
 
 
 class Trained(NamedTuple):
-    """What a model directory holds."""
+    """The contents of a model directory."""
 
     recipe: Recipe
     tokenizer: Tokenizer
     model: AcousticModel
 
     def metadata(self) -> SpeechMetadata:
-        """What is to be known of the model to use it."""
+        """What a runtime needs to know about the model."""
         return SpeechMetadata(
             sample_rate_hz=self.recipe.features.sample_rate_hz,
             feature_dim=self.recipe.features.mel_bins,
@@ -299,7 +299,7 @@ class Trained(NamedTuple):
 
 
 def waveforms(trained: Trained, utterances: Manifest[Utterance]) -> Iterator[audio.Samples]:
-    """The sound of each utterance, short ones first."""
+    """The waveform of each utterance, sorted by length."""
     sounds = _recognizer(trained, torch.device("cpu")).evaluator.sounds(utterances)
     return (
         waveform for _, group in progress(sounds, "sees ranges of activations", unit="batches") for waveform in group
@@ -309,7 +309,7 @@ def waveforms(trained: Trained, utterances: Manifest[Utterance]) -> Iterator[aud
 def compare(
     trained: Trained, run: Recognize, utterances: Manifest[Utterance], where: Circumstances, least: object = None
 ) -> Parity:
-    """The model beside what was exported of it."""
+    """Compares the PyTorch model with an export."""
     assert least is None
     return comparison.compare(_recognizer(trained, torch.device("cpu")), run, utterances, where)
 
@@ -321,7 +321,7 @@ def _recognizer(trained: Trained, device: torch.device) -> Recognizer:
 
 
 def restore(folder: Path) -> Trained:
-    """The model in a model directory, for evaluation."""
+    """Loads a model directory: recipe, tokenizer, and the model in evaluation mode on the CPU."""
     section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
     section = section.model_copy(update={"model": section.model.widened()})
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
@@ -332,5 +332,5 @@ def restore(folder: Path) -> Trained:
 
 
 def load(folder: Path, device: str) -> Recognizer:
-    """The model in a model directory, ready for use."""
+    """Loads a model directory for inference."""
     return _recognizer(restore(folder), choose_device(device))

@@ -1,4 +1,4 @@
-"""Is an exported recognizer the same recognizer? What its runtime recognizes, beside PyTorch."""
+"""Does an exported recognizer give the same transcripts? Its runtime compared with PyTorch."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,14 +15,14 @@ from segue.runtime.recognizer import Recognizer
 from segue.runtime.speech_evaluation import UtteranceResult
 
 LEAST_IDENTICAL = 0.99
-"""Share of the outputs of models in full precision."""
+"""Smallest fraction of identical outputs in full precision."""
 Scores = list[NDArray[np.float32]]
 Recognize = Callable[[Sequence[Samples]], tuple[list[str], Callable[[], Scores]]]
-"""Waveforms (S) -> what a runtime recognized in each, and what gives the log-probabilities (T, V) behind it."""
+"""Waveforms (S) -> a runtime's text for each, and a function that returns the underlying log-probabilities (T, V)."""
 
 
 def compare(model: Recognizer, run: Recognize, utterances: Manifest[Utterance], where: Circumstances) -> Parity:
-    """A recognizer in PyTorch beside what another runtime recognizes."""
+    """Compares a recognizer in PyTorch with its export in another runtime."""
     evaluator = model.evaluator
     thin_out(utterances)
     before: list[UtteranceResult] = []
@@ -33,7 +33,7 @@ def compare(model: Recognizer, run: Recognize, utterances: Manifest[Utterance], 
         evaluator.sounds(utterances), "compares", len(utterances), "utterances", lambda each: len(each[0])
     )
     for group, waveforms in sounds:
-        if not before:  # to warm up
+        if not before:  # warm-up
             model.recognize(waveforms), run(waveforms)
         (texts, scores), (texts_after, scores_after) = clock.both(model.recognize, run, waveforms)
         for ours, theirs in zip(scores, scores_after(), strict=True):

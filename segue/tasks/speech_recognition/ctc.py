@@ -1,4 +1,4 @@
-"""How does CTC teach and read a recognizer? Head, loss, what it can align, greedy search.
+"""How does CTC train a recognizer and decode its output? Head, loss, alignability, greedy search.
 
 Graves et al. 2006, "Connectionist Temporal Classification". Shape letters: B batch, T frames, D width, V vocabulary
 (the blank included, last), U target tokens.
@@ -20,13 +20,13 @@ from segue.recipe import Section
 
 
 class CTCSection(Section):
-    """Connectionist temporal classification: a token or a blank in each frame."""
+    """Connectionist temporal classification: a token or a blank per frame."""
 
     kind: Literal["ctc"]
     """Connectionist temporal classification."""
 
     def build(self, num_tokens: int) -> "CTC":
-        """The objective over these tokens."""
+        """The objective for a vocabulary of `num_tokens` tokens, without blank."""
         return CTC(num_tokens)
 
 
@@ -38,7 +38,7 @@ class CTCHead(nn.Module):
         self.output = nn.Conv1d(width, vocabulary, kernel_size=1)
 
     def initialize(self) -> None:
-        """As OpenSeq2Seq did."""
+        """Initializes the weights as OpenSeq2Seq did."""
         nn.init.xavier_normal_(self.output.weight)
         assert self.output.bias is not None
         nn.init.zeros_(self.output.bias)
@@ -50,18 +50,18 @@ class CTCHead(nn.Module):
 
 
 class CTC:
-    """The objective: what head it needs, what it can learn, its loss, what its scores say."""
+    """The CTC objective: its head, its loss, which targets it can align, and decoding."""
 
     def __init__(self, num_tokens: int) -> None:
         self.blank = num_tokens
 
     def build_head(self, width: int) -> CTCHead:
-        """What scores an encoder's frames."""
+        """The layer that scores an encoder's frames."""
         return CTCHead(width, self.blank + 1)
 
     @staticmethod
     def frames_needed(tokens: Sequence[int]) -> int:
-        """The fewest frames that these tokens can be aligned to: a blank stands between equal ones."""
+        """The smallest number of frames that these tokens can be aligned to: equal neighbors need a blank between."""
         return len(tokens) + sum(a == b for a, b in pairwise(tokens))
 
     def recognize(self, log_probs: NDArray[np.float32]) -> list[Emission]:
@@ -73,9 +73,9 @@ class CTC:
     ) -> Tensor:
         """(B, T, V), (B), (sum of U), (B) -> (B) negative log-likelihoods (Graves et al. 2006, equation 8).
 
-        `zero_infinity` has 0 for what cannot be aligned.
+        With `zero_infinity` the loss of a target that cannot be aligned is 0 instead of infinite.
         """
-        # torch has no CTC for Apple's GPUs.
+        # torch does not implement CTC on MPS.
         device = torch.device("cpu") if log_probs.device.type == "mps" else log_probs.device
         return F.ctc_loss(
             log_probs.transpose(0, 1).to(device),  # (B, T, V) -> (T, B, V)

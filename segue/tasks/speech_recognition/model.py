@@ -1,4 +1,4 @@
-"""What computes a recognizer's scores? Front end, normalization, encoder, and the head of an objective.
+"""What is a recognizer's model? Front end, normalization, encoder, and the head of an objective.
 
 Shape letters: B batch, S samples, T frames, F mel bins, D width, V scores of a frame.
 """
@@ -22,23 +22,23 @@ class AcousticModel(nn.Module):
         self.initialize()
 
     def initialize(self) -> None:
-        """Draws the weights, once all parts are built, so that a seed gives the weights that it always gave."""
+        """Initializes all weights, after all parts are built: the order determines which weights a seed gives."""
         self.encoder.initialize()
         self.head.initialize()
 
     @property
     def samples_per_frame(self) -> int:
-        """Samples from one output frame to the next."""
+        """Samples between the starts of two output frames."""
         return self.front_end.shift * self.encoder.subsampling
 
     def forward(
         self, waveforms: Tensor, lengths: Tensor, augmentation: FeatureTensors | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(B, S) samples, (B) their numbers -> (B, T', V) log-probabilities in float32, (B) output frames."""
+        """(B, S) samples, (B) lengths -> (B, T', V) log-probabilities in float32, (B) numbers of output frames."""
         return self.score(*self.front_end.prepare(waveforms, lengths, augmentation))
 
     def of_features(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, F, T) features as the front end leaves them, (B) frames -> (B, T', V), (B): for other front ends."""
+        """(B, F, T) features, not normalized, (B) frames -> (B, T', V), (B): for front ends outside of the model."""
         return self.score(normalize(features, frames, self.front_end.normalization), frames)
 
     def score(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +48,7 @@ class AcousticModel(nn.Module):
 
 
 def renamed(names: Iterable[str]) -> dict[str, str]:
-    """Today's names of a file's weights, and the file's: before, encoder and head had no names of their own."""
+    """Maps current weight names to those in a file: in earlier versions encoder and head were one module."""
     names = list(names)
     is_earlier = any(name.startswith("model.") for name in names)
     pairs = (("model.head.", "head.output."), ("model.", "encoder.")) if is_earlier else ()

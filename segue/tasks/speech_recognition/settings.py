@@ -1,4 +1,4 @@
-"""What is chosen about a recognizer? The recipe of speech recognition."""
+"""What can be configured about a recognizer? The recipe of speech recognition."""
 
 from typing import Annotated, Literal
 
@@ -21,26 +21,27 @@ from segue.tasks.speech_recognition.ctc import CTCSection
 Seconds = Annotated[float, Field(gt=0)]
 
 FEW_SECONDS, MUCH_SECONDS = 3600.0, 5 * 3600.0
-"""Of training speech: up to which it is learned from 100 times, and from which on the model is wider, for "auto"."""
+"""Thresholds for "auto": up to FEW_SECONDS of training speech train for 100 epochs; from MUCH_SECONDS on the model is
+wider."""
 
 
 class DataSection(ManifestsSection):
-    """Where the recordings are."""
+    """Manifests of recordings."""
 
     longest_seconds: Seconds | None = None
-    """Longer training utterances are left out, and counted."""
+    """Longer training utterances are left out and counted."""
 
 
 class BatchSection(recipe.Section):
-    """How much is learned from at once."""
+    """Batch size."""
 
     seconds: Seconds | Literal["auto"]
-    """Budget of one micro-batch: utterances times the longest one, at the slowest speed. "auto" tries what fits in
-    memory, once, and writes the number into the run's recipe."""
+    """Size limit of a micro-batch: number of utterances times the longest one, at the slowest speed. "auto" determines
+    once what fits in memory, and writes the number into the run's recipe."""
     micro_batches: Annotated[int, Field(gt=0)] = 1
-    """Micro-batches in a step; devices share them out."""
+    """Micro-batches per step, divided among the devices."""
     buckets: Annotated[int, Field(gt=0)] = 8
-    """Groups of similar length that micro-batches are drawn from."""
+    """Number of length buckets from which micro-batches are drawn."""
 
 
 class Recipe(recipe.Section):
@@ -49,9 +50,9 @@ class Recipe(recipe.Section):
     task: Literal["speech_recognition"]
     """The task."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of weights, order, augmentation and dropout."""
+    """Random seed of weights, data order, augmentation and dropout."""
     license: LicenseId = "unknown"
-    """License of the trained model, for its card: an SPDX identifier in small letters, such as apache-2.0."""
+    """License of the trained model, for its card: a lowercase SPDX identifier, such as apache-2.0."""
     start: StartSection = StartSection()
     """Fine-tuning."""
     data: DataSection = DataSection()
@@ -63,14 +64,14 @@ class Recipe(recipe.Section):
     features: FeaturesSection = FeaturesSection()
     """Front end."""
     augmentation: AugmentationSection = AugmentationSection()
-    """Variation of the training speech."""
+    """Data augmentation of the training speech."""
     model: SoundEncoderSection
     """Architecture of the encoder."""
     objective: CTCSection = CTCSection(kind="ctc")
-    """What the encoder's output is trained for."""
+    """Training objective of the encoder's output."""
     metric: metrics.SpeechMetric = "auto"
-    """What chooses the best model. "auto" is the word error rate, or the character error rate where the references put
-    no spaces between words, as in Chinese, Japanese and Thai."""
+    """Metric that selects the best model. "auto" is the word error rate, or the character error rate if the references
+    have no spaces between words, as in Chinese, Japanese and Thai."""
     batch: BatchSection
     """Batches."""
     optimizer: OptimizerSection

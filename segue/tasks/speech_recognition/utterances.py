@@ -1,4 +1,4 @@
-"""How do utterances become micro-batches? Checked, joined, augmented, padded: what loader processes do.
+"""How do utterances become micro-batches? Checked, joined, augmented, padded, in loader processes.
 
 Shape letters: B batch, S samples.
 """
@@ -39,14 +39,14 @@ class SpeechBatch(NamedTuple):
     lengths: Tensor
     """(B) samples"""
     targets: Tensor
-    """(sum of target lengths) token numbers, one utterance after the other"""
+    """(sum of target lengths) tokens of all utterances, concatenated"""
     target_lengths: Tensor
     """(B)"""
     augmentation: FeatureTensors | None
 
 
 class ReadUtterance(NamedTuple):
-    """An utterance, or several that are joined, as a model reads it."""
+    """An utterance, or several joined ones, as the model gets it."""
 
     id: str
     text: str
@@ -58,7 +58,7 @@ SpeechSource = ManifestSource[Utterance, ReadUtterance, SpeechBatch]
 
 
 class UtteranceReader:
-    """What is special about utterances (`data/source.py`)."""
+    """Reads utterances, for a `ManifestSource` (`data/source.py`)."""
 
     noun = "utterances"
     unit = "seconds"
@@ -72,7 +72,7 @@ class UtteranceReader:
         self._strange: dict[str, None] = {}  # characters outside the alphabet
 
     def examine(self, split: Split, examples: Iterable[Utterance]) -> Iterator[float | Finding]:
-        """Every recording has to be there and long enough; a training text has to be one that can be learned."""
+        """Checks that each recording exists and is long enough, and that CTC can learn each training text."""
         longest = self.recipe.data.longest_seconds
         too_long = Finding(f"longer than data.longest_seconds ({longest or 0:g} s)", is_mistake=False)
         for utterance in examples:
@@ -93,7 +93,7 @@ class UtteranceReader:
                 yield Finding(str(mistake))
 
     def advice(self) -> list[str]:
-        """What to write so that no training text is outside the alphabet."""
+        """Recipe lines that include the characters of all training texts in the alphabet."""
         if not self._strange:
             return []
         known, line = self.recipe.tokenizer, "tokenizer.alphabet=auto takes the characters of the training texts"
@@ -105,15 +105,15 @@ class UtteranceReader:
         return [f"{line}; or in [tokenizer]:\nalphabet = {json.dumps(alphabet, ensure_ascii=False)}"]
 
     def arrange(self, split: Split, examples: Manifest[Utterance], lengths: Lengths) -> Lengths:
-        """Of training utterances: joined, with pauses, at the slowest speed."""
+        """Lengths of training utterances as joined, with pauses, at the slowest speed."""
         return self.sounds.arrange((each.speaker for each in examples), lengths) if split == "train" else lengths
 
     def too_long(self, examples: Manifest[Utterance], lengths: Lengths, budget: float) -> str:
-        """Names the longest recording."""
+        """The message for a budget that is too small for the longest recording."""
         return self.sounds.too_long(examples[int(examples.sizes.argmax())], float(lengths.max()), budget)
 
     def read(self, split: Split, examples: Manifest[Utterance], index: int, epoch: int) -> ReadUtterance:
-        """Reads one, or those that it is joined to in this epoch, and augments them for training."""
+        """Reads an utterance, or all those joined in this epoch, and augments them for training."""
         members, pauses = self.sounds.members(index, epoch) if split == "train" else ([index], ())
         utterances = [examples[member] for member in members]
         name = "+".join(utterance.id for utterance in utterances) or f"noise {index}"
@@ -122,12 +122,12 @@ class UtteranceReader:
         if split == "train":
             sound = self.sounds.varied(utterances, pauses, name, epoch)
             return ReadUtterance(name, text, sound, self.tokenizer.encode(text))
-        # References may hold what the model cannot write; that is an error of the model's, not of the data.
+        # References may contain characters that the model cannot output; these count as errors of the model.
         tokens = [] if self.tokenizer.unknown_characters(text) else self.tokenizer.encode(text)
         return ReadUtterance(name, text, ReadSound(utterances[0].samples(self.sounds.sample_rate_hz)), tokens)
 
     def collate(self, read: Sequence[ReadUtterance], num_skipped: int) -> SpeechBatch:
-        """Pads them."""
+        """Pads utterances to a batch."""
         sounds = padded([each.sound for each in read])
         return SpeechBatch(
             ids=[each.id for each in read],
@@ -142,11 +142,11 @@ class UtteranceReader:
         )
 
     def amount(self, examples: Manifest[Utterance]) -> float:
-        """Seconds."""
+        """Total duration in seconds."""
         return seconds_in(examples)
 
     def _unknown_characters(self, text: str) -> list[str]:
-        """Of a training text, which others may be joined to."""
+        """Unknown characters of a training text, including the space if utterances are joined."""
         is_joined = self.recipe.augmentation.joined_utterances > 1
         return self.tokenizer.unknown_characters(f"{text} " if is_joined else text)
 
@@ -160,7 +160,7 @@ class UtteranceReader:
         tokens = self.tokenizer.encode(text)
         needed = self.objective.frames_needed(tokens)
         if self.recipe.augmentation.joined_utterances > 1:
-            needed += 2  # a space to the next one, and a frame that rounding may take
+            needed += 2  # a space before the next utterance, and a frame that may be lost by rounding
         fastest = max(self.recipe.augmentation.speeds)
         samples = round(utterance.seconds / fastest * self.recipe.features.sample_rate_hz)
         frames = output_frames(self.sounds.front_end.num_frames(samples), self.recipe.model.subsampling)
@@ -173,5 +173,5 @@ class UtteranceReader:
 
 
 def seconds_in(manifest: Manifest[Utterance]) -> float:
-    """Of all its utterances."""
+    """Total duration of a manifest's utterances, in seconds."""
     return float(manifest.sizes.sum())

@@ -1,8 +1,8 @@
 """How is text translated? Pairs to batches, the Transformer, smoothed cross-entropy, beam search, BLEU.
 
-Read in this order: `settings.py` (the recipe), `pairs.py` (what loader processes do), then here what the engine asks
-for (`Translation`) and the trained model (`load`), and `search.py`. What a user does with it is
-`runtime/translator.py`. Spelling to phonemes is the same task.
+Suggested reading order: `settings.py` (the recipe), `pairs.py` (loader processes), then here the engine's interface
+(`Translation`) and trained models (`load`), and `search.py`. Inference is in `runtime/translator.py`.
+Grapheme-to-phoneme conversion is the same task.
 
 Shape letters: B batch, S source tokens, T target tokens, P real target tokens of a batch, V vocabulary.
 """
@@ -58,11 +58,11 @@ __all__ = [
 ]
 
 EXAMPLE = Pair
-"""What manifests hold."""
+"""Type of the examples in manifests."""
 
 
 class PairPrediction(NamedTuple):
-    """How a sentence was translated."""
+    """The translation of an example."""
 
     id: str
     source: str
@@ -75,10 +75,10 @@ class PairPrediction(NamedTuple):
 
 
 class Translation:
-    """The task, as the engine asks for it (`engine/task.py`)."""
+    """Implements the engine's `Task` protocol (`engine/task.py`)."""
 
     def __init__(self, section: Recipe, source: PairSource, search: SearchSection | None = None) -> None:
-        """`search` is how predictions are looked for; one beam without it."""
+        """`search` configures the search of `predict`; None: the recipe's, with one beam."""
         reader = source.reader
         assert isinstance(reader, PairReader)
         self.recipe, self.source, self.vocabularies = section, source, reader.vocabularies
@@ -88,15 +88,15 @@ class Translation:
         self._signatures = self._signed() if "dev" in source.manifests else {}
 
     def build_model(self) -> nn.Module:
-        """The model with fresh weights."""
+        """A new model."""
         return build_model(self.recipe, self.vocabularies)
 
     def counts(self, batch: PairBatch) -> dict[str, float]:
-        """Target tokens, ends included."""
+        """Number of target tokens, including end tokens."""
         return {"targets": int(batch.target_lengths.sum())}
 
     def loss(self, model: nn.Module, batch: PairBatch, phase: str = "") -> dict[str, Term]:
-        """Smoothed cross-entropy of the references, and their likelihood for the log."""
+        """Label-smoothed cross-entropy of the references, and their negative log-likelihood for the log."""
         del phase
         loss, likelihood = self._cross_entropy(model, batch, self.recipe.label_smoothing)
         return {LOSS: Term(loss.sum()), "likelihood_loss": Term(likelihood.detach().sum(), weight=0.0)}
@@ -104,7 +104,7 @@ class Translation:
     def predict(
         self, model: nn.Module, batch: PairBatch, any_rank: Callable[[bool], bool] | None = None
     ) -> list[PairPrediction]:
-        """Translations, and the likelihood of the references."""
+        """Translations, and the negative log-likelihoods of the references."""
         assert isinstance(model, Transformer)
         each, _ = self._cross_entropy(model, batch, 0.0)
         counts = batch.target_lengths.tolist()
@@ -117,7 +117,7 @@ class Translation:
         return [PairPrediction(*row) for row in zip(*said, hypotheses, losses, counts, strict=True)]
 
     def score(self, predictions: Sequence[PairPrediction]) -> dict[str, float]:
-        """BLEU and chrF, or error rates against the nearest reference; mean loss per target token, in nats."""
+        """BLEU and chrF, or error rates against the closest reference; mean loss per target token, in nats."""
         if not predictions:
             raise UserError("nothing to score: no example could be used")
         found = metrics.texts(
@@ -141,7 +141,7 @@ class Translation:
         write_text(folder / "README.md", self._card(scores))
 
     def _signed(self) -> dict[str | None, str | None]:
-        """How the metric is counted in each language of the development data. A UserError if it cannot be."""
+        """The metric's signature for each language of the development data. Raises a UserError if it has none."""
         languages, references = [], []
         for pair in self.source.manifests["dev"]:
             languages.append(self.vocabularies.language(pair.target_language))
@@ -181,29 +181,29 @@ class Translation:
         )
 
     def _cross_entropy(self, model: nn.Module, batch: PairBatch, smoothing: float) -> tuple[Tensor, Tensor]:
-        """Twice (P): loss and negative log-likelihood of each real target token, row by row."""
+        """(P), (P): loss and negative log-likelihood of each real target token, row by row."""
         logits = model(batch.source, batch.source_lengths, batch.target[:, :-1], batch.places)
         return cross_entropy(logits, batch.target[:, 1:].flatten()[batch.places], smoothing)
 
 
 def use(folder: str, languages: Sequence[str]) -> str:
-    """How a translator that lies in `folder` is used with Segue."""
+    """The section of the model card that shows how to use the translator in `folder` with Segue."""
     option, argument = (f" --to {languages[0]}", f', "{languages[0]}"') if len(languages) > 1 else ("", "")
     command = f'echo "a line of text" | segue translate {folder}{option}'
     return in_segue(folder, command, f'translate(["a line of text"]{argument})')
 
 
 def build_model(section: Recipe, vocabularies: Vocabularies) -> Transformer:
-    """The model with fresh weights."""
+    """A new model. Raises a UserError if `model.tied` does not suit the tokenizers."""
     if section.model.tied == "all" and section.source_tokenizer is not None:
         raise UserError('model.tied: "all" needs one tokenizer for both sides; with source_tokenizer, use "target"')
     return Transformer(section.model, len(vocabularies.source), len(vocabularies.target))
 
 
 def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, PairSource]:
-    """The recipe with what it leaves to the data, and the data of a run; tokenizers are learned and kept there.
+    """The recipe with every "auto" resolved from the data, and the data of a run. Collective.
 
-    Every rank calls it.
+    Tokenizers are learned at the first call and saved in the run directory.
     """
     data = world.first(lambda: manifests.resolved(section.data))
     splits = manifests.splits(Pair, data)
@@ -228,23 +228,23 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Pair
 
 
 def source_of(section: Recipe, vocabularies: Vocabularies, splits: dict[Split, Manifest[Pair]]) -> PairSource:
-    """The data of these manifests, as the recipe reads them."""
+    """The data of these manifests, read according to the recipe."""
     batch, reader = section.batch, PairReader(section, vocabularies)
     skip_bad = section.data.skip_bad
     return PairSource(reader, splits, batch.tokens, buckets=batch.buckets, seed=section.seed, skip_bad=skip_bad)
 
 
 def build_task(section: Recipe, source: PairSource) -> Translation:
-    """The task on these data."""
+    """The task for these data."""
     return Translation(section, source)
 
 
 def sketch(section: Recipe) -> Sketch:
-    """The recipe without its data: the longest pairs, as many as use up the budget."""
+    """The recipe without its data, for an estimate: the longest pairs, as many as fill the budget."""
     budget, source = section.batch.tokens, section.source_tokenizer
     if budget == "auto":
         raise UserError("batch.tokens: auto is found on the device itself; give a number, like batch.tokens=4096")
-    rows = -(-budget // (section.data.longest_tokens + 1))  # and the end
+    rows = -(-budget // (section.data.longest_tokens + 1))  # plus the end token
     length = budget // rows
 
     num_special = 4  # padding, begin, end, unknown
@@ -255,7 +255,7 @@ def sketch(section: Recipe) -> Sketch:
         notes = (*notes, *more)
     model, more = stand_in_model(section.model, section.data, Pair, len, MANY_PAIRS)
     notes, section = (*notes, *more), section.model_copy(update={"model": model})
-    uncut = section.model_copy(update={"subwords": SubwordsSection()})  # a stand-in has no pieces to cut into
+    uncut = section.model_copy(update={"subwords": SubwordsSection()})  # the stand-in tokenizer cannot segment randomly
     task = Translation(section, source_of(uncut, Vocabularies.build(tokenizer, source, section.text, ()), {}))
 
     def batch() -> PairBatch:
@@ -278,14 +278,14 @@ def sketch(section: Recipe) -> Sketch:
 
 
 class Trained(NamedTuple):
-    """What a model directory holds."""
+    """The contents of a model directory."""
 
     recipe: Recipe
     vocabularies: Vocabularies
     model: Transformer
 
     def metadata(self) -> TranslationMetadata:
-        """What is to be known of the model to use it."""
+        """What a runtime needs to know about the model."""
         return TranslationMetadata(
             languages=tuple(self.vocabularies.languages),
             longest_tokens=self.recipe.data.longest_tokens,
@@ -298,7 +298,7 @@ class Trained(NamedTuple):
 
 
 def source_side(trained: Trained) -> tuple[str, str]:
-    """For the code on a card: the name of the source's tokenizer, and what stands before the source's tokens."""
+    """For code on a model card: name of the source tokenizer, and the code of the tokens before the source's tokens."""
     vocabularies = trained.vocabularies
     name = "tokenizer" if vocabularies.source is vocabularies.target else "source_tokenizer"
     several = len(vocabularies.languages) > 1
@@ -312,7 +312,7 @@ def compare(
     where: Circumstances,
     least: tuple[str, TranslationBackend] | None = None,
 ) -> Parity:
-    """The model beside what was exported of it, and beside that on the least instructions."""
+    """Compares the PyTorch model with an export (`backend`), also with one on the oldest instruction set (`least`)."""
     ours = _translator(trained, TorchBackend(trained.model, trained.vocabularies, torch.device("cpu")))
     on_least = None if least is None else (least[0], _translator(trained, least[1]))
     return comparison.compare(ours, _translator(trained, backend), pairs, where, on_least)
@@ -323,7 +323,7 @@ def _translator(trained: Trained, backend: TranslationBackend) -> Translator:
 
 
 def restore(folder: Path) -> Trained:
-    """The model in a model directory, for evaluation."""
+    """Loads a model directory: recipe, tokenizers, and the model in evaluation mode on the CPU."""
     section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
     section = section.model_copy(update={"model": section.model.widened()})
     vocabularies = Vocabularies.load(folder)
@@ -334,6 +334,6 @@ def restore(folder: Path) -> Trained:
 
 
 def load(folder: Path, device: str) -> Translator:
-    """The model in a model directory, ready for use."""
+    """Loads a model directory for inference."""
     trained = restore(folder)
     return _translator(trained, TorchBackend(trained.model, trained.vocabularies, choose_device(device)))

@@ -1,4 +1,4 @@
-"""Is an exported translator the same translator? What its runtime writes, beside PyTorch."""
+"""Does an exported translator give the same translations? Its runtime compared with PyTorch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from segue.runtime.translation_evaluation import Translated
 from segue.runtime.translator import Translator
 
 LEAST_IDENTICAL = 0.98
-"""Share of the outputs of models in full precision: searches may end by other rules."""
+"""Smallest fraction of identical outputs in full precision; below 1, since searches may end by other rules."""
 
 
 def compare(
@@ -23,9 +23,9 @@ def compare(
     where: Circumstances,
     least: tuple[str, Translator] | None = None,
 ) -> Parity:
-    """A translator in PyTorch beside the same one in another runtime, and there on the `least` instructions.
+    """Compares a translator in PyTorch with its export in another runtime, also on the `least` instruction set.
 
-    The loss is the larger of the two.
+    The loss of the metric is the larger one of the two.
     """
     evaluator = model.evaluator
     thin_out(pairs)
@@ -40,7 +40,7 @@ def compare(
     for start, end in groups:
         group, language = before[start:end], before[start].target_language
         sources = [each.source for each in group]
-        if start == 0:  # to warm up
+        if start == 0:  # warm-up
             model.search(sources, language), other.search(sources, language)
         found, found_after = clock.both(model.search, other.search, sources, language)
         if least is not None:
@@ -79,7 +79,7 @@ def _share_same(outputs: Sequence[Translated], others: Sequence[Translated]) -> 
 
 
 def _groups(rows: Sequence[Translated]) -> list[tuple[int, int]]:
-    """Starts and ends of batches that hold one language each."""
+    """(start, end) of batches with one target language each."""
     changes = [n for n in range(1, len(rows)) if rows[n].target_language != rows[n - 1].target_language]
     return [
         (first, min(first + Translator.BATCH, end))

@@ -1,4 +1,4 @@
-"""How do pairs of texts become micro-batches? Counted, cut into tokens, padded: what loader processes do.
+"""How do text pairs become micro-batches? Counted, tokenized, padded, in loader processes.
 
 Shape letters: B batch, S source tokens, T target tokens, P real target tokens of a batch.
 """
@@ -32,7 +32,7 @@ class PairBatch(NamedTuple):
     sources: list[str]
     target_languages: list[str | None]
     references: list[tuple[str, ...]]
-    """Right translations of each, normalized."""
+    """Reference translations of each pair, normalized."""
     amount: float
     """Target tokens."""
     num_skipped: int
@@ -41,15 +41,15 @@ class PairBatch(NamedTuple):
     source_lengths: Tensor
     """(B)"""
     target: Tensor
-    """(B, T + 1): begin, the tokens, end"""
+    """(B, T + 1): begin token, target tokens, end token"""
     target_lengths: Tensor
-    """(B) of what is predicted: the tokens and the end"""
+    """(B) number of predicted tokens: target tokens and end token"""
     places: Tensor
-    """(P): where those lie in the padded targets, row after row"""
+    """(P) indices of the predicted tokens in the flattened (B, T) targets"""
 
 
 class ReadPair(NamedTuple):
-    """A pair, as a model reads and writes it."""
+    """A pair in tokens, as the model gets it."""
 
     pair: Pair
     texts: tuple[str, str]
@@ -62,7 +62,7 @@ PairSource = ManifestSource[Pair, ReadPair, PairBatch]
 
 
 class PairReader:
-    """What is special about pairs (`data/source.py`)."""
+    """Reads text pairs, for a `ManifestSource` (`data/source.py`)."""
 
     noun = "pairs"
     unit = "tokens"
@@ -91,27 +91,27 @@ class PairReader:
                 elif split == "train" and max(source, target) > longest:
                     yield too_long
                 else:
-                    # One more on each side: the end; and the language that may stand before the source.
+                    # One more on each side for the end token, and one for a language token before the source.
                     yield max(source + 1 + (len(vocabularies.languages) > 1), target + 1)
 
     def advice(self) -> Sequence[str]:
-        """None: what is wrong with a pair is wrong with it alone."""
+        """None: problems of pairs have no common remedy."""
         return ()
 
     def arrange(self, split: Split, examples: Manifest[Pair], lengths: Lengths) -> Lengths:
-        """Each pair is read alone."""
+        """Lengths unchanged: pairs are not joined."""
         del split, examples
         return lengths
 
     def too_long(self, examples: Manifest[Pair], lengths: Lengths, budget: float) -> str:
-        """Names the longest pair."""
+        """The message for a budget that is too small for the longest pair."""
         return (
             f"batch.tokens: {budget:.0f} cannot hold the longest pair: {lengths.max():.0f} tokens "
             f"({examples[int(lengths.argmax())].origin}); raise it, or lower data.longest_tokens"
         )
 
     def read(self, split: Split, examples: Manifest[Pair], index: int, epoch: int) -> ReadPair:
-        """Normalizes and cuts it; at random for training, where the recipe says so."""
+        """Normalizes and tokenizes a pair, with random segmentation in training if the recipe has it."""
         pair = examples[index]
         holding(pair.id)
         texts, vocabularies = self._normalized(pair), self.vocabularies
@@ -123,7 +123,7 @@ class PairReader:
         return ReadPair(pair, texts, vocabularies.source_tokens(source, pair.target_language), target)
 
     def collate(self, read: Sequence[ReadPair], num_skipped: int) -> PairBatch:
-        """Pads them."""
+        """Pads pairs to a batch."""
         vocabularies = self.vocabularies
         source, source_lengths = padded([each.source for each in read], vocabularies.source.special[PADDING])
         targets = [[vocabularies.begin, *each.target, vocabularies.end] for each in read]
@@ -151,16 +151,16 @@ class PairReader:
         )
 
     def amount(self, examples: Manifest[Pair]) -> float:
-        """Pairs."""
+        """Number of pairs."""
         return len(examples)
 
     def _normalized(self, pair: Pair) -> tuple[str, str]:
-        # Who translates later does not say which language a source is in.
+        # The source language is not used: it is unknown when translating later.
         rule = self.recipe.text
         return normalize(pair.source, rule), normalize(pair.target, rule, pair.target_language)
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """(B, longest) tokens, (B) their numbers."""
+    """(B, longest) padded tokens, (B) lengths."""
     tokens, lengths = map(torch.from_numpy, batching.padded(rows, padding))
     return tokens, lengths

@@ -1,4 +1,4 @@
-"""How does a Transformer translate? Its steps, as search sees them, and what a `Translator` asks for.
+"""How does a Transformer translate? Its decoder steps for the search, and the backend of a `Translator`.
 
 Shape letters: B batch, H heads, S source tokens, T target tokens, N rows of a search, V vocabulary.
 """
@@ -29,7 +29,10 @@ def search(
     num_best: int = 1,
     prefixes: Sequence[Sequence[int]] | None = None,
 ) -> list[list[Hypothesis]]:
-    """The best outputs of each of B sources, which `steps` has read; (B) their lengths."""
+    """The `num_best` best outputs for each of the B sources that `steps` has encoded; `lengths` (B) are theirs.
+
+    `prefixes` are tokens that the outputs must begin with.
+    """
     longest = (lengths * section.longest_factor + section.longest_extra).long().tolist()
     if prefixes is not None:
         longest = [limit + len(prefix) for limit, prefix in zip(longest, prefixes, strict=True)]
@@ -51,25 +54,25 @@ def search(
 
 
 class TorchSteps:
-    """The model as search sees it."""
+    """The model's decoder steps, for `beam_search`."""
 
     def __init__(
         self, model: Transformer, source: Tensor, lengths: Tensor, any_rank: Callable[[bool], bool] | None = None
     ) -> None:
-        """(B, S) source tokens, (B) their numbers: read at once. `any_rank` as in `engine/task.py`."""
+        """Encodes (B, S) source tokens of (B) lengths. `any_rank` as in `engine/task.py`."""
         self._model, self._any_rank = model, any_rank
         with self._without_gradients():
             self._cache = model.begin(source, lengths)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """(N) last tokens -> (N, V) scores of the next ones."""
+        """(N) last tokens -> (N, V) scores of the next tokens."""
         if self._any_rank is not None:
             self._any_rank(True)
         with self._without_gradients():
             return all_scores(self._model.step(tokens, self._cache))
 
     def finish(self) -> None:
-        """After the last step: where ranks share the model, makes those with them that others have left."""
+        """Call after the last step: if ranks share the model, takes part in the steps that other ranks still need."""
         if self._any_rank is None:
             return
         first = torch.zeros(1, dtype=torch.int64, device=self._cache.mask.device)
@@ -80,17 +83,17 @@ class TorchSteps:
 
     @contextmanager
     def _without_gradients(self) -> Iterator[None]:
-        # Weights that are gathered in inference mode could not be learned from afterwards.
+        # Weights that FSDP gathers in inference mode could not be used for training afterward.
         with torch.inference_mode(self._any_rank is None), torch.no_grad():
             yield
 
     def select(self, rows: Tensor, sentences: Tensor | None) -> None:
-        """Goes on with these rows in this order, and with these sentences alone (None: all)."""
+        """Keeps these rows, in this order, and only these sentences (None: all)."""
         self._cache.select(rows, sentences)
 
 
 class TorchBackend:
-    """The model, as a `Translator` sees it."""
+    """The PyTorch backend of a `Translator`."""
 
     def __init__(self, model: Transformer, vocabularies: Vocabularies, device: torch.device) -> None:
         self.model, self._vocabularies, self._device = model.eval().to(device), vocabularies, device
@@ -103,7 +106,7 @@ class TorchBackend:
         num_best: int = 1,
         prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best outputs of each row of source tokens."""
+        """The `num_best` best outputs for each row of source tokens."""
         padding = self._vocabularies.source.special[PADDING]
         source, lengths = (tensor.to(self._device) for tensor in padded(rows, padding))
         steps = TorchSteps(self.model, source, lengths)
@@ -111,7 +114,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def attention(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:
-        """(heads of all layers, T, S): cross-attention, watched by a hook."""
+        """(heads of all layers, T, S): cross-attention weights, collected by a forward hook."""
         seen: list[Tensor] = []
 
         def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -122,7 +125,7 @@ class TorchBackend:
         handles = [layer.cross_attention.register_forward_hook(watch) for layer in self.model.decoder_layers()]
         written = [self._vocabularies.begin, *target]
         try:
-            last = [len(written) - 1]  # scores are not the question
+            last = [len(written) - 1]  # scores are not needed: one position suffices
             inputs = ([source], [len(source)], [written], last)
             self.model(*(torch.tensor(each, device=self._device) for each in inputs))
         finally:

@@ -1,4 +1,4 @@
-"""What is chosen about a translator? The recipe of translation."""
+"""What can be configured about a translator? The recipe of translation."""
 
 from typing import Annotated, Literal
 
@@ -18,26 +18,26 @@ from segue.engine.state.start import StartSection
 from segue.models.transformer import TransformerSection
 
 FEW_PAIRS, MANY_PAIRS = 1000, 200_000
-"""For training: up to which they are learned from 100 times, and from which on the model is wider, for "auto"."""
+"""Thresholds for "auto": up to FEW_PAIRS training runs for 100 epochs; from MANY_PAIRS on the model is wider."""
 
 
 class DataSection(ManifestsSection):
-    """Where the pairs are."""
+    """Manifests of text pairs."""
 
     longest_tokens: Annotated[int, Field(gt=0)] = 256
-    """Training pairs with more tokens on a side are left out, and counted; longer lines are translated in parts."""
+    """Training pairs with more tokens on a side are left out and counted; longer inputs are translated in parts."""
 
 
 class BatchSection(recipe.Section):
-    """How much is learned from at once."""
+    """Batch size."""
 
     tokens: Annotated[int, Field(gt=0)] | Literal["auto"]
-    """Budget of one micro-batch: pairs times the longest side of any of them, random cuts not counted. "auto" tries
-    what fits in memory, once, and writes the number into the run's recipe."""
+    """Size limit of a micro-batch: number of pairs times the longest side of any of them, in tokens without random
+    segmentation. "auto" determines once what fits in memory, and writes the number into the run's recipe."""
     micro_batches: Annotated[int, Field(gt=0)] = 1
-    """Micro-batches in a step; devices share them out."""
+    """Micro-batches per step, divided among the devices."""
     buckets: Annotated[int, Field(gt=0)] = 16
-    """Groups of similar length that micro-batches are drawn from."""
+    """Number of length buckets from which micro-batches are drawn."""
 
 
 class Recipe(recipe.Section):
@@ -46,33 +46,33 @@ class Recipe(recipe.Section):
     task: Literal["translation"]
     """The task."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of weights, order, random cuts and dropout."""
+    """Random seed of weights, data order, random segmentation and dropout."""
     license: LicenseId = "unknown"
-    """License of the trained model, for its card: an SPDX identifier in small letters, such as apache-2.0."""
+    """License of the trained model, for its card: a lowercase SPDX identifier, such as apache-2.0."""
     start: StartSection = StartSection()
     """Fine-tuning."""
     data: DataSection = DataSection()
     """Text pairs."""
     text: TextSection = TextSection(case="keep", punctuation="keep", unicode_form="NFC")
-    """Text normalization, of both sides."""
+    """Text normalization of both sides."""
     tokenizer: TokenizerSection
-    """Tokens of both languages, or of the target where `source_tokenizer` is given."""
+    """Tokenizer of both languages, or of the target if there is a `source_tokenizer`."""
     source_tokenizer: TokenizerSection | None = None
-    """Tokens of the source; without it both sides share one tokenizer, learned from both."""
+    """Tokenizer of the source; without it both sides share one tokenizer, learned from both."""
     subwords: SubwordsSection = SubwordsSection()
-    """Random cuts of the training texts."""
+    """Random subword segmentation of the training texts."""
     model: TransformerSection
     """Architecture."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the target distribution that is spread over all tokens."""
+    """Probability mass of the target distribution that is spread over all tokens."""
     search: SearchSection = SearchSection()
-    """How outputs are looked for; evaluations while training search with one beam."""
+    """Beam search; evaluations during training use one beam."""
     metric: metrics.TextMetric = "bleu"
-    """What chooses the best model. `word_error_rate` counts tokens between spaces: phonemes, for instance. Of several
-    target languages it is the mean."""
+    """Metric that selects the best model. `word_error_rate` counts tokens between spaces: phonemes, for instance. With
+    several target languages it is the mean over languages."""
     bleu_tokenizer: metrics.BleuTokenizer = "auto"
-    """How BLEU cuts texts into words, by sacrebleu's names. "auto" goes by the target language, or by what the
-    references look like: zh, ja-mecab, ko-mecab, char for scripts like Thai, else 13a."""
+    """How BLEU splits texts into words, by sacrebleu's names. "auto" depends on the target language, or if that is
+    unknown on the script of the references: zh, ja-mecab, ko-mecab, char for scripts like Thai, else 13a."""
     batch: BatchSection
     """Batches."""
     optimizer: OptimizerSection

@@ -1,4 +1,4 @@
-"""What of a trained translator can another begin with?"""
+"""Which parts of a trained translator can a fine-tuning start from?"""
 
 from collections.abc import Mapping
 
