@@ -13,9 +13,11 @@ from segue import progress, recipe, tasks
 from segue.data import manifests
 from segue.engine.distributed.parallel import World
 from segue.engine.state import start
-from segue.engine.state.checkpoint import checksum_of, write_text
+from segue.engine.state.adapter import ADAPTER
+from segue.engine.state.checkpoint import WEIGHTS, checksum_of, write_tensors, write_text
 from segue.engine.state.start import Inherited
 from segue.errors import UserError, warn
+from segue.files import PARTIAL
 
 REPORT = "start.json"
 """File in a run directory that lists each tensor with its fate (`start.Fate`)."""
@@ -67,8 +69,9 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
                 f"start.model: {folder} reads other input than this recipe ({before}); set the recipe's {key} to the "
                 "base's, or train from scratch"
             )
+    checksum = checksum_of(folder / WEIGHTS)
     update: dict[str, Any] = {
-        "start": section.start.model_copy(update={"story": _story(folder, base)}),
+        "start": section.start.model_copy(update={"story": _story(folder, base, checksum), "checksum": checksum}),
         # "auto" gets the base's value, since no other would fit its weights.
         "model": recipe.settled(section.model, base.model)
         if type(base.model) is type(section.model)
@@ -81,7 +84,7 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
                 shutil.copyfile(folder / name, run / name)
     with_base = section.model_copy(update=update)
     for line in recipe.differences(section, with_base):
-        if not line.startswith("start.story"):
+        if not line.startswith(("start.story", "start.checksum")):
             progress.say(f"{line} (the base's)")
     return with_base
 
@@ -90,7 +93,8 @@ def as_adopted(section: Any, before: Any, module: ModuleType) -> Any:
     """The recipe of a resumed run, with the settings that it took from its base when it began (`before`)."""
     if section.start.model is None or before.start.model is None:
         return section
-    update: dict[str, Any] = {"start": section.start.model_copy(update={"story": before.start.story})}
+    kept = {"story": before.start.story, "checksum": before.start.checksum}
+    update: dict[str, Any] = {"start": section.start.model_copy(update=kept)}
     if section.start.tokenizer == "keep":
         update |= {key: getattr(before, key) for key in module.START.tokenizers}
     return section.model_copy(update=update)
@@ -105,14 +109,28 @@ def begin(section: Any, module: ModuleType, run: Path, world: World) -> Callable
     is_same_task = before.task == section.task
     rows = inheritance.rows(start.Side(before, folder), start.Side(section, run)) if is_same_task else {}
     part = "" if is_same_task else module.START.of_others[before.task]
-    base = start.Base(folder / "model.safetensors", inheritance.renamed, rows, part)
+    base = start.Base(folder / WEIGHTS, inheritance.renamed, rows, part)
 
     def give(model: nn.Module) -> None:
         found = start.load(model, base, section.seed)
+        _refuse_frozen(model, found, section.start)
         if world.is_first:
             _report(found, rows, section, run)
 
     return give
+
+
+def _refuse_frozen(model: nn.Module, found: Sequence[Inherited], section: start.StartSection) -> None:
+    """Raises a UserError if a frozen parameter is not the base's."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    names = [each.name for each in found if each.name in frozen and each.fate in ("new", "resized")]
+    if not names:
+        return
+    named = f"{', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}: not as in the base, and have to be trained"
+    if section.adapter is None:
+        raise UserError(f"start.freeze: {named}")
+    parts = json.dumps(list(dict.fromkeys(name.partition(".")[0] for name in names)))
+    raise UserError(f"start.adapter: {named}: start.adapter.learn='{parts}'")
 
 
 def _report(found: Sequence[Inherited], rows: Mapping[str, start.Rows], section: Any, run: Path) -> None:
@@ -143,14 +161,39 @@ def _base(section: Any, module: ModuleType) -> tuple[Path, Any]:
     task = draft.values.get("task")
     if task not in (section.task, *module.START.of_others):
         raise UserError(f"start.model: {folder} is a model of {task}; this recipe is of {section.task}")
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"start.model: {folder} is an adapter; make a model of it first: segue merge {folder} OUT")
     return folder, recipe.validate(draft, tasks.recipe_type(str(task)))
 
 
-def _story(folder: Path, base: Any) -> str:
+def _story(folder: Path, base: Any, checksum: str) -> str:
     """A description of the base for the model card: path, license, data, checksum, and the base's own base."""
     before = f"; that one from {base.start.story}" if base.start.story else ""
-    checksum = checksum_of(folder / "model.safetensors")
     return (
         f"{folder} (license {base.license}, trained on {manifests.training_name(base.data)}; SHA-256 of its weights "
         f"{checksum[:16]}){before}"
     )
+
+
+def merge(model: Path, out: Path) -> Path:
+    """Writes a plain model directory: an adapter and its base as one model, which computes the same.
+
+    Raises a UserError if `model` is not an adapter, its base is not there, or `out` exists.
+    """
+    folder = tasks.folder_of(model)
+    draft = recipe.read(folder / "recipe.toml")
+    module = tasks.module_of(draft)
+    section: Any = recipe.validate(draft, module.Recipe)
+    if section.start.adapter is None:
+        raise UserError(f"{model}: no adapter; it is a model already")
+    if out.exists():
+        raise UserError(f"{out}: exists already; give another directory")
+    trained = module.restore(folder)
+    partial = out.with_name(f"{PARTIAL}{out.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(ADAPTER, "recipe.toml"))
+    plain = section.model_copy(update={"start": section.start.model_copy(update={"adapter": None})})
+    write_text(partial / "recipe.toml", recipe.dump(plain))
+    write_tensors(partial / WEIGHTS, trained.model.state_dict())
+    partial.rename(out)
+    return out

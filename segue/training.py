@@ -141,8 +141,7 @@ def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Fin
     section, module = _read(run / RECIPE, overrides)
     section, own, source = _data(section, module, run, ALONE)
     task = module.build_task(section, own)
-    micro_batches, freeze = section.batch.micro_batches, section.start.freeze
-    return replay.take_again(task, source, section.engine, micro_batches, section.seed, path, freeze)
+    return replay.take_again(task, source, section.engine, section.batch.micro_batches, section.seed, path)
 
 
 @contextmanager
@@ -179,7 +178,7 @@ def _operations_per_amount(section: Any, module: ModuleType) -> float | None:
     if environment.peak_operations(device, section.engine.precision, section.engine.matmul) is None:
         return None
     sketch = module.sketch(section)
-    rehearsal = rehearse(sketch.task, sketch.batch, section.engine, frozen=section.start.freeze)
+    rehearsal = rehearse(sketch.task, sketch.batch, section.engine)
     return rehearsal.plain.operations / rehearsal.amount
 
 
@@ -205,7 +204,6 @@ def _trainer(
         watchdog,
         operations_per_amount,
         loggers,
-        section.start.freeze,
         begin,
     )
 
@@ -237,7 +235,7 @@ def _largest_budget(section: Any, source: Any, task: Any, run: Path, watchdog: W
     def take(budget: float) -> None:
         progress.say(f"{key}: tries {budget:,.6g}")
         trial = source.with_budget(budget)
-        trainer = Trainer(task, trial, run, alone, 1, section.seed, ALONE, watchdog, freeze=section.start.freeze)
+        trainer = Trainer(task, trial, run, alone, 1, section.seed, ALONE, watchdog)
         plan = trial.plan("train")
         for number in plan.heaviest():
             batch = trial.load("train", plan.micro_batch(number))

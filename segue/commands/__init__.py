@@ -8,6 +8,7 @@ COMMANDS = (
     "prepare",
     "estimate",
     "train",
+    "merge",
     "evaluate",
     "transcribe",
     "translate",

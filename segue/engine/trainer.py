@@ -30,7 +30,7 @@ from segue.engine.log import Log, Loggers, MakeLogger, Silence
 from segue.engine.prediction import StoppedError, predict
 from segue.engine.schedule import rate_share
 from segue.engine.settings import EngineSection, counted
-from segue.engine.state import averaging, replay, start
+from segue.engine.state import adapter, averaging, replay
 from segue.engine.state.averaging import MovingAverage, Snapshot, Snapshots, weights_of
 from segue.engine.state.checkpoint import Checkpoints, Tensors, gathered, is_readable, states, write_tensors
 from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
@@ -40,8 +40,6 @@ from segue.progress import progress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 """Ctrl-C at a terminal; a scheduler that ends the job; a scheduler's advance warning."""
-
-WEIGHTS = "model.safetensors"
 
 _SAME_SIGNAL_SECONDS = 1.0  # a scheduler signals all processes, and torchrun forwards its own: both count as one signal
 
@@ -80,12 +78,11 @@ class Trainer:
         watchdog: Watchdog | None = None,
         operations_per_amount: float | None = None,
         loggers: Sequence[MakeLogger] = (),
-        freeze: Sequence[str] = (),
         begin: Callable[[nn.Module], None] | None = None,
     ) -> None:
         """`micro_batches` is the number of micro-batches in a step, over all ranks.
 
-        `freeze` names parts that are not trained (`state/start.py`). `begin` changes the initial weights of a new run.
+        `begin` changes the initial weights of a new run.
         `operations_per_amount` is the FLOP count of forward and backward pass per unit of data, for the utilization in
         the log. `loggers` are constructed on rank 0, in addition to the log.
         """
@@ -99,8 +96,7 @@ class Trainer:
         memory.keep_freed_memory()
         world.first(lambda: precision.check(engine.precision, self.device))
         precision.set_matmul(engine.matmul)
-        self._freeze = freeze
-        self.model = self._blueprint()
+        self.model = blueprint(task.build_model)
         self.parallel = Parallel(world, world.first(self._layout), self.device)
         if engine.recompute:
             precision.recompute(self.model)
@@ -204,11 +200,6 @@ class Trainer:
         steps = self.num_steps
         others = [make(self.run, step, steps) for make in self._loggers]  # first: a package may be missing
         return Loggers(Log(self.run, step, steps), others)
-
-    def _blueprint(self) -> nn.Module:
-        model = blueprint(self.task.build_model)
-        start.freeze(model, self._freeze)
-        return model
 
     def _layout(self) -> layout.Layout:
         engine, is_cuda = self.engine, self.device.type == "cuda"
@@ -369,7 +360,7 @@ class Trainer:
                 self.parallel.reshard(self.model)
             return
         if self._whole_model is None:
-            self._whole_model = self._blueprint()
+            self._whole_model = blueprint(self.task.build_model)
             make_room(self._whole_model, self.device)
         model = self._whole_model.to(self.device)
         state = model.state_dict()
@@ -407,12 +398,13 @@ class Trainer:
         """Writes the model to `model/` as the best so far."""
         self.best, self._best_loss = Best(self.step, scores[self.metric_name]), scores.get("loss", math.nan)
 
-        tensors = gathered(model.state_dict(), self.world)
+        name, own = adapter.shipped(model)
+        tensors = gathered(own, self.world)
 
         def write() -> None:
             folder = self.run / "model"
             folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(folder / WEIGHTS, tensors)
+            write_tensors(folder / name, tensors)
             self.task.save_assets(folder, scores)
 
         self.world.first(write)
@@ -475,7 +467,7 @@ class Trainer:
         self._best_loss, self._num_worse = state.get("best_loss", math.nan), state.get("num_worse", 0)
         if self._has_lost_patience():  # no step was taken after that
             self.last_step = self.step
-        weights = self.run / "model" / WEIGHTS
+        weights = self.run / "model" / adapter.shipped(self.model)[0]
         if self.best is not None and not self.world.first(lambda: is_readable(weights)):
             warn(f"{weights}: missing or damaged; the next evaluation writes it again")
             self.best, self._is_model_lost = None, True

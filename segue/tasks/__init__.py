@@ -63,7 +63,8 @@ def folder_of(model: Path) -> Path:
     if (model / exported.NAME).is_file():
         raise UserError(f"{model}: an exported model; the run or model directory that it came from is needed here")
     folder = model / "model" if (model / "model").is_dir() else model
-    if not all((folder / name).is_file() for name in ("recipe.toml", "model.safetensors")):
+    weights = ("model.safetensors", "adapter.safetensors")
+    if not (folder / "recipe.toml").is_file() or not any((folder / name).is_file() for name in weights):
         if (model / "recipe.toml").is_file() or (model / "checkpoints").is_dir():
             raise UserError(f"{model}: no model in it yet; training writes one at its first evaluation")
         raise UserError(f"{model}: not a run, model or exported directory (it has no recipe.toml and no segue.json)")

@@ -136,7 +136,7 @@ def assert_same_outcome(run: Path, undisturbed: Path) -> None:
 def assert_same_tensors(run: Path, undisturbed: Path) -> None:
     """In the last checkpoint and in the model, bit by bit."""
     checkpoint = f"checkpoints/step_{max(steps(undisturbed)):08d}"
-    paths = [*(undisturbed / checkpoint).glob("*.safetensors"), undisturbed / "model" / "model.safetensors"]
+    paths = [path for folder in (checkpoint, "model") for path in (undisturbed / folder).glob("*.safetensors")]
     assert len(paths) == 3
     for path in paths:
         assert tensors(run / path.relative_to(undisturbed)) == tensors(path), path

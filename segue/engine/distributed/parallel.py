@@ -25,7 +25,7 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,6 +33,7 @@ from segue.engine.distributed.layout import Layout
 from segue.engine.distributed.materialize import materialize
 from segue.engine.distributed.parts import batch_norms, units
 from segue.errors import UserError
+from segue.layers import lora
 from segue.layers.splits import Split, Splittable, splits_of
 
 T = TypeVar("T")
@@ -44,16 +45,39 @@ TRY_AGAIN = 75
 """Exit status of a rank that failed because of another one: EX_TEMPFAIL of sysexits.h, since a restart can resume."""
 
 
+class _Column(ColwiseParallel):
+    """A linear layer whose outputs are sharded; of an adapter's matrices, the second one."""
+
+    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
+        del name
+        for own, parameter in list(module.named_parameters(recurse=False)):
+            _distribute(module, own, parameter, device_mesh, Replicate() if own == lora.A else Shard(0))
+
+
+class _Row(RowwiseParallel):
+    """A linear layer whose inputs are sharded; of an adapter's matrices, the first one."""
+
+    def _partition_linear_fn(self, name: str, module: nn.Module, device_mesh: DeviceMesh) -> None:
+        del name
+        for own, parameter in list(module.named_parameters(recurse=False)):
+            is_sharded = own in ("weight", lora.A)
+            _distribute(module, own, parameter, device_mesh, Shard(1) if is_sharded else Replicate())
+
+
+def _distribute(module: nn.Module, name: str, parameter: nn.Parameter, mesh: DeviceMesh, placement: Placement) -> None:
+    spread = distribute_tensor(parameter, mesh, [placement])
+    module.register_parameter(name, nn.Parameter(spread, requires_grad=parameter.requires_grad))
+
+
 class _Rows(ParallelStyle):
     """A matrix whose rows are sharded, not necessarily evenly; its layer computes with the local part itself."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        weight = module.get_parameter("weight")
-        module.register_parameter("weight", nn.Parameter(distribute_tensor(weight, device_mesh, [Shard(0)])))
+        _distribute(module, "weight", module.get_parameter("weight"), device_mesh, Shard(0))
         return module
 
 
-_STYLES: dict[Split, type[ParallelStyle]] = {"column": ColwiseParallel, "row": RowwiseParallel, "vocabulary": _Rows}
+_STYLES: dict[Split, type[ParallelStyle]] = {"column": _Column, "row": _Row, "vocabulary": _Rows}
 
 
 class World(NamedTuple):

@@ -5,7 +5,7 @@ GPU kernels save something else, this file corrects for it.
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -24,7 +24,6 @@ from segue.engine.optimizer import Updater
 from segue.engine.planning import depth
 from segue.engine.planning.depth import Kind
 from segue.engine.settings import EngineSection
-from segue.engine.state.start import freeze
 from segue.engine.task import Batch, Task
 from segue.layers.attention import Attention
 from segue.layers.splits import splits_of
@@ -96,17 +95,13 @@ def rehearse(
     batch: Callable[[], Batch],
     engine: EngineSection,
     tensor_parallel: int = 1,
-    frozen: Sequence[str] = (),
 ) -> Rehearsal:
-    """Simulates a micro-batch on one of `tensor_parallel` ranks; sizes that they do not divide are rounded up.
-
-    `frozen` are patterns of parameters that are not trained (`state/start.py`).
-    """
+    """Simulates a micro-batch on one of `tensor_parallel` ranks; sizes that they do not divide are rounded up."""
     with old_objects_aside():
         try:
-            return _rehearse(task, batch, engine, tensor_parallel, frozen, is_whole=bool(frozen))
+            return _rehearse(task, batch, engine, tensor_parallel, is_whole=False)
         except depth.UnequalError:
-            return _rehearse(task, batch, engine, tensor_parallel, frozen, is_whole=True)
+            return _rehearse(task, batch, engine, tensor_parallel, is_whole=True)
 
 
 def _rehearse(
@@ -114,7 +109,6 @@ def _rehearse(
     batch: Callable[[], Batch],
     engine: EngineSection,
     tensor_parallel: int,
-    frozen: Sequence[str],
     *,
     is_whole: bool,
 ) -> Rehearsal:
@@ -124,7 +118,7 @@ def _rehearse(
         counts = dealt_out(model)
         if tensor_parallel > 1:
             _split(model, tensor_parallel)
-        freeze(model, frozen)
+        is_whole |= not all(parameter.requires_grad for parameter in model.parameters())
         if engine.device != "cpu":
             _like_gpu(model)
         units = [_count(unit) for unit in parts.units(model)]

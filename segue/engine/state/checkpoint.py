@@ -249,6 +249,10 @@ def is_readable(path: Path) -> bool:
         return False
 
 
+WEIGHTS = "model.safetensors"
+"""In a model directory."""
+
+
 def unchanged(names: Iterable[str]) -> dict[str, str]:
     """The identity mapping, for models whose tensors were never renamed."""
     return {name: name for name in names}

@@ -16,7 +16,6 @@ from segue.engine.distributed.parallel import World, choose_device
 from segue.engine.loading import moved
 from segue.engine.settings import EngineSection
 from segue.engine.state.checkpoint import Tensors, gathered, write_tensors
-from segue.engine.state.start import freeze
 from segue.engine.step import NotFiniteError, mixed, objective
 from segue.engine.task import Source, Task, Term
 from segue.errors import UserError, some_of
@@ -81,12 +80,10 @@ def take_again(
     micro_batches: int,
     seed: int,
     path: Path,
-    frozen: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """Repeats forward and backward pass of the step in a replay file, one micro-batch after the other.
 
-    `frozen` are the recipe's patterns of parameters that are not trained. Raises a UserError if the data or the model
-    changed.
+    Raises a UserError if the data or the model changed.
     """
     step, data = step_and_data(path)
     if data != source.fingerprint():
@@ -95,7 +92,6 @@ def take_again(
     precision.set_matmul(engine.matmul)
     torch.set_num_threads(engine.threads or torch.get_num_threads())
     model = blueprint(task.build_model)
-    freeze(model, frozen)
     make_room(model, device)
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict

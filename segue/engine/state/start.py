@@ -4,19 +4,22 @@ Only weights are taken over, no optimizer state.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 from zlib import crc32
 
 import torch
+from pydantic import model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from segue.engine.distributed import parts
+from segue.engine.state import adapter
+from segue.engine.state.adapter import AdapterSection
 from segue.engine.state.checkpoint import unchanged
 from segue.errors import UserError, some_of
+from segue.layers import lora
 from segue.recipe import Section
 
 Rows = Sequence[Sequence[int]]
@@ -37,13 +40,26 @@ class StartSection(Section):
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained, by name, as in ["encoder.*"]. BatchNorm layers whose weights are frozen also
     keep their statistics."""
+    adapter: AdapterSection | None = None
+    """If given, the base's weights are frozen, and low-rank matrices beside them are trained."""
+    checksum: str | None = None
+    """SHA-256 of the base's weights at the time of the training; filled in by `segue train`."""
     story: str | None = None
     """Description of the base model at the time of the training, for the model card; filled in by `segue train`."""
 
     def facts(self) -> list[str]:
         """Sentences for the model card."""
         frozen = f", and these parts as they were: {', '.join(self.freeze)}" if self.freeze else ""
-        return [f"Begun with the weights of {self.story}{frozen}."] if self.story else []
+        adapted = f"; low-rank matrices of rank {self.adapter.rank} learned beside them" if self.adapter else ""
+        return [f"Begun with the weights of {self.story}{frozen}{adapted}."] if self.story else []
+
+    @model_validator(mode="after")
+    def _adapter_has_a_base(self) -> Self:
+        if self.adapter is not None and self.model is None:
+            raise ValueError("adapter: it needs a base: start.model, or segue train --from MODEL")
+        if self.adapter is not None and self.freeze:
+            raise ValueError("freeze: with an adapter all but it is frozen; start.adapter.learn names exceptions")
+        return self
 
 
 class Inheritance(NamedTuple):
@@ -104,6 +120,9 @@ def load(model: nn.Module, base: Base, seed: int) -> list[Inherited]:
             saved = base.renamed(file.keys())
             tensors = model.state_dict()
             for name, tensor in tensors.items():
+                if lora.is_of_adapter(name):
+                    found.append(Inherited(name, "new", "of the adapter"))
+                    continue
                 if name not in saved or not name.startswith(base.part):
                     why = "the base has none" if name not in saved else "the base's is of another task"
                     found.append(Inherited(name, "new", why))
@@ -160,25 +179,37 @@ def _resized(old: Tensor, rows: Rows, generator: torch.Generator) -> Tensor:
     return new
 
 
-def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Freezes parameters whose names match, and statistics of BatchNorm layers whose weights are all frozen.
+M = TypeVar("M", bound=nn.Module)
+
+
+def prepared(model: M, section: StartSection) -> M:
+    """The model, with the adapter, and with what the section freezes frozen; BatchNorm layers with their statistics.
 
     Call it before the model is distributed. A pattern is the name of a parameter or module, with * as wildcard. Raises
     a UserError if a pattern matches nothing, or no trainable parameter is left.
     """
+    if section.adapter is not None:
+        adapter.apply(model, section.adapter)
     parameters = dict(model.named_parameters())
-    for pattern in patterns:
-        matching = [name for name in parameters if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
-        if not matching:
-            depth = pattern.count(".") + 1
-            known = list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in parameters))
-            more = ", ..." * (len(known) > 12)
-            raise UserError(f'start.freeze: "{pattern}" is no part of this model; it has {", ".join(known[:12])}{more}')
-        for name in matching:
+    for pattern in section.freeze:
+        for name in adapter.matching(parameters, pattern, "start.freeze"):
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise UserError("start.freeze: nothing is left to learn")
-    for norm in parts.batch_norms(model):
-        weights = list(norm.parameters())
-        if weights and not any(weight.requires_grad for weight in weights):
-            parts.freeze_statistics(norm)
+    adapter.freeze_statistics(model)
+    return model
+
+
+def restore_weights(
+    model: nn.Module,
+    folder: Path,
+    section: StartSection,
+    renamed: Callable[[Iterable[str]], Mapping[str, str]] = unchanged,
+) -> None:
+    """Fills a plain model with what a model directory holds: weights, or an adapter of its base's."""
+    base = None
+    if section.adapter is not None:
+        assert section.model is not None
+        assert section.checksum is not None
+        base = (section.adapter, section.model, section.checksum)
+    adapter.restore(model, folder, base, renamed)

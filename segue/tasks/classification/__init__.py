@@ -32,7 +32,8 @@ from segue.data.tokenizer import UNKNOWN, Tokenizer
 from segue.engine.distributed.materialize import blueprint, make_room
 from segue.engine.distributed.parallel import World, choose_device
 from segue.engine.planning.estimate import Sketch
-from segue.engine.state.checkpoint import load_weights, write_text
+from segue.engine.state.checkpoint import write_text
+from segue.engine.state.start import prepared, restore_weights
 from segue.engine.task import LOSS, Phase, Term
 from segue.errors import UserError, some_of, warn
 from segue.layers.loss import cross_entropy
@@ -106,7 +107,7 @@ class Classifying:
 
     def build_model(self) -> nn.Module:
         """A new model."""
-        return build_model(self.recipe, self.classes, self.tokenizer)
+        return prepared(build_model(self.recipe, self.classes, self.tokenizer), self.recipe.start)
 
     def counts(self, batch: LabeledBatch) -> dict[str, float]:
         """Number of examples."""
@@ -399,7 +400,7 @@ def restore(folder: Path) -> Trained:
     tokenizer = None if section.is_of_sounds else Tokenizer.load(folder / "tokenizer.json")
     model = blueprint(lambda: build_model(section, section.classes, tokenizer))
     make_room(model, torch.device("cpu"))
-    load_weights(model, folder / "model.safetensors")
+    restore_weights(model, folder, section.start)
     return Trained(section, tokenizer, model.eval())
 
 

@@ -29,7 +29,8 @@ from segue.data.tokenizer import Tokenizer
 from segue.engine.distributed.materialize import blueprint, make_room
 from segue.engine.distributed.parallel import World, choose_device
 from segue.engine.planning.estimate import Sketch
-from segue.engine.state.checkpoint import load_weights, write_text
+from segue.engine.state.checkpoint import write_text
+from segue.engine.state.start import prepared, restore_weights
 from segue.engine.task import LOSS, Phase, Term
 from segue.errors import UserError
 from segue.layers.mask import output_frames
@@ -95,7 +96,7 @@ class SpeechRecognition:
 
     def build_model(self) -> AcousticModel:
         """A new model."""
-        return AcousticModel(self.recipe, len(self.tokenizer))
+        return prepared(AcousticModel(self.recipe, len(self.tokenizer)), self.recipe.start)
 
     def counts(self, batch: SpeechBatch) -> dict[str, float]:
         """Number of target tokens."""
@@ -327,7 +328,7 @@ def restore(folder: Path) -> Trained:
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     model = blueprint(lambda: AcousticModel(section, len(tokenizer)))
     make_room(model, torch.device("cpu"))
-    load_weights(model, folder / "model.safetensors", renamed)
+    restore_weights(model, folder, section.start, renamed)
     return Trained(section, tokenizer, model.eval())
 
 

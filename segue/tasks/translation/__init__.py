@@ -28,7 +28,8 @@ from segue.decoding.search import SearchSection
 from segue.engine.distributed.materialize import blueprint, make_room
 from segue.engine.distributed.parallel import World, choose_device
 from segue.engine.planning.estimate import Sketch
-from segue.engine.state.checkpoint import load_weights, write_text
+from segue.engine.state.checkpoint import write_text
+from segue.engine.state.start import prepared, restore_weights
 from segue.engine.task import LOSS, Phase, Term
 from segue.errors import UserError
 from segue.layers.loss import cross_entropy
@@ -89,7 +90,7 @@ class Translation:
 
     def build_model(self) -> nn.Module:
         """A new model."""
-        return build_model(self.recipe, self.vocabularies)
+        return prepared(build_model(self.recipe, self.vocabularies), self.recipe.start)
 
     def counts(self, batch: PairBatch) -> dict[str, float]:
         """Number of target tokens, including end tokens."""
@@ -329,7 +330,7 @@ def restore(folder: Path) -> Trained:
     vocabularies = Vocabularies.load(folder)
     model = blueprint(lambda: build_model(section, vocabularies))
     make_room(model, torch.device("cpu"))
-    load_weights(model, folder / "model.safetensors")
+    restore_weights(model, folder, section.start)
     return Trained(section, vocabularies, model.eval())
 
 
