@@ -132,9 +132,9 @@ def test_the_blank_is_last_and_spaces_are_marked() -> None:
 def test_what_tokens_txt_cannot_hold_is_refused() -> None:
     with pytest.raises(UserError, match=r"token \d+ is a part of a character: .* bpe or unigram"):
         target.token_lines(tokenizers.build(BytesSection(kind="bytes"), ()))
-    with pytest.raises(UserError, match=r"token 1, '\\u3000', cannot stand"):
+    with pytest.raises(UserError, match=r"token 1, '\\u3000', is not possible"):
         target.token_lines(tokenizers.build(CharactersSection(kind="characters", alphabet="a\u3000"), ()))
     with pytest.raises(UserError, match=r"token 2, '▁', has another meaning"):
         target.token_lines(tokenizers.build(CharactersSection(kind="characters", alphabet=" a▁"), ()))
-    with pytest.raises(UserError, match="token 0, '', cannot stand"):
+    with pytest.raises(UserError, match="token 0, '', is not possible"):
         target.token_lines(tokenizers.build(WordsSection(kind="words"), ["a b"], special=["<unk>"]))
