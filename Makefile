@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # What `make test-fast` runs: these neither train nor export a model.
 FAST := $(addprefix tests/test_,$(addsuffix .py,architecture audio autoregressive batching channels containers corpora \
 	ctc docs dropout encodings features files loss manifest metrics readers recipe recordings report sentences \
-	splits subtitle_files subtitle_tags subtitles subwords tables text tokenizer transformer words)) \
+	splits subtitle_files subtitle_lines subtitle_tags subtitles subwords tables text tokenizer transformer words)) \
 	$(addprefix tests/engine/test_,$(addsuffix .py,optimizer schedule))
 
 .PHONY: install quickstart lint types test-fast test test-engine test-rest test-slow clean

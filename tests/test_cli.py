@@ -145,7 +145,10 @@ def test_recipe_mistakes_name_file_line_and_key(
             '{"audio_filepath": "no.wav", "duration": 1.0, "text": "abc"}',
             "train.jsonl:3: audio_filepath: no such file: ",
         ),
-        (None, "train.jsonl: no such manifest (the folder has dev.jsonl, test.jsonl: data.train and data.dev name "),
+        (
+            None,
+            "train.jsonl: no such manifest (the folder has dev.jsonl, test.jsonl: data.train, dev and rehearsal name ",
+        ),
     ],
 )
 def test_manifest_mistakes_name_line_and_key(
