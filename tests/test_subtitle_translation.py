@@ -3,13 +3,13 @@ import codecs
 import os
 import random
 import re
-from collections.abc import Callable, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pysubs2
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.data.encodings import encoding_of
@@ -404,38 +404,6 @@ def test_marks_numbers_and_notes_stay_with_words() -> None:
         "aaaaa bbbbb ccccc ddddd 1999\\Neeeee fffff ggggg ddd"
     ]
     assert translated(f"♪ {'x' * 42} ♪", by=same) == [f"♪ {'x' * 42} ♪"]
-
-
-@given(st.lists(st.text("abc", min_size=1, max_size=12), min_size=1, max_size=16))
-@example(["aaaaaa", "aaaaaa", "aaaaaaaaaaa", "a", "aaa", "aaaaaaaaaaa", "aaaaaaaaaaaa", "aaaaaaaaaaaa"])
-@settings(deadline=None)
-def test_lines_are_the_fewest_that_fit(parts: list[str]) -> None:
-    lines, needed, width = translated(" ".join(parts), by=same)[0].split("\\N"), 1, -1
-    for part in parts:
-        width += 1 + len(part)
-        if width > 42:
-            needed, width = needed + 1, len(part)
-    assert " ".join(lines) == " ".join(parts)
-    assert len(lines) == needed
-    assert max(map(len, lines)) <= 42
-
-
-@given(st.lists(st.text("abc", min_size=5, max_size=20), min_size=2, max_size=14))
-@settings(deadline=None)
-def test_lines_are_the_most_balanced_of_all_that_fit(parts: list[str]) -> None:
-    def unbalance(lines: Sequence[str]) -> float:
-        mean = len(" ".join(parts)) / len(lines)
-        return sum((len(line) - mean) ** 2 for line in lines)
-
-    lines = translated(" ".join(parts), by=same)[0].split("\\N")
-    if len(lines) > 5:
-        return  # more than anyone shows: these are filled
-    best = min(
-        unbalance(cut)
-        for ends in combinations(range(1, len(parts)), len(lines) - 1)
-        if max(map(len, cut := [" ".join(parts[a:b]) for a, b in pairwise([0, *ends, len(parts)])])) <= 42
-    )
-    assert unbalance(lines) == pytest.approx(best)
 
 
 def test_oversized_cues_are_complete() -> None:
