@@ -401,7 +401,7 @@ def made_up(batch: Any, tokens: range) -> dict[str, Tensor]:
 
 def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[Plan, str, str, float]:
     """Writes random weights and batches. Returns the plan, the kind of model, the unit and the operations per step."""
-    from segue.engine.planning.rehearsal import rehearse
+    from segue.engine.planning.simulation import simulate
 
     section, sketch = sketched(chosen(case, options))
     recipe = section.model_dump(mode="json")
@@ -433,8 +433,8 @@ def write_plan(case: Case, folder: Path, options: argparse.Namespace) -> tuple[P
         str(folder),
     )
     count = sum(parameter.numel() for parameter in model.parameters())
-    rehearsal = rehearse(task, sketch.batch, section.engine)
-    operations = options.micro_batches * rehearsal.plain.operations
+    simulation = simulate(task, sketch.batch, section.engine)
+    operations = options.micro_batches * simulation.plain.operations
     step = f"{options.micro_batches} x ({sketch.shape}), {operations / 1e12:.4g} TFLOP"
     print(f"{count / 1e6:.1f} M parameters; a step: {step}", flush=True)
     return plan, recipe["model"]["kind"], sketch.unit, operations

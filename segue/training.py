@@ -27,7 +27,7 @@ try:
     from segue.engine.distributed.watchdog import WAITS, Watchdog
     from segue.engine.log import MakeLogger
     from segue.engine.planning import trials
-    from segue.engine.planning.rehearsal import rehearse
+    from segue.engine.planning.simulation import simulate
     from segue.engine.state import replay
     from segue.engine.state.checkpoint import saved, write_text
     from segue.engine.step import NotFiniteError
@@ -178,8 +178,8 @@ def _operations_per_amount(section: Any, module: ModuleType) -> float | None:
     if environment.peak_operations(device, section.engine.precision, section.engine.matmul) is None:
         return None
     sketch = module.sketch(section)
-    rehearsal = rehearse(sketch.task, sketch.batch, section.engine)
-    return rehearsal.plain.operations / rehearsal.amount
+    simulation = simulate(sketch.task, sketch.batch, section.engine)
+    return simulation.plain.operations / simulation.amount
 
 
 def _trainer(

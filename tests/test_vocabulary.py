@@ -16,7 +16,7 @@ import forked
 from segue.engine.distributed import parts
 from segue.engine.distributed.layout import Layout
 from segue.engine.distributed.parallel import Parallel, World
-from segue.engine.planning.rehearsal import _split
+from segue.engine.planning.simulation import _split
 from segue.layers.loss import cross_entropy
 from segue.layers.vocabulary import all_scores
 from segue.models.transformer import Transformer, TransformerSection

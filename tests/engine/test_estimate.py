@@ -23,7 +23,7 @@ from segue.engine.distributed.layout import Layout
 from segue.engine.distributed.parallel import Parallel, World
 from segue.engine.planning import depth
 from segue.engine.planning.estimate import USABLE_SHARE, Estimate, Memory, Row
-from segue.engine.planning.rehearsal import rehearse
+from segue.engine.planning.simulation import simulate
 from segue.engine.task import LOSS
 from segue.models.transformer import DecoderLayer, EncoderLayer, Transformer
 from segue.tasks import translation
@@ -172,9 +172,9 @@ def num_forwards(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counts
 
 
-def test_four_of_equal_layers_are_rehearsed(num_forwards: dict[str, int]) -> None:
+def test_four_of_equal_layers_are_simulated(num_forwards: dict[str, int]) -> None:
     _estimate(*DEEP)
-    assert num_forwards == dict.fromkeys(("EncoderLayer", "DecoderLayer"), 3 * depth.REHEARSED)  # 2 to recompute
+    assert num_forwards == dict.fromkeys(("EncoderLayer", "DecoderLayer"), 3 * depth.SIMULATED)  # 2 to recompute
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_four_of_equal_layers_are_rehearsed(num_forwards: dict[str, int]) -> Non
 )
 def test_skipping_equal_layers_changes_no_number(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     few, few_courses = _estimate(*DEEP, *overrides, devices=2).as_json(), _courses(*overrides)
-    monkeypatch.setattr(depth, "REHEARSED", 100)  # no run is as long
+    monkeypatch.setattr(depth, "SIMULATED", 100)  # no run is as long
     assert few == _estimate(*DEEP, *overrides, devices=2).as_json()
     assert few_courses == _courses(*overrides)
 
@@ -196,7 +196,7 @@ def _courses(*overrides: str) -> list[list[int]]:
     """Bytes alive whenever nothing more is about to go, without and with recomputation."""
     section = _section(*DEEP, *overrides)
     sketch = translation.sketch(section)
-    found = rehearse(sketch.task, sketch.batch, section.engine)
+    found = simulate(sketch.task, sketch.batch, section.engine)
     courses = []
     for each in (found.plain, found.recomputed):
         sizes = [size for _, size in each.events]
@@ -205,7 +205,7 @@ def _courses(*overrides: str) -> list[list[int]]:
     return courses
 
 
-def test_unequal_layers_are_all_rehearsed(num_forwards: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unequal_layers_are_all_simulated(num_forwards: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of one class and size may compute different things."""
     begin, forward, numbers = EncoderLayer.__init__, EncoderLayer.forward, count()
 

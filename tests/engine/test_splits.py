@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segue.engine.distributed import parts
 from segue.engine.distributed.layout import Layout
 from segue.engine.distributed.parallel import Parallel, World, dealt_out
-from segue.engine.planning.rehearsal import _split
+from segue.engine.planning.simulation import _split
 from segue.errors import UserError
 from segue.layers.feed_forward import FeedForward
 from segue.layers.splits import Split
@@ -63,12 +63,12 @@ def test_declared_layers_are_split(tmp_path: Path) -> None:
     output = alone(torch.linspace(-1, 1, 5 * WIDTH).view(5, WIDTH))
     output.square().sum().backward()
     gradients = [each.grad for each in alone.parameters()]
-    rehearsed = model()
-    _split(rehearsed, 2)
+    simulated = model()
+    _split(simulated, 2)
     for of_rank in forked.run(__file__, "learned", 2, tmp_path):
         torch.testing.assert_close(of_rank[0], output.detach())
         torch.testing.assert_close(of_rank[1], gradients)
-        assert of_rank[2] == {name: tuple(each.shape) for name, each in rehearsed.named_parameters()}
+        assert of_rank[2] == {name: tuple(each.shape) for name, each in simulated.named_parameters()}
         assert of_rank[2]["1.gate.weight"] == (HIDDEN // 2, WIDTH)
         assert of_rank[2]["1.outside.weight"] == (WIDTH, HIDDEN // 2)
 

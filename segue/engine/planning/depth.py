@@ -1,7 +1,7 @@
-"""How is a rehearsal of many equal layers kept short? Four layers of a run are executed, and one of them is repeated.
+"""How is a simulation of many equal layers kept short? Four layers of a run are executed, and one of them is repeated.
 
 A layer between equal layers is assumed to behave like its neighbor. This is checked: two neighbors must have allocated
-and freed the same, byte for byte; otherwise all layers have to be rehearsed.
+and freed the same, byte for byte; otherwise all layers have to be simulated.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Kind = Literal["activations", "passing", "copies", "gradients"]
 """Saved by the forward pass; temporary (scores, loss, gradients of activations, recomputed activations); weights cast
 to the compute format; gradients of weights."""
 
-REHEARSED = 4
+SIMULATED = 4
 """The first layer, two that must agree, and the last."""
 
 
@@ -47,7 +47,7 @@ class Run:
     """Consecutive equal layers. While a pass is recorded, all but four are replaced by the identity."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
-        self.rehearsed, self.skipped = [*layers[:3], layers[-1]], layers[3:-1]
+        self.simulated, self.skipped = [*layers[:3], layers[-1]], layers[3:-1]
         self.repeated = layers[2]
         """The layer that represents the skipped ones."""
         self._ends: list[Mark] = []
@@ -72,11 +72,11 @@ class Run:
 
         for layer in self.skipped:
             layer.forward = _pass_on
-        return [layer.register_forward_hook(end) for layer in self.rehearsed]
+        return [layer.register_forward_hook(end) for layer in self.simulated]
 
     def spans(self) -> list[tuple[Mark, Mark, Mark]]:
         """For forward and backward pass: the starts of the two middle layers, and the end of the second one."""
-        if not len(self._ends) == len(self._starts) == REHEARSED:
+        if not len(self._ends) == len(self._starts) == SIMULATED:
             raise UnequalError  # a layer was called twice, or not at all
         (_, *backward), (*forward, _) = self._starts, self._ends
         return [tuple(forward), tuple(backward)]  # type: ignore[list-item]
@@ -89,7 +89,7 @@ class Run:
 def runs(model: nn.Module) -> list[Run]:
     """The model's runs of equal layers that are long enough to skip layers."""
     equal = [list(layers) for stack in parts.stacks(model) for _, layers in groupby(stack, key=_look)]
-    return [Run(layers) for layers in equal if len(layers) > REHEARSED]
+    return [Run(layers) for layers in equal if len(layers) > SIMULATED]
 
 
 def repeat(events: list[Event], operations: float, noted: list[Run]) -> tuple[list[Event], float]:

@@ -1,6 +1,6 @@
 """What will a recipe need on given devices? Memory, communication, FLOPs, estimated without a device or data.
 
-One rank's micro-batch is simulated (`rehearsal.py`); the effect of several ranks is computed from their layout.
+One rank's micro-batch is simulated (`simulation.py`); the effect of several ranks is computed from their layout.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from segue.engine.distributed.layout import Layout, choose
 from segue.engine.optimizer import MuonSection
-from segue.engine.planning.rehearsal import Pass, Rehearsal, rehearse
+from segue.engine.planning.simulation import Pass, Simulation, simulate
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
 from segue.errors import UserError
@@ -230,7 +230,7 @@ def estimate(
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"{name}: should be a number above 0, not {value:g}")
     taking = _Taking(sketch, engine, micro_batches)
-    whole = taking.rehearsal(1)
+    whole = taking.simulation(1)
     memory_bytes = memory_gb * GB
     fits = partial(_fits, memory_bytes)
     possible = _tensor_parallel(engine, whole, devices)
@@ -275,7 +275,7 @@ def estimate(
     return result._replace(remarks=tuple(_remarks(result, taking, devices, possible)))
 
 
-def _tensor_parallel(engine: EngineSection, whole: Rehearsal, devices: int) -> list[int]:
+def _tensor_parallel(engine: EngineSection, whole: Simulation, devices: int) -> list[int]:
     """Numbers of tensor-parallel ranks that the model, the devices and the recipe allow, in ascending order."""
     wished = engine.tensor_parallel
     if wished > 1 and not whole.forward_sums:
@@ -316,7 +316,7 @@ def _worth_a_look(rows: list[Row], fits: Callable[[Memory], bool]) -> list[Row]:
 
 
 def _remarks(result: Estimate, taking: "_Taking", devices: int, possible: list[int]) -> Iterator[str]:
-    chosen, whole, key = result.chosen, taking.rehearsal(1), result.sketch.budget
+    chosen, whole, key = result.chosen, taking.simulation(1), result.sketch.budget
     if chosen is None:
         least = min((row.memory[again] for row in result.rows for again in (False, True)), key=lambda each: each.total)
         batch = least.activations + least.passing
@@ -351,25 +351,25 @@ def _remarks(result: Estimate, taking: "_Taking", devices: int, possible: list[i
 
 
 class _Taking:
-    """What a recipe needs in any layout. Runs one rehearsal for each number of tensor-parallel ranks."""
+    """What a recipe needs in any layout. Runs one simulation for each number of tensor-parallel ranks."""
 
     def __init__(self, sketch: Sketch, engine: EngineSection, micro_batches: int) -> None:
         self.sketch, self.engine, self.micro_batches = sketch, engine, micro_batches
         self._is_gathered = any(isinstance(phase.optimizer, MuonSection) for phase in sketch.task.phases)
-        self._rehearsals: dict[int, Rehearsal] = {}
+        self._simulations: dict[int, Simulation] = {}
 
-    def rehearsal(self, tensor_parallel: int) -> Rehearsal:
-        """The rehearsal of one of this many ranks, cached."""
-        if tensor_parallel not in self._rehearsals:
+    def simulation(self, tensor_parallel: int) -> Simulation:
+        """The simulation of one of this many ranks, cached."""
+        if tensor_parallel not in self._simulations:
             task, batch = self.sketch.task, self.sketch.batch
-            self._rehearsals[tensor_parallel] = rehearse(task, batch, self.engine, tensor_parallel)
-        return self._rehearsals[tensor_parallel]
+            self._simulations[tensor_parallel] = simulate(task, batch, self.engine, tensor_parallel)
+        return self._simulations[tensor_parallel]
 
     def row(self, layout: Layout) -> Row:
         """What a layout needs."""
         own = -(-self.micro_batches // layout.data_ranks)  # micro-batches per rank and step
-        rehearsal = self.rehearsal(layout.tensor_parallel)
-        passes = (rehearsal.plain, rehearsal.recomputed)
+        simulation = self.simulation(layout.tensor_parallel)
+        passes = (simulation.plain, simulation.recomputed)
         return Row(
             layout,
             own * layout.data_ranks,
@@ -379,39 +379,39 @@ class _Taking:
         )
 
     def _memory(self, layout: Layout, own: int, single: Pass) -> Memory:
-        rehearsal, shard = self.rehearsal(layout.tensor_parallel), layout.shard
-        is_gathered, size = _is_gathered(layout), self._gathered_size(rehearsal)
+        simulation, shard = self.simulation(layout.tensor_parallel), layout.shard
+        is_gathered, size = _is_gathered(layout), self._gathered_size(simulation)
         # Gradients are allocated while activations are freed, unless they exist from the start: from the previous
         # micro-batch, or as DistributedDataParallel's buckets.
         is_growing = own == 1 and (is_gathered or layout.data_ranks == 1)
         # Gathered weights are already in the compute format, except for layers with BatchNorm, where autocast copies.
         has_copies = not is_gathered or size == FLOAT32
         peak = single.fullest(has_copies=has_copies, gradient_share=is_growing / shard)
-        weights = rehearsal.parameters * FLOAT32 / shard
+        weights = simulation.parameters * FLOAT32 / shard
         is_spread = (layout.shard > 1 or layout.tensor_parallel > 1) and not self.engine.evaluate_sharded
-        whole = self.rehearsal(1).parameters * FLOAT32 * is_spread
+        whole = self.simulation(1).parameters * FLOAT32 * is_spread
         on_device = 0.0 if is_gathered and self.engine.offload else 1.0
         fullest = Memory(
             weights=weights * on_device,
             gradients=(peak["gradients"] if is_growing else weights) * on_device,
-            optimizer=rehearsal.optimizer / shard * on_device,
+            optimizer=simulation.optimizer / shard * on_device,
             average=weights * (self.engine.moving_average_decay is not None),
             whole=whole * (self.engine.device == "cpu"),  # on a GPU it is moved to the CPU between evaluations
             copies=peak["copies"],
-            activations=peak["activations"] + rehearsal.buffers + own * rehearsal.inputs,
+            activations=peak["activations"] + simulation.buffers + own * simulation.inputs,
             passing=peak["passing"],
         )
         if is_gathered:
             # FSDP2 gathers a layer, prefetches the next one, and keeps what is outside of layers; in the backward pass
             # it has a layer's gradients in this format, and twice in float32: being summed, and of the layer before.
-            layer = rehearsal.largest_layer
+            layer = simulation.largest_layer
             fullest = fullest._replace(
-                copies=fullest.copies + 2 * layer * size + rehearsal.outside_layers * FLOAT32,
+                copies=fullest.copies + 2 * layer * size + simulation.outside_layers * FLOAT32,
                 passing=fullest.passing + layer * (size + 2 * FLOAT32),
             )
         # Muon gathers one matrix at a time; the other optimizers work on shards.
-        step = rehearsal.optimizer_passing / (1 if self._is_gathered else shard)
-        batches = rehearsal.buffers + own * rehearsal.inputs
+        step = simulation.optimizer_passing / (1 if self._is_gathered else shard)
+        batches = simulation.buffers + own * simulation.inputs
         updating = fullest._replace(
             gradients=weights * on_device, copies=0.0, activations=batches, passing=step * on_device
         )
@@ -421,19 +421,19 @@ class _Taking:
 
     def _sent(self, layout: Layout, own: int, forwards: int) -> float:
         """Bytes sent per rank and step with ring algorithms: (n - 1) / n of what n ranks gather, twice for a sum."""
-        rehearsal = self.rehearsal(layout.tensor_parallel)
-        size, parameters = self._gathered_size(rehearsal), rehearsal.parameters
+        simulation = self.simulation(layout.tensor_parallel)
+        size, parameters = self._gathered_size(simulation), simulation.parameters
         # FSDP2 gathers layers for the forward and the backward pass, the rest once, and reduce-scatters gradients.
-        outside = rehearsal.outside_layers
+        outside = simulation.outside_layers
         gathered = 2 * (parameters - outside) * size + outside * FLOAT32 + parameters * FLOAT32
         sent = own * gathered * _ring(layout.shard)
         sent += 2 * parameters * FLOAT32 / layout.shard * _ring(layout.data_parallel)
-        sums = forwards * rehearsal.forward_sums + rehearsal.backward_sums
+        sums = forwards * simulation.forward_sums + simulation.backward_sums
         return sent + own * 2 * sums * _ring(layout.tensor_parallel)
 
-    def _gathered_size(self, rehearsal: Rehearsal) -> int:
+    def _gathered_size(self, simulation: Simulation) -> int:
         """Bytes of a weight as FSDP gathers it (`parallel.py`)."""
-        is_whole = self.engine.precision == "float32" or self.engine.device == "cpu" or rehearsal.has_batch_norm
+        is_whole = self.engine.precision == "float32" or self.engine.device == "cpu" or simulation.has_batch_norm
         return FLOAT32 if is_whole else FLOAT32 // 2
 
 

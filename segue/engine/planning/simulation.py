@@ -60,7 +60,7 @@ class Pass(NamedTuple):
         return fullest
 
 
-class Rehearsal(NamedTuple):
+class Simulation(NamedTuple):
     """Memory and operations of a rank. Bytes, unless stated otherwise."""
 
     parameters: int
@@ -90,28 +90,28 @@ class Rehearsal(NamedTuple):
     """With activation checkpointing."""
 
 
-def rehearse(
+def simulate(
     task: Task,
     batch: Callable[[], Batch],
     engine: EngineSection,
     tensor_parallel: int = 1,
-) -> Rehearsal:
+) -> Simulation:
     """Simulates a micro-batch on one of `tensor_parallel` ranks; sizes that they do not divide are rounded up."""
     with old_objects_aside():
         try:
-            return _rehearse(task, batch, engine, tensor_parallel, is_whole=False)
+            return _simulate(task, batch, engine, tensor_parallel, is_whole=False)
         except depth.UnequalError:
-            return _rehearse(task, batch, engine, tensor_parallel, is_whole=True)
+            return _simulate(task, batch, engine, tensor_parallel, is_whole=True)
 
 
-def _rehearse(
+def _simulate(
     task: Task,
     batch: Callable[[], Batch],
     engine: EngineSection,
     tensor_parallel: int,
     *,
     is_whole: bool,
-) -> Rehearsal:
+) -> Simulation:
     watch = _Watch()
     with watch:
         model = task.build_model()
@@ -145,7 +145,7 @@ def _rehearse(
             updater.clear()
         precision.recompute(model)
         recomputed = _pass(watch, task, model, inputs, engine, runs)
-    return Rehearsal(
+    return Simulation(
         parameters=_count(model),
         largest_layer=max(units, default=0),
         outside_layers=_count(model) - sum(units),
