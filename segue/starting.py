@@ -44,10 +44,10 @@ def own_recipe(base: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:
         )
     path = tasks.folder_of(Path(base)) / "recipe.toml"
     optimizer = recipe.read(path).values["optimizer"]
+    # An adapter's matrices, one of which is zero at first, take steps as large as a model that is new.
+    share = 1.0 if any(each.startswith("start.adapter") for each in overrides) else TUNING_RATE
     rates = [
-        f"optimizer.{key}={value * TUNING_RATE:.3g}"
-        for key, value in optimizer.items()
-        if key.endswith("learning_rate")
+        f"optimizer.{key}={value * share:.3g}" for key, value in optimizer.items() if key.endswith("learning_rate")
     ]
     return path, [*_TUNING, *rates, *overrides]
 

@@ -13,6 +13,8 @@ from sabotage import call
 from safetensors.torch import load_file
 from torch import nn
 
+import segue
+from segue import recipe as recipes
 from segue import tasks
 from segue.cli import main
 from segue.errors import UserError
@@ -149,3 +151,25 @@ def test_mistakes_with_adapters_are_one_line(
     assert "not as in the base, and have to be trained: start.adapter.learn='[" in said(*based, *other)
     assert main(["merge", str(trained_translator), str(tmp_path / "out")]) == 2
     assert "no adapter; it is a model already" in capsys.readouterr().err
+
+
+def test_an_adapter_is_exported_and_estimated(
+    pairs: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", "--from", str(trained_translator), f"data.root={pairs}", *ADAPTED, "--out", str(run)]
+    assert main([*words, "engine.steps=2"]) == 0
+    before, after = (recipes.read(each / "recipe.toml").values for each in (trained_translator, run))
+    assert after["optimizer"] == before["optimizer"]  # full fine-tuning has a tenth of the rate
+    assert main(["export", str(run), "ctranslate2", str(tmp_path / "out")]) == 0
+    [ours] = segue.load(tmp_path / "out").translate(["one two three"])
+    assert ours == segue.load(run).translate(["one two three"])[0]
+    capsys.readouterr()
+    memory = []
+    for overrides in ((), ("start.model=base", *ADAPTED)):
+        assert (
+            main(["estimate", "multi30k_transformer", "--memory", "80", "--json", "tokenizer.size=500", *overrides])
+            == 0
+        )
+        memory.append(json.loads(capsys.readouterr().out))
+    assert memory[0] != memory[1]
