@@ -271,7 +271,10 @@ def test_a_wider_model_is_restored_as_wide(tiny_recipe: Path, reversal_recipe: P
     ("files", "message"),
     [
         ((), "data: no such folder; data.root={root} should name what `segue prepare` wrote"),
-        (("all.jsonl", "notes.txt"), "data/train.jsonl: no such manifest (the folder has all.jsonl: data.train and "),
+        (
+            ("all.jsonl", "notes.txt"),
+            "data/train.jsonl: no such manifest (the folder has all.jsonl: data.train, dev and ",
+        ),
         (("notes.txt",), "data/train.jsonl: no such manifest (the folder has no manifest; segue prepare writes them)"),
     ],
 )

@@ -90,9 +90,7 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 
 def _run(path: Path, label: str) -> Run:
-    if not (path / "recipe.toml").is_file() or any(
-        (path / name).is_file() for name in ("model.safetensors", "adapter.safetensors")
-    ):
+    if not (path / "recipe.toml").is_file() or any(path.glob("*.safetensors")):
         raise UserError(f"{path}: not a run directory")
     values = recipe.read_alone(path / "recipe.toml")
     records = _records(path / "metrics.jsonl")
