@@ -43,50 +43,7 @@ MEASURED = {
     "jasper": ("ljspeech_excerpt", *ON_CPU, "data.longest_seconds=10", "batch.seconds=60"),
 }
 """Recipe, and overrides that make activations most of it."""
-
-MEASURE = """
-import gc, json, sys
-import torch
-from segue import recipe, tasks
-from segue.engine import precision
-from segue.engine.optimizer import Updater
-from segue.engine.step import objective
-
-torch.set_num_threads(1)
-
-def memory(name):
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
-
-def step(name, *overrides):
-    draft = recipe.read(recipe.find(name), overrides)
-    module = tasks.module_of(draft)
-    section = recipe.validate(draft, module.Recipe)
-    task, make, *_ = module.sketch(section)
-    model = task.build_model()
-    if section.engine.recompute:
-        precision.recompute(model)
-    (phase,) = task.phases
-    updater = Updater(phase.optimizer, model)
-    batch = make()
-    with precision.autocast(section.engine.precision, torch.device("cpu")):
-        loss = objective(task.loss(model, batch, ""), task.counts(batch))
-    loss.backward()
-    del loss
-    updater.step(1.0)
-
-found = []
-for name, *overrides in json.loads(sys.argv[1]):
-    step(name, *overrides, "batch.tokens=100" if "batch.tokens=2048" in overrides else "batch.seconds=1")  # torch loads
-    for more in ((), ("engine.recompute=true",)):
-        gc.collect()
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak begins anew
-        before = memory("VmRSS")
-        step(name, *overrides, *more)
-        found.append(memory("VmHWM") - before)
-print(json.dumps(found))
-"""
+MEASURE = str(Path(__file__).with_name("memory_of_steps.py"))
 
 
 def _estimate(name: str, *overrides: str, devices: int = 1, memory_gb: float = 80.0, speed: float | None = None) -> Any:
@@ -102,7 +59,7 @@ def _section(name: str, *overrides: str) -> Any:
 def test_estimated_memory_is_what_a_real_step_takes() -> None:
     # A threshold keeps freed tensors from staying with the process: then its memory is that of its tensors.
     process = subprocess.run(
-        [sys.executable, "-c", MEASURE, json.dumps(list(MEASURED.values()))],
+        [sys.executable, MEASURE, json.dumps(list(MEASURED.values()))],
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
