@@ -7,8 +7,15 @@ from pathlib import Path
 
 from segue.errors import UserError
 
+try:
+    import fcntl as fcntl
+except ModuleNotFoundError:  # Windows: runs are not locked there
+    fcntl = None  # type: ignore[assignment]
+
 PARTIAL = ".partial_"
 """Prefix of the names of files that are not complete yet."""
+LOCK = ".lock"
+"""In a run directory: a file that a running training locks, and that names its process."""
 
 
 def is_file(path: Path) -> bool:

@@ -17,7 +17,7 @@ from segue.engine.state.adapter import ADAPTER
 from segue.engine.state.checkpoint import WEIGHTS, checksum_of, write_tensors, write_text
 from segue.engine.state.start import Inherited
 from segue.errors import UserError, warn
-from segue.files import PARTIAL
+from segue.files import LOCK, PARTIAL, fcntl
 
 REPORT = "start.json"
 """File in a run directory that lists each tensor with its fate (`start.Fate`)."""
@@ -157,6 +157,7 @@ def _report(found: Sequence[Inherited], rows: Mapping[str, start.Rows], section:
 def _base(section: Any, module: ModuleType) -> tuple[Path, Any]:
     """The base's model directory and recipe."""
     folder = tasks.folder_of(Path(section.start.model))
+    _refuse_running(Path(section.start.model))
     draft = recipe.read(folder / "recipe.toml")
     task = draft.values.get("task")
     if task not in (section.task, *module.START.of_others):
@@ -164,6 +165,21 @@ def _base(section: Any, module: ModuleType) -> tuple[Path, Any]:
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"start.model: {folder} is an adapter; make a model of it first: segue merge {folder} OUT")
     return folder, recipe.validate(draft, tasks.recipe_type(str(task)))
+
+
+def _refuse_running(model: Path) -> None:
+    """Raises a UserError if a training is running in this directory: its model may change at any time."""
+    lock = model / LOCK
+    if fcntl is None or not lock.is_file():
+        return
+    with lock.open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"start.model: {model}: {file.read().strip() or 'another process'} is training there, and its model "
+                f"may change; wait, or start from a copy of {model / 'model'}"
+            ) from None
 
 
 def _story(folder: Path, base: Any, checksum: str) -> str:

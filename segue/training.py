@@ -15,7 +15,7 @@ from segue import progress, recipe, tasks
 from segue.data import automatic, manifests
 from segue.data.mixture import Mixture
 from segue.errors import UserError, missing_extra, warn
-from segue.files import PARTIAL
+from segue.files import LOCK, PARTIAL, fcntl
 
 try:
     import torch
@@ -37,13 +37,8 @@ except ModuleNotFoundError as error:
         raise missing_extra(error.name, "train") from None
     raise
 
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: runs are not locked there
-    fcntl = None  # type: ignore[assignment]
-
 _STEP_COUNTS = ("steps", "evaluate_every", "save_every")  # of the engine
-LOCK, RANKS = ".lock", ".ranks"
+RANKS = ".ranks"
 RECIPE = "recipe.toml"
 
 

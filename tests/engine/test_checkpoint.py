@@ -16,7 +16,7 @@ from segue.engine.distributed.parallel import World
 from segue.engine.state import checkpoint
 from segue.engine.state.checkpoint import Checkpoints
 from segue.errors import UserError
-from segue.training import LOCK
+from segue.files import LOCK
 
 WEIGHTS = "shard-00001-model-00001-of-00001.safetensors"
 FILES = [WEIGHTS, "state.json"]

@@ -1,5 +1,6 @@
 """Fine-tuning begins with another model's weights: which of them, on any ranks, and what stays as it was."""
 
+import fcntl
 import json
 import shutil
 import signal
@@ -208,6 +209,16 @@ def test_unusable_bases_are_refused(
     assert said(trained_translator).endswith("is a model of translation; this recipe is of speech_recognition")
     assert "nothing: not a run, model or exported directory" in said(tmp_path / "nothing")
     assert "reads other input than this recipe (features.mel_bins: " in said(trained, "features.mel_bins=33")
+    (tmp_path / "base").mkdir()
+    shutil.copytree(trained / "model", tmp_path / "base" / "model")
+    with (tmp_path / "base" / ".lock").open("w+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("process 7 on host")
+        lock.flush()
+        assert (
+            "base: process 7 on host is training there, and its model may change; wait, or start from a copy"
+            in said(tmp_path / "base")
+        )
     assert 'start.freeze: "encoder.block" is no part of this model; it has' in said(
         trained, 'start.freeze=["encoder.block"]'
     )
