@@ -145,3 +145,26 @@ def test_models_of_other_examples_are_not_compared(
     words = ["evaluate", str(trained), str(corpus / "test.jsonl"), "--against", str(trained_translator)]
     assert main(words) == 2
     assert "lacks the key 'source'" in capsys.readouterr().err
+
+
+def test_several_manifests_are_scored_one_by_one(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(corpus / f"{split}.jsonl") for split in ("dev", "test")]
+    alone = []
+    for path in paths:
+        assert main(["evaluate", str(trained), path, "--json"]) == 0
+        alone.append(json.loads(capsys.readouterr().out))
+    assert main(["evaluate", str(trained), *paths, "--json", "--against", str(trained)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == paths
+    for path, expected in zip(paths, alone, strict=True):
+        differences = found[path].pop("against")["differences"]
+        assert found[path] == expected
+        assert differences["word_error_rate"]["value"] == 0
+    assert main(["evaluate", str(trained), *paths]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(".jsonl:")] == [
+        f"{path}:" for path in paths
+    ]
+    assert main(["evaluate", str(trained), *paths, "--report", str(tmp_path / "x.html")]) == 2
+    assert "--report, --outputs: they are of one manifest" in capsys.readouterr().err

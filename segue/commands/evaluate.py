@@ -1,4 +1,4 @@
-"""`segue evaluate`: the task's metrics on a manifest."""
+"""`segue evaluate`: the task's metrics on manifests."""
 
 import datetime
 import json
@@ -8,14 +8,14 @@ from pathlib import Path
 from segue.commands import options
 from segue.errors import UserError
 
-SUMMARY = "the task's metrics on a manifest"
+SUMMARY = "the task's metrics on manifests"
 EXAMPLE = "segue evaluate runs/digits data/fsdd/test.jsonl --json"
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Declares the arguments."""
     options.model(parser)
-    parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="examples with references")
+    parser.add_argument("manifest", metavar="MANIFEST", type=Path, nargs="+", help="examples with references")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument(
         "--against", metavar="MODEL", type=Path, help="another model to compare with on the same examples"
@@ -36,7 +36,9 @@ def run(given: Namespace) -> None:
     from segue.files import check_targets, write_lines
     from segue.report import comparison, terminal
 
-    check_targets({"--report": given.report, "--outputs": given.outputs}, [given.manifest])
+    if len(given.manifest) > 1 and (given.report or given.outputs):
+        raise UserError("--report, --outputs: they are of one manifest; evaluate the others by themselves")
+    check_targets({"--report": given.report, "--outputs": given.outputs}, given.manifest)
     model = options.load_model(given, "evaluate")
     other = None if given.against is None else options.load_model(given, "evaluate", given.against)
     has_report = given.report is not None
@@ -45,17 +47,23 @@ def run(given: Namespace) -> None:
         if not all(hasattr(each, "transcribe") for each in (model, other or model)):
             raise UserError("--as-transcribe: this model does not transcribe")
         how["as_transcribed"] = True
-    evaluation = model.evaluator.explain(given.manifest, **how)
-    if given.outputs is not None:
-        write_lines(given.outputs, (json.dumps(each, ensure_ascii=False) for each in evaluation.outputs()))
-    if has_report:
-        from segue import report
+    of_each = {}
+    for manifest in given.manifest:
+        evaluation = model.evaluator.explain(manifest, **how)
+        if given.outputs is not None:
+            write_lines(given.outputs, (json.dumps(each, ensure_ascii=False) for each in evaluation.outputs()))
+        if has_report:
+            from segue import report
 
-        facts = {"model": str(given.model), **evaluation.facts, "date": f"{datetime.date.today():%Y-%m-%d}"}
-        report.write(evaluation._replace(facts=facts), given.report)
-    scores, lines = evaluation.as_json(), terminal.lines(evaluation)
-    if other is not None:
-        found = comparison.between(evaluation, other.evaluator.explain(given.manifest, **how))
-        scores["against"] = {"model": str(given.against), "differences": comparison.as_json(found)}
-        lines += ["", *comparison.lines(found, str(given.against))]
-    print(json.dumps(scores) if given.json else "\n".join(lines))
+            facts = {"model": str(given.model), **evaluation.facts, "date": f"{datetime.date.today():%Y-%m-%d}"}
+            report.write(evaluation._replace(facts=facts), given.report)
+        scores, lines = evaluation.as_json(), terminal.lines(evaluation)
+        if other is not None:
+            found = comparison.between(evaluation, other.evaluator.explain(manifest, **how))
+            scores["against"] = {"model": str(given.against), "differences": comparison.as_json(found)}
+            lines += ["", *comparison.lines(found, str(given.against))]
+        of_each[str(manifest)] = scores
+        if not given.json:
+            print("\n".join([f"{manifest}:", *lines, ""] if len(given.manifest) > 1 else lines), flush=True)
+    if given.json:
+        print(json.dumps(of_each if len(given.manifest) > 1 else scores))
