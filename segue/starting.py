@@ -18,6 +18,7 @@ from segue.engine.state.checkpoint import WEIGHTS, checksum_of, write_tensors, w
 from segue.engine.state.start import Inherited
 from segue.errors import UserError, warn
 from segue.files import LOCK, PARTIAL, fcntl
+from segue.layers import lora
 
 REPORT = "start.json"
 """File in a run directory that lists each tensor with its fate (`start.Fate`)."""
@@ -143,11 +144,11 @@ def _report(found: Sequence[Inherited], rows: Mapping[str, start.Rows], section:
     summary = ", ".join(f"{len(each)} {fate}" for fate, each in tensors.items())
     progress.say(f"starts from {section.start.model}: tensors: {summary} (each: {path})")
     for fate, each in tensors.items():
-        if fate != "loaded":
-            for tensor in each[:_SHOWN]:
-                progress.say(f"  {fate}: {tensor.name}: {tensor.detail}")
-            if len(each) > _SHOWN:
-                progress.say(f"  {fate}: {len(each) - _SHOWN} more")
+        others = [tensor for tensor in each if fate != "loaded" and not lora.is_of_adapter(tensor.name)]
+        for tensor in others[:_SHOWN]:
+            progress.say(f"  {fate}: {tensor.name}: {tensor.detail}")
+        if len(others) > _SHOWN:
+            progress.say(f"  {fate}: {len(others) - _SHOWN} more")
     for resized in tensors.get("resized", ()):
         num_drawn = sum(not row for row in rows[resized.name])
         if num_drawn > len(rows[resized.name]) / 2:
