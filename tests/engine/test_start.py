@@ -157,7 +157,7 @@ def test_the_bases_recipe_is_the_default(
     assert f"data.root is missing: segue train --from {trained} data.root=FOLDER" in capsys.readouterr().err
     assert main([*words, f"data.root={corpus}"]) == 0
     before, after = (recipes.read(run / "recipe.toml").values for run in (trained, tmp_path / "run"))
-    assert after["optimizer"]["learning_rate"] == pytest.approx(before["optimizer"]["learning_rate"] / 10)
+    assert after["optimizer"]["learning_rate"] == pytest.approx(0.3 * before["optimizer"]["learning_rate"])
     assert after["engine"]["steps"] == 2
     assert after["model"] == before["model"]
     assert after["start"]["model"] == str(trained)
