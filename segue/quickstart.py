@@ -1,5 +1,6 @@
 """A tour of the whole toolkit: synthesize speech, train a small Jasper, test it on new voices, export it."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def run(out: Path, recordings: Path | None) -> int:
     transcript = tasks.load(shipped).transcribe(example.audio)
     print(f"  said   {example.text}\n  found  {transcript.text}")
     print(f"""
-{perf_counter() - start:.0f} seconds. Next:
+{perf_counter() - start:.0f} seconds. Next{"" if shutil.which("segue") else " (after: source .venv/bin/activate)"}:
   segue transcribe {shipped} {example.audio} --format json
   segue evaluate {run_folder} {data / "test.jsonl"}
   segue export {run_folder} sherpa-onnx {out / "sherpa"}

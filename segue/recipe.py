@@ -97,6 +97,10 @@ def find(name: str) -> Path:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"recipes: {', '.join(known)}"
             raise RecipeError(f"{name}: no such file, and no such recipe ({hint})")
+        if path.is_dir():
+            own = path / "recipe.toml"
+            hint = f"; its recipe is {own}, and --from {path} starts from its model" if own.is_file() else ""
+            raise RecipeError(f"{path}: a folder, and no recipe{hint}")
         return path
     return known[name]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
-from segue.recipe import RecipeError, Section, differences, dump, loads, read, schema, validate
+from segue.recipe import RecipeError, Section, differences, dump, find, loads, read, schema, validate
 
 
 class NovoGrad(Section):
@@ -517,3 +517,11 @@ def test_a_default_that_toml_cannot_undo_is_refused() -> None:
 def test_recipes_import_no_torch() -> None:
     code = "import sys, segue.recipe; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r": a folder, and no recipe$"):
+        find(str(tmp_path))
+    (tmp_path / "recipe.toml").touch()
+    with pytest.raises(RecipeError, match=r"its recipe is .*recipe\.toml, and --from .* starts from its model"):
+        find(str(tmp_path))

@@ -9,9 +9,11 @@ from segue.data import automatic
 from segue.data.corpora.splits import SplitOptions, divide
 from segue.data.examples import Example
 from segue.data.manifest import Manifest, ManifestsSection
-from segue.errors import UserError
+from segue.errors import UserError, warn
 
 Split = Literal["train", "dev"]
+FEW_DEV = 5
+"""Fewer development examples than this are warned about."""
 E = TypeVar("E", bound=Example)
 S = TypeVar("S", bound=ManifestsSection)
 
@@ -48,6 +50,11 @@ def splits(kind: type[E], data: ManifestsSection) -> Splits:
     rest = np.setdiff1d(np.arange(len(train)), chosen)
     if not len(rest) or not len(chosen):
         raise UserError(f"{', '.join(map(str, train.paths))}: too few examples to hold some out for development")
+    if len(chosen) < FEW_DEV:
+        warn(
+            f"{len(chosen)} of {len(train)} examples {'is' if len(chosen) == 1 else 'are'} held out for development; "
+            "so few choose the best model by luck; more data help, or a model to start from (--from MODEL)"
+        )
     return Splits(train.part(rest), train.part(chosen))
 
 

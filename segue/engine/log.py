@@ -94,7 +94,13 @@ class Log:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self._draw([record])
-        reason = "gradients not finite" if "is_skipped" in record else "every example is bad"
+        reason = (
+            "gradients not finite"
+            if "is_skipped" in record
+            else "noise alone, no text"
+            if "has_no_targets" in record
+            else "every example is bad"
+        )
         text = f"loss {record['loss']:.4f}" if "loss" in record else f"skipped: {reason}"
         if "rate" in record:
             text += f"  {_rate(record['rate'], record['unit'])}"

@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     amount: float
     """Amount of data, in the source's unit."""
     is_empty: bool
-    """Whether every example was bad."""
+    """Whether it had no targets: every example was bad, or noise without text."""
     has_overflowed: bool
     """Whether a gradient was not finite in float16, so that its phase was skipped."""
     is_updated: bool

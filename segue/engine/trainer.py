@@ -255,7 +255,8 @@ class Trainer:
             raise replay.keep(self.run, self.step, self._state(), ids, data, problem, self.world) from None
         self._num_skipped += outcome.num_skipped
         per_epoch = self.source.plan("train").num_micro_batches
-        self._num_empty = self._num_empty + 1 if outcome.is_empty else 0
+        has_no_targets = outcome.is_empty and not outcome.num_skipped
+        self._num_empty = self._num_empty + 1 if outcome.is_empty and not has_no_targets else 0
         if self._num_empty * self.micro_batches >= per_epoch:
             raise self.world.told_once(
                 UserError(f"step {self.step + 1}: every example of the last epoch is bad; fix the data")
@@ -267,6 +268,8 @@ class Trainer:
         if outcome.has_overflowed:
             self._num_overflows += 1
             numbers["is_skipped"] = True
+        if has_no_targets:
+            numbers["has_no_targets"] = True
         numbers |= outcome.numbers
         return outcome, {"step": self.step, "epoch": round(epoch, 4), **rates, **numbers, "time": time()}
 

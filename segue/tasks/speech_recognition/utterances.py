@@ -97,6 +97,8 @@ class UtteranceReader:
         if not self._strange:
             return []
         known, line = self.recipe.tokenizer, "tokenizer.alphabet=auto takes the characters of the training texts"
+        if self.recipe.start.model is not None and self.recipe.start.tokenizer == "keep":  # whatever the recipe says
+            return [f"the base's tokenizer is kept; start.tokenizer=recipe {line}"]
         if not isinstance(known, CharactersSection):
             return [line]
         alphabet = known.alphabet + "".join(sorted(self._strange))
