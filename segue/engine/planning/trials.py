@@ -84,6 +84,7 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
     The budget grows by half until a step runs out of memory, or the next one would if memory grew proportionally.
     Raises a UserError if not even `smallest` fits.
     """
+    gc.collect()  # what is freed later would count against what a step takes
     environment.forget_peak_memory(device)
     limit = _free_bytes(device) * MEMORY_SHARE
     budget, fitting, before = smallest, 0.0, _peak_bytes(device)
@@ -95,7 +96,7 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 break
-            used = _peak_bytes(device) - before
+            used = max(0.0, _peak_bytes(device) - before)
             if used > limit:
                 break
             fitting = budget
