@@ -74,7 +74,7 @@ class MixedPlan:
 
     def _place_of_own(self, number: int) -> int:
         """Which micro-batch of all is number `number` of the own ones."""
-        place = number
+        place = max(number, math.floor(number / (1 - self._share)) - 2)  # not behind it yet
         while place - math.floor((place + 1) * self._share) < number:
             place += 1
         return place
@@ -92,11 +92,15 @@ class Mixture:
     def __init__(self, own: Part, rehearsed: Part, share: float) -> None:
         self._own, self._rehearsed, self._share = own, rehearsed, share
         self.unit = own.unit
+        self._mixed: MixedPlan | None = None
 
     def plan(self, split: Split) -> BatchPlan | MixedPlan:
         """The order of a split."""
-        own = self._own.plan(split)
-        return own if split == "dev" else MixedPlan(own, self._rehearsed.plan(split), self._share)
+        if split == "dev":
+            return self._own.plan(split)
+        if self._mixed is None:  # every step asks for it
+            self._mixed = MixedPlan(self._own.plan(split), self._rehearsed.plan(split), self._share)
+        return self._mixed
 
     def load(self, split: Split, micro_batch: Any) -> Any:
         """Reads and collates the examples of a micro-batch."""

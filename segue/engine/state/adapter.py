@@ -1,6 +1,6 @@
 """What does a run save of which only an adapter learns? The tensors that learn; the others are those of its base."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,8 +105,9 @@ def restore(
         raise UserError(f"{folder}: an adapter of other weights than {weights} has now, by its checksum; {remedy}")
     try:
         with safe_open(folder / ADAPTER, framework="pt") as own, safe_open(weights, framework="pt") as of_base:
-            for name, value in _values(model.state_dict(), own, of_base, renamed(of_base.keys()), section):
-                model.state_dict()[name].copy_(value)
+            tensors = model.state_dict()
+            for name, value in _values(tensors, own, of_base, renamed(of_base.keys()), section):
+                tensors[name].copy_(value)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder / ADAPTER}: damaged, or not of its recipe ({error}); copy it again") from None
 
@@ -129,11 +130,3 @@ def _weights_of(directory: str) -> Path | None:
     """The weights of a run or model directory."""
     paths = (Path(directory) / "model" / WEIGHTS, Path(directory) / WEIGHTS)
     return next((path for path in paths if path.is_file()), None)
-
-
-def freeze_statistics(model: nn.Module) -> None:
-    """Of BatchNorm layers whose weights are all frozen."""
-    for norm in parts.batch_norms(model):
-        weights: Sequence[nn.Parameter] = list(norm.parameters())
-        if weights and not any(weight.requires_grad for weight in weights):
-            parts.freeze_statistics(norm)

@@ -196,7 +196,10 @@ def prepared(model: M, section: StartSection) -> M:
             parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise UserError("start.freeze: nothing is left to learn")
-    adapter.freeze_statistics(model)
+    for norm in parts.batch_norms(model):
+        weights = list(norm.parameters())
+        if weights and not any(weight.requires_grad for weight in weights):
+            parts.freeze_statistics(norm)
     return model
 
 
