@@ -281,3 +281,14 @@ def test_estimate_needs_no_data(kind: str, path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "10 classes, since nowhere/train.jsonl does not exist" in said
     assert {"sounds": "sounds of", "texts": "17 texts of 11 tokens"}[kind] in said
+
+
+def test_a_base_with_other_input_is_refused(
+    class_recipes: dict[str, Path],
+    trained_classifiers: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["train", str(class_recipes["sounds"]), "--from", str(trained_classifiers["texts"])]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    assert "reads other input than this recipe (features); set the recipe's features" in capsys.readouterr().err

@@ -72,6 +72,7 @@ def test_padding_changes_nothing_for_the_encoder(tdnn: ModuleType) -> None:
     assert frames.tolist() == [50, 25]
 
 
+@pytest.mark.slow
 def test_the_encoder_trains_and_is_exported(tiny_recipe: Path, tmp_path: Path) -> None:
     house = tmp_path / "house"
     shutil.copytree(ROOT / "segue", house / "segue", ignore=shutil.ignore_patterns("__pycache__"))

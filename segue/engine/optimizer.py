@@ -98,34 +98,56 @@ class MuonSection(Section):
 OptimizerSection = Annotated[NovoGradSection | AdamWSection | MuonSection, Field(discriminator="kind")]
 
 
+class DepthRates(NamedTuple):
+    """How much slower the lower layers of a model learn, and how much later (Howard and Ruder 2018, arXiv:1801.06146).
+
+    Depths are those of `parts.depths`, counted from the highest parameters that are trained.
+    """
+
+    ratio: float = 1.0
+    """Learning rate of a layer / that of the layer above it."""
+    thaw_steps: int = 0
+    """Steps until the next lower layer begins to learn."""
+
+    def share(self, depth: int, step: int) -> float:
+        """Learning rate at `step` (from 0), as a fraction of the highest layer's."""
+        return self.ratio**depth if step >= depth * self.thaw_steps else 0.0
+
+
 class Updater:
     """Applies a recipe's optimizer to a model's trainable parameters.
 
     `step` is collective: every rank that holds a part of the model calls it, with gradients for the same parameters.
     """
 
-    def __init__(self, section: OptimizerSection, model: nn.Module) -> None:
+    def __init__(self, section: OptimizerSection, model: nn.Module, by_depth: DepthRates | None = None) -> None:
         """`model` is already distributed. Raises a UserError if Muon finds no hidden matrices in it."""
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         assert trained
         self.names, self.parameters = list(trained), list(trained.values())
-        self._larc = section.larc
-        self._optimizers = _optimizers(section, model, self.parameters)
+        self._larc, self._by_depth = section.larc, by_depth or DepthRates()
+        depths = parts.depths(model) if by_depth else dict.fromkeys(trained, 0)
+        highest = min(depths[name] for name in trained)
+        self._optimizers = _optimizers(section, model, [(trained[name], depths[name] - highest) for name in trained])
         states = {id(tensor): state for each in self._optimizers for tensor, state in each.state.items()}
         self._states: list[dict[str, Tensor]] = [states[id(parameter)] for parameter in self.parameters]
 
-    def local_groups(self) -> list["LocalGroup"]:
-        """This rank's parts of weights, gradients and state, for `step`; call it after the backward pass."""
-        return [group for optimizer in self._optimizers for group in optimizer.local_groups()]
+    def local_groups(self, step: int = 0) -> list["LocalGroup"]:
+        """This rank's parts of weights, gradients and state, for `step`; call it after the backward pass.
+
+        Without those of layers that do not learn yet at step `step`.
+        """
+        groups = (group for optimizer in self._optimizers for group in optimizer.local_groups())
+        return [each for each in groups if self._by_depth.share(each.group["depth"], step)]
 
     @torch.no_grad()
-    def step(self, rate: float, groups: Sequence["LocalGroup"] | None = None) -> None:
-        """Takes a step at `rate` times the peak learning rate. LARC scales the gradients in place.
+    def step(self, rate: float, step: int = 0, groups: Sequence["LocalGroup"] | None = None) -> None:
+        """Takes step `step` (from 0) at `rate` times the peak learning rate. LARC scales the gradients in place.
 
         `groups` is the result of `local_groups`, if the caller has it: computing it again would leave a GPU idle.
         """
-        for each in self.local_groups() if groups is None else groups:
-            each.group["lr"] = each.group["peak"] * rate
+        for each in self.local_groups(step) if groups is None else groups:
+            each.group["lr"] = each.group["peak"] * rate * self._by_depth.share(each.group["depth"], step)
             if self._larc is not None:
                 _limit(self._larc, each)
             each.optimizer.update(each)
@@ -168,7 +190,11 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
     return [module.weight for module in modules if isinstance(module, nn.Linear)]
 
 
-def _optimizers(section: OptimizerSection, model: nn.Module, trained: list[nn.Parameter]) -> list["_Optimizer"]:
+Placed = tuple[nn.Parameter, int]
+"""A parameter and its depth."""
+
+
+def _optimizers(section: OptimizerSection, model: nn.Module, trained: list[Placed]) -> list["_Optimizer"]:
     """Optimizers for all trainable parameters, at their peak learning rates."""
     rate, decay = section.learning_rate, section.weight_decay
     if isinstance(section, NovoGradSection):
@@ -176,22 +202,25 @@ def _optimizers(section: OptimizerSection, model: nn.Module, trained: list[nn.Pa
     if isinstance(section, AdamWSection):
         return [AdamW(_groups(trained, decay), lr=rate, betas=section.betas, eps=section.epsilon)]
     hidden = {id(weight) for weight in hidden_matrices(model)}
-    matrices = [parameter for parameter in trained if id(parameter) in hidden]
-    others = [parameter for parameter in trained if id(parameter) not in hidden]
+    matrices = [each for each in trained if id(each[0]) in hidden]
+    others = [each for each in trained if id(each[0]) not in hidden]
     if not matrices:
         raise UserError("optimizer.kind: muon trains linear layers in stacks, and this model has none; try adamw")
-    found: list[_Optimizer] = [Muon(matrices, lr=rate, momentum=section.momentum, weight_decay=decay)]
+    found: list[_Optimizer] = [Muon(_groups(matrices, decay), lr=rate, momentum=section.momentum)]
     if others:
         rate, betas = section.adamw_learning_rate, section.adamw_betas
         found.append(AdamW(_groups(others, decay), lr=rate, betas=betas, eps=section.adamw_epsilon))
     return found
 
 
-def _groups(trained: list[nn.Parameter], decay: float) -> list[Group]:
-    """Parameter groups with and without weight decay: one-dimensional tensors (biases, norms) have none."""
-    weights: Group = {"params": [tensor for tensor in trained if tensor.ndim > 1], "weight_decay": decay}
-    others: Group = {"params": [tensor for tensor in trained if tensor.ndim <= 1], "weight_decay": 0.0}
-    return [group for group in (weights, others) if group["params"]]
+def _groups(trained: list[Placed], decay: float) -> list[Group]:
+    """Parameter groups by depth, with and without weight decay: one-dimensional tensors (biases, norms) have none."""
+    groups: dict[tuple[int, bool], Group] = {}
+    for tensor, depth in trained:
+        has_decay = tensor.ndim > 1
+        fresh: Group = {"params": [], "depth": depth, "weight_decay": decay if has_decay else 0.0}
+        groups.setdefault((depth, has_decay), fresh)["params"].append(tensor)
+    return list(groups.values())
 
 
 class LocalGroup(NamedTuple):

@@ -88,7 +88,7 @@ class Steps:
         self.works = [
             _Work(
                 phase,
-                Updater(phase.optimizer, model.get_submodule(phase.module)),
+                Updater(phase.optimizer, model.get_submodule(phase.module), phase.by_depth),
                 LossScale(engine.loss_scaling) if is_scaled else None,
             )
             for phase in task.phases
@@ -184,7 +184,7 @@ class Steps:
         self.watchdog.note(WAITS)
         self._norms.after_step(parallel)
         summed = parallel.sum(torch.stack([term.total.float() for term in terms.values()]))
-        groups = updater.local_groups()
+        groups = updater.local_groups(step)
         tensors = [each for of_group in groups for each in of_group.tensors]
         gradients = [each for of_group in groups for each in of_group.gradients]
         whole_norm = torch.linalg.vector_norm(parts.whole_norms(gradients, tensors))
@@ -216,7 +216,7 @@ class Steps:
             factor = min(1.0, float(clipped)) / scale
             if factor != 1.0:
                 torch._foreach_mul_(gradients, factor)
-            updater.step(share, groups)
+            updater.step(share, step, groups)
         else:
             self._norms.roll_back()
         updater.clear()

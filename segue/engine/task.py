@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segue.engine.optimizer import OptimizerSection
+from segue.engine.optimizer import DepthRates, OptimizerSection
 from segue.engine.schedule import ScheduleSection
 
 Split = Literal["train", "dev"]
@@ -41,6 +41,8 @@ class Phase(NamedTuple):
     """The submodule whose parameters it updates: a path in the model, "" for the whole model."""
     optimizer: OptimizerSection
     schedule: ScheduleSection
+    by_depth: DepthRates | None = None
+    """If given, lower layers learn slower or later."""
 
 
 class Batch(Protocol):

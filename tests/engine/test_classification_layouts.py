@@ -10,9 +10,7 @@ from safetensors.torch import load_file
 
 STEPS = 5
 LAYOUTS = {"2 copies": (2, 1, 1), "2 shards": (1, 2, 1), "2 tensor-parallel": (1, 1, 2)}
-CASES = [
-    (kind, name) for kind in ("sounds", "texts") for name in LAYOUTS if (kind, name) != ("sounds", "2 tensor-parallel")
-]
+CASES = [("sounds", "2 copies"), ("sounds", "2 shards"), ("texts", "2 tensor-parallel")]
 
 
 def records(run: Path) -> list[dict[str, Any]]:

@@ -138,8 +138,14 @@ def test_four_of_equal_layers_are_simulated(num_forwards: dict[str, int]) -> Non
     "overrides",
     [
         (),  # bfloat16, whose copies of weights go all at once
-        ("engine.precision=float32", "engine.device=cpu", "model.norm=post", "model.dropout=0.3"),
-        ("engine.tensor_parallel=2", "optimizer.kind=adamw", "model.positions=rotary", "model.activation=swiglu"),
+        pytest.param(
+            ("engine.precision=float32", "engine.device=cpu", "model.norm=post", "model.dropout=0.3"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("engine.tensor_parallel=2", "optimizer.kind=adamw", "model.positions=rotary", "model.activation=swiglu"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_skipping_equal_layers_changes_no_number(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,7 +212,7 @@ def test_a_signal_to_any_rank_stops_all(start: Start, recipe: Path, tmp_path: Pa
     assert_same_tensors(run, undisturbed)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_signals_do_not_wait_for_evaluations(
     start: Start, recipe: Path, tmp_path: Path, undisturbed: Path, ranks: int
 ) -> None:
@@ -316,10 +316,13 @@ def test_a_stuck_rank_is_named(start: Start, recipe: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("at", "innocent", "culprit"),
     [
-        (None, "step 0, prepares the data", "step 0, no sign of life since it prepares the data"),
-        (4, "step 5, waits for the other ranks", "step 4, no sign of life since it "),
+        pytest.param(
+            *(None, "step 0, prepares the data", "step 0, no sign of life since it prepares the data"),
+            id="before the first step",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(4, "step 5, waits for the other ranks", "step 4, no sign of life since it ", id="after a step"),
     ],
-    ids=["before the first step", "after a step"],
 )
 def test_a_rank_that_is_frozen_is_named(
     start: Start, recipe: Path, tmp_path: Path, at: int | None, innocent: str, culprit: str

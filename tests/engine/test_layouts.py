@@ -28,11 +28,11 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 4e-3, "float16": 5e-4}
 
 
-def command(recipe: Path, run: Path, layout: tuple[int, int, int], precision: str, *overrides: str) -> Any:
+def command(path: Path, run: Path, layout: tuple[int, int, int], precision: str, *overrides: str) -> Any:
     data_parallel, shard, tensor_parallel = layout
     ranks = data_parallel * shard * tensor_parallel
     return ranks, [
-        *("train", recipe, "--out", run, "batch.micro_batches=4", f"engine.steps={STEPS}", "engine.log_every=1"),
+        *("train", path, "--out", run, "batch.micro_batches=4", f"engine.steps={STEPS}", "engine.log_every=1"),
         *(f"engine.data_parallel={data_parallel}", f"engine.shard={shard}"),
         *(f"engine.tensor_parallel={tensor_parallel}", f"engine.precision={precision}", *overrides),
     ]
@@ -59,19 +59,21 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(
-    tiny_recipe: Path, reversal_recipe: Path, run_ranks: RunRanks, tmp_path_factory: pytest.TempPathFactory
-) -> Runs:
-    return Runs(tmp_path_factory.mktemp("layouts"), {"translation": reversal_recipe, "speech": tiny_recipe}, run_ranks)
+def runs(tiny_recipe: Path, recipe: Path, run_ranks: RunRanks, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("layouts"), {"translation": recipe, "speech": tiny_recipe}, run_ranks)
 
 
-# The short suite has every layout in float32, and shards in each other precision.
+# The short suite has copies, shards and tensor parallelism in float32, and shards in each other precision.
 SHORT = {
+    ("translation", "4 copies", "float32"),
+    ("translation", "2 shards x 2 tensor-parallel", "float32"),
+    ("speech", "2 copies", "float32"),
+    ("speech", "2 shards", "float32"),
     ("translation", "2 shards", "bfloat16"),
     ("speech", "2 shards", "float16"),
 }
 CASES = [
-    pytest.param(*case, marks=() if precision == "float32" or case in SHORT else pytest.mark.slow)
+    pytest.param(*case, marks=() if case in SHORT else pytest.mark.slow)
     for precision in PRECISIONS
     for task, names in (("translation", LAYOUTS), ("speech", OF_DATA))
     for name in names
@@ -92,11 +94,16 @@ def test_any_layout_takes_the_same_steps(runs: Runs, task: str, name: str, preci
     assert len({each["loss"] for each in spread}) == STEPS
 
 
-@pytest.mark.parametrize("task", ["translation", "speech"])
-@pytest.mark.parametrize("name", ["2 copies", "2 shards", "2 tensor-parallel", "2 shards x 2 tensor-parallel"])
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("speech", "2 copies"),
+        ("speech", "2 shards"),
+        ("translation", "2 shards x 2 tensor-parallel"),
+        *(pytest.param("translation", name, marks=pytest.mark.slow) for name in ("2 shards", "2 tensor-parallel")),
+    ],
+)
 def test_any_layout_ships_the_same_model(runs: Runs, task: str, name: str) -> None:
-    if task == "speech" and name not in OF_DATA:
-        pytest.skip("Jasper has no tensor parallelism")
     alone, spread = (runs(task, each, "float32") for each in ("alone", name))
     weights, expected = (load_file(run / "model" / "model.safetensors") for run in (spread, alone))
     assert weights.keys() == expected.keys()
@@ -131,10 +138,10 @@ def test_ranks_without_good_examples_stay_in_step(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["2 copies", "2 tensor-parallel"])
 def test_a_compiled_layout_takes_the_same_steps(
-    reversal_recipe: Path, runs: Runs, run_ranks: RunRanks, tmp_path: Path, name: str
+    recipe: Path, runs: Runs, run_ranks: RunRanks, tmp_path: Path, name: str
 ) -> None:
     overrides = ("batch.tokens=100", "model.positions=sinusoidal", "engine.compile=true")
-    statuses, said = run_ranks([command(reversal_recipe, tmp_path / "run", LAYOUTS[name], "float32", *overrides)])
+    statuses, said = run_ranks([command(recipe, tmp_path / "run", LAYOUTS[name], "float32", *overrides)])
     assert statuses == [[0, 0]], said
     for expected, found in zip(
         records(runs("translation", "alone", "float32")), records(tmp_path / "run"), strict=True

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue import recipe
+from segue.engine.distributed import parts
 from segue.engine.optimizer import (
     AdamWSection,
+    DepthRates,
     LARCSection,
     MuonSection,
     NovoGrad,
@@ -117,7 +119,7 @@ def backward(model: nn.Module, step: int) -> None:
 def learn(model: nn.Module, updater: Updater, steps: range) -> None:
     for step in steps:
         backward(model, step)
-        updater.step(RATES[step])
+        updater.step(RATES[step], step)
         updater.clear()
 
 
@@ -310,3 +312,47 @@ def test_a_wrong_optimizer_says_what_was_wanted(overrides: list[str], message: s
     with pytest.raises(recipe.RecipeError) as raised:
         recipe.validate(draft, Recipe)
     assert message in str(raised.value)
+
+
+def test_depths_are_counted_from_the_output() -> None:
+    depths = parts.depths(new_model())
+    assert depths["layers.1.weight"] == depths["layers.1.bias"] == 1
+    assert (depths["layers.0.weight"], depths["embedding.weight"]) == (2, 3)
+    assert {depths[name] for name in ("head.weight", "norm.bias", "convolution.weight")} == {0}
+
+
+@SECTIONS
+def test_lower_layers_learn_slower(section: OptimizerSection) -> None:
+    models = new_model(), new_model(), new_model()
+    before, plain, slower = (dict(each.named_parameters()) for each in models)
+    _, one, two = models
+    learn(one, Updater(section, one), range(1))
+    learn(two, Updater(section, two, DepthRates(ratio=0.5)), range(1))
+    for name, depth in parts.depths(one).items():
+        expected = (plain[name] - before[name]) * 0.5**depth
+        torch.testing.assert_close(slower[name] - before[name], expected, rtol=1e-3, atol=1e-6)
+
+
+@SECTIONS
+def test_lower_layers_learn_later(section: OptimizerSection) -> None:
+    model = new_model()
+    updater = Updater(section, model, DepthRates(thaw_steps=2))
+    depths = parts.depths(model)
+    for step in range(5):
+        before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+        learn(model, updater, range(step, step + 1))
+        learned = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+        assert learned == {name for name, depth in depths.items() if step >= 2 * depth}
+    lowest = [tensor for name, tensor in updater.tensors().items() if name.startswith("embedding.")]
+    assert lowest
+    assert not any(tensor.any() for tensor in lowest)
+
+
+def test_thawing_begins_with_what_is_trained() -> None:
+    model = new_model()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("layers.0"))
+    lowest = model.get_parameter("layers.0.weight")
+    before = lowest.clone()
+    learn(model, Updater(ADAMW, model, DepthRates(ratio=0.1, thaw_steps=100)), range(1))
+    assert not torch.equal(lowest, before)

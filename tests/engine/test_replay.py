@@ -52,9 +52,9 @@ def keep(trainer: Trainer) -> Path:
     ],
 )
 def test_a_replay_repeats_the_logged_step(
-    tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, task: str, overrides: tuple[str, ...]
+    tiny_recipe: Path, recipe: Path, tmp_path: Path, task: str, overrides: tuple[str, ...]
 ) -> None:
-    path = tiny_recipe if task == "speech" else reversal_recipe
+    path = tiny_recipe if task == "speech" else recipe
     trainer = built(path, tmp_path / "run", "engine.steps=3", *overrides)
     take_step, files = trainer._take_step, []
 
@@ -76,12 +76,10 @@ def test_a_replay_repeats_the_logged_step(
             assert sum(each.loss for each in found) == pytest.approx(record["loss"], rel=1e-6)
 
 
-def test_the_command_replays_a_divergence(
-    reversal_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_replays_a_divergence(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It shows losses, ids and the module where it began."""
     overrides = ("optimizer.learning_rate=1e30", "batch.tokens=40", "engine.clip_norm=1.0")
-    assert main(["train", str(reversal_recipe), "--out", str(tmp_path), *overrides]) == 2
+    assert main(["train", str(recipe), "--out", str(tmp_path), *overrides]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     file = tmp_path / "replay_step_00000002.safetensors"
     assert said.startswith(
@@ -98,9 +96,9 @@ def test_the_command_replays_a_divergence(
     assert err == ""
 
 
-def test_faulty_module_and_examples_are_named(reversal_recipe: Path, tmp_path: Path) -> None:
+def test_faulty_module_and_examples_are_named(recipe: Path, tmp_path: Path) -> None:
     """The first module whose output is not finite."""
-    trainer = built(reversal_recipe, tmp_path / "run", 'model.tied="none"', "batch.tokens=40", "batch.micro_batches=4")
+    trainer = built(recipe, tmp_path / "run", 'model.tied="none"', "batch.tokens=40", "batch.micro_batches=4")
     task: Any = trainer.task
     (token,) = task.vocabularies.source.encode("twelve")
     with torch.no_grad():
@@ -116,9 +114,9 @@ def test_faulty_module_and_examples_are_named(reversal_recipe: Path, tmp_path: P
         assert at_fault == [name for name in each.ids if "twelve" in sources[name]]
 
 
-def test_nonfinite_gradients_are_found(reversal_recipe: Path, tmp_path: Path) -> None:
+def test_nonfinite_gradients_are_found(recipe: Path, tmp_path: Path) -> None:
     """Also behind a finite loss."""
-    trainer = built(reversal_recipe, tmp_path / "run", "batch.tokens=40")
+    trainer = built(recipe, tmp_path / "run", "batch.tokens=40")
     file = keep(trainer)
     task, loss = trainer.task, trainer.task.loss
 
@@ -136,9 +134,9 @@ def test_nonfinite_gradients_are_found(reversal_recipe: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("wrong", ["missing", "text", "weights", "alone", "of another model", "of other data"])
 def test_a_wrong_file_is_one_clear_line(
-    reversal_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str
 ) -> None:
-    trainer = built(reversal_recipe, tmp_path / "run")
+    trainer = built(recipe, tmp_path / "run")
     file = keep(trainer)
     weights, metadata = load_file(file), {"segue_step": "0", "segue_data": trainer.source.fingerprint()}
     message = "not a replay file: "
@@ -165,8 +163,8 @@ def test_a_wrong_file_is_one_clear_line(
     assert err.count("\n") == 1
 
 
-def test_an_unwritable_replay_file_is_an_error(reversal_recipe: Path, tmp_path: Path) -> None:
-    trainer = built(reversal_recipe, tmp_path / "run")
+def test_an_unwritable_replay_file_is_an_error(recipe: Path, tmp_path: Path) -> None:
+    trainer = built(recipe, tmp_path / "run")
     file = keep(trainer)
     file.unlink()
     file.mkdir()  # something is in its place
@@ -174,8 +172,8 @@ def test_an_unwritable_replay_file_is_an_error(reversal_recipe: Path, tmp_path: 
         keep(trainer)
 
 
-def test_skip_bad_works_for_a_replay(reversal_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = keep(built(reversal_recipe, tmp_path / "run"))
+def test_skip_bad_works_for_a_replay(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = keep(built(recipe, tmp_path / "run"))
     given: list[Any] = []
 
     def take_again(*arguments: Any) -> list[Any]:

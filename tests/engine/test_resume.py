@@ -111,17 +111,22 @@ def test_loaders_end_with_their_killed_trainer(killed: tuple[Path, list[int]]) -
     wait_for(lambda: not any(map(is_running, workers)))
 
 
-def test_interrupted_runs_save_and_resume_exactly(tiny_recipe: Path, tmp_path: Path, uninterrupted: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "step", "workers"),
+    [(signal.SIGINT, 5, 2), pytest.param(signal.SIGTERM, 18, 0, marks=pytest.mark.slow)],
+)
+def test_interrupted_runs_save_and_resume_exactly(
+    tiny_recipe: Path, tmp_path: Path, uninterrupted: Path, number: signal.Signals, step: int, workers: int
+) -> None:
     """A message says how to go on."""
     run = tmp_path / "run"
-    for number, step, workers in ((signal.SIGINT, 5, 2), (signal.SIGTERM, 18, 0)):
-        send = call(sabotage.at_step, step, [0], call(sabotage.send_to_all, number))
-        status, said = finish(begin(tiny_recipe, run, f"engine.workers={workers}", calls=[send]))
-        assert status == 128 + number, said
-        assert "Traceback" not in said
-        assert newest_checkpoint(run).name == f"step_{step:08d}"
-        assert f"saved at step {step}" in said.splitlines()[-1]
-        assert "same command continues" in said.splitlines()[-1]
+    send = call(sabotage.at_step, step, [0], call(sabotage.send_to_all, number))
+    status, said = finish(begin(tiny_recipe, run, f"engine.workers={workers}", calls=[send]))
+    assert status == 128 + number, said
+    assert "Traceback" not in said
+    assert newest_checkpoint(run).name == f"step_{step:08d}"
+    assert f"saved at step {step}" in said.splitlines()[-1]
+    assert "same command continues" in said.splitlines()[-1]
     status, said = finish(begin(tiny_recipe, run))
     assert status == 0, said
     assert_same_outcome(run, uninterrupted)
@@ -178,7 +183,11 @@ def broken_corpus(corpus: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "fault", [sabotage.fail_in_evaluation, sabotage.fail_to_read], ids=["in the trainer", "in a loader process"]
+    "fault",
+    [
+        pytest.param(sabotage.fail_in_evaluation, id="in the trainer", marks=pytest.mark.slow),
+        pytest.param(sabotage.fail_to_read, id="in a loader process"),
+    ],
 )
 def test_a_crash_with_live_loaders_ends_the_run(tiny_recipe: Path, tmp_path: Path, fault: Callable[[], None]) -> None:
     settings = ("engine.workers=2", "engine.evaluate_every=3")

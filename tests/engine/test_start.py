@@ -124,7 +124,8 @@ def test_sharded_runs_start_with_the_same_weights(
     start: Start, recipe: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     rehearsal = ('data.rehearsal=["dev.jsonl"]', "data.rehearsal_share=0.2")
-    base = ("--from", undisturbed, "engine.steps=2", *OTHER_TOKENS, *rehearsal)
+    by_depth = ("start.depth_ratio=0.5", "start.thaw_steps=1")
+    base = ("--from", undisturbed, "engine.steps=2", *OTHER_TOKENS, *rehearsal, *by_depth)
     for name, ranks, layout in (("alone", 1, ()), ("spread", 4, ("engine.shard=2", "engine.tensor_parallel=2"))):
         assert set(start(ranks, [*training(recipe, tmp_path / name), *base, *layout]).end().statuses) == {0}
     alone, spread = (records(tmp_path / name) for name in ("alone", "spread"))
@@ -139,7 +140,8 @@ def test_sharded_runs_start_with_the_same_weights(
 def test_a_run_goes_on_without_its_base(start: Start, recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(undisturbed / "model", base)
-    freeze = ("--from", base, 'start.freeze=["encoder.0"]', 'data.rehearsal=["dev.jsonl"]', "data.rehearsal_share=0.2")
+    rehearsal = ('data.rehearsal=["dev.jsonl"]', "data.rehearsal_share=0.2")
+    freeze = ("--from", base, 'start.freeze=["encoder.0"]', "start.thaw_steps=4", *rehearsal)
     assert start(2, [*training(recipe, tmp_path / "whole"), *freeze]).end().statuses == [0, 0]
     kill = call(sabotage.at_step, 8, [0], call(sabotage.send_to_all, signal.SIGKILL))
     killed = start(2, [*training(recipe, tmp_path / "killed"), *freeze], kill).end()
@@ -169,17 +171,6 @@ def test_few_known_tokens_are_warned_about(
     words = ["train", str(tiny_recipe), "--from", str(trained), "--out", str(tmp_path / "run"), "engine.steps=1"]
     assert main([*words, "start.tokenizer=recipe", "tokenizer.alphabet= abcdefghijklm"]) == 0
     assert "the base knows few of these tokens or classes; head.output.weight: 9 drawn" in capsys.readouterr().err
-
-
-def test_a_base_with_other_input_is_refused(
-    class_recipes: dict[str, Path],
-    trained_classifiers: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    words = ["train", str(class_recipes["sounds"]), "--from", str(trained_classifiers["texts"])]
-    assert main([*words, "--out", str(tmp_path / "run")]) == 2
-    assert "reads other input than this recipe (features); set the recipe's features" in capsys.readouterr().err
 
 
 def test_a_classifier_can_start_from_a_recognizer(

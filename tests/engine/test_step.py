@@ -181,9 +181,9 @@ def taken(trainer: Trainer, num_steps: int) -> tuple[list[float], list[Tensor], 
     updater = trainer.steps.works[0].updater
     update = updater.step
 
-    def note(rate: float, groups: Sequence[LocalGroup] | None = None) -> None:
+    def note(rate: float, step: int = 0, groups: Sequence[LocalGroup] | None = None) -> None:
         gradients.extend(p.grad.clone() for p in updater.parameters if p.grad is not None)
-        update(rate, groups)
+        update(rate, step, groups)
 
     updater.step = note  # type: ignore[method-assign]
     size, plan = trainer.micro_batches, trainer.source.plan("train")

@@ -137,11 +137,11 @@ class ToyTask:
 def around_update(training: Trainer, before: Callable[[], Any] = int, after: Callable[[], Any] = int) -> None:
     """Acts before and after each update of the weights."""
     updater = training.steps.works[0].updater
-    step = updater.step
+    take = updater.step
 
-    def watched(rate: float, groups: Sequence[LocalGroup] | None = None) -> None:
+    def watched(rate: float, step: int = 0, groups: Sequence[LocalGroup] | None = None) -> None:
         before()
-        step(rate, groups)
+        take(rate, step, groups)
         after()
 
     updater.step = watched  # type: ignore[method-assign]

@@ -107,6 +107,22 @@ def units(model: nn.Module) -> list[nn.Module]:
     return [unit for stack in stacks(model) for unit in stack]
 
 
+def depths(model: nn.Module) -> dict[str, int]:
+    """How far below the output each parameter lies: 0 outside of stacks, 1 for the last layer of a stack.
+
+    Embeddings lie below the longest stack, also where they are the output layer as well.
+    """
+    layers = {id(unit): len(stack) - index for stack in stacks(model) for index, unit in enumerate(stack)}
+    bottom = 1 + max(layers.values(), default=0)
+    found: dict[str, int] = {}
+    for name, module in model.named_modules():
+        depth = bottom if isinstance(module, nn.Embedding) else layers.get(id(module))
+        if depth is not None:
+            prefix = f"{name}." if name else ""
+            found |= {prefix + each: depth for each, _ in module.named_parameters()}
+    return {name: found.get(name, 0) for name, _ in model.named_parameters()}
+
+
 def batch_norms(model: nn.Module) -> list[Any]:
     """The model's batch normalization layers."""
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

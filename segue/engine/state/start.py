@@ -6,15 +6,16 @@ Only weights are taken over, no optimizer state.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 from zlib import crc32
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from segue.engine.distributed import parts
+from segue.engine.optimizer import DepthRates
 from segue.engine.state import adapter
 from segue.engine.state.adapter import AdapterSection
 from segue.engine.state.checkpoint import unchanged
@@ -40,6 +41,13 @@ class StartSection(Section):
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained, by name, as in ["encoder.*"]. BatchNorm layers whose weights are frozen also
     keep their statistics."""
+    depth_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of a layer / that of the layer above it, as layers that are nearer to the input have less to learn.
+    Layers are counted from the end of their stack; embeddings lie below all of them. Howard and Ruder 2018
+    (arXiv:1801.06146) used 1 / 2.6 = 0.385."""
+    thaw_steps: Annotated[int, Field(ge=0)] = 0
+    """Gradual unfreezing: steps until the next lower layer begins to learn, too; 0: all learn from the beginning. The
+    statistics of BatchNorm layers follow the new data from the beginning."""
     adapter: AdapterSection | None = None
     """If given, the base's weights are frozen, and low-rank matrices beside them are trained."""
     checksum: str | None = None
@@ -47,11 +55,19 @@ class StartSection(Section):
     story: str | None = None
     """Description of the base model at the time of the training, for the model card; filled in by `segue train`."""
 
+    @property
+    def by_depth(self) -> DepthRates | None:
+        """How much slower and later lower layers learn; None if they learn as the others do."""
+        rates = DepthRates(self.depth_ratio, self.thaw_steps)
+        return rates if rates != DepthRates() else None
+
     def facts(self) -> list[str]:
         """Sentences for the model card."""
         frozen = f", and these parts as they were: {', '.join(self.freeze)}" if self.freeze else ""
+        slower = f", with {self.depth_ratio:g} of the learning rate a layer downwards" * (self.depth_ratio < 1)
+        later = f", unfrozen one layer each {self.thaw_steps:,} steps" * (self.thaw_steps > 0)
         adapted = f"; low-rank matrices of rank {self.adapter.rank} learned beside them" if self.adapter else ""
-        return [f"Begun with the weights of {self.story}{frozen}{adapted}."] if self.story else []
+        return [f"Begun with the weights of {self.story}{frozen}{slower}{later}{adapted}."] if self.story else []
 
     @model_validator(mode="after")
     def _adapter_has_a_base(self) -> Self:

@@ -103,7 +103,7 @@ class Classifying:
         self.recipe, self.source, self.classes = section, source, reader.classes
         self.tokenizer = reader.tokenizer if isinstance(reader, TextReader) else None
         self.best_metric: tuple[str, metrics.Direction] = section.metric, metrics.direction(section.metric)
-        self.phases = (Phase("", "", section.optimizer, section.schedule),)
+        self.phases = (Phase("", "", section.optimizer, section.schedule, section.start.by_depth),)
 
     def build_model(self) -> nn.Module:
         """A new model."""

@@ -92,7 +92,7 @@ class SpeechRecognition:
         dev = (utterance.text for utterance in source.manifests.get("dev", ()))
         self._rate = metrics.speech_metric(section.metric, dev)
         self.best_metric: tuple[str, Literal["min", "max"]] = (self._rate, "min")
-        self.phases = (Phase("", "", section.optimizer, section.schedule),)
+        self.phases = (Phase("", "", section.optimizer, section.schedule, section.start.by_depth),)
 
     def build_model(self) -> AcousticModel:
         """A new model."""

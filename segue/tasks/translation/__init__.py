@@ -85,7 +85,7 @@ class Translation:
         self.recipe, self.source, self.vocabularies = section, source, reader.vocabularies
         self.search = search or section.search.model_copy(update={"beams": 1})
         self.best_metric: tuple[str, metrics.Direction] = section.metric, metrics.direction(section.metric)
-        self.phases = (Phase("", "", section.optimizer, section.schedule),)
+        self.phases = (Phase("", "", section.optimizer, section.schedule, section.start.by_depth),)
         self._signatures = self._signed() if "dev" in source.manifests else {}
 
     def build_model(self) -> nn.Module:
