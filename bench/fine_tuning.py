@@ -6,13 +6,14 @@ sides train in the same way but for the rate: the base's own recipe, as many ste
     segue quickstart && segue prepare fsdd SOURCE data/fsdd
     python bench/fine_tuning.py quickstart/run data/fsdd --amounts 10 30 100 300 --old quickstart/data/test.jsonl
 
-`--rehearsal MANIFEST` also fine-tunes with 5 % of that mixed in; `--old` scores all on what the base was for;
-`--overrides` change both sides. Results are added to `--out`/results.jsonl as they come; what is
-there already is not trained again.
+The sides: `scratch`; `fine-tuned`; `adapter`, LoRA of rank 8; `rehearsed`, with a share of `--rehearsal MANIFEST` mixed
+in. `--old` scores all on what the base was for; `--overrides` change all sides. Results are added to
+`--out`/results.jsonl as they come; what is there already is not trained again. `--picture FILE.svg` draws the means.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -38,7 +39,9 @@ def main() -> None:
     parser.add_argument("--test", default="test.jsonl")
     parser.add_argument("--old", type=Path)
     parser.add_argument("--rehearsal", type=Path)
-    parser.add_argument("--sides", nargs="+", default=["scratch", "fine-tuned"])
+    parser.add_argument("--share", type=float, default=0.05, help="of rehearsal")
+    parser.add_argument("--sides", nargs="+", default=["scratch", "fine-tuned", "adapter"])
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--out", type=Path, default=Path("fine_tuning"))
     given = parser.parse_args()
     kept = given.out / "results.jsonl"
@@ -64,6 +67,8 @@ def main() -> None:
                     file.write(json.dumps(done[-1]) + "\n")
     for line in table(done, list(tests)):
         print(line)
+    if given.picture:
+        given.picture.write_text(picture(done), encoding="utf-8")
 
 
 def subset(data: Path, amount: int, seed: int, out: Path) -> Path:
@@ -90,7 +95,9 @@ def train(side: str, given: Any, folder: Path, run: Path, seed: int) -> None:
     else:
         words = ["--from", str(given.base)]
         if side == "rehearsed":
-            words.append(f'data.rehearsal=["{given.rehearsal.resolve()}"]')
+            words += [f'data.rehearsal=["{given.rehearsal.resolve()}"]', f"data.rehearsal_share={given.share}"]
+        elif side == "adapter":
+            words.append("start.adapter.rank=8")
     segue("train", *words, "--out", str(run), f"data.root={folder}", *tuned)
 
 
@@ -128,6 +135,53 @@ def table(done: Sequence[dict[str, Any]], tests: Sequence[str]) -> list[str]:
             cells.append(f"{statistics.mean(values):.3g}{spread}")
         lines.append(f"| {side} | {amount} | {' | '.join(cells)} |")
     return lines
+
+
+COLORS = ("#1c3bde", "#982832", "#0e9e92", "#b77f0d")
+LEFT, RIGHT, TOP, BOTTOM = 60, 500, 20, 300
+"""Edges of the plot, in pixels; names of sides are to its right."""
+
+
+def picture(done: Sequence[dict[str, Any]]) -> str:
+    """An SVG: means on the new test set against the number of examples, with bars from the least to the largest."""
+    sides = list(dict.fromkeys(each["side"] for each in done if each["amount"]))
+    amounts = sorted({each["amount"] for each in done if each["amount"]})
+    low, high = math.log(amounts[0]), math.log(amounts[-1])
+    most = max(each["new"] for each in done)
+    top: float = math.ceil(most * 10) / 10 if most <= 2 else math.ceil(most / 10) * 10  # error rates, or BLEU
+
+    def x(amount: float) -> float:
+        return LEFT + 20 + float(RIGHT - LEFT - 40) * (math.log(amount) - low) / max(high - low, 1e-9)
+
+    def y(value: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * value / top
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 340" font-family="sans-serif" font-size="13">',
+        '<rect width="640" height="340" fill="white"/>',
+    ]
+    for number in range(6):
+        value = top * number / 5
+        shown = f"{100 * value:.0f} %" if top <= 2 else f"{value:.0f}"
+        parts.append(f'<path d="M{LEFT} {y(value):.1f}H{RIGHT}" stroke="#ccc"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{shown}</text>')
+    parts += [f'<text x="{x(each):.1f}" y="{BOTTOM + 20}" text-anchor="middle">{each:,}</text>' for each in amounts]
+    parts.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 36}" text-anchor="middle">examples</text>')
+    labels: list[float] = []
+    for color, side in zip(COLORS, sides, strict=False):
+        points = []
+        for amount in amounts:
+            values = [each["new"] for each in done if (each["side"], each["amount"]) == (side, amount)]
+            if values:
+                points.append(f"{x(amount):.1f},{y(statistics.mean(values)):.1f}")
+                parts.append(f'<path d="M{x(amount):.1f} {y(min(values)):.1f}V{y(max(values)):.1f}" stroke="{color}"/>')
+        place = float(points[-1].partition(",")[2]) + 4
+        while any(abs(place - other) < 15 for other in labels):
+            place += 15
+        labels.append(place)
+        parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts.append(f'<text x="{RIGHT + 8}" y="{place:.1f}" fill="{color}">{side}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 if __name__ == "__main__":
