@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,31 @@ def test_any_layout_trains_the_same_adapter(start: Start, recipe: Path, undistur
         assert ours.keys() == theirs.keys()
         for key, tensor in theirs.items():
             torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ranks", "tolerance"),
+    [
+        (("engine.recompute=true",), 1, 1e-5),
+        (("engine.precision=float16",), 1, 2e-3),
+        pytest.param(("engine.precision=bfloat16", "engine.shard=2"), 2, 1e-2, marks=pytest.mark.slow),
+        pytest.param(("engine.offload=true", "engine.shard=2"), 2, 1e-5, marks=pytest.mark.slow),
+        pytest.param(("engine.compile=true",), 1, 1e-4, marks=pytest.mark.slow),
+    ],
+)
+def test_any_setting_trains_the_same_adapter(
+    start: Start, recipe: Path, undisturbed: Path, tmp_path: Path, settings: Sequence[str], ranks: int, tolerance: float
+) -> None:
+    base = ("--from", undisturbed, "engine.steps=4", *ADAPTED)
+    for name, size, more in (("alone", 1, ()), ("other", ranks, settings)):
+        ended = start(size, [*training(recipe, tmp_path / name), *base, *more]).end()
+        assert set(ended.statuses) == {0}, ended.lines
+    found, expected = (records(tmp_path / name) for name in ("other", "alone"))
+    assert len(found) == 4
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=tolerance)
+    weights = [load_file(tmp_path / name / "model" / "adapter.safetensors") for name in ("other", "alone")]
+    assert weights[0].keys() == weights[1].keys()
 
 
 def test_a_killed_adapter_run_resumes_exactly(start: Start, recipe: Path, undisturbed: Path, tmp_path: Path) -> None:

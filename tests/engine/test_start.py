@@ -187,6 +187,19 @@ def test_a_classifier_can_start_from_a_recognizer(
     told = json.loads((run / "start.json").read_text())["tensors"]
     assert {each["fate"] for each in told if each["name"].startswith("encoder.")} == {"loaded"}
     assert {each["fate"] for each in told if each["name"].startswith("head.")} == {"new", "left behind"}
+    words[words.index(str(run))] = str(tmp_path / "adapter")
+    words += [f"model.blocks=[{', '.join(blocks)}]", *front_end, "start.adapter.rank=2"]
+    assert main(words) == 2
+    assert "start.adapter.learn=" in capsys.readouterr().err
+    assert main([*words, 'start.adapter.learn=["head"]']) == 0
+    assert main(["merge", str(tmp_path / "adapter"), str(tmp_path / "merged")]) == 0
+    capsys.readouterr()
+    folder = recipes.read(class_recipes["sounds"]).values["data"]["root"]
+    found = []
+    for model in (tmp_path / "adapter", tmp_path / "merged"):
+        assert main(["evaluate", str(model), f"{folder}/dev.jsonl", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["accuracy"])
+    assert found[0] == found[1]
 
 
 def test_unusable_bases_are_refused(
