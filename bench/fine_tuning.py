@@ -167,7 +167,7 @@ def picture(done: Sequence[dict[str, Any]]) -> str:
         parts.append(f'<text x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{shown}</text>')
     parts += [f'<text x="{x(each):.1f}" y="{BOTTOM + 20}" text-anchor="middle">{each:,}</text>' for each in amounts]
     parts.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 36}" text-anchor="middle">examples</text>')
-    labels: list[float] = []
+    ends = dict[str, float]()
     for color, side in zip(COLORS, sides, strict=False):
         points = []
         for amount in amounts:
@@ -175,11 +175,12 @@ def picture(done: Sequence[dict[str, Any]]) -> str:
             if values:
                 points.append(f"{x(amount):.1f},{y(statistics.mean(values)):.1f}")
                 parts.append(f'<path d="M{x(amount):.1f} {y(min(values)):.1f}V{y(max(values)):.1f}" stroke="{color}"/>')
-        place = float(points[-1].partition(",")[2]) + 4
-        while any(abs(place - other) < 15 for other in labels):
-            place += 15
-        labels.append(place)
+        ends[side] = float(points[-1].partition(",")[2])
         parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" stroke-width="2"/>')
+    place = 0.0
+    for side in sorted(ends, key=ends.__getitem__):  # names next to the ends of lines, without overlap
+        place = max(ends[side] + 4, place + 15)
+        color = COLORS[sides.index(side)]
         parts.append(f'<text x="{RIGHT + 8}" y="{place:.1f}" fill="{color}">{side}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
