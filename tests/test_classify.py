@@ -110,9 +110,9 @@ def test_each_model_says_what_it_cannot_do(
     kind: str, trained_classifiers: dict[str, Path], trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["transcribe", str(trained_classifiers[kind]), "x.wav"]) == 2
-    assert "this model does not transcribe; it can evaluate, classify" in capsys.readouterr().err
+    assert "this model does not transcribe; it is for segue evaluate and segue classify" in capsys.readouterr().err
     assert main(["classify", str(trained), "x.wav"]) == 2
-    assert "this model does not classify; it can evaluate, transcribe" in capsys.readouterr().err
+    assert "this model does not classify; it is for segue evaluate and segue transcribe" in capsys.readouterr().err
     if kind == "texts":
         assert main(["classify", str(trained_classifiers[kind]), "--channel", "left"]) == 2
         assert "--channel: this model classifies texts" in capsys.readouterr().err

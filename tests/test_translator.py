@@ -188,4 +188,4 @@ def test_the_command_line_writes_a_report(trained_translator: Path, pairs: Path,
 
 def test_a_model_of_another_task_is_refused(trained_translator: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["transcribe", str(trained_translator), "x.wav"]) == 2
-    assert "this model does not transcribe; it can evaluate, translate" in capsys.readouterr().err
+    assert "this model does not transcribe; it is for segue evaluate and segue translate" in capsys.readouterr().err

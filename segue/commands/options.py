@@ -35,7 +35,7 @@ def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:
     model = tasks.load(path, given.device)
     if not hasattr(model, ability):
         can = [name for name in COMMANDS if hasattr(model, name)]
-        raise UserError(f"{path}: this model does not {ability}; it can {', '.join(can)}")
+        raise UserError(f"{path}: this model does not {ability}; it is for segue {' and segue '.join(can)}")
     return model
 
 
