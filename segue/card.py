@@ -10,8 +10,17 @@ LicenseId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
 USE = "\n## Use\n"
 
 
-def card(title: str, *, kind: str, license_id: str, languages: Sequence[str], facts: Sequence[str], use: str) -> str:
-    """A card in Markdown. `kind` is the hub's `pipeline_tag`; `facts` become a list."""
+def card(
+    title: str,
+    *,
+    kind: str,
+    license_id: str,
+    languages: Sequence[str],
+    facts: Sequence[str],
+    use: str,
+    made: str = "Trained",
+) -> str:
+    """A card in Markdown. `kind` is the hub's `pipeline_tag`; `facts` become a list; `made` says what Segue did."""
     listed = "".join(f"\n- {language}" for language in languages)
     language = f"\nlanguage:{listed}" if languages else ""
     points = "\n".join(f"- {fact}" for fact in facts)
@@ -23,7 +32,7 @@ pipeline_tag: {kind}
 
 # {title}
 
-Trained with [Segue](https://pypi.org/project/segue/).
+{made} with [Segue](https://pypi.org/project/segue/).
 
 {points}
 {USE}

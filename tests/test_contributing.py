@@ -17,7 +17,7 @@ import torch
 from segue import tasks
 from segue.cli import main
 from segue.data import corpora
-from segue.data.features import FeaturesSection
+from segue.data.features import LogMelSection
 from segue.formats.exporter import Exporter
 from segue.runtime.table import TASKS, find
 from segue.tasks.speech_recognition import AcousticModel
@@ -61,7 +61,7 @@ def tdnn(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_padding_changes_nothing_for_the_encoder(tdnn: ModuleType) -> None:
     section = tdnn.TDNNSection(kind="tdnn", width=16, layers=3)
-    features, objective = FeaturesSection(sample_rate_hz=8000, mel_bins=12), CTCSection(kind="ctc")
+    features, objective = LogMelSection(sample_rate_hz=8000, mel_bins=12), CTCSection(kind="ctc")
     recipe: Any = SimpleNamespace(features=features, model=section, objective=objective)
     torch.manual_seed(0)
     model = AcousticModel(recipe, 4)

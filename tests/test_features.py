@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from segue.data.features import FeaturesSection, LogMel, Normalization, normalize
+from segue.data.features import LogMel, LogMelSection, Normalization, normalize
 
 Array = NDArray[np.float32]
 
@@ -50,7 +50,7 @@ def test_features_are_what_sherpa_onnx_computes(sample_rate_hz: int, mel_bins: i
     half_shift = sample_rate_hz // 200
     lengths = [1, half_shift - 1, half_shift, half_shift + 1, 3 * half_shift, 12 * half_shift + 5, sample_rate_hz]
     waveforms = [sound(length, seed) for seed, length in enumerate(lengths)]
-    module = LogMel(FeaturesSection(sample_rate_hz=sample_rate_hz, mel_bins=mel_bins))
+    module = LogMel(LogMelSection(sample_rate_hz=sample_rate_hz, mel_bins=mel_bins))
     features, frames = module(*padded(waveforms))
     for waveform, row, num_frames in zip(waveforms, features, frames.tolist(), strict=True):
         wanted = kaldi(waveform, sample_rate_hz, mel_bins)
@@ -64,7 +64,7 @@ OVER: tuple[Normalization, ...] = ("utterance", "speech")
 @pytest.mark.parametrize("over", OVER)
 def test_too_short_utterances_have_no_frame(over: Normalization) -> None:
     """Even alone in a batch."""
-    features, frames = LogMel(FeaturesSection())(torch.ones(1, 1), torch.tensor([1]))
+    features, frames = LogMel(LogMelSection())(torch.ones(1, 1), torch.tensor([1]))
     assert frames.tolist() == [0]
     assert normalize(features, frames, over).abs().max() == 0
 
@@ -73,7 +73,7 @@ def test_too_short_utterances_have_no_frame(over: Normalization) -> None:
 @given(st.lists(st.integers(1, 2000), min_size=2, max_size=4))
 @settings(max_examples=30, deadline=None)
 def test_padding_never_changes_a_real_frame(over: Normalization, lengths: list[int]) -> None:
-    module = LogMel(FeaturesSection(sample_rate_hz=8000, mel_bins=20))
+    module = LogMel(LogMelSection(sample_rate_hz=8000, mel_bins=20))
     waveforms = [sound(length, seed) for seed, length in enumerate(lengths)]
     features, frames = module(*padded(waveforms))
     normalized = normalize(features, frames, over)
@@ -99,7 +99,7 @@ def test_normalized_bins_have_mean_0_variance_1() -> None:
 @pytest.mark.parametrize("level", [0.0, 0.3])
 def test_silence_and_constants_become_zeros(level: float, over: Normalization) -> None:
     waveforms, lengths = torch.full((2, 160_000), level), torch.tensor([160_000, 100])
-    module = LogMel(FeaturesSection())
+    module = LogMel(LogMelSection())
     features, frames = module(waveforms, lengths)
     assert frames.tolist() == [1000, 1]
     # 316 is 1 / sqrt(epsilon): what normalization makes of the last bit of a mean.
@@ -119,7 +119,7 @@ def spoken(num_samples: int) -> Array:
 
 def normalized(samples: Array, over: Normalization) -> torch.Tensor:
     """(S) -> (F, T)"""
-    features, frames = LogMel(FeaturesSection(sample_rate_hz=8000, mel_bins=40))(
+    features, frames = LogMel(LogMelSection(sample_rate_hz=8000, mel_bins=40))(
         torch.from_numpy(samples).unsqueeze(0), torch.tensor([len(samples)])
     )
     return normalize(features, frames, over)[0]

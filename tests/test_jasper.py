@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segue.data.features import FeaturesSection
+from segue.data.features import LogMelSection
 from segue.layers.mask import length_mask
 from segue.models.jasper import Block, BlockSection, Jasper, JasperSection
 from segue.tasks.speech_recognition.ctc import CTCHead, CTCSection
@@ -102,7 +102,7 @@ def tiny(residual: Residual = "dense", *, is_separable: bool = False) -> JasperS
 def recognizer(section: JasperSection) -> AcousticModel:
     """With a head for 4 tokens and the blank."""
     torch.manual_seed(0)
-    features, objective = FeaturesSection(sample_rate_hz=8000, mel_bins=6), CTCSection(kind="ctc")
+    features, objective = LogMelSection(sample_rate_hz=8000, mel_bins=6), CTCSection(kind="ctc")
     recipe: Any = SimpleNamespace(features=features, model=section, objective=objective)
     return AcousticModel(recipe, 4)
 

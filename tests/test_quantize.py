@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from segue.compress.quantize import float16_weights, layer_errors, quantize_int8
-from segue.data.features import FeaturesSection
+from segue.data.features import LogMelSection
 from segue.errors import UserError
 from segue.formats.onnx import write_recognizer
 from segue.models.jasper import JasperSection
@@ -31,7 +31,7 @@ def recognizer() -> AcousticModel:
     """Small, separable, its weights spread."""
     torch.manual_seed(0)
     section = {"kind": "jasper", "residual": "plain", "is_separable": True, "blocks": BLOCKS}
-    features = FeaturesSection(sample_rate_hz=8000, mel_bins=16, normalization="speech")
+    features = LogMelSection(sample_rate_hz=8000, mel_bins=16, normalization="speech")
     recipe: Any = SimpleNamespace(
         features=features, model=JasperSection.model_validate(section), objective=CTCSection(kind="ctc")
     )

@@ -9,7 +9,7 @@ Shape letters: B batch, S samples, T frames, F mel bins.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -43,8 +43,11 @@ Normalization = Literal["utterance", "speech"]
 Count = TypeVar("Count", int, Tensor)
 
 
-class FeaturesSection(Section):
+class LogMelSection(Section):
     """Log-mel features."""
+
+    kind: Literal["log_mel"] = "log_mel"
+    """Log-mel features that equal those of sherpa-onnx."""
 
     sample_rate_hz: Annotated[int, Field(ge=4000, le=48000)] = 16000
     """Audio at other rates is resampled to this one."""
@@ -57,11 +60,34 @@ class FeaturesSection(Section):
     loudness. "speech" also floors features 30 dB below the loudness, so that the features of speech depend neither on
     pauses, however long and quiet, nor on the level of a recording."""
 
+    def build(self) -> "LogMel":
+        """The front end."""
+        return LogMel(self)
+
+
+class FrontEnd(Protocol):
+    """Waveforms to normalized features: the first part of a speech model."""
+
+    shift: int
+    """Samples between the starts of two frames."""
+
+    def num_frames(self, num_samples: Count) -> Count:
+        """Number of frames for a number of samples."""
+        ...
+
+    def __call__(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) samples, (B) lengths -> (B, F, T) features, (B) numbers of frames; later frames are arbitrary."""
+        ...
+
+    def normalize(self, features: Tensor, frames: Tensor) -> Tensor:
+        """(B, F, T), (B) -> (B, F, T): normalized over an utterance's frames; padding becomes 0."""
+        ...
+
 
 class LogMel(nn.Module):
     """Waveforms in [-1, 1] to log-mel features."""
 
-    def __init__(self, section: FeaturesSection) -> None:
+    def __init__(self, section: LogMelSection) -> None:
         super().__init__()
         self.window = section.sample_rate_hz * FRAME_MS // 1000  # rounded down, as Kaldi does
         self.shift = section.sample_rate_hz * SHIFT_MS // 1000
@@ -80,18 +106,9 @@ class LogMel(nn.Module):
         """Number of frames for a number of samples, rounded as Kaldi does with snip_edges=False."""
         return (num_samples + self.shift // 2) // self.shift
 
-    def prepare(
-        self, waveforms: Tensor, lengths: Tensor, augmentation: "FeatureTensors | None" = None
-    ) -> tuple[Tensor, Tensor]:
-        """(B, S) samples, (B) lengths -> (B, F, T) normalized features, (B) numbers of frames: an encoder's input."""
-        with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
-            features, frames = self(waveforms, lengths)
-            if augmentation is not None:
-                features = warp(features, augmentation.warps)
-            features = normalize(features, frames, self.normalization)
-            if augmentation is not None:
-                features = mask(features, augmentation)
-        return features, frames
+    def normalize(self, features: Tensor, frames: Tensor) -> Tensor:
+        """(B, F, T), (B) -> (B, F, T): see `normalize`."""
+        return normalize(features, frames, self.normalization)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) samples, (B) lengths -> (B, F, T) log-mel features, (B) numbers of frames.
@@ -111,10 +128,29 @@ class LogMel(nn.Module):
         position = torch.minimum(position, period - 1 - position)
         framed = waveforms.gather(1, position.long()).unsqueeze(1)  # (B, 1, total)
         # Framing, pre-emphasis, window and Fourier transform are linear, so they are one convolution.
-        convolve = _exact_conv1d if waveforms.device.type == "cuda" else F.conv1d
-        parts = convolve(framed, self.spectrum, stride=self.shift)  # (B, 2 * bins, T): real, then imaginary
+        parts = transformed(framed, self.spectrum, self.shift)
         mel = torch.matmul(self.filters, parts * parts)  # (B, F, T)
         return mel.clamp(min=self._floor).log(), frames
+
+
+def prepare(
+    front_end: FrontEnd, waveforms: Tensor, lengths: Tensor, augmentation: "FeatureTensors | None" = None
+) -> tuple[Tensor, Tensor]:
+    """(B, S) samples, (B) lengths -> (B, F, T) normalized features, (B) numbers of frames: an encoder's input."""
+    with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+        features, frames = front_end(waveforms, lengths)
+        if augmentation is not None:
+            features = warp(features, augmentation.warps)
+        features = front_end.normalize(features, frames)
+        if augmentation is not None:
+            features = mask(features, augmentation)
+    return features, frames
+
+
+def transformed(framed: Tensor, spectrum: Tensor, shift: int) -> Tensor:
+    """(B, 1, samples), kernels (2 * bins, 1, window) -> (B, 2 * bins, T): real, then imaginary parts of spectra."""
+    convolve = _exact_conv1d if framed.device.type == "cuda" else F.conv1d
+    return convolve(framed, spectrum, stride=shift)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler cannot trace the switch
@@ -131,7 +167,7 @@ def _exact_conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 def normalize(features: Tensor, frames: Tensor, over: Normalization) -> Tensor:
     """(B, F, T), (B) -> (B, F, T): each bin to mean 0 and variance 1 over an utterance's frames; padding becomes 0.
 
-    `over` is `FeaturesSection.normalization`. The variance is biased, plus an epsilon, so that a silent recording gives
+    `over` is `LogMelSection.normalization`. The variance is biased, plus an epsilon, so that a silent recording gives
     zeros.
     """
     mask = length_mask(frames, features.shape[2])

@@ -17,7 +17,8 @@ from torch import Tensor
 from segue.data import audio
 from segue.data.augmentation import Augmentation, AugmentationSection, FeatureAugmentation, Joining
 from segue.data.examples import Utterance
-from segue.data.features import FeaturesSection, FeatureTensors, LogMel, stacked
+from segue.data.features import FeatureTensors, stacked
+from segue.data.front_ends import FeaturesSection
 from segue.data.source import Lengths
 from segue.errors import warn
 
@@ -55,7 +56,7 @@ class Sounds:
         has_noise_alone: bool = True,
     ) -> None:
         """`root` is the folder of the noise manifest; `has_noise_alone` is passed to `Joining`."""
-        self.front_end = LogMel(features)  # only to count frames
+        self.front_end = features.build()  # only to count frames
         self.augmentation = Augmentation(augmentation, features.sample_rate_hz, features.mel_bins, root)
         self.joining: Joining | None = None
         self.rates = Counter[int]()

@@ -54,6 +54,7 @@ def write(
         "activation": {
             "relu": specs.Activation.RELU,
             "gelu": specs.Activation.GELU,  # exact, unlike GELUTanh
+            "swish": specs.Activation.SWISH,
             "swiglu": specs.Activation.SWISH,
         }[section.activation],
         "ffn_glu": section.activation == "swiglu",
@@ -69,6 +70,8 @@ def write(
     decoder.embeddings.weight = _array(model.target_embedding.weight)
     decoder.projection.weight = _array((model.head or model.target_embedding).weight)
     decoder.projection.bias = _impossible(vocabularies)
+    if model.output_bias is not None:
+        decoder.projection.bias += _array(model.output_bias.weight).squeeze(1)
     spec = specs.TransformerSpec(encoder, decoder)
     spec.config.layer_norm_epsilon = nn.LayerNorm(1).eps
     spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = UNKNOWN, BEGIN, END

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from segue import card
 from segue.data.audio import Samples, padded
-from segue.data.features import FLOOR, FeaturesSection
+from segue.data.features import FLOOR, LogMelSection
 from segue.data.tokenizer import WORD_MARK, Tokenizer
 from segue.errors import UserError
 from segue.formats import onnx
@@ -33,7 +33,7 @@ LOUD = 256
 level. Samples are floats, so nothing is clipped; relative to them, sherpa-onnx's floor is then 48 dB lower."""
 
 
-def write(model: AcousticModel, tokenizer: Tokenizer, folder: Path, features: FeaturesSection) -> None:
+def write(model: AcousticModel, tokenizer: Tokenizer, folder: Path, features: LogMelSection) -> None:
     """Writes both files to `folder`. Raises a UserError if sherpa-onnx cannot represent a token."""
     lines = token_lines(tokenizer)
     metadata = {
@@ -109,12 +109,23 @@ def token_lines(tokenizer: Tokenizer) -> list[str]:
 
 def _write(trained: Trained, folder: Path, weights: str) -> None:
     del weights
-    write(trained.model, trained.tokenizer, folder, trained.recipe.features)
+    write(trained.model, trained.tokenizer, folder, _features(trained))
+
+
+def _features(trained: Trained) -> LogMelSection:
+    """The front end. Raises a UserError if it is not the one that sherpa-onnx computes."""
+    features = trained.recipe.features
+    if not isinstance(features, LogMelSection):
+        raise UserError(
+            f'features.kind = "{features.kind}": sherpa-onnx computes other features (windows of 25 ms, pre-emphasis by '
+            "frame), and cannot run this model; export it to onnx instead, whose graph includes the front end"
+        )
+    return features
 
 
 def _is_leveled(trained: Trained) -> bool:
     """Whether recordings have to be scaled first, because of sherpa-onnx's floor."""
-    return trained.recipe.features.normalization == "speech"
+    return _features(trained).normalization == "speech"
 
 
 def _leveled(trained: Trained, waveforms: Sequence[Samples]) -> list[Samples]:

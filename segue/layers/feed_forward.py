@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from segue.layers.dropout import Dropout
 from segue.layers.splits import Split
 
-Activation = Literal["relu", "gelu", "swiglu"]
+Activation = Literal["relu", "gelu", "swish", "swiglu"]
+PLAIN = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+"""The activations without a gate."""
 
 
 class FeedForward(nn.Module):
@@ -40,5 +42,5 @@ class FeedForward(nn.Module):
         if self.gate is not None:
             hidden = F.silu(self.gate(x)) * hidden
         else:
-            hidden = F.relu(hidden) if self.activation == "relu" else F.gelu(hidden)
+            hidden = PLAIN[self.activation](hidden)
         return self.down(self.dropout(hidden))  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ for `layers/loss.py`. Uneven splits are as in torch.chunk: the last ranks have f
 Shape letters: D width, V vocabulary.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.nn import functional as F
@@ -25,11 +26,24 @@ class TokenEmbedding(nn.Embedding):
         return found.redistribute(placements=[Replicate()]).to_local()
 
 
-def token_scores(x: Tensor, table: Tensor) -> Tensor:
-    """(..., D) vectors, (V, D) table -> (..., V) scores; for a split table a DTensor that is split by tokens."""
+class TokenBias(nn.Module):
+    """A number per token that is added to its score: (V, 1), so that its rows are split as those of a table."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(vocabulary, 1))
+
+    def reset_parameters(self) -> None:
+        """Zeros."""
+        nn.init.zeros_(self.weight)
+
+
+def token_scores(x: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., D) vectors, (V, D) table, (V, 1) bias -> (..., V) scores; of split tables a DTensor, split by tokens."""
     if isinstance(table, DTensor):
         x = _on_all_ranks(x, table)  # its gradient is the sum over the ranks
-    return F.linear(x, table)
+    scores = F.linear(x, table)
+    return scores if bias is None else scores + bias.squeeze(1)
 
 
 def all_scores(scores: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from segue.layers.feed_forward import Activation, FeedForward
 from segue.layers.mask import length_mask
 from segue.layers.positions import sinusoids
 from segue.layers.splits import Split
-from segue.layers.vocabulary import TokenEmbedding, token_scores
+from segue.layers.vocabulary import TokenBias, TokenEmbedding, token_scores
 from segue.models.width import WidthMultiplier
 from segue.recipe import Section
 
@@ -49,7 +49,7 @@ class EncoderSection(Section):
     positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
     """Positional encoding: sinusoids added to the embeddings (paper), or rotary: rotations of queries and keys."""
     activation: Activation = "relu"
-    """Activation of the position-wise networks: relu (paper), gelu, or swiglu, which has three matrices, not two."""
+    """Activation of the position-wise networks: relu (paper), gelu, swish, or swiglu, which has three matrices, not two."""
     has_biases: bool = True
     """Whether linear layers and norms have a bias, as in the paper; many recent models have none."""
     dropout: Share = 0.1
@@ -90,6 +90,8 @@ class TransformerSection(EncoderSection):
     tied: Literal["all", "target", "none"] = "all"
     """Weight tying: source embedding, target embedding and output layer (all); target embedding and output layer
     (target); none."""
+    has_output_bias: bool = False
+    """Whether each token has a learned number that is added to its score, as in Marian."""
 
 
 class Transformer(nn.Module):
@@ -99,6 +101,7 @@ class Transformer(nn.Module):
         "target_embedding": "vocabulary",
         "source_embedding": "vocabulary",
         "head": "vocabulary",
+        "output_bias": "vocabulary",
     }
     forwards: ClassVar[tuple[str, ...]] = ("begin", "step")
     """Other methods than `forward` for which FSDP has to gather sharded parameters."""
@@ -118,6 +121,7 @@ class Transformer(nn.Module):
         self.encoder_norm = norm(section) if is_pre else nn.Identity()
         self.decoder_norm = norm(section) if is_pre else nn.Identity()
         self.head = nn.Linear(width, target_vocabulary, bias=False) if section.tied == "none" else None
+        self.output_bias = TokenBias(target_vocabulary) if section.has_output_bias else None
         self.dropout = Dropout(section.dropout)
         self._is_rotary = section.positions == "rotary"
         self.initialize()
@@ -172,7 +176,8 @@ class Transformer(nn.Module):
 
     def _scores(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        return token_scores(x, (self.head or self.target_embedding).weight)
+        bias = None if self.output_bias is None else self.output_bias.weight
+        return token_scores(x, (self.head or self.target_embedding).weight, bias)
 
     def decoder_layers(self) -> "list[DecoderLayer]":
         """The decoder layers, first to last."""

@@ -18,7 +18,7 @@ import torch
 from ranks import Ended, Job, Start, tensors
 from sabotage import call
 
-from segue.data.features import FeaturesSection, LogMel
+from segue.data.features import LogMel, LogMelSection
 from segue.engine.environment import peak_operations
 from segue.engine.precision import set_matmul
 
@@ -184,7 +184,7 @@ def test_gpu_models_score_the_same_on_a_cpu(runs: Runs, task: str, corpus: Path,
 
 
 def test_tf32_does_not_change_quiet_feature_bins() -> None:
-    front_end = LogMel(FeaturesSection(sample_rate_hz=16000))
+    front_end = LogMel(LogMelSection(sample_rate_hz=16000))
     time = torch.arange(16000) / 16000
     waveforms = (0.5 * torch.sin(2 * torch.pi * 440 * time) + 1e-4 * torch.randn(16000)).unsqueeze(0)
     wanted, _ = front_end(waveforms, torch.tensor([16000]))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segue.data.features import FeaturesSection
+from segue.data.features import LogMelSection
 from segue.decoding.autoregressive import beam_search
 from segue.formats.onnx import OnnxSteps, write_recognizer, write_translator
 from segue.models.jasper import JasperSection
@@ -36,7 +36,7 @@ def recognizer(request: pytest.FixtureRequest) -> AcousticModel:
     torch.manual_seed(0)
     residual, is_separable = request.param
     section = {"kind": "jasper", "residual": residual, "is_separable": is_separable, "blocks": BLOCKS}
-    features = FeaturesSection(sample_rate_hz=8000, mel_bins=16, normalization="speech")
+    features = LogMelSection(sample_rate_hz=8000, mel_bins=16, normalization="speech")
     recipe: Any = SimpleNamespace(
         features=features, model=JasperSection.model_validate(section), objective=CTCSection(kind="ctc")
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segue.data import tokenizer as tokenizers
-from segue.data.features import FeaturesSection, normalize
+from segue.data.features import LogMelSection, normalize
 from segue.data.tokenizer import (
     BPESection,
     BytesSection,
@@ -30,7 +30,7 @@ from segue.tasks.speech_recognition.ctc import CTCSection
 from segue.tasks.speech_recognition.model import AcousticModel
 
 RATE_HZ, BINS = 8000, 20
-FEATURES = FeaturesSection(sample_rate_hz=RATE_HZ, mel_bins=BINS, normalization="speech")
+FEATURES = LogMelSection(sample_rate_hz=RATE_HZ, mel_bins=BINS, normalization="speech")
 VOCABULARY = 12  # of the digits below, a dash and the blank
 TEXTS = ["the cat sat on the mat", "a café, an über-naïve “quote”", "that hat's the cat's", "漢字 and kana"] * 3
 BLOCKS = ({"channels": 24, "kernel": 5, "stride": 2, "has_residual": False}, {"channels": 24, "kernel": 5})

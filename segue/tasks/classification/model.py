@@ -6,7 +6,8 @@ Shape letters: B batch, S samples or tokens, T outputs of the encoder, D width, 
 import torch
 from torch import Tensor, nn
 
-from segue.data.features import FeaturesSection, FeatureTensors, LogMel
+from segue.data.features import FeatureTensors, prepare
+from segue.data.front_ends import FeaturesSection
 from segue.layers.mask import length_mask
 from segue.models.sound_encoders import SoundEncoderSection
 from segue.models.text_encoder import TextEncoder
@@ -45,7 +46,7 @@ class SoundClassifier(nn.Module):
 
     def __init__(self, features: FeaturesSection, model: SoundEncoderSection, num_classes: int) -> None:
         super().__init__()
-        self.front_end = LogMel(features)
+        self.front_end = features.build()
         self.encoder = model.build(features.mel_bins)
         self.head = PooledHead(self.encoder.width, num_classes)
         self.initialize()
@@ -57,7 +58,7 @@ class SoundClassifier(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor, augmentation: FeatureTensors | None = None) -> Tensor:
         """(B, S) samples, (B) lengths -> (B, C) scores."""
-        return self.head(*self.encoder(*self.front_end.prepare(waveforms, lengths, augmentation)))  # type: ignore[no-any-return]
+        return self.head(*self.encoder(*prepare(self.front_end, waveforms, lengths, augmentation)))  # type: ignore[no-any-return]
 
 
 class TextClassifier(nn.Module):

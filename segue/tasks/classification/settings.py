@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from segue import metrics, recipe
 from segue.card import LicenseId
 from segue.data.augmentation import AugmentationSection
-from segue.data.features import FeaturesSection
+from segue.data.front_ends import FeaturesSection
 from segue.data.manifest import ManifestsSection
 from segue.data.text import TextSection
 from segue.data.tokenizer import TokenizerSection

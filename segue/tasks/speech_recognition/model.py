@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from segue.data.features import FeatureTensors, LogMel, normalize
+from segue.data.features import FeatureTensors, prepare
 from segue.tasks.speech_recognition.settings import Recipe
 
 
@@ -16,7 +16,7 @@ class AcousticModel(nn.Module):
 
     def __init__(self, section: Recipe, num_tokens: int) -> None:
         super().__init__()
-        self.front_end = LogMel(section.features)
+        self.front_end = section.features.build()
         self.encoder = section.model.build(section.features.mel_bins)
         self.head = section.objective.build(num_tokens).build_head(self.encoder.width)
         self.initialize()
@@ -35,11 +35,11 @@ class AcousticModel(nn.Module):
         self, waveforms: Tensor, lengths: Tensor, augmentation: FeatureTensors | None = None
     ) -> tuple[Tensor, Tensor]:
         """(B, S) samples, (B) lengths -> (B, T', V) log-probabilities in float32, (B) numbers of output frames."""
-        return self.score(*self.front_end.prepare(waveforms, lengths, augmentation))
+        return self.score(*prepare(self.front_end, waveforms, lengths, augmentation))
 
     def of_features(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F, T) features, not normalized, (B) frames -> (B, T', V), (B): for front ends outside of the model."""
-        return self.score(normalize(features, frames, self.front_end.normalization), frames)
+        return self.score(self.front_end.normalize(features, frames), frames)
 
     def score(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(B, F, T) normalized features, (B) frames -> (B, T', V), (B)."""

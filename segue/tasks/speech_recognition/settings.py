@@ -7,7 +7,8 @@ from pydantic import Field
 from segue import metrics, recipe
 from segue.card import LicenseId
 from segue.data.augmentation import AugmentationSection
-from segue.data.features import FeaturesSection
+from segue.data.features import LogMelSection
+from segue.data.front_ends import FeaturesSection
 from segue.data.manifest import ManifestsSection
 from segue.data.text import TextSection
 from segue.data.tokenizer import TokenizerSection
@@ -61,7 +62,7 @@ class Recipe(recipe.Section):
     """Text normalization."""
     tokenizer: TokenizerSection
     """Output tokens."""
-    features: FeaturesSection = FeaturesSection()
+    features: FeaturesSection = LogMelSection()
     """Front end."""
     augmentation: AugmentationSection = AugmentationSection()
     """Data augmentation of the training speech."""

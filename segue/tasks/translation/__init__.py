@@ -196,7 +196,8 @@ def use(folder: str, languages: Sequence[str]) -> str:
 
 def build_model(section: Recipe, vocabularies: Vocabularies) -> Transformer:
     """A new model. Raises a UserError if `model.tied` does not suit the tokenizers."""
-    if section.model.tied == "all" and section.source_tokenizer is not None:
+    # Tokenizers of an imported model may have the same tokens, and only cut texts differently.
+    if section.model.tied == "all" and vocabularies.source.tokens != vocabularies.target.tokens:
         raise UserError('model.tied: "all" needs one tokenizer for both sides; with source_tokenizer, use "target"')
     return Transformer(section.model, len(vocabularies.source), len(vocabularies.target))
 

@@ -10,7 +10,8 @@ from segue.engine.state.start import Inheritance, Rows, Side
 def _rows(before: Side, now: Side) -> Mapping[str, Rows]:
     old, new = Vocabularies.load(before.folder), Vocabularies.load(now.folder)
     source, target = origins(new.source, old.source), origins(new.target, old.target)
-    return {"source_embedding.weight": source, "target_embedding.weight": target, "head.weight": target}
+    of_target = ("target_embedding.weight", "head.weight", "output_bias.weight")
+    return {"source_embedding.weight": source, **dict.fromkeys(of_target, target)}
 
 
 START = Inheritance(

@@ -1,0 +1,68 @@
+"""What is an imported model? A recipe, weights and tokenizers, which become an ordinary model directory."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from segue import recipe
+from segue.card import card
+from segue.engine.state.checkpoint import WEIGHTS, checksum_of, write_tensors, write_text
+from segue.errors import UserError
+from segue.files import PARTIAL
+
+
+class Imported(NamedTuple):
+    """The contents of a model directory, from another toolkit."""
+
+    recipe: Any
+    """The task's recipe: the model, and settings for fine-tuning it."""
+    weights: Mapping[str, Tensor]
+    """By the names of the task's model."""
+    save_tokenizers: Callable[[Path], None]
+    """Writes the files of the tokenizers to a folder."""
+    title: str
+    """Of the model card."""
+    kind: str
+    """`pipeline_tag` of the Hugging Face Hub."""
+    facts: Sequence[str]
+    """Sentences for the model card."""
+    use: Callable[[str], str]
+    """Folder name -> section of the model card that shows how to use the model."""
+    languages: Sequence[str] = ()
+    """For the model card."""
+
+
+def check_out(out: Path) -> None:
+    """Raises a UserError if the directory to write exists."""
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out}: exists already; give another directory")
+
+
+def write(imported: Imported, source: Path, file: Path, out: Path) -> None:
+    """Writes the model directory `out`, complete or not at all. `file` is the one in `source` with the weights."""
+    check_out(out)
+    partial = out.with_name(f"{PARTIAL}{out.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    partial.mkdir(parents=True)
+    try:
+        write_text(partial / "recipe.toml", recipe.dump(imported.recipe))
+        imported.save_tokenizers(partial)
+        write_tensors(partial / WEIGHTS, dict(imported.weights))
+        text = card(
+            imported.title,
+            made="Imported",
+            kind=imported.kind,
+            license_id=imported.recipe.license,
+            languages=imported.languages,
+            facts=[f"From {source.name} (SHA-256 of {file.name}: {checksum_of(file)[:16]}).", *imported.facts],
+            use=imported.use(out.name),
+        )
+        write_text(partial / "README.md", text)
+        check_out(out)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -1,0 +1,88 @@
+"""How are weights read that a stranger may have made? Without executing anything, and only as large as their file.
+
+`torch.load(weights_only=True)` builds tensors and containers of them, and refuses all other objects.
+"""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from segue.errors import UserError, some_of
+
+Tensors = dict[str, Tensor]
+_NAMES_SHOWN = 3
+
+
+def of_torch(content: bytes, origin: str) -> Tensors:
+    """The tensors of a file that torch saved. Raises a UserError that begins with `origin`."""
+    _refuse_compressed(content, origin)
+    try:
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{origin}: contains other objects than tensors, which are not loaded, since loading could run code"
+        ) from None
+    except Exception as problem:  # torch raises RuntimeError, EOFError, KeyError and others for damaged files
+        raise UserError(f"{origin}: torch cannot read it: {_first_line(problem)}; download it again") from None
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise UserError(f"{origin}: not a state dict (the names of tensors and their values)")
+    # A tensor can be a view that is larger than its storage, of stride 0.
+    if sum(tensor.nbytes for tensor in {id(each): each for each in found.values()}.values()) > 2 * len(content):
+        raise UserError(f"{origin}: its tensors are larger than the file: not weights to be trusted")
+    return {str(name): tensor for name, tensor in found.items()}
+
+
+def of_safetensors(path: Path) -> Tensors:
+    """The tensors of a safetensors file. Raises a UserError if it is damaged."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as problem:
+        raise UserError(f"{path}: not a safetensors file: {_first_line(problem)}; download it again") from None
+
+
+def check(found: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]], origin: str, described: str) -> None:
+    """Raises a UserError that names the tensors of `wanted` (name -> shape) that are missing or have another shape.
+
+    `described` is what the shapes follow from.
+    """
+    wrong = [
+        f"  {name}: is missing"
+        if name not in found
+        else f"  {name}: has shape {_shown(found[name].shape)}, {described} says {_shown(shape)}"
+        for name, shape in wanted.items()
+        if name not in found or tuple(found[name].shape) != tuple(shape)
+    ]
+    if len(wrong) == 1:
+        raise UserError(f"{origin}: {wrong[0].strip()}")
+    if wrong:
+        raise UserError(f"{origin}: {len(wrong)} tensors do not fit:\n{some_of(wrong, _NAMES_SHOWN)}")
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _refuse_compressed(content: bytes, origin: str) -> None:
+    """Raises a UserError if parts of a zip file, torch's format, are compressed: torch stores them as they are."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return  # the format of torch before 1.6; or damaged, which torch says
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, ValueError) as problem:
+        raise UserError(f"{origin}: torch cannot read it: {problem}; download it again") from None
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > len(
+        content
+    ):
+        raise UserError(f"{origin}: compressed, unlike files that torch writes: not weights to be trusted")
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
