@@ -9,6 +9,7 @@ import argparse
 import difflib
 import importlib
 import io
+import keyword
 import os
 import signal
 import sys
@@ -72,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> ModuleType:
-    return importlib.import_module(f"segue.commands.{name}")
+    return importlib.import_module(f"segue.commands.{name}{'_' if keyword.iskeyword(name) else ''}")
 
 
 def _contents() -> argparse.ArgumentParser:

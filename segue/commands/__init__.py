@@ -1,4 +1,4 @@
-"""Commands, one module each, with `SUMMARY`, `EXAMPLE`, `arguments` and `run`.
+"""Commands, one module each, with `SUMMARY`, `EXAMPLE`, `arguments` and `run`; that of `import` is `import_`.
 
 Modules import what they need inside `run`, since `segue --help` imports all commands.
 """
@@ -14,6 +14,7 @@ COMMANDS = (
     "translate",
     "classify",
     "export",
+    "import",
     "report",
     "recipes",
 )

@@ -145,12 +145,13 @@ class Tokenizer:
 
     def chunks(self, text: str) -> list[str]:
         """The parts of `text` that are tokenized independently of each other."""
-        return [chunk for chunk, _ in self._inner.pre_tokenizer.pre_tokenize_str(text)]
+        return [chunk for chunk, _ in self._inner.pre_tokenizer.pre_tokenize_str(self._normalized(text))]
 
     def unknown_characters(self, text: str) -> list[str]:
         """The characters of `text` (words, for a word tokenizer) that no token covers, each once, in order."""
         if isinstance(self._inner.pre_tokenizer, pre_tokenizers.ByteLevel):
             return []
+        text = self._normalized(text)
         if self._is_of_words:
             known = self._inner.token_to_id
             return [word for word in dict.fromkeys(text.split()) if known(word) is None or word in self.special]
@@ -200,6 +201,11 @@ class Tokenizer:
             raise
         except BaseException as error:  # the package raises nothing narrower, and panics are not Exceptions
             raise UserError(f"{path}: not a tokenizer that Segue wrote: {error}") from None
+
+    def _normalized(self, text: str) -> str:
+        """The text as the tokenizer itself normalizes it: those of imported models do, as their models were trained."""
+        normalizer = self._inner.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
 
     def _pieces(self) -> list[bytes]:
         texts = ["" if token in self.special else token for token in self.tokens]

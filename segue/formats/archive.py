@@ -90,8 +90,8 @@ class _Bounded:
         self._left -= len(data)
         if self._left < 0:
             raise UserError(
-                f"{self._path}: expands to more than {self._most:,} bytes, {EXPANSION} times its size: not a model to be "
-                "trusted"
+                f"{self._path}: expands to more than {self._most:,} bytes, {EXPANSION} times its size: not a model "
+                "to be trusted"
             )
         return data
 

@@ -8,6 +8,7 @@ same, with these differences:
   an added token; other special tokens are never recognized in a text, as in Segue (except by a word tokenizer).
 - Text normalization is part of the tokenizer. It lowercases letter by letter: a word-final capital sigma becomes σ, not
   ς.
+- If source and target are cut into tokens differently, as in an imported model, the tokenizer is that of the source.
 - The probability of forbidden n-grams is redistributed to other tokens, also in scores.
 """
 
@@ -57,6 +58,10 @@ NAMES = {
     "down": "fc2",
 }
 """Part of a parameter name in Segue -> in Marian."""
+SHARED = "model.shared"
+"""The embedding in Marian, if there is only one."""
+OUTPUT_BIAS, LOGITS_BIAS = "output_bias.weight", "final_logits_bias"
+"""The bias of the output in Segue, (V, 1), and in Marian, (1, V), where every model has one."""
 
 
 def write(
@@ -94,16 +99,18 @@ def write(
 def weights(model: Transformer) -> dict[str, Tensor]:
     """The model's parameters under Marian's names; biases that only Marian has are 0."""
     tensors = dict(model.state_dict())
+    bias = tensors.pop(OUTPUT_BIAS, torch.zeros(model.target_embedding.num_embeddings, 1))
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is None and module is not model.head:
             tensors[f"{name}.bias"] = module.weight.new_zeros(len(module.weight))
-    names = NAMES if model.source_embedding is not None else NAMES | {"target_embedding": "model.shared"}
-    found = {
-        ".".join(word for part in name.split(".") if (word := names.get(part, part))): tensor.detach().float().cpu()
-        for name, tensor in tensors.items()
-    }
-    bias = torch.zeros(1, model.target_embedding.num_embeddings)
-    return {name: tensor.contiguous() for name, tensor in found.items()} | {"final_logits_bias": bias}
+    found = {marian_name(name, model): tensor for name, tensor in tensors.items()} | {LOGITS_BIAS: bias.T}
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in found.items()}
+
+
+def marian_name(name: str, model: Transformer) -> str:
+    """Marian's name of a parameter of the model, except for the bias of the output."""
+    names = NAMES if model.source_embedding is not None else NAMES | {"target_embedding": SHARED}
+    return ".".join(word for part in name.split(".") if (word := names.get(part, part)))
 
 
 def config(section: TransformerSection, vocabularies: Vocabularies) -> dict[str, Any]:
@@ -144,7 +151,7 @@ def _check(section: TransformerSection, vocabularies: Vocabularies, text: TextSe
     permitted: dict[str, tuple[object, tuple[object, ...]]] = {
         "model.norm": (section.norm, ("post",)),
         "model.positions": (section.positions, ("sinusoidal",)),
-        "model.activation": (section.activation, ("relu", "gelu")),
+        "model.activation": (section.activation, ("relu", "gelu", "swish")),
         "model.key_value_heads": (section.key_value_heads or section.heads, (section.heads,)),
         "text.case": (text.case if text else "keep", ("keep", "lower")),
     }
@@ -153,7 +160,7 @@ def _check(section: TransformerSection, vocabularies: Vocabularies, text: TextSe
         for key, (value, wanted) in permitted.items()
         if value not in wanted
     ]
-    if vocabularies.source is not vocabularies.target:
+    if vocabularies.source.tokens != vocabularies.target.tokens:
         wrong.append("source_tokenizer would have to be left out: one tokenizer serves both sides")
     if wrong:
         raise UserError(
@@ -191,9 +198,10 @@ def _generation(vocabularies: Vocabularies, search: SearchSection) -> dict[str, 
 
 def _tokenizer(vocabularies: Vocabularies, rule: TextSection | None) -> dict[str, Any]:
     """The content of `tokenizer.json`: the model's tokenizer, plus text normalization and the end token."""
-    inner = hf.Tokenizer.from_str(vocabularies.target.to_json())
+    inner = hf.Tokenizer.from_str(vocabularies.source.to_json())  # its tokens are those of the target
     if rule is not None:
-        inner.normalizer = _normalizer(rule)
+        own = [] if inner.normalizer is None else [inner.normalizer]
+        inner.normalizer = normalizers.Sequence([_normalizer(rule), *own]) if own else _normalizer(rule)
     inner.post_processor = processors.TemplateProcessing(
         single=f"$A {END}", pair=f"$A $B {END}", special_tokens=[(END, vocabularies.end)]
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from segue import recipe
 from segue.data import tokenizer as tokenizers
-from segue.data.nemo_features import GUARD
+from segue.data.nemo_features import GUARD, NemoSection
 from segue.engine.distributed.materialize import blueprint
 from segue.errors import UserError, note, warn
 from segue.formats import weights
@@ -47,7 +47,9 @@ def read(path: Path, version: str | None = None) -> Imported:
     settings = read_yaml(members[CONFIG], f"{path}: {CONFIG}")
     _check_classes(settings)
     section = _recipe(settings, version, path)
-    assert isinstance(section.tokenizer, tokenizers.CharactersSection)
+    features = section.features
+    assert isinstance(features, NemoSection)
+    generation = "since" if features.padding == "zeros" else "before"
     tokenizer = tokenizers.build(section.tokenizer, ())
     model = blueprint(lambda: AcousticModel(section, len(tokenizer)))
     tensors = weights.of_torch(members.pop(WEIGHTS), f"{path}: {WEIGHTS}")
@@ -58,16 +60,18 @@ def read(path: Path, version: str | None = None) -> Imported:
     unknown = [name for name in tensors if name not in shapes and not name.startswith(_OTHERS)]
     if unknown:
         raise UserError(f"{path}: {WEIGHTS}: {', '.join(unknown[:3])}: Segue's Jasper has no such weights")
+    said = f"--nemo-version {version}" if version is not None else f"nemo_version {settings.get('nemo_version', str)}"
+    note(f"front end of NeMo {generation} 2.5.0 ({said})")
     return Imported(
         section,
         {name: tensors[names[name]].to(tensor.dtype) for name, tensor in blank.items()},
+        path,
         lambda folder: tokenizer.save(folder / "tokenizer.json"),
         title="Speech recognition model",
         kind="automatic-speech-recognition",
         facts=(
-            f"A model of NeMo ({KNOWN[0]}); its front end continues recordings by "
-            f"{'their reflection' if section.features.padding == 'reflect' else 'zeros'}.",  # type: ignore[union-attr]
-            f"Input: speech, resampled to {section.features.sample_rate_hz} Hz. Output: text.",
+            f"A model of NeMo ({KNOWN[0]}), with the front end of NeMo {generation} 2.5.0.",
+            f"Input: speech, resampled to {features.sample_rate_hz} Hz. Output: text.",
         ),
         use=speech_recognition.use,
     )
@@ -188,8 +192,8 @@ def _padding(settings: Settings, version: str | None) -> str:
     if version is None and not settings.has("nemo_version"):
         raise settings.error(
             "nemo_version",
-            "missing, and the front end of NeMo 2.5.0 differs from that of earlier versions; say which one trained this "
-            "model: --nemo-version 1.0 (any before 2.5.0), or --nemo-version 2.5.0 (any since)",
+            "missing, and the front end of NeMo 2.5.0 differs from that of earlier versions; say which one trained "
+            "this model: --nemo-version 1.0 (any before 2.5.0), or --nemo-version 2.5.0 (any since)",
         )
     said = version if version is not None else settings.get("nemo_version", str)
     found = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)?(.*)", said)
@@ -198,11 +202,7 @@ def _padding(settings: Settings, version: str | None) -> str:
             f"{origin}: {shown(said)}: no version of which it is known whether its front end is that before or since "
             "2.5.0; give --nemo-version 2.4 or --nemo-version 2.5.0"
         )
-    is_new = (int(found[1]), int(found[2])) >= ZEROS_SINCE
-    note(
-        f"front end of NeMo {'since' if is_new else 'before'} 2.5.0 ({'--nemo-version' if version else 'nemo_version'} {said})"
-    )
-    return "zeros" if is_new else "reflect"
+    return "zeros" if (int(found[1]), int(found[2])) >= ZEROS_SINCE else "reflect"
 
 
 def _model(settings: Settings) -> dict[str, Any]:
@@ -221,8 +221,8 @@ def _model(settings: Settings) -> dict[str, Any]:
     )
     if not settings.get(f"{part}.conv_mask", bool, True):
         warn(
-            f"{settings.origin}: {part}.conv_mask is false: in NeMo the ends of a text depend on the padding of its batch; "
-            "here they do not, and may differ"
+            f"{settings.origin}: {part}.conv_mask is false: in NeMo the ends of a text depend on the padding of its "
+            "batch; here they do not, and may differ"
         )
     keys = [f"{part}.jasper.{number}" for number in range(len(settings.get(f"{part}.jasper", list)))]
     if not keys:
@@ -306,6 +306,5 @@ def _names(section: Recipe, tensors: Mapping[str, Any]) -> dict[str, str]:
             for source in range(num_dense if section.model.residual == "dense" else 1):
                 found[f"{ours}.residuals.{source}.0.weight"] = convolution(f"{theirs}.res.{source}.0")
                 found |= norm(f"{ours}.residuals.{source}.1", f"{theirs}.res.{source}.1")
-    for each in ("weight", "bias"):
-        found[f"head.output.{each}"] = f"decoder.decoder_layers.0.{each}"
+    found |= {f"head.output.{part}": f"decoder.decoder_layers.0.{part}" for part in ("weight", "bias")}
     return found

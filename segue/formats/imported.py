@@ -21,6 +21,8 @@ class Imported(NamedTuple):
     """The task's recipe: the model, and settings for fine-tuning it."""
     weights: Mapping[str, Tensor]
     """By the names of the task's model."""
+    file: Path
+    """The file that they come from."""
     save_tokenizers: Callable[[Path], None]
     """Writes the files of the tokenizers to a folder."""
     title: str
@@ -41,9 +43,10 @@ def check_out(out: Path) -> None:
         raise UserError(f"{out}: exists already; give another directory")
 
 
-def write(imported: Imported, source: Path, file: Path, out: Path) -> None:
-    """Writes the model directory `out`, complete or not at all. `file` is the one in `source` with the weights."""
+def write(imported: Imported, source: Path, out: Path) -> None:
+    """Writes the model directory `out`, complete or not at all."""
     check_out(out)
+    made_from = f"From {source.resolve().name} (SHA-256 of {imported.file.name}: {checksum_of(imported.file)[:16]})."
     partial = out.with_name(f"{PARTIAL}{out.name}")
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     partial.mkdir(parents=True)
@@ -57,7 +60,7 @@ def write(imported: Imported, source: Path, file: Path, out: Path) -> None:
             kind=imported.kind,
             license_id=imported.recipe.license,
             languages=imported.languages,
-            facts=[f"From {source.name} (SHA-256 of {file.name}: {checksum_of(file)[:16]}).", *imported.facts],
+            facts=[made_from, *imported.facts],
             use=imported.use(out.name),
         )
         write_text(partial / "README.md", text)

@@ -113,11 +113,14 @@ def read_yaml(content: bytes, origin: str) -> Settings:
 
 def read_json(path: Path) -> Settings:
     """The settings in a JSON file. Raises a UserError if it is missing or no table."""
+    return Settings(load_json(path), str(path))
+
+
+def load_json(path: Path) -> Any:
+    """The value in a JSON file. Raises a UserError."""
     try:
-        return Settings(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise UserError(f"{path}: {problem.strerror or problem}") from None
     except (ValueError, RecursionError) as problem:
-        if isinstance(problem, UserError):
-            raise
         raise UserError(f"{path}: not JSON: {problem}") from None

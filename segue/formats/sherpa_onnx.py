@@ -117,8 +117,8 @@ def _features(trained: Trained) -> LogMelSection:
     features = trained.recipe.features
     if not isinstance(features, LogMelSection):
         raise UserError(
-            f'features.kind = "{features.kind}": sherpa-onnx computes other features (windows of 25 ms, pre-emphasis by '
-            "frame), and cannot run this model; export it to onnx instead, whose graph includes the front end"
+            f'features.kind = "{features.kind}": sherpa-onnx computes other features (windows of 25 ms, pre-emphasis '
+            "by frame), and cannot run this model; export it to onnx instead, whose graph includes the front end"
         )
     return features
 

@@ -3,7 +3,7 @@
 Shape letters: B batch, T tokens, D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from segue.layers.dropout import Dropout
 from segue.layers.splits import Split
 
 Activation = Literal["relu", "gelu", "swish", "swiglu"]
-PLAIN = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+PLAIN: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 """The activations without a gate."""
 
 
@@ -39,8 +39,5 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         hidden = self.up(x)
-        if self.gate is not None:
-            hidden = F.silu(self.gate(x)) * hidden
-        else:
-            hidden = PLAIN[self.activation](hidden)
+        hidden = PLAIN[self.activation](hidden) if self.gate is None else F.silu(self.gate(x)) * hidden
         return self.down(self.dropout(hidden))  # type: ignore[no-any-return]

@@ -49,7 +49,7 @@ class EncoderSection(Section):
     positions: Literal["sinusoidal", "rotary"] = "sinusoidal"
     """Positional encoding: sinusoids added to the embeddings (paper), or rotary: rotations of queries and keys."""
     activation: Activation = "relu"
-    """Activation of the position-wise networks: relu (paper), gelu, swish, or swiglu, which has three matrices, not two."""
+    """Activation of the position-wise networks: relu (paper), gelu, swish, or swiglu, with three matrices, not two."""
     has_biases: bool = True
     """Whether linear layers and norms have a bias, as in the paper; many recent models have none."""
     dropout: Share = 0.1
