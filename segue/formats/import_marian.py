@@ -108,29 +108,36 @@ def read(folder: Path) -> Imported:
 def _sides(folder: Path, settings: Settings) -> tuple[Side, Side]:
     generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else settings
     size = settings.get("vocab_size", int)
-    ends = {name: settings.get(f"{name}_token_id", int, default) for name, default in (("eos", 0), ("pad", size - 1))}
-    start = settings.get("decoder_start_token_id", int, generation.get("decoder_start_token_id", int, ends["pad"]))
-    named = {END: ends["eos"], PADDING: ends["pad"]}
-    has_own = (folder / "target_vocab.json").is_file()
-    if has_own and settings.get("share_encoder_decoder_embeddings", bool, True):
-        raise settings.error("share_encoder_decoder_embeddings", "true, but there are two vocabularies")
-    source = _side(folder / "vocab.json", size, named, ends["pad"] if has_own else start)
-    size = settings.get("decoder_vocab_size", int, size)
-    if not has_own and size != source.size:
-        raise settings.error("decoder_vocab_size", f"{size}, but vocab.json has {source.size} tokens")
-    return source, _side(folder / "target_vocab.json", size, named, start) if has_own else source
+    padding = settings.get("pad_token_id", int, size - 1)
+    first = settings.get("decoder_start_token_id", int, generation.get("decoder_start_token_id", int, padding))
+    target_size = settings.get("decoder_vocab_size", int, size)
+    ends = {END: settings.get("eos_token_id", int, 0)}
+    if (folder / "target_vocab.json").is_file():
+        if settings.get("share_encoder_decoder_embeddings", bool, True):
+            raise settings.error("share_encoder_decoder_embeddings", "true, but there are two vocabularies")
+        # The padding has a number of its own on each side, of which the configuration has one.
+        return (
+            _side(folder / "vocab.json", size, {}, None),
+            _side(folder / "target_vocab.json", target_size, ends, first),
+        )
+    if target_size != size:
+        raise settings.error("decoder_vocab_size", f"{target_size}, but there is no target_vocab.json")
+    joint = _side(folder / "vocab.json", size, {**ends, PADDING: padding}, first)
+    return joint, joint
 
 
-def _side(path: Path, size: int, named: Mapping[str, int], first: int) -> Side:
+def _side(path: Path, size: int, named: Mapping[str, int], first: int | None) -> Side:
+    """A vocabulary; `named` are numbers that the configuration says. Without `first`, that is the padding."""
     numbers = load_json(path)
     if not isinstance(numbers, dict) or sorted(map(repr, numbers.values())) != sorted(map(repr, range(size))):
         raise UserError(f"{path}: numbers from 0 to {size - 1} are wanted, each once (vocab_size in {CONFIG}: {size})")
     tokens = sorted(numbers, key=numbers.__getitem__)
-    for token, number in named.items():
-        if numbers.get(token) != number:
-            raise UserError(f"{path}: {token} has the number {shown(numbers.get(token))}, {CONFIG} says {number}")
-    if UNKNOWN not in numbers:
-        raise UserError(f"{path}: {UNKNOWN} is missing")
+    for token in (END, PADDING, UNKNOWN):
+        if token not in numbers:
+            raise UserError(f"{path}: {token} is missing")
+        if numbers[token] != named.get(token, numbers[token]):
+            raise UserError(f"{path}: {token} has the number {numbers[token]}, {CONFIG} says {named[token]}")
+    first = numbers[PADDING] if first is None else first
     if not 0 <= first < size:
         raise UserError(f"{path.with_name(CONFIG)}: decoder_start_token_id: {first}: no such token")
     tokens = [TO_LANGUAGE.format(found[1]) if (found := _LANGUAGE.fullmatch(token)) else token for token in tokens]
