@@ -69,7 +69,8 @@ def sound(num_samples: int, seed: int) -> NDArray[np.float32]:
     """Noise of changing loudness, between silence."""
     draw = np.random.default_rng(seed)
     loudness = np.repeat(draw.choice([0.5, 1e-3, 0.0], size=num_samples // 500 + 1), 500)[:num_samples]
-    return (draw.uniform(-1, 1, num_samples) * loudness).astype(np.float32)
+    samples: NDArray[np.float32] = (draw.uniform(-1, 1, num_samples) * loudness).astype(np.float32)
+    return samples
 
 
 def padded(waveforms: list[NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,6 @@
 """
 
 import io
-import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +24,11 @@ def of_torch(content: bytes, origin: str) -> Tensors:
     _refuse_compressed(content, origin)
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{origin}: contains other objects than tensors, which are not loaded, since loading could run code"
-        ) from None
     except Exception as problem:  # torch raises RuntimeError, EOFError, KeyError and others for damaged files
+        if type(problem).__name__ == "UnpicklingError":
+            raise UserError(
+                f"{origin}: contains other objects than tensors, which are not loaded, since loading could run code"
+            ) from None
         raise UserError(f"{origin}: torch cannot read it: {_first_line(problem)}; download it again") from None
     if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UserError(f"{origin}: not a state dict (the names of tensors and their values)")

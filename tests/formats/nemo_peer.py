@@ -20,10 +20,11 @@ def main(folder: Path) -> None:
     model = EncDecCTCModel(cfg=config).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d):  # fresh ones compute nothing
-            for tensor in (module.weight, module.running_var):
-                torch.nn.init.uniform_(tensor, 0.5, 1.5)
-            for tensor in (module.bias, module.running_mean):
-                torch.nn.init.normal_(tensor, std=0.2)
+            for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+                if name in ("weight", "running_var"):
+                    torch.nn.init.uniform_(tensor, 0.5, 1.5)
+                elif name in ("bias", "running_mean"):
+                    torch.nn.init.normal_(tensor, std=0.2)
     for parameter in model.decoder.parameters():
         torch.nn.init.normal_(parameter)
     model.save_to(str(folder / "model.nemo"))

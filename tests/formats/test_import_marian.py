@@ -92,7 +92,7 @@ def directory(folder: Path, languages: Sequence[str] = (), *, is_taught: bool = 
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     if separate:
         (folder / "target_vocab.json").write_text(json.dumps(target, ensure_ascii=False))
-    ends = {"pad_token_id": vocabulary["<pad>"], "eos_token_id": 0, "forced_eos_token_id": 0}
+    ends: dict[str, Any] = {"pad_token_id": vocabulary["<pad>"], "eos_token_id": 0, "forced_eos_token_id": 0}
     if separate:
         ends["pad_token_id"] = target["<pad>"]
     config = MarianConfig(
@@ -103,7 +103,8 @@ def directory(folder: Path, languages: Sequence[str] = (), *, is_taught: bool = 
         **SIZES | settings,
     )
     torch.manual_seed(0)
-    model = MarianMTModel(config).eval()
+    model: Any = MarianMTModel(config)
+    model.eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "embed" in name or "shared" in name or "lm_head" in name:
@@ -120,6 +121,12 @@ def directory(folder: Path, languages: Sequence[str] = (), *, is_taught: bool = 
     model.generation_config.length_penalty = 0.8
     model.save_pretrained(folder)
     return folder
+
+
+def marian(folder: Path) -> Any:
+    """The model as transformers loads it."""
+    model: Any = MarianMTModel.from_pretrained(folder)
+    return model.eval()
 
 
 def imported(source: Path, out: Path) -> Trained:
@@ -141,7 +148,7 @@ CASES: dict[str, dict[str, Any]] = {
 @torch.inference_mode()
 def test_scores_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     source = directory(tmp_path / "marian", **CASES[name])
-    theirs = MarianMTModel.from_pretrained(source).eval()
+    theirs = marian(source)
     trained = imported(source, tmp_path / "model")
     rows = [trained.vocabularies.source_tokens(trained.vocabularies.source.encode(line), None) for line in LINES]
     lengths = torch.tensor([len(row) for row in rows])
@@ -164,7 +171,7 @@ def test_scores_are_those_of_transformers(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_translations_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     source = directory(tmp_path / "marian", is_taught=True, **CASES[name])
-    theirs = MarianMTModel.from_pretrained(source).eval()
+    theirs = marian(source)
     trained = imported(source, tmp_path / "model")
     both = trained.vocabularies
     translator = segue.load(tmp_path / "model", device="cpu")
@@ -237,7 +244,9 @@ def test_tokens_are_those_of_sentencepiece(tmp_path: Path) -> None:
     MarianMTModel(MarianConfig(**{**config, **sizes, **ends})).save_pretrained(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without sacremoses it does not normalize punctuation: neither do we
-        theirs = MarianTokenizer(str(source / "source.spm"), str(source / "target.spm"), str(source / "vocab.json"))
+        theirs: Any = MarianTokenizer(
+            str(source / "source.spm"), str(source / "target.spm"), str(source / "vocab.json")
+        )
     both = imported(source, tmp_path / "model").vocabularies
     for text in [*texts, "Mädchen gehen wie gut", "  ein \uff23afé ", "Gut½en"]:
         assert both.source_tokens(both.source.encode(text.strip()), None) == theirs(text).input_ids

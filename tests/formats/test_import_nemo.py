@@ -141,8 +141,10 @@ def expected(blocks: Blocks, state: State, features: Tensor) -> Tensor:
     """(1, F, T) normalized features -> (T', V): JasperBlock and ConvASRDecoder as functions, without padding."""
 
     def norm(place: str, x: Tensor) -> Tensor:
-        names = ("running_mean", "running_var", "weight", "bias")
-        return F.batch_norm(x, *(state[f"{place}.{name}"] for name in names), eps=1e-3)
+        mean, variance, weight, bias = (
+            state[f"{place}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, variance, weight, bias, eps=1e-3)
 
     x, panes = features, list[Tensor]()
     for number, each in enumerate(blocks):
