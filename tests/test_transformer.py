@@ -39,12 +39,19 @@ CHOICES: dict[str, list[Any]] = {
     "activation": ["relu", "gelu", "swiglu"],
     "key_value_heads": [None, 2, 1],
 }
+MARIAN = {
+    **{key: values[0] for key, values in CHOICES.items()},
+    "norm": "post",
+    "activation": "swish",
+    "has_output_bias": True,
+}
 every_architecture = pytest.mark.parametrize(
     "architecture",
     [
         pytest.param(dict(zip(CHOICES, values, strict=True)), id=" ".join(map(str, values)))
         for values in product(*CHOICES.values())
-    ],
+    ]
+    + [pytest.param(MARIAN, id="marian")],
 )
 
 
@@ -53,7 +60,7 @@ def lived_in(*, source_vocabulary: int = VOCABULARY, **changes: Any) -> Transfor
     torch.manual_seed(0)
     model = Transformer(TransformerSection(**{**SMALL, **changes}), source_vocabulary, VOCABULARY).eval()
     for parameter in model.parameters():
-        if parameter.dim() == 1:
+        if parameter.dim() == 1 or parameter.shape[1] == 1:
             nn.init.normal_(parameter, std=0.3)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
@@ -389,7 +396,7 @@ def test_the_papers_models_have_its_sizes(
         ({"width": 0}, "greater than 0"),
         ({"key_value_heads": 0}, "greater than 0"),
         ({"dropout": 1.0}, "less than 1"),
-        ({"activation": "tanh"}, "'relu', 'gelu' or 'swiglu'"),
+        ({"activation": "tanh"}, "'relu', 'gelu', 'swish' or 'swiglu'"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:

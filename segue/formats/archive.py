@@ -5,7 +5,6 @@ Nothing is extracted: names, types and sizes are checked, the wanted members bec
 
 import gzip
 import tarfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, Protocol
@@ -41,7 +40,9 @@ def read_members(path: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
             bounded: Any = _Bounded(inner, EXPANSION * size + SPARE_BYTES, path)
             with tarfile.open(fileobj=bounded, mode="r|", bufsize=_BLOCK) as archive:
                 found = _read(archive, wanted, size, path)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as problem:
+    except UserError:
+        raise
+    except Exception as problem:  # tarfile and gzip also raise EOFError, ValueError, RecursionError for odd headers
         raise UserError(f"{path}: not a complete tar archive ({problem}); download it again") from None
     missing = [name for name in wanted if name not in found]
     if missing:
@@ -60,7 +61,7 @@ def _read(archive: tarfile.TarFile, wanted: Mapping[str, int], size: int, path: 
             raise UserError(f"{shown}: a name outside of the archive's folder: not a model to be trusted")
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.sparse is not None:
             raise UserError(f"{shown}: neither a file nor a folder (a link or a device): not a model to be trusted")
-        if member.size > EXPANSION * size + SPARE_BYTES:
+        if not 0 <= member.size <= EXPANSION * size + SPARE_BYTES:
             raise UserError(
                 f"{shown}: claims {member.size:,} bytes in an archive of {size:,}: not a model to be trusted"
             )

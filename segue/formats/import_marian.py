@@ -58,12 +58,8 @@ class Side(NamedTuple):
     first: int
     """Number in the file of the token whose weights that one gets."""
 
-    @property
-    def special(self) -> list[str]:
-        """The tokens that are no text."""
-        before = TO_LANGUAGE.partition("{")[0]
-        languages = [token for token in self.tokens if token.startswith(before) and token.endswith(">")]
-        return [PADDING, BEGIN, END, UNKNOWN, *languages]
+    special: list[str]
+    """The tokens that are no text."""
 
     def extended(self, rows: Tensor) -> Tensor:
         """(V, ...) -> (V', ...): a row for each of the tokens."""
@@ -140,10 +136,12 @@ def _side(path: Path, size: int, named: Mapping[str, int], first: int | None) ->
     first = numbers[PADDING] if first is None else first
     if not 0 <= first < size:
         raise UserError(f"{path.with_name(CONFIG)}: decoder_start_token_id: {first}: no such token")
-    tokens = [TO_LANGUAGE.format(found[1]) if (found := _LANGUAGE.fullmatch(token)) else token for token in tokens]
+    languages = {token: TO_LANGUAGE.format(found[1]) for token in tokens if (found := _LANGUAGE.fullmatch(token))}
+    tokens = [languages.get(token, token) for token in tokens]
     if len(set(tokens)) < size:
         raise UserError(f"{path}: a token is named {TO_LANGUAGE.format('xx')}, as Segue names a language")
-    return Side(tokens if BEGIN in numbers else [*tokens, BEGIN], size, first)
+    special = [PADDING, BEGIN, END, UNKNOWN, *languages.values()]
+    return Side(tokens if BEGIN in numbers else [*tokens, BEGIN], size, first, special)
 
 
 def _vocabularies(folder: Path, source: Side, target: Side) -> Vocabularies:

@@ -13,10 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from segue.errors import UserError, some_of
+from segue.errors import UserError
 
 Tensors = dict[str, Tensor]
-_NAMES_SHOWN = 3
 
 
 def of_torch(content: bytes, origin: str) -> Tensors:
@@ -32,8 +31,8 @@ def of_torch(content: bytes, origin: str) -> Tensors:
         raise UserError(f"{origin}: torch cannot read it: {_first_line(problem)}; download it again") from None
     if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UserError(f"{origin}: not a state dict (the names of tensors and their values)")
-    # A tensor can be a view that is larger than its storage, of stride 0.
-    if sum(tensor.nbytes for tensor in {id(each): each for each in found.values()}.values()) > 2 * len(content):
+    # A tensor can be a view that is larger than what the file stores for it, with strides of 0.
+    if any(tensor.nbytes > tensor.untyped_storage().nbytes() for tensor in found.values()):
         raise UserError(f"{origin}: its tensors are larger than the file: not weights to be trusted")
     return {str(name): tensor for name, tensor in found.items()}
 
@@ -47,21 +46,20 @@ def of_safetensors(path: Path) -> Tensors:
 
 
 def check(found: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]], origin: str, described: str) -> None:
-    """Raises a UserError that names the tensors of `wanted` (name -> shape) that are missing or have another shape.
+    """Raises a UserError that names a tensor of `wanted` (name -> shape) that is missing or has another shape.
 
     `described` is what the shapes follow from.
     """
     wrong = [
-        f"  {name}: is missing"
+        f"{name}: is missing"
         if name not in found
-        else f"  {name}: has shape {_shown(found[name].shape)}, {described} says {_shown(shape)}"
+        else f"{name}: has shape {_shown(found[name].shape)}, {described} says {_shown(shape)}"
         for name, shape in wanted.items()
         if name not in found or tuple(found[name].shape) != tuple(shape)
     ]
-    if len(wrong) == 1:
-        raise UserError(f"{origin}: {wrong[0].strip()}")
     if wrong:
-        raise UserError(f"{origin}: {len(wrong)} tensors do not fit:\n{some_of(wrong, _NAMES_SHOWN)}")
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(f"{origin}: {wrong[0]}{more}")
 
 
 def _shown(shape: Sequence[int]) -> str:

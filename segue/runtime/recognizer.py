@@ -75,7 +75,7 @@ class Recognized(NamedTuple):
     emissions: list[Emission]
     """Tokens; frames count from the start of the waveform."""
     scores: NDArray[np.float32]
-    """(T, V) log-probabilities, T at most ceil(S / samples per frame). Used to compare runtimes."""
+    """(T, V) log-probabilities, T at most ceil(S / samples per frame), or one more. Used to compare runtimes."""
 
 
 class Backend(Protocol):

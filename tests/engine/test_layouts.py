@@ -13,6 +13,7 @@ from segue import training
 from segue.engine.distributed.parallel import ALONE
 
 STEPS = 6
+TRANSLATOR = ["model.positions=sinusoidal", "model.has_output_bias=true"]
 LAYOUTS = {
     "alone": (1, 1, 1),
     "2 copies": (2, 1, 1),
@@ -51,7 +52,7 @@ class Runs:
     def __call__(self, task: str, name: str, precision: str) -> Path:
         run = self._folder / f"{task}, {name}, {precision}"
         if not run.exists():
-            overrides = ["batch.tokens=100", "model.positions=sinusoidal"] if task == "translation" else []
+            overrides = ["batch.tokens=100", *TRANSLATOR] if task == "translation" else []
             order = command(self._recipes[task], run, LAYOUTS[name], precision, *overrides)
             statuses, said = self._run_ranks([order])
             assert [set(each) for each in statuses] == [{0}], said

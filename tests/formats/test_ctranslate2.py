@@ -35,7 +35,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "has_biases": False,
     },
     "mixed": {"activation": "gelu", "key_value_heads": 1, "tied": "target"},
-    "languages": {"norm": "post", "activation": "swiglu"},
+    "languages": {"norm": "post", "activation": "swish", "has_output_bias": True},
 }
 GREEDY, BEAMS = SearchSection(beams=1), SearchSection(beams=5)
 NEAR = 0.03

@@ -76,6 +76,8 @@ def random_model(section: TransformerSection, vocabularies: Vocabularies) -> Tra
     model = Transformer(section, len(vocabularies.source), len(vocabularies.target)).eval()
     for parameter in model.parameters():
         parameter.data.mul_(1.5)
+    if model.output_bias is not None:
+        torch.nn.init.normal_(model.output_bias.weight)
     return model
 
 
@@ -118,7 +120,13 @@ def test_a_language_is_written_before_the_source(kind: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "section",
-    [PAPER, changed(activation="gelu", tied="target"), changed(tied="none"), changed(tied="none", has_biases=False)],
+    [
+        PAPER,
+        changed(activation="gelu", tied="target"),
+        changed(activation="swish", has_output_bias=True),
+        changed(tied="none"),
+        changed(tied="none", has_biases=False),
+    ],
 )
 @torch.inference_mode()
 def test_scores_are_ours(section: TransformerSection, bpe: Vocabularies, tmp_path: Path) -> None:
@@ -182,7 +190,7 @@ def test_files_hold_our_search_and_no_pickle(bpe: Vocabularies, tmp_path: Path) 
             TextSection(case="upper"),
             [
                 'model.positions = "rotary" would have to be "sinusoidal"',
-                'model.activation = "swiglu" would have to be "relu" or "gelu"',
+                'model.activation = "swiglu" would have to be "relu" or "gelu" or "swish"',
                 'text.case = "upper" would have to be "keep" or "lower"',
             ],
         ),

@@ -122,7 +122,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "tied": "none",
         "has_biases": False,
     },
-    "mixed": {"activation": "gelu", "tied": "target", "key_value_heads": 1},
+    "mixed": {"activation": "swish", "tied": "target", "key_value_heads": 1, "has_output_bias": True},
 }
 CASES = [
     pytest.param(architecture, id=name, marks=() if name == "today's" else pytest.mark.slow)
