@@ -73,7 +73,7 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
             )
     checksum = checksum_of(folder / WEIGHTS)
     update: dict[str, Any] = {
-        "start": section.start.model_copy(update={"story": _story(folder, base, checksum), "checksum": checksum}),
+        "start": section.start.model_copy(update={"story": story(folder, base, checksum), "checksum": checksum}),
         # "auto" gets the base's value, since no other would fit its weights.
         "model": recipe.settled(section.model, base.model)
         if type(base.model) is type(section.model)
@@ -184,7 +184,7 @@ def _refuse_running(model: Path) -> None:
             ) from None
 
 
-def _story(folder: Path, base: Any, checksum: str) -> str:
+def story(folder: Path, base: Any, checksum: str) -> str:
     """A description of the base for the model card: path, license, data, checksum, and the base's own base."""
     before = f"; that one from {base.start.story}" if base.start.story else ""
     return (

@@ -13,7 +13,7 @@ EXAMPLE = "segue export runs/digits onnx digits_onnx --quantize int8"
 def arguments(parser: ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="run or model directory")
-    parser.add_argument("target", metavar="TARGET", help="onnx, sherpa-onnx, ctranslate2 or huggingface")
+    parser.add_argument("target", metavar="TARGET", help="onnx, sherpa-onnx, ctranslate2, huggingface or peft")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to write")
     parser.add_argument("--quantize", choices=("int8", "float16"), help="smaller weights (default: none)")
     parser.add_argument(

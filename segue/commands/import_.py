@@ -15,13 +15,16 @@ def arguments(parser: ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         type=Path,
-        help=".nemo archive (EncDecCTCModel: Jasper, QuartzNet), or Hugging Face directory (MarianMTModel)",
+        help=".nemo archive (EncDecCTCModel: Jasper, QuartzNet), Hugging Face directory (MarianMTModel), adapter of PEFT's",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="model directory to write")
     parser.add_argument(
         "--nemo-version",
         metavar="VERSION",
         help="version of NeMo that trained the model: 2.5.0 changed the front end (default: that in the archive)",
+    )
+    parser.add_argument(
+        "--base", metavar="MODEL", type=Path, help="for an adapter of PEFT's: the model directory that it belongs to"
     )
 
 
@@ -34,5 +37,5 @@ def run(given: Namespace) -> None:
             from segue.formats import importing
         except ModuleNotFoundError as error:
             raise missing_extra(error.name or "torch", "train") from None
-    importing.import_model(given.source, given.out, given.nemo_version)
+    importing.import_model(given.source, given.out, given.nemo_version, given.base)
     print(given.out)

@@ -76,7 +76,7 @@ def write(
 
     Raises a UserError that names every setting that Marian does not support.
     """
-    _check(section, vocabularies, text)
+    check(section, vocabularies, text)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "model.safetensors", weights(model), {"format": "pt"})
     _write_json(folder / "config.json", config(section, vocabularies))
@@ -146,7 +146,7 @@ def config(section: TransformerSection, vocabularies: Vocabularies) -> dict[str,
     }
 
 
-def _check(section: TransformerSection, vocabularies: Vocabularies, text: TextSection | None) -> None:
+def check(section: TransformerSection, vocabularies: Vocabularies, text: TextSection | None) -> None:
     """Raises a UserError that names what prevents the export."""
     permitted: dict[str, tuple[object, tuple[object, ...]]] = {
         "model.norm": (section.norm, ("post",)),
@@ -296,7 +296,7 @@ class TransformersBackend:
     def __init__(self, folder: Path, end: int) -> None:
         from transformers import AutoModelForSeq2SeqLM
 
-        self._model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+        self.model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
         self._end = end
 
     def search(
@@ -309,14 +309,14 @@ class TransformersBackend:
     ) -> list[list[Hypothesis]]:
         """The best outputs for each row of source tokens; does not support prefixes."""
         assert prefixes is None
-        padding = self._model.config.pad_token_id
+        padding = self.model.config.pad_token_id
         source, lengths = padded(rows, padding)
         if source.shape[1] > LONGEST_SOURCE:
             raise UserError(f"a source of {source.shape[1]} tokens: Marian models read {LONGEST_SOURCE} at most")
         longest = int(int(lengths.max()) * section.longest_factor + section.longest_extra)
         beams = max(section.beams, num_best)
         with torch.inference_mode():
-            found = self._model.generate(
+            found = self.model.generate(
                 input_ids=source,
                 attention_mask=(source != padding).long(),
                 max_length=min(longest + 2, LONGEST_SOURCE),  # including begin and end
@@ -328,7 +328,7 @@ class TransformersBackend:
                 return_dict_in_generate=True,
             )
             # transformers returns no scores of greedy outputs.
-            steps = self._model.compute_transition_scores(
+            steps = self.model.compute_transition_scores(
                 found.sequences, found.scores, getattr(found, "beam_indices", None), normalize_logits=beams == 1
             )
         hypotheses = []

@@ -35,6 +35,8 @@ class Imported(NamedTuple):
     """Folder name -> section of the model card that shows how to use the model."""
     languages: Sequence[str] = ()
     """For the model card."""
+    saved_as: str = WEIGHTS
+    """The name of the file for the weights."""
 
 
 def check_out(out: Path) -> None:
@@ -53,7 +55,7 @@ def write(imported: Imported, source: Path, out: Path) -> None:
     try:
         write_text(partial / "recipe.toml", recipe.dump(imported.recipe))
         imported.save_tokenizers(partial)
-        write_tensors(partial / WEIGHTS, dict(imported.weights))
+        write_tensors(partial / imported.saved_as, dict(imported.weights))
         text = card(
             imported.title,
             made="Imported",

@@ -3,17 +3,26 @@
 from pathlib import Path
 
 from segue.errors import UserError
-from segue.formats import import_marian, import_nemo, imported
+from segue.formats import import_marian, import_nemo, imported, peft
 
 
-def import_model(source: Path, out: Path, nemo_version: str | None = None) -> None:
-    """Writes the model directory `out` for a `.nemo` archive or a Hugging Face directory.
+def import_model(source: Path, out: Path, nemo_version: str | None = None, base: Path | None = None) -> None:
+    """Writes the model directory `out` for a `.nemo` archive, a Hugging Face directory, or an adapter of PEFT's.
 
-    `nemo_version` is that of the NeMo that trained an archive's model; None: as the archive says. Raises a UserError,
+    `nemo_version` is that of the NeMo that trained an archive's model; None: as the archive says. `base` is the model
+    directory that an adapter belongs to. Raises a UserError,
     and writes nothing, if `source` is not a model that can be imported as it is, or `out` exists.
     """
     imported.check_out(out)
-    if source.is_dir():
+    is_adapter = (source / peft.CONFIG).is_file()
+    if is_adapter != (base is not None):
+        wanted = f"segue import {source} {out} --base MODEL, the model that it belongs to, imported"
+        raise UserError(
+            f"{source}: an adapter: {wanted}" if is_adapter else f"--base: {source} is no adapter of PEFT's"
+        )
+    if base is not None:
+        found = peft.read(source, base)
+    elif source.is_dir():
         if not (source / import_marian.CONFIG).is_file():
             raise UserError(
                 f"{source}: no {import_marian.CONFIG} in it, as a Hugging Face directory has; a .nemo archive is a file"

@@ -48,6 +48,7 @@ TASKS: Mapping[str, Entry] = {
                 "segue.formats.ctranslate2:TEXT", "segue.runtime.ctranslate2:open_translator", "translate"
             ),
             "huggingface": Target("segue.formats.huggingface:TEXT"),
+            "peft": Target("segue.formats.peft:TEXT"),
         },
     ),
     "classification": Entry(

@@ -285,6 +285,7 @@ class Trained(NamedTuple):
     recipe: Recipe
     vocabularies: Vocabularies
     model: Transformer
+    folder: Path
 
     def metadata(self) -> TranslationMetadata:
         """What a runtime needs to know about the model."""
@@ -332,7 +333,7 @@ def restore(folder: Path) -> Trained:
     model = blueprint(lambda: build_model(section, vocabularies))
     make_room(model, torch.device("cpu"))
     restore_weights(model, folder, section.start)
-    return Trained(section, vocabularies, model.eval())
+    return Trained(section, vocabularies, model.eval(), folder)
 
 
 def load(folder: Path, device: str) -> Translator:
