@@ -15,7 +15,7 @@ def arguments(parser: ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         type=Path,
-        help=".nemo archive (EncDecCTCModel: Jasper, QuartzNet), Hugging Face directory (MarianMTModel), adapter of PEFT's",
+        help=".nemo archive (EncDecCTCModel: Jasper, QuartzNet), Hugging Face directory (MarianMTModel), PEFT adapter",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="model directory to write")
     parser.add_argument(

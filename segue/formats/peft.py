@@ -44,7 +44,7 @@ def write(trained: Trained, folder: Path) -> None:
     huggingface.check(section.model, trained.vocabularies, section.text)
     if _base(trained).vocabularies.target.tokens != trained.vocabularies.target.tokens:
         raise UserError(
-            f"{trained.folder}: other tokens than its base, which PEFT cannot load; export the whole model to huggingface"
+            f"{trained.folder}: tokens unlike its base's, which PEFT cannot load; export the whole model to huggingface"
         )
     own = load_file(trained.folder / ADAPTER)
     whole = huggingface.weights(trained.model)
