@@ -1,8 +1,8 @@
 """The command line `segue`. `segue/commands/` has a file for each command.
 
 Exit status: 0; 2 for a mistake of the user, with a message on standard error; 1 for a bug in Segue, with a traceback;
-128 + signal if SIGINT, SIGTERM or SIGUSR1 stopped a training that can be resumed; 75 if its watchdog stopped it, or if
-another rank failed.
+3 if `segue doctor` found something that speaks against training; 128 + signal if SIGINT, SIGTERM or SIGUSR1 stopped a
+training that can be resumed; 75 if its watchdog stopped it, or if another rank failed.
 """
 
 import argparse

@@ -1,6 +1,11 @@
 """Errors and warnings for users: a message of one line or a few, without a traceback."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from segue import progress
 
@@ -17,11 +22,37 @@ def missing_extra(package: str, extra: str) -> UserError:
     return UserError(f"this needs the package {package}: pip install 'segue[{extra}]'")
 
 
-def warn(message: str) -> None:
-    """Prints "warning: `message`" to standard error, so that standard output has only results; only on rank 0."""
-    if os.environ.get("RANK", "0") != "0":
-        return
-    progress.say(f"warning: {message}")
+class Warned(NamedTuple):
+    """A warning."""
+
+    message: str
+    about: "Problems | None" = None
+    """The problems that it sums up, if it does."""
+
+
+_gathered: list[list[Warned]] = []
+
+
+@contextmanager
+def gathered() -> Iterator[list[Warned]]:
+    """Inside, warnings are not printed, but appended to the list that it yields."""
+    found = list[Warned]()
+    _gathered.append(found)
+    try:
+        yield found
+    finally:
+        _gathered.remove(found)
+
+
+def warn(message: str, about: "Problems | None" = None) -> None:
+    """Prints "warning: `message`" to standard error, so that standard output has only results; only on rank 0.
+
+    `about` has the problems that the message sums up, for `gathered`.
+    """
+    if _gathered:
+        _gathered[-1].append(Warned(message, about))
+    elif os.environ.get("RANK", "0") == "0":
+        progress.say(f"warning: {message}")
 
 
 def note(message: str) -> None:
@@ -34,3 +65,65 @@ def some_of(problems: list[str], shown: int = 10) -> str:
     """The first `shown` problems, one per line, and the number of those left out."""
     more = [f"... and {len(problems) - shown} more"] if len(problems) > shown else []
     return "\n".join(problems[:shown] + more)
+
+
+MOST_KINDS = 40
+"""Kinds of problems that are told apart."""
+_FIRST = 10
+_ORIGIN = re.compile(r"^.*?:\d+: ")
+# Quoted texts, paths and file names, numbers.
+_PARTICULAR = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\S*/\S+|\b\S+\.\w{2,4}\b|\b\d[\d.,]*""")
+_REPEATED = re.compile(r"…(?:[ ,]*…)+")
+
+
+@dataclass
+class Kind:
+    """Problems that differ only in names and numbers."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+    """The first few."""
+
+
+class Problems:
+    """The problems of many lines or examples: all are counted, the first few are kept, so that memory is bounded."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        """The first few of all kinds."""
+        self.kinds: dict[str, Kind] = {}
+        """By what they have in common: their text without file, line, names and numbers."""
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, problem: str) -> None:
+        """Adds a problem, which begins with `file:line: ` if it has these."""
+        self._count += 1
+        if len(self.first) < _FIRST:
+            self.first.append(problem)
+        name = _REPEATED.sub("…", _PARTICULAR.sub("…", _ORIGIN.sub("", problem[:500], count=1)))
+        kind = self._kind(name)
+        kind.count += 1
+        if len(kind.first) < _FIRST:
+            kind.first.append(problem)
+
+    def merge(self, other: "Problems") -> None:
+        """Adds those of `other`."""
+        self._count += len(other)
+        self.first = [*self.first, *other.first][:_FIRST]
+        for name, new in other.kinds.items():
+            kind = self._kind(name)
+            kind.count += new.count
+            kind.first = [*kind.first, *new.first][:_FIRST]
+
+    def some(self, shown: int = _FIRST) -> str:
+        """The first `shown` problems, one per line, and the number of those left out."""
+        more = [f"... and {len(self) - shown} more"] if len(self) > shown else []
+        return "\n".join(self.first[:shown] + more)
+
+    def _kind(self, name: str) -> Kind:
+        if name not in self.kinds and len(self.kinds) >= MOST_KINDS:
+            name = "others"
+        return self.kinds.setdefault(name, Kind())

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from segue import progress, recipe, tasks
 from segue.data import automatic, manifests
@@ -50,7 +50,7 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
     """
     progress.show()
     with _told_once_a_machine():
-        section, module = _read(path, overrides)
+        section, module = read(path, overrides)
         manifests.check(section.data)  # first: if manifests are missing, differences from the run do not matter
     with (
         parallel.joined(section.engine.device) as world,
@@ -64,7 +64,7 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
         with _told_once_a_machine():
             section, own, source = _data(section, module, run, world)
             task = module.build_task(section, own)
-        if _waits_for_budget(section, source):
+        if waits_for_budget(section, source):
             watchdog.note("tries budgets" if world.is_first else WAITS)
             found = world.first(lambda: _largest_budget(section, source, task, run, watchdog))
             section, source = _with_budget(section, source, found)
@@ -74,8 +74,8 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
             _say_what_was_open(asked, section)
         with _told_once_a_machine():
             operations = _operations_per_amount(section, module)
-            begin = starting.begin(section, module, run, world) if is_new else None
-            trainer = _trainer(section, source, task, run, world, watchdog, operations, loggers, begin)
+            start = starting.begin(section, module, run, world) if is_new else None
+            trainer = _trainer(section, source, task, run, world, watchdog, operations, loggers, start)
         world.first(lambda: _keep(run, section))  # last, once nothing else can fail
         return trainer.train()
 
@@ -84,7 +84,7 @@ def num_processes(path: Path, overrides: Sequence[str] = ()) -> int:
     """Number of processes to start on this machine: one for each GPU that the recipe can use; 1 under torchrun."""
     if "WORLD_SIZE" in os.environ:
         return 1
-    section, _ = _read(path, overrides)
+    section, _ = read(path, overrides)
     engine = section.engine
     if engine.device not in ("auto", "cuda") or not torch.cuda.is_available():
         return 1
@@ -102,6 +102,41 @@ def num_processes(path: Path, overrides: Sequence[str] = ()) -> int:
     return used * int(engine.tensor_parallel)
 
 
+class Begun(NamedTuple):
+    """What a training begins with, on one device and without a run that is kept."""
+
+    section: Any
+    """The recipe, with what it leaves to the data."""
+    module: ModuleType
+    own: Any
+    """The data that scores are of."""
+    source: Any
+    """These, with what is rehearsed."""
+    run: Path
+    """Folder of tokenizers."""
+
+    def with_budget(self, budget: float) -> Self:
+        """The same with this budget per micro-batch."""
+        section, source = _with_budget(self.section, self.source, budget)
+        return self._replace(section=section, source=source)
+
+
+def begin(section: Any, module: ModuleType, run: Path) -> Begun:
+    """Prepares the data of a recipe in an empty folder. Raises a UserError for mistakes in the recipe or the data."""
+    section = starting.adopted(section, module, run)
+    section, own, source = _data(section, module, run, ALONE)
+    return Begun(section, module, own, source, run)
+
+
+def trial(begun: Begun) -> Trainer:
+    """A trainer for trial steps, whose budget is a number."""
+    section = _with_steps(begun.section, begun.source)
+    section = section.model_copy(update={"engine": _on_one_device(section.engine)})
+    task = begun.module.build_task(section, begun.own)
+    start = starting.begin(section, begun.module, begun.run, ALONE)
+    return _trainer(section, begun.source, task, begun.run, ALONE, begin=start)
+
+
 def learning_rates(
     path: Path, overrides: Sequence[str] = (), *, smallest: float = 1e-6, largest: float = 1.0, num_steps: int = 100
 ) -> tuple[list[trials.Rate], float]:
@@ -109,19 +144,13 @@ def learning_rates(
 
     Raises a UserError if the loss is never finite.
     """
-    section, module = _read(path, overrides)
+    section, module = read(path, overrides)
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder)
-        section = starting.adopted(section, module, run)
-        section, own, source = _data(section, module, run, ALONE)
-        task = module.build_task(section, own)
-        if _waits_for_budget(section, source):
-            found = _largest_budget(section, source, task, run)
-            section, source = _with_budget(section, source, found)
-        section = _with_steps(section, source)
-        section = section.model_copy(update={"engine": _on_one_device(section.engine)})
-        trainer = _trainer(section, source, task, run, ALONE, begin=starting.begin(section, module, run, ALONE))
-        rates = list(trials.learning_rates(trainer, smallest, largest, num_steps))
+        begun = begin(section, module, Path(folder))
+        if waits_for_budget(begun.section, begun.source):
+            task = module.build_task(begun.section, begun.own)
+            begun = begun.with_budget(_largest_budget(begun.section, begun.source, task, begun.run))
+        rates = list(trials.learning_rates(trial(begun), smallest, largest, num_steps))
     if not rates:
         raise UserError(f"{path}: the loss is not finite even at a learning rate of {smallest:g}")
     return rates, trials.suggested(rates)
@@ -133,7 +162,7 @@ def take_again(path: Path, overrides: Sequence[str] = ()) -> Iterator[replay.Fin
     run = path.parent
     if not (run / RECIPE).is_file():
         raise UserError(f"{path}: no {RECIPE} next to it; a replay file is read in its run directory")
-    section, module = _read(run / RECIPE, overrides)
+    section, module = read(run / RECIPE, overrides)
     section, own, source = _data(section, module, run, ALONE)
     task = module.build_task(section, own)
     return replay.take_again(task, source, section.engine, section.batch.micro_batches, section.seed, path)
@@ -150,8 +179,8 @@ def _told_once_a_machine() -> Iterator[None]:
         raise
 
 
-def _read(path: Path, overrides: Sequence[str]) -> tuple[Any, ModuleType]:
-    """The recipe, and the module of its task."""
+def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Any, ModuleType]:
+    """The recipe, and the module of its task. Raises a UserError for mistakes in it."""
     draft = recipe.read(path, overrides)
     module = tasks.module_of(draft)
     return recipe.validate(draft, module.Recipe), module
@@ -208,7 +237,8 @@ def _on_one_device(engine: Any) -> Any:
     return engine.model_copy(update={"data_parallel": None, "shard": None, "tensor_parallel": 1, "offload": False})
 
 
-def _waits_for_budget(section: Any, source: Any) -> bool:
+def waits_for_budget(section: Any, source: Any) -> bool:
+    """Whether the budget of a micro-batch is to be found by trial steps."""
     return getattr(section.batch, source.unit) == recipe.AUTO  # type: ignore[no-any-return]
 
 

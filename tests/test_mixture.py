@@ -61,7 +61,7 @@ REHEARSED = ('data.rehearsal=["test.jsonl"]', "data.rehearsal_share=0.25", "batc
 
 
 def test_rehearsed_examples_are_read_from_their_manifest(reversal_recipe: Path, tmp_path: Path) -> None:
-    section, _ = training._read(reversal_recipe, REHEARSED)
+    section, _ = training.read(reversal_recipe, REHEARSED)
     section, _, source = training._data(section, translation, tmp_path, ALONE)
     plan = source.plan("train")
     for number in range(24):

@@ -6,6 +6,7 @@ Modules import what they need inside `run`, since `segue --help` imports all com
 COMMANDS = (
     "quickstart",
     "prepare",
+    "doctor",
     "estimate",
     "train",
     "merge",

@@ -38,6 +38,8 @@ MOST_VALUES = 1 << 24
 """Largest number of values in a block, over all channels."""
 NO_COUNT = 1 << 48
 """libsndfile reports an unknown number of samples as a count of at least this."""
+USUAL_RATE_HZ = 16000
+"""There is little speech above half of this rate."""
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 1_000_000
 
 

@@ -18,12 +18,28 @@ from segue.data.text import seen
 from segue.errors import UserError
 from segue.files import is_file
 
+_RECORDINGS = "recordings with their texts (audio_filepath, duration, text)"
+_PAIRS = "pairs of texts (source, target)"
+_SOUNDS = "recordings with classes (audio_filepath, duration, label)"
+_TEXTS = "texts with classes (text, label)"
+CONTENTS = {
+    _PAIRS: ("source", "target"),
+    _SOUNDS: ("audio_filepath", "label"),
+    _RECORDINGS: ("audio_filepath", "text"),
+    _TEXTS: ("text", "label"),
+    "recordings alone (audio_filepath)": ("audio_filepath",),
+    "texts alone (text)": ("text",),
+}
+"""What a manifest may hold -> keys from which it is recognized, the most special first."""
+
 
 class Example(Protocol):
     """One line of a manifest, of any kind."""
 
     repeats: ClassVar[str]
     """The key that lines without an `id` have in common if their default ids are equal; "" if these always differ."""
+    contents: ClassVar[tuple[str, ...]]
+    """What manifests of this kind hold: some of CONTENTS."""
 
     @property
     def id(self) -> str:
@@ -57,6 +73,7 @@ class Utterance:
     """One line of a speech manifest."""
 
     repeats: ClassVar[str] = "audio"
+    contents: ClassVar[tuple[str, ...]] = (_RECORDINGS,)
 
     id: str
     """The line's `id`, or its audio path as written (with `@offset` where it has one)."""
@@ -165,6 +182,7 @@ class Pair:
     """One line of a manifest of text pairs; neither text is blank."""
 
     repeats: ClassVar[str] = ""
+    contents: ClassVar[tuple[str, ...]] = (_PAIRS,)
 
     id: str
     """The line's `id`, or FILE_NAME:LINE."""
@@ -223,6 +241,7 @@ class Labeled:
     """One line of a manifest for classification: a recording or a text, and its class."""
 
     repeats: ClassVar[str] = "audio"
+    contents: ClassVar[tuple[str, ...]] = (_SOUNDS, _TEXTS)
 
     id: str
     """The line's `id`; or its audio path, as for utterances; or FILE_NAME:LINE."""
@@ -279,6 +298,23 @@ class Labeled:
             line = self.sound.line(folder)
             return {"label" if key == "text" else key: value for key, value in line.items()}
         return {**({"id": self.id} if self.has_id else {}), "text": self.text, "label": self.label}
+
+
+def content_of(values: dict[str, Any]) -> str | None:
+    """Which of CONTENTS a line with these values is; None: unknown."""
+    return next((name for name, keys in CONTENTS.items() if all(key in values for key in keys)), None)
+
+
+def other_content(kind: type[Example], values: dict[str, Any]) -> str | None:
+    """Which of CONTENTS a line with these values is, if it cannot be an example of `kind`."""
+    if any(all(key in values for key in CONTENTS[name]) for name in kind.contents):
+        return None
+    return content_of(values)
+
+
+def kind_of(content: str) -> "type[Utterance | Pair | Labeled] | None":
+    """The kind of examples with such contents; None if there is none."""
+    return next((kind for kind in (Utterance, Pair, Labeled) if content in kind.contents), None)
 
 
 def sound_of(example: Utterance | Pair | Labeled) -> Utterance | None:

@@ -7,8 +7,9 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from zlib import crc32
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segue.data.encodings import decode, is_wide
-from segue.data.examples import Example
-from segue.errors import UserError, some_of, warn
+from segue.data.examples import Example, other_content
+from segue.errors import Problems, UserError, warn
 from segue.files import replacing
 from segue.progress import progress
 from segue.recipe import Section
 
 E = TypeVar("E", bound=Example)
+
+_LINES_OF_KIND = 20  # from which the kind of a manifest is seen
 
 
 class ManifestsSection(Section):
@@ -54,18 +57,22 @@ class Manifest(Sequence[E]):
     """
 
     def __init__(self, kind: type[E], paths: Sequence[Path], *, skip_bad: bool = False) -> None:
-        """Reads `paths` in order. Bad lines raise a UserError that lists them, or with `skip_bad` are left out."""
+        """Reads `paths` in order. Bad lines raise a UserError that lists them, or with `skip_bad` are left out.
+
+        Raises a UserError of one line if a manifest is of another kind.
+        """
         self.kind = kind
         self.paths = [Path(path) for path in paths]
         self.skip_bad = skip_bad
         self._contents: list[bytes] = []
         self.num_skipped = 0
-        places, sizes, problems = array("q"), array("d"), list[str]()
+        places, sizes, problems = array("q"), array("d"), Problems()
         seen: dict[int, tuple[int, int]] = {}
         num_repeated = 0
         for file_number, path in enumerate(self.paths):
             content = _read(path)
             self._contents.append(content)
+            _refuse_another_kind(kind, content, path)
             megabytes = len(content) / 1e6
             lines = progress(
                 _lines(content), f"checks {path.name}", megabytes, "MB", lambda line: (line[2] - line[1]) / 1e6
@@ -74,7 +81,7 @@ class Manifest(Sequence[E]):
                 try:
                     example = _parse(kind, content[start:end], path, line_number)
                 except UserError as problem:
-                    problems.append(str(problem))
+                    problems.add(str(problem))
                     continue
                 # Default ids that cannot repeat need no entry in this dict.
                 if example.has_id or kind.repeats:
@@ -83,15 +90,15 @@ class Manifest(Sequence[E]):
                         num_repeated += 1
                         if example.has_id:
                             where = f"{self.paths[earlier[0]]}:{earlier[1]}"
-                            problems.append(f"{example.origin}: id: {example.id!r} is already in {where}")
+                            problems.add(f"{example.origin}: id: {example.id!r} is already in {where}")
                             continue
                 places.extend((file_number, line_number, start, end))
                 sizes.append(example.size)
         if problems and not skip_bad:
-            raise UserError(some_of(problems) + "\n(--skip-bad leaves such lines out and counts them)")
+            raise UserError(problems.some() + "\n(--skip-bad leaves such lines out and counts them)")
         if problems:
             self.num_skipped = len(problems)
-            warn(f"{len(problems)} bad manifest lines left out:\n{some_of(problems, 3)}")
+            warn(f"{len(problems)} bad manifest lines left out:\n{problems.some(3)}", problems)
         if num_repeated and not problems:
             warn(f"{num_repeated} lines of {', '.join(map(str, self.paths))} repeat {kind.repeats} of an earlier line")
         if not sizes:
@@ -128,6 +135,26 @@ class Manifest(Sequence[E]):
         other.num_skipped = 0
         other._places, other.sizes = self._places[indices], self.sizes[indices]
         return other
+
+
+def first_values(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects among the first lines of a manifest. Raises a UserError if it is no manifest at all."""
+    return _first_values(_read(path), path)
+
+
+def _first_values(content: bytes, path: Path) -> list[dict[str, Any]]:
+    found = list[dict[str, Any]]()
+    for number, start, end in islice(_lines(content), _LINES_OF_KIND):
+        with suppress(UserError):
+            found.append(_values(content[start:end], f"{path}:{number}"))
+    return found
+
+
+def _refuse_another_kind(kind: type[Example], content: bytes, path: Path) -> None:
+    """Raises a UserError if the first lines are all examples of one other kind: thousands would say the same."""
+    others = {other_content(kind, values) for values in _first_values(content, path)}
+    if len(others) == 1 and (other := others.pop()) is not None:
+        raise UserError(f"{path}: {other}, where {' or '.join(kind.contents)} are needed")
 
 
 def parse_manifest(path: Path, kind: type[E]) -> Iterator[E | UserError]:

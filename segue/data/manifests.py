@@ -73,6 +73,12 @@ def training_paths(data: ManifestsSection) -> list[Path]:
     return [Path(data.root) / name for name in data.train]
 
 
+def paths_of_test(data: ManifestsSection) -> list[Path]:
+    """Paths of the test manifests in the folder of the training manifests."""
+    root = Path(data.root)
+    return sorted(root.glob("test*.jsonl")) + sorted(root.glob("test*.jsonl.gz"))
+
+
 def rehearsal_of(data: S) -> S:
     """The section of the data that are rehearsed."""
     return data.model_copy(update={"train": data.rehearsal, "rehearsal": ()})

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 
 from segue.data import audio
+from segue.data.audio import USUAL_RATE_HZ
 from segue.data.augmentation import Augmentation, AugmentationSection, FeatureAugmentation, Joining
 from segue.data.examples import Utterance
 from segue.data.features import FeatureTensors, stacked
 from segue.data.front_ends import FeaturesSection
 from segue.data.source import Lengths
 from segue.errors import warn
-
-USUAL_RATE_HZ = 16000
-"""There is little speech above half of this rate."""
 
 
 class ReadSound(NamedTuple):

@@ -5,6 +5,7 @@ A task implements a `Reader` for its examples: which ones are unusable, how long
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
@@ -17,7 +18,7 @@ from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Example
 from segue.data.manifest import Manifest
 from segue.data.manifests import Split
-from segue.errors import SKIP_BAD, UserError, some_of, warn
+from segue.errors import SKIP_BAD, Problems, UserError, warn
 from segue.progress import progress
 
 Lengths = NDArray[np.float64]
@@ -39,6 +40,17 @@ class Finding(NamedTuple):
     """False if the recipe itself leaves the example out."""
 
 
+class Seen(NamedTuple):
+    """A text of an example, as it is written and as the model sees it."""
+
+    key: str
+    """Its key in the manifest."""
+    written: str
+    normalized: str
+    tokenizer: Any
+    """The `Tokenizer` that encodes it."""
+
+
 class Reader(Protocol[E, X, B_co]):
     """How a task reads its examples."""
 
@@ -56,6 +68,10 @@ class Reader(Protocol[E, X, B_co]):
 
     def examine(self, split: Split, examples: Iterable[E]) -> Iterator[float | Finding]:
         """The length of each example, in order, or why it is not used."""
+        ...
+
+    def seen(self, example: E) -> Sequence[Seen]:
+        """The texts of an example that the model reads or writes."""
         ...
 
     def advice(self) -> Sequence[str]:
@@ -102,48 +118,53 @@ class ManifestSource(Generic[E, X, B]):
         """
         self.reader, self.manifests, self.unit = reader, manifests, reader.unit
         self._budget, self._buckets, self._seed, self._skip_bad = budget, buckets, seed, skip_bad
-        self.findings: dict[Split, dict[int, Finding]] = {}
-        """By position in the manifest."""
+        self.mistakes: dict[Split, Problems] = {}
+        """Why examples cannot be used."""
+        self.left_out: dict[Split, Counter[str]] = {}
+        """Why, and how often, the recipe itself leaves examples out."""
         self._lengths: dict[Split, Lengths] = {}
         for split, manifest in manifests.items():
-            usable, found = array("d"), dict[int, Finding]()
+            usable, unused = array("d"), array("q")
+            self.mistakes[split], self.left_out[split] = Problems(), Counter()
             examined = reader.examine(split, progress(manifest, reader.examining, unit=reader.noun))
             for index, each in enumerate(examined):
-                if isinstance(each, Finding):
-                    found[index] = each
-                else:
+                if not isinstance(each, Finding):
                     usable.append(each)
+                    continue
+                unused.append(index)
+                if each.is_mistake:
+                    self.mistakes[split].add(each.problem)
+                else:
+                    self.left_out[split][each.problem] += 1
             lengths = np.array(usable, np.float64)
-            manifest.without(found)
-            self.findings[split] = found
+            manifest.without(unused)
             self._lengths[split] = reader.arrange(split, manifest, lengths) if len(lengths) else lengths
         self._plans: dict[Split, BatchPlan] = {}
 
     def check(self) -> None:
         """Raises a UserError for bad examples, or with `skip_bad` warns about them; also warns about those left out."""
         for split, manifest in self.manifests.items():
-            found = self.findings[split].values()
-            mistakes = [each.problem for each in found if each.is_mistake]
+            mistakes = self.mistakes[split]
             if mistakes and not self._skip_bad:
-                raise UserError("\n".join([some_of(mistakes), *self.reader.advice(), SKIP_BAD]))
+                raise UserError("\n".join([mistakes.some(), *self.reader.advice(), SKIP_BAD]))
             if mistakes:
-                warn(f"{len(mistakes)} unusable examples left out:\n{some_of(mistakes, 3)}")
-            others = [each.problem for each in found if not each.is_mistake]
-            for problem in dict.fromkeys(others):
-                warn(f"{others.count(problem)} {self.reader.noun} {problem} left out")
+                warn(f"{len(mistakes)} unusable examples left out:\n{mistakes.some(3)}", mistakes)
+            for problem, count in self.left_out[split].items():
+                warn(f"{count} {self.reader.noun} {problem} left out")
             if not len(manifest):
                 raise UserError(f"{', '.join(map(str, manifest.paths))}: no usable example")
         for split in self.manifests:
             self.plan(split)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "findings": {}}  # loader processes need none
 
     def plan(self, split: Split) -> BatchPlan:
         """Training data in buckets, shuffled; development data sorted by length."""
         if split not in self._plans:
             self._plans[split] = self._planned(split)
         return self._plans[split]
+
+    def lengths(self, split: Split) -> Lengths:
+        """Length of each item of a split."""
+        return self._lengths[split]
 
     def budgets(self) -> tuple[float, float]:
         """The longest training example's length; and that times the number of examples."""

@@ -121,13 +121,12 @@ def _warn_of_unfinished(run: Path, steps: int) -> None:
 
 def _examples(kind: type[Any], data: ManifestsSection, skip_bad: bool) -> Manifest[Any]:
     """The examples of the model's test manifests, or else its development examples. Raises a UserError without any."""
-    root = Path(data.root)
-    paths = sorted(root.glob("test*.jsonl")) + sorted(root.glob("test*.jsonl.gz"))
+    paths = manifests.paths_of_test(data)
     found = Manifest(kind, paths, skip_bad=skip_bad) if paths else manifests.dev(kind, data, skip_bad)
     if found is None:
         raise UserError(
-            f"no examples to compare on: neither test*.jsonl nor {manifests.dev_name(data)} in {root} (data.root of "
-            "the model's recipe); give --examples MANIFEST"
+            f"no examples to compare on: neither test*.jsonl nor {manifests.dev_name(data)} in {data.root} (data.root "
+            "of the model's recipe); give --examples MANIFEST"
         )
     return found
 

@@ -85,11 +85,17 @@ def estimate(
     draft = recipe.read(path, overrides)
     task = module_of(draft)
     section: Any = recipe.validate(draft, task.Recipe)
+    return estimated(section, task, devices, memory_gb, operations_per_second)
+
+
+def estimated(
+    section: Any, task: ModuleType, devices: int, memory_gb: float, operations_per_second: float | None = None
+) -> Any:
+    """The same for a recipe of the task in this module."""
     from segue.engine.planning import estimate as engine  # imports torch
 
-    sketch = task.sketch(section)
     return engine.estimate(
-        sketch,
+        task.sketch(section),
         section.engine,
         section.batch.micro_batches,
         devices=devices,

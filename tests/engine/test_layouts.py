@@ -123,7 +123,7 @@ def test_ranks_without_good_examples_stay_in_step(
     lines = (data / "train.jsonl").read_text().splitlines(keepends=True)[:12]
     (data / "train.jsonl").write_text("".join(lines))
     overrides = [f"data.root={data}", "data.skip_bad=true", "augmentation.joined_utterances=1", "batch.seconds=0.6"]
-    section, module = training._read(tiny_recipe, [*overrides, "batch.micro_batches=4"])
+    section, module = training.read(tiny_recipe, [*overrides, "batch.micro_batches=4"])
     plan = module.build_source(section, tmp_path / "plan", ALONE)[1].plan("train")
     (bad,) = plan.micro_batch(1).indices  # the first of the second rank
     (data / json.loads(lines[bad])["audio_filepath"]).write_text("no audio")

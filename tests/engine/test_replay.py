@@ -21,7 +21,7 @@ DROPOUT = ("model.dropout=0.2", "model.attention_dropout=0.1", "batch.tokens=40"
 
 
 def built(path: Path, run: Path, *overrides: str) -> Trainer:
-    section, module = training._read(path, ("engine.log_every=1", "engine.average_count=0", *overrides))
+    section, module = training.read(path, ("engine.log_every=1", "engine.average_count=0", *overrides))
     run.mkdir()
     (run / "recipe.toml").write_text(recipe.dump(section))
     section, source = module.build_source(section, run, ALONE)

@@ -39,7 +39,7 @@ BRIEF = ("search.longest_factor=0.1", "search.longest_extra=1", "batch.tokens=10
 
 
 def built(recipe: Path, run: Path, *overrides: str) -> Trainer:
-    section, module = training._read(recipe, overrides)
+    section, module = training.read(recipe, overrides)
     run.mkdir(exist_ok=True)
     section, source = module.build_source(section, run, ALONE)
     trainer = training._trainer(section, source, module.build_task(section, source), run, ALONE)

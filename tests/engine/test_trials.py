@@ -38,7 +38,7 @@ class Memory:
         self.size, self.for_each, self.peak = size, for_each, used
         self.tried: list[float] = []
         patch.setattr(trials, "_peak_bytes", lambda device: self.peak)
-        patch.setattr(trials, "_free_bytes", lambda device: size - used)
+        patch.setattr(trials, "free_bytes", lambda device: size - used)
 
     def take(self, budget: float) -> None:
         self.tried.append(budget)
@@ -120,9 +120,9 @@ def test_limits_of_all_parent_cgroups_count(tmp_path: Path) -> None:
 
 def test_ranks_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "_allowances", lambda: [(1e6, 2e5)])  # what is free changes while others run
-    assert trials._free_bytes(CPU) == 8e5
+    assert trials.free_bytes(CPU) == 8e5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert trials._free_bytes(CPU) == 2e5
+    assert trials.free_bytes(CPU) == 2e5
 
 
 def test_trials_free_their_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_auto_batches_stay_the_same_on_resume(
     assert peak is not None
     assert peak < memory + 0.5
     assert capsys.readouterr().err.count(" fits in memory; an epoch has ") == 1
-    section, module = training._read(run / "recipe.toml", ())
+    section, module = training.read(run / "recipe.toml", ())
     budget = getattr(section.batch, key)
     most = module.build_source(section, run, ALONE)[1].budgets()[1]
     assert most <= budget < most + 0.01  # all of this corpus in one micro-batch
@@ -201,7 +201,7 @@ def test_auto_batches_stay_the_same_on_resume(
     resumed = load_file(run / "model" / "model.safetensors")
     assert resumed.keys() == model.keys()
     assert all(torch.equal(resumed[name], tensor) for name, tensor in model.items())
-    assert getattr(training._read(run / "recipe.toml", ())[0].batch, key) == budget
+    assert getattr(training.read(run / "recipe.toml", ())[0].batch, key) == budget
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_auto_that_cannot_work_is_one_clear_line(
     overrides: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setattr(trials, "_free_bytes", lambda device: -1.0)
+    monkeypatch.setattr(trials, "free_bytes", lambda device: -1.0)
     assert main(["train", str(tiny_recipe), "--out", str(tmp_path / "run"), "batch.seconds=auto", *overrides]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -86,7 +86,7 @@ def largest_budget(smallest: float, largest: float, take: Callable[[float], None
     """
     gc.collect()  # what is freed later would count against what a step takes
     environment.forget_peak_memory(device)
-    limit = _free_bytes(device) * MEMORY_SHARE
+    limit = free_bytes(device) * MEMORY_SHARE
     budget, fitting, before = smallest, 0.0, _peak_bytes(device)
     with old_objects_aside():
         while True:
@@ -132,7 +132,8 @@ def _allowances(
                     yield float(most.read_text(encoding="ascii")), float(used.read_text(encoding="ascii"))
 
 
-def _free_bytes(device: torch.device) -> float:
+def free_bytes(device: torch.device) -> float:
+    """Memory that this process could still take. Raises a UserError where it cannot be measured."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     free = 0.0

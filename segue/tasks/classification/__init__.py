@@ -8,6 +8,7 @@ Shape letters: B batch, S samples or tokens, C classes.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,6 +195,8 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Labe
     """
     data = world.first(lambda: manifests.resolved(section.data))
     splits = manifests.splits(Labeled, data)
+    for manifest in splits:
+        _refuse_other_inputs(section, manifest)
     classes = learned_classes(splits.train) if section.classes == "auto" else section.classes
     amount, much = (seconds_in(splits.train), MUCH_SECONDS) if section.is_of_sounds else (len(splits.train), MANY_TEXTS)
     update: dict[str, Any] = {
@@ -220,6 +223,17 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Labe
     if isinstance(source.reader, SoundReader):
         sounds.say_rates(source.reader.sounds.rates, source.reader.sounds.sample_rate_hz)
     return section, source
+
+
+def _refuse_other_inputs(section: Recipe, examples: Manifest[Labeled]) -> None:
+    """Raises a UserError if the first examples are all of the other kind of input: each would be reported."""
+    if all((each.sound is not None) != section.is_of_sounds for each in islice(examples, 20)):
+        sounds, texts = Labeled.contents
+        found, needed = (texts, sounds) if section.is_of_sounds else (sounds, texts)
+        raise UserError(
+            f"{', '.join(map(str, examples.paths))}: {found}, where {needed} are needed: model.kind "
+            f"{section.model.kind} classifies {'sounds' if section.is_of_sounds else 'texts'} (segue recipes list)"
+        )
 
 
 def learned_classes(train: Manifest[Labeled]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from segue.data.examples import Labeled
 from segue.data.manifest import Manifest
 from segue.data.manifests import Split
 from segue.data.sounds import ReadSound, SoundBatch, Sounds
-from segue.data.source import Finding, Lengths, ManifestSource
+from segue.data.source import Finding, Lengths, ManifestSource, Seen
 from segue.data.text import normalize
 from segue.data.tokenizer import Tokenizer
 from segue.engine.loading import holding
@@ -93,6 +93,11 @@ class SoundReader:
                 except UserError as error:
                     yield Finding(str(error))
 
+    def seen(self, example: Labeled) -> Sequence[Seen]:
+        """None: sounds have no texts."""
+        del example
+        return ()
+
     def advice(self) -> Sequence[str]:
         """None: problems of sounds have no common remedy."""
         return ()
@@ -154,6 +159,10 @@ class TextReader:
                     yield Finding(mistake)
                 else:
                     yield too_long if split == "train" and count > longest else count
+
+    def seen(self, example: Labeled) -> list[Seen]:
+        """The text."""
+        return [Seen("text", example.text, normalize(example.text, self.recipe.rule), self.tokenizer)]
 
     def advice(self) -> Sequence[str]:
         """None: problems of texts have no common remedy."""

@@ -16,7 +16,7 @@ from segue.data.features import FeatureTensors
 from segue.data.manifest import Manifest
 from segue.data.manifests import Split
 from segue.data.sounds import ReadSound, Sounds, padded
-from segue.data.source import Finding, Lengths, ManifestSource
+from segue.data.source import Finding, Lengths, ManifestSource, Seen
 from segue.data.text import normalize
 from segue.data.tokenizer import CharactersSection, Tokenizer
 from segue.engine.loading import holding
@@ -81,7 +81,7 @@ class UtteranceReader:
                 if longest is not None and utterance.seconds > longest:
                     yield too_long
                     continue
-                text = normalize(utterance.text, self.recipe.text, utterance.language)
+                [(_, _, text, _)] = self.seen(utterance)
                 self._strange.update(dict.fromkeys(self._unknown_characters(text)))
                 problem = self._problem(utterance, text)
             try:
@@ -91,6 +91,11 @@ class UtteranceReader:
                 yield utterance.seconds
             except UserError as mistake:
                 yield Finding(str(mistake))
+
+    def seen(self, example: Utterance) -> list[Seen]:
+        """The transcript."""
+        text = normalize(example.text, self.recipe.text, example.language)
+        return [Seen("text", example.text, text, self.tokenizer)]
 
     def advice(self) -> list[str]:
         """Recipe lines that include the characters of all training texts in the alphabet."""

@@ -16,7 +16,7 @@ from segue.data import batching
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest
 from segue.data.manifests import Split
-from segue.data.source import Finding, Lengths, ManifestSource
+from segue.data.source import Finding, Lengths, ManifestSource, Seen
 from segue.data.subwords import RandomCuts
 from segue.data.text import normalize
 from segue.data.vocabularies import PADDING, Vocabularies
@@ -93,6 +93,15 @@ class PairReader:
                 else:
                     # One more on each side for the end token, and one for a language token before the source.
                     yield max(source + 1 + (len(vocabularies.languages) > 1), target + 1)
+
+    def seen(self, example: Pair) -> list[Seen]:
+        """Both sides."""
+        source, target = self._normalized(example)
+        sides = self.vocabularies
+        return [
+            Seen("source", example.source, source, sides.source),
+            Seen("target", example.target, target, sides.target),
+        ]
 
     def advice(self) -> Sequence[str]:
         """None: problems of pairs have no common remedy."""

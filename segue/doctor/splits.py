@@ -1,0 +1,202 @@
+"""Do development and test data say what they should? Examples, sounds and speakers that several splits share."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.data.examples import Labeled, Pair, Utterance
+from segue.diagnosis import NUM_SAMPLES, Sample, Symptom
+from segue.doctor.audio import SoundCheck
+from segue.doctor.looking import Split, names, text_of
+from segue.doctor.texts import TextCheck
+
+SHARED_TEXTS = 0.01
+"""Share of a split's texts that are also in the training data from which it is a warning."""
+MOST_SPEAKERS = 100_000
+
+Hashes = NDArray[np.uint64]
+
+
+class SpeakerCheck:
+    """Counts the speakers of all splits."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {}
+
+    def look(self, indices: Sequence[int], examples: Sequence[Any]) -> Counter[str]:
+        """Examples by speaker."""
+        del indices
+        speakers = (getattr(each, "speaker", None) for each in examples)
+        return Counter(each for each in speakers if each is not None)
+
+    def gather(self, split: Split, seen: Counter[str]) -> None:
+        """Adds what was seen in a chunk."""
+        counts = self.counts.setdefault(split.name, Counter())
+        if len(counts) < MOST_SPEAKERS:
+            counts.update(seen)
+
+    def symptoms(self) -> Iterator[Symptom]:
+        """Speakers who are in the training data and in others."""
+        train = self.counts.get("train", Counter())
+        for split, counts in self.counts.items():
+            shared = {name: count for name, count in counts.items() if name in train}
+            if split == "train" or not shared:
+                continue
+            is_all = len(shared) == len(counts)
+            yield Symptom(
+                "note" if is_all else "warning",
+                "splits",
+                f"{'all' if is_all else len(shared)} of {len(counts)} speakers in {split} are also in train: "
+                f"{names(shared)}",
+                f"scores on {split} are those of known voices"
+                + ("" if is_all else "; move these speakers to one side, if new voices should be recognized"),
+                sum(shared.values()),
+                counts.total(),
+            )
+
+
+def symptoms(splits: Sequence[Split], texts: TextCheck, sounds: SoundCheck) -> Iterator[Symptom]:
+    """Duplicates inside of splits, and what several splits share."""
+    by_name = {split.name: split for split in splits}
+    for split in splits:
+        yield from _repeated(split, texts.of(split.name), sounds)
+    train = by_name.get("train", splits[0])
+    for split in splits:
+        if split is not train:
+            yield from _shared_sounds(train, split, sounds)
+            yield from _shared_texts(train, split, texts)
+    held_out = [split for split in splits if split is not train]
+    for number, first in enumerate(held_out):
+        for second in held_out[number + 1 :]:
+            yield from _shared_sounds(first, second, sounds)
+
+
+def _places(all_of: Hashes, wanted: Hashes) -> list[int]:
+    """Place of the first row with each wanted hash."""
+    order = np.argsort(all_of, kind="stable")
+    found = np.searchsorted(all_of, wanted, sorter=order)
+    return [int(place) for place in order[found]]
+
+
+def _shared_sounds(first: Split, second: Split, sounds: SoundCheck) -> Iterator[Symptom]:
+    a, b = sounds.of(first.name), sounds.of(second.name)
+    is_shared = np.isin(b["sound"], a["sound"])
+    if not is_shared.any():
+        return
+    shown = b[is_shared][:NUM_SAMPLES]
+    twins = a[_places(a["sound"], shown["sound"])]
+    samples = []
+    for twin, row in zip(twins, shown, strict=True):
+        example = second.examples[int(row["index"])]
+        samples.append(Sample(example.origin, f"as {first.examples[int(twin['index'])].origin}: {text_of(example)}"))
+    yield Symptom(
+        "error",
+        "splits",
+        f"the same recordings are in {first.name} and {second.name}: scores on {second.name} are too good",
+        f"remove them from {first.name} or {second.name}; `segue prepare` keeps speakers and files apart",
+        int(is_shared.sum()),
+        len(b),
+        samples,
+    )
+
+
+def _shared_texts(train: Split, split: Split, texts: TextCheck) -> Iterator[Symptom]:
+    """Texts that are also in the training data, unless texts repeat as often inside of these: digits, commands."""
+    a, b = texts.of(train.name), texts.of(split.name)
+    if _is_of_sound_alone(split):
+        return
+    is_shared = np.isin(b[:, 0], a[:, 0])
+    count = int(is_shared.sum())
+    if not count:
+        return
+    _, times = np.unique(a[:, 0], return_counts=True)
+    usual = float(times[times > 1].sum()) / len(a)
+    share = count / len(b)
+    is_strange = share >= SHARED_TEXTS and share > 2 * usual
+    side = "sources" if isinstance(split.examples[0], Pair) else "texts"
+    shown = np.flatnonzero(is_shared)[:NUM_SAMPLES].tolist()
+    twins = _places(a[:, 0], b[shown, 0])
+    samples = []
+    for twin, place in zip(twins, shown, strict=True):
+        example = split.examples[place]
+        samples.append(Sample(example.origin, f"as {train.examples[twin].origin}: {text_of(example)}"))
+    yield Symptom(
+        "warning" if is_strange else "note",
+        "splits",
+        f"{share:.1%} of the {side} in {split.name} are also in {train.name}"
+        + ("" if is_strange else f" ({usual:.1%} are there more than once)"),
+        f"remove them from {train.name}, or scores on {split.name} are too good" if is_strange else "",
+        count,
+        len(b),
+        samples,
+    )
+
+
+def _is_of_sound_alone(split: Split) -> bool:
+    first = split.examples[0]
+    return isinstance(first, Labeled) and first.sound is not None
+
+
+def _repeated(split: Split, rows: Hashes, sounds: SoundCheck) -> Iterator[Symptom]:
+    """Examples of a split that are there more than once, or contradict each other."""
+    first = split.examples[0]
+    table = sounds.of(split.name)
+    if len(table):
+        _, inverse, counts = np.unique(table["sound"], return_inverse=True, return_counts=True)
+        repeated = table[counts[inverse] > 1]
+        by_sound: dict[int, list[int]] = {}
+        for row in repeated[:100_000]:
+            by_sound.setdefault(int(row["sound"]), []).append(int(row["index"]))
+        yield from _twice(split, "recordings", list(by_sound.values()), len(table), _answer)
+    if isinstance(first, Utterance) or _is_of_sound_alone(split):
+        return
+    # Pairs of the same source and another target are alternatives; texts of two classes contradict each other.
+    keys = rows[:, 0] if isinstance(first, Labeled) else rows[:, 0] ^ (rows[:, 1] * np.uint64(0x9E3779B97F4A7C15))
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order], prepend=keys[order][:1] + np.uint64(1)))
+    groups = [part.tolist() for part in np.split(order, starts[1:])] if len(starts) < len(keys) else []
+    many = [group for group in groups if len(group) > 1]
+    noun = "pairs" if isinstance(first, Pair) else "texts"
+    yield from _twice(split, noun, many, len(rows), _answer)
+
+
+def _answer(example: Any) -> str:
+    """What a model should answer."""
+    answer = example.label if isinstance(example, Labeled) else example.text if isinstance(example, Utterance) else ""
+    return " ".join(answer.casefold().split())
+
+
+def _twice(split: Split, noun: str, groups: Sequence[Sequence[int]], total: int, answer: Any) -> Iterator[Symptom]:
+    """Groups of equal examples: those with different answers, and the others."""
+    examples = split.examples
+    different = [group for group in groups if len({answer(examples[place]) for place in group}) > 1]
+    same = [group for group in groups if len({answer(examples[place]) for place in group}) == 1]
+    for found, is_different in ((different, True), (same, False)):
+        if not found:
+            continue
+        count = sum(len(group) - (not is_different) for group in found)
+        what = (
+            f"equal {noun} in {split.name} with different {'classes' if isinstance(examples[0], Labeled) else 'texts'}"
+            if is_different
+            else f"{noun} in {split.name} that repeat an earlier one"
+        )
+        samples = [
+            Sample(
+                examples[first].origin,
+                f"{text_of(examples[first])}; {examples[second].origin}: {text_of(examples[second])}",
+            )
+            for first, second in (group[:2] for group in found[:NUM_SAMPLES])
+        ]
+        is_usual = not is_different and count < SHARED_TEXTS * total
+        yield Symptom(
+            "note" if is_usual else "warning",
+            "splits",
+            what,
+            "correct or remove one of each" if is_different else "harmless if they are few; else remove them",
+            count,
+            total,
+            samples,
+        )
