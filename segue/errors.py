@@ -71,8 +71,10 @@ MOST_KINDS = 40
 """Kinds of problems that are told apart."""
 _FIRST = 10
 _ORIGIN = re.compile(r"^.*?:\d+: ")
-# Quoted texts, paths and file names, numbers.
-_PARTICULAR = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\S*/\S+|\b\S+\.\w{2,4}\b|\b\d[\d.,]*""")
+# Quoted texts, but not the names of missing keys; paths and file names; numbers.
+_PARTICULAR = re.compile(
+    r"""(?<!\w)(?<!the key )'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\S*/\S*[^\s:,;]|\b\S+\.\w{2,4}\b|\b\d[\d.,]*"""
+)
 _REPEATED = re.compile(r"…(?:[ ,]*…)+")
 
 

@@ -52,7 +52,12 @@ def run(given: Namespace) -> int:
             from segue import training
         del training
         found = doctor.of_recipe(
-            path, given.overrides, has_media=has_media, has_batch=not given.no_batch, model=given.model
+            path,
+            given.overrides,
+            has_media=has_media,
+            has_batch=not given.no_batch,
+            model=given.model,
+            title=given.recipe,
         )
     if has_media:
         diagnosis.write(found, given.report)

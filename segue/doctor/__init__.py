@@ -49,7 +49,7 @@ def of_manifests(paths: Sequence[Path], *, has_media: bool = False, model: Path 
     Raises a UserError for a file that is no manifest, or manifests of several kinds.
     """
     case = _Case(", ".join(map(str, paths)))
-    kind = _kind_of(paths[0])
+    kind, *_ = [_kind_of(path) for path in paths]
     for path in paths:
         _open(case, kind, _name(path, case), [path], is_error=True)
     case.unseen.append("what a recipe needs: its alphabet, lengths, a batch (segue doctor RECIPE)")
@@ -64,6 +64,7 @@ def of_recipe(
     has_media: bool = False,
     has_batch: bool = True,
     model: Path | None = None,
+    title: str = "",
 ) -> Diagnosis:
     """Examines a recipe with its manifests; `has_batch` also takes steps with its model, for about a minute.
 
@@ -74,7 +75,7 @@ def of_recipe(
 
     section, module = training.read(path, overrides)
     manifests.check(section.data)
-    case = _Case(str(path))
+    case = _Case(title or str(path))
     is_error = not section.data.skip_bad
     lenient = section.model_copy(update={"data": section.data.model_copy(update={"skip_bad": True})})
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +92,7 @@ def of_recipe(
         else:
             data = manifests.resolved(section.data)
             for name, paths in (("train", manifests.training_paths(data)), ("dev", manifests.dev_paths(data))):
-                _open(case, module.EXAMPLE, name, paths, is_error=False)
+                _open(case, module.EXAMPLE, name, paths, is_error=is_error)
         for each in manifests.paths_of_test(section.data):
             if each not in (*manifests.training_paths(section.data), *manifests.dev_paths(section.data)):
                 _open(case, module.EXAMPLE, _name(each, case), [each], is_error=False)
@@ -137,7 +138,8 @@ def _open(case: _Case, kind: Any, name: str, paths: Sequence[Path], *, is_error:
         try:
             case.splits.append(Split(name, Manifest(kind, paths, skip_bad=True)))
         except UserError as problem:
-            case.symptoms.append(Symptom("error" if is_error else "warning", "manifests", str(problem)))
+            if all(each.what != str(problem) for each in case.symptoms):
+                case.symptoms.append(Symptom("error" if is_error else "warning", "manifests", str(problem)))
     case.symptoms += _told(warned, is_error=is_error)
 
 

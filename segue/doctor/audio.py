@@ -30,6 +30,8 @@ LONGER_SECONDS, LONGER_SHARE = 0.5, 1.25
 """A recording is longer than its line says from so much on."""
 MOST_DEVIATIONS, LEAST_FACTOR = 6.0, 3.0
 """Speaking rates so many deviations and so many times from the median are outliers."""
+UNUSUAL_DEVIATIONS = 1.0
+"""Speaking rates nearer to the median than this are usual."""
 NUM_OUTLIERS = 20
 
 COLUMNS: Any = [
@@ -180,6 +182,7 @@ class SoundCheck:
             if said
             for deviation, factor, row in _outliers(table[table["characters"] > 0])
         ]
+        suspects = [each for each in suspects if each[0] > UNUSUAL_DEVIATIONS]
         suspects.sort(key=lambda each: -each[0])
         samples = [
             Sample(split.examples[index].origin, f"{rate:.1f} characters a second: {split.examples[index].text}")

@@ -28,12 +28,14 @@ HEART_SECONDS = 60.0
 """Time for learning examples by heart."""
 TIMED_SECONDS = 15.0
 """Time for measuring steps."""
-LEARNED_SHARE = 0.1
-"""Share of the first loss below which examples are known by heart."""
+LEARNED = 0.25
+"""Nats a target below which examples are known by heart: each is given a probability of 78 %."""
 RISE_STEPS = 20
 """Steps in which the learning rate rises to the recipe's."""
 LEAST_STEPS = 200
 """With fewer steps in the time, nothing can be said."""
+FALLS, RESTS = 0.5, 0.9
+"""Shares of the loss after RISE_STEPS: below the first it is falling, above the second it is not."""
 TRIED_EXAMPLES = 4
 """Examples in a micro-batch if the recipe leaves its size open."""
 
@@ -113,7 +115,7 @@ def _time(begun: Begun, trainer: Any, facts: dict[str, str], *, is_open: bool) -
         seconds = (perf_counter() - since) / steps
     peak = environment.peak_memory_gb(trainer.device)
     if peak is not None:
-        facts["memory"] = f"{peak:.2f} GB at the peak of trial steps; {facts.get('memory', 'not estimated')}"
+        facts["memory"] = f"{peak:.2f} GB for the whole process in trial steps; {facts.get('memory', 'not estimated')}"
     rate = amount / (seconds * steps)
     facts["speed"] = (
         f"{seconds:.3g} s a step, {rate:,.3g} {source.unit} a second ({trainer.device.type}, no loader processes)"
@@ -135,34 +137,34 @@ def _by_heart(begun: Begun, trainer: Any, facts: dict[str, str]) -> Iterator[Sym
     middle = np.argsort(lengths, kind="stable")[len(lengths) // 4 :][:NUM_EXAMPLES]  # rather short ones
     batch = source.load("train", MicroBatch(0, middle))
     name = "likelihood_loss"  # without label smoothing, which has a floor
-    first = best = math.nan
-    step, since = 0, perf_counter()
+    losses: list[float] = []
+    since = perf_counter()
     with Bar("learns a batch by heart", HEART_SECONDS, "s") as bar:
-        while perf_counter() - since < HEART_SECONDS:
-            outcome = trainer.steps.take([batch], step, *_shares(trainer, min(1.0, (step + 1) / RISE_STEPS)))
-            loss = outcome.numbers.get(name, outcome.loss)
-            first, best = (loss, loss) if step == 0 else (first, min(best, loss))
-            step += 1
-            bar.done = 0
-            bar.advance(min(HEART_SECONDS, perf_counter() - since))
-            bar.note(f"  loss {loss:.3g}")
-            if best < LEARNED_SHARE * first or outcome.is_empty:
-                break
-    seconds = perf_counter() - since
-    said = f"the loss of {len(batch.ids)} examples fell from {first:.3g} to {best:.3g} in {step} steps, {seconds:.0f} s"
+        while not losses or (min(losses) > LEARNED and perf_counter() - since < HEART_SECONDS):
+            share = min(1.0, (len(losses) + 1) / RISE_STEPS)
+            outcome = trainer.steps.take([batch], len(losses), *_shares(trainer, share))
+            losses.append(outcome.numbers.get(name, outcome.loss))
+            bar.advance(min(HEART_SECONDS, perf_counter() - since) - bar.done)
+            bar.note(f"  loss {losses[-1]:.3g}")
+    seconds, best = perf_counter() - since, min(losses)
+    said = (
+        f"the loss of {len(batch.ids)} training examples fell from {losses[0]:.3g} to {best:.3g} in {len(losses)} "
+        f"steps, {seconds:.0f} s"
+    )
     facts["by heart"] = said
-    if best < LEARNED_SHARE * first:
+    if best <= LEARNED:
         return
-    if step < LEAST_STEPS or best < 0.5 * first:
+    begins = losses[min(RISE_STEPS, len(losses) - 1)]
+    if len(losses) < LEAST_STEPS or best < FALLS * begins:
         yield Symptom(
             "note",
             "batch",
             f"{said}: too little time to say whether they are learned by heart",
-            "try on the device of the training",
+            "try it on the device of the training",
         )
         return
     yield Symptom(
-        "warning" if best < 0.8 * first else "error",
+        "warning" if best < RESTS * begins else "error",
         "batch",
         f"{said}: they are not learned by heart",
         "look for a wrong learning rate (segue train --find-learning-rate), texts that belong to other examples, or a "

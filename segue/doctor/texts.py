@@ -26,10 +26,9 @@ _MARKUP = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:amp|lt|gt|quot|apos|nbsp|#\d
 _MISREAD = re.compile("[\u00c2-\u00c5\u00ce-\u00d1\u00e2][^\x00-\x7f]{1,2}")
 _RIGHT = re.compile("[\u00a0-\u017f\u0370-\u04ff\u2010-\u2044\u20ac\u2122]")
 _MIXED = re.compile(
-    "[^\\W\\d_]*(?:[a-z\u00c0-\u024f][\u0400-\u052f]|[\u0400-\u052f][a-z\u00c0-\u024f]|"
+    "[^\\W\\d_]*(?:[A-Za-z\u00c0-\u024f][\u0400-\u052f]|[\u0400-\u052f][A-Za-z\u00c0-\u024f]|"
     # Greek letters that look like Latin ones.
-    "[a-z][ΑΒΕΖΗΙΚΜΝΟΡΤΥΧορυ]|[ΑΒΕΖΗΙΚΜΝΟΡΤΥΧορυ][a-z])[^\\W\\d_]*",  # noqa: RUF001
-    re.IGNORECASE,
+    "[A-Za-z][ΑΒΕΖΗΙΚΜΝΟΡΤΥΧορυ]|[ΑΒΕΖΗΙΚΜΝΟΡΤΥΧορυ][A-Za-z])[^\\W\\d_]*"  # noqa: RUF001
 )
 _SPOKEN = re.compile(r"[%‰&+=@#€$£¥°§]")
 

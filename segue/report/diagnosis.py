@@ -18,13 +18,13 @@ STYLE = """
 .verdict { font-size: 1.15rem; font-weight: bold; }
 .error { color: var(--error); } .warning { color: var(--warning); } .note { color: var(--note); }
 .summary td { vertical-align: top; } .summary td:nth-child(3) { text-align: end; white-space: nowrap; }
-.summary td:nth-child(1), .summary td:nth-child(2) { white-space: nowrap; }
+.summary td:nth-child(1), .summary td:nth-child(2), .summary th { white-space: nowrap; }
 article { padding: .875rem 0; border-top: 1px solid var(--line); }
 article:first-of-type { border-top: 0; }
 article h3 { margin: 0 0 .25rem; }
 article ul { list-style: none; margin: .5rem 0 0; padding: 0; }
-article li { margin: .375rem 0; }
-audio { display: block; width: 100%; max-width: 24rem; height: 2.25rem; margin: .25rem 0; }
+article li { display: flex; flex-wrap: wrap; align-items: center; gap: 0 .75rem; margin: .375rem 0; }
+audio { flex: 0 0 auto; width: 15rem; height: 2rem; }
 pre { white-space: pre-wrap; margin: .25rem 0; font-size: .875rem; }
 @media print { audio { display: none; } article { break-inside: avoid; } }
 """
@@ -97,11 +97,12 @@ def _article(symptom: Symptom) -> Element:
         parts += [tag("pre", "\n".join(rest))] if rest else []
     items = []
     for one in symptom.samples:
-        shown: list[Part] = [tag("span", one.where, class_="quiet"), " ", tag("span", _shown(one.text), dir="auto")]
+        shown: list[Part] = []
         if one.audio is not None:
             source = f"data:audio/ogg;base64,{b64encode(one.audio).decode()}"
             shown.append(tag("audio", controls="", preload="none", src=source))
-        items.append(tag("li", *shown))
+        text = tag("span", tag("span", one.where, class_="quiet"), " ", tag("span", _shown(one.text), dir="auto"))
+        items.append(tag("li", *shown, text))
     if items:
         parts.append(tag("ul", *items))
     return tag("article", *parts)
