@@ -43,9 +43,10 @@ def change(folder: Path, number: int, split: str = "train", **keys: Any) -> Line
     """Changes a line of a manifest."""
     path = folder / f"{split}.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    lines[number] |= keys
+    line: Line = lines[number]
+    line |= keys
     write(path, lines)
-    return lines[number]
+    return line
 
 
 def write(path: Path, lines: Sequence[Line]) -> None:
@@ -70,8 +71,8 @@ def of_sound(vary: Callable[[audio.Samples], audio.Samples]) -> Callable[[Path],
     return plant
 
 
-def with_text(text: str) -> Callable[[Path], None]:
-    return lambda folder: change(folder, 3, text=text) and None
+def with_text(text: str) -> Callable[[Path], Any]:
+    return lambda folder: change(folder, 3, text=text)
 
 
 def with_long_duration(folder: Path) -> None:

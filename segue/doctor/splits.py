@@ -1,5 +1,6 @@
 """Do development and test data say what they should? Examples, sounds and speakers that several splits share."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from segue.doctor.texts import TextCheck
 
 SHARED_TEXTS = 0.01
 """Share of a split's texts that are also in the training data from which it is a warning."""
+FEW_TEXTS = 2
+"""So few shared texts are chance; and so are three deviations (of a Poisson distribution) more than expected."""
 REPEATED = 0.05
 """Share of repeated training examples from which it is a warning."""
 MOST_SPEAKERS = 100_000
@@ -116,7 +119,8 @@ def _shared_texts(train: Split, split: Split, texts: TextCheck) -> Iterator[Symp
     _, times = np.unique(a[:, 0], return_counts=True)
     usual = float(times[times > 1].sum()) / len(a)
     share = count / len(b)
-    is_strange = share >= SHARED_TEXTS and share > 2 * usual
+    expected = usual * len(b)
+    is_strange = share >= SHARED_TEXTS and count > expected + 3 * math.sqrt(expected) + FEW_TEXTS
     side = "sources" if isinstance(split.examples[0], Pair) else "texts"
     shown = np.flatnonzero(is_shared)[:NUM_SAMPLES].tolist()
     twins = _places(a[:, 0], b[shown, 0])
