@@ -95,7 +95,7 @@ BAD_LINES = {
     line(audio_filepath=""): "audio_filepath: a path wanted",
     line(duration=10**400): "duration: seconds above 0 wanted, got inf",
     '{"text": "a", "text": "b"}': "not JSON: the key 'text' appears twice",
-    '{"source": "a", "target": "b"}': "lacks the key 'audio_filepath': a pair of texts, where a recording",
+    '{"source": "a", "target": "b"}': "lacks the key 'audio_filepath' (keys: 'source', 'target')",
     '{"a":' * 100_000: "not JSON that can be read: too many brackets",
     line(text=["a"]): 'text: a text wanted, got ["a"]',
 }
@@ -123,7 +123,7 @@ def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a file is wanted, not a folder"):
         Manifest(Utterance, [tmp_path])
     (tmp_path / "x.jsonl").write_text(line())
-    with pytest.raises(UserError, match=r"x\.jsonl:1: lacks the key 'source': a recording, where"):
+    with pytest.raises(UserError, match=r"x\.jsonl: recordings with their texts .*, where pairs of texts"):
         Manifest(Pair, [tmp_path / "x.jsonl"])
 
 

@@ -130,8 +130,6 @@ class Utterance:
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
         """The utterance of a manifest's line. Raises a UserError that names `origin` and the wrong key."""
-        if "audio_filepath" not in values and "source" in values:
-            raise UserError(f"{origin}: lacks the key 'audio_filepath': a pair of texts, where a recording is wanted")
         audio = _path(_value(values, origin, "audio_filepath", str, "a path"), origin)
         seconds, offset = _seconds(values, origin, "duration"), _seconds(values, origin, "offset", 0.0)
         if not (np.isfinite(seconds) and round(seconds, 6) > 0):  # as it is written
@@ -205,8 +203,6 @@ class Pair:
     @classmethod
     def parse(cls, values: dict[str, Any], path: Path, origin: str) -> Self:
         """The pair of a manifest's line. Raises a UserError that names `origin` and the wrong key."""
-        if "source" not in values and "audio_filepath" in values:
-            raise UserError(f"{origin}: lacks the key 'source': a recording, where a pair of texts is wanted")
         alternatives = _value(values, origin, "alternatives", list, "a list of texts", [])
         if not all(isinstance(each, str) for each in alternatives):
             raise UserError(f"{origin}: alternatives: a list of texts wanted, got {json.dumps(alternatives)[:60]}")

@@ -90,8 +90,10 @@ def _memory(begun: Begun, device: torch.device, facts: dict[str, str]) -> Sympto
     facts["memory"] = f"{needed / 1e9:.2f} GB for the largest micro-batch (estimated), {free / 1e9:.1f} GB are free"
     if needed <= free:
         return None
+    engine = begun.section.engine
+    is_split = engine.tensor_parallel > 1 or (engine.shard or 1) > 1
     return Symptom(
-        "error",
+        "note" if is_split else "error",
         "batch",
         f"the largest micro-batch needs about {needed / 1e9:.1f} GB on one device, but {free / 1e9:.1f} GB are free",
         f"lower {found.sketch.budget}, or set engine.recompute=true; `segue estimate` shows layouts of several devices",
