@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 # What `make test-fast` runs: these neither train nor export a model.
 FAST := $(addprefix tests/test_,$(addsuffix .py,architecture audio autoregressive batching channels containers corpora \
-	ctc docs dropout encodings features files loss manifest metrics nemo_features readers recipe recordings report sentences \
+	ctc docs doctor dropout encodings features files loss manifest metrics nemo_features readers recipe recordings report sentences \
 	splits subtitle_files subtitle_lines subtitle_tags subtitles subwords tables text tokenizer transformer words)) \
 	$(addprefix tests/engine/test_,$(addsuffix .py,optimizer schedule))
 

@@ -113,7 +113,7 @@ def test_other_manifests_are_one_line(
         assert said.count("\n") == 1
 
 
-def test_texts_for_a_classifier_of_sounds_are_one_line(
+def test_texts_for_a_sound_classifier_are_one_line(
     labeled_texts: Path, class_recipes: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", str(class_recipes["sounds"]), f"data.root={labeled_texts}"]) == 2

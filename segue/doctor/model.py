@@ -41,8 +41,7 @@ def symptoms(model: Path, splits: Sequence[Split], device: str) -> Iterator[Symp
     yield Symptom(
         "note",
         "model",
-        f"{model}: the {len(worst)} of {len(found.examples)} examples in {split.name} that it disagrees with most "
-        f"({name} of all: {said})",
+        f"{model}: the examples in {split.name} that it disagrees with most; {name} of all that it was run on: {said}",
         "where the model is right, correct the manifest",
         len(worst),
         len(found.examples),

@@ -19,6 +19,8 @@ from segue.diagnosis import Level, Symptom
 from segue.doctor.looking import Split, Tallies, Tally, joined
 
 NUM_TRIGRAMS = 1 << 16
+MOST_LANGUAGES = 100
+"""Texts of further languages are not compared with others."""
 LEAST_TRIGRAMS, LEAST_PAIRS = 15, 200
 """Languages of shorter texts, and of fewer pairs, are not told apart."""
 MARGIN = 0.5
@@ -89,6 +91,8 @@ class PairCheck:
             if pair.source.casefold().split() == pair.target.casefold().split() and len(pair.source.split()) > 2:
                 copied.add("copied", index)
             for language, text in sides(pair):
+                if language not in found and len(found) >= MOST_LANGUAGES:
+                    continue
                 found.setdefault(language, []).append(trigrams(text))
                 scripts.setdefault(language, Counter()).update(filter(None, [script_of(text)]))
         counts = {
@@ -101,6 +105,8 @@ class PairCheck:
         """Adds what was seen in a chunk."""
         self.rows.setdefault(split.name, (split, []))[1].append(seen.rows)
         for language, counts in seen.counts.items():
+            if language not in self.counts and len(self.counts) >= MOST_LANGUAGES:
+                continue
             self.counts[language] = self.counts.get(language, np.zeros(NUM_TRIGRAMS, np.int64)) + counts
         for language, scripts in seen.scripts.items():
             self.scripts.setdefault(language, Counter()).update(scripts)

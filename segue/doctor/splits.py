@@ -51,11 +51,11 @@ class SpeakerCheck:
             if split == "train" or not shared:
                 continue
             is_all = len(shared) == len(counts)
+            who = "all speakers" if is_all else f"{len(shared)} of {len(counts)} speakers"
             yield Symptom(
                 "note" if is_all else "warning",
                 "splits",
-                f"{'all' if is_all else len(shared)} of {len(counts)} speakers in {split} are also in train: "
-                f"{names(shared)}",
+                f"{who} in {split} are also in train: {names(shared)}",
                 f"scores on {split} are those of known voices"
                 + ("" if is_all else "; move these speakers to one side, if new voices should be recognized"),
                 sum(shared.values()),
@@ -132,7 +132,7 @@ def _shared_texts(train: Split, split: Split, texts: TextCheck) -> Iterator[Symp
         "warning" if is_strange else "note",
         "splits",
         f"{share:.1%} of the {side} in {split.name} are also in {train.name}"
-        + ("" if is_strange else f" ({usual:.1%} are there more than once)"),
+        + ("" if is_strange else f", where {usual:.1%} occur more than once"),
         f"remove them from {train.name}, or scores on {split.name} are too good" if is_strange else "",
         count,
         len(b),
@@ -150,22 +150,23 @@ def _repeated(split: Split, rows: Hashes, sounds: SoundCheck) -> Iterator[Sympto
     first = split.examples[0]
     table = sounds.of(split.name)
     if len(table):
-        _, inverse, counts = np.unique(table["sound"], return_inverse=True, return_counts=True)
-        repeated = table[counts[inverse] > 1]
-        by_sound: dict[int, list[int]] = {}
-        for row in repeated[:100_000]:
-            by_sound.setdefault(int(row["sound"]), []).append(int(row["index"]))
-        yield from _twice(split, "recordings", list(by_sound.values()), len(table), _answer)
+        groups = [table["index"][places].tolist() for places in _equal(table["sound"])]
+        yield from _twice(split, "recordings", groups, len(table))
     if isinstance(first, Utterance) or _is_of_sound_alone(split):
         return
     # Pairs of the same source and another target are alternatives; texts of two classes contradict each other.
     keys = rows[:, 0] if isinstance(first, Labeled) else rows[:, 0] ^ (rows[:, 1] * np.uint64(0x9E3779B97F4A7C15))
+    noun = "pairs" if isinstance(first, Pair) else "texts"
+    yield from _twice(split, noun, [places.tolist() for places in _equal(keys)], len(rows))
+
+
+def _equal(keys: Hashes) -> Iterator[NDArray[np.int64]]:
+    """The places of each key that is there more than once."""
     order = np.argsort(keys, kind="stable")
     starts = np.flatnonzero(np.diff(keys[order], prepend=keys[order][:1] + np.uint64(1)))
-    groups = [part.tolist() for part in np.split(order, starts[1:])] if len(starts) < len(keys) else []
-    many = [group for group in groups if len(group) > 1]
-    noun = "pairs" if isinstance(first, Pair) else "texts"
-    yield from _twice(split, noun, many, len(rows), _answer)
+    sizes = np.diff(starts, append=len(keys))
+    for start, size in zip(starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True):
+        yield order[start : start + size]
 
 
 def _answer(example: Any) -> str:
@@ -174,11 +175,11 @@ def _answer(example: Any) -> str:
     return " ".join(answer.casefold().split())
 
 
-def _twice(split: Split, noun: str, groups: Sequence[Sequence[int]], total: int, answer: Any) -> Iterator[Symptom]:
+def _twice(split: Split, noun: str, groups: Sequence[Sequence[int]], total: int) -> Iterator[Symptom]:
     """Groups of equal examples: those with different answers, and the others."""
     examples = split.examples
-    different = [group for group in groups if len({answer(examples[place]) for place in group}) > 1]
-    same = [group for group in groups if len({answer(examples[place]) for place in group}) == 1]
+    different = [group for group in groups if len({_answer(examples[place]) for place in group}) > 1]
+    same = [group for group in groups if len({_answer(examples[place]) for place in group}) == 1]
     for found, is_different in ((different, True), (same, False)):
         if not found:
             continue

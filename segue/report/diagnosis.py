@@ -24,6 +24,7 @@ article:first-of-type { border-top: 0; }
 article h3 { margin: 0 0 .25rem; }
 article ul { list-style: none; margin: .5rem 0 0; padding: 0; }
 article li { display: flex; flex-wrap: wrap; align-items: center; gap: 0 .75rem; margin: .375rem 0; }
+article li > span { flex: 1 1 20rem; min-width: 0; }
 audio { flex: 0 0 auto; width: 15rem; height: 2rem; }
 pre { white-space: pre-wrap; margin: .25rem 0; font-size: .875rem; }
 @media print { audio { display: none; } article { break-inside: avoid; } }
