@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segue.data.examples import Pair
 from segue.diagnosis import Level, Symptom
-from segue.doctor.looking import Split, Tallies, Tally, joined
+from segue.doctor.looking import Split, Tallies, Tally, cut, joined
 
 NUM_TRIGRAMS = 1 << 16
 MOST_LANGUAGES = 100
@@ -31,7 +31,7 @@ WINDOW = 40
 """Lines whose lengths are correlated at a time."""
 LEAST_CORRELATION, LEAST_GAIN = 0.6, 0.4
 """Lines were moved if the correlation of the lengths is so high at a shift by one, and so much higher than without."""
-COPIED_SHARE = 0.01
+COPIED_SHARE = 0.001
 """Share of copied sources that is usual: names, titles."""
 
 COLUMNS: Any = [("source", "i4"), ("target", "i4"), ("language", "i2")]
@@ -146,12 +146,16 @@ class LanguageCheck:
         """Sides of other languages or scripts."""
         tally = Tally()
         for index, pair in zip(indices, examples, strict=True):
+            found: dict[str, list[str]] = {}
             for side, (language, text) in zip(("source", "target"), sides(pair), strict=True):
                 script = script_of(text)
                 if script and script != self._scripts.get(language, script):
-                    tally.add("script", index, f"{side}: {script} instead of {self._scripts[language]}: {text[:100]}")
+                    said = f"{side}: {script} instead of {self._scripts[language]}: {cut(text)}"
+                    found.setdefault("script", []).append(said)
                 elif (other := self._looks_like(language, text)) is not None:
-                    tally.add("language", index, f"{side}: like {other}: {text[:100]}")
+                    found.setdefault("language", []).append(f"{side}: like {other}: {cut(text)}")
+            for kind, details in found.items():
+                tally.add(kind, index, "; ".join(details))
         return tally
 
     def _looks_like(self, language: str, text: str) -> str | None:
