@@ -73,7 +73,8 @@ _FIRST = 10
 _ORIGIN = re.compile(r"^.*?:\d+: ")
 # Quoted texts, but not the names of missing keys; paths and file names; numbers.
 _PARTICULAR = re.compile(
-    r"""(?<!\w)(?<!the key )'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\S*/\S*[^\s:,;]|\b\S+\.\w{2,4}\b|\b\d[\d.,]*"""
+    r"""(?<!\w)(?<!the key )'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|"""
+    r"""\S*/\S*[^\s:,;]|\b\S+\.\w{2,4}\b|\b(?!0(?![.,\d]))\d[\d.,]*"""
 )
 _REPEATED = re.compile(r"…(?:[ ,]*…)+")
 
@@ -105,7 +106,7 @@ class Problems:
         self._count += 1
         if len(self.first) < _FIRST:
             self.first.append(problem)
-        name = _REPEATED.sub("…", _PARTICULAR.sub("…", _ORIGIN.sub("", problem[:500], count=1)))
+        name = _REPEATED.sub("…", _PARTICULAR.sub("…", _ORIGIN.sub("", problem[:500], count=1))).removeprefix("…: ")
         kind = self._kind(name)
         kind.count += 1
         if len(kind.first) < _FIRST:

@@ -108,7 +108,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: (folder / "train_03.wav").write_bytes((folder / "train_03.wav").read_bytes()[:2000]),
         "error audio: audio_filepath: …: truncated: … s are missing",
     ),
-    "silent": (of_sound(np.zeros_like), "error audio: …: silent: every sample is …"),
+    "silent": (of_sound(np.zeros_like), "error audio: silent: every sample is 0"),
     "clipped": (of_sound(lambda samples: (samples * 5).clip(-0.9, 0.9)), "warning audio: clipped"),
     "quiet": (of_sound(lambda samples: samples * 0.004), "warning audio: very quiet"),
     "narrow": (

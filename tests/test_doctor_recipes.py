@@ -9,7 +9,7 @@ import pytest
 from segue import doctor
 from segue.cli import main
 from segue.diagnosis import Diagnosis
-from segue.doctor import batch
+from segue.doctor import steps
 from segue.errors import UserError
 
 from .test_doctor import change, serious
@@ -17,7 +17,7 @@ from .test_doctor import change, serious
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "TIMED_SECONDS", 0.2)
+    monkeypatch.setattr(steps, "TIMED_SECONDS", 0.2)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_clean_recipes_are_advisable(
     assert [each for each in serious(found) if "is a copy" not in each] == []  # "one two one" backwards
     assert found.is_advisable
     assert {"memory", "speed", "time", "by heart"} <= set(found.facts)
-    assert float(re.findall(r"to ([\d.]+) in", found.facts["by heart"])[0]) <= batch.LEARNED
+    assert float(re.findall(r"to ([\d.]+) in", found.facts["by heart"])[0]) <= steps.LEARNED
 
 
 def test_what_training_stops_at_is_listed(speech: Path, tiny_recipe: Path) -> None:
@@ -58,7 +58,7 @@ def test_what_training_stops_at_is_listed(speech: Path, tiny_recipe: Path) -> No
         "text: outside the tokenizer's alphabet: …": 3,
         "text: CTC needs … frames for … tokens, but … s at speed … give …": 1,
         "audio_filepath: no such file: …": 1,
-        "not JSON: Expecting value: line … column … (char …)": 1,
+        "not JSON: Expecting value: line … column … (char 0)": 1,
     }
     assert any("alphabet=auto" in each.mend for each in found.symptoms)
     assert any("nothing is left of the text" in each for each in serious(found))
@@ -130,8 +130,8 @@ def test_other_manifests_are_an_error_of_the_doctor(pairs: Path, tiny_recipe: Pa
 
 def test_a_recipe_that_cannot_learn_is_found(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning rate of almost 0."""
-    monkeypatch.setattr(batch, "HEART_SECONDS", 4.0)
-    monkeypatch.setattr(batch, "LEAST_STEPS", 30)
+    monkeypatch.setattr(steps, "HEART_SECONDS", 4.0)
+    monkeypatch.setattr(steps, "LEAST_STEPS", 30)
     found = doctor.of_recipe(tiny_recipe, ["optimizer.learning_rate=1e-9"])
     assert "not learned by heart" in next(each.what for each in found.symptoms if each.level == "error")
 

@@ -122,6 +122,8 @@ class ManifestSource(Generic[E, X, B]):
         """Why examples cannot be used."""
         self.left_out: dict[Split, Counter[str]] = {}
         """Why, and how often, the recipe itself leaves examples out."""
+        self.whole = {split: copy(manifest) for split, manifest in manifests.items()}
+        """The manifests with what cannot be used."""
         self._lengths: dict[Split, Lengths] = {}
         for split, manifest in manifests.items():
             usable, unused = array("d"), array("q")

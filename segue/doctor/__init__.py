@@ -1,7 +1,7 @@
 """Looks at a recipe and its data, or at manifests, before any device is used: what is wrong, and what to do about it.
 
 What training itself checks comes from the sources (`data/source.py`): training stops at it or warns, here it is listed.
-The other files each answer one question: `audio.py`, `texts.py`, `pairs.py`, `classes.py`, `splits.py`; `batch.py` and
+The other files each answer one question: `audio.py`, `texts.py`, `pairs.py`, `classes.py`, `splits.py`; `steps.py` and
 `model.py` run models. `looking.py` shows all examples to them, on all cores.
 """
 
@@ -71,7 +71,7 @@ def of_recipe(
     Raises a UserError for mistakes in the recipe itself, or if its manifests do not exist.
     """
     from segue import training  # imports torch
-    from segue.doctor import batch
+    from segue.doctor import steps
 
     section, module = training.read(path, overrides)
     manifests.check(section.data)
@@ -88,7 +88,7 @@ def of_recipe(
         case.symptoms += _told(warned, is_error=is_error)
         if begun is not None:
             case.symptoms += _advice(begun.own)
-            case.splits += [Split(name, manifest) for name, manifest in begun.own.manifests.items()]
+            case.splits += [Split(name, manifest) for name, manifest in begun.own.whole.items()]
         else:
             data = manifests.resolved(section.data)
             for name, paths in (("train", manifests.training_paths(data)), ("dev", manifests.dev_paths(data))):
@@ -106,7 +106,7 @@ def of_recipe(
         if begun is None:
             case.unseen.append("a batch, as long as the data cannot be used")
         elif has_batch:
-            facts, found = batch.examine(begun)
+            facts, found = steps.examine(begun)
             case.facts |= facts
             case.symptoms += found
         else:
@@ -210,7 +210,8 @@ def _look(case: _Case, reader: Any, rate: int | None) -> None:
     total = sum(len(split.examples) for split in splits)
     if pairs and total < LEAST_PAIRS:
         case.unseen.append(f"the languages of the sides: {total} pairs are too few to know them by")
-    case.symptoms += _listed(sounds.problems, "audio", is_error=True)
+    known = {each.what for each in case.symptoms}  # what training checks as well
+    case.symptoms += [each for each in _listed(sounds.problems, "audio", is_error=True) if each.what not in known]
     for check in (*checks, *languages):
         case.symptoms += check.symptoms() if not isinstance(check, SpeakerCheck) else ()
     case.symptoms += speakers.symptoms()

@@ -112,7 +112,8 @@ def _article(symptom: Symptom) -> Element:
 def _counted(symptom: Symptom) -> str:
     if not symptom.num_affected:
         return ""
-    of = f" of {symptom.num_examined:,}" if symptom.num_examined else " times"
+    times = " time" if symptom.num_affected == 1 else " times"
+    of = f" of {symptom.num_examined:,}" if symptom.num_examined else times
     return f" ({symptom.num_affected:,}{of})"
 
 
