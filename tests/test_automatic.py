@@ -212,7 +212,9 @@ def test_held_out_data_are_announced_once(
     [warning] = said(2)
     assert "2 speakers: too few to keep apart, so those of dev are in train too; data.dev='[\"FILE.jsonl\"]'" in warning
     assert "dev_share" not in warning
-    assert said(12) == ["divided by speaker: 10 in train, 2 in dev"]
+    [warning] = said(5)
+    assert "5 speakers: too few to keep apart" in warning, "a fifth of all voices"
+    assert said(12) == ["divided by speaker: 11 in train, 1 in dev"]
     assert manifests.dev(Utterance, data, skip_bad=False) is not None  # as an export does
     assert capsys.readouterr().err == ""
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:8]))

@@ -57,11 +57,17 @@ def unpacked_or_packed(path: Path) -> Path | None:
 
 
 def divide(
-    examples: Iterable[Example], options: SplitOptions, *, is_said: bool = True, remedy: str | None = None
+    examples: Iterable[Example],
+    options: SplitOptions,
+    *,
+    is_said: bool = True,
+    remedy: str | None = None,
+    most: float = 2.0,
 ) -> Iterator[Example]:
     """Assigns a split to examples that have none (""); at least one goes to train.
 
-    If speakers are known and there are enough of them, each speaker is in one split only. Otherwise a hash decides,
+    If speakers are known and there are enough of them, so that whole speakers are at most `most` times a share, each
+    speaker is in one split only. Otherwise a hash decides,
     which is reproducible and does not depend on the folder: of a recording's file name and offset, or of a text (a
     pair's source), so that examples with the same text stay together. Each class is divided separately.
 
@@ -76,7 +82,7 @@ def divide(
             undivided.append(example)
     undivided.sort(key=_place)
     sounds = [sound for each in undivided if (sound := sound_of(each)) is not None]
-    split_of = _by_speaker(sounds, options, warn if is_said else _unsaid, remedy)
+    split_of = _by_speaker(sounds, options, warn if is_said else _unsaid, remedy, most)
     if split_of is not None and not _all_are_learned(undivided, split_of):
         split_of = None
         if is_said:
@@ -163,12 +169,12 @@ def _unsaid(message: str) -> None:
 
 
 def _by_speaker(
-    utterances: Sequence[Utterance], options: SplitOptions, say: Callable[[str], None], remedy: str | None
+    utterances: Sequence[Utterance], options: SplitOptions, say: Callable[[str], None], remedy: str | None, most: float
 ) -> dict[str, str] | None:
     """The split of each speaker; None if speakers are unknown, or too few, which is reported with `say`.
 
-    A split consists of whole speakers, in the order of a hash of their names, with a quarter to twice its share of the
-    utterances. Utterances without a speaker are for training.
+    A split consists of whole speakers, in the order of a hash of their names, with a quarter to `most` times its share of
+    the utterances. Utterances without a speaker are for training.
     """
     counts = Counter(utterance.speaker for utterance in utterances if utterance.speaker)
     shares = [(split, share) for split, share in (("test", options.test_share), ("dev", options.dev_share)) if share]
@@ -180,7 +186,9 @@ def _by_speaker(
     sizes = dict.fromkeys(wanted, 0)
     for name in names:
         room = [
-            split for split, size in sizes.items() if size < wanted[split] and size + counts[name] <= 2 * wanted[split]
+            split
+            for split, size in sizes.items()
+            if size < wanted[split] and size + counts[name] <= most * wanted[split]
         ]
         if room:  # the emptier split, so that speakers with few utterances are distributed over all
             split = min(room, key=lambda each: sizes[each] / wanted[each])
