@@ -29,6 +29,7 @@ TUNING_RATE = 0.3
 of it gained little more and forgot more (bench/RESULTS.md)."""
 _TUNING = (
     *("engine.steps=auto", "engine.evaluate_every=auto", "engine.save_every=auto"),
+    "engine.average_count=3",  # few development examples would choose one state by luck
     *("schedule.kind=cosine", "schedule.warmup_steps=100"),
     *('data.train=["train.jsonl"]', "data.dev=auto", "data.rehearsal=[]", "start.tokenizer=keep", "start.freeze=[]"),
 )
@@ -102,7 +103,9 @@ def as_adopted(section: Any, before: Any, module: ModuleType) -> Any:
     return section.model_copy(update=update)
 
 
-def begin(section: Any, module: ModuleType, run: Path, world: World) -> Callable[[nn.Module], None] | None:
+def begin(
+    section: Any, module: ModuleType, run: Path, world: World, *, is_reported: bool = True
+) -> Callable[[nn.Module], None] | None:
     """A function that loads the base's weights into a new run's model and reports their fates; None without a base."""
     if section.start.model is None:
         return None
@@ -116,7 +119,7 @@ def begin(section: Any, module: ModuleType, run: Path, world: World) -> Callable
     def give(model: nn.Module) -> None:
         found = start.load(model, base, section.seed)
         _refuse_frozen(model, found, section.start)
-        if world.is_first:
+        if world.is_first and is_reported:
             _report(found, rows, section, run)
 
     return give

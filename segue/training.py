@@ -133,7 +133,7 @@ def trial(begun: Begun) -> Trainer:
     section = _with_steps(begun.section, begun.source)
     section = section.model_copy(update={"engine": _on_one_device(section.engine)})
     task = begun.module.build_task(section, begun.own)
-    start = starting.begin(section, begun.module, begun.run, ALONE)
+    start = starting.begin(section, begun.module, begun.run, ALONE, is_reported=False)
     return _trainer(section, begun.source, task, begun.run, ALONE, begin=start)
 
 

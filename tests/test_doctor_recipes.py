@@ -1,5 +1,6 @@
 """What the doctor finds in recipes: what training would stop at, and whether a batch is learned by heart."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -193,3 +194,14 @@ def test_the_report_escapes_what_it_shows(speech: Path, tiny_recipe: Path, tmp_p
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "&lt;script&gt;alert" in text
+
+
+def test_fine_tuning_is_examined_as_trained(trained: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the base's recipe, its tokens, and a batch that starts from its weights."""
+    words = ["doctor", "--from", str(trained), f"data.root={corpus}", "engine.threads=1"]
+    assert main([*words, "--json"]) == 0
+    said = capsys.readouterr()
+    assert "start.json" not in said.err
+    assert "by heart" in json.loads(said.out)["facts"]
+    assert main(["doctor", str(corpus / "train.jsonl"), "--from", str(trained)]) == 2
+    assert "--from: for a recipe, but" in capsys.readouterr().err

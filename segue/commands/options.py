@@ -1,8 +1,9 @@
 """Which arguments and argument types do several commands share?"""
 
+import json
 import math
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,37 @@ def device(parser: ArgumentParser) -> None:
 def skip_bad(parser: ArgumentParser) -> None:
     """Declares --skip-bad."""
     parser.add_argument("--skip-bad", action="store_true", help="leave out and count bad examples instead of stopping")
+
+
+def base(parser: ArgumentParser) -> None:
+    """Declares --from, for `chosen_recipe`."""
+    parser.add_argument(
+        "--from",
+        dest="base",
+        metavar="MODEL",
+        help="run or model directory to start from (fine-tuning); without RECIPE, its own recipe is used",
+    )
+
+
+def chosen_recipe(
+    given: str | None, overrides: Sequence[str], base: str | None, command: str
+) -> tuple[Path, list[str], str]:
+    """Path, overrides and a name of the recipe that RECIPE, KEY=VALUE and --from say. Imports torch for the latter."""
+    from segue import recipe
+
+    is_missing = given is None or ("=" in given and not Path(given).exists())
+    overrides = list(overrides)
+    if base is not None:
+        overrides.insert(0, f"start.model={json.dumps(base)}")
+    if is_missing and base is not None:
+        from segue import starting
+
+        path, overrides = starting.own_recipe(base, [*filter(None, [given]), *overrides])
+        return path, overrides, f"{Path(base).resolve().name}_tuned"
+    if given is None or is_missing:
+        raise UserError(f"RECIPE is missing: segue {command} RECIPE (segue recipes list)")
+    path = recipe.find(given)
+    return path, overrides, path.stem
 
 
 def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:

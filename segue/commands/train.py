@@ -1,6 +1,5 @@
 """`segue train`: train a recipe; run it again to resume."""
 
-import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -21,12 +20,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "overrides", metavar="KEY=VALUE", nargs="*", default=[], help="changes: optimizer.learning_rate=3e-4"
     )
-    parser.add_argument(
-        "--from",
-        dest="base",
-        metavar="MODEL",
-        help="run or model directory to start from (fine-tuning); without RECIPE, its own recipe is used",
-    )
+    options.base(parser)
     parser.add_argument("--out", metavar="RUN", type=Path, help="run directory (default: runs/NAME of the recipe)")
     parser.add_argument(
         "--find-learning-rate", action="store_true", help="run 100 steps with increasing rates; nothing is saved"
@@ -71,26 +65,14 @@ def explain_unknown(given: Namespace, option: str, words: Sequence[str]) -> User
 def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
     with Bar("loads PyTorch"):
-        from segue import recipe, training
+        from segue import training
 
     skip_bad = ["data.skip_bad=true"] if given.skip_bad else []
     if given.replay is not None:
         # The recipe is that of the replay file's run, so all arguments are overrides.
         return _replay(given.replay, [*filter(None, [given.recipe]), *given.overrides, *skip_bad])
     overrides = [*given.overrides, *skip_bad]
-    is_missing = given.recipe is None or ("=" in given.recipe and not Path(given.recipe).exists())
-    if given.base is not None:
-        overrides.insert(0, f"start.model={json.dumps(given.base)}")
-    if is_missing and given.base is not None:
-        from segue import starting
-
-        path, overrides = starting.own_recipe(given.base, [*filter(None, [given.recipe]), *overrides])
-        name = f"{Path(given.base).resolve().name}_tuned"
-    elif is_missing:
-        raise UserError("RECIPE is missing: segue train RECIPE (segue recipes list)")
-    else:
-        path = recipe.find(given.recipe)
-        name = path.stem
+    path, overrides, name = options.chosen_recipe(given.recipe, overrides, given.base, "train")
     folder = given.out or Path("runs") / name
     if given.find_learning_rate:
         rates, suggested = training.learning_rates(path, overrides)

@@ -173,8 +173,8 @@ def _by_speaker(
 ) -> dict[str, str] | None:
     """The split of each speaker; None if speakers are unknown, or too few, which is reported with `say`.
 
-    A split consists of whole speakers, in the order of a hash of their names, with a quarter to `most` times its share of
-    the utterances. Utterances without a speaker are for training.
+    A split consists of whole speakers, in the order of a hash of their names, with a quarter to `most` times its share
+    of the utterances. Utterances without a speaker are for training.
     """
     counts = Counter(utterance.speaker for utterance in utterances if utterance.speaker)
     shares = [(split, share) for split, share in (("test", options.test_share), ("dev", options.dev_share)) if share]
