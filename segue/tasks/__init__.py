@@ -67,6 +67,8 @@ def folder_of(model: Path) -> Path:
     if not (folder / "recipe.toml").is_file() or not any((folder / name).is_file() for name in weights):
         if (model / "recipe.toml").is_file() or (model / "checkpoints").is_dir():
             raise UserError(f"{model}: no model in it yet; training writes one at its first evaluation")
+        if model.suffix == ".nemo" or any((model / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise UserError(f"{model}: a model of another toolkit; import it first: segue import {model} OUT")
         raise UserError(f"{model}: not a run, model or exported directory (it has no recipe.toml and no segue.json)")
     return folder
 

@@ -508,3 +508,14 @@ def test_log_probs_are_those_of_nemo_itself(name: str, tmp_path: Path) -> None:
         for each in model.backend.recognize(waveforms)
     ]
     assert raw == [text.strip() for text in theirs]
+
+
+@pytest.mark.parametrize("command", [("train", "data.root=data", "--from"), ("transcribe", "a.wav")])
+def test_other_commands_name_import(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.nemo"
+    path.touch()
+    words = [*command, str(path)] if command[0] == "train" else [command[0], str(path), *command[1:]]
+    assert main(words) == 2
+    assert f"{path}: a model of another toolkit; import it first: segue import {path} OUT" in capsys.readouterr().err
