@@ -21,10 +21,11 @@ from segue.engine.state.start import StartSection
 from segue.errors import UserError, some_of
 from segue.formats import huggingface, weights
 from segue.formats.exporter import Exporter
-from segue.formats.huggingface import SHARED, TransformersBackend, marian_name
+from segue.formats.huggingface import TransformersBackend, marian_name
 from segue.formats.imported import Imported
 from segue.formats.settings import read_json
 from segue.layers import lora
+from segue.models.transformer import Transformer
 from segue.starting import story
 from segue.tasks import translation
 from segue.tasks.translation import Trained
@@ -56,10 +57,10 @@ def write(trained: Trained, folder: Path) -> None:
         if last in _MATRICES:
             adapted.add(theirs)
             found[f"{_PREFIX}{theirs}.{_MATRICES[last]}"] = tensor.float().contiguous()
-        elif theirs == SHARED or f"{theirs}.{last}" not in whole:
+        elif _is_output(name, trained.model) or f"{theirs}.{last}" not in whole:
             raise UserError(
-                f"start.adapter.learn: {name} is trained, too: PEFT holds no embeddings that are the output layer as "
-                f"well; export the whole model to huggingface"
+                f"start.adapter.learn: {name} is trained, too, and is the output layer or its bias, which PEFT cannot "
+                "hold; export the whole model to huggingface"
             )
         else:
             learned.add(theirs)
@@ -152,6 +153,8 @@ def _adapter(source: Path, trained: Trained) -> tuple[AdapterSection, tuple[str,
     for name, tensor in plain.items():
         theirs = _PREFIX + marian_name(name, trained.model)
         if theirs in tensors and theirs not in names:
+            if _is_output(name, trained.model):  # PEFT replaces the embedding, and not the output layer
+                raise UserError(f"{file}: {theirs}: embeddings that are the output layer as well cannot be imported")
             names[theirs], shapes[theirs] = name, tuple(tensor.shape)
             learn.append(name)
     unknown = [f"  {name}" for name in tensors if name not in names]
@@ -163,6 +166,11 @@ def _adapter(source: Path, trained: Trained) -> tuple[AdapterSection, tuple[str,
     weights.check(tensors, shapes, str(file), "the base")
     section = AdapterSection(rank=rank, alpha=scale * rank, parts=adapted)
     return section, tuple(learn), {names[theirs]: tensor.float() for theirs, tensor in tensors.items()}, file
+
+
+def _is_output(name: str, model: Transformer) -> bool:
+    """Whether a tensor is an embedding that is the output layer as well."""
+    return name.startswith("target_embedding.") and model.head is None
 
 
 def _base(trained: Trained) -> Trained:

@@ -16,7 +16,9 @@ from segue import formats, tasks
 from segue.cli import main
 from segue.tasks.translation import Trained
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # peft and transformers, of each other
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore:Model has .tie_word:UserWarning"
+)  # peft and transformers, of each other
 
 PAPER = ("model.norm=post", "model.positions=sinusoidal")
 LINES = ["one two three four", "five six seven", "three three one nine eight"]
@@ -134,6 +136,21 @@ def test_an_adapter_needs_its_base(
     assert "PEFT's adapters are known for translators" in capsys.readouterr().err
     assert main(["import", str(base_hf), str(out), "--base", str(base)]) == 2
     assert f"--base: {base_hf} is no adapter of PEFT's" in capsys.readouterr().err
+
+
+def test_a_trained_output_layer_is_refused(
+    reversal_recipe: Path, base: Path, base_hf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PEFT would save the embedding, and leave the output layer that is tied to it."""
+    adapter = ("start.adapter.rank=3", 'start.adapter.learn=["target_embedding"]', f"start.model={base}")
+    segue.train(reversal_recipe, tmp_path / "run", *PAPER, *adapter, "engine.steps=2")
+    assert main(["export", str(tmp_path / "run"), "peft", str(tmp_path / "out")]) == 2
+    assert "target_embedding.weight is trained, too, and is the output layer" in capsys.readouterr().err
+    model = AutoModelForSeq2SeqLM.from_pretrained(base_hf)
+    config = peft.LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q_proj"], modules_to_save=["shared"])
+    peft.get_peft_model(model, config).save_pretrained(str(tmp_path / "saved"))
+    assert main(["import", str(tmp_path / "saved"), str(tmp_path / "imported"), "--base", str(base)]) == 2
+    assert "embeddings that are the output layer as well cannot be imported" in capsys.readouterr().err
 
 
 def test_a_whole_model_is_no_adapter(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
