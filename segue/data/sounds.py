@@ -119,7 +119,7 @@ def say_rates(rates: Counter[int], wanted_hz: int) -> None:
         warn(
             f"{sum(lower.values())} of {rates.total()} recordings have {min(lower)} samples a second, and are "
             f"resampled to features.sample_rate_hz ({wanted_hz}): there is no sound above {max(lower) // 2} Hz in them"
-            + f"; features.sample_rate_hz={max(lower)} would save time"
+            + f"; a new model would save time with features.sample_rate_hz={max(lower)}"
             * (sum(lower.values()) == rates.total())
         )
     higher = {rate: count for rate, count in rates.items() if rate > wanted_hz}
