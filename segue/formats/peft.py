@@ -1,7 +1,8 @@
 """How are adapters exchanged with Hugging Face's PEFT? As LoRA beside a MarianMTModel, in both directions.
 
-PEFT 0.5 and later load what is written, on the base that `segue export BASE huggingface` wrote; what PEFT saved becomes
-an adapter of the base that `segue import` made. PEFT does not say which weights an adapter belongs to.
+The files are those of PEFT 0.21. PEFT loads what is written on the base that `segue export BASE huggingface` wrote;
+what PEFT saved becomes an adapter of the base that `segue import` made. PEFT does not say which weights an adapter
+belongs to.
 """
 
 import json
