@@ -1,5 +1,5 @@
 # make quickstart   the whole road on synthesised speech, in minutes
-# make test-fast    for every change, in under a minute: lint, import contracts, tests that train and export nothing
+# make test-fast    for every change: lint, import contracts, tests that train and export nothing
 # make test         before it is shared, in minutes: lint, types, import contracts, tests; of the engine and of the rest
 #                   at the same time, so that two cores are busy
 # make test-slow    the long proofs: faults, real data, other random inputs each time
@@ -9,9 +9,9 @@ BIN := $(VENV)/bin
 # Threads that wait should sleep: spinning ones cost up to six times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 # What `make test-fast` runs: these neither train nor export a model.
-FAST := $(addprefix tests/test_,$(addsuffix .py,architecture audio autoregressive batching channels containers corpora \
-	ctc docs doctor dropout encodings features files loss manifest metrics nemo_features readers recipe recordings report sentences \
-	splits subtitle_files subtitle_lines subtitle_tags subtitles subwords tables text tokenizer transformer words)) \
+FAST := $(addprefix tests/test_,$(addsuffix .py,architecture audio batching channels containers corpora \
+	ctc docs dropout encodings features files loss manifest metrics nemo_features readers recipe recordings report sentences \
+	splits subtitle_files subtitle_lines subtitle_tags subtitles subwords tables text tokenizer words)) \
 	$(addprefix tests/engine/test_,$(addsuffix .py,optimizer schedule))
 
 .PHONY: install quickstart lint types test-fast test test-engine test-rest test-slow clean
