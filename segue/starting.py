@@ -35,15 +35,15 @@ _TUNING = (
 )
 
 
-def own_recipe(base: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:
+def own_recipe(base: str, overrides: Sequence[str], command: str = "train") -> tuple[Path, list[str]]:
     """Recipe and overrides for fine-tuning without a recipe: the base's own, with changes, followed by `overrides`.
 
-    The changes are other data, a number of steps that depends on them, and lower learning rates. Raises a UserError if
+    `command` is what is run, for the error. The changes are other data, a number of steps that depends on them, and lower learning rates. Raises a UserError if
     `overrides` lack data.root.
     """
     if not any(each.startswith("data.root=") for each in overrides):
         raise UserError(
-            f"data.root is missing: segue train --from {base} data.root=FOLDER, where `segue prepare` wrote train.jsonl"
+            f"data.root is missing: segue {command} --from {base} data.root=FOLDER, where `segue prepare` wrote train.jsonl"
         )
     path = tasks.folder_of(Path(base)) / "recipe.toml"
     optimizer = recipe.read(path).values["optimizer"]

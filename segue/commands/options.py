@@ -51,7 +51,7 @@ def chosen_recipe(
     if is_missing and base is not None:
         from segue import starting
 
-        path, overrides = starting.own_recipe(base, [*filter(None, [given]), *overrides])
+        path, overrides = starting.own_recipe(base, [*filter(None, [given]), *overrides], command)
         return path, overrides, f"{Path(base).resolve().name}_tuned"
     if given is None or is_missing:
         raise UserError(f"RECIPE is missing: segue {command} RECIPE (segue recipes list)")
