@@ -31,19 +31,21 @@ _TUNING = (
     *("engine.steps=auto", "engine.evaluate_every=auto", "engine.save_every=auto"),
     "engine.average_count=3",  # few development examples would choose one state by luck
     *("schedule.kind=cosine", "schedule.warmup_steps=100"),
-    *('data.train=["train.jsonl"]', "data.dev=auto", "data.rehearsal=[]", "start.tokenizer=keep", "start.freeze=[]"),
+    *('data.train=["train.jsonl"]', "data.dev=auto", "data.rehearsal=[]", "start.tokenizer=keep"),
+    *("start.freeze=[]", "start.depth_ratio=1.0", "start.thaw_steps=0"),
 )
 
 
 def own_recipe(base: str, overrides: Sequence[str], command: str = "train") -> tuple[Path, list[str]]:
     """Recipe and overrides for fine-tuning without a recipe: the base's own, with changes, followed by `overrides`.
 
-    `command` is what is run, for the error. The changes are other data, a number of steps that depends on them, and lower learning rates. Raises a UserError if
-    `overrides` lack data.root.
+    The changes are other data, a number of steps that depends on them, and lower learning rates. Raises a UserError,
+    which names `command`, if `overrides` lack data.root.
     """
     if not any(each.startswith("data.root=") for each in overrides):
         raise UserError(
-            f"data.root is missing: segue {command} --from {base} data.root=FOLDER, where `segue prepare` wrote train.jsonl"
+            f"data.root is missing: segue {command} --from {base} data.root=FOLDER, "
+            "where `segue prepare` wrote train.jsonl"
         )
     path = tasks.folder_of(Path(base)) / "recipe.toml"
     optimizer = recipe.read(path).values["optimizer"]
