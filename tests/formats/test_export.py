@@ -332,8 +332,9 @@ def test_mistakes_get_one_line(
     assert "ctranslate2: not for speech_recognition (targets for speech_recognition: onnx, sherpa-onnx)" in refused(
         trained, "ctranslate2", out, capsys=capsys
     )
-    assert "sherpa-onnx: not for translation (targets for translation: onnx, ctranslate2, huggingface)" in refused(
-        trained_translator, "sherpa-onnx", out, capsys=capsys
+    assert (
+        "sherpa-onnx: not for translation (targets for translation: onnx, ctranslate2, huggingface, peft)"
+        in refused(trained_translator, "sherpa-onnx", out, capsys=capsys)
     )
     assert "--quantize int8: onnx has no such weights for translation (it has: float16)" in refused(
         trained_translator, "onnx", out, "--quantize", "int8", capsys=capsys
