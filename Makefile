@@ -1,5 +1,5 @@
 # make quickstart   the whole road on synthesised speech, in minutes
-# make test-fast    for every change: lint, import contracts, tests that train and export nothing
+# make test-fast    for every change, in under a minute: lint, import contracts, tests that train and export nothing
 # make test         before it is shared, in minutes: lint, types, import contracts, tests; of the engine and of the rest
 #                   at the same time, so that two cores are busy
 # make test-slow    the long proofs: faults, real data, other random inputs each time
