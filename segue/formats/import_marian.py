@@ -79,11 +79,7 @@ def read(folder: Path) -> Imported:
     vocabularies = _vocabularies(folder, source, target)
     section = _recipe(folder, settings, vocabularies)
     model = blueprint(lambda: build_model(section, vocabularies))
-    file = next((folder / name for name in FILES if (folder / name).is_file()), None)
-    if file is None:
-        raise UserError(f"{folder}: neither {' nor '.join(FILES)} is in it")
-    is_safe = file.suffix == ".safetensors"
-    tensors = weights.of_safetensors(file) if is_safe else weights.of_torch(file.read_bytes(), str(file))
+    file, tensors = weights.of_folder(folder, FILES)
     languages = vocabularies.languages
     return Imported(
         section,

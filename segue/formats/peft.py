@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segue import card, tasks
-from segue.data.vocabularies import TO_LANGUAGE
+from segue.data.vocabularies import TO_LANGUAGE, Vocabularies
 from segue.engine.state.adapter import ADAPTER, AdapterSection
 from segue.engine.state.checkpoint import WEIGHTS, checksum_of, write_tensors, write_text
 from segue.engine.state.start import StartSection
@@ -44,7 +44,9 @@ def write(trained: Trained, folder: Path) -> None:
     if start.adapter is None:
         raise UserError(f"{trained.folder}: no adapter, as PEFT holds; export it to huggingface")
     huggingface.check(section.model, trained.vocabularies, section.text)
-    if _base(trained).vocabularies.target.tokens != trained.vocabularies.target.tokens:
+    assert start.model is not None
+    base = Vocabularies.load(tasks.folder_of(Path(start.model)))
+    if base.target.tokens != trained.vocabularies.target.tokens:
         raise UserError(
             f"{trained.folder}: tokens unlike its base's, which PEFT cannot load; export the whole model to huggingface"
         )
@@ -131,11 +133,7 @@ def _adapter(source: Path, trained: Trained) -> tuple[AdapterSection, tuple[str,
     )
     rank = settings.get("r", int)
     scale = settings.get("lora_alpha", float) / (math.sqrt(rank) if settings.get("use_rslora", bool, False) else rank)
-    file = next((source / name for name in (TENSORS, OLD_TENSORS) if (source / name).is_file()), source / TENSORS)
-    if not file.is_file():
-        raise UserError(f"{source}: neither {TENSORS} nor {OLD_TENSORS} is in it")
-    is_safe = file.suffix == ".safetensors"
-    tensors = weights.of_safetensors(file) if is_safe else weights.of_torch(file.read_bytes(), str(file))
+    file, tensors = weights.of_folder(source, (TENSORS, OLD_TENSORS))
     plain = trained.model.state_dict()
     layers = {
         marian_name(f"{name}.weight", trained.model).removesuffix(".weight"): (name, layer.weight.shape)
@@ -174,18 +172,13 @@ def _is_output(name: str, model: Transformer) -> bool:
     return name.startswith("target_embedding.") and model.head is None
 
 
-def _base(trained: Trained) -> Trained:
-    assert trained.recipe.start.model is not None
-    found: Trained = tasks.restore(Path(trained.recipe.start.model))
-    return found
-
-
 def _run(trained: Trained, folder: Path, threads: int) -> TransformersBackend:
     """The adapter, loaded by PEFT beside its base, which transformers loaded."""
     del threads
     from peft import PeftModel
 
-    base = _base(trained)
+    assert trained.recipe.start.model is not None
+    base: Trained = tasks.restore(Path(trained.recipe.start.model))
     with TemporaryDirectory() as exported:
         section = base.recipe
         huggingface.write(base.model, section.model, base.vocabularies, section.search, Path(exported), section.text)

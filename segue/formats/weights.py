@@ -37,6 +37,15 @@ def of_torch(content: bytes, origin: str) -> Tensors:
     return {str(name): tensor for name, tensor in found.items()}
 
 
+def of_folder(folder: Path, names: Sequence[str]) -> tuple[Path, Tensors]:
+    """The first of these files that a folder has, and its tensors. Raises a UserError if none is there or readable."""
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{folder}: neither {' nor '.join(names)} is in it")
+    is_safe = file.suffix == ".safetensors"
+    return file, of_safetensors(file) if is_safe else of_torch(file.read_bytes(), str(file))
+
+
 def of_safetensors(path: Path) -> Tensors:
     """The tensors of a safetensors file. Raises a UserError if it is damaged."""
     try:
