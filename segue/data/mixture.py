@@ -7,16 +7,30 @@ What a fine-tuned model knew before is kept best by going on with a little of wh
 import math
 from typing import Any, NamedTuple, Protocol, Self
 
-from segue.data.batching import BatchPlan, Indices
+from segue.data.batching import Indices, MicroBatch
 from segue.data.manifests import Split
 
 
+class Plan(Protocol):
+    """An endless order: what a `BatchPlan` and a `WindowPlan` have."""
+
+    num_micro_batches: int
+
+    def micro_batch(self, number: int) -> MicroBatch:
+        """Micro-batch `number`, counted from 0 over all epochs."""
+        ...
+
+    def heaviest(self) -> tuple[int, ...]:
+        """Numbers of the first epoch's micro-batches that may need the most memory."""
+        ...
+
+
 class Part(Protocol):
-    """Data to mix: what a `ManifestSource` has."""
+    """Data to mix: what a `ManifestSource` and a `WindowSource` have."""
 
     unit: str
 
-    def plan(self, split: Split) -> BatchPlan:
+    def plan(self, split: Split) -> Plan:
         """The order of a split."""
         ...
 
@@ -55,7 +69,7 @@ class MixedMicroBatch(NamedTuple):
 class MixedPlan:
     """Two endless orders as one: `share` of the micro-batches are of the second, spread evenly."""
 
-    def __init__(self, own: BatchPlan, rehearsed: BatchPlan, share: float) -> None:
+    def __init__(self, own: Plan, rehearsed: Plan, share: float) -> None:
         self._own, self._rehearsed, self._share = own, rehearsed, share
         self.num_micro_batches = self._place_of_own(own.num_micro_batches - 1) + 1
         """Until all own examples were seen once."""
@@ -94,7 +108,7 @@ class Mixture:
         self.unit = own.unit
         self._mixed: MixedPlan | None = None
 
-    def plan(self, split: Split) -> BatchPlan | MixedPlan:
+    def plan(self, split: Split) -> Plan | MixedPlan:
         """The order of a split."""
         if split == "dev":
             return self._own.plan(split)
