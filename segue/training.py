@@ -51,7 +51,7 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
     progress.show()
     with _told_once_a_machine():
         section, module = read(path, overrides)
-        manifests.check(section.data)  # first: if manifests are missing, differences from the run do not matter
+        module.check_data(section.data)  # first: if they are missing, differences from the run do not matter
     with (
         parallel.joined(section.engine.device) as world,
         _alone_in(run, world),

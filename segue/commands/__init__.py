@@ -14,6 +14,7 @@ COMMANDS = (
     "transcribe",
     "translate",
     "classify",
+    "generate",
     "export",
     "import",
     "report",

@@ -99,6 +99,7 @@ def _number(name: str, kind: Callable[[str], T], is_right: Callable[[T], bool]) 
 positive = _number("whole number above 0", int, lambda number: number > 0)
 whole = _number("whole number from 0", int, lambda number: number >= 0)
 above_zero = _number("number above 0", float, lambda number: 0 < number < math.inf)
+number = _number("number from 0", float, lambda number: 0 <= number < math.inf)
 points = _number("number of points from 0", float, lambda number: 0 <= number < math.inf)
 
 

@@ -68,11 +68,6 @@ class DocumentsSection(Section):
     """Leave out and count documents that cannot be read, instead of stopping."""
 
 
-def rehearsal_of(data: DocumentsSection) -> DocumentsSection:
-    """The section of the data that are rehearsed."""
-    return data.model_copy(update={"train": data.rehearsal, "rehearsal": ()})
-
-
 def resolved(data: DocumentsSection) -> DocumentsSection:
     """The section with `dev = "auto"` resolved: one of `DEV_NAMES` if it exists and is no training text, else
     "held_out"."""
@@ -82,6 +77,11 @@ def resolved(data: DocumentsSection) -> DocumentsSection:
     given = {(root / name).resolve() for name in data.train}
     found = [name for name in DEV_NAMES if (root / name).is_file() and (root / name).resolve() not in given]
     return data.model_copy(update={"dev": tuple(found[:1]) or "held_out"})
+
+
+def check(section: DocumentsSection) -> None:
+    """Raises a UserError if there are no such files."""
+    files(resolved(section))
 
 
 class Files(NamedTuple):

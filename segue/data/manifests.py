@@ -1,7 +1,7 @@
 """Which examples are for training, and which select the best model? Manifests, or a held-out part of them."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,30 @@ FEW_DEV = 5
 """Fewer development examples than this are warned about."""
 E = TypeVar("E", bound=Example)
 S = TypeVar("S", bound=ManifestsSection)
+
+
+class Named(Protocol):
+    """The names of what a recipe reads: manifests, or texts."""
+
+    @property
+    def train(self) -> tuple[str, ...]:
+        """For training."""
+        ...
+
+    @property
+    def dev(self) -> tuple[str, ...] | str:
+        """For development."""
+        ...
+
+    @property
+    def rehearsal(self) -> tuple[str, ...]:
+        """Mixed into training."""
+        ...
+
+    @property
+    def rehearsal_share(self) -> float:
+        """Share of the training that they are."""
+        ...
 
 
 class Splits(NamedTuple):
@@ -84,7 +108,7 @@ def rehearsal_of(data: S) -> S:
     return data.model_copy(update={"train": data.rehearsal, "rehearsal": ()})
 
 
-def training_name(data: ManifestsSection) -> str:
+def training_name(data: Named) -> str:
     """What the training examples are, in words."""
     mixed = f" with {data.rehearsal_share:.0%} of {', '.join(data.rehearsal)} mixed in" if data.rehearsal else ""
     return f"{', '.join(data.train)}{mixed}"
@@ -95,7 +119,7 @@ def dev_paths(data: ManifestsSection) -> list[Path]:
     return [] if isinstance(data.dev, str) else [Path(data.root) / name for name in data.dev]
 
 
-def dev_name(data: ManifestsSection) -> str:
+def dev_name(data: Named) -> str:
     """Description of the development examples."""
     return f"a part of {', '.join(data.train)}, held out" if isinstance(data.dev, str) else ", ".join(data.dev)
 

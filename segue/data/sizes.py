@@ -8,7 +8,17 @@ from segue.data import tokenizer as tokenizers
 from segue.data.examples import Example
 from segue.data.manifest import Manifest, ManifestsSection
 from segue.data.text import TextSection, normalize
-from segue.data.tokenizer import BPESection, CharactersSection, TokenizerSection, UnigramSection, WordsSection
+from segue.data.tokenizer import (
+    NUM_BYTES,
+    BPESection,
+    ByteBPESection,
+    BytesSection,
+    CharactersSection,
+    LosslessSection,
+    TokenizerSection,
+    UnigramSection,
+    WordsSection,
+)
 from segue.recipe import AUTO
 
 ASSUMED_WORDS = 10_000
@@ -49,7 +59,25 @@ def stand_in(
             return section, notes
     if train is None and _waits(section):
         notes = (f"{size:,} {noun}, since {manifests.training_paths(data)[0]} does not exist",)
-    return CharactersSection(kind="characters", alphabet="".join(map(chr, range(_FIRST, _FIRST + size)))), notes
+    return of_size(size), notes
+
+
+def of_size(size: int) -> CharactersSection:
+    """A tokenizer of so many tokens, besides special ones."""
+    return CharactersSection(kind="characters", alphabet="".join(map(chr, range(_FIRST, _FIRST + size))))
+
+
+def size_of(section: LosslessSection) -> tuple[int, tuple[str, ...]]:
+    """The number of tokens of a language model, special ones included, and notes about assumptions."""
+    match section:
+        case BytesSection():
+            return NUM_BYTES + 1, ()
+        case ByteBPESection() if isinstance(section.size, int):
+            return section.size, ()
+        case CharactersSection() if section.alphabet != AUTO:
+            return len(section.alphabet) + 1, ()
+    assumed = {"characters": ASSUMED_CHARACTERS, "words": ASSUMED_WORDS}.get(section.kind, ASSUMED_SUBWORDS)
+    return assumed + 1, (f"{assumed:,} tokens, since the tokenizer is not learned yet",)
 
 
 def stand_in_model(

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from segue.data import automatic
 from segue.data.batching import Indices, MicroBatch
+from segue.data.documents import END
 from segue.data.manifests import Split
 from segue.data.token_files import TokenFile
+from segue.data.tokenizer import Tokenizer
 from segue.errors import UserError
 
 B = TypeVar("B")
@@ -146,22 +148,22 @@ class WindowSource(Generic[B]):
         budget: float | Literal["auto"],
         make: Callable[[Windows], B],
         *,
-        end: int,
+        tokenizer: Tokenizer,
         seed: int,
         few: float,
     ) -> None:
         """`window` is T; `budget` limits the tokens of a training micro-batch; "auto": not determined yet.
 
-        `make` makes a batch of windows; `end` is the number of the end token; up to `few` training tokens, "auto" means
-        100 epochs. Raises a UserError for a budget without room for a window.
+        `make` makes a batch of windows; `tokenizer` has made the tokens; up to `few` training tokens, "auto" means 100
+        epochs. Raises a UserError for a budget without room for a window.
         """
-        smallest = min(window, len(files["train"]))
+        smallest = min(window, len(files["train"])) if files else window  # an estimate has no files
         if budget != "auto" and budget < smallest:
             raise UserError(
                 f"batch.tokens: {budget:g} is less than a window of {smallest:,} tokens; a micro-batch has one or more"
             )
         self.files, self._window, self._budget, self._make = dict(files), window, budget, make
-        self._end, self._seed, self._few = end, seed, few
+        self.tokenizer, self._end, self._seed, self._few = tokenizer, tokenizer.special[END], seed, few
         self._plans: dict[Split, WindowPlan] = {}
 
     def plan(self, split: Split) -> WindowPlan:

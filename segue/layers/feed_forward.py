@@ -4,6 +4,7 @@ Shape letters: B batch, T tokens, D width.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -12,8 +13,13 @@ from torch.nn import functional as F
 from segue.layers.dropout import Dropout
 from segue.layers.splits import Split
 
-Activation = Literal["relu", "gelu", "swish", "swiglu"]
-PLAIN: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+Activation = Literal["relu", "gelu", "gelu_tanh", "swish", "swiglu"]
+PLAIN: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),  # GPT-2
+    "swish": F.silu,
+}
 """The activations without a gate."""
 
 

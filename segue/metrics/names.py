@@ -16,7 +16,7 @@ class Metric(NamedTuple):
     name: str
     direction: Direction | None = None
     """Whether lower or higher is better; None if unknown."""
-    unit: Literal["share", "points", "nats", "count", ""] = ""
+    unit: Literal["share", "points", "nats", "bits", "count", ""] = ""
     """A share of 1.0 is 100 %; points go from 0 to 100, or higher."""
 
     @property
@@ -41,6 +41,8 @@ METRICS = {
         Metric("chrf", "max", "points"),
         Metric("ter", "min", "points"),
         Metric("loss", "min", "nats"),
+        Metric("bits_per_byte", "min", "bits"),
+        Metric("word_perplexity", "min"),
         Metric("insertions", "min", "count"),
         Metric("deletions", "min", "count"),
         Metric("substitutions", "min", "count"),

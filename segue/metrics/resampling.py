@@ -1,7 +1,7 @@
 """Confidence intervals of scores, and of differences between models, by bootstrap over examples or speakers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,22 @@ class Scored:
     ) -> None:
         """The first of `measures` is the metric that selects models."""
         assert len(references) == len(hypotheses) > 0
-        self.measures, self.language, self.size = measures, language, len(hypotheses)
-        self._statistics = [measure.statistics(references, hypotheses) for measure in measures]
+        self.language = language
+        self._take(measures, [measure.statistics(references, hypotheses) for measure in measures])
         signatures = {measure.metric.name: measure.signature(references) for measure in measures}
         self.signatures = {f"{name}_signature": text for name, text in signatures.items() if text is not None}
+
+    @classmethod
+    def of_statistics(cls, measures: Sequence[Measure], statistics: Sequence[Statistics]) -> Self:
+        """The same from the (N, K) statistics of each measure."""
+        found = cls.__new__(cls)
+        found.language, found.signatures = None, {}
+        found._take(measures, statistics)
+        return found
+
+    def _take(self, measures: Sequence[Measure], statistics: Sequence[Statistics]) -> None:
+        self.measures, self.size = measures, len(statistics[0])
+        self._statistics = statistics
 
     def scores(self, rows: NDArray[np.intp] | None = None) -> dict[str, float]:
         """Scores by name, and the counts of the first measure, of all examples or of those in `rows`."""

@@ -58,6 +58,11 @@ TASKS: Mapping[str, Entry] = {
             "onnx": Target("segue.formats.onnx_classification:CLASSES", "segue.runtime.onnx_classifier:open_classifier")
         },
     ),
+    "language_modeling": Entry(
+        module="segue.tasks.language_modeling",
+        metadata="segue.runtime.language_model:LanguageMetadata",
+        targets={},
+    ),
 }
 
 

@@ -71,6 +71,7 @@ __all__ = [
     "Recipe",
     "build_source",
     "build_task",
+    "check_data",
     "compare",
     "load",
     "restore",
@@ -78,6 +79,7 @@ __all__ = [
 ]
 
 EXAMPLE = Labeled
+check_data = manifests.check
 """Type of the examples in manifests."""
 SPECIAL = (UNKNOWN,)
 """Special tokens of the tokenizer."""

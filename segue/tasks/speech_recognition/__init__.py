@@ -60,6 +60,7 @@ __all__ = [
     "SpeechRecognition",
     "build_source",
     "build_task",
+    "check_data",
     "compare",
     "load",
     "restore",
@@ -67,6 +68,7 @@ __all__ = [
 ]
 
 EXAMPLE = Utterance
+check_data = manifests.check
 """Type of the examples in manifests."""
 
 

@@ -52,6 +52,7 @@ __all__ = [
     "build_model",
     "build_source",
     "build_task",
+    "check_data",
     "compare",
     "load",
     "restore",
@@ -59,6 +60,7 @@ __all__ = [
 ]
 
 EXAMPLE = Pair
+check_data = manifests.check
 """Type of the examples in manifests."""
 
 

@@ -1,0 +1,126 @@
+"""How are texts generated? Prompts are read in one pass, then one token at a time is drawn for each row.
+
+The model is seen through `Steps`; rows of several prompts and samples are one batch, which rows leave when they end.
+
+Shape letters: N rows, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from segue.decoding.sampling import SamplingSection, Scores, Tokens, draw, penalized, row_generator
+from segue.errors import UserError
+
+
+class Steps(Protocol):
+    """A model with a cache of what it has read."""
+
+    def begin(self, rows: Sequence[Sequence[int]], capacity: int) -> Scores:
+        """Reads rows of tokens, none of them empty: (N, V) scores of each next token.
+
+        The cache has room for `capacity` positions. It replaces what was read before.
+        """
+        ...
+
+    def step(self, tokens: Tokens) -> Scores:
+        """(N) newest tokens -> (N, V) scores of the next ones."""
+        ...
+
+    def select(self, rows: Tokens) -> None:
+        """Keeps these rows, in this order; one may be repeated."""
+        ...
+
+
+class Limits(NamedTuple):
+    """When a row ends."""
+
+    context: int
+    """Most positions that the model can read."""
+    num_tokens: int
+    """Most new tokens."""
+    end: int
+    """Token at which a row ends."""
+    is_sliding: bool = False
+    """Whether a row that fills the context goes on with the last half of it, instead of being refused."""
+
+
+class Row(NamedTuple):
+    """One sample of one prompt."""
+
+    prompt: int
+    sample: int
+
+
+def generate(
+    steps: Steps,
+    prompts: Sequence[Sequence[int]],
+    section: SamplingSection,
+    limits: Limits,
+    is_last: Callable[[Row, int], bool],
+    *,
+    num_samples: int = 1,
+    first_prompt: int = 0,
+) -> None:
+    """Calls `is_last` with each new token of each row, in order; the row ends if it returns True, or at a limit.
+
+    The end token is not passed on. `first_prompt` is the number of the first prompt, from which random numbers follow,
+    so that a file of prompts gives the same texts in batches of any size. Raises a UserError for a prompt that does not
+    fit.
+    """
+    if not prompts or limits.num_tokens < 1:
+        return
+    for number, prompt in enumerate(prompts):
+        if len(prompt) + limits.num_tokens - 1 > limits.context and not limits.is_sliding:
+            raise UserError(
+                f"prompt {first_prompt + number + 1}: {len(prompt)} tokens and {limits.num_tokens} new ones are more "
+                f"than the model's context of {limits.context}; ask for fewer, or let the text slide (--slide)"
+            )
+    kept = [list(prompt) for prompt in prompts]
+    if limits.is_sliding:
+        kept = [_slid(tokens, limits.context) for tokens in kept]
+    longest = max(map(len, kept))
+    scores = steps.begin(kept, longest + limits.num_tokens)
+    places = np.repeat(np.arange(len(prompts)), num_samples)
+    rows = [Row(first_prompt + prompt, sample) for prompt in range(len(prompts)) for sample in range(num_samples)]
+    if num_samples > 1:
+        steps.select(places)
+        scores = scores[places]
+    kept = [list(kept[place]) for place in places.tolist()]
+    generators = [row_generator(section.seed, *row) for row in rows]
+    used = np.zeros(scores.shape, bool) if section.repetition_penalty != 1 else None
+    if used is not None:
+        for seen, tokens in zip(used, kept, strict=True):
+            seen[tokens] = True
+    for number in range(limits.num_tokens):
+        if used is not None:
+            scores = penalized(scores, used, section.repetition_penalty)
+        drawn = draw(scores, section, generators)
+        goes_on = []
+        for place, token in enumerate(drawn.tolist()):
+            if token != limits.end and not is_last(rows[place], token):
+                goes_on.append(place)
+                kept[place].append(token)
+        if not goes_on or number + 1 == limits.num_tokens:
+            return
+        if used is not None:
+            used[np.arange(len(rows)), drawn] = True
+        is_fewer = len(goes_on) < len(rows)
+        if is_fewer:
+            rows, kept = [rows[place] for place in goes_on], [kept[place] for place in goes_on]
+            generators = [generators[place] for place in goes_on]
+            used = None if used is None else used[goes_on]
+        if limits.is_sliding and any(len(each) > limits.context for each in kept):
+            # Only rows that are full begin anew; the cache is made for all.
+            kept = [_slid(each, limits.context) for each in kept]
+            scores = steps.begin(kept, max(map(len, kept)) + limits.num_tokens - number - 1)
+            continue
+        if is_fewer:
+            steps.select(np.array(goes_on))
+        scores = steps.step(drawn[goes_on])
+
+
+def _slid(tokens: list[int], context: int) -> list[int]:
+    """The tokens that fit into the context: all, or the last half of it."""
+    return tokens if len(tokens) <= context else tokens[-max(1, context // 2) :]

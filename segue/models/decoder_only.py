@@ -1,0 +1,202 @@
+"""What is the language model of this house? A decoder alone, with Llama's architecture.
+
+Touvron et al. 2023 (arXiv:2302.13971): RMSNorm before each sublayer, rotary positions, SwiGLU, no biases; with grouped
+queries as in Llama 2 and 3. With QK-norm it is Qwen3. Hugging Face's LlamaForCausalLM and Qwen3ForCausalLM compute the
+same with the same weights.
+
+Shape letters: B rows, T tokens, D width, d width of a head, V vocabulary.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from segue.layers.causal_attention import CausalAttention, Documents, Memory, Rotation, rotation, separated
+from segue.layers.dropout import Dropout
+from segue.layers.feed_forward import FeedForward
+from segue.layers.loss import total_cross_entropy
+from segue.layers.splits import Split
+from segue.layers.vocabulary import TokenEmbedding, token_scores
+from segue.models.generating import Cache, Prompts
+from segue.recipe import Section
+
+Size = Annotated[int, Field(gt=0, le=1 << 20)]
+Count = Annotated[int, Field(gt=0, le=1000)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DecoderOnlySection(Section):
+    """Decoder-only Transformer: Llama's architecture."""
+
+    kind: Literal["decoder_only"]
+    """Decoder-only Transformer."""
+    context: Size
+    """Longest sequence, in tokens; training windows have this length."""
+    width: Size
+    """Size of a token's vector between layers."""
+    feed_forward: Size
+    """Hidden units of the position-wise networks (SwiGLU, with three matrices)."""
+    layers: Count
+    """Layers."""
+    heads: Count
+    """Attention heads."""
+    key_value_heads: Count | None = None
+    """Heads of keys and values (grouped-query attention); must divide `heads`, which is the default."""
+    head_width: Size | None = None
+    """Size of a head; width / heads is the default."""
+    has_query_key_norm: bool = False
+    """Whether queries and keys are normalized (Qwen3): steadier at high learning rates."""
+    rotary_base: Annotated[float, Field(gt=1)] = 10_000.0
+    """Base of the wavelengths of rotary positions (rope_theta)."""
+    norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    """Added to the mean square in RMSNorm."""
+    is_tied: bool = True
+    """Whether the embedding is also the output layer."""
+    padded_vocabulary: Annotated[int, Field(gt=0)] = 1
+    """The number of rows of embedding and output layer is rounded up to a multiple of this: 64 or 128 for fast products
+    on GPUs, times `engine.tensor_parallel`. Rows without a token get no probability and are not exported."""
+    dropout: Share = 0.0
+    """Dropout of embeddings and of the output of each sublayer."""
+    attention_dropout: Share = 0.0
+    """Dropout of attention weights."""
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> "DecoderOnlySection":
+        if self.head_width is None and self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.heads % (self.key_value_heads or self.heads):
+            raise ValueError(f"heads {self.heads} is not a multiple of key_value_heads {self.key_value_heads}")
+        if self.size_of_head % 2:
+            raise ValueError(f"heads of width {self.size_of_head}; rotary positions need an even one")
+        return self
+
+    @property
+    def size_of_head(self) -> int:
+        """`head_width`, or its default."""
+        return self.head_width or self.width // self.heads
+
+    def build(self, vocabulary: int) -> "DecoderOnly":
+        """The model for so many tokens."""
+        return DecoderOnly(self, vocabulary)
+
+
+class DecoderOnly(nn.Module):
+    """Tokens to the loss of each next token, or to its scores."""
+
+    splits: ClassVar[Mapping[str, Split]] = {"embedding": "vocabulary", "head": "vocabulary"}
+    forwards: ClassVar[tuple[str, ...]] = ("scores", "begin", "step")
+
+    def __init__(self, section: DecoderOnlySection, vocabulary: int) -> None:
+        super().__init__()
+        self.section, self.vocabulary = section, vocabulary
+        rows = -(-vocabulary // section.padded_vocabulary) * section.padded_vocabulary
+        self.embedding = TokenEmbedding(rows, section.width)
+        self.layers = nn.ModuleList(DecoderOnlyLayer(section) for _ in range(section.layers))
+        self.norm = nn.RMSNorm(section.width, section.norm_epsilon)
+        self.head = None if section.is_tied else nn.Linear(section.width, rows, bias=False)
+        self.dropout = Dropout(section.dropout)
+
+    def dealt_out(self) -> dict[str, int]:
+        """Nothing: vocabularies may be split unevenly."""
+        return {}
+
+    def initialize(self) -> None:
+        """Normal with std 0.02; what is added to the residual stream is less by sqrt(2 * layers) (GPT-2)."""
+        into_residual = 0.02 / (2 * self.section.layers) ** 0.5
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                is_last = name.endswith((".output", ".down"))
+                nn.init.normal_(module.weight, std=into_residual if is_last else 0.02)
+
+    def forward(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T) tokens, (B, T) next tokens -> the sum of the losses, scalar float32; (B, T) losses, without gradient.
+
+        `documents`, (B, T), are numbers that change where a document begins: attention does not cross it. None: each
+        row is of one document.
+        """
+        x = self._hidden(tokens, documents)
+        total, each = total_cross_entropy(x.flatten(0, 1), self._table(), targets.flatten(), self.vocabulary)
+        return total, each.view_as(targets)
+
+    def scores(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """(B, T) tokens -> (B, T, V) scores of the next tokens; of a split vocabulary a DTensor."""
+        return self._scores(self._hidden(tokens, documents))
+
+    def begin(self, tokens: Tensor, lengths: Tensor, capacity: int) -> tuple[Tensor, Cache]:
+        """(B, T) prompts, padded on the left, and their (B) lengths -> (B, V) scores of the next tokens, cache.
+
+        The cache has room for `capacity` positions, those of the longest prompt included.
+        """
+        prompts = Prompts(tokens.shape[1], lengths)
+        heads = self.section.key_value_heads or self.section.heads
+        cache = Cache(prompts, capacity, self.section.layers, heads, self.section.size_of_head, self.embedding.weight)
+        return self._extended(tokens, cache), cache
+
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """(B) newest tokens -> (B, V) scores of the next ones; extends the cache."""
+        return self._extended(tokens.unsqueeze(1), cache)
+
+    def _extended(self, tokens: Tensor, cache: Cache) -> Tensor:
+        positions, mask = cache.positions(tokens.shape[1]), cache.mask(tokens.shape[1])
+        by = self._rotation(positions)
+        x = self.embedding(tokens)
+        for layer, memory in zip(self.layers, cache.memories, strict=True):
+            assert isinstance(layer, DecoderOnlyLayer)
+            x = layer.step(x, by, memory, cache.num_positions, mask)
+        cache.num_positions += tokens.shape[1]
+        return self._scores(self.norm(x[:, -1]))
+
+    def _hidden(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
+        """(B, T) -> (B, T, D)."""
+        by = self._rotation(torch.arange(tokens.shape[1], device=tokens.device))
+        found = None if documents is None else separated(documents)
+        x = self.dropout(self.embedding(tokens))
+        for layer in self.layers:
+            x = layer(x, by, found)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def _rotation(self, positions: Tensor) -> Rotation:
+        device = positions.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.norm.weight.dtype
+        return rotation(positions, self.section.size_of_head, self.section.rotary_base, dtype)
+
+    def _table(self) -> Tensor:
+        return (self.embedding if self.head is None else self.head).weight
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., V)."""
+        return token_scores(x, self._table())[..., : self.vocabulary]
+
+
+class DecoderOnlyLayer(nn.Module):
+    """Attention to earlier tokens, then a position-wise network, each added to its input."""
+
+    forwards: ClassVar[tuple[str, ...]] = ("step",)
+
+    def __init__(self, section: DecoderOnlySection) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(section.width, section.norm_epsilon)
+        self.attention = CausalAttention(
+            section.width,
+            section.heads,
+            section.key_value_heads or section.heads,
+            section.size_of_head,
+            dropout=section.attention_dropout,
+            norm_epsilon=section.norm_epsilon if section.has_query_key_norm else None,
+        )
+        self.feed_forward_norm = nn.RMSNorm(section.width, section.norm_epsilon)
+        self.feed_forward = FeedForward(section.width, section.feed_forward, "swiglu", dropout=0.0, has_biases=False)
+        self.dropout = Dropout(section.dropout)
+
+    def forward(self, x: Tensor, by: Rotation, documents: Documents | None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), by, documents))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+
+    def step(self, x: Tensor, by: Rotation, memory: Memory, first: int, mask: Tensor | None) -> Tensor:
+        """(B, T, D) newest positions -> (B, T, D); writes into the memory from position `first` on."""
+        x = x + self.attention(self.attention_norm(x), by, None, memory, first, mask)
+        return x + self.feed_forward(self.feed_forward_norm(x))  # type: ignore[no-any-return]

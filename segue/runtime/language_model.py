@@ -1,0 +1,240 @@
+"""What does a user do with a language model? Continues texts, as a whole or piece by piece.
+
+The `LanguageBackend` is a PyTorch model or an exported one; everything else is the same for both.
+"""
+
+import codecs
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from segue.data import document_files
+from segue.data.documents import END
+from segue.data.tokenizer import Tokenizer
+from segue.decoding.generation import Limits, Row, Steps, generate
+from segue.decoding.sampling import SamplingSection
+from segue.errors import UserError
+from segue.recipe import Section
+
+if TYPE_CHECKING:
+    from segue.runtime.language_evaluation import LanguageEvaluator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class LanguageMetadata(Section):
+    """What a runtime needs to know about a language model."""
+
+    task: Literal["language_modeling"] = "language_modeling"
+    """The task."""
+    context: PositiveInt
+    """Longest sequence, in tokens."""
+    stride: PositiveInt
+    """Tokens that each window of an evaluation scores; the others of it are context."""
+    split: document_files.Split
+    """What a document is in a text file."""
+    text_key: str
+    """Key of the text in JSON lines."""
+    sampling: SamplingSection
+    """How tokens are drawn, unless asked otherwise."""
+    parameters: PositiveInt
+    """Number of parameters."""
+
+
+class LanguageBackend(Protocol):
+    """A model in some runtime."""
+
+    def steps(self) -> Steps:
+        """A new generation."""
+        ...
+
+    def losses(self, inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(B, T) tokens, (B, T) next tokens -> (B, T) negative log-likelihoods in nats. Rows are independent."""
+        ...
+
+
+class Generated(NamedTuple):
+    """A continuation of a prompt."""
+
+    text: str
+    tokens: list[int]
+    ending: Literal["end", "stop", "length"]
+    """Why it ended: the model ended it, a stop string, or the number of tokens."""
+
+
+class LanguageModel:
+    """A trained language model. It has no state between calls and is thread-safe."""
+
+    BATCH = 16
+    """Prompts that are read at once."""
+
+    def __init__(self, metadata: LanguageMetadata, tokenizer: Tokenizer, backend: LanguageBackend) -> None:
+        self.metadata, self.tokenizer, self.backend = metadata, tokenizer, backend
+        self.end = tokenizer.special[END]
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] = "",
+        *,
+        tokens: int = 200,
+        samples: int = 1,
+        stop: Sequence[str] = (),
+        sampling: SamplingSection | None = None,
+        is_sliding: bool = False,
+    ) -> list[list[Generated]]:
+        """`samples` continuations of each prompt, of at most `tokens` tokens each.
+
+        A continuation ends before the first of the `stop` strings. The same seed gives the same texts whatever else is
+        asked for at the same time. With `is_sliding` a text may exceed the context: the model then goes on with the
+        last half of it. Raises a UserError for a prompt that the tokenizer cannot write, or that does not fit.
+        """
+        wanted = [prompts] if isinstance(prompts, str) else list(prompts)
+        found: list[list[Generated]] = []
+        for first in range(0, len(wanted), self.BATCH):
+            found += self._generated(
+                wanted[first : first + self.BATCH], first, tokens, samples, stop, sampling, is_sliding, None
+            )
+        return found
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        tokens: int = 200,
+        stop: Sequence[str] = (),
+        sampling: SamplingSection | None = None,
+        is_sliding: bool = False,
+    ) -> Iterator[str]:
+        """The continuation of one prompt, piece by piece as it is made: the pieces of `generate`'s text."""
+        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        is_left = False
+
+        def put(row: Row, text: str) -> None:
+            del row
+            if is_left:
+                raise _LeftError
+            pieces.put(text)
+
+        def run() -> None:
+            try:
+                self._generated([prompt], 0, tokens, 1, stop, sampling, is_sliding, put)
+                pieces.put(None)
+            except _LeftError:
+                pass
+            except BaseException as problem:  # raised where the pieces are read
+                pieces.put(problem)
+
+        Thread(target=run, daemon=True).start()
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                if piece:
+                    yield piece
+        finally:
+            is_left = True
+
+    def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, Any]:
+        """Scores on a file of texts with confidence intervals, and the number of bad documents left out."""
+        return self.evaluator.explain(manifest, skip_bad, has_media=False).as_json()
+
+    @property
+    def evaluator(self) -> "LanguageEvaluator":
+        """What scores texts."""
+        from segue.runtime.language_evaluation import LanguageEvaluator
+
+        return LanguageEvaluator(self)
+
+    def _generated(
+        self,
+        prompts: Sequence[str],
+        first: int,
+        num_tokens: int,
+        samples: int,
+        stop: Sequence[str],
+        sampling: SamplingSection | None,
+        is_sliding: bool,
+        put: Callable[[Row, str], None] | None,
+    ) -> list[list[Generated]]:
+        rows = []
+        for number, prompt in enumerate(prompts):
+            try:
+                rows.append([self.end, *self.tokenizer.encode(prompt)])
+            except UserError as problem:
+                raise UserError(f"prompt {first + number + 1}: {problem}") from None
+        limits = Limits(self.metadata.context, num_tokens, self.end, is_sliding)
+        texts: dict[Row, _Text] = {}
+
+        def is_last(row: Row, token: int) -> bool:
+            text = texts[row]
+            is_ended = text.add(token, self.tokenizer.pieces[token])
+            if put is not None:
+                put(row, text.news())
+            return is_ended
+
+        numbers = range(first, first + len(prompts))
+        texts |= {Row(number, sample): _Text(stop) for number in numbers for sample in range(samples)}
+        generate(
+            self.backend.steps(),
+            rows,
+            sampling or self.metadata.sampling,
+            limits,
+            is_last,
+            num_samples=samples,
+            first_prompt=first,
+        )
+        results = []
+        for number in numbers:
+            each = [texts[Row(number, sample)] for sample in range(samples)]
+            results.append([text.finished(num_tokens) for text in each])
+            if put is not None:
+                put(Row(number, 0), each[0].news())
+        return results
+
+
+class _LeftError(Exception):
+    """The reader of a stream has left."""
+
+
+class _Text:
+    """The text of a row as it grows."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = [each for each in stop if each]
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._text, self._given = "", 0
+        self._tokens: list[int] = []
+        self._is_stopped = self._is_finished = False
+        self._patience = max(map(len, self._stop), default=1) - 1  # characters that may begin a stop string
+
+    def add(self, token: int, piece: bytes) -> bool:
+        """Appends a token; whether a stop string ended the text."""
+        self._tokens.append(token)
+        before = len(self._text)
+        self._text += self._decoder.decode(piece)
+        places = [self._text.find(each, max(0, before - self._patience)) for each in self._stop]
+        if found := [place for place in places if place >= 0]:
+            self._text, self._is_stopped = self._text[: min(found)], True
+        return self._is_stopped
+
+    def news(self) -> str:
+        """What was added since the last call, but for what may be the beginning of a stop string."""
+        end = len(self._text) if self._is_stopped or self._is_finished else len(self._text) - self._patience
+        news = self._text[self._given : max(end, self._given)]
+        self._given += len(news)
+        return news
+
+    def finished(self, num_tokens: int) -> Generated:
+        """The result."""
+        self._is_finished = True
+        if not self._is_stopped:
+            self._text += self._decoder.decode(b"", final=True)
+        is_full = len(self._tokens) == num_tokens
+        ending: Literal["end", "stop", "length"] = "stop" if self._is_stopped else "length" if is_full else "end"
+        return Generated(self._text, self._tokens, ending)
