@@ -218,6 +218,87 @@ def trained_translator(reversal_recipe: Path, tmp_path_factory: pytest.TempPathF
     return run
 
 
+LANGUAGE_RECIPE = """\
+task = "language_modeling"
+
+[data]
+root = "{root}"
+train = ["train.jsonl"]
+
+[tokenizer]
+kind = "characters"
+alphabet = "auto"
+
+[model]
+kind = "decoder_only"
+context = 32
+width = 32
+feed_forward = 88
+layers = 2
+heads = 4
+key_value_heads = 2
+
+[batch]
+tokens = 128
+micro_batches = 4
+
+[optimizer]
+kind = "adamw"
+learning_rate = 0.01
+betas = [0.9, 0.95]
+weight_decay = 0.1
+
+[schedule]
+kind = "polynomial"
+power = 1.0
+warmup_steps = 10
+
+[engine]
+steps = 120
+device = "cpu"
+threads = 1
+workers = 0
+log_every = 20
+evaluate_every = 60
+save_every = 40
+clip_norm = 1.0
+"""
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl, dev.jsonl and test.jsonl: documents that count on from a number word, none twice."""
+    folder = tmp_path_factory.mktemp("texts")
+    draw = np.random.default_rng(0)
+    starts = draw.permutation(12 * 40)
+    documents = [
+        " ".join(NUMBERS[(start + step) % 12] for step in range(4 + start // 12 % 40)) + "."
+        for start in starts.tolist()
+    ]
+    lines = [json.dumps({"text": each}) + "\n" for each in documents]
+    for split, part in (("train", lines[:400]), ("dev", lines[400:440]), ("test", lines[440:])):
+        (folder / f"{split}.jsonl").write_text("".join(part))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def language_recipe(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe over `texts`."""
+    path = tmp_path_factory.mktemp("language") / "counting.toml"
+    path.write_text(LANGUAGE_RECIPE.format(root=texts))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_language_model(language_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory whose model counts. Not to be written to."""
+    import segue
+
+    run = tmp_path_factory.mktemp("trained_language_model") / "run"
+    segue.train(language_recipe, run)
+    return run
+
+
 SOUND_CLASSES_RECIPE = """\
 task = "classification"
 

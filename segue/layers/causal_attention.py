@@ -86,6 +86,7 @@ class Memory:
     def extended(self, keys: Tensor, values: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """Writes (B, K, T, d) from position `first` on; all keys and values so far, (B, K, S, d)."""
         last = first + keys.shape[2]
+        assert last <= self.keys.shape[2]
         self.keys[:, :, first:last] = keys
         self.values[:, :, first:last] = values
         return self.keys[:, :, :last], self.values[:, :, :last]

@@ -322,6 +322,10 @@ def _remarks(result: Estimate, taking: "_Taking", devices: int, possible: list[i
         batch = least.activations + least.passing
         over = least.total - result.memory_bytes * USABLE_SHARE
         advice = f"lower {key} to {1 - over / batch:.0%} of what it is" if over < 0.9 * batch else "take more devices"
+        if least.whole > over:
+            advice = (
+                "set engine.evaluate_sharded=true, so that no device evaluates the whole model; or take more devices"
+            )
         yield (
             f"nothing fits: at least {least.total / GB:,.1f} GB are needed, {batch / GB:,.1f} of them for a "
             f"micro-batch; {advice}, or larger ones"

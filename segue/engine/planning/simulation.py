@@ -26,6 +26,7 @@ from segue.engine.planning.depth import Kind
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
 from segue.layers.attention import Attention
+from segue.layers.causal_attention import CausalAttention
 from segue.layers.splits import splits_of
 
 _OPS = torch.ops.aten
@@ -330,7 +331,7 @@ def _like_gpu(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout) and module.p:
             module.forward = partial(_fused_dropout, module.p)  # type: ignore[method-assign]
-        elif isinstance(module, Attention):
+        elif isinstance(module, Attention | CausalAttention):
             module.dropout = 0.0
 
 
@@ -367,9 +368,12 @@ def _counted_sums(model: nn.Module, sums: dict[str, int], runs: list[depth.Run],
     def add_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         sums["backward"] += inputs[0].nbytes * times.get(module, 1)
 
-    def add_scores(width: int, module: nn.Module, inputs: Any, scores: Tensor) -> None:  # (P, V): of (P, D)
+    def add_scores(width: int, module: nn.Module, inputs: Any, outputs: Any) -> None:
         del module, inputs
-        sums["backward"] += scores.shape[0] * width * scores.element_size()
+        # Scores (P, V) of P targets, or losses of a model that never has the scores of all of them at once.
+        targets = outputs.shape[0] if isinstance(outputs, Tensor) else outputs[1].numel()
+        is_cast = torch.is_autocast_enabled("cpu")
+        sums["backward"] += targets * width * (torch.get_autocast_dtype("cpu") if is_cast else torch.float32).itemsize
 
     handles: list[Any] = []
     for module in model.modules():
