@@ -338,7 +338,7 @@ def _with_ends_held_out(
         position += len(text)
         if split == "train" and place < len(text):
             cut = _line_end(text, max(0, place), held_out, document.is_last)
-            if cut:
+            if cut or (place <= 0 and document.is_last and not document.is_first and text.strip()):
                 yield "train", Document(text[:cut], document.origin, start, True)
                 text, start, split = text[cut:], True, "dev"
         yield split, Document(text, document.origin, start, document.is_last)
