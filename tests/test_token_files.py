@@ -317,3 +317,20 @@ def test_tokens_of_a_killed_process_are_refused(tmp_path: Path) -> None:
     index = foreign(tmp_path / f"{PARTIAL}x" / "train.idx", [[1, 2], [3, 4]])
     with pytest.raises(UserError, match="not complete: the process that wrote it has stopped"):
         build(Corpus(DocumentsSection(root=str(index.parent), train=("train.idx",))))
+
+
+def test_another_file_of_the_name_is_no_sidecar(tmp_path: Path) -> None:
+    index = foreign(tmp_path / "a.idx", [[1, 2, 3]])
+    for text in ('{"text": "a"}\n{"text": "b"}\n', '{"text": "a"}', "[1]", "x" * 20_000):
+        index.with_suffix(".json").write_text(text)
+        assert TokenFile(index).facts is None
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Writer, "add", full)
+    with pytest.raises(UserError, match=r"cannot write these tokens: No space left on device; data\.tokens can be"):
+        build(corpus(tmp_path))
+    assert not list((tmp_path / "tokens").glob(f"{PARTIAL}*"))
