@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from segue.data import tokenizer as tokenizers
 from segue.data.tokenizer import (
     BPESection,
+    ByteBPESection,
     BytesSection,
     CharactersSection,
     Tokenizer,
@@ -290,3 +291,74 @@ def test_a_file_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer\.json: not a tokenizer"):
         Tokenizer.load(path)
+
+
+# --- Byte-level BPE and batches ---
+
+LOSSLESS = {
+    **{kind: TOKENIZERS[kind] for kind in ("characters", "bytes")},
+    "words": tokenizers.build(WordsSection(kind="words"), TEXTS),
+    "byte_bpe": tokenizers.build(ByteBPESection(kind="byte_bpe", size=300), TEXTS * 2, ["<|endoftext|>"]),
+}
+
+
+@given(st.one_of(st.text(), st.text(st.sampled_from(list(" \n\t\r\0ab'sé日🙂\u200d\u00a0<|endoftext|>")))))
+@settings(deadline=None)
+def test_byte_bpe_writes_every_text_exactly(text: str) -> None:
+    tokenizer = LOSSLESS["byte_bpe"]
+    numbers = tokenizer.encode(text)
+    assert tokenizer.decode_exactly(numbers) == text
+    assert tokenizer.decode(numbers) == text.strip(" ")
+    assert 0 not in numbers
+    [in_batch] = tokenizer.encode_batch([text])
+    assert in_batch.tolist() == numbers
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@given(draw=st.data())
+@settings(deadline=None)
+def test_batches_are_encoded_as_single_texts_are(kind: str, draw: st.DataObject) -> None:
+    tokenizer = LOSSLESS[kind]
+    pieces = st.sampled_from(" ".join(TEXTS).split()) if kind == "words" else st.text(ALPHABET)
+    texts = draw.draw(st.lists(st.lists(pieces).map(" ".join)))
+    found = tokenizer.encode_batch(texts)
+    assert [each.tolist() for each in found] == [tokenizer.encode(text) for text in texts]
+    if kind != "words":
+        assert [tokenizer.decode_exactly(each.tolist()) for each in found] == texts
+
+
+@pytest.mark.parametrize(("kind", "strange"), [("characters", "a zo"), ("words", "bad zoo")])
+def test_batches_with_unknown_characters_are_refused(kind: str, strange: str) -> None:
+    with pytest.raises(UserError, match="outside the tokenizer's alphabet: 'z"):
+        LOSSLESS[kind].encode_batch(["bad", strange])
+
+
+def test_batches_may_have_the_unknown_token() -> None:
+    tokenizer = tokenizers.build(CharactersSection(kind="characters", alphabet="ab"), [], [tokenizers.UNKNOWN])
+    assert [each.tolist() for each in tokenizer.encode_batch(["abc\U0010ffffb", ""])] == [[1, 2, 0, 0, 2], []]
+    assert tokenizer.encode("abc\U0010ffffb") == [1, 2, 0, 0, 2]
+
+
+def test_byte_bpe_is_gpt2s() -> None:
+    tokenizer = LOSSLESS["byte_bpe"]
+    assert tokenizer.special == {"<|endoftext|>": 0}
+    assert sorted(tokenizer.pieces[1:257]) == [bytes([byte]) for byte in range(256)]
+    assert tokenizer.chunks("it's  a dab\n\nof 12 cabs!") == [
+        *("it", "'s", "Ġ", "Ġa", "Ġdab", "Ċ", "Ċ", "of", "Ġ12", "Ġcabs", "!"),
+    ]
+
+
+def test_byte_bpe_is_learned_deterministically_from_a_stream() -> None:
+    texts = [f"{number} is the cube root of {number**3}\n" for number in range(3000)]
+    section = ByteBPESection(kind="byte_bpe", size=600)
+    found = {tokenizers.build(section, iter(each)).to_json() for each in (texts, texts, texts[::-1])}
+    assert len(found) == 1
+
+
+def test_byte_bpe_has_as_many_tokens_as_asked_for() -> None:
+    texts = [f"{number} is the cube root of {number**3}\n" for number in range(3000)]
+    assert len(tokenizers.build(ByteBPESection(kind="byte_bpe", size=600), texts, ["<|endoftext|>"])) == 600
+    resolved = tokenizers.resolved(ByteBPESection(kind="byte_bpe", size="auto"), ["a" * 500, "b" * 500], 1)
+    assert resolved.size == 1 + 256 + 500
+    with pytest.raises(UserError, match=r"tokenizer\.size: 256 is less than the 256 bytes and 1 special tokens"):
+        tokenizers.build(ByteBPESection(kind="byte_bpe", size=256), texts, ["<|endoftext|>"])

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from segue.data import document_files
 from segue.data.document_files import KNOWN, Document, cuts
+from segue.data.manifest import unreadable
 from segue.data.manifests import Split
 from segue.errors import Problems, UserError, warn
 from segue.files import PARTIAL
@@ -32,6 +33,7 @@ SAMPLE_BYTES = 1_000_000_000
 """Most text from which a tokenizer is learned: the package counts pairs in 32 bits (tokenizers #1345)."""
 
 _SAMPLE_PIECE = 100_000  # characters of a long document that are drawn together
+_BEGINNING = 10_000
 _SHOWN = 10
 _PURPOSE: dict[Split, str] = {"train": "training", "dev": "development"}
 
@@ -217,12 +219,14 @@ class Corpus:
         goes_to: Split = "train"
         for split, document in self._good(bar):
             if document.is_first:
-                identity, place = _hashes(document.text)
+                # Of a long document, the first part is enough to choose its place, and it is never a repeated one.
+                identity, place = _hashes(document.text if document.is_last else document.text[:_BEGINNING])
                 goes_to = "dev" if self.is_held_out and not self._lengths and place < limit else split
                 if document.is_last and identity in seen:
                     self.num_duplicates[goes_to] += 1
                     continue
-                seen.add(identity)
+                if document.is_last:
+                    seen.add(identity)
             yield goes_to, document
 
     def _good(self, bar: Bar) -> Iterator[tuple[Split, Document]]:
@@ -305,10 +309,13 @@ def _there(folder: Path) -> str:
 
 def _content_hash(path: Path, bar: Bar) -> str:
     found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            found.update(block)
-            bar.advance(len(block) / 1e6)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                found.update(block)
+                bar.advance(len(block) / 1e6)
+    except OSError as error:
+        raise unreadable(path, "text", error) from None
     return found.hexdigest()
 
 
@@ -338,7 +345,7 @@ def _with_ends_held_out(
         position += len(text)
         if split == "train" and place < len(text):
             cut = _line_end(text, max(0, place), held_out, document.is_last)
-            if cut:
+            if cut or (place <= 0 and document.is_last and not document.is_first and text.strip()):
                 yield "train", Document(text[:cut], document.origin, start, True)
                 text, start, split = text[cut:], True, "dev"
         yield split, Document(text, document.origin, start, document.is_last)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from segue.errors import UserError, warn
 from segue.files import PARTIAL
+from segue.progress import progress
 
 Tokens = NDArray[np.uint16] | NDArray[np.int32]
 
@@ -31,6 +32,7 @@ _HEADER = struct.Struct("<9sQBQQ")
 _TYPES: dict[int, Any] = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
 _SMALL_VOCABULARY = 65_500  # Megatron's, below 2 ** 16
 _LONGEST = 2**31 - 1  # a length is int32: a longer document is divided
+_LARGEST_FACTS = 10_000  # bytes
 _BLOCK = 1 << 22  # tokens that are checked at a time
 
 
@@ -67,7 +69,7 @@ class TokenFile:
         length = self._header.num_tokens
         self.start, self.stop = start, length if stop is None else stop
         assert 0 <= self.start <= self.stop <= length
-        self.facts = _facts(index) if (self.start, self.stop) == (0, length) else None
+        self.facts = facts_of(index) if (self.start, self.stop) == (0, length) else None
         """What is known about the texts; None for tokens of others, and for a range of a file."""
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ class TokenFile:
             )
         if self.path.parent.name.startswith(PARTIAL):
             raise UserError(f"{self.path}: not complete: the process that wrote it has stopped; name the texts instead")
-        for place in range(0, len(self), _BLOCK):
+        for place in progress(range(0, len(self), _BLOCK), f"checks {self.path.name}"):
             block = self.tokens[place : place + _BLOCK]
             least, most = int(block.min()), int(block.max())
             if least < 0 or most >= vocabulary:
@@ -203,14 +205,15 @@ def _header(index: Path) -> _Header:
     return _Header(kind, num_sequences, num_documents, num_tokens)
 
 
-def _facts(index: Path) -> Facts | None:
+def facts_of(index: Path) -> Facts | None:
+    """What NAME.json says; None if it does not exist, or is something else that has this name."""
+    path = index.with_suffix(".json")
     try:
-        values = json.loads(index.with_suffix(".json").read_text("utf-8"))
-        return Facts(**values)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{index.with_suffix('.json')}: not what belongs to a token file: {error}; remove it") from None
+        if path.stat().st_size < _LARGEST_FACTS:
+            return Facts(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        pass
+    return None
 
 
 class Writer:

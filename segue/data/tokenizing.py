@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from segue.data.document_files import Document, cuts
 from segue.data.documents import FEW_DOCUMENTS, INDEX, Corpus
 from segue.data.manifests import Split
-from segue.data.token_files import Facts, TokenFile, Writer, sync
+from segue.data.token_files import Facts, TokenFile, Writer, facts_of, sync
 from segue.data.tokenizer import Tokenizer
 from segue.errors import UserError, warn
 from segue.files import LOCK, PARTIAL, fcntl
@@ -46,20 +46,25 @@ def build(corpus: Corpus, tokenizer: Tokenizer, end: int, folder: Path) -> dict[
     texts = corpus.checksum()
     name = sha256(f"{mark} {texts} {end}".encode()).hexdigest()[:12]
     splits: list[Split] = ["train", "dev"] if corpus.is_held_out else list(corpus.paths)
+
+    def is_complete(place: Path) -> bool:
+        facts = [facts_of(place / f"{split}{INDEX}") for split in splits]
+        return all(each is not None and (each.tokenizer, each.texts) == (mark, texts) for each in facts)
+
     places = [parent / corpus.section.tokens / name for parent in (Path(corpus.section.root), folder)]
-    for place in places:
-        if _is_complete(place, splits):
-            return found | _opened(place, splits)
+    for place in filter(is_complete, places):
+        return found | _opened(place, splits)
     place = places[0] if _may_be_written(places[0].parent) else places[1]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(place.parent / f"{LOCK}_{name}"):
-        if not _is_complete(place, splits):  # another process may have made it meanwhile
-            _make(place, lambda partial: _write(corpus, tokenizer, end, splits, partial, mark, texts))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(place.parent / f"{LOCK}_{name}"):
+            if not is_complete(place):  # another process may have made it meanwhile
+                _make(place, is_complete, lambda partial: _write(corpus, tokenizer, end, splits, partial, mark, texts))
+    except OSError as error:
+        raise UserError(
+            f"{place}: cannot write these tokens: {error.strerror or error}; data.tokens can be another folder"
+        ) from None
     return found | _opened(place, splits)
-
-
-def _is_complete(place: Path, splits: Sequence[Split]) -> bool:
-    return all((place / f"{split}.json").is_file() for split in splits)
 
 
 def _opened(place: Path, splits: Sequence[Split]) -> dict[Split, TokenFile]:
@@ -83,7 +88,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _make(place: Path, write: Callable[[Path], None]) -> None:
+def _make(place: Path, is_complete: Callable[[Path], bool], write: Callable[[Path], None]) -> None:
     """Makes the folder `place`, which appears when all is written. Without locks, other processes may do the same."""
     prefix = f"{PARTIAL}{place.name}_"
     if fcntl is not None:
@@ -93,10 +98,13 @@ def _make(place: Path, write: Callable[[Path], None]) -> None:
     partial.mkdir()
     try:
         write(partial)
-        if place.is_dir() and fcntl is not None:  # without all its files
+        if place.is_dir() and not is_complete(place):
             shutil.rmtree(place)
-        with suppress(FileExistsError, OSError):
+        try:
             partial.rename(place)
+        except OSError:  # another process was first
+            if not is_complete(place):
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
