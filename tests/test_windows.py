@@ -5,14 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.data import windows
+from segue.data import documents, windows
 from segue.data.manifests import Split
 from segue.data.mixture import Mixture
 from segue.data.token_files import TokenFile, Writer
+from segue.data.tokenizer import CharactersSection, build
 from segue.data.windows import WindowPlan, Windows, WindowSource, order
 from segue.errors import UserError
 
-END = 0
+TOKENIZER = build(CharactersSection(kind="characters"), (), [documents.END])
+END = TOKENIZER.special[documents.END]
 
 
 def token_file(index: Path, rows: list[list[int]]) -> TokenFile:
@@ -30,7 +32,7 @@ def source(
         "train": token_file(folder / "train.idx", rows),
         "dev": token_file(folder / "dev.idx", rows),
     }
-    return WindowSource(files, window, budget, lambda found: found, end=END, seed=0, few=1e6)
+    return WindowSource(files, window, budget, lambda found: found, tokenizer=TOKENIZER, seed=0, few=1e6)
 
 
 ROWS = [list(range(1, 1 + length)) for length in (3, 1, 30, 0, 12, 50)]

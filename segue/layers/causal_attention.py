@@ -5,7 +5,7 @@ Shape letters: B rows, T positions, S positions so far, D width, H heads, K head
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from segue.layers.splits import Split
+from segue.layers.sums import with_summed_gradient
 
 SHORT_DOCUMENT = 48
 """Documents of fewer tokens on average are separated by a mask; longer ones are faster one by one."""
@@ -92,6 +93,18 @@ class Memory:
         return self.keys[:, :, :last], self.values[:, :, :last]
 
 
+class HeadNorm(nn.RMSNorm):
+    """Normalizes each head. Ranks that share the heads have the same weights."""
+
+    group: Any = None
+    """These ranks; None: all heads are here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, H, d) -> (B, T, H, d)."""
+        weight = self.weight if self.group is None else with_summed_gradient(self.weight, self.group)
+        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
 class CausalAttention(nn.Module):
     """Multi-head attention to earlier positions, optionally with fewer key and value heads, and with QK-norm.
 
@@ -99,7 +112,14 @@ class CausalAttention(nn.Module):
     queries and keys of each head are normalized before they are rotated.
     """
 
-    splits: ClassVar[Mapping[str, Split]] = {"query": "column", "key": "column", "value": "column", "output": "row"}
+    splits: ClassVar[Mapping[str, Split]] = {
+        "query": "column",
+        "key": "column",
+        "value": "column",
+        "output": "row",
+        "query_norm": "heads",
+        "key_norm": "heads",
+    }
 
     def __init__(
         self,
@@ -121,8 +141,8 @@ class CausalAttention(nn.Module):
         self.key = nn.Linear(width, key_value_heads * head_width, bias=has_biases)
         self.value = nn.Linear(width, key_value_heads * head_width, bias=has_biases)
         self.output = nn.Linear(heads * head_width, width, bias=has_biases)
-        self.query_norm = None if norm_epsilon is None else nn.RMSNorm(head_width, norm_epsilon)
-        self.key_norm = None if norm_epsilon is None else nn.RMSNorm(head_width, norm_epsilon)
+        self.query_norm = None if norm_epsilon is None else HeadNorm(head_width, norm_epsilon)
+        self.key_norm = None if norm_epsilon is None else HeadNorm(head_width, norm_epsilon)
 
     def dealt_out(self) -> dict[str, int]:
         """The numbers of heads."""

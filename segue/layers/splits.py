@@ -6,12 +6,13 @@ Shoeybi et al. 2019, "Megatron-LM" (arXiv:1909.08053), section 3.
 from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
-Split = Literal["column", "row", "vocabulary"]
+Split = Literal["column", "row", "vocabulary", "heads"]
 """The dimension of a matrix that is split over ranks.
 
 "column" splits the outputs of a linear layer, "row" its inputs: the paper writes Y = XA, so a column of A is an output.
 A column split followed by a row split needs one sum over ranks. "vocabulary" splits the tokens of an embedding or an
-output layer (`vocabulary.py`); only these may be split unevenly.
+output layer (`vocabulary.py`); only these may be split unevenly. "heads" splits nothing: every rank has the whole
+layer, and applies it to its own heads (`HeadNorm`), so its gradient is a sum over ranks.
 """
 
 

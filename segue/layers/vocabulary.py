@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.nn import functional as F
 
+from segue.layers.sums import summed
+
 
 class TokenEmbedding(nn.Embedding):
     """torch's embedding, whose rows may be split over ranks."""
@@ -21,9 +23,12 @@ class TokenEmbedding(nn.Embedding):
         table = self.weight
         if not isinstance(table, DTensor):
             return super().forward(tokens)
-        found = F.embedding(_on_all_ranks(tokens, table), table)
-        assert isinstance(found, DTensor)  # a pending sum over ranks (Partial)
-        return found.redistribute(placements=[Replicate()]).to_local()
+        mesh, own = table.device_mesh, table.to_local()
+        places = tokens - mesh.get_local_rank() * -(-table.shape[0] // mesh.size())  # as torch.chunk
+        is_own = (places >= 0) & (places < len(own))
+        found = F.embedding(places.clamp(0, len(own) - 1), own)
+        # Not by DTensor's own rule, whose gradient of the table comes whole on every rank.
+        return summed(found.masked_fill(~is_own.unsqueeze(-1), 0.0), mesh.get_group())
 
 
 class TokenBias(nn.Module):

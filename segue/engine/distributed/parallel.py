@@ -34,6 +34,7 @@ from segue.engine.distributed.materialize import materialize
 from segue.engine.distributed.parts import batch_norms, units
 from segue.errors import UserError
 from segue.layers import lora
+from segue.layers.causal_attention import HeadNorm
 from segue.layers.splits import Split, Splittable, splits_of
 
 T = TypeVar("T")
@@ -77,7 +78,16 @@ class _Rows(ParallelStyle):
         return module
 
 
-_STYLES: dict[Split, type[ParallelStyle]] = {"column": _Column, "row": _Row, "vocabulary": _Rows}
+class _Heads(ParallelStyle):
+    """A layer that every rank has, and applies to its own heads."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, HeadNorm)
+        module.group = device_mesh.get_group()
+        return module
+
+
+_STYLES: dict[Split, type[ParallelStyle]] = {"column": _Column, "row": _Row, "vocabulary": _Rows, "heads": _Heads}
 
 
 class World(NamedTuple):

@@ -343,6 +343,8 @@ def _split(model: nn.Module, ranks: int) -> None:
     """Reduces the layers that tensor parallelism splits to the first rank's part."""
     for module in model.modules():
         for name, split in splits_of(module, ranks).items():
+            if split == "heads":
+                continue
             matrix = getattr(module, name)
             outputs, inputs = matrix.weight.shape
             if split != "row":

@@ -1,0 +1,67 @@
+"""Language models on ranks: the same steps from the same micro-batches, and the same model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import RunRanks
+from safetensors.torch import load_file
+
+STEPS = 5
+LAYOUTS = {"2 copies": (2, 1, 1), "2 tensor-parallel": (1, 1, 2), "2 shards x 2 tensor-parallel": (1, 2, 2)}
+LLAMA = ("model.padded_vocabulary=16", "model.has_query_key_norm=true", "model.is_tied=false")
+GPT2 = (
+    *("model.kind=gpt2", "model.context=32", "model.width=32", "model.layers=4", "model.heads=4"),
+    *("model.dropout=0.0", "model.attention_dropout=0.0", "engine.evaluate_sharded=true"),
+)
+KINDS = {"llama": LLAMA, "gpt2": GPT2}
+CASES = [
+    ("llama", "2 shards x 2 tensor-parallel"),
+    ("gpt2", "2 shards x 2 tensor-parallel"),
+    *(pytest.param(kind, name, marks=pytest.mark.slow) for kind in KINDS for name in ("2 copies", "2 tensor-parallel")),
+]
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+class Runs:
+    """Runs by kind of model and layout, each trained when it is first asked for."""
+
+    def __init__(self, folder: Path, recipe: Path, run_ranks: RunRanks) -> None:
+        self._folder, self._recipe, self._run_ranks = folder, recipe, run_ranks
+
+    def __call__(self, kind: str, name: str) -> Path:
+        run = self._folder / f"{kind}, {name}"
+        if not run.exists():
+            copies, shards, parts = LAYOUTS.get(name, (1, 1, 1))
+            often = [f"engine.steps={STEPS}", "engine.log_every=1", f"engine.evaluate_every={STEPS}"]
+            layout = [f"engine.data_parallel={copies}", f"engine.shard={shards}", f"engine.tensor_parallel={parts}"]
+            words: list[object] = ["train", self._recipe, "--out", run, *KINDS[kind], *often, *layout]
+            statuses, said = self._run_ranks([(copies * shards * parts, words)])
+            assert [set(each) for each in statuses] == [{0}], said
+        return run
+
+
+@pytest.fixture(scope="module")
+def runs(language_recipe: Path, run_ranks: RunRanks, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("language_layouts"), language_recipe, run_ranks)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_any_layout_trains_the_same_model(runs: Runs, kind: str, name: str) -> None:
+    """It also takes the same steps, with the vocabulary split over ranks that have other numbers of tokens."""
+    alone, spread = (runs(kind, each) for each in ("alone", name))
+    for expected, found in zip(records(alone), records(spread), strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+    assert len({each["loss"] for each in records(spread)}) == STEPS
+    assert records(spread)[-1]["dev"] == pytest.approx(records(alone)[-1]["dev"], rel=1e-3)
+    wanted, found = (load_file(run / "model" / "model.safetensors") for run in (alone, spread))
+    assert found.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        if key.endswith("key.bias"):  # attention is blind to it: its gradient is rounding, which Adam makes large
+            continue
+        assert (found[key].double() - tensor.double()).abs().max() <= 2e-3 * max(1.0, float(tensor.abs().max())), key
