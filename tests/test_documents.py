@@ -5,9 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from segue.data import document_files, tokenizer
 from segue.data.document_files import Document, cuts, read
@@ -94,7 +97,6 @@ def test_formats_give_the_same_texts(name: str, packed: str, tmp_path: Path) -> 
     if packed == ".gz":
         content = gzip.compress(content[:20]) + gzip.compress(content[20:])
     if packed == ".zst":
-        zstandard = pytest.importorskip("zstandard")
         content = zstandard.compress(content[:20]) + zstandard.compress(content[20:])
     path, sizes = write(tmp_path / f"{name}{packed}", content), list[int]()
     found = list(read(path, "line", "text", sizes.append))
@@ -103,9 +105,6 @@ def test_formats_give_the_same_texts(name: str, packed: str, tmp_path: Path) -> 
 
 
 def test_parquet_files_are_read_by_column(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"id": [1, 2, 3, 4], "content": [*LINES, None]}), path)
     *good, bad = read(path, "file", "content")
@@ -178,8 +177,7 @@ def test_the_byte_that_is_not_utf_8_is_named(chunk: int, tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_packed_files_that_are_cut_off_are_refused(name: str, suffix: str, tmp_path: Path) -> None:
     content = json_lines(str(number**7) for number in range(3000)).encode()
-    module = gzip if suffix == ".gz" else pytest.importorskip("zstandard")
-    content = module.compress(content)
+    content = gzip.compress(content) if suffix == ".gz" else zstandard.compress(content)
     *_, problem = texts(read(write(tmp_path / f"{name}{suffix}", content[:-9]), "file", "text"))
     assert f"{name}{suffix}: cannot read this text" in problem
     *_, problem = texts(read(write(tmp_path / f"{name}{suffix}", b"not packed"), "file", "text"))
@@ -216,7 +214,9 @@ def test_folders_and_patterns_are_searched_in_order(tmp_path: Path) -> None:
     assert message.startswith("3 files that are no texts by their names are left out: .png (2), no suffix (1); texts:")
     with gathered():
         assert len(Corpus(section(tmp_path, train=(".",))).files.train) == 4
+        assert len(Corpus(section(tmp_path, train=("*",))).files.train) == 4
         assert len(Corpus(section(tmp_path, train=("**/*.txt",))).files.train) == 2
+        assert len(Corpus(section(tmp_path, train=("**/*.json*",))).files.train) == 1
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,7 @@ class Corpus:
 def _found(section: DocumentsSection, names: Sequence[str], key: str, strange: list[Path]) -> list[Path]:
     """The files of names, folders and patterns, each once; those in folders that are no texts are put in `strange`."""
     root, kept = Path(section.root), dict[Path, None]()
+    own = root / section.tokens
     for name in names:
         path = root / name
         if path.is_file():
@@ -275,11 +276,12 @@ def _found(section: DocumentsSection, names: Sequence[str], key: str, strange: l
         if path.is_dir():
             inside = [path]
         else:
-            inside = [root / found for found in sorted(glob.glob(name, root_dir=root, recursive=True))]
+            matches = (root / found for found in sorted(glob.glob(name, root_dir=root, recursive=True)))
+            inside = [found for found in matches if not found.is_relative_to(own)]
             if not inside:
                 what = "no file matches this pattern" if glob.has_magic(name) else "no such file or folder"
                 raise UserError(f"{path}: {key}: {what}; {_there(path.parent)}")
-        there = [file for each in inside for file in (_walk(each, root / section.tokens) if each.is_dir() else [each])]
+        there = [file for each in inside for file in (_walk(each, own) if each.is_dir() else [each])]
         kept.update(dict.fromkeys(filter(document_files.is_known, there)))
         strange += [file for file in there if not document_files.is_known(file)]
         if not any(map(document_files.is_known, there)):
@@ -320,7 +322,7 @@ def _content_hash(path: Path, bar: Bar) -> str:
 
 
 def _hashes(text: str) -> tuple[int, int]:
-    """Two numbers of 64 bits that depend on the text, but not on its white space: which one it is, where it goes."""
+    """Two numbers of 64 bits for a text, whatever white space divides its words: which one it is, and where it goes."""
     both = hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest()
     return int.from_bytes(both[:8], "little"), int.from_bytes(both[8:], "little")
 
