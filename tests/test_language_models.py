@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue.layers import causal_attention
+from segue.layers.fused import fuse
 from segue.layers.loss import total_cross_entropy
+from segue.layers.rms_norm import RMSNorm
 from segue.models.decoder_only import DecoderOnly, DecoderOnlySection
 from segue.models.gpt2 import GPT2, GPT2Section
 
@@ -48,7 +50,7 @@ def with_values(model: Any) -> Any:
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.2 + (parameter.ndim == 1))
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1 + (parameter.ndim == 1))
     return model.eval()
 
 
@@ -222,6 +224,35 @@ def test_total_loss_equals_torch(monkeypatch: pytest.MonkeyPatch, chunk: int) ->
     assert table.grad is not None
     assert torch.allclose(found[0], x.grad, atol=1e-5)
     assert torch.allclose(found[1], table.grad, atol=1e-5)
+
+
+def test_norms_and_their_gradients_equal_torch() -> None:
+    draw = torch.Generator().manual_seed(0)
+    ours, theirs = RMSNorm(12, 1e-5), nn.RMSNorm(12, 1e-5)
+    with torch.no_grad():
+        for each in (ours, theirs):
+            each.weight.copy_(torch.linspace(0.5, 2, 12))
+    found = []
+    for norm in (ours, theirs):
+        x = torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        y = norm(x)
+        (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+        found.append((y, x.grad, norm.weight.grad))
+    for mine, other in zip(*found, strict=True):
+        assert torch.allclose(mine, other, atol=1e-5)
+    with torch.no_grad():
+        x = torch.randn(3, 12, generator=draw)
+        assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+
+
+def test_fused_layers_give_the_same(model: DecoderOnly | GPT2) -> None:
+    rows = tokens(2, 30)
+    before = model.scores(rows)
+    fuse(model)
+    with torch.no_grad():
+        assert torch.allclose(model.scores(rows), before, atol=1e-5)
+    names = set(model.state_dict())
+    assert names == set((LLAMA if isinstance(model, DecoderOnly) else SMALL_GPT2).build(VOCABULARY).state_dict())
 
 
 def test_initial_losses_are_those_of_a_guess() -> None:

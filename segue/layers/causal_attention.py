@@ -5,15 +5,15 @@ Shape letters: B rows, T positions, S positions so far, D width, H heads, K head
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
+from segue.layers.fused import Fused, at_once, side_by_side
+from segue.layers.rms_norm import RMSNorm
 from segue.layers.splits import Split
-from segue.layers.sums import with_summed_gradient
 
 SHORT_DOCUMENT = 48
 """Documents of fewer tokens on average are separated by a mask; longer ones are faster one by one."""
@@ -62,6 +62,10 @@ class Rotation(NamedTuple):
     cosines: Tensor
     sines: Tensor
 
+    def of(self, places: "slice | Tensor") -> "Rotation":
+        """The rotation of some of the positions, which are (T), or (B, T) in a tensor."""
+        return Rotation(self.cosines[places], self.sines[places])
+
 
 def rotation(positions: Tensor, width: int, base: float, dtype: torch.dtype) -> Rotation:
     """(..., T) positions -> the rotation of heads of this width at these positions."""
@@ -74,8 +78,7 @@ def rotation(positions: Tensor, width: int, base: float, dtype: torch.dtype) -> 
 
 def rotated(x: Tensor, by: Rotation) -> Tensor:
     """(B, T, H, d) -> (B, T, H, d)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * by.cosines + torch.cat([second, first], dim=-1) * by.sines
+    return torch.addcmul(x * by.cosines, x.roll(x.shape[-1] // 2, dims=-1), by.sines)
 
 
 class Memory:
@@ -91,18 +94,6 @@ class Memory:
         self.keys[:, :, first:last] = keys
         self.values[:, :, first:last] = values
         return self.keys[:, :, :last], self.values[:, :, :last]
-
-
-class HeadNorm(nn.RMSNorm):
-    """Normalizes each head. Ranks that share the heads have the same weights."""
-
-    group: Any = None
-    """These ranks; None: all heads are here."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, H, d) -> (B, T, H, d)."""
-        weight = self.weight if self.group is None else with_summed_gradient(self.weight, self.group)
-        return F.rms_norm(x, self.normalized_shape, weight, self.eps)
 
 
 class CausalAttention(nn.Module):
@@ -141,8 +132,16 @@ class CausalAttention(nn.Module):
         self.key = nn.Linear(width, key_value_heads * head_width, bias=has_biases)
         self.value = nn.Linear(width, key_value_heads * head_width, bias=has_biases)
         self.output = nn.Linear(heads * head_width, width, bias=has_biases)
-        self.query_norm = None if norm_epsilon is None else HeadNorm(head_width, norm_epsilon)
-        self.key_norm = None if norm_epsilon is None else HeadNorm(head_width, norm_epsilon)
+        self._fused: Fused | None = None
+        self.query_norm = None if norm_epsilon is None else RMSNorm(head_width, norm_epsilon)
+        self.key_norm = None if norm_epsilon is None else RMSNorm(head_width, norm_epsilon)
+
+    def fuse(self) -> None:
+        """Puts the three matrices in one piece, for inference."""
+        self._fused = side_by_side(self._each())
+
+    def _each(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        return self.query, self.key, self.value
 
     def dealt_out(self) -> dict[str, int]:
         """The numbers of heads."""
@@ -196,13 +195,7 @@ class CausalAttention(nn.Module):
 
         One product with the three matrices side by side is faster than three, and one rotation than two.
         """
-        each = (self.query, self.key, self.value)
-        if all(type(layer) is nn.Linear and not isinstance(layer.weight, DTensor) for layer in each):
-            has_biases = self.query.bias is not None
-            biases = torch.cat([layer.bias for layer in each]) if has_biases else None
-            whole = F.linear(x, torch.cat([layer.weight for layer in each]), biases)
-        else:
-            whole = torch.cat([layer(x) for layer in each], dim=-1)
+        whole = at_once(x, self._each(), self._fused)
         whole = whole.view(*x.shape[:2], -1, self.head_width)  # (B, T, H + 2 K, d)
         group = self.heads // self.key_value_heads
         ours = whole.shape[2] // (group + 2)  # heads of keys

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue.layers.dropout import Dropout
+from segue.layers.fused import Fused, at_once, side_by_side
 from segue.layers.splits import Split
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "swish", "swiglu"]
@@ -37,6 +38,7 @@ class FeedForward(nn.Module):
         self.gate = nn.Linear(width, hidden, bias=has_biases) if activation == "swiglu" else None
         self.down = nn.Linear(hidden, width, bias=has_biases)
         self.dropout = Dropout(dropout)
+        self._fused: Fused | None = None
 
     def dealt_out(self) -> dict[str, int]:
         """The number of hidden units."""
@@ -44,6 +46,14 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        hidden = self.up(x)
-        hidden = PLAIN[self.activation](hidden) if self.gate is None else F.silu(self.gate(x)) * hidden
+        if self.gate is None:
+            hidden = PLAIN[self.activation](self.up(x))
+        else:
+            gate, up = at_once(x, (self.gate, self.up), self._fused).chunk(2, dim=-1)
+            hidden = F.silu(gate) * up
         return self.down(self.dropout(hidden))  # type: ignore[no-any-return]
+
+    def fuse(self) -> None:
+        """Puts two matrices in one piece, for inference."""
+        if self.gate is not None:
+            self._fused = side_by_side((self.gate, self.up))

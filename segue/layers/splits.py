@@ -12,7 +12,7 @@ Split = Literal["column", "row", "vocabulary", "heads"]
 "column" splits the outputs of a linear layer, "row" its inputs: the paper writes Y = XA, so a column of A is an output.
 A column split followed by a row split needs one sum over ranks. "vocabulary" splits the tokens of an embedding or an
 output layer (`vocabulary.py`); only these may be split unevenly. "heads" splits nothing: every rank has the whole
-layer, and applies it to its own heads (`HeadNorm`), so its gradient is a sum over ranks.
+layer, and applies it to its own heads (QK-norm), so its gradient is a sum over ranks.
 """
 
 

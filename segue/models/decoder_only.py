@@ -18,6 +18,7 @@ from segue.layers.causal_attention import CausalAttention, Documents, Memory, Ro
 from segue.layers.dropout import Dropout
 from segue.layers.feed_forward import FeedForward
 from segue.layers.loss import total_cross_entropy
+from segue.layers.rms_norm import RMSNorm
 from segue.layers.splits import Split
 from segue.layers.vocabulary import TokenEmbedding, token_scores
 from segue.models.generating import Cache, Prompts
@@ -95,7 +96,7 @@ class DecoderOnly(nn.Module):
         rows = -(-vocabulary // section.padded_vocabulary) * section.padded_vocabulary
         self.embedding = TokenEmbedding(rows, section.width)
         self.layers = nn.ModuleList(DecoderOnlyLayer(section) for _ in range(section.layers))
-        self.norm = nn.RMSNorm(section.width, section.norm_epsilon)
+        self.norm = RMSNorm(section.width, section.norm_epsilon)
         self.head = None if section.is_tied else nn.Linear(section.width, rows, bias=False)
         self.dropout = Dropout(section.dropout)
 
@@ -140,8 +141,10 @@ class DecoderOnly(nn.Module):
         return self._extended(tokens.unsqueeze(1), cache)
 
     def _extended(self, tokens: Tensor, cache: Cache) -> Tensor:
-        positions, mask = cache.positions(tokens.shape[1]), cache.mask(tokens.shape[1])
-        by = self._rotation(positions)
+        mask = cache.mask(tokens.shape[1])
+        if cache.rotation is None:
+            cache.rotation = self._rotation(torch.arange(cache.capacity, device=tokens.device))
+        by = cache.rotation.of(cache.newest(tokens.shape[1]))
         x = self.embedding(tokens)
         for layer, memory in zip(self.layers, cache.memories, strict=True):
             assert isinstance(layer, DecoderOnlyLayer)
@@ -178,7 +181,7 @@ class DecoderOnlyLayer(nn.Module):
 
     def __init__(self, section: DecoderOnlySection) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(section.width, section.norm_epsilon)
+        self.attention_norm = RMSNorm(section.width, section.norm_epsilon)
         self.attention = CausalAttention(
             section.width,
             section.heads,
@@ -187,7 +190,7 @@ class DecoderOnlyLayer(nn.Module):
             dropout=section.attention_dropout,
             norm_epsilon=section.norm_epsilon if section.has_query_key_norm else None,
         )
-        self.feed_forward_norm = nn.RMSNorm(section.width, section.norm_epsilon)
+        self.feed_forward_norm = RMSNorm(section.width, section.norm_epsilon)
         self.feed_forward = FeedForward(section.width, section.feed_forward, "swiglu", dropout=0.0, has_biases=False)
         self.dropout = Dropout(section.dropout)
 

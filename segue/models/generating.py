@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segue.layers.causal_attention import Memory
+from segue.layers.causal_attention import Memory, Rotation
 
 
 class Prompts(NamedTuple):
@@ -33,7 +33,14 @@ class Cache:
         self.num_positions = 0
         padding = prompts.size - prompts.lengths  # (B)
         self._padding = padding if bool(padding.any()) else None
-        self._capacity = capacity
+        self.capacity = capacity
+        self.rotation: Rotation | None = None
+        """Of all positions, for models that rotate."""
+
+    def newest(self, num_new: int) -> slice | Tensor:
+        """The positions of the newest tokens: all rows the same, or (B, T) if prompts have several lengths."""
+        last = self.num_positions + num_new
+        return slice(self.num_positions, last) if self._padding is None else self.positions(num_new)
 
     def positions(self, num_new: int) -> Tensor:
         """(T), or (B, T) if prompts have several lengths: the positions of the newest tokens in their rows."""

@@ -34,7 +34,7 @@ from segue.engine.distributed.materialize import materialize
 from segue.engine.distributed.parts import batch_norms, units
 from segue.errors import UserError
 from segue.layers import lora
-from segue.layers.causal_attention import HeadNorm
+from segue.layers.rms_norm import RMSNorm
 from segue.layers.splits import Split, Splittable, splits_of
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class _Heads(ParallelStyle):
     """A layer that every rank has, and applies to its own heads."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        assert isinstance(module, HeadNorm)
+        assert isinstance(module, RMSNorm)
         module.group = device_mesh.get_group()
         return module
 

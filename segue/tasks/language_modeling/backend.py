@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from segue.decoding.sampling import Scores, Tokens
+from segue.layers.fused import fuse
 from segue.models.decoder_only import DecoderOnly
 from segue.models.generating import Cache
 from segue.models.gpt2 import GPT2
@@ -51,6 +52,7 @@ class TorchBackend:
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self._device = model.eval().to(device), device
+        fuse(self.model)
 
     def steps(self) -> TorchSteps:
         """A new generation."""
