@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 SPECIAL = (END,)
-FEW_TOKENS = 200_000
+FEW_TOKENS = 2_000
 """Threshold for "auto": up to so many training tokens a run has 100 epochs."""
 EXAMPLE = Document
 check_data = documents.check
