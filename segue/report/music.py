@@ -80,15 +80,15 @@ def roll(notes: Sequence[Note], title: str) -> Element:
             parts.append(tag("line", x1=f"{LEFT}", x2=f"{right:.0f}", y1=f"{y}", y2=f"{y}", class_="line"))
             parts.append(svg_text(f"C{pitch // 12 - 1}", f"{LEFT - 6}", y + 4, class_="quiet", text_anchor="end"))
     for second in range(0, int(seconds) + 1, EVERY):
-        place = f"{LEFT + PIXELS * second}"
-        parts.append(tag("line", x1=place, x2=place, y1=f"{TOP}", y2=f"{bottom}", class_="line"))
-        parts.append(svg_text(f"{second} s", place, 12, class_="quiet"))
+        x = f"{LEFT + PIXELS * second}"
+        parts.append(tag("line", x1=x, x2=x, y1=f"{TOP}", y2=f"{bottom}", class_="line"))
+        parts.append(svg_text(f"{second} s", x, 12, class_="quiet"))
     programs = sorted({note.program for note in notes if note.program >= 0})
     kinds = {program: KINDS[number % len(KINDS)] for number, program in enumerate(programs)} | {-1: "drum"}
     for note in notes:
-        x, y = f"{LEFT + PIXELS * note.start:.1f}", f"{TOP + ROW * (highest - note.pitch)}"
+        place = {"x": f"{LEFT + PIXELS * note.start:.1f}", "y": f"{TOP + ROW * (highest - note.pitch)}"}
         size = {"width": f"{max(PIXELS * note.seconds - 1, 1):.1f}", "height": f"{ROW - 1}"}
-        parts.append(tag("rect", x=x, y=y, class_=kinds[note.program], **size))
+        parts.append(tag("rect", class_=kinds[note.program], **place, **size))
     parts.append(tag("line", x1=f"{LEFT}", x2=f"{LEFT}", y1=f"{TOP}", y2=f"{bottom}", class_="now"))
     width, height = f"{right:.0f}", f"{bottom + 4}"
     return tag(
