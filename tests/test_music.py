@@ -280,9 +280,9 @@ def test_sines_are_said_and_a_wrong_soundfont_refused(
     assert samples.any()
     assert "plain sines, for lack of fluidsynth" in capsys.readouterr().err
     font = tmp_path / "own.sf2"
-    with pytest.raises(UserError, match="no such file; it should be a SoundFont"):
+    with pytest.raises(UserError, match="not a SoundFont"):
         music_sound.player(font)
-    font.touch()
+    font.write_bytes(b"RIFF1234sfbk")
     with pytest.raises(UserError, match="fluidsynth, which plays it, is not installed"):
         music_sound.player(font)
     program = tmp_path / "fluidsynth"

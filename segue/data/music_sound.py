@@ -44,8 +44,8 @@ def player(soundfont: Path | None = None) -> Callable[[Any], Samples]:
     """
     program = shutil.which("fluidsynth")
     found = soundfont or next((Path(each) for each in SOUNDFONTS if Path(each).is_file()), None)
-    if soundfont is not None and not soundfont.is_file():
-        raise UserError(f"{soundfont}: no such file; it should be a SoundFont (.sf2, .sf3)")
+    if soundfont is not None and not _is_soundfont(soundfont):  # for which fluidsynth would take its own
+        raise UserError(f"{soundfont}: not a SoundFont (.sf2, .sf3)")
     if soundfont is not None and program is None:
         raise UserError(f"{soundfont}: fluidsynth, which plays it, is not installed")
     if program is None or found is None:
@@ -81,6 +81,14 @@ def ogg(samples: Samples) -> bytes:
         for block in _blocks(samples):
             writer.write(block)
     return file.getvalue()
+
+
+def _is_soundfont(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(12)
+    return start[:4] == b"RIFF" and start[8:] == b"sfbk"
 
 
 def _normalized(sound: Samples) -> Samples:
