@@ -3,22 +3,24 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-import symusic
 
 import segue
 from segue.cli import main
 from segue.data import music, music_sound
-from segue.data.corpora import prepare
+from segue.data.corpora import next_command, prepare
 from segue.data.examples import Text
 from segue.data.music import Note
 from segue.errors import UserError
 from segue.recipe import validate
 from segue.report import music as report
 from segue.tasks.language_modeling import Recipe
+
+symusic: Any = pytest.importorskip("symusic")
 
 CHORALE = [[60, 64, 67, 72], [60, 64, 67, 72], [], [59, 62, 67], [60, 64, 72]]
 RECIPE = """\
@@ -51,9 +53,7 @@ workers = 0
 """
 
 
-def score(
-    notes: Iterable[tuple[float, float, int]], *, is_drum: bool = False, program: int = 0
-) -> symusic.core.ScoreTick:
+def score(notes: Iterable[tuple[float, float, int]], *, is_drum: bool = False, program: int = 0) -> Any:
     """(start, length, pitch), in quarter notes."""
     found, track = symusic.Score(480), symusic.Track(program=program, is_drum=is_drum)
     for number, (start, length, pitch) in enumerate(notes):
@@ -62,7 +62,7 @@ def score(
     return found
 
 
-def notes(found: symusic.core.ScoreTick) -> list[tuple[float, float, int, int]]:
+def notes(found: Any) -> list[tuple[float, float, int, int]]:
     """(start, length, pitch, program), in quarter notes, sorted; drums are program -1."""
     quarter = found.ticks_per_quarter
     return sorted(
@@ -178,7 +178,10 @@ def test_keys_stay_between_the_pitches_of_all_pieces() -> None:
 def test_chorales_for_training_come_in_all_keys(tmp_path: Path) -> None:
     high, low = [[43]], [[96]]
     source = write_jsb(tmp_path / "jsb", [high, low, CHORALE], [CHORALE], [[[45]]])
-    found = {each.path.stem: each for each in prepare("jsb", source, tmp_path / "out")}
+    written = prepare("jsb", source, tmp_path / "out")
+    assert next_command("jsb", written, Path("out")) == "segue train jsb_chorales data.root=out"
+    assert next_command("midi", written, Path("out")) == "segue train your_music data.root=out"
+    found = {each.path.stem: each for each in written}
     assert {split: each.summary for split, each in found.items()} == {
         "train": "25 documents",  # 43 goes up by 0 to 5, 96 down by 0 to 6, the other piece has room for all twelve
         "dev": "1 documents",

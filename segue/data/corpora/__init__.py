@@ -63,7 +63,7 @@ YOURS = {
     "pairs": "your_translation",
     "sounds": "your_sounds",
     "texts": "your_texts",
-    "documents": "your_documents",
+    "documents": "your_music",
 }
 """Noun of the examples -> the recipe for any other corpus."""
 
