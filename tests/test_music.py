@@ -138,6 +138,12 @@ def test_a_meter_that_remi_lacks_is_refused(tmp_path: Path) -> None:
         music.read(tmp_path / "odd.mid", "remi")
 
 
+def test_a_time_without_end_is_refused(tmp_path: Path) -> None:
+    score([(0, 1, 60), (500_000, 1, 60)]).dump_midi(tmp_path / "long.mid")
+    with pytest.raises(UserError, match=r"long\.mid: lasts 500,001 quarter notes"):
+        music.read(tmp_path / "long.mid", "steps")
+
+
 def test_words_of_other_texts_are_named() -> None:
     with pytest.raises(UserError, match=r'notation "steps" has words .*, not \'Bar_None\', \'128\'$'):
         music.score_of("60 Bar_None | 128", "steps")

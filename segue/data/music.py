@@ -31,6 +31,7 @@ _VELOCITY = 80
 _PITCH = re.compile(r"(?<!\S)(Pitch_)?(\d+)(?!\S)")  # of both notations; drums are PitchDrum_
 _REMI = re.compile(r"(Bar|Position|Program|Pitch|PitchDrum|Velocity|Duration|Tempo|TimeSig)_\S+")
 _METERS = {unit: [*range(1, 33)] for unit in (1, 2, 4, 8, 16, 32)}
+_LONGEST_QUARTERS = 100_000  # most of a day: beyond it, a wrong byte made a time
 _SHOWN = 5
 
 
@@ -118,6 +119,9 @@ def read_midi(path: Path) -> Any:
         raise UserError(f"{path}: not a MIDI file that can be read: {error}") from None
     if not any(track.notes for track in score.tracks):
         raise UserError(f"{path}: no notes in it")
+    quarters = score.end() // max(1, score.ticks_per_quarter)
+    if quarters > _LONGEST_QUARTERS:
+        raise UserError(f"{path}: lasts {quarters:,} quarter notes, so it is damaged")
     return score
 
 
