@@ -1,22 +1,30 @@
-"""`segue generate`: continue a text with a language model."""
+"""`segue generate`: continue a text, or music, with a language model."""
 
+import datetime
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from segue.commands import options
 from segue.errors import UserError
+from segue.files import check_targets, replacing
 
-SUMMARY = "continue a text with a language model"
+SUMMARY = "continue a text, or music, with a language model"
 EXAMPLE = 'segue generate runs/shakespeare "ROMEO:" --tokens 300'
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Declares the arguments."""
     options.model(parser)
-    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="text to continue (default: an empty one)")
+    parser.add_argument(
+        "prompt",
+        metavar="PROMPT",
+        nargs="?",
+        help="text to continue (default: an empty one), or a MIDI file",
+    )
     parser.add_argument(
         "--prompts", metavar="FILE", type=Path, help="a prompt per line; - is standard input; prints JSON lines"
     )
@@ -29,6 +37,11 @@ def arguments(parser: ArgumentParser) -> None:
         "--slide", action="store_true", help="go on past the model's context, with the last half of it in view"
     )
     parser.add_argument("--json", action="store_true", help="a JSON object per continuation")
+    music = parser.add_argument_group("models of music; of several pieces each gets a number, as in new_2.mid")
+    music.add_argument("--midi", metavar="FILE.mid", type=Path, help="write the music")
+    music.add_argument("--wav", metavar="FILE.wav", type=Path, help="write its sound, by fluidsynth, else as sines")
+    music.add_argument("--report", metavar="FILE.html", type=Path, help="a page with piano rolls and sound")
+    music.add_argument("--soundfont", metavar="FILE", type=Path, help="instruments for fluidsynth (.sf2, .sf3)")
     how = parser.add_argument_group("how tokens are drawn (default: as in the model's recipe)")
     how.add_argument("--temperature", metavar="T", type=options.number, help="0: always the likeliest token")
     how.add_argument("--top-k", metavar="K", type=options.whole, help="only the K likeliest tokens; 0: all")
@@ -43,15 +56,33 @@ def run(given: Namespace) -> None:
     """Runs the command; returns the exit status, None for 0."""
     model = options.load_model(given, "generate")
     sampling = _sampling(model.metadata.sampling, given)
+    files = {"--midi": given.midi, "--wav": given.wav, "--report": given.report}
+    notation = model.metadata.notation
+    if any(files.values()):
+        if notation is None:
+            name = next(name for name, path in files.items() if path)
+            raise UserError(f"{name}: {given.model} is no model of music; its recipe would say so in `notation`")
+        check_targets(files)
     how = {"tokens": given.tokens, "stop": given.stop, "sampling": sampling, "is_sliding": given.slide}
     if given.prompts is not None:
         if given.prompt is not None:
             raise UserError("--prompts: give PROMPT or --prompts, not both")
         prompts = _lines(given.prompts)
-        for prompt, each in zip(prompts, model.generate(prompts, samples=given.samples, **how), strict=True):
+        found = model.generate(prompts, samples=given.samples, **how)
+        if any(files.values()):
+            _write_music(given, notation, prompts, found)
+            return
+        for prompt, each in zip(prompts, found, strict=True):
             _print(prompt, each)
         return
     prompt = given.prompt or ""
+    if notation is not None and Path(prompt).suffix.lower() in (".mid", ".midi"):
+        from segue.data import music
+
+        prompt = music.read(Path(prompt), notation)
+    if any(files.values()):
+        _write_music(given, notation, [prompt], model.generate([prompt], samples=given.samples, **how))
+        return
     if given.json or given.samples > 1:
         (each,) = model.generate([prompt], samples=given.samples, **how)
         if given.json:
@@ -64,6 +95,39 @@ def run(given: Namespace) -> None:
     for piece in model.stream(prompt, **how):
         print(piece, end="", flush=True)
     print(flush=True)
+
+
+def _write_music(given: Namespace, notation: Any, prompts: Sequence[str], continuations: Any) -> None:
+    """Writes the prompts with their continuations as MIDI, as sound and as a page."""
+    from segue.data import music, music_sound
+    from segue.report import music as report
+
+    texts = [f"{prompt}{each.text}" for prompt, found in zip(prompts, continuations, strict=True) for each in found]
+    play = music_sound.player(given.soundfont) if given.wav or given.report else None
+    pieces = []
+    for number, text in enumerate(texts, 1):
+        score = music.score_of(text, notation)
+        if given.midi:
+            midi = _numbered(given.midi, number, len(texts))
+            music.write_midi(score, midi)
+            print(midi, flush=True)
+        if play is None:
+            continue
+        sound = play(score)
+        if given.wav:
+            wav = _numbered(given.wav, number, len(texts))
+            with replacing(wav) as partial:
+                partial.write_bytes(music_sound.wav(sound))
+            print(wav, flush=True)
+        if given.report:
+            pieces.append(report.Piece(f"Piece {number}", music.notes_of(score), music_sound.ogg(sound), text.strip()))
+    if given.report:
+        report.write(pieces, {"model": str(given.model), "date": f"{datetime.date.today():%Y-%m-%d}"}, given.report)
+        print(given.report, flush=True)
+
+
+def _numbered(path: Path, number: int, num_pieces: int) -> Path:
+    return path.with_stem(f"{path.stem}_{number}") if num_pieces > 1 else path
 
 
 def _print(prompt: str, continuations: Any) -> None:

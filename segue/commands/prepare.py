@@ -14,7 +14,8 @@ def arguments(parser: ArgumentParser) -> None:
     """Declares the arguments."""
     speech, pairs = "fsdd, ljspeech, librispeech, csv, tsv, nemo, kaldi", "multi30k, wmt14, parallel, cmudict, csv, tsv"
     classes = "folders; with label=...: csv, tsv, fsdd, multi30k"
-    parser.add_argument("corpus", metavar="CORPUS", help=f"speech: {speech}; text pairs: {pairs}; classes: {classes}")
+    kinds = f"speech: {speech}; text pairs: {pairs}; classes: {classes}; music: jsb, midi"
+    parser.add_argument("corpus", metavar="CORPUS", help=kinds)
     parser.add_argument("source", metavar="SOURCE", type=Path, nargs="?", help="file or folder of the corpus")
     parser.add_argument("out", metavar="OUT_DIR", type=Path, nargs="?", help="folder for the manifests")
     parser.add_argument(

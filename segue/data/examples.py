@@ -1,4 +1,4 @@
-"""What does a line of a manifest describe? An utterance, a pair of texts, or a sound or text with its class."""
+"""What does a line of a manifest describe? An utterance, a pair of texts, a sound or text with its class, or a text."""
 
 import json
 import math
@@ -31,6 +31,13 @@ CONTENTS = {
     "texts alone (text)": ("text",),
 }
 """What a manifest may hold -> keys from which it is recognized, the most special first."""
+
+
+class Writable(Protocol):
+    """What can be a line of a manifest."""
+
+    def line(self, folder: Path) -> dict[str, Any]:
+        """The values of its line in a manifest in `folder`, a resolved path."""
 
 
 class Example(Protocol):
@@ -296,6 +303,22 @@ class Labeled:
         return {**({"id": self.id} if self.has_id else {}), "text": self.text, "label": self.label}
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One document of a language model: a text alone, not blank. `document_files.py` reads its line."""
+
+    text: str
+    origin: str
+    """File, or `file:line`, for messages."""
+    id: str = ""
+    has_id: ClassVar[bool] = False
+
+    def line(self, folder: Path) -> dict[str, Any]:
+        """The values of its line in a file in any folder."""
+        del folder
+        return {"text": self.text}
+
+
 def content_of(values: dict[str, Any]) -> str | None:
     """Which of CONTENTS a line with these values is; None: unknown."""
     return next((name for name, keys in CONTENTS.items() if all(key in values for key in keys)), None)
@@ -313,7 +336,7 @@ def kind_of(content: str) -> "type[Utterance | Pair | Labeled] | None":
     return next((kind for kind in (Utterance, Pair, Labeled) if content in kind.contents), None)
 
 
-def sound_of(example: Utterance | Pair | Labeled) -> Utterance | None:
+def sound_of(example: Utterance | Pair | Labeled | Text) -> Utterance | None:
     """The recording of an example; None if it has none."""
     if isinstance(example, Labeled):
         return example.sound

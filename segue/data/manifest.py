@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segue.data.encodings import decode, is_wide
-from segue.data.examples import Example, other_content
+from segue.data.examples import Example, Writable, other_content
 from segue.errors import Problems, UserError, warn
 from segue.files import replacing
 from segue.progress import progress
@@ -185,7 +185,7 @@ def write_manifest(path: Path, examples: Iterable[Example]) -> int:
 
 
 @contextmanager
-def open_manifest(path: Path) -> Iterator[Callable[[Example], None]]:
+def open_manifest(path: Path) -> Iterator[Callable[[Writable], None]]:
     """Yields a function that writes an example; the manifest appears when the block ends without an exception."""
     folder = path.parent.resolve()
     is_packed = path.suffix == ".gz"

@@ -43,6 +43,7 @@ METRICS = {
         Metric("loss", "min", "nats"),
         Metric("bits_per_byte", "min", "bits"),
         Metric("word_perplexity", "min"),
+        Metric("nats_per_step", "min", "nats"),
         Metric("insertions", "min", "count"),
         Metric("deletions", "min", "count"),
         Metric("substitutions", "min", "count"),

@@ -1,4 +1,4 @@
-"""How well does a language model predict texts? Loss per token, bits per byte and word perplexity, with intervals.
+"""How well does a language model predict texts? Loss per token, byte, word and step, with intervals.
 
 Windows overlap: each scores `stride` tokens, and reads those before them, as far as the context reaches. So a token is
 predicted from a long context, whatever its place in the text.
@@ -17,7 +17,7 @@ from segue.errors import SKIP_BAD, Problems, UserError, warn
 from segue.evaluation import Evaluation, Example
 from segue.metrics.language import Counted, counted_words, of_counts
 from segue.progress import Bar
-from segue.runtime.language_model import LanguageModel
+from segue.runtime.language_model import LanguageModel, step_of
 
 BATCH_TOKENS = 8192
 """Tokens that are scored at once."""
@@ -43,6 +43,8 @@ class _Window(NamedTuple):
     inputs: list[int]
     targets: list[int]
     num_scored: int
+    is_last: bool
+    """Whether the last target is the end of the document."""
 
 
 class LanguageEvaluator:
@@ -50,6 +52,7 @@ class LanguageEvaluator:
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
+        self._step = step_of(model.tokenizer, model.metadata.step_token)
 
     def explain(self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True) -> Evaluation:
         """Scores on a file of texts, and the scores of each document. The end of a document is predicted, too."""
@@ -71,9 +74,16 @@ class LanguageEvaluator:
             warn(f"{len(problems)} unusable documents left out:\n{problems.some(3)}", problems)
         if not texts:
             raise UserError(f"{manifest}: no text to score")
-        nats, per_window = self._scored(rows, manifest)
+        nats, ends, per_window = self._scored(rows, manifest)
         counts = [
-            Counted(float(nats[number]), len(row) + 1, len(each.text.encode()), counted_words(each.text))
+            Counted(
+                float(nats[number]),
+                len(row) + 1,
+                len(each.text.encode()),
+                counted_words(each.text),
+                0 if self._step is None else row.count(self._step),
+                float(nats[number] - ends[number]),
+            )
             for number, (row, each) in enumerate(zip(rows, texts, strict=True))
         ]
         found = of_counts(counts)
@@ -118,10 +128,12 @@ class LanguageEvaluator:
                 yield _Text("".join(parts), found.origin)
                 parts = []
 
-    def _scored(self, rows: Sequence[Sequence[int]], manifest: Path) -> tuple[NDArray[np.float64], list[Counted]]:
-        """(documents) sums of losses in nats, and each window's."""
+    def _scored(
+        self, rows: Sequence[Sequence[int]], manifest: Path
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[Counted]]:
+        """(documents) sums of losses in nats, (documents) the losses of their ends, and each window's."""
         metadata = self._model.metadata
-        nats = np.zeros(len(rows))
+        nats, ends = np.zeros(len(rows)), np.zeros(len(rows))
         each: list[Counted] = []
         num_tokens = sum(map(len, rows)) + len(rows)
         windows = (
@@ -141,9 +153,13 @@ class LanguageEvaluator:
                     size = len(window.inputs)
                     loss = float(losses[row, size - window.num_scored : size].sum(dtype=np.float64))
                     nats[window.document] += loss
-                    each.append(Counted(loss, window.num_scored, 0, 0))
+                    end = float(losses[row, size - 1]) if window.is_last else 0.0
+                    ends[window.document] += end
+                    scored = window.targets[size - window.num_scored :]
+                    num_steps = 0 if self._step is None else scored.count(self._step)
+                    each.append(Counted(loss, window.num_scored, 0, 0, num_steps, loss - end))
                 bar.advance(sum(window.num_scored for window in batch))
-        return nats, each
+        return nats, ends, each
 
 
 def _windows(number: int, tokens: Sequence[int], end: int, context: int, stride: int) -> Iterator[_Window]:
@@ -154,16 +170,17 @@ def _windows(number: int, tokens: Sequence[int], end: int, context: int, stride:
     while scored < num_targets:
         last = min(num_targets, max(context, scored + stride) if scored else context)
         first = max(0, last - context)
-        yield _Window(number, stream[first:last], stream[first + 1 : last + 1], last - scored)
+        yield _Window(number, stream[first:last], stream[first + 1 : last + 1], last - scored, last == num_targets)
         scored = last
 
 
 def _parts(windows: Sequence[Counted], whole: Sequence[Counted]) -> list[Counted]:
     """Sums over `PART` windows each, with bytes and words in proportion to tokens."""
-    tokens, size, words = (sum(each) for each in list(zip(*whole, strict=True))[1:])
+    tokens, size, words = (sum(each) for each in list(zip(*whole, strict=True))[1:4])
     parts = []
     for start in range(0, len(windows), PART):
         some = windows[start : start + PART]
         own = sum(each.tokens for each in some)
-        parts.append(Counted(sum(each.nats for each in some), own, size * own / tokens, words * own / tokens))
+        nats, _, _, _, steps, step_nats = (sum(column) for column in zip(*some, strict=True))
+        parts.append(Counted(nats, own, size * own / tokens, words * own / tokens, steps, step_nats))
     return parts

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from segue.data import document_files
 from segue.data.documents import END
+from segue.data.music import Notation
 from segue.data.tokenizer import Tokenizer
 from segue.decoding.generation import Limits, Row, Steps, generate
 from segue.decoding.sampling import SamplingSection
@@ -41,6 +42,10 @@ class LanguageMetadata(Section):
     """What a document is in a text file."""
     text_key: str
     """Key of the text in JSON lines."""
+    step_token: str | None = None
+    """The token that ends a step; None: the texts have no steps."""
+    notation: Notation | None = None
+    """What the words say, if they are music."""
     sampling: SamplingSection
     """How tokens are drawn, unless asked otherwise."""
     parameters: PositiveInt
@@ -196,6 +201,17 @@ class LanguageModel:
             if put is not None:
                 put(Row(number, 0), each[0].news())
         return results
+
+
+def step_of(tokenizer: Tokenizer, step_token: str | None) -> int | None:
+    """The number of the token that ends a step. Raises a UserError if the tokenizer has no such token."""
+    if step_token is None:
+        return None
+    try:
+        (number,) = tokenizer.encode(step_token)
+    except (UserError, ValueError):
+        raise UserError(f"step_token: {step_token!r} is not a token of this tokenizer") from None
+    return number
 
 
 class _LeftError(Exception):

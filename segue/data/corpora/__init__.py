@@ -1,8 +1,8 @@
 """How does a corpus become manifests? One module per corpus; this one has their table and writes the manifests.
 
 A corpus module has `Options`, a Section, and `examples(source, out, options)`, which yields (split, example) with an
-utterance, a pair or a labeled example, or a UserError in place of a bad one. Nothing else in Segue depends on the
-corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`.
+utterance, a pair, a labeled example or a text, or a UserError in place of a bad one. Nothing else in Segue depends on
+the corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`.
 """
 
 import difflib
@@ -19,13 +19,13 @@ from segue import recipe
 from segue.data import audio
 from segue.data.channels import Channel
 from segue.data.encodings import decode, split_lines
-from segue.data.examples import Labeled, Pair, Utterance, sound_of
+from segue.data.examples import Labeled, Pair, Text, Utterance, sound_of
 from segue.data.manifest import open_manifest, read_content
 from segue.errors import SKIP_BAD, UserError, some_of, warn
 from segue.files import is_file
 from segue.progress import progress
 
-Found = Utterance | Pair | Labeled
+Found = Utterance | Pair | Labeled | Text
 Example = tuple[str, Found | UserError]
 
 CORPORA = {
@@ -41,6 +41,8 @@ CORPORA = {
     "parallel": "parallel",
     "wmt14": "wmt14",
     "cmudict": "cmudict",
+    "jsb": "jsb",
+    "midi": "midi",
 }
 """Name on the command line -> module in this folder."""
 
@@ -53,6 +55,7 @@ RECIPES = {
     ("multi30k", "texts"): "multi30k_languages",
     ("wmt14", "pairs"): "wmt14_transformer_base",
     ("cmudict", "pairs"): "cmudict_grapheme_to_phoneme",
+    ("jsb", "documents"): "jsb_chorales",
 }
 """(corpus, noun of its examples) -> the recipe made for it."""
 YOURS = {
@@ -60,6 +63,7 @@ YOURS = {
     "pairs": "your_translation",
     "sounds": "your_sounds",
     "texts": "your_texts",
+    "documents": "your_music",
 }
 """Noun of the examples -> the recipe for any other corpus."""
 
@@ -141,6 +145,7 @@ class _Split:
     origins: dict[str, str] = field(default_factory=dict)
     """Origins of the ids that the corpus gives."""
     labels: set[str] = field(default_factory=set)
+    is_of_documents: bool = False
 
     def add(self, example: Found) -> None:
         """Writes the example. Raises a UserError if its id was used before."""
@@ -155,10 +160,11 @@ class _Split:
             self.seconds = (self.seconds or 0.0) + sound.seconds
         if isinstance(example, Labeled):
             self.labels.add(example.label)
+        self.is_of_documents = isinstance(example, Text)
 
     def written(self) -> Written:
         names = ("texts", "sounds") if self.labels else ("pairs", "utterances")
-        noun = names[self.seconds is not None]
+        noun = "documents" if self.is_of_documents else names[self.seconds is not None]
         summary = f"{self.count} {noun}"
         if self.labels:
             summary += f" of {len(self.labels)} classes"

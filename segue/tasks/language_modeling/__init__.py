@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segue import metrics, recipe
 from segue.card import card, in_segue
-from segue.data import documents, manifests, tokenizing
+from segue.data import documents, manifests, music, tokenizing
 from segue.data import tokenizer as tokenizers
 from segue.data.document_files import Document
 from segue.data.documents import END, Corpus
@@ -33,7 +33,7 @@ from segue.engine.state.start import prepared, restore_weights
 from segue.engine.task import LOSS, Phase, Term
 from segue.errors import UserError
 from segue.metrics.language import Counted, of_counts
-from segue.runtime.language_model import LanguageMetadata, LanguageModel
+from segue.runtime.language_model import LanguageMetadata, LanguageModel, step_of
 from segue.tasks.language_modeling.backend import Model, TorchBackend
 from segue.tasks.language_modeling.settings import Recipe
 from segue.tasks.language_modeling.start import START
@@ -83,6 +83,10 @@ class WindowPrediction(NamedTuple):
     id: str
     nats: float
     num_targets: int
+    num_steps: int
+    """Targets that end a step."""
+    step_nats: float
+    """Of all targets but end tokens."""
 
 
 class LanguageModeling:
@@ -92,6 +96,7 @@ class LanguageModeling:
 
     def __init__(self, section: Recipe, source: TextSource) -> None:
         self.recipe, self.source, self.tokenizer = section, source, source.tokenizer
+        self._step = step_of(self.tokenizer, section.step_token)
         self.phases = (Phase("", "", section.optimizer, section.schedule, section.start.by_depth),)
 
     def build_model(self) -> nn.Module:
@@ -114,17 +119,22 @@ class LanguageModeling:
         """The losses of the windows."""
         del any_rank  # one forward pass
         _, each = model(batch.tokens, batch.targets, batch.documents)
-        lengths = batch.lengths.tolist()
-        nats = [float(losses[:size].double().sum()) for losses, size in zip(each, lengths, strict=True)]
-        return [WindowPrediction(*row) for row in zip(batch.ids, nats, lengths, strict=True)]
+        end, found = self.tokenizer.special[END], []
+        rows = zip(batch.ids, each.double(), batch.targets, batch.lengths.tolist(), strict=True)
+        for name, whole, targets, size in rows:
+            losses, own = whole[:size], targets[:size]
+            num_steps = 0 if self._step is None else int((own == self._step).sum())
+            nats, of_steps = float(losses.sum()), float(losses[own != end].sum())
+            found.append(WindowPrediction(name, nats, size, num_steps, of_steps))
+        return found
 
     def score(self, predictions: Sequence[WindowPrediction]) -> dict[str, float]:
-        """Mean loss per token, in nats; bits per byte and word perplexity of the development texts."""
+        """Mean loss per token and per step, in nats; bits per byte and word perplexity of the development texts."""
         if not predictions:
             raise UserError("nothing to score: no example could be used")
         dev = self.source.files["dev"]
-        nats, tokens = (sum(column) for column in list(zip(*predictions, strict=True))[1:])
-        return of_counts([Counted(nats, tokens, dev.num_bytes or 0, dev.num_words or 0)]).overall()
+        nats, tokens, steps, of_steps = (sum(column) for column in list(zip(*predictions, strict=True))[1:])
+        return of_counts([Counted(nats, tokens, dev.num_bytes or 0, dev.num_words or 0, steps, of_steps)]).overall()
 
     def save_assets(self, folder: Path, scores: dict[str, float]) -> None:
         """Recipe, tokenizer and model card."""
@@ -145,15 +155,21 @@ class LanguageModeling:
                 *self.recipe.start.facts(),
                 f"On {manifests.dev_name(data)} ({dev.num_tokens:,} tokens), which chose this state of the model: "
                 f"{scores['loss']:.4f} nats a token"
-                + (f", {scores['bits_per_byte']:.4f} bits a byte." if "bits_per_byte" in scores else "."),
+                + (f", {scores['bits_per_byte']:.4f} bits a byte" if "bits_per_byte" in scores else "")
+                + (f", {scores['nats_per_step']:.4f} nats a step" if "nats_per_step" in scores else "")
+                + ".",
+                *([] if self.recipe.step_token is None else [f"A step ends with {self.recipe.step_token!r}."]),
+                *([] if self.recipe.notation is None else [f"Music in the notation {self.recipe.notation!r}."]),
                 f"Context of {self.recipe.model.context:,} tokens.",
             ],
-            use=use("model"),
+            use=use("model", is_music=self.recipe.notation is not None),
         )
 
 
-def use(folder: str) -> str:
+def use(folder: str, *, is_music: bool = False) -> str:
     """The section of the model card that shows how to use the model in `folder` with Segue."""
+    if is_music:
+        return in_segue(folder, f"segue generate {folder} --tokens 400 --midi new.mid", "generate()[0][0].text")
     return in_segue(folder, f'segue generate {folder} "Once upon a time"', 'generate("Once upon a time")[0][0].text')
 
 
@@ -178,6 +194,7 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Text
     found = world.first(build)
     section = section.model_copy(update={"data": corpus.section, "tokenizer": found})
     tokenizer = Tokenizer.load(kept)
+    check_words(section, tokenizer)
     files = world.first(lambda: tokenizing.build(corpus, tokenizer, end_of(tokenizer, kept), run))
     return section, source_of(section, tokenizer, files)
 
@@ -217,6 +234,7 @@ def sketch(section: Recipe) -> Sketch:
     rows = budget // length
     size, note = size_of(section.tokenizer)
     tokenizer = tokenizers.build(of_size(size - len(SPECIAL)), (), SPECIAL)
+    section = section.model_copy(update={"step_token": None})  # which these made-up tokens do not have
     task = LanguageModeling(section, source_of(section, tokenizer, {}))
 
     def batch() -> WindowBatch:
@@ -243,6 +261,8 @@ class Trained(NamedTuple):
             stride=self.recipe.stride or max(1, context // 4),
             split=self.recipe.data.split,
             text_key=self.recipe.data.text_key,
+            step_token=self.recipe.step_token,
+            notation=self.recipe.notation,
             sampling=self.recipe.sampling,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
@@ -253,6 +273,7 @@ def restore(folder: Path) -> Trained:
     section = recipe.validate(recipe.read(folder / "recipe.toml"), Recipe)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     end_of(tokenizer, folder / "tokenizer.json")
+    check_words(section, tokenizer)
     model = blueprint(lambda: section.model.build(len(tokenizer)))
     make_room(model, torch.device("cpu"))
     restore_weights(model, folder, section.start)
@@ -264,6 +285,13 @@ def load(folder: Path, device: str) -> LanguageModel:
     trained = restore(folder)
     backend = TorchBackend(trained.model, choose_device(device))
     return LanguageModel(trained.metadata(), trained.tokenizer, backend)
+
+
+def check_words(section: Recipe, tokenizer: Tokenizer) -> None:
+    """Raises a UserError if the tokenizer lacks `step_token`, or has words that are not of the `notation`."""
+    step_of(tokenizer, section.step_token)
+    if section.notation is not None:
+        music.check((token for token in tokenizer.tokens if token not in tokenizer.special), section.notation)
 
 
 def end_of(tokenizer: Tokenizer, path: Path) -> int:

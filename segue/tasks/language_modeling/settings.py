@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from segue import recipe
 from segue.card import LicenseId
 from segue.data.documents import DocumentsSection
+from segue.data.music import Notation
 from segue.data.tokenizer import LosslessSection
 from segue.decoding.sampling import SamplingSection
 from segue.engine.optimizer import OptimizerSection
@@ -47,6 +48,12 @@ class Recipe(recipe.Section):
     stride: Annotated[int, Field(gt=0)] | None = None
     """`segue evaluate` reads windows of `model.context` tokens, of which the last ones, so many, are scored; a quarter
     of the context is the default. Fewer are slower and give a lower loss, as each token has a longer context."""
+    step_token: Annotated[str, Field(min_length=1)] | None = None
+    """A token that ends a step, such as "|" in chorales. Evaluations then also have the metric nats_per_step: the
+    losses of all tokens but the end of a document, divided by the number of these tokens. Its first step counts."""
+    notation: Notation | None = None
+    """What the words of the texts say, if they are music, which `segue generate` then also writes as MIDI: "steps", of
+    `segue prepare jsb`, or "remi", of `segue prepare midi`."""
     sampling: SamplingSection = SamplingSection()
     """How `segue generate` draws tokens."""
     batch: BatchSection
@@ -57,3 +64,9 @@ class Recipe(recipe.Section):
     """Learning rate over time."""
     engine: EngineSection
     """Training."""
+
+    @model_validator(mode="after")
+    def _music_is_of_words(self) -> "Recipe":
+        if self.notation is not None and self.tokenizer.kind != "words":
+            raise ValueError(f'notation "{self.notation}" is of words; tokenizer.kind should be "words"')
+        return self
