@@ -60,23 +60,19 @@ class CTranslate2Steps:
         self._rows = [self._rows[number].copied() for number in rows.tolist()]
 
     def _next(self) -> Scores:
-        waiting = [row for row in self._rows if not row.scores]
+        # CTranslate2 4.8 gives rows of several lengths wrong positions, which GPT-2 shows, and rotary positions do not.
         by_length: dict[int, list[_Row]] = {}
-        for row in waiting:
-            by_length.setdefault(len(row.tokens), []).append(row)
-        # CTranslate2 reads at once only as many tokens as the shortest row has, and then steps through the others.
-        ahead = max((row.ahead for row in waiting), default=0)
-        num_steps = max(by_length, default=0) - min(by_length, default=0) + ahead
-        is_one = num_steps <= len(by_length) * ahead
-        for some in [waiting] if is_one and waiting else by_length.values():
-            self._read(some)
+        for row in self._rows:
+            if not row.scores:
+                by_length.setdefault(len(row.tokens), []).append(row)
+        for length, some in by_length.items():
+            self._read(some, length)
         return np.stack([row.scores[0] for row in self._rows])
 
-    def _read(self, rows: Sequence["_Row"]) -> None:
-        """Generates the likeliest tokens after rows. Each gets as long as the longest one."""
-        longest, shortest = (pick(len(row.tokens) for row in rows) for pick in (max, min))
-        most = min(self._context + 1, self._capacity) - longest
-        size = longest - shortest + max(1, min(max(row.ahead for row in rows), most))
+    def _read(self, rows: Sequence["_Row"], length: int) -> None:
+        """Generates the likeliest tokens after rows of this length."""
+        most = min(self._context + 1, self._capacity) - length
+        size = max(1, min(max(row.ahead for row in rows), most))
         results = self._generator.generate_batch(
             [[self._tokens[token] for token in row.tokens] for row in rows],
             max_length=size,
@@ -87,9 +83,8 @@ class CTranslate2Steps:
             return_logits_vocab=True,
         )
         for row, result in zip(rows, results, strict=True):
-            own = len(row.tokens) - shortest  # results begin with what the shortest row lacks
-            row.likeliest = list(result.sequences_ids[0][own:])
-            row.scores = [np.array(each, np.float32).reshape(-1) for each in result.logits[0][own:]]
+            row.likeliest = list(result.sequences_ids[0])
+            row.scores = [np.array(each, np.float32).reshape(-1) for each in result.logits[0]]
 
 
 class _Row:
