@@ -214,11 +214,11 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 class TransformersRuntime:
     """Runs an export with transformers, for the comparison."""
 
-    def __init__(self, folder: Path, end: int) -> None:
+    def __init__(self, folder: Path, end: int, longest: int) -> None:
         from transformers import AutoModelForCausalLM
 
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
-        self._end = end
+        self._end, self.longest = end, longest
 
     @torch.inference_mode()
     def losses(self, inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -252,6 +252,11 @@ def _write(trained: Trained, folder: Path, kind: str) -> None:
     write(trained.model, trained.tokenizer, trained.recipe.sampling, folder)
 
 
+def _run(trained: Trained, folder: Path, threads: int) -> TransformersRuntime:
+    del threads
+    return TransformersRuntime(folder, trained.end, trained.recipe.model.context)
+
+
 def _use(trained: Trained, folder: str) -> str:
     del trained
     code = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -266,7 +271,7 @@ print(tokenizer.decode(model.generate(**batch, max_new_tokens=100)[0], skip_spec
 LANGUAGE = Exporter(
     packages=("transformers",),
     write=_write,
-    run=lambda trained, folder, threads: TransformersRuntime(folder, trained.end),  # noqa: ARG005
+    run=_run,
     use=_use,
     quantizations=(),
 )

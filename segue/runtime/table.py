@@ -69,6 +69,7 @@ TASKS: Mapping[str, Entry] = {
                 "translate",
             ),
             "huggingface": Target("segue.formats.huggingface_language:LANGUAGE"),
+            "gguf": Target("segue.formats.gguf:LANGUAGE"),
         },
     ),
 }

@@ -60,6 +60,9 @@ class Window(NamedTuple):
 class Runtime(Protocol):
     """An exported model."""
 
+    longest: int
+    """Most tokens that it reads at once."""
+
     def losses(self, inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.float32]:
         """(B, T) tokens, (B, T) next tokens -> (B, T) negative log-likelihoods in nats."""
         ...
@@ -73,7 +76,7 @@ class Continuing:
     """A backend of a `LanguageModel`, as a `Runtime`."""
 
     def __init__(self, backend: LanguageBackend, end: int, context: int) -> None:
-        self.losses, self._backend, self._end, self._context = backend.losses, backend, end, context
+        self.losses, self._backend, self._end, self.longest = backend.losses, backend, end, context
 
     def continued(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:
         """The likeliest tokens after each prompt."""
@@ -83,7 +86,7 @@ class Continuing:
             found[row.prompt].append(token)
             return False
 
-        limits = Limits(self._context, num_tokens, self._end)
+        limits = Limits(self.longest, num_tokens, self._end)
         generate(self._backend.steps(), prompts, SamplingSection(temperature=0), limits, put)
         return found
 
@@ -194,7 +197,7 @@ def compare(
 
     The loss of the metric is the larger one of the two.
     """
-    tokenizer, end, context = trained.tokenizer, trained.end, trained.recipe.model.context
+    tokenizer, end, context = trained.tokenizer, trained.end, other.longest
     ours = Continuing(trained.backend(), end, context)
     chosen = windows(texts, tokenizer, end, context)
     before, after, after_least = list[Counted](), list[Counted](), list[Counted]()
