@@ -296,7 +296,9 @@ class Tokenizer:
         self._alphabet = {character for text in texts for character in text}
         if self._is_of_bytes:
             byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
-            return [bytes(byte_of[c] for c in text) for text in texts]
+            # Those that an imported tokenizer finds in texts before it splits them are written as they are.
+            added = {each.content for each in self._inner.get_added_tokens_decoder().values()}
+            return [text.encode() if text in added else bytes(byte_of[c] for c in text) for text in texts]
         if self._is_of_words:
             return [f" {text}".encode() if text else b"" for text in texts]
         return [text.replace(WORD_MARK, " ").encode() for text in texts]
