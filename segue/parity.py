@@ -46,8 +46,11 @@ class Least(NamedTuple):
 
 @dataclass(frozen=True)
 class Parity:
-    """The result of a comparison. Points are percentage points of WER, CER, accuracy or macro F1, points of BLEU or chrF,
-    or hundredths of a nat per token, which are percents of perplexity."""
+    """The result of a comparison.
+
+    Points are percentage points of WER, CER, accuracy or macro F1, points of BLEU or chrF, or hundredths of a nat per
+    token, which are percents of perplexity.
+    """
 
     task: str
     runtime: str

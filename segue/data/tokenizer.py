@@ -21,10 +21,11 @@ from segue.progress import Bar
 from segue.recipe import AUTO, Section
 
 WORD_MARK = "\u2581"  # sentencepiece's sign for a space before a piece
-SPLITS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "llama3",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
-}
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPLITS = {_SPLIT.format(r"\p{N}{1,3}"): "llama3", _SPLIT.format(r"\p{N}"): "qwen2"}
 """How byte-level tokenizers other than GPT-2's split a text before merging: the patterns that are known, and whose they
 are. None of them changes a text, and none joins what `document_files.cuts` divides."""
 UNKNOWN = "<unk>"

@@ -4,7 +4,6 @@
 Prompts must begin with the end token, as in Segue.
 """
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from segue.data.tokenizer import Tokenizer
 from segue.errors import missing_extra
 from segue.formats.ctranslate2 import array, save, set_feed_forward, set_norm, set_self_attention
 from segue.formats.exporter import Exporter
-from segue.models.decoder_only import DecoderOnlySection
 from segue.models.gpt2 import GPT2Section
 from segue.runtime.ctranslate2_language import CTranslate2LanguageBackend
 from segue.tasks.language_modeling import Trained, use
@@ -98,7 +96,11 @@ generator = ctranslate2.Generator("{folder}")
 tokenizer = Tokenizer.from_file("{folder}/tokenizer.json")
 tokens = ["{END}", *tokenizer.encode("Once upon a time", add_special_tokens=False).tokens]
 [result] = generator.generate_batch(
-    [tokens], max_length={min(100, trained.recipe.model.context - 8)}, sampling_topk=0, sampling_temperature={sampling.temperature or 1}
+    [tokens],
+    max_length={min(100, trained.recipe.model.context)},  # with the prompt
+    sampling_topk={1 if sampling.temperature == 0 else sampling.top_k},
+    sampling_topp={sampling.top_p},
+    sampling_temperature={sampling.temperature or 1},
 )
 print(tokenizer.decode(result.sequences_ids[0]))"""
     return f"{use(folder)}\nor with only CTranslate2 and tokenizers:\n\n{card.python(code)}"

@@ -1,19 +1,18 @@
-"""How is a language model exported to GGUF? One file for llama.cpp, and so for Ollama and LM Studio, tokenizer included.
+"""How is a language model exported to GGUF? One file for llama.cpp, and so for Ollama and LM Studio.
 
-Architectures llama, qwen3 and gpt2. Only byte-level BPE with a split that llama.cpp knows can be written: others have
-no merges, or would be cut into other tokens there. The file begins each text with the end token, as Segue does.
+The tokenizer is included. Architectures llama, qwen3 and gpt2. Only byte-level BPE with a split that llama.cpp knows
+can be written: others have no merges, or would be cut into other tokens there. The file begins each text with the end
+token, as Segue does.
 """
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segue import card
 from segue.data.documents import END
 from segue.data.tokenizer import Tokenizer
 from segue.errors import UserError
@@ -66,7 +65,7 @@ def write(model: Model, tokenizer: Tokenizer, path: Path, weights: str = "float3
     names = gguf.get_tensor_name_map(architecture, section.layers)
     for name, tensor in huggingface_language.weights(model).items():
         values = tensor.numpy()
-        if is_gpt2 and ".attn.c_" in name or ".mlp.c_" in name:
+        if is_gpt2 and ".c_" in name and values.ndim == 2:
             values = values.T  # GPT-2 alone has matrices as (inputs, outputs)
         if architecture == gguf.MODEL_ARCH.LLAMA and name.endswith(("q_proj.weight", "k_proj.weight")):
             values = in_pairs(values, section.size_of_head)
@@ -133,18 +132,19 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer, split: str) -> None:
 class LlamaCppRuntime:
     """Runs a file with llama.cpp, for the comparison."""
 
-    def __init__(self, path: Path, context: int, end: int, threads: int) -> None:
+    def __init__(self, path: Path, context: int, end: int, vocabulary: int, threads: int) -> None:
         import xllamacpp
 
         wanted = xllamacpp.CommonParams()
         wanted.model.path = str(path)
         wanted.n_ctx, wanted.n_parallel, wanted.n_gpu_layers = context, 1, 0
-        # Its cache would be float16, by which scores differ more than by anything else.
+        # Its cache would be float16, and fast attention rounds to it: scores would differ a thousand times as much.
+        wanted.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         wanted.cache_type_k = wanted.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         wanted.cpuparams.n_threads = wanted.cpuparams_batch.n_threads = threads
         wanted.warmup, wanted.verbosity = False, -1
         self._server: Any = xllamacpp.Server(wanted)
-        self._end = end
+        self._end, self._vocabulary = end, vocabulary
         self.longest = context - 1
         """Its server does not answer if a prompt fills the context."""
 
@@ -156,28 +156,35 @@ class LlamaCppRuntime:
         found = np.zeros(inputs.shape, np.float32)
         for row, (tokens, wanted) in enumerate(zip(inputs.tolist(), targets.tolist(), strict=True)):
             for place, target in enumerate(wanted):
-                [said] = self._complete(tokens[: place + 1], 1, logit_bias=[[target, 1e9]])
-                assert said["id"] == target
-                found[row, place] = -said["logprob"]
+                found[row, place] = -self._log_probability(tokens[: place + 1], target)
         return found
 
     def continued(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:
         """The likeliest tokens after each prompt."""
         found = []
         for prompt in prompts:
-            tokens = [each["id"] for each in self._complete(prompt, num_tokens)]
-            with suppress(ValueError):
-                tokens = tokens[: tokens.index(self._end)]
-            found.append(tokens)
+            tokens: list[int] = self._complete(prompt, num_tokens)["__verbose"]["tokens"]
+            found.append(tokens[: tokens.index(self._end)] if self._end in tokens else tokens)
         return found
 
-    def _complete(self, prompt: Sequence[int], num_tokens: int, **more: Any) -> list[dict[str, Any]]:
-        """The tokens after a prompt, with the log-probability of each before biases."""
-        asked = {"prompt": list(prompt), "n_predict": num_tokens, "temperature": 0, "n_probs": 1, "cache_prompt": True}
-        answer = self._server.handle_completions({**asked, **more})
-        if "choices" not in answer:
-            raise RuntimeError(f"llama.cpp: {answer}")
-        found: list[dict[str, Any]] = answer["choices"][0]["logprobs"]["content"]
+    def _log_probability(self, prompt: Sequence[int], token: int) -> float:
+        said = self._complete(prompt, 1, logit_bias=[[token, 1e9]], n_probs=1)["choices"][0]["logprobs"]
+        if said is None:  # of a part of a character, nothing is told, except among all tokens beside another one
+            beside = self._complete(prompt, 1, logit_bias=[[self._end, 1e9]], n_probs=self._vocabulary)
+            [only] = beside["choices"][0]["logprobs"]["content"]
+            return float(next(each["logprob"] for each in only["top_logprobs"] if each["id"] == token))
+        [only] = said["content"]
+        assert only["id"] == token
+        return float(only["logprob"])
+
+    def _complete(self, prompt: Sequence[int], num_tokens: int, **more: Any) -> dict[str, Any]:
+        """The answer for a prompt; log-probabilities in it are those before biases."""
+        asked = {"prompt": list(prompt), "n_predict": num_tokens, "temperature": 0, "cache_prompt": True}
+        found: dict[str, Any] = self._server.handle_completions(
+            {**asked, "return_tokens": True, "verbose": True, **more}
+        )
+        if "choices" not in found:
+            raise RuntimeError(f"llama.cpp: {found}")
         return found
 
 
@@ -198,7 +205,7 @@ or with [Ollama](https://ollama.com), from a `Modelfile` with the line `FROM ./{
 
 
 def _run(trained: Trained, folder: Path, threads: int) -> LlamaCppRuntime:
-    return LlamaCppRuntime(folder / FILE, trained.recipe.model.context, trained.end, threads)
+    return LlamaCppRuntime(folder / FILE, trained.recipe.model.context, trained.end, len(trained.tokenizer), threads)
 
 
 LANGUAGE = Exporter(

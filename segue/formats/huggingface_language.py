@@ -1,8 +1,8 @@
-"""How is a language model exported to Hugging Face's transformers? As LlamaForCausalLM, Qwen3ForCausalLM or GPT2LMHeadModel.
+"""How is a language model exported to Hugging Face's transformers? As one of three of its classes.
 
-`AutoModelForCausalLM` and `AutoTokenizer` of transformers 4 and 5 load the result without Segue, and so do programs
-that read such folders, as vLLM. The scores are the same. The tokenizer begins each text with the end token, as Segue
-does, and never takes a part of a text for it.
+LlamaForCausalLM, Qwen3ForCausalLM (with QK-norm) and GPT2LMHeadModel. `AutoModelForCausalLM` and `AutoTokenizer` of
+transformers 4 and 5 load the result without Segue, and so do programs that read such folders, as vLLM. The scores are
+the same. The tokenizer begins each text with the end token, as Segue does, and never takes a part of a text for it.
 
 Shape letters: B rows, T tokens, D width, V vocabulary.
 """
@@ -217,7 +217,8 @@ class TransformersRuntime:
     def __init__(self, folder: Path, end: int, longest: int) -> None:
         from transformers import AutoModelForCausalLM
 
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+        model: Any = AutoModelForCausalLM
+        self.model = model.from_pretrained(folder).eval()
         self._end, self.longest = end, longest
 
     @torch.inference_mode()

@@ -33,8 +33,9 @@ def import_model(source: Path, out: Path, nemo_version: str | None = None, base:
         kind = read_json(source / import_marian.CONFIG).get("model_type", str)
         known = (import_marian.KNOWN, *import_language.KINDS)
         if kind not in known:
+            wanted = ", ".join(known)
             raise UserError(
-                f"{source / import_marian.CONFIG}: model_type: {shown(kind)} cannot be imported, only {', '.join(known)}"
+                f"{source / import_marian.CONFIG}: model_type: {shown(kind)} cannot be imported, only {wanted}"
             )
         found = (import_language if kind in import_language.KINDS else import_marian).read(source)
     elif source.is_file():

@@ -35,7 +35,9 @@ class Graph(nn.Module):
         self.model = model
         self.train(model.training)
 
-    def forward(self, tokens: Tensor, padding: Tensor, places: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, tokens: Tensor, padding: Tensor, places: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, ...]:
         """(N, T), (N), (S), 2 x (L, N, K, P, d) -> (N, S, V), 2 x (L, N, K, P + T, d).
 
         The first `padding` positions of a row, its tokens before and now counted together, are none of its text.
@@ -100,6 +102,7 @@ def _write(trained: Trained, folder: Path, weights: str) -> None:
 
 def _use(trained: Trained, folder: str) -> str:
     section = trained.model.section
+    shape = (section.layers, 1, section.key_value_heads or section.heads, 0, section.size_of_head)
     code = f"""import numpy
 import onnxruntime
 from tokenizers import Tokenizer
@@ -108,7 +111,7 @@ session = onnxruntime.InferenceSession("{folder}/{GRAPH}")
 tokenizer = Tokenizer.from_file("{folder}/tokenizer.json")
 end = tokenizer.token_to_id("{END}")
 tokens = [end, *tokenizer.encode("Once upon a time", add_special_tokens=False).ids]
-past = numpy.zeros(({section.layers}, 1, {section.key_value_heads or section.heads}, 0, {section.size_of_head}), numpy.float32)
+past = numpy.zeros({shape}, numpy.float32)
 keys, values, newest = past, past, tokens
 while newest[-1] != end or len(tokens) == len(newest):
     given = {{"tokens": numpy.array([newest]), "padding": numpy.array([0]), "places": numpy.array([len(newest) - 1])}}

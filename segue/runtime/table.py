@@ -62,7 +62,9 @@ TASKS: Mapping[str, Entry] = {
         module="segue.tasks.language_modeling",
         metadata="segue.runtime.language_model:LanguageMetadata",
         targets={
-            "onnx": Target("segue.formats.onnx_language:LANGUAGE", "segue.runtime.onnx_language:open_language_model", "translate"),
+            "onnx": Target(
+                "segue.formats.onnx_language:LANGUAGE", "segue.runtime.onnx_language:open_language_model", "translate"
+            ),
             "ctranslate2": Target(
                 "segue.formats.ctranslate2_language:LANGUAGE",
                 "segue.runtime.ctranslate2_language:open_language_model",
