@@ -46,8 +46,11 @@ class Least(NamedTuple):
 
 @dataclass(frozen=True)
 class Parity:
-    """The result of a comparison. Points are percentage points of WER, CER, accuracy or macro F1, or points of BLEU or
-    chrF."""
+    """The result of a comparison.
+
+    Points are percentage points of WER, CER, accuracy or macro F1, points of BLEU or chrF, or hundredths of a nat per
+    token, which are percents of perplexity.
+    """
 
     task: str
     runtime: str
@@ -61,7 +64,7 @@ class Parity:
     """Number of their examples that were used."""
     worst_difference: float
     """Largest absolute difference of scores, in nats. Scores are all log-probabilities of a speech recognizer; for
-    translation, those of the translations that are identical."""
+    translation, those of the translations that are identical; for language models, those of the texts' tokens."""
     mean_difference: float
     identical: float
     """Share of outputs that are identical."""
@@ -108,10 +111,11 @@ class Parity:
 
     def rows(self) -> dict[str, str]:
         """The rows of a table for the terminal, by label."""
-        is_share = metrics.describe(self.metric).is_share
+        metric = metrics.describe(self.metric)
+        is_share, unit = metric.is_share, metric.unit
 
         def points(value: float) -> str:
-            return f"{value:.2%}" if is_share else f"{value:.2f}"
+            return f"{value:.2%}" if is_share else f"{value:.4f}" if unit == "nats" else f"{value:.2f}"
 
         least = self.least
         others = (
@@ -139,11 +143,11 @@ class Parity:
 def gate(scores: Sequence[metrics.Scores]) -> dict[str, Any]:
     """The metric that selects models, of the outputs before (the first of `scores`) and after (the others).
 
-    "loss" is that of the worst of the others, in points.
+    "loss" is that of the worst of the others, in points: of a loss in nats, a point is a hundredth, too.
     """
     chosen, name = scores[0].chosen, scores[0].chosen.name
     before, *after = (each.overall()[name] for each in scores)
-    points = 100 if chosen.is_share else 1
+    points = 100 if chosen.is_share or chosen.unit == "nats" else 1
     losses = [points * (value - before if chosen.direction == "min" else before - value) for value in after]
     return {
         "metric": name,

@@ -13,21 +13,23 @@ EXAMPLE = "segue export runs/digits onnx digits_onnx --quantize int8"
 def arguments(parser: ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="run or model directory")
-    parser.add_argument("target", metavar="TARGET", help="onnx, sherpa-onnx, ctranslate2, huggingface or peft")
+    parser.add_argument("target", metavar="TARGET", help="onnx, sherpa-onnx, ctranslate2, huggingface, gguf or peft")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to write")
-    parser.add_argument("--quantize", choices=("int8", "float16"), help="smaller weights (default: none)")
+    parser.add_argument(
+        "--quantize", metavar="WEIGHTS", help="smaller weights: int8 or float16; for gguf q8_0, q4_0 or float16"
+    )
     parser.add_argument(
         "--max-metric-loss",
         metavar="POINTS",
         type=options.points,
         default=0.5,
-        help="how much WER, CER or accuracy (in percent), BLEU or chrF may get worse (default: 0.5)",
+        help="how much WER, CER, accuracy or perplexity (in percent), BLEU or chrF may get worse (default: 0.5)",
     )
     parser.add_argument(
         "--examples",
-        metavar="MANIFEST",
+        metavar="FILE",
         type=Path,
-        help="examples to compare on (default: the model's test or dev manifests)",
+        help="manifest or texts to compare on (default: the model's test or development data)",
     )
     parser.add_argument(
         "--calibration",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from segue.progress import Bar
 
-SUMMARY = "a public model (NeMo, opus-mt) as a model directory, to use, fine-tune and export"
+SUMMARY = "a public model (NeMo, opus-mt, Llama, GPT-2) as a model directory, to use, fine-tune and export"
 EXAMPLE = "segue import QuartzNet15x5Base-En.nemo models/quartznet"
 
 
@@ -15,7 +15,8 @@ def arguments(parser: ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         type=Path,
-        help=".nemo archive (EncDecCTCModel: Jasper, QuartzNet), Hugging Face directory (MarianMTModel), PEFT adapter",
+        help=".nemo archive (EncDecCTCModel: Jasper, QuartzNet), PEFT adapter, or Hugging Face directory (MarianMTModel, "
+        "LlamaForCausalLM, Qwen3ForCausalLM, GPT2LMHeadModel)",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="model directory to write")
     parser.add_argument(

@@ -132,6 +132,29 @@ def layer_errors(source: Path, quantized: Path, examples: Iterable[Inputs]) -> d
     return dict(sorted(found.items(), key=lambda each: each[1], reverse=True))
 
 
+def int8_matrices(source: Path, target: Path) -> None:
+    """Writes `source` with 8-bit matrices (one scale per channel), whose inputs are rounded as they come.
+
+    Activations of Transformers vary too much for ranges that are fixed in advance.
+    """
+    from onnxruntime import quantization
+
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it recommends preprocessing that the exporter has done
+    try:
+        quantization.quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=True,  # seven bits, as above
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        logging.disable(disabled)
+
+
 def float16_weights(source: Path, target: Path) -> None:
     """Writes `source` with large weights in float16: half the size, same speed, since it still computes in float32.
 

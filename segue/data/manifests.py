@@ -103,6 +103,21 @@ def paths_of_test(data: ManifestsSection) -> list[Path]:
     return sorted(root.glob("test*.jsonl")) + sorted(root.glob("test*.jsonl.gz"))
 
 
+def for_comparison(kind: type[E], data: ManifestsSection, given: Path | None, skip_bad: bool) -> Manifest[E]:
+    """The examples on which models are compared: those given, or the test manifests, or else development examples.
+
+    Raises a UserError without any.
+    """
+    paths = paths_of_test(data) if given is None else [given]
+    found = Manifest(kind, paths, skip_bad=skip_bad) if paths else dev(kind, data, skip_bad)
+    if found is None:
+        raise UserError(
+            f"no examples to compare on: neither test*.jsonl nor {dev_name(data)} in {data.root} (data.root of the "
+            "model's recipe); give --examples MANIFEST"
+        )
+    return found
+
+
 def rehearsal_of(data: S) -> S:
     """The section of the data that are rehearsed."""
     return data.model_copy(update={"train": data.rehearsal, "rehearsal": ()})

@@ -21,6 +21,13 @@ from segue.progress import Bar
 from segue.recipe import AUTO, Section
 
 WORD_MARK = "\u2581"  # sentencepiece's sign for a space before a piece
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPLITS = {_SPLIT.format(r"\p{N}{1,3}"): "llama3", _SPLIT.format(r"\p{N}"): "qwen2"}
+"""How byte-level tokenizers other than GPT-2's split a text before merging: the patterns that are known, and whose they
+are. None of them changes a text, and none joins what `document_files.cuts` divides."""
 UNKNOWN = "<unk>"
 """The special token, if a tokenizer has one, for text that no other token covers."""
 SPECIAL_SCORE = -1e6
@@ -127,6 +134,8 @@ class Tokenizer:
         inner.encode_special_tokens = True  # "</s>" in a text is ordinary text
         self._inner = inner
         self._is_of_words = isinstance(inner.pre_tokenizer, pre_tokenizers.WhitespaceSplit)
+        self.split = _split_of(inner)
+        """How a byte-level tokenizer splits texts: "gpt2", not at all (""), or a name in `SPLITS`; None: of others."""
         vocabulary = inner.get_vocab()
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise UserError("tokenizer: its token numbers have gaps")
@@ -145,6 +154,10 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def _is_of_bytes(self) -> bool:
+        return self.split is not None
+
     def encode(self, text: str) -> list[int]:
         """Token numbers of `text`. Raises a UserError as `check` does."""
         self.check(text)
@@ -160,7 +173,7 @@ class Tokenizer:
         """
         if self._table is not None:
             return [self._looked_up(text) for text in texts]
-        if self._is_of_words or not isinstance(self._inner.pre_tokenizer, pre_tokenizers.ByteLevel):
+        if self._is_of_words or not self._is_of_bytes:
             return [np.array(self.encode(text), np.int32) for text in texts]
         found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(each.ids, np.int32) for each in found]
@@ -189,7 +202,7 @@ class Tokenizer:
 
     def unknown_characters(self, text: str) -> list[str]:
         """The characters of `text` (words, for a word tokenizer) that no token covers, each once, in order."""
-        if isinstance(self._inner.pre_tokenizer, pre_tokenizers.ByteLevel):
+        if self._is_of_bytes:
             return []
         text = self._normalized(text)
         if self._is_of_words:
@@ -206,7 +219,7 @@ class Tokenizer:
         except UnicodeDecodeError:  # a part of a character
             text = ""
         kind, find = self._inner.pre_tokenizer, self._inner.token_to_id
-        if isinstance(kind, pre_tokenizers.ByteLevel):
+        if self._is_of_bytes:
             written = "".join(_byte_characters()[byte] for byte in piece)
             numbers = [token.id for token in self._inner.model.tokenize(written)]
         elif self._is_of_words:
@@ -255,7 +268,7 @@ class Tokenizer:
         kind, texts = self._inner.pre_tokenizer, ["" if each in self.special else each for each in self.tokens]
         if any(len(text) > 1 for text in texts):
             return None
-        if isinstance(kind, pre_tokenizers.ByteLevel):
+        if self._is_of_bytes:
             codes = [piece[0] if piece else -1 for piece in self.pieces]
         elif isinstance(kind, pre_tokenizers.Split) and self._inner.normalizer is None:
             codes = [ord(text) if text else -1 for text in texts]
@@ -270,7 +283,7 @@ class Tokenizer:
 
     def _looked_up(self, text: str) -> NDArray[np.int32]:
         assert self._table is not None
-        if isinstance(self._inner.pre_tokenizer, pre_tokenizers.ByteLevel):
+        if self._is_of_bytes:
             return self._table[np.frombuffer(text.encode(), np.uint8)]
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         numbers = self._table[np.minimum(codes, len(self._table) - 1)]
@@ -282,12 +295,29 @@ class Tokenizer:
     def _pieces(self) -> list[bytes]:
         texts = ["" if token in self.special else token for token in self.tokens]
         self._alphabet = {character for text in texts for character in text}
-        if isinstance(self._inner.pre_tokenizer, pre_tokenizers.ByteLevel):
+        if self._is_of_bytes:
             byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
-            return [bytes(byte_of[c] for c in text) for text in texts]
+            # Those that an imported tokenizer finds in texts before it splits them are written as they are.
+            added = {each.content for each in self._inner.get_added_tokens_decoder().values()}
+            return [text.encode() if text in added else bytes(byte_of[c] for c in text) for text in texts]
         if self._is_of_words:
             return [f" {text}".encode() if text else b"" for text in texts]
         return [text.replace(WORD_MARK, " ").encode() for text in texts]
+
+
+def _split_of(inner: hf.Tokenizer) -> str | None:
+    found = inner.pre_tokenizer
+    if isinstance(found, pre_tokenizers.Sequence):  # Split, then ByteLevel without a split of its own
+        steps = json.loads(inner.to_str())["pre_tokenizer"]["pretokenizers"]
+        if [each["type"] for each in steps] != ["Split", "ByteLevel"]:
+            return None
+        pattern, byte_level = steps[0]["pattern"].get("Regex"), steps[1]
+        is_plain = (steps[0]["behavior"], steps[0]["invert"]) == ("Isolated", False)
+        is_known = is_plain and pattern in SPLITS and not byte_level["use_regex"] and not byte_level["add_prefix_space"]
+        return SPLITS[pattern] if is_known else None
+    if not isinstance(found, pre_tokenizers.ByteLevel):
+        return None
+    return "gpt2" if found.use_regex else ""
 
 
 def origins(new: Tokenizer, old: Tokenizer) -> list[tuple[int, ...]]:

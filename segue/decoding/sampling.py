@@ -82,6 +82,14 @@ def draw(scores: Scores, section: SamplingSection, generators: Iterable[np.rando
     return found
 
 
+def nats(scores: Scores, targets: Tokens) -> Scores:
+    """(..., V) scores, (...) tokens -> (...) their negative log-likelihoods."""
+    most = scores.max(axis=-1, keepdims=True)
+    sums = np.log(np.exp(scores - most).sum(axis=-1)) + most.squeeze(-1)
+    found: Scores = sums - np.take_along_axis(scores, targets[..., None], axis=-1).squeeze(-1)
+    return found
+
+
 def _softmax(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     """(N, V) -> (N, V)."""
     shifted: NDArray[np.float64] = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))

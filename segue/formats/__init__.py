@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segue import card, parity, tasks
 from segue.compress import quantize
 from segue.data import manifests
-from segue.data.manifest import Manifest, ManifestsSection
+from segue.data.manifest import Manifest
 from segue.errors import UserError, missing_extra, warn
 from segue.files import PARTIAL
 from segue.formats.exporter import GRAPH, Exporter
@@ -48,8 +48,8 @@ def export(
 ) -> Parity:
     """Exports a trained model to the directory `out`, in the format `target`, with a report of the comparison.
 
-    The runtime's outputs are compared with PyTorch's on `examples`, or else on the test or development manifests of the
-    model's data; bad ones are left out with `skip_bad`. With `weights` int8 or float16 the metric may lose
+    The runtime's outputs are compared with PyTorch's on `examples`, or else on the test or development data of the
+    model's recipe; bad ones are left out with `skip_bad`. With `weights` int8 or float16 the metric may lose
     `max_metric_loss` points; in full precision the outputs must be the same as well. Raises a UserError, and publishes
     nothing, if these bounds are exceeded.
     """
@@ -62,20 +62,18 @@ def export(
     if calibration is not None and not (weights == "int8" and exporter.inputs is not None):
         raise UserError("--calibration: only eight-bit speech models are calibrated (--quantize int8)")
     _warn_of_unfinished(model, trained.recipe.engine.steps)
-    data: ManifestsSection = trained.recipe.data
-    kind = module.EXAMPLE
+    data = trained.recipe.data
     skip_bad = skip_bad or data.skip_bad
-    manifest: Manifest[Any] = (
-        _examples(kind, data, skip_bad) if examples is None else Manifest(kind, [examples], skip_bad=skip_bad)
-    )
+    found_examples = module.examples(data, examples, skip_bad)
     with _publishing(out, force) as folder:
-        compare = partial(_compared, module, trained, exporter, folder, weights, manifest)
+        compare = partial(_compared, module, trained, exporter, folder, weights, found_examples)
         more: dict[str, Any] = {}
         inputs = None
         if weights != EXACT and exporter.inputs is not None:
+            kind = module.EXAMPLE
             ranges: Manifest[Any] | None = Manifest(kind, [calibration], skip_bad=skip_bad) if calibration else None
             if ranges is None:
-                ranges = manifests.dev(kind, data, skip_bad) or manifest.part(np.arange(len(manifest)))
+                ranges = manifests.dev(kind, data, skip_bad) or found_examples.part(np.arange(len(found_examples)))
             parity.thin_out(ranges, NUM_CALIBRATION)
             inputs = partial(exporter.inputs, trained, ranges)
         with Bar("writes the model"):
@@ -119,20 +117,8 @@ def _warn_of_unfinished(run: Path, steps: int) -> None:
             warn(f"{run}: has taken {last['step']} of {steps} steps; its best model so far is exported")
 
 
-def _examples(kind: type[Any], data: ManifestsSection, skip_bad: bool) -> Manifest[Any]:
-    """The examples of the model's test manifests, or else its development examples. Raises a UserError without any."""
-    paths = manifests.paths_of_test(data)
-    found = Manifest(kind, paths, skip_bad=skip_bad) if paths else manifests.dev(kind, data, skip_bad)
-    if found is None:
-        raise UserError(
-            f"no examples to compare on: neither test*.jsonl nor {manifests.dev_name(data)} in {data.root} (data.root "
-            "of the model's recipe); give --examples MANIFEST"
-        )
-    return found
-
-
 def _compared(
-    module: ModuleType, trained: Any, exporter: Exporter, folder: Path, weights: str, manifest: Manifest[Any]
+    module: ModuleType, trained: Any, exporter: Exporter, folder: Path, weights: str, examples: Any
 ) -> Parity:
     """Runs the task's comparison of the export with the PyTorch model."""
     threads = torch.get_num_threads()
@@ -148,7 +134,7 @@ def _compared(
         if weights == "int8" and exporter.least is not None:
             name, runtime = exporter.least(folder, threads)
             least = name, opened.enter_context(runtime)
-        found: Parity = module.compare(trained, exporter.run(trained, folder, threads), manifest, where, least)
+        found: Parity = module.compare(trained, exporter.run(trained, folder, threads), examples, where, least)
     return found
 
 

@@ -66,12 +66,12 @@ def write(
     decoder = specs.TransformerDecoderSpec(section.decoder_layers, **settings)
     _set_side(encoder, model.encoder, model.encoder_norm, section)
     _set_side(decoder, model.decoder, model.decoder_norm, section)
-    encoder.embeddings[0].weight = _array((model.source_embedding or model.target_embedding).weight)
-    decoder.embeddings.weight = _array(model.target_embedding.weight)
-    decoder.projection.weight = _array((model.head or model.target_embedding).weight)
+    encoder.embeddings[0].weight = array((model.source_embedding or model.target_embedding).weight)
+    decoder.embeddings.weight = array(model.target_embedding.weight)
+    decoder.projection.weight = array((model.head or model.target_embedding).weight)
     decoder.projection.bias = _impossible(vocabularies)
     if model.output_bias is not None:
-        decoder.projection.bias += _array(model.output_bias.weight).squeeze(1)
+        decoder.projection.bias += array(model.output_bias.weight).squeeze(1)
     spec = specs.TransformerSpec(encoder, decoder)
     spec.config.layer_norm_epsilon = nn.LayerNorm(1).eps
     spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = UNKNOWN, BEGIN, END
@@ -79,11 +79,16 @@ def write(
     spec.config.add_source_bos = spec.config.add_source_eos = False
     spec.register_source_vocabulary(vocabularies.source.tokens)
     spec.register_target_vocabulary(vocabularies.target.tokens)
+    save(spec, folder, quantization)
+
+
+def save(spec: Any, folder: Path, quantization: str) -> None:
+    """Writes a filled specification, with weights in float32, float16 or int8."""
     spec.validate()
     exact = {name: value.numpy().copy() for name, value in spec.variables().items()} if quantization == "int8" else {}
     spec.optimize(quantization=quantization)
     if quantization == "int8":
-        _round_to_seven_bits(spec.variables(), exact)
+        round_to_seven_bits(spec.variables(), exact)
     folder.mkdir(parents=True, exist_ok=True)
     spec.save(str(folder))
 
@@ -91,48 +96,51 @@ def write(
 def _set_side(spec: Any, layers: nn.ModuleList, norm: nn.Module, section: TransformerSection) -> None:
     """Sets the weights of the encoder or decoder."""
     if section.positions == "sinusoidal":
-        spec.position_encodings.encodings = _array(sinusoids(torch.arange(POSITIONS), section.width))
+        spec.position_encodings.encodings = array(sinusoids(torch.arange(POSITIONS), section.width))
     if isinstance(norm, nn.LayerNorm):
-        _set_norm(spec.layer_norm, norm)
+        set_norm(spec.layer_norm, norm)
     for layer_spec, each in zip(spec.layer, layers, strict=True):
         layer: Any = each  # torch does not type submodules
-        _set_self_attention(layer_spec.self_attention, layer.attention)
-        _set_norm(layer_spec.self_attention.layer_norm, layer.attention_norm)
+        set_self_attention(layer_spec.self_attention, layer.attention)
+        set_norm(layer_spec.self_attention.layer_norm, layer.attention_norm)
         if hasattr(layer, "cross_attention"):
             _set_cross_attention(layer_spec.attention, layer.cross_attention)
-            _set_norm(layer_spec.attention.layer_norm, layer.cross_attention_norm)
-        _set_feed_forward(layer_spec.ffn, layer.feed_forward)
-        _set_norm(layer_spec.ffn.layer_norm, layer.feed_forward_norm)
+            set_norm(layer_spec.attention.layer_norm, layer.cross_attention_norm)
+        set_feed_forward(layer_spec.ffn, layer.feed_forward)
+        set_norm(layer_spec.ffn.layer_norm, layer.feed_forward_norm)
 
 
-def _set_self_attention(spec: Any, attention: Attention) -> None:
-    _set_linear(spec.linear[0], attention.query, attention.key, attention.value)
-    _set_linear(spec.linear[1], attention.output)
+def set_self_attention(spec: Any, attention: Any) -> None:
+    """Sets the weights of attention: queries, keys and values are one matrix in CTranslate2."""
+    set_linear(spec.linear[0], attention.query, attention.key, attention.value)
+    set_linear(spec.linear[1], attention.output)
 
 
 def _set_cross_attention(spec: Any, attention: Attention) -> None:
-    _set_linear(spec.linear[0], attention.query)
-    _set_linear(spec.linear[1], attention.key, attention.value)
-    _set_linear(spec.linear[2], attention.output)
+    set_linear(spec.linear[0], attention.query)
+    set_linear(spec.linear[1], attention.key, attention.value)
+    set_linear(spec.linear[2], attention.output)
 
 
-def _set_feed_forward(spec: Any, feed_forward: FeedForward) -> None:
+def set_feed_forward(spec: Any, feed_forward: FeedForward) -> None:
+    """Sets the weights of a position-wise network."""
     if feed_forward.gate is None:
-        _set_linear(spec.linear_0, feed_forward.up)
+        set_linear(spec.linear_0, feed_forward.up)
     else:  # linear_0 is the one with the activation
-        _set_linear(spec.linear_0, feed_forward.gate)
-        _set_linear(spec.linear_0_noact, feed_forward.up)
-    _set_linear(spec.linear_1, feed_forward.down)
+        set_linear(spec.linear_0, feed_forward.gate)
+        set_linear(spec.linear_0_noact, feed_forward.up)
+    set_linear(spec.linear_1, feed_forward.down)
 
 
-def _set_linear(spec: Any, *fused: nn.Linear) -> None:
+def set_linear(spec: Any, *fused: nn.Linear) -> None:
     """Sets the concatenation of several linear layers' outputs."""
-    spec.weight = _array(torch.cat([linear.weight for linear in fused]))
-    spec.bias = _array(torch.cat([_bias(linear) for linear in fused]))
+    spec.weight = array(torch.cat([linear.weight for linear in fused]))
+    spec.bias = array(torch.cat([_bias(linear) for linear in fused]))
 
 
-def _set_norm(spec: Any, norm: nn.LayerNorm) -> None:
-    spec.gamma, spec.beta = _array(norm.weight), _array(_bias(norm))
+def set_norm(spec: Any, norm: nn.LayerNorm) -> None:
+    """Sets the weights of LayerNorm."""
+    spec.gamma, spec.beta = array(norm.weight), array(_bias(norm))
 
 
 def _bias(layer: nn.Linear | nn.LayerNorm) -> Tensor:
@@ -149,7 +157,7 @@ def _impossible(vocabularies: Vocabularies) -> NDArray[np.float32]:
     return bias
 
 
-def _round_to_seven_bits(variables: dict[str, Any], exact: dict[str, NDArray[Any]]) -> None:
+def round_to_seven_bits(variables: dict[str, Any], exact: dict[str, NDArray[Any]]) -> None:
     """Halves CTranslate2's eight-bit weights in place, rounding them again from their `exact` values.
 
     The sum of two products of a weight and an activation then fits into the 16 bits of processors without VNNI. Full
@@ -163,7 +171,8 @@ def _round_to_seven_bits(variables: dict[str, Any], exact: dict[str, NDArray[Any
         weight.numpy()[...] = np.rint(exact[name] * scale.numpy()[:, None])
 
 
-def _array(tensor: Tensor) -> NDArray[np.float32]:
+def array(tensor: Tensor) -> NDArray[np.float32]:
+    """The values of a tensor, as CTranslate2 takes them."""
     return tensor.detach().float().cpu().numpy().copy()  # CTranslate2 quantizes in place
 
 

@@ -24,7 +24,7 @@ from segue.engine.distributed.materialize import blueprint
 from segue.errors import UserError, warn
 from segue.formats import sentencepiece_model, weights
 from segue.formats.huggingface import LOGITS_BIAS, OUTPUT_BIAS, SHARED, marian_name
-from segue.formats.imported import Imported
+from segue.formats.imported import Imported, license_of
 from segue.formats.settings import Settings, load_json, read_json, shown
 from segue.layers.positions import sinusoids
 from segue.models.transformer import Transformer
@@ -45,7 +45,6 @@ _EMBEDDINGS = {
 }
 _POSITIONS = tuple(f"model.{side}.embed_positions.weight" for side in ("encoder", "decoder"))
 _LANGUAGE = re.compile(r">>(.+)<<")
-_LICENSE = re.compile(r"\A---\n(?:.*\n)*?license: *([a-z0-9][a-z0-9.+-]*) *\n(?:.*\n)*?---\n")
 
 
 class Side(NamedTuple):
@@ -159,7 +158,7 @@ def _recipe(folder: Path, settings: Settings, vocabularies: Vocabularies) -> Rec
     draft = recipe.read(recipe.shipped()["your_translation"], [f"optimizer.learning_rate={LEARNING_RATE}"])
     values = {key: value for key, value in draft.values.items() if key != "subwords"}
     values |= {
-        "license": _license(folder),
+        "license": license_of(folder),
         "data": values["data"]
         | {"longest_tokens": min(LONGEST_TOKENS, settings.get("max_position_embeddings", int, 512) - 1)},
         "tokenizer": {"kind": "unigram", "size": len(vocabularies.target)},
@@ -169,13 +168,6 @@ def _recipe(folder: Path, settings: Settings, vocabularies: Vocabularies) -> Rec
     if vocabularies.source is not vocabularies.target:
         values["source_tokenizer"] = {"kind": "unigram", "size": len(vocabularies.source)}
     return recipe.validate(recipe.Draft(values, {}, settings.origin), Recipe)
-
-
-def _license(folder: Path) -> str:
-    """The license that the model card names."""
-    card = folder / "README.md"
-    found = _LICENSE.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
-    return found[1] if found else "unknown"
 
 
 def _model(settings: Settings) -> dict[str, Any]:

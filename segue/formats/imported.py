@@ -1,5 +1,6 @@
 """What is an imported model? A recipe, weights and tokenizers, which become an ordinary model directory."""
 
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from segue.card import card
 from segue.engine.state.checkpoint import WEIGHTS, checksum_of, write_tensors, write_text
 from segue.errors import UserError
 from segue.files import PARTIAL
+
+_LICENSE = re.compile(r"\A---\n(?:.*\n)*?license: *([a-z0-9][a-z0-9.+-]*) *\n(?:.*\n)*?---\n")
 
 
 class Imported(NamedTuple):
@@ -37,6 +40,13 @@ class Imported(NamedTuple):
     """For the model card."""
     saved_as: str = WEIGHTS
     """The name of the file for the weights."""
+
+
+def license_of(folder: Path) -> str:
+    """The license that the model card in a Hugging Face directory names."""
+    path = folder / "README.md"
+    found = _LICENSE.match(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    return found[1] if found else "unknown"
 
 
 def check_out(out: Path) -> None:

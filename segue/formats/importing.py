@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from segue.errors import UserError
-from segue.formats import import_marian, import_nemo, imported, peft
+from segue.formats import import_language, import_marian, import_nemo, imported, peft
+from segue.formats.settings import read_json, shown
 
 
 def import_model(source: Path, out: Path, nemo_version: str | None = None, base: Path | None = None) -> None:
@@ -29,7 +30,14 @@ def import_model(source: Path, out: Path, nemo_version: str | None = None, base:
             )
         if nemo_version is not None:
             raise UserError(f"--nemo-version: {source} is a Hugging Face directory, not a .nemo archive")
-        found = import_marian.read(source)
+        kind = read_json(source / import_marian.CONFIG).get("model_type", str)
+        known = (import_marian.KNOWN, *import_language.KINDS)
+        if kind not in known:
+            wanted = ", ".join(known)
+            raise UserError(
+                f"{source / import_marian.CONFIG}: model_type: {shown(kind)} cannot be imported, only {wanted}"
+            )
+        found = (import_language if kind in import_language.KINDS else import_marian).read(source)
     elif source.is_file():
         found = import_nemo.read(source, nemo_version)
     else:

@@ -14,8 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segue.errors import UserError
+from segue.formats.settings import read_json
 
 Tensors = dict[str, Tensor]
+INDEX = ".index.json"
+"""End of the name of a list of files."""
 
 
 def of_torch(content: bytes, origin: str) -> Tensors:
@@ -42,8 +45,28 @@ def of_folder(folder: Path, names: Sequence[str]) -> tuple[Path, Tensors]:
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise UserError(f"{folder}: neither {' nor '.join(names)} is in it")
+    if file.name.endswith(INDEX):
+        return file, _of_index(file)
     is_safe = file.suffix == ".safetensors"
     return file, of_safetensors(file) if is_safe else of_torch(file.read_bytes(), str(file))
+
+
+def _of_index(path: Path) -> Tensors:
+    """The tensors of several safetensors files, which an index lists. Raises a UserError if it is not their index."""
+    places = read_json(path).get("weight_map", dict)
+    files = sorted({str(name) for name in places.values()})
+    strange = next((name for name in files if Path(name).name != name or not name.endswith(".safetensors")), None)
+    if strange is not None:
+        raise UserError(f"{path}: weight_map: {strange!r} is no safetensors file beside it")
+    found = Tensors()
+    for name in files:
+        if not (path.parent / name).is_file():
+            raise UserError(f"{path.parent / name}: missing; {path.name} lists it: download it, too")
+        found |= of_safetensors(path.parent / name)
+    missing = [name for name in places if name not in found]
+    if missing:
+        raise UserError(f"{path}: weight_map: {missing[0]} is in none of its files")
+    return found
 
 
 def of_safetensors(path: Path) -> Tensors:

@@ -119,7 +119,7 @@ class DecoderOnly(nn.Module):
         row is of one document.
         """
         x = self._hidden(tokens, documents)
-        total, each = total_cross_entropy(x.flatten(0, 1), self._table(), targets.flatten(), self.vocabulary)
+        total, each = total_cross_entropy(x.flatten(0, 1), self.table(), targets.flatten(), self.vocabulary)
         return total, each.view_as(targets)
 
     def scores(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
@@ -143,7 +143,7 @@ class DecoderOnly(nn.Module):
     def _extended(self, tokens: Tensor, cache: Cache) -> Tensor:
         mask = cache.mask(tokens.shape[1])
         if cache.rotation is None:
-            cache.rotation = self._rotation(torch.arange(cache.capacity, device=tokens.device))
+            cache.rotation = self.rotation(torch.arange(cache.capacity, device=tokens.device))
         by = cache.rotation.of(cache.newest(tokens.shape[1]))
         x = self.embedding(tokens)
         for layer, memory in zip(self.layers, cache.memories, strict=True):
@@ -154,24 +154,26 @@ class DecoderOnly(nn.Module):
 
     def _hidden(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
         """(B, T) -> (B, T, D)."""
-        by = self._rotation(torch.arange(tokens.shape[1], device=tokens.device))
+        by = self.rotation(torch.arange(tokens.shape[1], device=tokens.device))
         found = None if documents is None else separated(documents)
         x = self.dropout(self.embedding(tokens))
         for layer in self.layers:
             x = layer(x, by, found)
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def _rotation(self, positions: Tensor) -> Rotation:
+    def rotation(self, positions: Tensor) -> Rotation:
+        """(..., T) positions -> their rotation."""
         device = positions.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.norm.weight.dtype
         return rotation(positions, self.section.size_of_head, self.section.rotary_base, dtype)
 
-    def _table(self) -> Tensor:
+    def table(self) -> Tensor:
+        """The weights of the output layer."""
         return (self.embedding if self.head is None else self.head).weight
 
     def _scores(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""
-        return token_scores(x, self._table())[..., : self.vocabulary]
+        return token_scores(x, self.table())[..., : self.vocabulary]
 
 
 class DecoderOnlyLayer(nn.Module):

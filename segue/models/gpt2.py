@@ -52,6 +52,16 @@ class GPT2Section(Section):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
 
+    @property
+    def key_value_heads(self) -> int:
+        """Each head has its own keys and values."""
+        return self.heads
+
+    @property
+    def size_of_head(self) -> int:
+        """The heads divide the width."""
+        return self.width // self.heads
+
     def build(self, vocabulary: int) -> "GPT2":
         """The model for so many tokens."""
         return GPT2(self, vocabulary)
@@ -135,6 +145,10 @@ class GPT2(nn.Module):
         for layer in self.layers:
             x = layer(x, found)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def table(self) -> Tensor:
+        """The weights of the output layer."""
+        return self.embedding.weight
 
     def _scores(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., V)."""

@@ -61,7 +61,18 @@ TASKS: Mapping[str, Entry] = {
     "language_modeling": Entry(
         module="segue.tasks.language_modeling",
         metadata="segue.runtime.language_model:LanguageMetadata",
-        targets={},
+        targets={
+            "onnx": Target(
+                "segue.formats.onnx_language:LANGUAGE", "segue.runtime.onnx_language:open_language_model", "translate"
+            ),
+            "ctranslate2": Target(
+                "segue.formats.ctranslate2_language:LANGUAGE",
+                "segue.runtime.ctranslate2_language:open_language_model",
+                "translate",
+            ),
+            "huggingface": Target("segue.formats.huggingface_language:LANGUAGE"),
+            "gguf": Target("segue.formats.gguf:LANGUAGE"),
+        },
     ),
 }
 

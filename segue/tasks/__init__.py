@@ -1,7 +1,7 @@
 """Tasks, one package or file each. Every task defines these names:
 
 `Recipe`; `check_data`, `build_source`, `build_task` and `sketch` for training; `restore` and `load` for trained models;
-`EXAMPLE` (the type of examples in its manifests), `compare` and `LEAST_IDENTICAL` for exports; `START` for fine-tuning.
+`EXAMPLE` (the type of examples), `examples`, `compare` and `LEAST_IDENTICAL` for exports; `START` for fine-tuning.
 """
 
 import importlib

@@ -8,6 +8,7 @@ Shape letters: B batch, S samples or tokens, C classes.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,14 +74,16 @@ __all__ = [
     "build_task",
     "check_data",
     "compare",
+    "examples",
     "load",
     "restore",
     "sketch",
 ]
 
 EXAMPLE = Labeled
-check_data = manifests.check
 """Type of the examples in manifests."""
+check_data = manifests.check
+examples = partial(manifests.for_comparison, Labeled)
 SPECIAL = (UNKNOWN,)
 """Special tokens of the tokenizer."""
 ASSUMED_CLASSES = 10

@@ -35,16 +35,22 @@ from segue.errors import UserError
 from segue.metrics.language import Counted, of_counts
 from segue.runtime.language_model import LanguageMetadata, LanguageModel, step_of
 from segue.tasks.language_modeling.backend import Model, TorchBackend
+from segue.tasks.language_modeling.comparison import LEAST_IDENTICAL, compare
+from segue.tasks.language_modeling.comparison import read as examples
 from segue.tasks.language_modeling.settings import Recipe
 from segue.tasks.language_modeling.start import START
 
 __all__ = [
+    "EXAMPLE",
+    "LEAST_IDENTICAL",
     "START",
     "LanguageModeling",
     "Recipe",
     "build_source",
     "build_task",
     "check_data",
+    "compare",
+    "examples",
     "load",
     "restore",
     "sketch",
@@ -252,6 +258,15 @@ class Trained(NamedTuple):
     tokenizer: Tokenizer
     model: Model
     folder: Path
+
+    @property
+    def end(self) -> int:
+        """The number of the end token."""
+        return self.tokenizer.special[END]
+
+    def backend(self) -> TorchBackend:
+        """The model on the CPU, to run it."""
+        return TorchBackend(self.model, torch.device("cpu"))
 
     def metadata(self) -> LanguageMetadata:
         """What a runtime needs to know about the model."""

@@ -8,6 +8,7 @@ Shape letters: B batch, S samples, T frames, V vocabulary (blank included, last)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -62,14 +63,16 @@ __all__ = [
     "build_task",
     "check_data",
     "compare",
+    "examples",
     "load",
     "restore",
     "sketch",
 ]
 
 EXAMPLE = Utterance
-check_data = manifests.check
 """Type of the examples in manifests."""
+check_data = manifests.check
+examples = partial(manifests.for_comparison, Utterance)
 
 
 class SpeechPrediction(NamedTuple):

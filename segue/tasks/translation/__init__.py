@@ -8,6 +8,7 @@ Shape letters: B batch, S source tokens, T target tokens, P real target tokens o
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,14 +55,16 @@ __all__ = [
     "build_task",
     "check_data",
     "compare",
+    "examples",
     "load",
     "restore",
     "sketch",
 ]
 
 EXAMPLE = Pair
-check_data = manifests.check
 """Type of the examples in manifests."""
+check_data = manifests.check
+examples = partial(manifests.for_comparison, Pair)
 
 
 class PairPrediction(NamedTuple):
