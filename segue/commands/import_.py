@@ -15,8 +15,8 @@ def arguments(parser: ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         type=Path,
-        help=".nemo archive (EncDecCTCModel: Jasper, QuartzNet), PEFT adapter, or Hugging Face directory (MarianMTModel, "
-        "LlamaForCausalLM, Qwen3ForCausalLM, GPT2LMHeadModel)",
+        help=".nemo archive (EncDecCTCModel: Jasper, QuartzNet), PEFT adapter, or Hugging Face directory "
+        "(MarianMTModel, LlamaForCausalLM, Qwen3ForCausalLM, GPT2LMHeadModel)",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="model directory to write")
     parser.add_argument(

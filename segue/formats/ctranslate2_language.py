@@ -15,6 +15,7 @@ from segue.data.tokenizer import Tokenizer
 from segue.errors import missing_extra
 from segue.formats.ctranslate2 import array, save, set_feed_forward, set_norm, set_self_attention
 from segue.formats.exporter import Exporter
+from segue.layers.rms_norm import RMSNorm
 from segue.models.gpt2 import GPT2Section
 from segue.runtime.ctranslate2_language import CTranslate2LanguageBackend
 from segue.tasks.language_modeling import Trained, use
@@ -75,7 +76,7 @@ def _set_norm(spec: Any, norm: nn.Module) -> None:
     if isinstance(norm, nn.LayerNorm):
         set_norm(spec, norm)
     else:
-        assert isinstance(norm, nn.RMSNorm)
+        assert isinstance(norm, RMSNorm)
         spec.gamma = array(norm.weight)
 
 
