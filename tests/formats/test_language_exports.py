@@ -55,7 +55,7 @@ def taught(name: str, folder: Path) -> Path:
         "schedule": {"kind": "polynomial", "warmup_steps": 5},
         "engine": {"steps": 20, "evaluate_every": 20, "save_every": 20, "log_every": 10, "threads": 1},
     }
-    section = recipe.validate(recipe.Draft(values, {}, str), Recipe)
+    section = recipe.validate(recipe.Draft(values, {}, "test"), Recipe)
     section = section.model_copy(update={"tokenizer": tokenizers.resolved(section.tokenizer, [train], 1)})
     tokenizer = tokenizers.build(section.tokenizer, [train], (END,))
     torch.manual_seed(0)

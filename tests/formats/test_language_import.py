@@ -40,16 +40,18 @@ def tokenizer_of(split: str, special: list[str]) -> hf.Tokenizer:
 
 def saved(kind: str, folder: Path) -> Path:
     """A random model of transformers in a folder, as `save_pretrained` writes it."""
-    import transformers
+    import transformers as untyped
 
+    transformers: Any = untyped
     special = {"llama": ["<|begin_of_text|>", "<|end_of_text|>"], "gpt2": [END], "qwen3": [END, "<|im_start|>"]}[kind]
     inner = tokenizer_of({"llama": "llama3", "qwen3": "qwen2"}.get(kind, kind), special)
     size = inner.get_vocab_size()
     ends = {"eos_token_id": size - 2 if kind == "qwen3" else size - 1}
     model: Any
+    more: dict[str, Any]
     torch.manual_seed(0)
     if kind == "gpt2":
-        section: Any = transformers.GPT2Config(vocab_size=size, n_positions=48, n_embd=32, n_layer=2, n_head=4, **ends)
+        section = transformers.GPT2Config(vocab_size=size, n_positions=48, n_embd=32, n_layer=2, n_head=4, **ends)
         model = transformers.GPT2LMHeadModel(section)
     elif kind == "llama":
         more = {"num_key_value_heads": 2, "max_position_embeddings": 48, "rope_theta": 5e5, "bos_token_id": size - 2}
@@ -83,10 +85,12 @@ def changed(folder: Path, **values: Any) -> Path:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_imported_models_score_as_in_transformers(theirs: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
+    import transformers as untyped
 
+    transformers: Any = untyped
     import_model(theirs, tmp_path / "out")
-    trained, model = tasks.restore(tmp_path / "out"), AutoModelForCausalLM.from_pretrained(theirs).eval()
+    trained = tasks.restore(tmp_path / "out")
+    model = transformers.AutoModelForCausalLM.from_pretrained(theirs).eval()
     inner = hf.Tokenizer.from_file(str(theirs / "tokenizer.json"))
     text = TEXT.replace(END, "")
     tokens = trained.tokenizer.encode(text)
