@@ -79,7 +79,11 @@ def taught(name: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=MODELS)
+# Writing graphs takes long: one model in make test, the others among the slow proofs.
+@pytest.fixture(
+    scope="module",
+    params=["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name != "llama")],
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return taught(request.param, tmp_path_factory.mktemp("models") / request.param)
 
@@ -121,7 +125,11 @@ def test_exports_predict_and_continue_the_same(model: Path, target: str, tmp_pat
 
 @pytest.mark.parametrize(
     ("target", "weights"),
-    [("ctranslate2", "int8"), ("onnx", "int8"), ("onnx", "float16"), ("gguf", "q8_0"), ("gguf", "float16")],
+    [
+        *(("ctranslate2", "int8"), ("gguf", "q8_0")),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("onnx", "float16"), ("gguf", "float16"))),
+        ("onnx", "int8"),
+    ],
 )
 def test_smaller_weights_are_guarded_by_perplexity(llama: Path, target: str, weights: str, tmp_path: Path) -> None:
     found = formats.export(llama, target, tmp_path / "out", weights=weights, max_metric_loss=3)
@@ -153,7 +161,7 @@ def test_examples_are_held_out_texts_where_there_are_no_others(tmp_path: Path) -
         tasks.module("language_modeling").examples(trained.recipe.data, None, False)
 
 
-@pytest.mark.parametrize("target", ["ctranslate2", "onnx"])
+@pytest.mark.parametrize("target", ["ctranslate2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_tokenizer_of_another_model_is_one_line(llama: Path, target: str, tmp_path: Path) -> None:
     formats.export(llama, target, tmp_path / "out")
     other = tokenizers.build(tokenizers.BytesSection(kind="bytes"), (), (END,))

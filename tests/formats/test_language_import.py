@@ -103,6 +103,7 @@ def test_imported_models_score_as_in_transformers(theirs: Path, tmp_path: Path) 
         torch.testing.assert_close(trained.model.scores(given), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_imported_models_go_all_roads(theirs: Path, tmp_path: Path) -> None:
     """Except training, for which `segue train --from` is tested by itself."""
     import_model(theirs, tmp_path / "out")
