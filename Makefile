@@ -50,7 +50,7 @@ test-rest: install types
 
 test-slow: install
 	$(BIN)/pytest -m slow
-	$(BIN)/pytest -m 'not slow' --hypothesis-profile search $(FAST)
+	$(BIN)/pytest -m 'hypothesis and not slow' --hypothesis-profile search
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

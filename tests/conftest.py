@@ -4,6 +4,7 @@ In the speech corpus every letter is a tone; in the translation corpus a transla
 Classes of sounds are tones, of texts the halves that their number words are from.
 """
 
+import gc
 import hashlib
 import io
 import json
@@ -19,10 +20,17 @@ from hypothesis import settings
 from segue.data import audio
 
 # What passed passes again; `make test-slow` looks further, with other inputs each time.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("repeatable", max_examples=50, derandomize=True, deadline=None)
 settings.register_profile("fast", max_examples=10, derandomize=True, deadline=None)  # `make test-fast`
 settings.register_profile("search", max_examples=1000, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collection need not look through what all the imports made, time and again."""
+    gc.collect()
+    gc.freeze()
+
 
 SAMPLE_RATE_HZ = 8000
 TONES_HZ = {"a": 400.0, "b": 900.0, "c": 1700.0, "d": 2800.0, " ": 3600.0}
@@ -139,6 +147,16 @@ def trained(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     overrides = ("engine.steps=120", "augmentation.joined_utterances=1", "augmentation.noise_probability=0.0")
     segue.train(tiny_recipe, run, *overrides)
     return run
+
+
+@pytest.fixture(scope="session")
+def exported_recognizer(traced_once: None, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `trained` is exported to, which runs without torch. Not to be written to."""
+    from segue import formats
+
+    out = tmp_path_factory.mktemp("exported") / "out"
+    formats.export(trained, "onnx", out)
+    return out
 
 
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]

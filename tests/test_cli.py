@@ -410,14 +410,14 @@ def test_a_channel_is_taken_where_two_differ(segue: Segue, corpus: Path, trained
     assert "y.wav: its channels cancel each other (opposite phase); only channel 1 is used" in outcome.err
 
 
-def test_names_and_texts_need_no_utf8_locale(corpus: Path, trained: Path, tmp_path: Path) -> None:
+def test_names_and_texts_need_no_utf8_locale(corpus: Path, exported_recognizer: Path, tmp_path: Path) -> None:
     path, text = next(iter(texts_of(corpus, "train").items()))
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
     shutil.copy(path, name)
     odd = tmp_path / "é.wav"
     shutil.copy(path, odd)
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C"}
-    command = [sys.executable, "-m", "segue", "transcribe", str(trained), name, str(odd), "-"]
+    command = [sys.executable, "-m", "segue", "transcribe", str(exported_recognizer), name, str(odd), "-"]
     finished = subprocess.run(command, capture_output=True, input=path.read_bytes(), env=environment, timeout=100)
     assert finished.returncode == 0, finished
     rows = [os.fsencode(name), os.fsencode(odd), b"-"]

@@ -43,6 +43,7 @@ def test_unusable_recordings_stop_before_training(tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out" / "run").exists()
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_quickstart_runs_end_to_end(
     trained: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -392,8 +392,15 @@ def _orthogonal(matrix: Tensor) -> Tensor:
 
 
 def _gradients(tensors: list[Tensor]) -> list[Tensor]:
-    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
-    for tensor, gradient in zip(tensors, gradients, strict=True):
-        # Fails for a gradient that is still a pending sum (Partial), as torch's SequenceParallel leaves them.
-        assert not isinstance(tensor, DTensor) or tensor.placements == getattr(gradient, "placements", None)
-    return [parts.local(gradient) for gradient in gradients]
+    """This rank's parts of the gradients, summed over tensor-parallel ranks where they are still pending sums.
+
+    FSDP has done that; without it, those of an adapter's whole matrix before a split one are pending (Partial).
+    """
+    for tensor in tensors:
+        if (
+            isinstance(tensor, DTensor)
+            and isinstance(tensor.grad, DTensor)
+            and tensor.grad.placements != tensor.placements
+        ):
+            tensor.grad = tensor.grad.redistribute(placements=tensor.placements)
+    return [parts.local(tensor.grad) for tensor in tensors if tensor.grad is not None]

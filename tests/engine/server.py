@@ -13,6 +13,8 @@ import threading
 import traceback
 from typing import Any, NoReturn
 
+import forked  # noqa: F401
+import pytest  # noqa: F401  # of the files whose functions `forked` runs
 import sabotage
 import sacrebleu  # noqa: F401  # what a training imports late
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401

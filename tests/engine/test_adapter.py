@@ -14,8 +14,6 @@ from sabotage import call
 from safetensors.torch import load_file
 from torch import nn
 
-import segue
-from segue import recipe as recipes
 from segue import tasks
 from segue.cli import main
 from segue.errors import UserError
@@ -93,24 +91,48 @@ def test_only_the_adapter_is_saved_and_merges_exactly(
         assert found[name] == pytest.approx(records(run)[-1]["averaged"][name], abs=1e-6)
 
 
-def test_any_layout_trains_the_same_adapter(start: Start, recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
-    base = ("--from", undisturbed, "engine.steps=4", *ADAPTED)
-    layouts = {
-        "alone": (1, ()),
-        "copies": (2, ("engine.data_parallel=2",)),
-        "spread": (4, ("engine.shard=2", "engine.tensor_parallel=2")),
-    }
-    for name, (ranks, layout) in layouts.items():
-        assert set(start(ranks, [*training(recipe, tmp_path / name), *base, *layout]).end().statuses) == {0}
-    alone = records(tmp_path / "alone")
-    for name in ("copies", "spread"):
-        for found, expected in zip(records(tmp_path / name), alone, strict=True):
-            assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-            assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
-        ours, theirs = (load_file(tmp_path / each / "model" / "adapter.safetensors") for each in (name, "alone"))
-        assert ours.keys() == theirs.keys()
-        for key, tensor in theirs.items():
-            torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=1e-4)
+@pytest.fixture(scope="module")
+def alone(start: Start, recipe: Path, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that one rank has trained. Not to be written to."""
+    run = tmp_path_factory.mktemp("adapter") / "alone"
+    assert start(1, [*training(recipe, run), *based(undisturbed)]).end().statuses == [0]
+    assert len(records(run)) == 4
+    return run
+
+
+def based(base: Path) -> list[object]:
+    return ["--from", base, "engine.steps=4", *ADAPTED]
+
+
+@pytest.mark.parametrize(
+    ("data_parallel", "shard", "tensor_parallel"),
+    [
+        pytest.param(2, 1, 1, id="2 copies"),
+        pytest.param(1, 1, 2, id="2 tensor-parallel"),
+        pytest.param(1, 2, 2, id="2 shards x 2 tensor-parallel", marks=pytest.mark.slow),
+    ],
+)
+def test_any_layout_trains_the_same_adapter(
+    start: Start,
+    recipe: Path,
+    undisturbed: Path,
+    alone: Path,
+    tmp_path: Path,
+    data_parallel: int,
+    shard: int,
+    tensor_parallel: int,
+) -> None:
+    layout = (f"data_parallel={data_parallel}", f"shard={shard}", f"tensor_parallel={tensor_parallel}")
+    words = [*training(recipe, tmp_path / "run"), *based(undisturbed), *(f"engine.{each}" for each in layout)]
+    ended = start(data_parallel * shard * tensor_parallel, words).end()
+    assert set(ended.statuses) == {0}, ended.lines
+    for found, expected in zip(records(tmp_path / "run"), records(alone), strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+    ours, theirs = (load_file(run / "model" / "adapter.safetensors") for run in (tmp_path / "run", alone))
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -124,17 +146,21 @@ def test_any_layout_trains_the_same_adapter(start: Start, recipe: Path, undistur
     ],
 )
 def test_any_setting_trains_the_same_adapter(
-    start: Start, recipe: Path, undisturbed: Path, tmp_path: Path, settings: Sequence[str], ranks: int, tolerance: float
+    start: Start,
+    recipe: Path,
+    undisturbed: Path,
+    alone: Path,
+    tmp_path: Path,
+    settings: Sequence[str],
+    ranks: int,
+    tolerance: float,
 ) -> None:
-    base = ("--from", undisturbed, "engine.steps=4", *ADAPTED)
-    for name, size, more in (("alone", 1, ()), ("other", ranks, settings)):
-        ended = start(size, [*training(recipe, tmp_path / name), *base, *more]).end()
-        assert set(ended.statuses) == {0}, ended.lines
-    found, expected = (records(tmp_path / name) for name in ("other", "alone"))
-    assert len(found) == 4
-    for ours, theirs in zip(found, expected, strict=True):
+    run = tmp_path / "run"
+    ended = start(ranks, [*training(recipe, run), *based(undisturbed), *settings]).end()
+    assert set(ended.statuses) == {0}, ended.lines
+    for ours, theirs in zip(records(run), records(alone), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=tolerance)
-    weights = [load_file(tmp_path / name / "model" / "adapter.safetensors") for name in ("other", "alone")]
+    weights = [load_file(each / "model" / "adapter.safetensors") for each in (run, alone)]
     assert weights[0].keys() == weights[1].keys()
 
 
@@ -179,23 +205,10 @@ def test_mistakes_with_adapters_are_one_line(
     assert "no adapter; it is a model already" in capsys.readouterr().err
 
 
-def test_an_adapter_is_exported_and_estimated(
-    pairs: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    words = ["train", "--from", str(trained_translator), f"data.root={pairs}", *ADAPTED, "--out", str(run)]
-    assert main([*words, "engine.steps=2"]) == 0
-    before, after = (recipes.read(each / "recipe.toml").values for each in (trained_translator, run))
-    assert after["optimizer"] == before["optimizer"]  # full fine-tuning has a lower rate
-    assert main(["export", str(run), "ctranslate2", str(tmp_path / "out")]) == 0
-    [ours] = segue.load(tmp_path / "out").translate(["one two three"])
-    assert ours == segue.load(run).translate(["one two three"])[0]
-    capsys.readouterr()
+def test_an_adapter_is_estimated(capsys: pytest.CaptureFixture[str]) -> None:
     memory = []
     for overrides in ((), ("start.model=base", *ADAPTED)):
-        assert (
-            main(["estimate", "multi30k_transformer", "--memory", "80", "--json", "tokenizer.size=500", *overrides])
-            == 0
-        )
+        words = ["estimate", "multi30k_transformer", "--memory", "80", "--json", "tokenizer.size=500", *overrides]
+        assert main(words) == 0
         memory.append(json.loads(capsys.readouterr().out))
     assert memory[0] != memory[1]

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import accumulate, count
 from pathlib import Path
@@ -21,12 +21,12 @@ from segue import recipe, tasks
 from segue.cli import main
 from segue.engine.distributed.layout import Layout
 from segue.engine.distributed.parallel import Parallel, World
-from segue.engine.planning import depth
+from segue.engine.planning import depth, estimate
 from segue.engine.planning.estimate import USABLE_SHARE, Estimate, Memory, Row
-from segue.engine.planning.simulation import simulate
-from segue.engine.task import LOSS
+from segue.engine.planning.simulation import Simulation, simulate
+from segue.engine.settings import EngineSection
+from segue.engine.task import LOSS, Batch, Task
 from segue.models.transformer import DecoderLayer, EncoderLayer, Transformer
-from segue.tasks import translation
 
 SMALL = (
     *("model.width=64", "model.feed_forward=256", "model.heads=4", "model.encoder_layers=2", "model.decoder_layers=1"),
@@ -46,8 +46,29 @@ MEASURED = {
 MEASURE = str(Path(__file__).with_name("memory_of_steps.py"))
 
 
+_SIMULATED: dict[Any, Simulation] = {}
+
+
 def _estimate(name: str, *overrides: str, devices: int = 1, memory_gb: float = 80.0, speed: float | None = None) -> Any:
-    return tasks.estimate(recipe.find(name), devices, memory_gb, speed, overrides)
+    """Each recipe is simulated once: that depends on neither the number of devices nor their memory."""
+
+    def once(task: Task, batch: Callable[[], Batch], engine: EngineSection, tensor_parallel: int) -> Simulation:
+        key = (name, overrides, tensor_parallel)
+        if key not in _SIMULATED:
+            _SIMULATED[key] = simulate(task, batch, engine, tensor_parallel)
+        return _SIMULATED[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimate, "simulate", once)
+        return tasks.estimate(recipe.find(name), devices, memory_gb, speed, overrides)
+
+
+@pytest.fixture
+def anew() -> Iterator[None]:
+    """Nothing was simulated before, and nothing of this test is kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "_SIMULATED", {})
+        yield
 
 
 def _section(name: str, *overrides: str) -> Any:
@@ -112,11 +133,11 @@ def test_vocabulary_is_counted_from_the_texts(pairs: Path) -> None:
     assert not found.sketch.notes
 
 
-DEEP = ("multi30k_transformer", *SMALL, "batch.tokens=100", "model.encoder_layers=7", "model.decoder_layers=6")
+DEEP = ("multi30k_transformer", *SMALL, "batch.tokens=100", "model.encoder_layers=6", "model.decoder_layers=5")
 
 
 @pytest.fixture
-def num_forwards(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def num_forwards(anew: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How often layers of the Transformer compute, by their names."""
     counts: dict[str, int] = {}
     for kind in (EncoderLayer, DecoderLayer):
@@ -134,6 +155,7 @@ def test_four_of_equal_layers_are_simulated(num_forwards: dict[str, int]) -> Non
     assert num_forwards == dict.fromkeys(("EncoderLayer", "DecoderLayer"), 3 * depth.SIMULATED)  # 2 to recompute
 
 
+@pytest.mark.usefixtures("anew")
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -149,23 +171,23 @@ def test_four_of_equal_layers_are_simulated(num_forwards: dict[str, int]) -> Non
     ],
 )
 def test_skipping_equal_layers_changes_no_number(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    few, few_courses = _estimate(*DEEP, *overrides, devices=2).as_json(), _courses(*overrides)
+    few = _numbers(*DEEP, *overrides)
     monkeypatch.setattr(depth, "SIMULATED", 100)  # no run is as long
-    assert few == _estimate(*DEEP, *overrides, devices=2).as_json()
-    assert few_courses == _courses(*overrides)
+    assert few == _numbers(*DEEP, *overrides)
 
 
-def _courses(*overrides: str) -> list[list[int]]:
-    """Bytes alive whenever nothing more is about to go, without and with recomputation."""
-    section = _section(*DEEP, *overrides)
-    sketch = translation.sketch(section)
-    found = simulate(sketch.task, sketch.batch, section.engine)
+def _numbers(*case: str) -> tuple[Any, list[list[int]]]:
+    """The estimate, and bytes alive whenever nothing more is about to go, without and with recomputation."""
+    _SIMULATED.clear()
+    found = _estimate(*case, devices=2).as_json()
     courses = []
-    for each in (found.plain, found.recomputed):
-        sizes = [size for _, size in each.events]
-        live = accumulate(sizes)
-        courses.append([now for now, size in zip(live, [*sizes[1:], 0], strict=True) if size >= 0])
-    return courses
+    for simulation in _SIMULATED.values():
+        for each in (simulation.plain, simulation.recomputed):
+            sizes = [size for _, size in each.events]
+            live = accumulate(sizes)
+            courses.append([now for now, size in zip(live, [*sizes[1:], 0], strict=True) if size >= 0])
+    assert courses
+    return found, courses
 
 
 def test_unequal_layers_are_all_simulated(num_forwards: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +205,7 @@ def test_unequal_layers_are_all_simulated(num_forwards: dict[str, int], monkeypa
     monkeypatch.setattr(EncoderLayer, "__init__", numbered)
     monkeypatch.setattr(EncoderLayer, "forward", uneven)
     _estimate(*DEEP)
-    assert num_forwards["EncoderLayer"] >= 3 * 7
+    assert num_forwards["EncoderLayer"] >= 3 * 6
 
 
 class _Sent(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -77,8 +77,13 @@ def stopped(start: Start, recipe: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.parametrize(
     ("data_parallel", "shard", "tensor_parallel", "workers"),
-    [(2, 1, 1, 2), (1, 1, 1, 1), (1, 2, 1, 0), (1, 2, 2, 0)],
-    ids=["2 copies, other loaders", "alone", "2 shards", "2 shards x 2 tensor-parallel"],
+    [
+        pytest.param(2, 1, 1, 2, id="2 copies, other loaders"),
+        pytest.param(1, 1, 1, 1, id="alone"),
+        pytest.param(1, 2, 1, 0, id="2 shards"),
+        pytest.param(1, 1, 2, 0, id="2 tensor-parallel"),
+        pytest.param(1, 2, 2, 0, id="2 shards x 2 tensor-parallel", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_goes_on_with_other_ranks_and_loaders(
     start: Start,

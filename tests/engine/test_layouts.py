@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from segue import training
 from segue.engine.distributed.parallel import ALONE
 
-STEPS = 6
+STEPS = 4
 TRANSLATOR = ["model.positions=sinusoidal", "model.has_output_bias=true"]
 LAYOUTS = {
     "alone": (1, 1, 1),

@@ -1,4 +1,4 @@
-"""A model gets the same numbers on any layout. This file is also the program of the ranks."""
+"""A model gets the same numbers on any layout."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from typing import Any
 import forked
 import pytest
 import torch
+from ranks import Start
 from torch import Tensor, nn
 
 from segue import recipe
@@ -118,12 +119,12 @@ def spread(rank: int, folder: Path, layouts: str) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_values_are_the_same_on_any_layout(size: int, tmp_path: Path) -> None:
+def test_values_are_the_same_on_any_layout(start: Start, size: int, tmp_path: Path) -> None:
     wanted = {}
     for name, build in MODELS.items():
         torch.manual_seed(3)
         wanted[name] = digest(everything(build()))
-    for of_rank in forked.run(__file__, "spread", size, tmp_path, json.dumps(LAYOUTS[size])):
+    for of_rank in forked.run(start, __file__, "spread", size, tmp_path, json.dumps(LAYOUTS[size])):
         assert len(of_rank) >= 2 * len(LAYOUTS[size])
         for line in of_rank:
             name, found = line.split(" ")
@@ -145,14 +146,14 @@ def loaded(rank: int, folder: Path) -> list[str]:
     return found
 
 
-def test_each_rank_reads_its_parts(tmp_path: Path) -> None:
+def test_each_rank_reads_its_parts(start: Start, tmp_path: Path) -> None:
     wanted = {}
     for name, build in MODELS.items():
         torch.manual_seed(3)
         model = build()
         write_tensors(tmp_path / f"{name}.safetensors", model.state_dict())
         wanted[name] = digest(everything(model))
-    for of_rank in forked.run(__file__, "loaded", 2, tmp_path):
+    for of_rank in forked.run(start, __file__, "loaded", 2, tmp_path):
         assert of_rank == [f"{name} {wanted[name]}" for name in ("transformer",) * 2 + ("swiglu",) * 2 + ("jasper",)]
 
 
@@ -187,7 +188,3 @@ def test_existing_values_are_kept() -> None:
     materialize(model, CPU)
     assert torch.equal(model.get_parameter("0.weight"), before)
     assert not any(parameter.is_meta for parameter in model.parameters())
-
-
-if __name__ == "__main__":
-    forked.main(globals())

@@ -20,7 +20,10 @@ from segue.data import audio
 
 
 def begin(recipe: Path, run: Path, *overrides: str, calls: Sequence[Call] = ()) -> subprocess.Popen[str]:
-    """`segue train` as a process group of its own, as a terminal starts it; for what a forked process may not show."""
+    """`segue train` as a process group of its own, as a terminal starts it.
+
+    For how Python itself ends, which a forked process does not show; it takes seconds to import torch.
+    """
     return subprocess.Popen(
         [sys.executable, sabotage.__file__, "train", str(recipe), "--out", str(run), *overrides],
         env={**os.environ, **sabotage.environment(calls)},
@@ -39,6 +42,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, said
+
+
+def train(start: Start, recipe: Path, run: Path, *overrides: str, calls: Sequence[Call] = ()) -> tuple[int, str]:
+    """Exit status of `segue train` in a forked process, and what it said."""
+    (status,), (said,) = start(1, ["train", recipe, "--out", run, *overrides], *calls).end()
+    return status, said
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -73,29 +82,24 @@ def killed(start: Start, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFac
     """A run that was killed three times before it came to its end, and the loader processes of the first try."""
     run = tmp_path_factory.mktemp("killed") / "run"
 
-    def train(*calls: Call, workers: int = 0) -> tuple[int, str]:
-        words = ["train", tiny_recipe, "--out", run, f"engine.workers={workers}"]
-        (status,), (said,) = start(1, words, *calls).end()
-        return status, said
-
     killed = call(sabotage.name_loaders_and_send, signal.SIGKILL, to_group=False)
     in_mid_epoch = call(sabotage.at_step, 13, [0], killed)  # saved at step 8
-    status, said = train(in_mid_epoch, workers=2)
+    status, said = train(start, tiny_recipe, run, "engine.workers=2", calls=[in_mid_epoch])
     assert status == -signal.SIGKILL, said
     workers = [int(word) for word in said.rpartition("loader processes:")[2].splitlines()[0].split()]
 
     while_saving = call(sabotage.die_at, "open", "checkpoints/.partial_00000024/.partial_shard")
-    status, said = train(while_saving)
+    status, said = train(start, tiny_recipe, run, calls=[while_saving])
     assert status == -signal.SIGKILL, said
     assert newest_checkpoint(run).name == "step_00000016"
 
     # After the last evaluation.
     before_publishing = call(sabotage.die_at, "os.rename", "checkpoints/.partial_00000030")
-    status, said = train(before_publishing)
+    status, said = train(start, tiny_recipe, run, calls=[before_publishing])
     assert status == -signal.SIGKILL, said
     assert newest_checkpoint(run).name == "step_00000024"
 
-    status, said = train(workers=2)
+    status, said = train(start, tiny_recipe, run, "engine.workers=2")
     assert status == 0, said
     return run, workers
 
@@ -116,7 +120,13 @@ def test_loaders_end_with_their_killed_trainer(killed: tuple[Path, list[int]]) -
     [(signal.SIGINT, 5, 2), pytest.param(signal.SIGTERM, 18, 0, marks=pytest.mark.slow)],
 )
 def test_interrupted_runs_save_and_resume_exactly(
-    tiny_recipe: Path, tmp_path: Path, uninterrupted: Path, number: signal.Signals, step: int, workers: int
+    start: Start,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    uninterrupted: Path,
+    number: signal.Signals,
+    step: int,
+    workers: int,
 ) -> None:
     """A message says how to go on."""
     run = tmp_path / "run"
@@ -127,7 +137,7 @@ def test_interrupted_runs_save_and_resume_exactly(
     assert newest_checkpoint(run).name == f"step_{step:08d}"
     assert f"saved at step {step}" in said.splitlines()[-1]
     assert "same command continues" in said.splitlines()[-1]
-    status, said = finish(begin(tiny_recipe, run))
+    status, said = train(start, tiny_recipe, run)
     assert status == 0, said
     assert_same_outcome(run, uninterrupted)
 
@@ -196,31 +206,31 @@ def test_a_crash_with_live_loaders_ends_the_run(tiny_recipe: Path, tmp_path: Pat
     assert "ZeroDivisionError" in said
 
 
-def test_a_dead_loader_is_named_with_its_example(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_dead_loader_is_named_with_its_example(start: Start, tiny_recipe: Path, tmp_path: Path) -> None:
     settings = ("engine.workers=2", "augmentation.joined_utterances=1")
     deadly = call(sabotage.die_at_recording, "train_17.wav")
-    status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings, calls=[deadly]))
+    status, said = train(start, tiny_recipe, tmp_path / "run", *settings, calls=[deadly])
     assert status == 2, said
     assert re.search(
         r"^segue: a process that reads data died \(SIGKILL.*\); .* example .*train_17\.wav$", said, re.M
     ), said
 
 
-def test_a_mistake_in_a_loader_is_one_line(tiny_recipe: Path, tmp_path: Path, broken_corpus: Path) -> None:
+def test_a_mistake_in_a_loader_is_one_line(
+    start: Start, tiny_recipe: Path, tmp_path: Path, broken_corpus: Path
+) -> None:
     settings = ("engine.workers=2", f"data.root={broken_corpus}")
-    status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings))
+    status, said = train(start, tiny_recipe, tmp_path / "run", *settings)
     assert status == 2, said
-    _, *lines = said.splitlines()  # the first one introduces the run
-    (mistake,) = [line for line in lines if not line.startswith("step ")]
+    (mistake,) = said.splitlines()
     assert mistake.startswith(f"segue: {broken_corpus}/train.jsonl:18: {broken_corpus}/train_17.wav: silent")
 
 
-def test_a_mistake_beside_loaders_is_one_line(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_mistake_beside_loaders_is_one_line(start: Start, tiny_recipe: Path, tmp_path: Path) -> None:
     settings = ("engine.workers=2", "engine.save_every=3")
-    status, said = finish(begin(tiny_recipe, tmp_path / "run", *settings, calls=[call(sabotage.fail_to_save)]))
+    status, said = train(start, tiny_recipe, tmp_path / "run", *settings, calls=[call(sabotage.fail_to_save)])
     assert status == 2, said
-    _, *lines = said.splitlines()  # the first one introduces the run
-    (mistake,) = [line for line in lines if not line.startswith("step ")]
+    (mistake,) = said.splitlines()
     assert mistake == "segue: /no such folder/x: No such file or directory"
 
 

@@ -1,25 +1,20 @@
-"""Ranks that hold parts of a model take the steps of one process that holds all of it.
-
-This file is also the program that starts the ranks.
-"""
+"""Ranks that hold parts of a model take the steps of one process that holds all of it."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import Start
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
-from torch.multiprocessing.spawn import start_processes
 from torch.nn import functional as F
 
 from segue.engine.distributed import parts
@@ -109,10 +104,10 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: parts.whole(parameter).clone() for name, parameter in model.named_parameters()}
 
 
-def be_rank(rank: int, size: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
-    found: dict[str, Found] = {}
+def learned(rank: int, folder: Path) -> dict[str, tuple[Any, ...]]:
+    """What is found of each section. Not as `Found`, which is another class in the process that reads it."""
+    found: dict[str, tuple[Any, ...]] = {}
+    size = dist.get_world_size()
     for name, section in SECTIONS.items():
         model, resumed = new_model(LAYOUTS[size]), new_model(LAYOUTS[size])
         updater, resumed_updater = Updater(section, model), Updater(section, resumed)
@@ -127,10 +122,8 @@ def be_rank(rank: int, size: int, folder: Path) -> None:
         rows = {key: parts.local(parameter).shape[0] for key, parameter in model.named_parameters()}
         trained = updater.parameters
         largest = parts.whole_norms([parts.local(parameter) for parameter in trained], trained, math.inf).tolist()
-        found[name] = Found(whole_weights(model), whole_weights(resumed), rows, largest)
-    torch.save({name: tuple(each) for name, each in found.items()}, folder / f"rank_{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+        found[name] = (whole_weights(model), whole_weights(resumed), rows, largest)
+    return found
 
 
 class Ranks(NamedTuple):
@@ -140,13 +133,9 @@ class Ranks(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids=lambda size: f"{size}_ranks")
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ranks:
-    size, folder = request.param, tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, __file__, str(size), str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stderr
-    loaded = [torch.load(folder / f"rank_{rank}.pt") for rank in range(size)]
+def ranks(request: pytest.FixtureRequest, start: Start, tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    folder = tmp_path_factory.mktemp("ranks")
+    loaded = forked.run(start, __file__, "learned", request.param, folder)
     return Ranks(folder, [{name: Found(*each) for name, each in of_rank.items()} for of_rank in loaded])
 
 
@@ -214,9 +203,3 @@ def test_offloaded_parts_stay_in_cpu_memory() -> None:
         torch.testing.assert_close(parts.own_part(part, tensor), part)
     finally:
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    number, place = int(sys.argv[1]), Path(sys.argv[2])
-    # Forked, so that torch is imported once.
-    start_processes(be_rank, (number, place), nprocs=number, start_method="fork")  # type: ignore[no-untyped-call]

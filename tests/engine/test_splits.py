@@ -1,4 +1,4 @@
-"""Tensor parallelism splits what a layer declares, whatever its class. This file is also the program of the ranks."""
+"""Tensor parallelism splits what a layer declares, whatever its class."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import ClassVar
 import forked
 import pytest
 import torch
+from ranks import Start
 from torch import Tensor, nn
 
 from segue.engine.distributed import parts
@@ -58,14 +59,14 @@ def learned(rank: int, folder: Path) -> tuple[Tensor, list[Tensor], dict[str, tu
     return output.detach(), gradients, shapes
 
 
-def test_declared_layers_are_split(tmp_path: Path) -> None:
+def test_declared_layers_are_split(start: Start, tmp_path: Path) -> None:
     alone = model()
     output = alone(torch.linspace(-1, 1, 5 * WIDTH).view(5, WIDTH))
     output.square().sum().backward()
     gradients = [each.grad for each in alone.parameters()]
     simulated = model()
     _split(simulated, 2)
-    for of_rank in forked.run(__file__, "learned", 2, tmp_path):
+    for of_rank in forked.run(start, __file__, "learned", 2, tmp_path):
         torch.testing.assert_close(of_rank[0], output.detach())
         torch.testing.assert_close(of_rank[1], gradients)
         assert of_rank[2] == {name: tuple(each.shape) for name, each in simulated.named_parameters()}
@@ -82,9 +83,9 @@ def refused(rank: int, folder: Path) -> str:
     return ""
 
 
-def test_uneven_parts_are_refused(tmp_path: Path) -> None:
+def test_uneven_parts_are_refused(start: Start, tmp_path: Path) -> None:
     assert dealt_out(model()) == {f"feed_forward of {HIDDEN}": HIDDEN, "gates": HIDDEN}
-    told, *others = forked.run(__file__, "refused", 3, tmp_path)
+    told, *others = forked.run(start, __file__, "refused", 3, tmp_path)
     assert told == f"engine.tensor_parallel: 3 does not divide the model's feed_forward of {HIDDEN}"
     assert others == ["2", "2"]
 
@@ -92,7 +93,3 @@ def test_uneven_parts_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("plain", [nn.Linear(4, 4), nn.Embedding(4, 4)])
 def test_undeclared_layers_stay_whole(plain: nn.Module) -> None:
     assert dealt_out(plain) == {}
-
-
-if __name__ == "__main__":
-    forked.main(globals())

@@ -120,13 +120,17 @@ def test_frozen_weights_do_not_change(tiny_recipe: Path, trained: Path, tmp_path
     assert f"Begun with the weights of {trained / 'model'}" in (run / "model" / "README.md").read_text()
 
 
-def test_sharded_runs_start_with_the_same_weights(
-    start: Start, recipe: Path, undisturbed: Path, tmp_path: Path
+@pytest.mark.parametrize("shard", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_spread_runs_start_with_the_same_weights(
+    start: Start, recipe: Path, undisturbed: Path, tmp_path: Path, shard: int
 ) -> None:
     rehearsal = ('data.rehearsal=["dev.jsonl"]', "data.rehearsal_share=0.2")
     by_depth = ("start.depth_ratio=0.5", "start.thaw_steps=1")
     base = ("--from", undisturbed, "engine.steps=2", *OTHER_TOKENS, *rehearsal, *by_depth)
-    for name, ranks, layout in (("alone", 1, ()), ("spread", 4, ("engine.shard=2", "engine.tensor_parallel=2"))):
+    for name, ranks, layout in (
+        ("alone", 1, ()),
+        ("spread", 2 * shard, (f"engine.shard={shard}", "engine.tensor_parallel=2")),
+    ):
         assert set(start(ranks, [*training(recipe, tmp_path / name), *base, *layout]).end().statuses) == {0}
     alone, spread = (records(tmp_path / name) for name in ("alone", "spread"))
     assert len(alone) == 2

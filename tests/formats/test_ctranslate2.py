@@ -111,7 +111,11 @@ def taught(section: TransformerSection, vocabularies: Vocabularies) -> Transform
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+# The others' weights are proven by `test_weights_of_any_architecture_are_ours`, in a hundredth of the time.
+CASES = [pytest.param(name, marks=() if name in ("today", "languages") else pytest.mark.slow) for name in ARCHITECTURES]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     name = request.param
     section = TransformerSection.model_validate({"kind": "transformer", "dropout": 0.0, **SIZES, **ARCHITECTURES[name]})
@@ -137,6 +141,27 @@ def score(case: Case, source: list[int], hypothesis: Hypothesis, alpha: float) -
 
 def outputs(found: list[list[Hypothesis]]) -> list[tuple[list[int], bool]]:
     return [(best[0].tokens, best[0].is_complete) for best in found]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("activation", ["relu", "gelu", "swish", "swiglu"])
+def test_weights_of_any_architecture_are_ours(name: str, activation: str, tmp_path: Path) -> None:
+    """Random models, which write strange things, but are as sure of them in both."""
+    settings = {"kind": "transformer", "dropout": 0.0, **SIZES, **ARCHITECTURES[name], "activation": activation}
+    section, vocabularies = TransformerSection.model_validate(settings), vocabularies_of(name)
+    torch.manual_seed(5)
+    model = Transformer(section, len(vocabularies.source), len(vocabularies.target)).eval()
+    for parameter in model.parameters():  # also those that begin as 0 or 1
+        parameter.data += 0.2 * torch.randn(parameter.shape)
+    write(model, section, vocabularies, tmp_path)
+    ours = TorchBackend(model, vocabularies, torch.device("cpu"))
+    case = Case(name, section, vocabularies, ours, tmp_path, CTranslate2Backend(tmp_path))
+    rows = sources_of(vocabularies, 5, 7)
+    scores = []
+    for row, (found,) in zip(rows, case.theirs.search(rows, SearchSection(beams=1, longest_factor=1.0)), strict=True):
+        scores.append(found.score)
+        assert found.score == pytest.approx(score(case, row, found, 1.0), abs=1e-4)
+    assert len(set(scores)) == len(rows)
 
 
 @torch.inference_mode()

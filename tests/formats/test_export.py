@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx as onnx_file
 import pytest
 import torch
 import transformers
+from onnx import numpy_helper
 
 import segue
-from segue import formats, tasks
+from segue import formats, recipe, tasks
 from segue.cli import main
 from segue.data import audio
 from segue.errors import UserError
@@ -41,9 +43,8 @@ def speech(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pyte
 
 
 @pytest.fixture(scope="module")
-def onnx(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not to be written to."""
-    return exported(trained, "onnx", None, tmp_path_factory.mktemp("onnx"))
+def onnx(exported_recognizer: Path) -> Path:
+    return exported_recognizer
 
 
 @pytest.fixture(scope="module", params=TEXT, ids=label)
@@ -158,21 +159,32 @@ def test_edited_cards_keep_their_edits(trained: Path, tmp_path: Path) -> None:
 
 
 def test_huggingface_takes_the_papers_transformer(
-    reversal_recipe: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    paper_translator: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Others are refused, and targets that take them are named."""
-    segue.train(reversal_recipe, tmp_path / "run", "model.norm=post", "model.positions=sinusoidal", "engine.steps=400")
-    found = formats.export(tmp_path / "run", "huggingface", tmp_path / "out")
+    found = formats.export(paper_translator, "huggingface", tmp_path / "out")
     assert found.before > 60, "a model that knows nothing proves nothing"
     assert found.runtime == f"transformers {transformers.__version__}"
     card = (tmp_path / "out" / "README.md").read_text()
     (tmp_path / "out" / "README.md").write_text(card.replace("a line of text", "one two three four"))
     [output] = outputs_of_code(tmp_path / "out" / "README.md", tmp_path)
-    assert output == segue.load(tmp_path / "run").translate(["one two three four"])[0]
+    assert output == segue.load(paper_translator).translate(["one two three four"])[0]
     message = refused(trained_translator, "huggingface", tmp_path / "other", capsys=capsys)
     assert 'model.positions = "rotary" would have to be "sinusoidal"' in message
     assert "export to ctranslate2 or onnx instead" in message
     assert not (tmp_path / "other").exists()
+
+
+def test_an_adapter_is_exported_merged(pairs: Path, trained_translator: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    adapter = ("start.adapter.rank=4", "start.adapter.alpha=16")
+    words = ["train", "--from", str(trained_translator), f"data.root={pairs}", *adapter, "--out", str(run)]
+    assert main([*words, "engine.steps=2"]) == 0
+    before, after = (recipe.read(each / "recipe.toml").values for each in (trained_translator, run))
+    assert after["optimizer"] == before["optimizer"]  # full fine-tuning has a lower rate
+    assert main(["export", str(run), "ctranslate2", str(tmp_path / "out")]) == 0
+    [ours] = segue.load(tmp_path / "out").translate(["one two three"])
+    assert ours == segue.load(run).translate(["one two three"])[0]
 
 
 # --- What runs it here ---
@@ -488,14 +500,19 @@ def test_exports_that_differ_are_not_written(
 ) -> None:
     from segue.formats import ctranslate2, onnx
 
-    def spoiled(write: Any) -> Any:
-        def wrong(given: Any, *others: Any) -> None:
-            write(given._replace(model=_disturbed(given.model)), *others)
+    def wrong_graph(given: Any, folder: Path, weights: str) -> None:
+        onnx._write_speech(given, folder, weights)
+        graph = onnx_file.load(folder / "model.onnx")
+        for tensor in graph.graph.initializer:
+            if tensor.name.endswith(".weight"):
+                tensor.CopyFrom(numpy_helper.from_array(1.2 * numpy_helper.to_array(tensor), tensor.name))
+        onnx_file.save(graph, folder / "model.onnx")
 
-        return wrong
+    def wrong_weights(given: Any, *others: Any) -> None:
+        ctranslate2._write(given._replace(model=_disturbed(given.model)), *others)
 
-    monkeypatch.setattr(onnx, "SPEECH", onnx.SPEECH._replace(write=spoiled(onnx.SPEECH.write)))
-    monkeypatch.setattr(ctranslate2, "TEXT", ctranslate2.TEXT._replace(write=spoiled(ctranslate2.TEXT.write)))
+    monkeypatch.setattr(onnx, "SPEECH", onnx.SPEECH._replace(write=wrong_graph))
+    monkeypatch.setattr(ctranslate2, "TEXT", ctranslate2.TEXT._replace(write=wrong_weights))
     with pytest.raises(UserError, match=r"not written: scores differ by up to .* \(bound 0\.01\)"):
         formats.export(trained, "onnx", tmp_path / "speech")
     with pytest.raises(UserError, match=r"not written: "):

@@ -168,7 +168,10 @@ def test_scores_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(found[..., size], wanted[..., start], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ("opus-mt", "two vocabularies") else pytest.mark.slow) for name in CASES],
+)
 def test_translations_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     source = directory(tmp_path / "marian", is_taught=True, **CASES[name])
     theirs = marian(source)

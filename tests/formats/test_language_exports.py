@@ -93,7 +93,19 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return taught("llama", tmp_path_factory.mktemp("models") / "llama")
 
 
-@pytest.mark.parametrize("target", TASKS["language_modeling"].targets)
+@pytest.mark.parametrize(
+    ("model", "target"),
+    [
+        pytest.param(
+            *(model, target),
+            # Tracing takes ten seconds.
+            marks=pytest.mark.slow if target == "onnx" and model in ("qwen3", "characters") else (),
+        )
+        for model in MODELS
+        for target in TASKS["language_modeling"].targets
+    ],
+    indirect=["model"],
+)
 def test_exports_predict_and_continue_the_same(model: Path, target: str, tmp_path: Path) -> None:
     if (model.name, target) == ("characters", "gguf"):
         with pytest.raises(UserError, match=r"llama\.cpp reads byte-level BPE only"):

@@ -25,10 +25,8 @@ LINES = ["one two three four", "five six seven", "three three one nine eight"]
 
 
 @pytest.fixture(scope="module")
-def base(reversal_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("peft") / "base"
-    segue.train(reversal_recipe, run, *PAPER, "engine.steps=150")
-    return run
+def base(paper_translator: Path) -> Path:
+    return paper_translator
 
 
 @pytest.fixture(scope="module")

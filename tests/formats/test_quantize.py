@@ -2,42 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 from segue.compress.quantize import float16_weights, layer_errors, quantize_int8
-from segue.data.features import LogMelSection
 from segue.errors import UserError
 from segue.formats.onnx import write_recognizer
-from segue.models.jasper import JasperSection
-from segue.tasks.speech_recognition.ctc import CTCSection
 from segue.tasks.speech_recognition.model import AcousticModel
 
-BLOCKS = (
-    {"channels": 32, "kernel": 7, "stride": 2, "has_residual": False},
-    {"channels": 32, "kernel": 5, "repeats": 2},
-    {"channels": 32, "kernel": 5},
-)
-LAYERS = 2 + (4 + 1) + (2 + 1) + 1  # depthwise and pointwise each, the residuals, the head
-
-
-def recognizer() -> AcousticModel:
-    """Small, separable, its weights spread."""
-    torch.manual_seed(0)
-    section = {"kind": "jasper", "residual": "plain", "is_separable": True, "blocks": BLOCKS}
-    features = LogMelSection(sample_rate_hz=8000, mel_bins=16, normalization="speech")
-    recipe: Any = SimpleNamespace(
-        features=features, model=JasperSection.model_validate(section), objective=CTCSection(kind="ctc")
-    )
-    model = AcousticModel(recipe, 8)
-    model.head.output.weight.data *= 4
-    return model.eval()
+LAYERS = 2 + (4 + 1) + (2 + 1) + 1  # of quartznet: depthwise and pointwise each, the residuals, the head
 
 
 def examples(count: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -51,9 +28,9 @@ def examples(count: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(quartznet: AcousticModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("source") / "model.onnx"
-    write_recognizer(recognizer(), path, {"task": "speech_recognition"})
+    write_recognizer(quartznet, path, {"task": "speech_recognition"})
     return path
 
 
@@ -151,7 +128,7 @@ def test_the_layer_that_int8_hurts_most_is_first(source: Path, tmp_path: Path) -
     assert list(errors.values()) == sorted(errors.values(), reverse=True)
     names = list(errors)
     assert names[0] == "encoder.blocks.1.layers.1.1"
-    assert errors[names[0]] > 0.3
+    assert errors[names[0]] > 0.1
     assert 0 < errors[names[1]] < 0.1
 
 

@@ -1,17 +1,14 @@
-"""A vocabulary that ranks share says and learns what a whole one does. This file is also the program of the ranks."""
+"""A vocabulary that ranks share says and learns what a whole one does."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
+from ranks import Start
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent / "engine"))
-
-import forked
 
 from segue.engine.distributed import parts
 from segue.engine.distributed.layout import Layout
@@ -71,8 +68,8 @@ def shared(rank: int, folder: Path, layouts: str) -> list[tuple[dict[str, Tensor
 
 
 @pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.slow if size > 2 else ()) for size in LAYOUTS])
-def test_ranks_share_a_vocabulary(size: int, tmp_path: Path) -> None:
-    found = forked.run(__file__, "shared", size, tmp_path, json.dumps(LAYOUTS[size]))
+def test_ranks_share_a_vocabulary(start: Start, size: int, tmp_path: Path) -> None:
+    found = forked.run(start, __file__, "shared", size, tmp_path, json.dumps(LAYOUTS[size]))
     cases = [(Layout(*layout), *case) for layout in LAYOUTS[size] for case in CASES]
     for number, (layout, vocabulary, tied) in enumerate(cases):
         model = model_of(vocabulary, tied)
@@ -108,9 +105,9 @@ def compiled(rank: int, folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_a_shared_vocabulary_compiles(tmp_path: Path) -> None:
+def test_a_shared_vocabulary_compiles(start: Start, tmp_path: Path) -> None:
     wanted = learned(model_of(13, "all"), 13)
-    for of_rank in forked.run(__file__, "compiled", 2, tmp_path):
+    for of_rank in forked.run(start, __file__, "compiled", 2, tmp_path):
         for name, value in wanted.items():
             torch.testing.assert_close(of_rank[name], value, atol=2e-6, rtol=1e-4, msg=name)
 
@@ -139,9 +136,9 @@ def drawn(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return scores.to(dtype), torch.randint(31, (600,), generator=draw)
 
 
-def test_split_losses_are_those_of_torch(tmp_path: Path) -> None:
+def test_split_losses_are_those_of_torch(start: Start, tmp_path: Path) -> None:
     for rank, (first, second) in enumerate(
-        (each[:3], each[3:]) for each in forked.run(__file__, "losses", 2, tmp_path)
+        (each[:3], each[3:]) for each in forked.run(start, __file__, "losses", 2, tmp_path)
     ):
         for dtype, (loss, likelihood, gradient) in ((torch.float32, first), (torch.bfloat16, second)):
             scores, targets = drawn(dtype)
@@ -155,7 +152,3 @@ def test_split_losses_are_those_of_torch(tmp_path: Path) -> None:
             torch.testing.assert_close(likelihood, plain, atol=1e-3, rtol=1e-5)
             part = whole.grad.chunk(2, dim=1)[rank]
             torch.testing.assert_close(gradient.float(), part, atol=tolerance, rtol=tolerance)
-
-
-if __name__ == "__main__":
-    forked.main(globals())
