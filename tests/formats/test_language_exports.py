@@ -99,7 +99,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(
             *(model, target),
             # Tracing takes ten seconds.
-            marks=pytest.mark.slow if target == "onnx" and model in ("qwen3", "characters") else (),
+            marks=pytest.mark.slow if model != "llama" else (),
         )
         for model in MODELS
         for target in TASKS["language_modeling"].targets
