@@ -11,8 +11,8 @@ def load(model: str | Path, device: str = "auto", threads: int | None = None) ->
     """Loads the model in a run directory, a model directory or an exported directory.
 
     A speech recognizer has `transcribe(path)` and `transcribe(samples, sample_rate_hz)`; a translator has
-    `translate(texts)`; a classifier has `classify(path)` and `classify(samples, sample_rate_hz)`, or `classify(text)`.
-    All have `evaluate(manifest)`. Models are thread-safe.
+    `translate(texts)`; a classifier has `classify(path)` and `classify(samples, sample_rate_hz)`, or `classify(text)`;
+    a language model has `generate(prompts)` and `stream(prompt)`. All have `evaluate(manifest)`, and are thread-safe.
 
     `device` is "auto", "cpu", "cuda" or "mps". Exported models run on the CPU, without torch, on `threads`
     threads (None: all cores). Raises a UserError if `model` cannot be loaded.
