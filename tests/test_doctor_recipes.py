@@ -205,3 +205,10 @@ def test_fine_tuning_is_examined_as_trained(trained: Path, corpus: Path, capsys:
     assert "by heart" in json.loads(said.out)["facts"]
     assert main(["doctor", str(corpus / "train.jsonl"), "--from", str(trained)]) == 2
     assert "--from: for a recipe, but" in capsys.readouterr().err
+
+
+def test_texts_of_a_language_model_are_read_and_tried(language_recipe: Path) -> None:
+    found = doctor.of_recipe(language_recipe)
+    assert "tokens of train" in found.facts["examined"]
+    assert found.facts["by heart"].startswith("the loss of 4 training examples fell")
+    assert not [each for each in found.symptoms if each.level == "error"]

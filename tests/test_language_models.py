@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segue.layers import causal_attention
 from segue.layers.fused import fuse
-from segue.layers.loss import total_cross_entropy
+from segue.layers.loss import ROWS, total_cross_entropy
 from segue.layers.rms_norm import RMSNorm
 from segue.models.decoder_only import DecoderOnly, DecoderOnlySection
 from segue.models.gpt2 import GPT2, GPT2Section
@@ -282,3 +283,30 @@ def test_residual_projections_begin_small() -> None:
 def test_sizes_must_divide(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DecoderOnlySection.model_validate({**LLAMA.model_dump(), **changes})
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(each, Tensor):
+                self.size = max(self.size, each.numel())
+        return found
+
+
+@pytest.mark.parametrize("num_targets", [512, 4096])
+def test_memory_of_the_loss_grows_with_its_chunk(num_targets: int) -> None:
+    """Scores of all targets, (P, V), never exist at once, in neither pass."""
+    width, vocabulary = 8, 3000
+    x, table = torch.randn(num_targets, width).requires_grad_(), torch.randn(vocabulary, width).requires_grad_()
+    with Largest() as largest:
+        total, _ = total_cross_entropy(x, table, torch.zeros(num_targets, dtype=torch.int64), vocabulary)
+        total.backward()
+    assert largest.size == ROWS * vocabulary
+    assert largest.size < num_targets * vocabulary

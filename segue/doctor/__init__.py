@@ -14,7 +14,7 @@ from typing import Any
 from segue.data import examples as kinds
 from segue.data import manifests
 from segue.data.examples import CONTENTS, Labeled, Pair, Utterance, sound_of
-from segue.data.manifest import Manifest, first_values
+from segue.data.manifest import Manifest, ManifestsSection, first_values
 from segue.data.tokenizer import CharactersSection
 from segue.diagnosis import Diagnosis, Sample, Symptom, of_all
 from segue.doctor import splits as between
@@ -74,7 +74,7 @@ def of_recipe(
     from segue.doctor import steps
 
     section, module = training.read(path, overrides)
-    manifests.check(section.data)
+    module.check_data(section.data)
     case = _Case(title or str(path))
     is_error = not section.data.skip_bad
     lenient = section.model_copy(update={"data": section.data.model_copy(update={"skip_bad": True})})
@@ -86,21 +86,18 @@ def of_recipe(
             except UserError as problem:
                 case.symptoms.append(Symptom("error", "manifests", str(problem)))
         case.symptoms += _told(warned, is_error=is_error)
-        if begun is not None:
-            case.symptoms += _advice(begun.own)
-            case.splits += [Split(name, manifest) for name, manifest in begun.own.whole.items()]
-        else:
-            data = manifests.resolved(section.data)
-            for name, paths in (("train", manifests.training_paths(data)), ("dev", manifests.dev_paths(data))):
-                _open(case, module.EXAMPLE, name, paths, is_error=is_error)
-        for each in manifests.paths_of_test(section.data):
-            if each not in (*manifests.training_paths(section.data), *manifests.dev_paths(section.data)):
-                _open(case, module.EXAMPLE, _name(each, case), [each], is_error=False)
+        if isinstance(section.data, ManifestsSection):
+            _open_all(case, section.data, module.EXAMPLE, begun, is_error=is_error)
+        else:  # texts of any kind, which training has read already
+            if begun is not None:
+                sizes = (f"{file.num_tokens:,} tokens of {name}" for name, file in begun.own.files.items())
+                case.facts["examined"] = ", ".join(sizes)
+            case.unseen.append("what the texts say: only that they can be read and tokenized was examined")
         if section.data.rehearsal:
             case.unseen.append(
                 f"of the rehearsed data ({', '.join(section.data.rehearsal)}) all but what training checks"
             )
-        reader = None if begun is None else begun.own.reader
+        reader = None if begun is None else getattr(begun.own, "reader", None)
         rate = getattr(getattr(section, "features", None), "sample_rate_hz", None)
         _look(case, reader, rate)
         if begun is None:
@@ -112,6 +109,20 @@ def of_recipe(
         else:
             case.unseen.append("a batch (--no-batch)")
         return _concluded(case, model, has_media=has_media)
+
+
+def _open_all(case: _Case, section: ManifestsSection, kind: Any, begun: Any, *, is_error: bool) -> None:
+    """Adds the manifests of a recipe as splits, with what training found, if it could begin, and those of test data."""
+    if begun is not None:
+        case.symptoms += _advice(begun.own)
+        case.splits += [Split(name, manifest) for name, manifest in begun.own.whole.items()]
+    else:
+        data = manifests.resolved(section)
+        for name, paths in (("train", manifests.training_paths(data)), ("dev", manifests.dev_paths(data))):
+            _open(case, kind, name, paths, is_error=is_error)
+    for each in manifests.paths_of_test(section):
+        if each not in (*manifests.training_paths(section), *manifests.dev_paths(section)):
+            _open(case, kind, _name(each, case), [each], is_error=False)
 
 
 def _kind_of(path: Path) -> Any:

@@ -135,9 +135,12 @@ def _time(begun: Begun, trainer: Any, facts: dict[str, str], *, is_open: bool) -
 def _by_heart(begun: Begun, trainer: Any, facts: dict[str, str]) -> Iterator[Symptom]:
     """Learns a few training examples, over and over."""
     source = begun.own
-    lengths = source.lengths("train")
-    middle = np.argsort(lengths, kind="stable")[len(lengths) // 4 :][:NUM_EXAMPLES]  # rather short ones
-    batch = source.load("train", MicroBatch(0, middle))
+    if hasattr(source, "lengths"):
+        lengths = source.lengths("train")
+        few = np.argsort(lengths, kind="stable")[len(lengths) // 4 :][:NUM_EXAMPLES]  # rather short ones
+    else:  # windows, all of the same length
+        few = source.plan("train").micro_batch(0).indices[:NUM_EXAMPLES]
+    batch = source.load("train", MicroBatch(0, few))
     name = "likelihood_loss"  # without label smoothing, which has a floor
     losses: list[float] = []
     since = perf_counter()
