@@ -36,6 +36,8 @@ class Example(NamedTuple):
     """A short note that is shown with the example."""
     scores: Mapping[str, float] = MappingProxyType({})
     """All scores of this example, by name."""
+    pieces: Sequence[tuple[str, float]] = ()
+    """Pieces of the text with their losses in nats, of language models: shown instead of reference and hypothesis."""
     details: Mapping[str, str] = MappingProxyType({})
     """Further properties, such as "speaker" and "language"."""
 
@@ -126,5 +128,7 @@ def shown(examples: Sequence[Example], direction: Direction) -> dict[str, list[i
 
 
 def is_flawless(example: Example) -> bool:
-    """Whether the hypothesis has the same words as one of the references."""
-    return any(example.hypothesis.split() == right.split() for right in (example.reference, *example.alternatives))
+    """Whether the hypothesis has the same words as one of the references; a language model has no hypotheses."""
+    return not example.pieces and any(
+        example.hypothesis.split() == right.split() for right in (example.reference, *example.alternatives)
+    )

@@ -285,11 +285,11 @@ def test_sizes_must_divide(changes: dict[str, int], message: str) -> None:
         DecoderOnlySection.model_validate({**LLAMA.model_dump(), **changes})
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the number of elements of the largest tensor that any operation makes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.size = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -307,6 +307,6 @@ def test_memory_of_the_loss_grows_with_its_chunk(num_targets: int) -> None:
     x, table = torch.randn(num_targets, width).requires_grad_(), torch.randn(vocabulary, width).requires_grad_()
     with Largest() as largest:
         total, _ = total_cross_entropy(x, table, torch.zeros(num_targets, dtype=torch.int64), vocabulary)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
     assert largest.size == ROWS * vocabulary
     assert largest.size < num_targets * vocabulary

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import segue
-from segue import tasks, training
+from segue import report, tasks, training
 from segue.cli import main
 from segue.data.documents import END
 from segue.decoding.sampling import SamplingSection
@@ -180,3 +180,17 @@ def test_texts_are_tokenized_once(language_recipe: Path, texts: Path, tmp_path: 
     assert (kept / "train.bin").stat().st_mtime_ns == time
     assert second.fingerprint() == first.fingerprint()
     assert kept.is_relative_to(texts)
+
+
+def test_a_report_shades_what_was_not_expected(model: LanguageModel, texts: Path, tmp_path: Path) -> None:
+    """The pieces of a document are its text, and their losses are those of its tokens."""
+    evaluation = model.evaluator.explain(texts / "test.jsonl")
+    example = evaluation.examples[0]
+    assert "".join(piece for piece, _ in example.pieces) == example.reference
+    row = [model.end, *model.tokenizer.encode(example.reference)][: model.metadata.context]
+    losses = model.backend.losses(np.array([row[:-1]]), np.array([row[1:]]))[0]
+    assert [nats for _, nats in example.pieces[: len(losses)]] == pytest.approx(losses.tolist(), abs=1e-4)
+    report.write(evaluation, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('class="shaded"') >= 20
+    assert "worst of 40" in page

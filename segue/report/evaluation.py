@@ -22,6 +22,8 @@ NUM_LENGTH_GROUPS = 8
 NUM_CONFUSIONS = 15
 MOST_GROUPS = 20
 MOST_TOKENS = 64  # rows and columns of an attention map; larger ones are unreadable and make the file large
+DARKEST, MOST_SHADE = 8, 60
+"""Nats from which a piece of text has the darkest shade, and its share of color in percent: text stays readable."""
 FAINTEST = 0.05  # share of a map's largest weight; smaller weights are invisible and would be most of the file
 
 
@@ -78,6 +80,8 @@ audio { display: block; width: 100%; max-width: 24rem; height: 2.25rem; margin: 
 .words .left-out { color: var(--left-out); background: var(--left-out-back); }
 .words .added { color: var(--added); background: var(--added-back); }
 .words .other { color: var(--other); background: var(--other-back); }
+.shaded { white-space: pre-wrap; max-width: none; line-height: 1.6; margin: .375rem 0 0; }
+.shaded span { border-radius: .2em; }
 .legend { display: inline-flex; gap: 0; margin: 0 .35em 0 0; vertical-align: baseline; }
 @media (max-width: 36rem) { .side { display: none; } .texts { display: block; } .texts p { margin-bottom: .375rem; } }
 @media print { audio { display: none; } article, .chart { break-inside: avoid; }
@@ -242,14 +246,18 @@ def _examples(evaluation: Evaluation, compared: Sequence[Compared]) -> dict[str,
         for indices in shown(evaluation.examples, evaluation.direction).values()
     )
     count = f"{len(evaluation.examples):,}"
+    has_pieces = any(example.pieces for example in evaluation.examples)
+    legend = _legend(has_words=not evaluation.classes, has_pieces=has_pieces)
     return {
-        f"The {len(worst)} worst of {count}": [_legend(has_words=not evaluation.classes), *worst] if worst else [],
-        f"{len(median)} around the median": [*median],
+        f"The {len(worst)} worst of {count}": [legend, *worst] if worst else [],
+        f"{len(median)} around the median": [*([] if worst else [legend]), *median] if has_pieces else [*median],
         f"The {len(best)} best": [tag("details", tag("summary", "Show them"), *best)] if best else [],
     }
 
 
-def _legend(*, has_words: bool) -> Element:
+def _legend(*, has_words: bool, has_pieces: bool = False) -> Element:
+    if has_pieces:
+        return tag("p", f"The darker, the less expected, from 0 to {DARKEST} nats and more.", class_="quiet")
     if not has_words:
         return tag("p", "Reference above, hypothesis below.", class_="quiet")
     samples = [tag("span", tag("span", _marked("word", kind)), class_="words legend") for kind in SIGNS]
@@ -277,8 +285,18 @@ def _example(evaluation: Evaluation, index: int, compared: Compared) -> Element:
     texts: list[Part] = []
     if example.source is not None:
         texts += [tag("div", "source", class_="side"), tag("p", example.source or NOTHING, dir="auto")]
+    if example.pieces:
+        return tag("article", *parts, tag("p", *map(_shaded, example.pieces), class_="shaded", dir="auto"))
     sides = tag("div", tag("span", "reference"), tag("span", "hypothesis"), class_="side")
     return tag("article", *parts, tag("div", *texts, sides, _differences(compared.pairs), class_="texts"))
+
+
+def _shaded(piece: tuple[str, float]) -> Element:
+    """A piece of text, darker the less it was expected."""
+    text, nats = piece
+    share = min(MOST_SHADE, round(MOST_SHADE * nats / DARKEST))
+    color = f"background: color-mix(in srgb, var(--added) {share}%, transparent)"
+    return tag("span", text, title=f"{nats:.2f} nats", style=color)
 
 
 def _media_type(audio: bytes) -> str:

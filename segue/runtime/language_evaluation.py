@@ -4,6 +4,7 @@ Windows overlap: each scores `stride` tokens, and reads those before them, as fa
 predicted from a long context, whatever its place in the text.
 """
 
+import codecs
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,8 +26,8 @@ FEW_DOCUMENTS = 20
 """With fewer documents, intervals are from parts of them."""
 PART = 50
 """Windows in such a part."""
-SHOWN = 2000
-"""Characters of a document that a report shows."""
+SHOWN, SHOWN_TOKENS = 2000, 500
+"""Characters of a document that comparisons read; tokens, at least, of which a report shows the losses."""
 
 
 class _Text(NamedTuple):
@@ -56,7 +57,6 @@ class LanguageEvaluator:
 
     def explain(self, manifest: Path, skip_bad: bool = False, *, has_media: bool = True) -> Evaluation:
         """Scores on a file of texts, and the scores of each document. The end of a document is predicted, too."""
-        del has_media
         texts, problems = list[_Text](), Problems()
         rows: list[list[int]] = []
         for each in self._texts(manifest):
@@ -74,7 +74,7 @@ class LanguageEvaluator:
             warn(f"{len(problems)} unusable documents left out:\n{problems.some(3)}", problems)
         if not texts:
             raise UserError(f"{manifest}: no text to score")
-        nats, ends, per_window = self._scored(rows, manifest)
+        nats, ends, first, per_window = self._scored(rows, manifest)
         counts = [
             Counted(
                 float(nats[number]),
@@ -91,17 +91,11 @@ class LanguageEvaluator:
         resampled = of_counts(_parts(per_window, counts) if is_in_parts else counts).resampling(
             f"parts of {PART} windows" if is_in_parts else "documents"
         )
-        examples = [
-            Example(
-                each.origin,
-                each.text[:SHOWN],
-                each.text[:SHOWN],
-                own["bits_per_byte"],
-                length=float(counted.tokens),
-                scores=own,
-            )
-            for each, counted, own in zip(texts, counts, found.of_each(), strict=True)
-        ]
+        examples = []
+        for each, row, counted, own, losses in zip(texts, rows, counts, found.of_each(), first, strict=True):
+            text, length = each.text[:SHOWN], float(counted.tokens)
+            example = Example(each.origin, text, text, own["bits_per_byte"], length=length, scores=own)
+            examples.append(example._replace(pieces=self._pieces(row, losses) if has_media else ()))
         total = {"documents": len(texts), "skipped": len(problems)}
         return Evaluation(
             title=f"Language model on {manifest.name}",
@@ -115,6 +109,17 @@ class LanguageEvaluator:
             interval_note=resampled.note,
             measured=found,
         )
+
+    def _pieces(self, row: Sequence[int], losses: Sequence[float]) -> list[tuple[str, float]]:
+        """The first tokens of a document as text, with their losses; those that are part of a character together."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        pieces, pending = list[tuple[str, float]](), 0.0
+        for token, loss in zip(row, losses, strict=False):  # losses are of the first tokens, or of all and the end
+            text, pending = decoder.decode(self._model.tokenizer.pieces[token]), pending + loss
+            if text:
+                pieces.append((text, pending))
+                pending = 0.0
+        return pieces
 
     def _texts(self, path: Path) -> Iterator[_Text | UserError]:
         """The documents of a file; their parts, if they come in parts, joined."""
@@ -130,10 +135,12 @@ class LanguageEvaluator:
 
     def _scored(
         self, rows: Sequence[Sequence[int]], manifest: Path
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[Counted]]:
-        """(documents) sums of losses in nats, (documents) the losses of their ends, and each window's."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[list[float]], list[Counted]]:
+        """(documents) sums of losses in nats, (documents) the losses of their ends, the losses of their first tokens,
+        and each window's."""
         metadata = self._model.metadata
         nats, ends = np.zeros(len(rows)), np.zeros(len(rows))
+        first: list[list[float]] = [[] for _ in rows]
         each: list[Counted] = []
         num_tokens = sum(map(len, rows)) + len(rows)
         windows = (
@@ -153,13 +160,16 @@ class LanguageEvaluator:
                     size = len(window.inputs)
                     loss = float(losses[row, size - window.num_scored : size].sum(dtype=np.float64))
                     nats[window.document] += loss
+                    beginning = first[window.document]
+                    if len(beginning) < SHOWN_TOKENS:
+                        beginning += losses[row, size - window.num_scored : size].tolist()
                     end = float(losses[row, size - 1]) if window.is_last else 0.0
                     ends[window.document] += end
                     scored = window.targets[size - window.num_scored :]
                     num_steps = 0 if self._step is None else scored.count(self._step)
                     each.append(Counted(loss, window.num_scored, 0, 0, num_steps, loss - end))
                 bar.advance(sum(window.num_scored for window in batch))
-        return nats, ends, each
+        return nats, ends, first, each
 
 
 def _windows(number: int, tokens: Sequence[int], end: int, context: int, stride: int) -> Iterator[_Window]:
