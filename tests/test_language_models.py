@@ -118,10 +118,12 @@ def test_scores_equal_those_of_gpt2() -> None:
     assert (ours.scores(rows) - theirs(rows).logits).abs().max() < 1e-5
 
 
-@pytest.fixture(params=["llama", "gpt2"])
+SECTIONS = {"llama": LLAMA, "gpt2": SMALL_GPT2, "qwen3": LLAMA.model_copy(update={"has_query_key_norm": True})}
+
+
+@pytest.fixture(params=SECTIONS)
 def model(request: pytest.FixtureRequest) -> DecoderOnly | GPT2:
-    section = LLAMA if request.param == "llama" else SMALL_GPT2
-    found: DecoderOnly | GPT2 = with_values(section.build(VOCABULARY))
+    found: DecoderOnly | GPT2 = with_values(SECTIONS[request.param].build(VOCABULARY))
     return found
 
 
@@ -154,10 +156,13 @@ def test_later_tokens_change_no_earlier_score(model: DecoderOnly | GPT2) -> None
     assert torch.equal(model.scores(rows)[0, :20], model.scores(changed)[0, :20])
 
 
-def test_steps_with_a_cache_equal_whole_passes(model: DecoderOnly | GPT2) -> None:
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_steps_with_a_cache_equal_whole_passes(model: DecoderOnly | GPT2, is_fused: bool) -> None:
     """Prompts of several lengths, padded on the left, in one batch."""
     rows, lengths = tokens(3, 30), [12, 7, 1]
     whole = model.scores(rows)
+    if is_fused:
+        fuse(model)
     padded = torch.zeros(3, 12, dtype=torch.int64)
     for row, length in enumerate(lengths):
         padded[row, 12 - length :] = rows[row, :length]
@@ -252,8 +257,7 @@ def test_fused_layers_give_the_same(model: DecoderOnly | GPT2) -> None:
     fuse(model)
     with torch.no_grad():
         assert torch.allclose(model.scores(rows), before, atol=1e-5)
-    names = set(model.state_dict())
-    assert names == set((LLAMA if isinstance(model, DecoderOnly) else SMALL_GPT2).build(VOCABULARY).state_dict())
+    assert set(model.state_dict()) == set(model.section.build(VOCABULARY).state_dict())
 
 
 def test_initial_losses_are_those_of_a_guess() -> None:

@@ -132,13 +132,13 @@ class CausalAttention(nn.Module):
         self.key = nn.Linear(width, key_value_heads * head_width, bias=has_biases)
         self.value = nn.Linear(width, key_value_heads * head_width, bias=has_biases)
         self.output = nn.Linear(heads * head_width, width, bias=has_biases)
-        self._fused: Fused | None = None
+        self.fused: Fused | None = None
         self.query_norm = None if norm_epsilon is None else RMSNorm(head_width, norm_epsilon)
         self.key_norm = None if norm_epsilon is None else RMSNorm(head_width, norm_epsilon)
 
     def fuse(self) -> None:
         """Puts the three matrices in one piece, for inference."""
-        self._fused = side_by_side(self._each())
+        self.fused = side_by_side(self._each())
 
     def _each(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
         return self.query, self.key, self.value
@@ -195,7 +195,7 @@ class CausalAttention(nn.Module):
 
         One product with the three matrices side by side is faster than three, and one rotation than two.
         """
-        whole = at_once(x, self._each(), self._fused)
+        whole = at_once(x, self._each(), self.fused)
         whole = whole.view(*x.shape[:2], -1, self.head_width)  # (B, T, H + 2 K, d)
         group = self.heads // self.key_value_heads
         ours = whole.shape[2] // (group + 2)  # heads of keys

@@ -38,7 +38,7 @@ class FeedForward(nn.Module):
         self.gate = nn.Linear(width, hidden, bias=has_biases) if activation == "swiglu" else None
         self.down = nn.Linear(hidden, width, bias=has_biases)
         self.dropout = Dropout(dropout)
-        self._fused: Fused | None = None
+        self.fused: Fused | None = None
 
     def dealt_out(self) -> dict[str, int]:
         """The number of hidden units."""
@@ -49,11 +49,11 @@ class FeedForward(nn.Module):
         if self.gate is None:
             hidden = PLAIN[self.activation](self.up(x))
         else:
-            gate, up = at_once(x, (self.gate, self.up), self._fused).chunk(2, dim=-1)
+            gate, up = at_once(x, (self.gate, self.up), self.fused).chunk(2, dim=-1)
             hidden = F.silu(gate) * up
         return self.down(self.dropout(hidden))  # type: ignore[no-any-return]
 
     def fuse(self) -> None:
         """Puts two matrices in one piece, for inference."""
         if self.gate is not None:
-            self._fused = side_by_side((self.gate, self.up))
+            self.fused = side_by_side((self.gate, self.up))

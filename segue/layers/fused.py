@@ -46,7 +46,7 @@ def side_by_side(layers: Sequence[nn.Linear]) -> Fused | None:
 
 def fuse(model: nn.Module) -> None:
     """Fuses the layers of a model that will only be used for inference, on the device where it is."""
-    for module in model.modules():
+    for module in reversed(list(model.modules())):  # a model after its layers
         own = getattr(module, "fuse", None)
         if callable(own):
             own()

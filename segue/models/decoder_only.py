@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from segue.layers.causal_attention import CausalAttention, Documents, Memory, Rotation, rotation, separated
 from segue.layers.dropout import Dropout
 from segue.layers.feed_forward import FeedForward
+from segue.layers.fused import are_plain
 from segue.layers.loss import total_cross_entropy
 from segue.layers.rms_norm import RMSNorm
 from segue.layers.splits import Split
 from segue.layers.vocabulary import TokenEmbedding, token_scores
+from segue.models.decoding import Layer, Shape, decoded
 from segue.models.generating import Cache, Prompts
 from segue.recipe import Section
 
@@ -99,6 +101,7 @@ class DecoderOnly(nn.Module):
         self.norm = RMSNorm(section.width, section.norm_epsilon)
         self.head = None if section.is_tied else nn.Linear(section.width, rows, bias=False)
         self.dropout = Dropout(section.dropout)
+        self._layers: list[Layer] | None = None
 
     def dealt_out(self) -> dict[str, int]:
         """Nothing: vocabularies may be split unevenly."""
@@ -138,7 +141,22 @@ class DecoderOnly(nn.Module):
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """(B) newest tokens -> (B, V) scores of the next ones; extends the cache."""
-        return self._extended(tokens.unsqueeze(1), cache)
+        if self._layers is None:
+            return self._extended(tokens.unsqueeze(1), cache)
+        assert cache.rotation is not None
+        first, by = cache.num_positions, cache.rotation.of(cache.newest(1))
+        by = Rotation(*(each.squeeze(-3) for each in by))  # (..., 1, 1, d) -> (..., 1, d)
+        shape = Shape(self.section.heads, self.section.key_value_heads or self.section.heads, self.section.norm_epsilon)
+        x = decoded(self.embedding(tokens), self._layers, cache.memories, first, by, cache.mask(1), shape)
+        cache.num_positions += 1
+        return self._scores(self.norm(x))
+
+    def fuse(self) -> None:
+        """After the layers: collects their tensors for `step`, for inference on a CPU."""
+        layers = [layer.collected() for layer in self.layers if isinstance(layer, DecoderOnlyLayer)]
+        found = [layer for layer in layers if layer is not None]
+        is_whole = len(found) == len(self.layers) and self.norm.weight.device.type == "cpu"
+        self._layers = found if is_whole else None
 
     def _extended(self, tokens: Tensor, cache: Cache) -> Tensor:
         mask = cache.mask(tokens.shape[1])
@@ -200,6 +218,24 @@ class DecoderOnlyLayer(nn.Module):
         """(B, T, D) -> (B, T, D)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), by, documents))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+
+    def collected(self) -> Layer | None:
+        """The tensors of the layer once it is fused; None if it has adapters."""
+        attention, network = self.attention, self.feed_forward
+        if attention.fused is None or network.fused is None or not are_plain([attention.output, network.down]):
+            return None
+        norms = None
+        if attention.query_norm is not None and attention.key_norm is not None:
+            norms = attention.query_norm.weight, attention.key_norm.weight
+        return Layer(
+            self.attention_norm.weight,
+            attention.fused[0].t(),
+            norms,
+            attention.output.weight.t(),
+            self.feed_forward_norm.weight,
+            network.fused[0].t(),
+            network.down.weight.t(),
+        )
 
     def step(self, x: Tensor, by: Rotation, memory: Memory, first: int, mask: Tensor | None) -> Tensor:
         """(B, T, D) newest positions -> (B, T, D); writes into the memory from position `first` on."""
