@@ -118,7 +118,11 @@ def test_scores_equal_those_of_gpt2() -> None:
     assert (ours.scores(rows) - theirs(rows).logits).abs().max() < 1e-5
 
 
-SECTIONS = {"llama": LLAMA, "gpt2": SMALL_GPT2, "qwen3": LLAMA.model_copy(update={"has_query_key_norm": True})}
+SECTIONS: dict[str, DecoderOnlySection | GPT2Section] = {
+    "llama": LLAMA,
+    "gpt2": SMALL_GPT2,
+    "qwen3": LLAMA.model_copy(update={"has_query_key_norm": True}),
+}
 
 
 @pytest.fixture(params=SECTIONS)
