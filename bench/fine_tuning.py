@@ -7,8 +7,10 @@ sides train in the same way but for the rate: the base's own recipe, as many ste
     python bench/fine_tuning.py quickstart/run data/fsdd --amounts 10 30 100 300 --old quickstart/data/test.jsonl
 
 The sides: `scratch`; `fine-tuned`; `adapter`, LoRA of rank 8; `rehearsed`, with a share of `--rehearsal MANIFEST` mixed
-in. `--old` scores all on what the base was for; `--overrides` change all sides. Results are added to
-`--out`/results.jsonl as they come; what is there already is not trained again. `--picture FILE.svg` draws the means.
+in. `--old` scores all on what the base was for; `--overrides` change all sides, `--tuned` those that begin with the
+base, `--adapted` the adapter alone. `--unable`: the base cannot do the new task at all, and is not scored on it.
+Results are added to `--out`/results.jsonl as they come; what is there already is not trained again. `--picture
+FILE.svg` draws the means.
 """
 
 import argparse
@@ -33,6 +35,9 @@ def main() -> None:
     parser.add_argument("base", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--tuned", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--adapted", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--unable", action="store_true")
     parser.add_argument("--amounts", type=int, nargs="+", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1000)
@@ -49,7 +54,7 @@ def main() -> None:
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     tests = {"new": given.data / given.test, **({"old": given.old} if given.old else {})}
     sides = [*given.sides, *(["rehearsed"] if given.rehearsal else [])]
-    if not any(each["side"] == "base" for each in done):
+    if not given.unable and not any(each["side"] == "base" for each in done):
         scores = {name: score(given.base, path) for name, path in tests.items()}
         done.append({"side": "base", "amount": 0, "seed": 0, **scores})
         kept.write_text(json.dumps(done[-1]) + "\n")
@@ -93,11 +98,11 @@ def train(side: str, given: Any, folder: Path, run: Path, seed: int) -> None:
         words = [str(recipe), *every_so_often(given.steps), 'data.train=["train.jsonl"]', "data.dev=auto"]
         words += ["schedule.kind=cosine", "schedule.warmup_steps=100"]
     else:
-        words = ["--from", str(given.base)]
+        words = ["--from", str(given.base), *given.tuned]
         if side == "rehearsed":
             words += [f'data.rehearsal=["{given.rehearsal.resolve()}"]', f"data.rehearsal_share={given.share}"]
         elif side == "adapter":
-            words.append("start.adapter.rank=8")
+            words += ["start.adapter.rank=8", *given.adapted]
     segue("train", *words, "--out", str(run), f"data.root={folder}", *tuned)
 
 

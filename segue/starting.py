@@ -32,15 +32,15 @@ _TUNING = (
     "engine.average_count=3",  # few development examples would choose one state by luck
     *("schedule.kind=cosine", "schedule.warmup_steps=100"),
     *('data.train=["train.jsonl"]', "data.dev=auto", "data.rehearsal=[]", "start.tokenizer=keep"),
-    *("start.freeze=[]", "start.depth_ratio=1.0", "start.thaw_steps=0"),
+    *("start.freeze=[]", "start.statistics=new", "start.depth_ratio=1.0", "start.thaw_steps=0"),
 )
 
 
 def own_recipe(base: str, overrides: Sequence[str], command: str = "train") -> tuple[Path, list[str]]:
     """Recipe and overrides for fine-tuning without a recipe: the base's own, with changes, followed by `overrides`.
 
-    The changes are other data, a number of steps that depends on them, and lower learning rates. Raises a UserError,
-    which names `command`, if `overrides` lack data.root.
+    The changes are other data, a number of steps that depends on them, and lower learning rates, except for an adapter
+    or other tokens. Raises a UserError, which names `command`, if `overrides` lack data.root.
     """
     if not any(each.startswith("data.root=") for each in overrides):
         raise UserError(
@@ -49,8 +49,10 @@ def own_recipe(base: str, overrides: Sequence[str], command: str = "train") -> t
         )
     path = tasks.folder_of(Path(base)) / "recipe.toml"
     optimizer = recipe.read(path).values["optimizer"]
-    # An adapter's matrices, one of which is zero at first, take steps as large as a model that is new.
-    share = 1.0 if any(each.startswith("start.adapter") for each in overrides) else TUNING_RATE
+    # An adapter's matrices, one of which is zero at first, and rows of new tokens learn at the rates of a new model.
+    given = [each.partition("=") for each in overrides]
+    has_new_tokens = any(key == "start.tokenizer" and value.strip("\"' ") == "recipe" for key, _, value in given)
+    share = 1.0 if has_new_tokens or any(key.startswith("start.adapter") for key, *_ in given) else TUNING_RATE
     rates = [
         f"optimizer.{key}={value * share:.3g}" for key, value in optimizer.items() if key.endswith("learning_rate")
     ]
@@ -128,9 +130,13 @@ def begin(
 
 
 def _refuse_frozen(model: nn.Module, found: Sequence[Inherited], section: start.StartSection) -> None:
-    """Raises a UserError if a frozen parameter is not the base's."""
+    """Raises a UserError if a frozen parameter, or statistics that are kept, are not the base's."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    names = [each.name for each in found if each.name in frozen and each.fate in ("new", "resized")]
+    fresh = [each.name for each in found if each.fate in ("new", "resized")]
+    statistics = [name for name in fresh if name.endswith(".running_mean")]
+    if section.statistics == "keep" and statistics:
+        raise UserError(f"start.statistics: {statistics[0]}: the base has none to keep; leave the key out")
+    names = [name for name in fresh if name in frozen]
     if not names:
         return
     named = f"{', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}: not as in the base, and have to be trained"

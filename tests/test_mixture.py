@@ -70,6 +70,16 @@ def test_rehearsed_examples_are_read_from_their_manifest(reversal_recipe: Path, 
     assert source.with_budget(400.0).plan("train").num_micro_batches < plan.num_micro_batches
 
 
+@pytest.mark.parametrize("dev", ["held_out", '["dev.jsonl"]'])
+def test_all_that_is_rehearsed_is_learned(reversal_recipe: Path, tmp_path: Path, dev: str) -> None:
+    section, _ = training.read(reversal_recipe, (*REHEARSED, f"data.dev={dev}"))
+    section, own, source = training._data(section, translation, tmp_path, ALONE)
+    plan = source.plan("train")
+    found = {each for n in range(0, 4000, 4) for each in source.load("train", plan.micro_batch(n + 3)).ids}
+    assert len(found) == len((Path(section.data.root) / "test.jsonl").read_text().splitlines())
+    assert source.plan("dev").num_micro_batches == own.plan("dev").num_micro_batches
+
+
 def test_the_card_names_what_was_rehearsed(reversal_recipe: Path, tmp_path: Path) -> None:
     steps = ("engine.steps=8", "engine.evaluate_every=8", "engine.save_every=4", "engine.log_every=1")
     segue.train(reversal_recipe, tmp_path / "run", *REHEARSED, *steps)

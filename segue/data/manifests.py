@@ -119,8 +119,9 @@ def for_comparison(kind: type[E], data: ManifestsSection, given: Path | None, sk
 
 
 def rehearsal_of(data: S) -> S:
-    """The section of the data that are rehearsed."""
-    return data.model_copy(update={"train": data.rehearsal, "rehearsal": ()})
+    """The section of the data that are rehearsed: all of them, as no scores are of them."""
+    dev = data.train if data.dev == "held_out" else data.dev
+    return data.model_copy(update={"train": data.rehearsal, "rehearsal": (), "dev": dev})
 
 
 def training_name(data: Named) -> str:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from segue import recipe as recipes
+from segue import starting
 from segue.cli import main
 from segue.data import tokenizer
 from segue.data.tokenizer import (
@@ -120,6 +121,27 @@ def test_frozen_weights_do_not_change(tiny_recipe: Path, trained: Path, tmp_path
     assert f"Begun with the weights of {trained / 'model'}" in (run / "model" / "README.md").read_text()
 
 
+def test_statistics_are_kept_while_weights_learn(
+    tiny_recipe: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def words(name: str, *more: str) -> list[str]:
+        return ["train", str(tiny_recipe), "--out", str(tmp_path / name), "start.statistics=keep", *more]
+
+    short = ("engine.steps=4", "engine.average_count=2", "engine.evaluate_every=2", "batch.micro_batches=2")
+    assert main(words("run", "--from", str(trained), *short)) == 0
+    before, after = (load_file(folder / "model" / "model.safetensors") for folder in (trained, tmp_path / "run"))
+    for name, tensor in after.items():
+        is_statistic = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        assert torch.equal(tensor, before[name]) == is_statistic, name
+    assert "with its BatchNorm statistics" in (tmp_path / "run" / "model" / "README.md").read_text()
+    capsys.readouterr()
+    assert main(words("without")) == 2
+    assert 'start: statistics: "keep" needs a base' in capsys.readouterr().err
+    first = "{channels = 16, kernel = 7, stride = 2, has_residual = false}"
+    assert main(words("other", "--from", str(trained), f"model.blocks=[{first}, {{channels = 20, kernel = 7}}]")) == 2
+    assert "start.statistics: encoder.blocks.1.layers.0.1.running_mean: the base has none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shard", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_spread_runs_start_with_the_same_weights(
     start: Start, recipe: Path, undisturbed: Path, tmp_path: Path, shard: int
@@ -167,6 +189,16 @@ def test_the_bases_recipe_is_the_default(
     assert after["engine"]["steps"] == 2
     assert after["model"] == before["model"]
     assert after["start"]["model"] == str(trained)
+
+
+@pytest.mark.parametrize(
+    ("words", "share"),
+    [((), 0.3), (("start.adapter.rank=4",), 1), (('start.tokenizer="recipe"',), 1), (("start.tokenizer=keep",), 0.3)],
+)
+def test_new_parts_learn_at_full_rates(trained: Path, words: tuple[str, ...], share: float) -> None:
+    rate = recipes.read(trained / "recipe.toml").values["optimizer"]["learning_rate"]
+    _, overrides = starting.own_recipe(str(trained), ["data.root=data", *words])
+    assert f"optimizer.learning_rate={rate * share:.3g}" in overrides
 
 
 def test_few_known_tokens_are_warned_about(

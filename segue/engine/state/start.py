@@ -41,13 +41,16 @@ class StartSection(Section):
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained, by name, as in ["encoder.*"]. BatchNorm layers whose weights are frozen also
     keep their statistics."""
+    statistics: Literal["new", "keep"] = "new"
+    """Mean and variance of all BatchNorm layers: those of the new data, or keep the base's. Keep them with
+    `data.rehearsal` if old and new data sound different, as the mean of both suits neither."""
     depth_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of a layer / that of the layer above it, as layers that are nearer to the input have less to learn.
     Layers are counted from the end of their stack; embeddings lie below all of them. Howard and Ruder 2018
     (arXiv:1801.06146) used 1 / 2.6 = 0.385."""
     thaw_steps: Annotated[int, Field(ge=0)] = 0
     """Gradual unfreezing: steps until the next lower layer begins to learn, too; 0: all learn from the beginning. The
-    statistics of BatchNorm layers follow the new data from the beginning."""
+    statistics of BatchNorm layers, unless kept, follow the new data from the beginning."""
     adapter: AdapterSection | None = None
     """If given, the base's weights are frozen, and low-rank matrices beside them are trained."""
     checksum: str | None = None
@@ -64,15 +67,18 @@ class StartSection(Section):
     def facts(self) -> list[str]:
         """Sentences for the model card."""
         frozen = f", and these parts as they were: {', '.join(self.freeze)}" if self.freeze else ""
+        kept = ", with its BatchNorm statistics" * (self.statistics == "keep")
         slower = f", with {self.depth_ratio:g} of the learning rate a layer downwards" * (self.depth_ratio < 1)
         later = f", unfrozen one layer each {self.thaw_steps:,} steps" * (self.thaw_steps > 0)
         adapted = f"; low-rank matrices of rank {self.adapter.rank} learned beside them" if self.adapter else ""
-        return [f"Begun with the weights of {self.story}{frozen}{slower}{later}{adapted}."] if self.story else []
+        return [f"Begun with the weights of {self.story}{frozen}{kept}{slower}{later}{adapted}."] if self.story else []
 
     @model_validator(mode="after")
-    def _adapter_has_a_base(self) -> Self:
+    def _has_a_base_where_needed(self) -> Self:
         if self.adapter is not None and self.model is None:
             raise ValueError("adapter: it needs a base: start.model, or segue train --from MODEL")
+        if self.statistics == "keep" and self.model is None:
+            raise ValueError('statistics: "keep" needs a base: start.model, or segue train --from MODEL')
         if self.adapter is not None and self.freeze:
             raise ValueError("freeze: with an adapter all but it is frozen; start.adapter.learn names exceptions")
         return self
@@ -214,7 +220,8 @@ def prepared(model: M, section: StartSection) -> M:
         raise UserError("start.freeze: nothing is left to learn")
     for norm in parts.batch_norms(model):
         weights = list(norm.parameters())
-        if weights and not any(weight.requires_grad for weight in weights):
+        is_frozen = bool(weights) and not any(weight.requires_grad for weight in weights)
+        if is_frozen or section.statistics == "keep":
             parts.freeze_statistics(norm)
     return model
 
