@@ -16,6 +16,10 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.distributed.tensor.placement_types import _StridedShard
 
 
+LONG, BLOCK = 2**20, 2**12
+"""Numbers from which a norm is computed in blocks, and of a block."""
+
+
 def local(tensor: Tensor) -> Tensor:
     """This rank's part, sharing memory with the tensor; the tensor itself, detached, if it is not sharded."""
     if not isinstance(tensor, DTensor):
@@ -73,7 +77,7 @@ def whole_norms(parts: Sequence[Tensor], tensors: Sequence[Tensor], order: float
     `parts` are local parts of tensors that are sharded like `tensors`: gradients and their parameters, for instance.
     """
     parts = [part if part.numel() else part.new_zeros(1) for part in parts]  # an empty part has no maximum
-    norms = list(torch._foreach_norm(parts, order))
+    norms = _local_norms(parts, order)
     groups: dict[tuple[dist.ProcessGroup, ...], list[int]] = {}
     for number, tensor in enumerate(tensors):
         if isinstance(tensor, DTensor):
@@ -86,6 +90,19 @@ def whole_norms(parts: Sequence[Tensor], tensors: Sequence[Tensor], order: float
         for number, norm in zip(numbers, (found.sqrt() if order == 2 else found).unbind(), strict=True):
             norms[number] = norm
     return torch.stack(norms)
+
+
+def _local_norms(parts: Sequence[Tensor], order: float) -> list[Tensor]:
+    """The norm of each tensor. On a CPU torch adds up float32 squares one after the other: of 38 million numbers the
+    norm is 0.25 % too small, so that it would depend on the number of ranks; sums of blocks do not lose that."""
+    norms = list(torch._foreach_norm(parts, order))
+    for number, part in enumerate(parts):
+        if order == 2 and part.device.type == "cpu" and part.numel() > LONG:
+            flat = part.reshape(-1)
+            blocks, rest = flat[: len(flat) // BLOCK * BLOCK].view(-1, BLOCK), flat[len(flat) // BLOCK * BLOCK :]
+            pieces = [torch.linalg.vector_norm(blocks, dim=1), torch.linalg.vector_norm(rest).unsqueeze(0)]
+            norms[number] = torch.linalg.vector_norm(torch.cat(pieces))
+    return norms
 
 
 def _groups(tensor: DTensor) -> tuple[dist.ProcessGroup, ...]:
