@@ -15,7 +15,6 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from torch.distributed.tensor.placement_types import _StridedShard
 
-
 LONG, BLOCK = 2**20, 2**12
 """Numbers from which a norm is computed in blocks, and of a block."""
 
@@ -92,7 +91,7 @@ def whole_norms(parts: Sequence[Tensor], tensors: Sequence[Tensor], order: float
     return torch.stack(norms)
 
 
-def _local_norms(parts: Sequence[Tensor], order: float) -> list[Tensor]:
+def _local_norms(parts: list[Tensor], order: float) -> list[Tensor]:
     """The norm of each tensor. On a CPU torch adds up float32 squares one after the other: of 38 million numbers the
     norm is 0.25 % too small, so that it would depend on the number of ranks; sums of blocks do not lose that."""
     norms = list(torch._foreach_norm(parts, order))
