@@ -62,7 +62,9 @@ def test_scores_equal_those_of_single_documents(model: LanguageModel, texts: Pat
     assert found["intervals"]["loss"][0] < found["loss"] < found["intervals"]["loss"][1]
 
 
-@pytest.mark.parametrize(("size", "context", "stride"), [(1, 8, 2), (8, 8, 2), (9, 8, 2), (50, 8, 3), (50, 8, 8)])
+@pytest.mark.parametrize(
+    ("size", "context", "stride"), [(1, 8, 2), (8, 8, 2), (9, 8, 2), (50, 8, 3), (50, 8, 8), (39, 8, 16)]
+)
 def test_windows_score_each_token_once(size: int, context: int, stride: int) -> None:
     tokens = list(range(1, size + 1))
     scored: list[int] = []
@@ -194,3 +196,42 @@ def test_a_report_shades_what_was_not_expected(model: LanguageModel, texts: Path
     page = (tmp_path / "report.html").read_text()
     assert page.count('class="shaded"') >= 20
     assert "worst of 40" in page
+
+
+def test_batches_of_any_size_give_the_same_texts(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More samples than rows of a batch, too; `generate_each` gives the same one after the other."""
+    section = SamplingSection(temperature=3.0)
+    prompts = ["one", "two three", "four"]
+    whole = model.generate(prompts, tokens=5, samples=5, sampling=section)
+    assert list(model.generate_each(prompts, tokens=5, samples=5, sampling=section)) == whole
+    monkeypatch.setattr(LanguageModel, "BATCH", 2)
+    assert model.generate(prompts, tokens=5, samples=5, sampling=section) == whole
+    assert len({each.text for found in whole for each in found}) > 10
+
+
+def test_all_prompts_are_checked_before_the_first(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LanguageModel, "BATCH", 1)
+    monkeypatch.setattr(model, "backend", None)  # nothing is generated
+    for bad, message in (
+        ("two " * 20, "prompt 3: .*context"),
+        ("\udc80", "prompt 3: not Unicode"),
+        ("Q", "prompt 3: out"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.generate_each(["one", "two", bad], tokens=5)
+
+
+def test_a_stop_may_be_one_string(model: LanguageModel) -> None:
+    ((found,),) = model.generate("one two three", tokens=12, stop=" five", sampling=GREEDY)
+    assert found.text == " four"
+
+
+@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"tokens": -1}, {"samples": 0}])
+def test_numbers_are_above_0(model: LanguageModel, wrong: dict[str, int]) -> None:
+    with pytest.raises(UserError, match="above 0"):
+        model.generate("one", tokens=wrong.get("tokens", 5), samples=wrong.get("samples", 1))
+
+
+def test_a_stride_has_its_bound(language_recipe: Path) -> None:
+    with pytest.raises(UserError, match=r"stride 33 is more than model\.context \(32\)"):
+        training.read(language_recipe, ["stride=33"])

@@ -62,17 +62,20 @@ def run(given: Namespace) -> None:
         if notation is None:
             name = next(name for name, path in files.items() if path)
             raise UserError(f"{name}: {given.model} is no model of music; its recipe would say so in `notation`")
+        if given.json:
+            raise UserError("--json: music is written to files; leave one of them out")
         check_targets(files)
+    if given.soundfont and not (given.wav or given.report):
+        raise UserError("--soundfont: only sound needs it (--wav, --report)")
     how = {"tokens": given.tokens, "stop": given.stop, "sampling": sampling, "is_sliding": given.slide}
     if given.prompts is not None:
         if given.prompt is not None:
             raise UserError("--prompts: give PROMPT or --prompts, not both")
         prompts = _lines(given.prompts)
-        found = model.generate(prompts, samples=given.samples, **how)
         if any(files.values()):
-            _write_music(given, notation, prompts, found)
+            _write_music(given, notation, prompts, model.generate(prompts, samples=given.samples, **how))
             return
-        for prompt, each in zip(prompts, found, strict=True):
+        for prompt, each in zip(prompts, model.generate_each(prompts, samples=given.samples, **how), strict=True):
             _print(prompt, each)
         return
     prompt = given.prompt or ""

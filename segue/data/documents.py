@@ -265,7 +265,7 @@ class Corpus:
 def _found(section: DocumentsSection, names: Sequence[str], key: str, strange: list[Path]) -> list[Path]:
     """The files of names, folders and patterns, each once; those in folders that are no texts are put in `strange`."""
     root, kept = Path(section.root), dict[Path, None]()
-    own = root / section.tokens
+    own = (root / section.tokens).resolve()
     for name in names:
         path = root / name
         if path.is_file():
@@ -277,7 +277,7 @@ def _found(section: DocumentsSection, names: Sequence[str], key: str, strange: l
             inside = [path]
         else:
             matches = (root / found for found in sorted(glob.glob(name, root_dir=root, recursive=True)))
-            inside = [found for found in matches if not found.is_relative_to(own)]
+            inside = [found for found in matches if not found.resolve().is_relative_to(own)]
             if not inside:
                 what = "no file matches this pattern" if glob.has_magic(name) else "no such file or folder"
                 raise UserError(f"{path}: {key}: {what}; {_there(path.parent)}")
@@ -290,9 +290,10 @@ def _found(section: DocumentsSection, names: Sequence[str], key: str, strange: l
 
 
 def _walk(folder: Path, left_out: Path) -> Iterator[Path]:
-    """The files in a folder and those in it, in the order of their names, without hidden ones."""
+    """The files in a folder and those in it, in the order of their names, without hidden ones, runs and models."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith((".", PARTIAL)) or path == left_out:
+        is_ours = path.resolve() == left_out or (path / "recipe.toml").is_file()
+        if path.name.startswith((".", PARTIAL)) or is_ours:
             continue
         if path.is_dir():
             yield from _walk(path, left_out)

@@ -1,5 +1,6 @@
-"""How do texts become token files? Once for each corpus and tokenizer, on all cores, in bounded memory.
+"""How do texts become token files? Once for each corpus and tokenizer, on all cores, as a stream.
 
+Memory grows only with the number of documents, by about 100 bytes each, to leave out those that repeat others.
 The files are in a folder that is named by checksums of the texts and of the tokenizer, and appears when it is complete.
 """
 

@@ -62,28 +62,27 @@ def generate(
     *,
     num_samples: int = 1,
     first_prompt: int = 0,
+    first_sample: int = 0,
 ) -> None:
     """Calls `is_last` with each new token of each row, in order; the row ends if it returns True, or at a limit.
 
-    The end token is not passed on. `first_prompt` is the number of the first prompt, from which random numbers follow,
-    so that a file of prompts gives the same texts in batches of any size. Raises a UserError for a prompt that does not
-    fit.
+    The end token is not passed on. `first_prompt` and `first_sample` are the numbers of the first prompt and of its
+    first sample, from which random numbers follow, so that batches of any size give the same texts. Raises a UserError
+    for a prompt that does not fit.
     """
     if not prompts or limits.num_tokens < 1:
         return
-    for number, prompt in enumerate(prompts):
-        if len(prompt) + limits.num_tokens - 1 > limits.context and not limits.is_sliding:
-            raise UserError(
-                f"prompt {first_prompt + number + 1}: {len(prompt)} tokens and {limits.num_tokens} new ones are more "
-                f"than the model's context of {limits.context}; ask for fewer, or let the text slide (--slide)"
-            )
+    check(prompts, limits, first_prompt)
     kept = [list(prompt) for prompt in prompts]
     if limits.is_sliding:
         kept = [_slid(tokens, limits.context) for tokens in kept]
-    longest = max(map(len, kept))
-    scores = steps.begin(kept, longest + limits.num_tokens)
+    scores = steps.begin(kept, _capacity(kept, limits, limits.num_tokens))
     places = np.repeat(np.arange(len(prompts)), num_samples)
-    rows = [Row(first_prompt + prompt, sample) for prompt in range(len(prompts)) for sample in range(num_samples)]
+    rows = [
+        Row(first_prompt + prompt, first_sample + sample)
+        for prompt in range(len(prompts))
+        for sample in range(num_samples)
+    ]
     if num_samples > 1:
         steps.select(places)
         scores = scores[places]
@@ -91,8 +90,10 @@ def generate(
     generators = [row_generator(section.seed, *row) for row in rows]
     used = np.zeros(scores.shape, bool) if section.repetition_penalty != 1 else None
     if used is not None:
-        for seen, tokens in zip(used, kept, strict=True):
-            seen[tokens] = True
+        for seen, place in zip(used, places.tolist(), strict=True):
+            seen[list(prompts[place])] = True
+            if 0 <= limits.end < len(seen):  # it stands before each prompt, and says nothing about the text
+                seen[limits.end] = False
     for number in range(limits.num_tokens):
         if used is not None:
             scores = penalized(scores, used, section.repetition_penalty)
@@ -114,11 +115,27 @@ def generate(
         if limits.is_sliding and any(len(each) > limits.context for each in kept):
             # Only rows that are full begin anew; the cache is made for all.
             kept = [_slid(each, limits.context) for each in kept]
-            scores = steps.begin(kept, max(map(len, kept)) + limits.num_tokens - number - 1)
+            scores = steps.begin(kept, _capacity(kept, limits, limits.num_tokens - number - 1))
             continue
         if is_fewer:
             steps.select(np.array(goes_on))
         scores = steps.step(drawn[goes_on])
+
+
+def check(prompts: Sequence[Sequence[int]], limits: Limits, first_prompt: int = 0) -> None:
+    """Raises a UserError for a prompt that does not fit with its new tokens."""
+    for number, prompt in enumerate(prompts):
+        if len(prompt) + limits.num_tokens - 1 > limits.context and not limits.is_sliding:
+            raise UserError(
+                f"prompt {first_prompt + number + 1}: {len(prompt)} tokens and {limits.num_tokens} new ones are more "
+                f"than the model's context of {limits.context}; ask for fewer, or let the text slide (--slide)"
+            )
+
+
+def _capacity(rows: Sequence[Sequence[int]], limits: Limits, num_new: int) -> int:
+    """Positions that a cache needs: a row that fills the context begins anew."""
+    sizes = [len(row) for row in rows]
+    return max(sizes) + (min(num_new, limits.context - min(sizes) + 1) if limits.is_sliding else num_new)
 
 
 def _slid(tokens: list[int], context: int) -> list[int]:

@@ -35,7 +35,7 @@ class SamplingSection(Section):
     """Scores of tokens of the prompt and the output are divided by it if positive, else multiplied (Keskar et al. 2019,
     arXiv:1909.05858, section 4.1); 1: no change."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the random numbers: the same seed and prompt give the same text."""
+    """Of the random numbers: the same seed gives the same text for a prompt at the same place of a list."""
 
 
 def row_generator(seed: int, prompt: int, sample: int) -> np.random.Generator:
@@ -49,9 +49,11 @@ def penalized(scores: Scores, used: NDArray[np.bool_], penalty: float) -> Scores
 
 
 def restricted(scores: Scores, section: SamplingSection) -> Scores:
-    """(N, V) -> (N, V) scores divided by the temperature, with -inf for tokens that are not to be drawn."""
+    """(N, V) -> (N, V) scores divided by the temperature, 0 for the likeliest, -inf for tokens that are not drawn."""
     assert section.temperature > 0
-    found = scores / np.float32(section.temperature)
+    # In float64 and from the likeliest down: a very small temperature must not make the largest score infinite.
+    with np.errstate(over="ignore"):
+        found = (scores - scores.max(axis=1, keepdims=True)).astype(np.float64) / section.temperature
     size = found.shape[1]
     if 0 < section.top_k < size:
         least = np.partition(found, size - section.top_k, axis=1)[:, size - section.top_k]
@@ -66,7 +68,9 @@ def restricted(scores: Scores, section: SamplingSection) -> Scores:
         probabilities = _softmax(found)
         is_out = probabilities < section.min_p * probabilities.max(axis=1, keepdims=True)
         found = np.where(is_out, -np.inf, found)
-    return found.astype(np.float32)
+    with np.errstate(over="ignore"):
+        restricted: Scores = found.astype(np.float32)
+    return restricted
 
 
 def draw(scores: Scores, section: SamplingSection, generators: Iterable[np.random.Generator]) -> Tokens:

@@ -26,6 +26,8 @@ FEW_DOCUMENTS = 20
 """With fewer documents, intervals are from parts of them."""
 PART = 50
 """Windows in such a part."""
+PIECE, PIECES = 16_384, 64
+"""Characters of a long document that are encoded together, and number of such pieces at once."""
 SHOWN, SHOWN_TOKENS = 2000, 500
 """Characters of a document that comparisons read; tokens, at least, of which a report shows the losses."""
 
@@ -64,7 +66,7 @@ class LanguageEvaluator:
                 problems.add(str(each))
                 continue
             try:
-                rows.append(self._model.tokenizer.encode(each.text))
+                rows.append(self._encoded(each.text))
                 texts.append(each)
             except UserError as problem:
                 problems.add(f"{each.origin}: {problem}")
@@ -109,6 +111,14 @@ class LanguageEvaluator:
             interval_note=resampled.note,
             measured=found,
         )
+
+    def _encoded(self, text: str) -> list[int]:
+        """The tokens of a document; the package needs 20 times the memory of what it encodes at once."""
+        pieces, row = list(document_files.cuts(text, PIECE)), list[int]()
+        for start in range(0, len(pieces), PIECES):
+            for tokens in self._model.tokenizer.encode_batch(pieces[start : start + PIECES]):
+                row += tokens.tolist()
+        return row
 
     def _pieces(self, row: Sequence[int], losses: Sequence[float]) -> list[tuple[str, float]]:
         """The first tokens of a document as text, with their losses; those that are part of a character together."""
@@ -174,6 +184,7 @@ class LanguageEvaluator:
 
 def _windows(number: int, tokens: Sequence[int], end: int, context: int, stride: int) -> Iterator[_Window]:
     """Windows of a document that score each of its tokens, and its end, exactly once."""
+    stride = min(stride, context)
     stream = [end, *tokens, end]  # each but the first is predicted from those before it
     num_targets = len(stream) - 1
     scored = 0

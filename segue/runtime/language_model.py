@@ -18,7 +18,7 @@ from segue.data import document_files
 from segue.data.documents import END
 from segue.data.music import Notation
 from segue.data.tokenizer import Tokenizer
-from segue.decoding.generation import Limits, Row, Steps, generate
+from segue.decoding.generation import Limits, Row, Steps, check, generate
 from segue.decoding.sampling import SamplingSection
 from segue.errors import UserError
 from segue.recipe import Section
@@ -89,34 +89,47 @@ class LanguageModel:
         *,
         tokens: int = 200,
         samples: int = 1,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         sampling: SamplingSection | None = None,
         is_sliding: bool = False,
     ) -> list[list[Generated]]:
         """`samples` continuations of each prompt, of at most `tokens` tokens each.
 
-        A continuation ends before the first of the `stop` strings. The same seed gives the same texts whatever else is
-        asked for at the same time. With `is_sliding` a text may exceed the context: the model then goes on with the
-        last half of it. Raises a UserError for a prompt that the tokenizer cannot write, or that does not fit.
+        A continuation ends before the first of the `stop` strings. The same seed gives the same text for the same
+        prompt at the same place of the list, whatever the others are. With `is_sliding` a text may exceed the context:
+        the model then goes on with the last half of it. Raises a UserError for a prompt that the tokenizer cannot
+        write, or that does not fit.
         """
         wanted = [prompts] if isinstance(prompts, str) else list(prompts)
-        found: list[list[Generated]] = []
-        for first in range(0, len(wanted), self.BATCH):
-            found += self._generated(
-                wanted[first : first + self.BATCH], first, tokens, samples, stop, sampling, is_sliding, None
-            )
-        return found
+        asked = self._asked(tokens, samples, stop, sampling, is_sliding)
+        return list(self._continued(self._read(wanted, asked), samples, asked))
+
+    def generate_each(
+        self,
+        prompts: Sequence[str],
+        *,
+        tokens: int = 200,
+        samples: int = 1,
+        stop: str | Sequence[str] = (),
+        sampling: SamplingSection | None = None,
+        is_sliding: bool = False,
+    ) -> Iterator[list[Generated]]:
+        """The same one after the other, as they are made; all prompts are checked before the first."""
+        asked = self._asked(tokens, samples, stop, sampling, is_sliding)
+        return self._continued(self._read(prompts, asked), samples, asked)
 
     def stream(
         self,
         prompt: str = "",
         *,
         tokens: int = 200,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         sampling: SamplingSection | None = None,
         is_sliding: bool = False,
     ) -> Iterator[str]:
         """The continuation of one prompt, piece by piece as it is made: the pieces of `generate`'s text."""
+        asked = self._asked(tokens, 1, stop, sampling, is_sliding)
+        rows = self._read([prompt], asked)
         pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
         is_left = False
 
@@ -128,7 +141,7 @@ class LanguageModel:
 
         def run() -> None:
             try:
-                self._generated([prompt], 0, tokens, 1, stop, sampling, is_sliding, put)
+                self._batch(rows, 0, range(1), asked, put)
                 pieces.put(None)
             except _LeftError:
                 pass
@@ -156,25 +169,54 @@ class LanguageModel:
 
         return LanguageEvaluator(self)
 
-    def _generated(
-        self,
-        prompts: Sequence[str],
-        first: int,
-        num_tokens: int,
-        samples: int,
-        stop: Sequence[str],
-        sampling: SamplingSection | None,
-        is_sliding: bool,
-        put: Callable[[Row, str], None] | None,
-    ) -> list[list[Generated]]:
+    def _asked(
+        self, tokens: int, samples: int, stop: str | Sequence[str], sampling: SamplingSection | None, is_sliding: bool
+    ) -> "_Asked":
+        if tokens < 1 or samples < 1:
+            raise UserError(f"tokens, samples: numbers above 0 wanted, got {tokens} and {samples}")
+        strings = (stop,) if isinstance(stop, str) else tuple(stop)
+        return _Asked(tokens, strings, sampling or self.metadata.sampling, is_sliding)
+
+    def _read(self, prompts: Sequence[str], asked: "_Asked") -> list[list[int]]:
+        """The prompts in tokens. Raises a UserError that names one that cannot be written, or does not fit."""
         rows = []
-        for number, prompt in enumerate(prompts):
+        for number, prompt in enumerate(prompts, 1):
             try:
+                prompt.encode()  # what a shell passes on may be no Unicode text
                 rows.append([self.end, *self.tokenizer.encode(prompt)])
+            except UnicodeEncodeError as problem:
+                raise UserError(f"prompt {number}: not Unicode text, at character {problem.start + 1}") from None
             except UserError as problem:
-                raise UserError(f"prompt {first + number + 1}: {problem}") from None
-        limits = Limits(self.metadata.context, num_tokens, self.end, is_sliding)
-        texts: dict[Row, _Text] = {}
+                raise UserError(f"prompt {number}: {problem}") from None
+        check(rows, self._limits(asked))
+        return rows
+
+    def _limits(self, asked: "_Asked") -> Limits:
+        return Limits(self.metadata.context, asked.num_tokens, self.end, asked.is_sliding)
+
+    def _continued(self, rows: Sequence[Sequence[int]], samples: int, asked: "_Asked") -> Iterator[list[Generated]]:
+        """The continuations of each prompt, in batches of about `BATCH` rows."""
+        at_once = max(1, self.BATCH // samples)
+        for first in range(0, len(rows), at_once):
+            found: list[list[Generated]] = [[] for _ in rows[first : first + at_once]]
+            for sample in range(0, samples, self.BATCH):
+                some = range(sample, min(samples, sample + self.BATCH))
+                batch = self._batch(rows[first : first + at_once], first, some, asked)
+                for each, more in zip(found, batch, strict=True):
+                    each += more
+            yield from found
+
+    def _batch(
+        self,
+        rows: Sequence[Sequence[int]],
+        first: int,
+        samples: range,
+        asked: "_Asked",
+        put: Callable[[Row, str], None] | None = None,
+    ) -> list[list[Generated]]:
+        """These samples of some prompts, the first of which has the number `first`."""
+        numbers = range(first, first + len(rows))
+        texts = {Row(number, sample): _Text(asked.stop) for number in numbers for sample in samples}
 
         def is_last(row: Row, token: int) -> bool:
             text = texts[row]
@@ -183,23 +225,22 @@ class LanguageModel:
                 put(row, text.news())
             return is_ended
 
-        numbers = range(first, first + len(prompts))
-        texts |= {Row(number, sample): _Text(stop) for number in numbers for sample in range(samples)}
         generate(
             self.backend.steps(),
             rows,
-            sampling or self.metadata.sampling,
-            limits,
+            asked.sampling,
+            self._limits(asked),
             is_last,
-            num_samples=samples,
+            num_samples=len(samples),
             first_prompt=first,
+            first_sample=samples.start,
         )
         results = []
         for number in numbers:
-            each = [texts[Row(number, sample)] for sample in range(samples)]
-            results.append([text.finished(num_tokens) for text in each])
+            each = [texts[Row(number, sample)] for sample in samples]
+            results.append([text.finished(asked.num_tokens) for text in each])
             if put is not None:
-                put(Row(number, 0), each[0].news())
+                put(Row(number, samples.start), each[0].news())
         return results
 
 
@@ -212,6 +253,15 @@ def step_of(tokenizer: Tokenizer, step_token: str | None) -> int | None:
     except (UserError, ValueError):
         raise UserError(f"step_token: {step_token!r} is not a token of this tokenizer") from None
     return number
+
+
+class _Asked(NamedTuple):
+    """What is asked of each text."""
+
+    num_tokens: int
+    stop: tuple[str, ...]
+    sampling: SamplingSection
+    is_sliding: bool
 
 
 class _LeftError(Exception):

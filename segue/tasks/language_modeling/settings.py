@@ -70,3 +70,9 @@ class Recipe(recipe.Section):
         if self.notation is not None and self.tokenizer.kind != "words":
             raise ValueError(f'notation "{self.notation}" is of words; tokenizer.kind should be "words"')
         return self
+
+    @model_validator(mode="after")
+    def _stride_fits(self) -> "Recipe":
+        if self.stride is not None and self.stride > self.model.context:
+            raise ValueError(f"stride {self.stride} is more than model.context ({self.model.context})")
+        return self
