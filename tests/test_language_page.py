@@ -21,6 +21,7 @@ def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert [command.split()[0] for command in commands] == [
         *("train", "generate", "evaluate", "export", "export", "generate")
     ]
+    assert "_OUTPUT" not in PAGE.read_text(encoding="utf-8")
     texts = []
     for command in commands:
         words = shlex.split(command)
