@@ -101,6 +101,8 @@ FILES: dict[str, tuple[str, ...]] = {
     "csv": ("train.csv",),
     "tsv": ("train.tsv",),
     "folders": ("yes/1.wav", "no/1.wav"),
+    "jsb": ("jsb-chorales-quarter.json",),
+    "midi": ("1.mid", "2.mid"),
 }
 
 

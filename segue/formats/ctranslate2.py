@@ -54,6 +54,7 @@ def write(
         "activation": {
             "relu": specs.Activation.RELU,
             "gelu": specs.Activation.GELU,  # exact, unlike GELUTanh
+            "gelu_tanh": specs.Activation.GELUTanh,
             "swish": specs.Activation.SWISH,
             "swiglu": specs.Activation.SWISH,
         }[section.activation],
