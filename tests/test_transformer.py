@@ -403,7 +403,7 @@ def test_the_papers_models_have_its_sizes(
         ({"width": 0}, "greater than 0"),
         ({"key_value_heads": 0}, "greater than 0"),
         ({"dropout": 1.0}, "less than 1"),
-        ({"activation": "tanh"}, "'relu', 'gelu', 'swish' or 'swiglu'"),
+        ({"activation": "tanh"}, "'relu', 'gelu', 'gelu_tanh', 'swish' or 'swiglu'"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
