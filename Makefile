@@ -1,7 +1,7 @@
 # make quickstart   the whole road on synthesised speech, in minutes
 # make test-fast    for every change, in under a minute: lint, import contracts, tests that train and export nothing
-# make test         before it is shared, in minutes: lint, types, import contracts, tests; of the engine and of the rest
-#                   at the same time, so that two cores are busy
+# make test         before it is shared, in minutes: lint, types, import contracts, tests; in two processes at
+#                   the same time, so that two cores are busy
 # make test-slow    the long proofs: faults, real data, other random inputs each time
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,10 @@ FAST := $(addprefix tests/test_,$(addsuffix .py,architecture audio batching chan
 	splits subtitle_files subtitle_lines subtitle_tags subtitles subwords tables text token_files tokenizer windows words)) \
 	$(addprefix tests/engine/test_,$(addsuffix .py,optimizer schedule))
 
-.PHONY: install quickstart lint types test-fast test test-engine test-rest test-slow clean
+# What `make test` runs beside all other tests: those of the engine, and as many others as make both take as long.
+BESIDE := tests/engine $(addprefix tests/test_,$(addsuffix .py,automatic classification_task classify doctor doctor_recipes))
+
+.PHONY: install quickstart lint types test-fast test test-beside test-rest test-slow clean
 
 install: $(VENV)/installed
 
@@ -40,13 +43,13 @@ test-fast: lint
 	$(BIN)/pytest -m 'not slow' --hypothesis-profile fast $(FAST)
 
 test: lint
-	$(MAKE) --jobs 2 --output-sync test-engine test-rest
+	$(MAKE) --jobs 2 --output-sync test-beside test-rest
 
-test-engine: install
-	$(BIN)/pytest -m 'not slow' tests/engine
+test-beside: install
+	$(BIN)/pytest -m 'not slow' $(BESIDE)
 
 test-rest: install types
-	$(BIN)/pytest -m 'not slow' --ignore tests/engine
+	$(BIN)/pytest -m 'not slow' $(addprefix --ignore=,$(BESIDE))
 
 test-slow: install
 	$(BIN)/pytest -m slow

@@ -102,7 +102,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "tsv": ("train.tsv",),
     "folders": ("yes/1.wav", "no/1.wav"),
     "jsb": ("jsb-chorales-quarter.json",),
-    "midi": ("1.mid", "2.mid"),
+    "midi": ("1.mid", "2.midi"),
 }
 
 
@@ -110,7 +110,9 @@ FILES: dict[str, tuple[str, ...]] = {
 @given(data=st.data(), skip_bad=st.booleans())
 @fuzz
 def test_a_corpus_is_read_or_named(tmp_path: Path, corpus: str, data: st.DataObject, skip_bad: bool) -> None:
-    kind = {"csv": TABLES, "tsv": TABLES, "nemo": LINES}.get(corpus, BYTES | TEXTS.map(str.encode))
+    kind = {"csv": TABLES, "tsv": TABLES, "nemo": LINES, "jsb": LINES | BYTES}.get(
+        corpus, BYTES | TEXTS.map(str.encode)
+    )
     for name in FILES[corpus]:
         path = tmp_path / corpus / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -490,6 +490,8 @@ RESUMED = (
     "engine.save_every=8",
     "engine.moving_average_decay=0.9",
     "engine.average_count=2",
+    "search.longest_factor=0.5",  # of models that have learned nothing
+    "search.longest_extra=1",
 )
 
 

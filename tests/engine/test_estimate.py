@@ -217,15 +217,15 @@ class _Sent(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         _, shard, tensor = ((ranks - 1) / ranks for ranks in self.layout)
+        summing = 1  # ranks: copies add up gradients, tensor-parallel ranks what they know of the scores
+        if func is torch.ops.c10d.allreduce_.default:
+            summing = dist.ProcessGroup.unbox(args[1]).size()
         share = {
             "c10d._allgather_base_.default": shard,
             "c10d._reduce_scatter_base_.default": shard * self.layout.shard,  # the tensor is what is left
-            "c10d.allreduce_.default": 2.0,
+            "c10d.allreduce_.default": 2 * (summing - 1) / summing,
             "_c10d_functional.all_reduce.default": 2 * tensor,
         }.get(str(func), 0.0)
-        if str(func) == "c10d.allreduce_.default":  # over copies, or over the ranks that share a layer
-            ranks = dist.ProcessGroup.unbox(args[1]).size()
-            share *= (ranks - 1) / ranks
         if share:
             first = args[0][0] if isinstance(args[0], list) else args[0]
             self.bytes += share * first.nbytes

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 LAYOUTS = {"2 shards": (1, 2, 1), "2 tensor-parallel": (1, 1, 2), "2 shards x 2 tensor-parallel": (1, 2, 2)}
 AVERAGES = ["engine.moving_average_decay=0.9", "engine.average_count=2"]
 CASES = [
-    ("translation", "2 shards", []),
+    pytest.param("translation", "2 shards", [], marks=pytest.mark.slow),
     pytest.param("translation", "2 tensor-parallel", [], marks=pytest.mark.slow),
     pytest.param("translation", "2 shards x 2 tensor-parallel", AVERAGES, marks=pytest.mark.slow),
     ("speech", "2 shards", AVERAGES),

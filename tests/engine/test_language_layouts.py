@@ -18,7 +18,7 @@ GPT2 = (
 KINDS = {"llama": LLAMA, "gpt2": GPT2}
 CASES = [
     ("llama", "2 shards x 2 tensor-parallel"),
-    ("gpt2", "2 shards x 2 tensor-parallel"),
+    pytest.param("gpt2", "2 shards x 2 tensor-parallel", marks=pytest.mark.slow),
     *(pytest.param(kind, name, marks=pytest.mark.slow) for kind in KINDS for name in ("2 copies", "2 tensor-parallel")),
 ]
 

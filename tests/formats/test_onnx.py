@@ -19,7 +19,7 @@ from segue.tasks.speech_recognition.model import AcousticModel
 BEGIN, END = 1, 2
 
 
-@pytest.fixture(scope="module", params=["jasper", "quartznet"])
+@pytest.fixture(scope="module", params=[pytest.param("jasper", marks=pytest.mark.slow), "quartznet"])
 def recognizer(request: pytest.FixtureRequest) -> AcousticModel:
     model: AcousticModel = request.getfixturevalue(request.param)
     return model
@@ -98,10 +98,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "mixed": {"activation": "swish", "tied": "target", "key_value_heads": 1, "has_output_bias": True},
 }
-CASES = [
-    pytest.param(architecture, id=name, marks=() if name == "today's" else pytest.mark.slow)
-    for name, architecture in ARCHITECTURES.items()
-]
 
 
 class TorchSteps:
@@ -115,7 +111,8 @@ class TorchSteps:
         self.cache.select(rows, sentences)
 
 
-@pytest.mark.parametrize("architecture", CASES)
+@pytest.mark.slow  # in make test, an exported translator is compared with its model (test_export.py)
+@pytest.mark.parametrize("architecture", [pytest.param(each, id=name) for name, each in ARCHITECTURES.items()])
 def test_search_over_graphs_matches_the_model(architecture: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(1)
     sizes = {"width": 16, "feed_forward": 24, "heads": 4, "encoder_layers": 1, "decoder_layers": 2}
