@@ -15,7 +15,7 @@ FAST := $(addprefix tests/test_,$(addsuffix .py,architecture audio batching chan
 	$(addprefix tests/engine/test_,$(addsuffix .py,optimizer schedule))
 
 # What `make test` runs beside all other tests: those of the engine, and as many others as make both take as long.
-BESIDE := tests/engine $(addprefix tests/test_,$(addsuffix .py,automatic classification_task classify doctor doctor_recipes))
+BESIDE := tests/engine $(addprefix tests/test_,$(addsuffix .py,automatic classification_task classify doctor))
 
 .PHONY: install quickstart lint types test-fast test test-beside test-rest test-slow clean
 

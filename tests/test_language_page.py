@@ -11,6 +11,7 @@ from segue.cli import main
 PAGE = Path(__file__).parents[1] / "docs" / "language_models.md"
 
 
+@pytest.mark.slow
 def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "yours").mkdir(parents=True)

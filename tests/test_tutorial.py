@@ -36,6 +36,7 @@ def desk(corpus: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     return tmp_path
 
 
+@pytest.mark.slow
 def test_its_commands_run(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = re.findall(r"^\$ segue (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert [command.split()[0] for command in commands] == [

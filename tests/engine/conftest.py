@@ -12,6 +12,8 @@ import sabotage
 from ranks import Commands, Job, RunRanks, Start, records, seen, training
 from sabotage import Call, call
 
+import segue
+
 SERVER = Path(__file__).with_name("server.py")
 
 
@@ -56,6 +58,14 @@ def recipe(reversal_recipe: Path, pairs: Path, tmp_path_factory: pytest.TempPath
     path = folder / "few.toml"
     path.write_text(reversal_recipe.read_text().replace(str(pairs), str(folder)))
     return path
+
+
+@pytest.fixture(scope="session")
+def barely_trained_translator(reversal_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory, for tests that ask nothing of the model. Not to be written to."""
+    run = tmp_path_factory.mktemp("barely_trained_translator") / "run"
+    segue.train(reversal_recipe, run, "engine.steps=1", "search.longest_factor=0.1", "search.longest_extra=1")
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -54,22 +54,22 @@ def test_only_chosen_layers_are_adapted() -> None:
     assert lora.adapt(nn.Sequential(nn.Linear(3, 3)), lambda name: name != "0", 2, 1.0) == []
 
 
-@pytest.mark.parametrize("task", ["speech", "translation"])
+@pytest.mark.parametrize("task", ["speech", pytest.param("translation", marks=pytest.mark.slow)])
 def test_only_the_adapter_is_saved_and_merges_exactly(
+    request: pytest.FixtureRequest,
     task: str,
     tiny_recipe: Path,
-    trained: Path,
     reversal_recipe: Path,
-    trained_translator: Path,
     corpus: Path,
     pairs: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    recipe, base, data = {
-        "speech": (tiny_recipe, trained, corpus),
-        "translation": (reversal_recipe, trained_translator, pairs),
+    recipe, name, data = {
+        "speech": (tiny_recipe, "trained", corpus),
+        "translation": (reversal_recipe, "trained_translator", pairs),
     }[task]
+    base: Path = request.getfixturevalue(name)
     run, out = tmp_path / "run", tmp_path / "merged"
     steps = ("engine.steps=6", "engine.evaluate_every=3", "engine.average_count=2")
     assert main([str(word) for word in ("train", recipe, "--from", base, "--out", run, *ADAPTED, *steps)]) == 0
@@ -173,9 +173,11 @@ def test_a_killed_adapter_run_resumes_exactly(start: Start, recipe: Path, undist
     assert_same_outcome(tmp_path / "killed", tmp_path / "whole")
 
 
-def test_an_adapter_names_its_missing_base(reversal_recipe: Path, trained_translator: Path, tmp_path: Path) -> None:
+def test_an_adapter_names_its_missing_base(
+    reversal_recipe: Path, barely_trained_translator: Path, tmp_path: Path
+) -> None:
     base, run = tmp_path / "base", tmp_path / "run"
-    shutil.copytree(trained_translator / "model", base)
+    shutil.copytree(barely_trained_translator / "model", base)
     words = ["train", str(reversal_recipe), "--from", str(base), "--out", str(run), *ADAPTED, "engine.steps=2"]
     assert main(words) == 0
     content = (base / "model.safetensors").read_bytes()
@@ -188,20 +190,20 @@ def test_an_adapter_names_its_missing_base(reversal_recipe: Path, trained_transl
 
 
 def test_mistakes_with_adapters_are_one_line(
-    reversal_recipe: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reversal_recipe: Path, barely_trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(*words: str) -> str:
         command = ["train", str(reversal_recipe), "--out", str(tmp_path / "run"), "engine.steps=2", *words]
         assert main(command) == 2
         return capsys.readouterr().err
 
-    based = ("--from", str(trained_translator), *ADAPTED)
+    based = ("--from", str(barely_trained_translator), *ADAPTED)
     assert "adapter: it needs a base" in said(*ADAPTED)
     assert "start.adapter.learn names exceptions" in said(*based, 'start.freeze=["encoder"]')
     assert 'start.adapter.parts: "nothing" is no part of this model' in said(*based, 'start.adapter.parts=["nothing"]')
     other = ("start.tokenizer=recipe", "tokenizer.kind=characters", "tokenizer.alphabet=auto")
     assert "not as in the base, and have to be trained: start.adapter.learn='[" in said(*based, *other)
-    assert main(["merge", str(trained_translator), str(tmp_path / "out")]) == 2
+    assert main(["merge", str(barely_trained_translator), str(tmp_path / "out")]) == 2
     assert "no adapter; it is a model already" in capsys.readouterr().err
 
 

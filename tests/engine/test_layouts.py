@@ -64,10 +64,11 @@ def runs(tiny_recipe: Path, recipe: Path, run_ranks: RunRanks, tmp_path_factory:
     return Runs(tmp_path_factory.mktemp("layouts"), {"translation": recipe, "speech": tiny_recipe}, run_ranks)
 
 
-# The short suite has copies, shards and tensor parallelism in float32, and shards in each other precision.
+# The short suite has copies, shards and tensor parallelism in float32, and shards in each other precision; shards of
+# tensor-parallel parts in test_language_layouts.py.
 SHORT = {
     ("translation", "4 copies", "float32"),
-    ("translation", "2 shards x 2 tensor-parallel", "float32"),
+    ("translation", "2 tensor-parallel", "float32"),
     ("speech", "2 copies", "float32"),
     ("speech", "2 shards", "float32"),
     ("translation", "2 shards", "bfloat16"),
@@ -100,8 +101,11 @@ def test_any_layout_takes_the_same_steps(runs: Runs, task: str, name: str, preci
     [
         ("speech", "2 copies"),
         ("speech", "2 shards"),
-        ("translation", "2 shards x 2 tensor-parallel"),
-        *(pytest.param("translation", name, marks=pytest.mark.slow) for name in ("2 shards", "2 tensor-parallel")),
+        ("translation", "2 tensor-parallel"),
+        *(
+            pytest.param("translation", name, marks=pytest.mark.slow)
+            for name in ("2 shards", "2 shards x 2 tensor-parallel")
+        ),
     ],
 )
 def test_any_layout_ships_the_same_model(runs: Runs, task: str, name: str) -> None:

@@ -222,7 +222,7 @@ def test_autocast_keeps_weights_in_float32(number_format: precision.Precision) -
     ("kind", "bound"),
     [
         # float16 rounds activations to 2^-11 = 5e-4. 12 steps of Adam amplify little: found 1e-4.
-        ("translation", 1e-3),
+        pytest.param("translation", 1e-3, marks=pytest.mark.slow),
         # BatchNorm and NovoGrad at this rate amplify more: found 3e-3.
         ("speech", 1e-2),
     ],

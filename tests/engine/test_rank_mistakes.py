@@ -136,7 +136,7 @@ def test_mistakes_on_all_ranks_are_printed_once(
     assert said in line
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_bad_data_on_another_rank_ends_all(start: Start, recipe: Path, tmp_path: Path, workers: int) -> None:
     words = training(recipe, tmp_path / "run", "engine.steps=40", f"engine.workers={workers}")
     ended = start(2, words, call(sabotage.spoil_pair, "train.jsonl:7", of_rank=1)).end()

@@ -131,7 +131,7 @@ def test_interrupted_runs_save_and_resume_exactly(
     """A message says how to go on."""
     run = tmp_path / "run"
     send = call(sabotage.at_step, step, [0], call(sabotage.send_to_all, number))
-    status, said = finish(begin(tiny_recipe, run, f"engine.workers={workers}", calls=[send]))
+    status, said = train(start, tiny_recipe, run, f"engine.workers={workers}", calls=[send])
     assert status == 128 + number, said
     assert "Traceback" not in said
     assert newest_checkpoint(run).name == f"step_{step:08d}"

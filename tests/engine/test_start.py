@@ -142,16 +142,19 @@ def test_statistics_are_kept_while_weights_learn(
     assert "start.statistics: encoder.blocks.1.layers.0.1.running_mean: the base has none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("shard", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("shard", "tensor_parallel"),
+    [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow), pytest.param(2, 2, marks=pytest.mark.slow)],
+)
 def test_spread_runs_start_with_the_same_weights(
-    start: Start, recipe: Path, undisturbed: Path, tmp_path: Path, shard: int
+    start: Start, recipe: Path, undisturbed: Path, tmp_path: Path, shard: int, tensor_parallel: int
 ) -> None:
     rehearsal = ('data.rehearsal=["dev.jsonl"]', "data.rehearsal_share=0.2")
     by_depth = ("start.depth_ratio=0.5", "start.thaw_steps=1")
     base = ("--from", undisturbed, "engine.steps=2", *OTHER_TOKENS, *rehearsal, *by_depth)
     for name, ranks, layout in (
         ("alone", 1, ()),
-        ("spread", 2 * shard, (f"engine.shard={shard}", "engine.tensor_parallel=2")),
+        ("spread", shard * tensor_parallel, (f"engine.shard={shard}", f"engine.tensor_parallel={tensor_parallel}")),
     ):
         assert set(start(ranks, [*training(recipe, tmp_path / name), *base, *layout]).end().statuses) == {0}
     alone, spread = (records(tmp_path / name) for name in ("alone", "spread"))
@@ -239,14 +242,18 @@ def test_a_classifier_can_start_from_a_recognizer(
 
 
 def test_unusable_bases_are_refused(
-    tiny_recipe: Path, trained: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_recipe: Path,
+    trained: Path,
+    barely_trained_translator: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def said(base: object, *words: str) -> str:
         run = tmp_path / "run"
         assert main(["train", str(tiny_recipe), "--from", str(base), "--out", str(run), *words]) == 2
         return capsys.readouterr().err.strip()
 
-    assert said(trained_translator).endswith("is a model of translation; this recipe is of speech_recognition")
+    assert said(barely_trained_translator).endswith("is a model of translation; this recipe is of speech_recognition")
     assert "nothing: not a run, model or exported directory" in said(tmp_path / "nothing")
     assert "reads other input than this recipe (features.mel_bins: " in said(trained, "features.mel_bins=33")
     (tmp_path / "base").mkdir()

@@ -248,7 +248,7 @@ LAYOUTS = {"alone": (1, 1), "2 copies": (2, 1), "2 shards": (1, 2), "2 shards, r
 
 @pytest.fixture(scope="module")
 def runs(
-    tiny_recipe: Path, reversal_recipe: Path, run_ranks: RunRanks, tmp_path_factory: pytest.TempPathFactory
+    tiny_recipe: Path, recipe: Path, run_ranks: RunRanks, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[str]]:
     """A folder with runs, and what they said."""
     folder = tmp_path_factory.mktemp("steps")
@@ -263,7 +263,7 @@ def runs(
         )
         if shards > 1:
             run = folder / f"translation, {name}"
-            commands.append((2, ["train", reversal_recipe, "--out", run, *layout, *translation]))
+            commands.append((2, ["train", recipe, "--out", run, *layout, *translation]))
     statuses, said = run_ranks(commands, HUGE_LOSS)
     assert [set(each) for each in statuses] == [{0}] * len(commands), said
     return folder, said
