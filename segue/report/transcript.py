@@ -20,31 +20,35 @@ from segue.runtime.recognizer import Transcript
 
 SCRIPT = resources.files("segue.report").joinpath("transcript.js").read_text(encoding="utf-8")
 STYLE = """
-:root { --now: #ffd54a; --now-text: #1c1c1e; --doubt-color: #d9480f; --accent: #3d6f9e; }
-@media (prefers-color-scheme: dark) { :root { --doubt-color: #ff8a4c; --accent: #7fb0de; } }
+:root { --now: #ffd54a; --now-text: #1c1c1e; --doubt: 217 72 15; --accent: #3d6f9e; }
+@media (prefers-color-scheme: dark) { :root { --doubt: 255 138 76; --accent: #7fb0de; } }
 header nav, h2 { display: none; }
 section { scroll-margin-top: 8rem; }
 .tools { position: sticky; top: 0; z-index: 1; background: var(--page); padding: .5rem 0;
   border-bottom: 1px solid var(--line); display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .6rem; }
 .tools audio { flex: 1 1 20rem; min-width: 0; height: 2.25rem; }
-.tools label { display: flex; align-items: center; gap: .3rem; font-size: .875rem; }
-.tools :is(button, select), .people :is(button, input) { font: inherit; font-size: .875rem; color: inherit;
-  background: transparent; border: 1px solid var(--line); border-radius: .3rem; padding: .3rem .6rem; }
+.saving { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .6rem; margin: .75rem 0; }
+.saving label { display: flex; align-items: center; gap: .3rem; font-size: .875rem; }
+.tools :is(button, select), .saving button, .people :is(button, input) { font: inherit; font-size: .875rem;
+  color: inherit; background: transparent; border: 1px solid var(--line); border-radius: .3rem; padding: .3rem .6rem; }
 .tools option, .turns option { color: var(--text); background: var(--page); }
 button, .tools select { cursor: pointer; }
 #transcript :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
 .people { display: flex; flex-wrap: wrap; gap: .4rem; margin: .75rem 0; }
 .people input { min-width: 0; max-width: 12rem; }
 .said { color: var(--quiet); font-size: .875rem; }
-.turns section { margin: 1.25rem 0; }
+.turns section { margin: 1.25rem 0; content-visibility: auto; contain-intrinsic-height: auto 12rem; }
 .turns header { display: flex; align-items: baseline; gap: .6rem; }
-.turns select { all: unset; font-weight: 600; cursor: pointer; border-radius: .2rem; }
+.turns select { all: unset; field-sizing: content; font-weight: 600; cursor: pointer; border-radius: .2rem; }
 .turns .time { all: unset; cursor: pointer; color: var(--quiet); font-size: .875rem;
   font-variant-numeric: tabular-nums; border-radius: .2rem; }
 .turns .time:hover, .turns select:hover { text-decoration: underline; }
 .turns p { margin: .1rem 0 0; line-height: 1.7; max-width: none; }
-.word { cursor: pointer; border-radius: .2em; padding: .1em 0; touch-action: manipulation;
-  background: color-mix(in srgb, var(--doubt-color) calc(var(--doubt) * .45%), transparent); }
+.word { cursor: pointer; border-radius: .2em; padding: .1em 0; touch-action: manipulation; }
+.doubt1 { background: rgb(var(--doubt) / .1); }
+.doubt2 { background: rgb(var(--doubt) / .2); }
+.doubt3 { background: rgb(var(--doubt) / .3); }
+.doubt4 { background: rgb(var(--doubt) / .42); }
 .word:hover { text-decoration: underline; }
 .plain .word { background: none; }
 .word.mended { text-decoration: underline; text-decoration-color: var(--accent); text-decoration-thickness: 2px; }
@@ -53,16 +57,17 @@ button, .tools select { cursor: pointer; }
   padding: 0 .2em; max-width: 100%; }
 @media (max-width: 44rem) { body { padding: 1rem .875rem 3rem; } h1 { font-size: 1.25rem; }
   .tools audio { flex-basis: 100%; } .hint { display: none; } }
-@media print { .tools, .people, .hint { display: none; } .word { background: none; } }
+@media print { .tools, .saving, .people, .hint { display: none; } .word { background: none; } }
 """
 RATE_HZ, COMPRESSION = 16000, 0.8
 """Of the sound in the page: 15 MB an hour (33 kbit/s), and a third more as text."""
 MOST_SECONDS = 7200.0
 """Browsers open larger pages slowly. The page of a longer recording plays its file, which has to stay where it is."""
 SPEEDS = ("0.75", "1", "1.25", "1.5", "2")
-HINT = (
-    "Click a word to hear it, double-click it to mend it. Keys: space plays and pauses, arrows go from word to word, "
-    "p plays from there, Enter mends, Shift+Enter begins or joins a paragraph, n goes to the next doubtful word."
+HEAR = "Click a word to hear it. Keys: space plays and pauses, p plays from the chosen word. "
+MEND = (
+    "Double-click a word to mend it. Keys: arrows go from word to word, Enter mends, Shift+Enter begins or joins a "
+    "paragraph, n goes to the next doubtful word."
 )
 
 
@@ -78,8 +83,9 @@ def write(path: Path, transcript: Transcript, sound: bytes | str | None) -> None
     body = tag(
         "div",
         _tools(source),
+        _saving(),
         tag("div", class_="people"),
-        tag("p", HINT, class_="hint quiet"),
+        tag("p", (HEAR if source else "") + MEND, class_="hint quiet"),
         tag("noscript", tag("p", transcript.text, dir="auto")),
         tag("div", class_="turns"),
         id="transcript",
@@ -101,17 +107,29 @@ def _tools(source: str | None) -> Element:
     """The player, and what is done with words."""
     player: list[Part] = [] if source is None else [tag("audio", controls="", preload="auto", src=source)]
     speeds = [tag("option", f"{each}x", value=each, **({"selected": ""} if each == "1" else {})) for each in SPEEDS]
-    named = (("mend", "Mend word"), ("next", "Next doubtful"), ("html", "Save page"))
-    forms = (("json", "JSON"), ("txt", "Text"), ("srt", "SRT"))
     return tag(
         "div",
         *player,
-        tag("select", *speeds, name="speed", aria_label="Speed"),
-        tag("label", tag("input", type="checkbox", name="shade", checked=""), "Shade doubtful words"),
-        *(tag("button", text, type="button", name=name) for name, text in (*named, *forms)),
-        tag("span", class_="said", role="status"),
+        *([tag("select", *speeds, name="speed", aria_label="Speed")] if player else []),
+        *(_button(name, text) for name, text in (("mend", "Mend word"), ("next", "Next doubtful"))),
         class_="tools",
     )
+
+
+def _saving() -> Element:
+    """What is done with the whole transcript."""
+    forms = (("html", "Save page"), ("json", "JSON"), ("txt", "Text"), ("srt", "SRT"))
+    return tag(
+        "div",
+        *(_button(name, text) for name, text in forms),
+        tag("label", tag("input", type="checkbox", name="shade", checked=""), "Shade doubtful words"),
+        tag("span", class_="said", role="status"),
+        class_="saving",
+    )
+
+
+def _button(name: str, text: str) -> Element:
+    return tag("button", text, type="button", name=name)
 
 
 def _data(transcript: Transcript) -> dict[str, object]:
