@@ -13,6 +13,7 @@ from segue.files import replacing
 
 if TYPE_CHECKING:
     from segue.runtime.recognizer import Recognizer, Transcript
+    from segue.runtime.written import Writer
 
 SUMMARY = "speech to text"
 FORMATS = ("text", "json", "srt", "vtt", "interview", "html")
@@ -39,6 +40,12 @@ def arguments(parser: ArgumentParser) -> None:
         "--names", metavar="NAME,NAME", type=options.names, help="the speakers' names, in the order of the channels"
     )
     parser.add_argument(
+        "--written",
+        metavar="MODEL",
+        type=Path,
+        help="a model from plain to written text restores case, punctuation and numbers (segue prepare written)",
+    )
+    parser.add_argument(
         "--voice-activity",
         choices=("auto", "on", "off"),
         default="auto",
@@ -63,12 +70,13 @@ def run(given: Namespace) -> int:
     suffix = "txt" if given.format in ("text", "interview") else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
     model = options.load_model(given, "transcribe")
+    writer = None if given.written is None else options.load_model(given, "translate", given.written)
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
     has_failed = False
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
         try:
             with transcribe_files.local(path) as file:
-                transcript = _transcribed(given, model, file)
+                transcript = _transcribed(given, model, writer, file)
                 rate = model.rate_of(file)
                 if given.format == "html":
                     _write_page(given, replace(transcript, audio=str(path)), file, targets[number])
@@ -90,12 +98,14 @@ def run(given: Namespace) -> int:
     return 2 if has_failed else 0
 
 
-def _transcribed(given: Namespace, model: "Recognizer", file: Path) -> "Transcript":
-    from segue.runtime import channels
+def _transcribed(given: Namespace, model: "Recognizer", writer: "Writer | None", file: Path) -> "Transcript":
+    from segue.runtime import channels, written
 
     if given.channels:
-        return channels.transcribe(model, file, given.names, given.voice_activity)
-    return model.transcribe(file, channel=given.channel, voice_activity=given.voice_activity)
+        transcript = channels.transcribe(model, file, given.names, given.voice_activity)
+    else:
+        transcript = model.transcribe(file, channel=given.channel, voice_activity=given.voice_activity)
+    return transcript if writer is None else written.restored(transcript, writer)
 
 
 def _write_page(given: Namespace, transcript: "Transcript", file: Path, target: Path) -> None:
