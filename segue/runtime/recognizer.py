@@ -26,7 +26,11 @@ from segue.recipe import Section
 from segue.runtime.words import Word, text_of, words
 
 if TYPE_CHECKING:
+    from segue.runtime.alignment import Aligned
     from segue.runtime.speech_evaluation import SpeechEvaluator
+
+SILENT = -20.0
+"""Log-probability of each token in digital silence."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -154,6 +158,46 @@ class Recognizer:
         duration = ((len(emissions) - 1) * step * self.metadata.samples_per_frame + last) / rate
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
         return Transcript(name, duration, text_of(found), found)
+
+    def align(
+        self,
+        recording: str | Path | NDArray[Any],
+        text: str,
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+        **options: Any,
+    ) -> "Aligned":
+        """When the words of a known text are spoken; arguments as of `transcribe`, and `runtime.alignment.align`."""
+        from segue.runtime import alignment  # imports this module
+
+        return alignment.align(self, recording, text, sample_rate_hz, channel, **options)
+
+    def scored(self, blocks: Iterable[Samples]) -> Iterator[NDArray[np.float32]]:
+        """Log-probabilities (T, V) of a recording of any length, piece by piece, ceil(S / samples per frame) in all.
+
+        Neighboring windows are cut where both are surest of a blank, in the middle half of their overlap.
+        """
+        windows, blank = self._windows(blocks), len(self._pieces)
+        shared, step = self._overlap_frames, self._window_frames - self._overlap_frames
+        before: NDArray[np.float32] | None = None
+        gone = 0  # frames of `before` that are with its predecessor
+        while batch := list(islice(windows, self.BATCH)):
+            for window, each in zip(batch, self._recognized(batch), strict=True):
+                num_frames = -(-len(window) // self.metadata.samples_per_frame)
+                scores = each.scores[:num_frames]
+                if len(scores) < num_frames:  # of digital silence there are none
+                    silent = np.full((num_frames - len(scores), blank + 1), SILENT, np.float32)
+                    silent[:, blank] = 0.0
+                    scores = np.concatenate([scores, silent])
+                if before is not None:
+                    blanks = before[step - gone :, blank] + scores[:shared, blank]
+                    middle = slice(shared // 4, shared - shared // 4)
+                    cut = middle.start + int(np.convolve(blanks, np.ones(5), "same")[middle].argmax())
+                    yield before[: step - gone + cut]
+                    scores, gone = scores[cut:], cut
+                before = scores
+        if before is not None and len(before):
+            yield before
 
     @staticmethod
     def rate_of(path: Path) -> int:
