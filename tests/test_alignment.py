@@ -33,6 +33,28 @@ def spelled(path: tuple[int, ...] | list[int], blank: int) -> list[int]:
     return [token for token, _ in groupby(path) if token != blank]
 
 
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=3), st.integers(5, 6), st.integers(0, 1000))
+@settings(deadline=None)
+def test_gaps_are_filled_with_anything(tokens: list[int], frames: int, seed: int) -> None:
+    """Tokens 0 and 1, blank 2, anything 3: as if the blanks in gaps were another one."""
+    log_probs = scores(frames, 4, seed)
+    gaps = np.random.default_rng(seed).random(len(tokens) + 1) < 0.5
+    rivals = []
+    for path in product([(token, False) for token in range(3)] + [(3, True)], repeat=frames):
+        runs = [token for token, _ in groupby([2 if token == 3 else token for token, _ in path])]
+        if [token for token in runs if token != 2] != tokens:
+            continue
+        place, last, fits = 0, 2, True
+        for token, _ in path:
+            place += token < 2 and token != last
+            last = 2 if token == 3 else token
+            fits = fits and (token < 2 or bool(gaps[place]) == (token == 3))
+        if fits:
+            rivals.append(sum(float(log_probs[frame, token]) for frame, (token, _) in enumerate(path)))
+    found = align(log_probs, tokens, 2, gaps=gaps, anything=3)
+    assert found.log_probs.sum() == pytest.approx(max(rivals), abs=1e-4)
+
+
 @given(st.lists(st.integers(0, 2), max_size=4), st.integers(1, 7), st.integers(0, 1000))
 @settings(deadline=None)
 def test_no_path_through_the_text_is_better(tokens: list[int], frames: int, seed: int) -> None:

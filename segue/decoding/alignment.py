@@ -42,6 +42,20 @@ class Alignment(NamedTuple):
     """(T) log-probability of the path in each frame."""
 
 
+class _Text(NamedTuple):
+    """What is to be aligned."""
+
+    tokens: NDArray[np.int64]
+    """(U)"""
+    may_skip: NDArray[np.float32]
+    """(U) 0 if the blank before a token may be left out, minus infinity if not."""
+    blank: int
+    is_gap: NDArray[np.float32]
+    """(U + 1) 1 for blanks that are gaps."""
+    anything: int
+    """The column that counts in gaps."""
+
+
 class _State(NamedTuple):
     """Scores at a frame, of the tokens range(low, high)."""
 
@@ -64,11 +78,15 @@ def align(
     tokens: Sequence[int] | NDArray[np.int64],
     blank: int,
     *,
+    gaps: NDArray[np.bool_] | None = None,
+    anything: int | None = None,
     width: int = WIDTH,
     beam: float = BEAM,
 ) -> Alignment:
     """Log-probabilities (T, V) and tokens (U) -> the most probable path through the tokens.
 
+    In the `gaps` (U + 1), before each token and after the last, column `anything` counts instead of the blank: there
+    may be speech that is not in the text.
     The result is exact while no more than `width` tokens are within `beam` nats of the best. Raises a UserError if
     there are too few frames.
     """
@@ -83,15 +101,14 @@ def align(
         return Alignment(nothing, nothing, np.asarray(log_probs[:, blank], np.float32))
     may_skip = np.zeros(len(given), np.float32)
     may_skip[1:][given[1:] == given[:-1]] = _NEVER
-    kept = _forward(log_probs, given, may_skip, blank, width, beam)
-    return _backward(log_probs, given, may_skip, blank, kept)
+    is_gap = np.zeros(len(given) + 1, np.float32) if gaps is None else gaps.astype(np.float32)
+    text = _Text(given, may_skip, blank, is_gap, blank if anything is None else anything)
+    return _backward(log_probs, text, _forward(log_probs, text, width, beam))
 
 
 def _forward(
     log_probs: NDArray[np.floating],
-    tokens: NDArray[np.int64],
-    may_skip: NDArray[np.float32],
-    blank: int,
+    text: _Text,
     width: int,
     beam: float,
 ) -> list[_State]:
@@ -99,13 +116,14 @@ def _forward(
 
     The best state of those from which the end can be reached is kept, so the end is always reached.
     """
+    tokens, may_skip, blank, is_gap, anything = text
     num_frames, num_tokens = len(log_probs), len(tokens)
     # (U) frames that the tokens before u need, and the frames that are left for them.
     needed = np.arange(num_tokens) + np.cumsum(may_skip < 0)
     spare = num_frames - int(needed[-1])
     # labels[u + 1] is token u, so that labels[u] is the one before it; blanks[u] is the blank before token u.
     labels, blanks = (np.full(num_tokens + 1, _NEVER, np.float32) for _ in range(2))
-    scores, emitted = (np.empty(num_tokens, np.float32) for _ in range(2))
+    scores, emitted = (np.empty(num_tokens + 1, np.float32) for _ in range(2))
     blanks[0] = 0.0  # before the first frame
     low = high = 0
     kept: list[_State] = []
@@ -120,7 +138,10 @@ def _forward(
             np.maximum(new, before[1:], out=new)
             np.maximum(new, between[:-1], out=new)
             np.maximum(between, before, out=between)
+            extra = row[anything] - row[blank]
             between += row[blank]
+            if extra:
+                between += np.multiply(is_gap[low : high + 1], extra, out=emitted[: high + 1 - low])
             np.take(row, tokens[low:high], out=own, mode="clip")
             np.add(new, own, out=before[1:])
             before[0] = _NEVER  # token low - 1 is not followed any longer
@@ -166,12 +187,11 @@ def _trimmed(
 
 def _backward(
     log_probs: NDArray[np.floating],
-    tokens: NDArray[np.int64],
-    may_skip: NDArray[np.float32],
-    blank: int,
+    text: _Text,
     kept: Sequence[_State],
 ) -> Alignment:
     """The path, block by block from the last one."""
+    tokens = text.tokens
     num_frames, num_tokens = len(log_probs), len(tokens)
     starts, ends = (np.zeros(num_tokens, np.int64) for _ in range(2))
     path = np.empty(num_frames, np.float32)
@@ -184,10 +204,10 @@ def _backward(
         rows = _rows(log_probs, begin)
         state = kept[number]
         low = max(state.low, token - len(rows))
-        from_labels, from_blanks = _pointers(rows, tokens, may_skip, blank, state, low, token + 1)
+        from_labels, from_blanks = _pointers(rows, text, state, low, token + 1)
         for frame in range(len(rows) - 1, -1, -1):
             if is_blank:
-                path[begin + frame] = rows[frame, blank]
+                path[begin + frame] = rows[frame, text.anything if text.is_gap[token] else text.blank]
                 if from_blanks[frame, token - low]:
                     token, is_blank = token - 1, False
             else:
@@ -203,9 +223,7 @@ def _backward(
 
 def _pointers(
     rows: NDArray[np.float32],
-    tokens: NDArray[np.int64],
-    may_skip: NDArray[np.float32],
-    blank: int,
+    text: _Text,
     state: _State,
     low: int,
     high: int,
@@ -215,6 +233,7 @@ def _pointers(
     Of tokens: 0 the same token, 1 the blank before it, 2 the token before it. Of the blanks before tokens: 1 the token
     before it.
     """
+    tokens, may_skip, blank, is_gap, anything = text
     high = min(high, len(tokens))
     size = high - low + 1
     labels, blanks = (np.full(size, _NEVER, np.float32) for _ in range(2))
@@ -230,7 +249,7 @@ def _pointers(
             choice[is_better] = number
             np.copyto(new, other, where=is_better)
         np.greater(labels, blanks, out=of_blanks[frame], casting="unsafe")
-        blanks = np.maximum(labels, blanks) + row[blank]
+        blanks = np.maximum(labels, blanks) + row[blank] + is_gap[low : high + 1] * (row[anything] - row[blank])
         labels[1:] = new + row[tokens[low:high]]
         labels[0] = _NEVER
     return of_labels, of_blanks

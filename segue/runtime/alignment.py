@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +32,8 @@ STAR_NATS = 5.0
 LEAST_LOG_PROB = -30.0
 """A token is never less probable in a frame: one wrong frame must not decide where a sentence is."""
 LEVELS_A_SECOND = 100
-MUCH_MORE = 0.1
-"""Share of the text's tokens that may be heard between its sentences without a warning."""
+MUCH_MORE, LEAST_MORE = 0.1, 20
+"""Share of the text's tokens that may be heard between its sentences without a warning, and their least number."""
 
 
 class AlignedWord(NamedTuple):
@@ -165,7 +166,7 @@ class _Listener:
 
 
 class _Plan(NamedTuple):
-    """A text in columns of scores: the blank is column 0, spaces 1, what the model cannot spell 2."""
+    """A text in columns of scores: the blank is column 0, spaces 1, anything 2 (what the model cannot spell)."""
 
     words: list[Written]
     sentences: list[range]
@@ -173,6 +174,8 @@ class _Plan(NamedTuple):
     """(U)"""
     owners: NDArray[np.int64]
     """(U) index of the word, -1 for spaces."""
+    gaps: NDArray[np.bool_]
+    """(U + 1) where a sentence begins or ends."""
     used: NDArray[np.int64]
     """Tokens of the columns from 3 on."""
     space: int | None
@@ -219,9 +222,10 @@ def align(
         )
     # All of it is put together once: an hour of frames of 20 ms with 30 columns is 11 MB.
     matrix, joined = np.concatenate(columns), np.concatenate(best)
-    found = _found(plan, alignment.align(matrix, plan.columns, 0), joined)
+    found = _found(plan, alignment.align(matrix, plan.columns, 0, gaps=plan.gaps, anything=2), joined)
     if found[0] < least_score and len(plan.columns) > alignment.WIDTH:
-        whole = alignment.align(matrix, plan.columns, 0, width=len(plan.columns), beam=math.inf)
+        widest = {"width": len(plan.columns), "beam": math.inf}
+        whole = alignment.align(matrix, plan.columns, 0, gaps=plan.gaps, anything=2, **widest)
         found = _found(plan, whole, joined)
     score, spoken = found
     words = _timed(plan, spoken, listener.found(), seconds_per_frame, duration, offset_seconds)
@@ -276,7 +280,12 @@ def _planned(text: str, model: Recognizer, language: str | None, shown: str) -> 
             del own[0]
         columns += own
         owners += [-1 if column == 1 else number for column in own]
-    return _Plan(words, ranges, np.array(columns), np.array(owners), np.array(used, np.int64), spelling.space, unknown)
+    firsts = {each.start for each in ranges}
+    of_word = np.array(owners)
+    begins = np.array([owner in firsts and owner != before for before, owner in pairwise([-2, *owners])])
+    gaps = np.concatenate([begins, [True]])
+    gaps[:-1] |= (of_word < 0) & gaps[1:]  # before and after the space
+    return _Plan(words, ranges, np.array(columns), of_word, gaps, np.array(used, np.int64), spelling.space, unknown)
 
 
 def _in_columns(
@@ -286,7 +295,7 @@ def _in_columns(
     found = np.empty((len(scores), 3 + len(plan.used)), np.float16)
     found[:, 0] = scores[:, -1]
     found[:, 1] = scores[:, -1] if plan.space is None else np.maximum(scores[:, -1], scores[:, plan.space])
-    found[:, 2] = best - star_nats
+    found[:, 2] = np.maximum(scores[:, -1], best - star_nats)
     found[:, 3:] = scores[:, plan.used]
     return np.maximum(found, np.float16(LEAST_LOG_PROB))
 
@@ -343,7 +352,7 @@ def _warn_of_more(
     for sentence in plan.sentences:
         heard[spoken.frames(sentence.start)[0] : spoken.frames(sentence.stop - 1)[1]] = False
     starts = np.flatnonzero(np.diff(np.concatenate([[False], heard]).astype(np.int8)) == 1)
-    if len(starts) > MUCH_MORE * len(plan.columns):
+    if len(starts) > max(LEAST_MORE, MUCH_MORE * len(plan.columns)):
         warn(
             f"{shown}: much is said between the sentences that is not in the text: {len(starts)} tokens, where the "
             f"text has {len(plan.columns)}; first at {offset_seconds + starts[0] * seconds_per_frame:.1f} s"

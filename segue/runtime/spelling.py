@@ -62,15 +62,14 @@ def _words(sentence: str, rule: TextSection, language: str | None) -> Iterator[W
 def _parts(sentence: str) -> Iterator[tuple[str, bool]]:
     """What is between spaces; in scripts without spaces, single characters with what belongs to them."""
     for chunk in sentence.split():
-        pending, follows_space, has_letter = "", True, False
+        pending, follows_space, last = "", True, ""  # last: the last letter
         for character in chunk:
-            is_letter = character.isalnum() and not scripts.extends(pending, character)
-            is_alone = scripts.is_unspaced(character) or scripts.is_unspaced(pending[-1:])
-            if pending and has_letter and is_letter and is_alone:
+            is_letter = character.isalnum() and not (pending and scripts.extends(pending, character))
+            if last and is_letter and (scripts.is_unspaced(character) or scripts.is_unspaced(last)):
                 yield pending, follows_space
-                pending, follows_space, has_letter = "", False, False
+                pending, follows_space = "", False
             pending += character
-            has_letter = has_letter or is_letter
+            last = character if is_letter else last
         yield pending, follows_space
 
 

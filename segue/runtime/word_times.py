@@ -16,10 +16,13 @@ LONGEST_END_SECONDS = 0.5
 """A word's last token is followed by at most so much of it: else what sounds there is no speech of the text."""
 LONGEST_START_SECONDS = 0.15
 """The same before its first token."""
-BELOW_PEAK_DB, ABOVE_NOISE_DB, LEAST_BELOW_PEAK_DB = 40.0, 6.0, 10.0
+LATEST_START_SECONDS = 0.05
+"""The sound begins at most so much after the first token."""
+BELOW_PEAK_DB, ABOVE_NOISE_DB, LEAST_BELOW_PEAK_DB = 40.0, 4.0, 15.0
 """Silence is so far below the loudest of a word, or less far above the noise around it."""
 AROUND_SECONDS = 5.0
-NOISE_QUANTILE = 0.05
+NOISE_QUANTILE = 0.02
+DIGITAL_SILENCE_DB = -90.0
 
 
 class Levels(NamedTuple):
@@ -55,7 +58,9 @@ def _loudness(levels: Levels, start: float, end: float, earliest: float, limit: 
     if not len(own):
         return np.zeros(0, np.bool_), first
     peak = float(own.max())
-    noise = float(np.quantile(levels.decibels[max(0, first - around) : last + around], NOISE_QUANTILE))
+    background = levels.decibels[max(0, first - around) : last + around]
+    background = background[background > DIGITAL_SILENCE_DB]  # says nothing about the noise elsewhere
+    noise = float(np.quantile(background, NOISE_QUANTILE)) if len(background) else DIGITAL_SILENCE_DB
     least = max(peak - BELOW_PEAK_DB, min(noise + ABOVE_NOISE_DB, peak - LEAST_BELOW_PEAK_DB))
     return own >= least, first
 
@@ -66,7 +71,7 @@ def _start(is_loud: NDArray[np.bool_], first: int, start: float, step: float) ->
     if is_loud[here]:
         silent = np.flatnonzero(~is_loud[:here])
         return (first + int(silent[-1]) + 1) * step if len(silent) else start
-    loud = np.flatnonzero(is_loud[here : here + round(LONGEST_START_SECONDS / step)])
+    loud = np.flatnonzero(is_loud[here : here + round(LATEST_START_SECONDS / step)])
     return (first + here + int(loud[0])) * step if len(loud) else start
 
 
