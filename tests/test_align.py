@@ -18,6 +18,7 @@ from segue.data.manifest import Manifest
 from segue.data.text import TextSection
 from segue.decoding.ctc import greedy
 from segue.runtime.recognizer import Recognized, Recognizer, SpeechMetadata
+from segue.runtime.scores import scored
 from segue.runtime.spelling import Spelling, divided
 
 SAMPLE_RATE_HZ, SAMPLES_PER_FRAME = 8000, 160
@@ -263,7 +264,7 @@ def test_refused_lines_leave_the_others(
 
 def test_scores_of_windows_are_those_of_the_whole(model: Recognizer, talk: Talk) -> None:
     samples = audio.read(talk.audio, SAMPLE_RATE_HZ)
-    pieces = list(model.scored(iter(np.array_split(samples, 7))))
+    pieces = list(scored(model, np.array_split(samples, 7)))
     joined = np.concatenate(pieces)
     assert len(pieces) > 2
     assert len(joined) == -(-len(samples) // model.metadata.samples_per_frame)
@@ -272,7 +273,7 @@ def test_scores_of_windows_are_those_of_the_whole(model: Recognizer, talk: Talk)
 
 
 def test_digital_silence_is_blank(model: Recognizer) -> None:
-    [scores] = model.scored([np.zeros(SAMPLE_RATE_HZ, np.float32)])
+    [scores] = scored(model, [np.zeros(SAMPLE_RATE_HZ, np.float32)])
     assert set(scores.argmax(axis=1)) == {scores.shape[1] - 1}
 
 

@@ -22,6 +22,7 @@ from segue.data.audio import Samples
 from segue.decoding import alignment
 from segue.errors import UserError, warn
 from segue.runtime.recognizer import Recognizer
+from segue.runtime.scores import scored
 from segue.runtime.spelling import Spelling, Written, divided
 from segue.runtime.word_times import Levels, spans
 
@@ -45,6 +46,7 @@ class AlignedWord(NamedTuple):
     score: float | None
     """From 0 to 1; None if the model cannot spell it, and it is placed by its neighbors."""
     follows_space: bool = True
+    speaker: str | None = None
 
 
 class AlignedSentence(NamedTuple):
@@ -208,7 +210,7 @@ def align(
     best: list[NDArray[np.float32]] = []
     heard: list[NDArray[np.bool_]] = []
     seconds_per_frame = metadata.samples_per_frame / metadata.sample_rate_hz
-    for scores in model.scored(listener.of(blocks)):
+    for scores in scored(model, listener.of(blocks)):
         best.append(scores.max(axis=1))
         heard.append(scores[:, -1] < best[-1])
         columns.append(_in_columns(scores, best[-1], plan, STAR_NATS * seconds_per_frame))

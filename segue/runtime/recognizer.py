@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from segue.runtime.alignment import Aligned
     from segue.runtime.speech_evaluation import SpeechEvaluator
 
-SILENT = -20.0
-"""Log-probability of each token in digital silence."""
-
 PositiveInt = Annotated[int, Field(gt=0)]
 Form = Literal["text", "json", "srt", "vtt", "interview"]
 VoiceActivity = Literal["auto", "on", "off"]
@@ -228,33 +225,6 @@ class Recognizer:
 
         return alignment.align(self, recording, text, sample_rate_hz, channel, **options)
 
-    def scored(self, blocks: Iterable[Samples]) -> Iterator[NDArray[np.float32]]:
-        """Log-probabilities (T, V) of a recording of any length, piece by piece, ceil(S / samples per frame) in all.
-
-        Neighboring windows are cut where both are surest of a blank, in the middle half of their overlap.
-        """
-        windows, blank = self._windows(blocks), len(self._pieces)
-        shared, step = self._overlap_frames, self._window_frames - self._overlap_frames
-        before: NDArray[np.float32] | None = None
-        gone = 0  # frames of `before` that are with its predecessor
-        while batch := list(islice(windows, self.BATCH)):
-            for window, each in zip(batch, self._recognized(batch), strict=True):
-                num_frames = -(-len(window) // self.metadata.samples_per_frame)
-                scores = each.scores[:num_frames]
-                if len(scores) < num_frames:  # of digital silence there are none
-                    silent = np.full((num_frames - len(scores), blank + 1), SILENT, np.float32)
-                    silent[:, blank] = 0.0
-                    scores = np.concatenate([scores, silent])
-                if before is not None:
-                    blanks = before[step - gone :, blank] + scores[:shared, blank]
-                    middle = slice(shared // 4, shared - shared // 4)
-                    cut = middle.start + int(np.convolve(blanks, np.ones(5), "same")[middle].argmax())
-                    yield before[: step - gone + cut]
-                    scores, gone = scores[cut:], cut
-                before = scores
-        if before is not None and len(before):
-            yield before
-
     @staticmethod
     def rate_of(path: Path) -> int:
         """Sample rate of a recording."""
@@ -284,12 +254,17 @@ class Recognizer:
     def _words(self, emissions: Sequence[Emission]) -> list[Word]:
         return words(emissions, self._pieces, self._seconds_per_frame)
 
+    @property
+    def lengths(self) -> Lengths:
+        """Lengths of windows, which start on output frames."""
+        grid = self.metadata.samples_per_frame
+        return Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
+
     def _segments(self, blocks: Iterable[Samples], voice_activity: VoiceActivity) -> Iterator[Segment]:
         """What of a recording is recognized at once, as `transcribe` says."""
         from segue.runtime import voice_activity as detector  # imports this module, for its session
 
-        grid = self.metadata.samples_per_frame
-        lengths = Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
+        lengths = self.lengths
         if voice_activity == "on":
             return detector.speech(blocks, self.metadata.sample_rate_hz, lengths)
         if voice_activity == "off" or not detector.is_available():
