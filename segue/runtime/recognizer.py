@@ -24,7 +24,9 @@ from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
 from segue.errors import UserError, warn
+from segue.metrics.normalizers import Normalizer
 from segue.recipe import Section
+from segue.runtime.calibration import Calibration
 from segue.runtime.words import Word, joined, named, text_of, words
 
 if TYPE_CHECKING:
@@ -163,6 +165,8 @@ class Recognizer:
 
     def __init__(self, metadata: SpeechMetadata, backend: Backend) -> None:
         self.metadata, self.backend = metadata, backend
+        self.calibration: Calibration | None = None
+        """What makes probabilities of confidences; None: they stay as they are."""
         self._pieces = metadata.pieces
         self._seconds_per_frame = metadata.samples_per_frame / metadata.sample_rate_hz
         # Windows start on output frames, so that the frames of all windows are on one grid.
@@ -230,14 +234,21 @@ class Recognizer:
         """Sample rate of a recording."""
         return audio.properties(path).sample_rate_hz
 
-    def evaluate(self, manifest: Path, skip_bad: bool = False, *, as_transcribed: bool = False) -> dict[str, Any]:
+    def evaluate(
+        self,
+        manifest: Path,
+        skip_bad: bool = False,
+        *,
+        as_transcribed: bool = False,
+        normalizer: Normalizer = "ours",
+    ) -> dict[str, Any]:
         """Error rates on a manifest with confidence intervals, rates by speaker, and the number of bad examples.
 
         `as_transcribed` scores whole recordings (`data/recordings.py`) as transcribed by `transcribe`, and adds the
         rate of single utterances for comparison.
         """
-        evaluated = self.evaluator.explain(manifest, skip_bad, has_media=False, as_transcribed=as_transcribed)
-        return evaluated.as_json()
+        how = {"as_transcribed": as_transcribed, "normalizer": normalizer}
+        return self.evaluator.explain(manifest, skip_bad, has_media=False, **how).as_json()
 
     @property
     def evaluator(self) -> "SpeechEvaluator":
@@ -251,8 +262,13 @@ class Recognizer:
         found = self._recognized(waveforms)
         return [text_of(self._words(each.emissions)) for each in found], [each.scores for each in found]
 
+    def heard(self, waveforms: Sequence[Samples]) -> list[list[Word]]:
+        """Waveforms (S), not divided into windows -> their words."""
+        return [self._words(each.emissions) for each in self._recognized(waveforms)]
+
     def _words(self, emissions: Sequence[Emission]) -> list[Word]:
-        return words(emissions, self._pieces, self._seconds_per_frame)
+        found, curve = words(emissions, self._pieces, self._seconds_per_frame), self.calibration
+        return found if curve is None else [each._replace(confidence=curve.of(each.confidence)) for each in found]
 
     @property
     def lengths(self) -> Lengths:
