@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001 (punctuation of many scripts, on purpose)
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -319,3 +320,18 @@ def test_the_fewest_pieces_spell_a_word() -> None:
     assert spelling.tokens("there", False) == [2, 3, 4, 6]
     assert spelling.tokens("cat", True) is None
     assert Spelling([b"a", b"b"]).tokens("ab a", True) == [0, 1, 0]  # without spaces
+
+
+def test_commands_of_the_page_run(run: Callable[..., int], talk: Talk, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "alignment.md").read_text(encoding="utf-8")
+    place = {"audio_filepath": str(talk.audio), "duration": audio.duration(talk.audio), "text": talk.text.read_text()}
+    (tmp_path / "talks.jsonl").write_text(json.dumps(place) + "\n")
+    files = {"talk.mp3": talk.audio, "talk.txt": talk.text, "talks.jsonl": tmp_path / "talks.jsonl"}
+    commands = re.findall(r"^    segue align runs/english (.*)$", page, re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        words = command.split()
+        folders = [words[number + 1] for number, word in enumerate(words) if word in ("--out", "--utterances")]
+        assert run(*(tmp_path / word if word in folders else files.get(word, word) for word in words)) == 0
+        assert all(any((tmp_path / folder).iterdir()) for folder in folders)
+    assert (tmp_path / "data" / "talks" / "train.jsonl").is_file()
