@@ -103,7 +103,7 @@ def test_counts_of_confusions_are_those_of_the_rate() -> None:
     sides = [[" ".join(draw.choice(list("abcd"), draw.integers(1, 9))) for _ in range(12)] for _ in range(2)]
     found = confusions(*sides)
     counts = metrics.speech("word_error_rate", *sides).overall()
-    assert {kind: sum(each.count for each in errors) for kind, errors in found._asdict().items()} == {
+    assert {kind: sum(each.times for each in errors) for kind, errors in found._asdict().items()} == {
         kind: counts[kind] for kind in ("substitutions", "insertions", "deletions")
     }
     right = sum(sum(right_words(a, b)) for a, b in zip(*sides, strict=True))

@@ -17,7 +17,7 @@ class Confusion(NamedTuple):
     """None: inserted."""
     hypothesis: str | None
     """None: deleted."""
-    count: int
+    times: int
 
 
 class Confusions(NamedTuple):
@@ -30,7 +30,14 @@ class Confusions(NamedTuple):
     def as_json(self) -> dict[str, list[dict[str, Any]]]:
         """Lists by kind."""
         return {
-            kind: [{key: value for key, value in each._asdict().items() if value is not None} for each in found]
+            kind: [
+                {
+                    **({} if each.reference is None else {"reference": each.reference}),
+                    **({} if each.hypothesis is None else {"hypothesis": each.hypothesis}),
+                    "count": each.times,
+                }
+                for each in found
+            ]
             for kind, found in self._asdict().items()
         }
 

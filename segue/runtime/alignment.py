@@ -226,8 +226,8 @@ def align(
     matrix, joined = np.concatenate(columns), np.concatenate(best)
     found = _found(plan, alignment.align(matrix, plan.columns, 0, gaps=plan.gaps, anything=2), joined)
     if found[0] < least_score and len(plan.columns) > alignment.WIDTH:
-        widest = {"width": len(plan.columns), "beam": math.inf}
-        whole = alignment.align(matrix, plan.columns, 0, gaps=plan.gaps, anything=2, **widest)
+        size = len(plan.columns)
+        whole = alignment.align(matrix, plan.columns, 0, gaps=plan.gaps, anything=2, width=size, beam=math.inf)
         found = _found(plan, whole, joined)
     score, spoken = found
     words = _timed(plan, spoken, listener.found(), seconds_per_frame, duration, offset_seconds)

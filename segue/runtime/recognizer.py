@@ -247,8 +247,10 @@ class Recognizer:
         `as_transcribed` scores whole recordings (`data/recordings.py`) as transcribed by `transcribe`, and adds the
         rate of single utterances for comparison.
         """
-        how = {"as_transcribed": as_transcribed, "normalizer": normalizer}
-        return self.evaluator.explain(manifest, skip_bad, has_media=False, **how).as_json()
+        evaluated = self.evaluator.explain(
+            manifest, skip_bad, has_media=False, as_transcribed=as_transcribed, normalizer=normalizer
+        )
+        return evaluated.as_json()
 
     @property
     def evaluator(self) -> "SpeechEvaluator":

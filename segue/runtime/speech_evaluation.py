@@ -227,11 +227,20 @@ class SpeechEvaluator:
                 if not skip_bad:
                     raise UserError(f"{origin}: {problem} (--skip-bad leaves such recordings out)") from None
                 continue
-            sizes = recording.seconds, origin, recording.speaker, len(recording.utterances)
             language = recording.utterances[0].language
-            reference = normalize(recording.text, language)
-            more = {"text": recording.text, "language": language, "words": tuple(found)}
-            results.append(UtteranceResult(recording.id, reference, text_of(found), *sizes, **more))
+            result = UtteranceResult(
+                recording.id,
+                normalize(recording.text, language),
+                text_of(found),
+                recording.seconds,
+                origin,
+                recording.speaker,
+                len(recording.utterances),
+                recording.text,
+                language,
+                tuple(found),
+            )
+            results.append(result)
             if recording.path is not None:
                 right = [
                     word
