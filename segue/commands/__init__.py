@@ -12,6 +12,7 @@ COMMANDS = (
     "merge",
     "evaluate",
     "transcribe",
+    "align",
     "translate",
     "classify",
     "generate",
