@@ -86,11 +86,11 @@ def test_times_are_the_likeliest_path(seed: int, frames: int, vocabulary: int) -
     for tokens in list(best)[:10]:
         found = placed(scores, tokens, blank)
         assert tuple(each.token for each in found) == tokens
-        path = np.full(frames, blank)
+        on_path = np.full(frames, blank)
         for each in found:
-            path[each.start : each.end] = each.token
-        assert collapsed(tuple(path), blank) == tokens
-        assert float(scores[range(frames), path].astype(np.float64).sum()) == pytest.approx(best[tokens], abs=1e-9)
+            on_path[each.start : each.end] = each.token
+        assert collapsed(tuple(on_path.tolist()), blank) == tokens
+        assert float(scores[range(frames), on_path].astype(np.float64).sum()) == pytest.approx(best[tokens], abs=1e-9)
 
 
 def spelled(seed: int, words: list[int], vocabulary: int, noise: float) -> Scores:

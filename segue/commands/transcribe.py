@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from segue import progress
-from segue.commands import options
+from segue.commands import options, speech_options
 from segue.errors import UserError
 from segue.files import replacing
 
@@ -27,6 +27,7 @@ def arguments(parser: ArgumentParser) -> None:
         type=options.channel,
         help="left, right, mix or a number from 1 (default: mix, if that makes sense)",
     )
+    speech_options.search(parser)
     options.device(parser)
 
 
@@ -39,7 +40,7 @@ def run(given: Namespace) -> int:
         raise UserError(f"--format {given.format} with several recordings needs --out DIR")
     suffix = "txt" if given.format == "text" else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
-    model = options.load_model(given, "transcribe")
+    model = speech_options.searching(options.load_model(given, "transcribe"), given)
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
     has_failed = False
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):

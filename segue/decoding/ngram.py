@@ -116,23 +116,25 @@ class NGram:
         order = max(counts)
         if sorted(counts) != list(range(1, order + 1)):
             raise lines.error(f"the orders {', '.join(map(str, sorted(counts)))} leave gaps")
+        written: dict[str, int] = {}  # words as they are in the file
         for length in range(1, order + 1):
             found = _SECTION.fullmatch(header or "")
             if found is None or int(found[1]) != length:
-                raise lines.error(f"cut off: \\{length}-grams: is expected here" + (f", not {header!r}" if header else ""))
-            header = self._section(lines, length, length == order, counts[length], form)
+                instead = f", not {header!r}" if header else ""
+                raise lines.error(f"cut off: \\{length}-grams: is expected here{instead}")
+            header = self._section(lines, length, length == order, counts[length], form, written)
         if header != "\\end\\":
             raise lines.error("cut off: it does not end with \\end\\")
         return order
 
     def _section(
-        self, lines: "_Lines", length: int, is_last: bool, count: int, form: Callable[[str], str]
+        self, lines: "_Lines", length: int, is_last: bool, count: int, form: Callable[[str], str], known: dict[str, int]
     ) -> str | None:
-        """Reads the n-grams of a length; returns the line after them, which starts with a backslash."""
+        """Reads the n-grams of a length; returns the line after them, which starts with a backslash.
+
+        `known` has the numbers of the words as they are in the file; unigrams add to it.
+        """
         numbers, probabilities, backoffs = self._numbers, self._probabilities, self._backoffs
-        known: dict[str, int] = {}  # as it is written in the file
-        if length > 1:
-            known = self._written
         header, read = None, 0
         for line in lines:
             if line.startswith("\\") and (_SECTION.fullmatch(line) or line == "\\end\\"):
@@ -146,10 +148,9 @@ class NGram:
                 probability = float(fields[0]) * _LN10
                 backoff = float(fields[length + 1]) * _LN10 if len(fields) == length + 2 else 0.0
                 if length == 1:
-                    written = fields[1]
-                    word = _special(written) or form(written)
+                    word = _special(fields[1]) or form(fields[1])
                     key: Context = (numbers.setdefault(word, len(numbers)),)
-                    known[written] = key[0]
+                    known[fields[1]] = key[0]
                 else:
                     key = tuple([known[word] for word in fields[1 : length + 1]])
             except (ValueError, KeyError) as problem:
@@ -161,8 +162,6 @@ class NGram:
                 probabilities[key] = probability
                 if not is_last:
                     backoffs[key] = backoff
-        if length == 1:
-            self._written = known
         if read != count:
             raise lines.error(f"cut off or damaged: {count:,} {length}-grams announced, {read:,} found")
         return header

@@ -42,7 +42,7 @@ def read(path: Path) -> list[Phrase]:
     return found
 
 
-def numbered(texts: Iterable[str]) -> list[Phrase]:
+def numbered(texts: Iterable[object]) -> list[Phrase]:
     """Phrases without a file. Raises a UserError for what is no text."""
     found = []
     if isinstance(texts, str):
@@ -68,8 +68,8 @@ class _Node:
 class Phrases:
     """The `Knowledge` of phrases (`decoding/prefix_beam.py`). It is thread-safe.
 
-    A state is the beginning of a phrase that the text ends with. Where a phrase breaks off, its score is taken back, but
-    for that of the longest phrase that was completed on the way, and what follows may begin another one.
+    A state is the beginning of a phrase that the text ends with. Where a phrase breaks off, its score is taken back,
+    but for that of the longest phrase that was completed on the way, and what follows may begin another one.
     """
 
     def __init__(
@@ -121,10 +121,8 @@ class Phrases:
         return kept - state.value + gain + self.finish(after)
 
     def _insert(self, node: _Node, text: str) -> None:
-        letters = 0
-        for letter in text:
-            letters += 1
-            value = node.value + self._score * min(1.0, letters / RISING_LETTERS)
+        for number, letter in enumerate(text, 1):
+            value = node.value + self._score * min(1.0, number / RISING_LETTERS)
             for byte in letter.encode():
                 if byte not in node.children:
                     node.children[byte] = _Node(node, node.path + bytes([byte]), value)

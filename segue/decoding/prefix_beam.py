@@ -28,10 +28,15 @@ _CLEANED_AFTER = 128  # frames
 class Knowledge(Protocol):
     """What is known of texts beside the scores. States are values that depend on the tokens alone."""
 
-    start: Any
-    """The state before the first token."""
-    most: Sequence[float]
-    """The largest gain of each token; infinite if it is not known. What cannot enter the beam is not looked at."""
+    @property
+    def start(self) -> Any:
+        """The state before the first token."""
+        ...
+
+    @property
+    def most(self) -> Sequence[float]:
+        """The largest gain of each token; infinite if it is not known. What cannot enter the beam is not looked at."""
+        ...
 
     def extend(self, state: Any, token: int) -> tuple[Any, float]:
         """The state after a further token, and by how much the token raises the score, in nats."""
@@ -55,8 +60,19 @@ class Candidate(NamedTuple):
 class _Prefix:
     """A beginning of an output. Natural logarithms of sums over its alignments to the frames so far."""
 
-    __slots__ = ("blank", "bonus", "children", "is_kept", "last", "new_blank", "new_last", "parent", "score")
-    __slots__ += ("state", "token")
+    __slots__ = (
+        "blank",
+        "bonus",
+        "children",
+        "is_kept",
+        "last",
+        "new_blank",
+        "new_last",
+        "parent",
+        "score",
+        "state",
+        "token",
+    )
 
     def __init__(self, parent: "_Prefix | None", token: int, state: Any, bonus: float) -> None:
         self.parent, self.token, self.state, self.bonus = parent, token, state, bonus

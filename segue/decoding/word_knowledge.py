@@ -23,7 +23,7 @@ class WordKnowledge:
     ) -> None:
         """`pieces` is the text of each token. The log-probabilities of the model count `weight` times; the score of an
         unknown word is in nats and not weighted."""
-        self._model, self._pieces = model, pieces
+        self.model, self._pieces = model, pieces
         self._weight, self._bonus, self._unknown = weight, word_bonus, unknown_score
         self._begins: dict[bytes, float] = {}
         for word, probability in model.words.items():
@@ -60,10 +60,10 @@ class WordKnowledge:
         if word:
             context, more = self._ended(context, word)
             gain += more
-        return gain + self._weight * self._model.end(context)
+        return gain + self._weight * self.model.end(context)
 
     def _ended(self, context: Context, word: bytes) -> tuple[Context, float]:
-        probability, after = self._model.score(context, word.decode(errors="replace"))
+        probability, after = self.model.score(context, word.decode(errors="replace"))
         return after, self._bonus + (self._unknown if probability is None else self._weight * probability)
 
 

@@ -23,6 +23,7 @@ from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
 from segue.recipe import Section
+from segue.runtime.speech_search import SpeechSearch, SpeechSearchSection
 from segue.runtime.words import Word, text_of, words
 
 if TYPE_CHECKING:
@@ -73,13 +74,14 @@ class Recognized(NamedTuple):
     """A backend's result for a waveform."""
 
     emissions: list[Emission]
-    """Tokens; frames count from the start of the waveform."""
+    """Tokens, by greedy search; frames count from the start of the waveform."""
     scores: NDArray[np.float32]
-    """(T, V) log-probabilities, T at most ceil(S / samples per frame), or one more. Used to compare runtimes."""
+    """(T, V) log-probabilities, T at most ceil(S / samples per frame), or one more: for other searches, and to
+    compare runtimes."""
 
 
 class Backend(Protocol):
-    """A model in some runtime, with the search of its objective."""
+    """A model in some runtime, with the greedy search of its objective."""
 
     def recognize(self, waveforms: Sequence[Samples]) -> list[Recognized]:
         """Recognizes mono waveforms (S) at the model's rate. Results do not depend on the rest of the batch."""
@@ -124,30 +126,41 @@ class Recognizer:
     OVERLAP_SECONDS = 6.0
     BATCH = reading.BATCH
 
-    def __init__(self, metadata: SpeechMetadata, backend: Backend) -> None:
+    def __init__(self, metadata: SpeechMetadata, backend: Backend, search: SpeechSearch | None = None) -> None:
         self.metadata, self.backend = metadata, backend
         self._pieces = metadata.pieces
+        self.search = search or SpeechSearch(SpeechSearchSection(kind="greedy"), self._pieces, metadata.text)
         self._seconds_per_frame = metadata.samples_per_frame / metadata.sample_rate_hz
         # Windows start on output frames, so that the frames of all windows are on one grid.
         self._window_frames = round(self.WINDOW_SECONDS / self._seconds_per_frame)
         self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
 
+    def with_search(self, search: SpeechSearch) -> "Recognizer":
+        """The same model with another search."""
+        return Recognizer(self.metadata, self.backend, search)
+
     def transcribe(
-        self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None, channel: int | str | None = None
+        self,
+        recording: str | Path | NDArray[Any],
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+        phrases: Sequence[str] = (),
     ) -> Transcript:
         """Transcribes a recording; silence gives an empty transcript.
 
         `recording` is a file, or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats in
         [-1, 1] or signed integers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of
-        channels that cancel each other. Raises a UserError if the recording cannot be read, or if `channel` is None and
-        channels contain different speakers.
+        channels that cancel each other. `phrases`, such as names, are preferred in this recording. Raises a UserError
+        if the recording cannot be read, if `channel` is None and channels contain different speakers, and for phrases
+        with characters that the model cannot write.
         """
+        search = self.search.with_phrases(phrases)
         rate = self.metadata.sample_rate_hz
         name, blocks = reading.opened(recording, rate, sample_rate_hz, channel)
         emissions: list[list[Emission]] = []
         windows, step = self._windows(blocks), self._window_frames - self._overlap_frames
         while batch := list(islice(windows, self.BATCH)):
-            emissions += self._emissions(batch, len(emissions) * step)
+            emissions += self._emissions(batch, len(emissions) * step, search)
             last = len(batch[-1])
         overlaps = [(n * step, n * step + self._overlap_frames) for n in range(1, len(emissions))]
         found = self._words(merge(emissions, overlaps))
@@ -178,7 +191,7 @@ class Recognizer:
 
     def recognize(self, waveforms: Sequence[Samples]) -> tuple[list[str], list[NDArray[np.float32]]]:
         """Waveforms (S), not divided into windows -> their texts, and log-probabilities (T, V)."""
-        found = self._recognized(waveforms)
+        found = self._recognized(waveforms, self.search)
         return [text_of(self._words(each.emissions)) for each in found], [each.scores for each in found]
 
     def _words(self, emissions: Sequence[Emission]) -> list[Word]:
@@ -196,17 +209,20 @@ class Recognizer:
                 pending = pending[size - overlap :]
         yield pending
 
-    def _emissions(self, windows: list[Samples], first_frame: int) -> list[list[Emission]]:
+    def _emissions(self, windows: list[Samples], first_frame: int, search: SpeechSearch) -> list[list[Emission]]:
         """The tokens of consecutive windows; frames count from the start of the recording."""
         step = self._window_frames - self._overlap_frames
         return [
             [emission.later(first_frame + number * step) for emission in each.emissions]
-            for number, each in enumerate(self._recognized(windows))
+            for number, each in enumerate(self._recognized(windows, search))
         ]
 
-    def _recognized(self, waveforms: Sequence[Samples]) -> list[Recognized]:
+    def _recognized(self, waveforms: Sequence[Samples], search: SpeechSearch) -> list[Recognized]:
         """The result of each waveform; empty for digital silence, which does not occur in training data, so that the
         model's output would be arbitrary."""
         found = iter(self.backend.recognize(sounding) if (sounding := [w for w in waveforms if w.any()]) else [])
         nothing = Recognized([], np.zeros((0, len(self._pieces) + 1), np.float32))
-        return [next(found) if waveform.any() else nothing for waveform in waveforms]
+        results = [next(found) if waveform.any() else nothing for waveform in waveforms]
+        if search.is_greedy:  # the backend's own
+            return results
+        return [each._replace(emissions=search.emissions(each.scores)) for each in results]
