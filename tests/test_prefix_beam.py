@@ -122,6 +122,12 @@ def test_certain_scores_are_decoded_greedily() -> None:
     assert placed(scores, best.tokens, 4) == greedy(scores, 4)
 
 
+def test_long_texts_have_times() -> None:
+    tokens = np.random.default_rng(3).integers(0, 4, 300).tolist()
+    scores = spelled(3, tokens, 5, 0.3)
+    assert placed(scores, search(scores, 4, 8)[0].tokens, 4) == greedy(scores, 4)
+
+
 def test_long_silence_keeps_the_text() -> None:
     silence = np.full((3000, 5), -12.0, np.float32)
     silence[:, 4] = -1e-4

@@ -8,7 +8,7 @@ Shape letters: T frames, V vocabulary (blank included), U tokens.
 """
 
 from collections.abc import Sequence
-from heapq import nlargest
+from heapq import heapify, heappush, heapreplace, nlargest
 from math import exp, inf, log1p
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
@@ -123,47 +123,65 @@ def _step(
     most: Sequence[float],
     knowledge: Knowledge | None,
 ) -> list[_Prefix]:
-    """The prefixes after a further frame: with a blank or the last token again, or with a new token."""
-    floor = inf
-    totals = []
+    """The prefixes after a further frame: with a blank or the last token again, or with a new token.
+
+    `beam` and `tokens` are sorted, best first, and so is the result.
+    """
     of_token = dict(tokens)
+    totals = []
     for prefix in beam:
         total = _sum(prefix.blank, prefix.last)
         totals.append(total)
-        prefix.new_blank = total + blank
-        repeated = of_token.get(prefix.token)
-        prefix.new_last = -inf if repeated is None else prefix.last + repeated
-        floor = min(floor, _sum(prefix.new_blank, prefix.new_last) + prefix.bonus)
-    if len(beam) < beams:
-        floor = -inf
+        prefix.new_blank, prefix.new_last = total + blank, -inf
+        probability = of_token.get(prefix.token)
+        if probability is not None:
+            prefix.new_last = prefix.last + probability
+            parent = prefix.parent
+            if parent is not None and parent.is_kept:  # what is one token longer may be in the beam already
+                prefix.new_last = _sum(prefix.new_last, _reached(parent, prefix.token) + probability)
+        prefix.score = _sum(prefix.new_blank, prefix.new_last) + prefix.bonus
+    best = [prefix.score for prefix in beam]  # a heap: the scores of the best prefixes so far
+    heapify(best)
+    floor = best[0] if len(best) == beams else -inf
     fresh: list[_Prefix] = []
-    for prefix, total in zip(beam, totals, strict=True):
-        children, own, after_blank, bonus = prefix.children, prefix.token, prefix.blank, prefix.bonus
-        for token, probability in tokens:
+    for token, probability in tokens:
+        gain_at_most = probability + most[token]
+        for prefix, total in zip(beam, totals, strict=True):
+            if total + prefix.bonus + gain_at_most <= floor:
+                break  # those after it are worse
             # An equal token is a new one only after a blank.
-            reached = (after_blank if token == own else total) + probability
-            child = children.get(token)
+            reached = (prefix.blank if token == prefix.token else total) + probability
+            child = prefix.children.get(token)
             if child is None:
-                # `beams` prefixes that are already there are better than what this one can reach.
-                if reached + bonus + most[token] <= floor:
+                if reached + prefix.bonus + most[token] <= floor:
                     continue
                 state, gain = (None, 0.0) if knowledge is None else knowledge.extend(prefix.state, token)
-                child = children[token] = _Prefix(prefix, token, state, bonus + gain)
-            if child.is_kept:
-                child.new_last = _sum(child.new_last, reached)
-            elif reached + child.bonus > floor:
-                child.new_last, child.new_blank = reached, -inf
+                child = prefix.children[token] = _Prefix(prefix, token, state, prefix.bonus + gain)
+            elif child.is_kept:
+                continue
+            score = reached + child.bonus
+            if score > floor:
+                child.new_blank, child.new_last, child.score = -inf, reached, score
                 fresh.append(child)
+                if len(best) < beams:
+                    heappush(best, score)
+                else:
+                    heapreplace(best, score)
+                if len(best) == beams:
+                    floor = best[0]
     candidates = beam + fresh
-    for prefix in candidates:
-        prefix.blank, prefix.last = prefix.new_blank, prefix.new_last
-        prefix.score = _sum(prefix.blank, prefix.last) + prefix.bonus
+    kept = nlargest(beams, candidates, key=attrgetter("score"))
+    for prefix in beam:
         prefix.is_kept = False
-    if len(candidates) > beams:
-        candidates = nlargest(beams, candidates, key=attrgetter("score"))
-    for prefix in candidates:
+    for prefix in kept:
+        prefix.blank, prefix.last = prefix.new_blank, prefix.new_last
         prefix.is_kept = True
-    return candidates
+    return kept
+
+
+def _reached(prefix: _Prefix, token: int) -> float:
+    """The log-probability from which a further token goes on."""
+    return prefix.blank if token == prefix.token else _sum(prefix.blank, prefix.last)
 
 
 def _frames(
@@ -245,7 +263,7 @@ def placed(log_probs: NDArray[np.float32], tokens: Sequence[int], blank: int) ->
     places = np.zeros(len(scores), np.int64)
     for frame in range(len(scores) - 1, -1, -1):
         places[frame] = place
-        place -= came[frame, place]
+        place -= int(came[frame, place])
     found = []
     for number, token in enumerate(tokens):
         frames = np.flatnonzero(places == 2 * number + 1)

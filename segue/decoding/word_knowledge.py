@@ -39,14 +39,18 @@ class WordKnowledge:
     def extend(self, state: State, token: int) -> tuple[State, float]:
         """See `Knowledge`."""
         context, word, before = state
-        first, *others = self._pieces[token].split(b" ")
-        word += first
+        piece = self._pieces[token]
         gain = -before
-        for other in others:
-            if word:
-                context, more = self._ended(context, word)
-                gain += more
-            word = other
+        if b" " in piece:
+            first, *others = piece.split(b" ")
+            word += first
+            for other in others:
+                if word:
+                    context, more = self._ended(context, word)
+                    gain += more
+                word = other
+        else:
+            word += piece
         ahead = 0.0
         if word:
             known = self._begins.get(word)

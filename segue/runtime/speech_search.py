@@ -94,6 +94,10 @@ class SpeechSearch:
         _check(model, self.pieces)
         return replace(self, source=path)._with_model(model)
 
+    def without_language_model(self) -> "SpeechSearch":
+        """The same search without its language model."""
+        return replace(self, words=None, source=None)
+
     def with_section(self, section: SpeechSearchSection) -> "SpeechSearch":
         """The same search with other settings and the same language model."""
         assert self.phrases is None
