@@ -130,6 +130,7 @@ def greedily(letters: list[str]) -> Decoder:
     from segue.decoding.ctc import greedy
 
     def decode(settings: Settings, scores: Sequence[Scores]) -> list[str]:
+        del settings
         return ["".join(letters[each.token] for each in greedy(rows, len(letters))) for rows in scores]
 
     return decode
@@ -239,7 +240,8 @@ import logging; logging.disable(logging.CRITICAL)
 from pyctcdecode import build_ctcdecoder
 order = json.loads(sys.argv[2])
 data = load(Path(order["data"]))
-decoder = build_ctcdecoder([*data.letters, ""], order["lm"], words_of(Path(order["lm"])), alpha=order["weight"], beta=order["bonus"])
+letters, path = [*data.letters, ""], Path(order["lm"])
+decoder = build_ctcdecoder(letters, str(path), words_of(path), alpha=order["weight"], beta=order["bonus"])
 before = time.process_time()
 texts = [decoder.decode(rows.astype(np.float64), beam_width=order["beams"]) for rows in data.scores[: order["most"]]]
 print(json.dumps({"seconds": time.process_time() - before, "texts": texts}))
@@ -277,7 +279,10 @@ def compare(dev: Data, test: Data, language_model: Path, python: str | None, tes
             seconds = process_time() - before
             word, letter = rates(test.references, texts)
             speed = test.seconds / seconds
-            print(f"{name:18} beams {size:5}  WER {word:6.2f}  CER {letter:6.2f}  {seconds:7.2f} CPU-s  {speed:6.0f}x", flush=True)
+            print(
+                f"{name:18} beams {size:5}  WER {word:6.2f}  CER {letter:6.2f}  {seconds:7.2f} CPU-s  {speed:6.0f}x",
+                flush=True,
+            )
     if python is not None:
         weight, bonus = chosen["ctc-beam-decoder"]  # the same algorithm
         for size in (16, 64):
@@ -288,7 +293,9 @@ def compare(dev: Data, test: Data, language_model: Path, python: str | None, tes
                 done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=folder)
             found = json.loads(done.stdout.splitlines()[-1])
             word, letter = rates(test.references, found["texts"])
-            print(f"{'pyctcdecode':18} beams {size:5}  WER {word:6.2f}  CER {letter:6.2f}  {found['seconds']:7.2f} CPU-s")
+            print(
+                f"{'pyctcdecode':18} beams {size:5}  WER {word:6.2f}  CER {letter:6.2f}  {found['seconds']:7.2f} CPU-s"
+            )
 
 
 def ladder(dev: Data, test: Data, language_model: Path, phrases: Path, beams: int) -> None:
@@ -345,7 +352,10 @@ def speed(data: Data) -> None:
         print(f"beams {beams:4}: {seconds:.2f} CPU-s, {data.seconds / seconds:.0f} times real time", flush=True)
     theirs = ctc_beam_decoder.build_ctcdecoder([*data.letters, ""])
     same, before = 0, process_time()
-    outputs = [theirs.decode(rows.astype(np.float64), beam_width=64, token_min_logp=-9, beam_prune_logp=-30) for rows in data.scores]
+    outputs = [
+        theirs.decode(rows.astype(np.float64), beam_width=64, token_min_logp=-9, beam_prune_logp=-30)
+        for rows in data.scores
+    ]
     seconds = process_time() - before
     blank = len(data.letters)
     for rows, output in zip(data.scores, outputs, strict=True):
