@@ -12,9 +12,9 @@ Then, on one core (OMP_NUM_THREADS=1):
     python bench/search.py compare dev.npz test.npz --language-model words.arpa --pyctcdecode PYTHON
     python bench/search.py ladder dev.npz test.npz --language-model words.arpa --phrases names.txt
 
-`compare` chooses the weight and the bonus of each decoder on dev.npz, at 64 beams, from the same grid. PYTHON is the
-interpreter of an environment with pyctcdecode, kenlm-ex and numpy. flashlight-text gets its lexicon from the words of
-the language model, each with a space after it, and a frame with a space at the end; its scores are log10.
+`compare` chooses the weight and the bonus of each decoder on dev.npz from the same grid, at 16 beams (flashlight-text:
+64). PYTHON is the interpreter of an environment with pyctcdecode, kenlm-ex and numpy. flashlight-text gets its lexicon from
+the words of the language model, each with a space after it, and a frame with a space at the end; its scores are log10.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float32]
-WEIGHTS, BONUSES = (0.3, 0.5, 0.8, 1.2), (0.0, 1.5, 3.0)
+WEIGHTS, BONUSES = (0.4, 0.7, 1.1), (0.5, 2.0, 3.5)
 ALIKE = ("aeiouy", "bpdtgk", "mn", "fvszc", "lrw", "hj", "xq")
 FRAMES_A_SECOND = 50
 
@@ -58,6 +58,13 @@ def load(path: Path) -> Data:
         facts = json.loads(str(found["facts"]))
         scores = [found[f"scores_{number}"] for number in range(len(facts["references"]))]
     return Data(facts["letters"], scores, facts["references"], facts["seconds"])
+
+
+def first(data: Data, most: int) -> Data:
+    """The first `most` texts."""
+    kept = data.scores[:most]
+    share = sum(map(len, kept)) / sum(map(len, data.scores))
+    return Data(data.letters, kept, data.references[:most], data.seconds * share)
 
 
 def of_model(model_path: Path, manifest: Path) -> Data:
@@ -269,7 +276,8 @@ def compare(dev: Data, test: Data, language_model: Path, python: str | None, tes
     print(f"greedy: {rates(test.references, greedily(test.letters)(Settings(1), test.scores))[0]:.1f}")
     chosen = {}
     for name, (decode, beams) in decoders.items():
-        tried = {each: rates(dev.references, decode(Settings(64, *each), dev.scores))[0] for each in grid()}
+        size = 64 if name == "flashlight-text" else 16
+        tried = {each: rates(dev.references, decode(Settings(size, *each), dev.scores))[0] for each in grid()}
         best = chosen[name] = min(tried, key=lambda each: tried[each])
         print(f"{name}: weight {best[0]}, bonus {best[1]}: {tried[best]:.1f} on dev", flush=True)
         for size in beams:
@@ -375,12 +383,15 @@ def main() -> None:
         given.add_argument(name, type=Path)
     given.add_argument("--noise", type=float, default=2.2)
     given.add_argument("--seed", type=int, default=0)
-    commands.add_parser("speed").add_argument("data", type=Path)
+    given = commands.add_parser("speed")
+    given.add_argument("data", type=Path)
+    given.add_argument("--most", type=int, default=1_000_000, help="texts")
     for command in ("compare", "ladder"):
         given = commands.add_parser(command)
         given.add_argument("dev", type=Path)
         given.add_argument("test", type=Path)
         given.add_argument("--language-model", type=Path, required=True)
+        given.add_argument("--most", type=int, default=1_000_000, help="texts of the test data")
         if command == "compare":
             given.add_argument("--pyctcdecode", metavar="PYTHON")
         else:
@@ -392,11 +403,13 @@ def main() -> None:
     elif words.command == "made-up":
         save(words.out, made_up(words.manifest, words.noise, words.seed))
     elif words.command == "speed":
-        speed(load(words.data))
+        speed(first(load(words.data), words.most))
     elif words.command == "compare":
-        compare(load(words.dev), load(words.test), words.language_model, words.pyctcdecode, words.test)
+        compare(
+            load(words.dev), first(load(words.test), words.most), words.language_model, words.pyctcdecode, words.test
+        )
     else:
-        ladder(load(words.dev), load(words.test), words.language_model, words.phrases, words.beams)
+        ladder(load(words.dev), first(load(words.test), words.most), words.language_model, words.phrases, words.beams)
 
 
 if __name__ == "__main__":
