@@ -13,8 +13,9 @@ Then, on one core (OMP_NUM_THREADS=1):
     python bench/search.py ladder dev.npz test.npz --language-model words.arpa --phrases names.txt
 
 `compare` chooses the weight and the bonus of each decoder on dev.npz from the same grid, at 16 beams (flashlight-text:
-64). PYTHON is the interpreter of an environment with pyctcdecode, kenlm-ex and numpy. flashlight-text gets its lexicon from
-the words of the language model, each with a space after it, and a frame with a space at the end; its scores are log10.
+64). PYTHON is the interpreter of an environment with pyctcdecode, kenlm-ex and numpy. flashlight-text gets its lexicon
+from the words of the language model, each with a space after it, and a frame with a space at the end; its scores are
+log10.
 """
 
 import argparse
