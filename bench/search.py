@@ -50,7 +50,7 @@ class Data(NamedTuple):
 
 def save(path: Path, data: Data) -> None:
     facts = {"letters": data.letters, "references": data.references, "seconds": data.seconds}
-    arrays = {f"scores_{number}": each for number, each in enumerate(data.scores)}
+    arrays: dict[str, Any] = {f"scores_{number}": each for number, each in enumerate(data.scores)}
     np.savez_compressed(path, facts=np.array(json.dumps(facts)), **arrays)
 
 
@@ -414,4 +414,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

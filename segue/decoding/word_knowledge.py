@@ -1,7 +1,8 @@
 """How does a language model of words take part in a search over tokens? As `Knowledge` (`decoding/prefix_beam.py`).
 
 A word counts when it ends. Until then it counts as the likeliest word that begins like it (as in Collobert et al. 2016,
-arXiv:1609.03193), or as an unknown word if there is none: so a beam compares beginnings of words with whole ones.
+arXiv:1609.03193), or as an unknown word if there is none: so a beam compares beginnings of words with whole ones. No
+word counts less than an unknown one.
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,8 @@ class WordKnowledge:
                 if probability > self._begins.get(text[:size], -inf):
                     self._begins[text[:size]] = probability
         self.start: State = (model.start, b"", 0.0)
-        least = min(model.words.values(), default=0.0)
-        within = max(word_bonus, 0.0) + max(0.0, unknown_score - weight * least)
+        # Inside a word a further letter gains nothing; its first one gains the bonus, less what the word itself costs.
+        within = max(0.0, word_bonus + max(unknown_score, weight * max(model.words.values(), default=0.0)))
         self.most = [inf if b" " in piece else within for piece in pieces]
 
     def extend(self, state: State, token: int) -> tuple[State, float]:
@@ -54,7 +55,7 @@ class WordKnowledge:
         ahead = 0.0
         if word:
             known = self._begins.get(word)
-            ahead = self._bonus + (self._unknown if known is None else self._weight * known)
+            ahead = self._bonus + (self._unknown if known is None else max(self._unknown, self._weight * known))
         return (context, word, ahead), gain + ahead
 
     def finish(self, state: State) -> float:
@@ -68,7 +69,8 @@ class WordKnowledge:
 
     def _ended(self, context: Context, word: bytes) -> tuple[Context, float]:
         probability, after = self.model.score(context, word.decode(errors="replace"))
-        return after, self._bonus + (self._unknown if probability is None else self._weight * probability)
+        known = self._unknown if probability is None else max(self._unknown, self._weight * probability)
+        return after, self._bonus + known
 
 
 class Together:
