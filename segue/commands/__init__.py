@@ -11,6 +11,7 @@ COMMANDS = (
     "train",
     "merge",
     "evaluate",
+    "tune",
     "transcribe",
     "align",
     "translate",

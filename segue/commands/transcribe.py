@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segue import progress
-from segue.commands import options
+from segue.commands import options, speech_options
 from segue.errors import UserError, warn
 from segue.files import replacing
 
@@ -51,6 +51,7 @@ def arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="cut in silences and skip them (auto: recordings longer than a window, if segue[voice] is installed)",
     )
+    speech_options.search(parser)
     options.device(parser)
 
 
@@ -69,7 +70,7 @@ def run(given: Namespace) -> int:
         raise UserError(f"--format {given.format} with several recordings needs --out DIR")
     suffix = "txt" if given.format in ("text", "interview") else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
-    model = options.load_model(given, "transcribe")
+    model = speech_options.searching(options.load_model(given, "transcribe"), given)
     writer = None if given.written is None else options.load_model(given, "translate", given.written)
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
     has_failed = False
