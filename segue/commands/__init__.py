@@ -15,6 +15,7 @@ COMMANDS = (
     "translate",
     "classify",
     "generate",
+    "serve",
     "export",
     "import",
     "report",

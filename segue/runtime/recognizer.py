@@ -142,18 +142,27 @@ class Recognizer:
         channels that cancel each other. Raises a UserError if the recording cannot be read, or if `channel` is None and
         channels contain different speakers.
         """
-        rate = self.metadata.sample_rate_hz
-        name, blocks = reading.opened(recording, rate, sample_rate_hz, channel)
-        emissions: list[list[Emission]] = []
-        windows, step = self._windows(blocks), self._window_frames - self._overlap_frames
-        while batch := list(islice(windows, self.BATCH)):
-            emissions += self._emissions(batch, len(emissions) * step)
-            last = len(batch[-1])
-        overlaps = [(n * step, n * step + self._overlap_frames) for n in range(1, len(emissions))]
-        found = self._words(merge(emissions, overlaps))
-        duration = ((len(emissions) - 1) * step * self.metadata.samples_per_frame + last) / rate
-        found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
-        return Transcript(name, duration, text_of(found), found)
+        name, blocks = reading.opened(recording, self.metadata.sample_rate_hz, sample_rate_hz, channel)
+        *_, (emissions, _, duration) = self._merged(blocks)
+        return self._transcript(name, emissions, duration)
+
+    def pieces(
+        self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None, channel: int | str | None = None
+    ) -> Iterator[str | Transcript]:
+        """The same, piece by piece: parts of the text as soon as they are final, and the transcript last."""
+        name, blocks = reading.opened(recording, self.metadata.sample_rate_hz, sample_rate_hz, channel)
+        given = ""
+        emissions, duration = list[Emission](), 0.0
+        for emissions, final, duration in self._merged(blocks):  # noqa: B007 (used below)
+            # The last word may go on in what follows.
+            said = text_of(self._words([each for each in emissions if each.end <= final])[:-1])
+            if news := said[len(given) :]:
+                yield news
+                given = said
+        transcript = self._transcript(name, emissions, duration)
+        if news := transcript.text[len(given) :]:
+            yield news
+        yield transcript
 
     @staticmethod
     def rate_of(path: Path) -> int:
@@ -180,6 +189,25 @@ class Recognizer:
         """Waveforms (S), not divided into windows -> their texts, and log-probabilities (T, V)."""
         found = self._recognized(waveforms)
         return [text_of(self._words(each.emissions)) for each in found], [each.scores for each in found]
+
+    def _merged(self, blocks: Iterable[Samples]) -> Iterator[tuple[list[Emission], int, float]]:
+        """The tokens of the windows so far, the frame before which they are final, and the seconds so far."""
+        merged: list[Emission] = []
+        windows, step, count = self._windows(blocks), self._window_frames - self._overlap_frames, 0
+        while batch := list(islice(windows, self.BATCH)):
+            found = self._emissions(batch, count * step)
+            overlaps = [(n * step, n * step + self._overlap_frames) for n in range(count, count + len(batch))]
+            merged = merge([merged, *found], overlaps) if count else merge(found, overlaps[1:])
+            count += len(batch)
+            duration = (
+                (count - 1) * step * self.metadata.samples_per_frame + len(batch[-1])
+            ) / self.metadata.sample_rate_hz
+            yield merged, count * step, duration
+
+    def _transcript(self, name: str, emissions: Sequence[Emission], duration: float) -> Transcript:
+        found = self._words(emissions)
+        found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
+        return Transcript(name, duration, text_of(found), found)
 
     def _words(self, emissions: Sequence[Emission]) -> list[Word]:
         return words(emissions, self._pieces, self._seconds_per_frame)
