@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Route, Router
+from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp
 
 from segue.serve import openapi
@@ -15,9 +15,12 @@ from segue.serve.endpoint import Endpoint, Server
 from segue.serve.endpoints import (
     admin,
     audio_translations,
+    classifications,
+    completions,
     health,
     libretranslate,
     models,
+    stream,
     transcriptions,
     translations,
 )
@@ -32,6 +35,8 @@ ENDPOINTS: Sequence[Endpoint] = [
     *audio_translations.ENDPOINTS,
     *translations.ENDPOINTS,
     *libretranslate.ENDPOINTS,
+    *completions.ENDPOINTS,
+    *classifications.ENDPOINTS,
     *models.ENDPOINTS,
     *health.ENDPOINTS,
     *admin.ENDPOINTS,
@@ -70,7 +75,7 @@ def application(server: Server) -> ASGIApp:
         del request
         return HTMLResponse(shown, headers={"content-security-policy": DOCS_POLICY})
 
-    routes += [Route("/openapi.json", document), Route("/docs", docs)]
+    routes += [Route("/openapi.json", document), Route("/docs", docs), WebSocketRoute(stream.PATH, stream.stream)]
     has_page = PAGE.is_dir()
     if has_page:
         routes += [Route(path, _file(PAGE / name)) for path, name in PAGE_FILES.items()]

@@ -113,6 +113,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting: OrderedDict[Ticket, deque[_Entry[Item, Result]]] = OrderedDict()
         self._running: dict[Ticket, list[_Entry[Item, Result]]] = {}
         self._requests: set[Ticket] = set()
+        self._guests: set[Ticket] = set()
         self._is_closed = False
         self._seconds = 0.0
         threading.Thread(target=self._work, name=f"batches of {name}", daemon=True).start()
@@ -133,9 +134,15 @@ class Batcher(Generic[Item, Result]):
         """A guess of when a place will be free."""
         return self._seconds * max(1, len(self._requests) / self.bounds.items)
 
-    def enter(self, ticket: Ticket) -> None:
-        """Takes a place for a request. Raises a FullError if none is free."""
+    def enter(self, ticket: Ticket, *, is_counted: bool = True) -> None:
+        """Takes a place for a request. Raises a FullError if none is free.
+
+        One that lasts long and submits items only now and then is not counted: no batch waits for it.
+        """
         with self._changed:
+            if not is_counted:
+                self._guests.add(ticket)
+                return
             if len(self._requests) >= self.bounds.requests:
                 raise FullError
             self._requests.add(ticket)
@@ -144,6 +151,7 @@ class Batcher(Generic[Item, Result]):
         """Gives the place back."""
         with self._changed:
             self._requests.discard(ticket)
+            self._guests.discard(ticket)
             self._changed.notify_all()
 
     def submit(self, items: Sequence[Item], sizes: Sequence[float], key: Hashable = None) -> list[Result]:
@@ -153,7 +161,9 @@ class Batcher(Generic[Item, Result]):
         ticket.check()
         entries = [_Entry[Item, Result](item, size, key) for item, size in zip(items, sizes, strict=True)]
         with self._changed:
-            assert not (self._is_closed and ticket not in self._requests), "a closed batcher takes no new request"
+            assert not self._is_closed or ticket in self._requests | self._guests, (
+                "a closed batcher takes no new request"
+            )
             self._waiting.setdefault(ticket, deque()).extend(entries)
             self._changed.notify_all()
         ticket.check()  # canceled in between: what was submitted runs, but nobody waits
@@ -177,7 +187,7 @@ class Batcher(Generic[Item, Result]):
         while True:
             with self._changed:
                 while not self._waiting:
-                    if self._is_closed and not self._requests:
+                    if self._is_closed and not (self._requests or self._guests):
                         return
                     self._changed.wait()
                 self._wait_for_others()

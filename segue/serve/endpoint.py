@@ -1,5 +1,6 @@
 """What is an endpoint? A route with what the OpenAPI document says of it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ class Server:
     metrics: Metrics
     workers: Workers
     uploads: Uploads
-    is_stopping: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
     num_under_way: int = 0
     num_sockets: int = 0
 

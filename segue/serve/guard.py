@@ -80,7 +80,7 @@ class Guard:
         origin = headers.get("origin")
         if origin and not self._cross_origin(headers) and urlsplit(origin).netloc != headers.get("host"):
             raise RefusedError(403, "pages of other origins may not use this server (--allow-origin)", "wrong_origin")
-        if self._server.is_stopping and path not in self._open:
+        if self._server.stopping.is_set() and path not in self._open:
             raise RefusedError(
                 503, "the server is stopping", "stopping", headers={"retry-after": "5", "connection": "close"}
             )

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from segue.errors import UserError
+from segue.errors import UserError, gathered
 from segue.runtime.classifier import Classifier
 from segue.runtime.language_model import LanguageModel
 from segue.runtime.recognizer import Recognizer
@@ -194,5 +194,5 @@ class Models:
             rate = loaded.model.metadata.sample_rate_hz
             loaded.model.recognize([(np.arange(rate // 2) % 7 / 100).astype(np.float32)])
         elif loaded.task == "translation":
-            with suppress(UserError):
+            with suppress(UserError), gathered():
                 loaded.model.translate(["a"], next(iter(loaded.model.languages), None))

@@ -81,7 +81,7 @@ async def _serve(runner: uvicorn.Server, server: Server) -> None:
 
 async def stopped(runner: uvicorn.Server, server: Server) -> None:
     """Refuses new requests, waits for those under way, and ends the server."""
-    server.is_stopping = True
+    server.stopping.set()
     logs.say("stopping", under_way=server.num_under_way, sockets=server.num_sockets)
     loop = asyncio.get_running_loop()
     until = loop.time() + server.settings.grace_seconds

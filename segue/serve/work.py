@@ -92,6 +92,15 @@ class Workers:
         finally:
             ticket.cancel(LeftError())
 
+    async def step(self, ticket: Ticket, function: Callable[[], Result]) -> Result:
+        """The result of a function that works for a ticket."""
+        work = self._started(ticket, (), function)
+        done, _ = await asyncio.wait((work,), timeout=self.timeout_seconds)
+        if not done:
+            ticket.cancel(LeftError())
+            raise _late(self.timeout_seconds)
+        return work.result()
+
     def _started(
         self,
         ticket: Ticket,

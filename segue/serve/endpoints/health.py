@@ -25,7 +25,7 @@ async def health(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """Answers `GET /ready`: the server takes requests."""
-    if server_of(request).is_stopping:
+    if server_of(request).stopping.is_set():
         raise RefusedError(503, "the server is stopping", "stopping")
     return await health(request)
 

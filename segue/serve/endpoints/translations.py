@@ -126,11 +126,11 @@ def written_language(loaded: Loaded, target: str | None) -> str | None:
     return target or (loaded.target_languages[0] if len(loaded.target_languages) == 1 else None)
 
 
-def check_length(server: Server, count: int) -> None:
+def check_length(server: Server, count: int, param: str = "input") -> None:
     """Raises a RefusedError for too many characters."""
     most = server.settings.characters
     if count > most:
-        raise RefusedError(413, f"{count} characters; at most {most} are accepted", "text_too_long", "input")
+        raise RefusedError(413, f"{count} characters; at most {most} are accepted", "text_too_long", param)
 
 
 async def translate(request: Request) -> Response:
