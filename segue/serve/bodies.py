@@ -1,28 +1,21 @@
-"""How is the body of a request read? JSON or a form, checked by a model of its fields; a file in it goes to a private
-temporary file that has no name of the client's."""
+"""How is the body of a request read? JSON or a form, checked by a model of its fields; a recording within limits."""
 
-import asyncio
-import os
-import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from segue.data import audio
 from segue.errors import UserError, Warned, gathered
+from segue.serve import forms
+from segue.serve.forms import Upload
 from segue.serve.refusals import RefusedError, of_fields
 
 Fields = TypeVar("Fields", bound=BaseModel)
-MOST_FIELDS = 64
-FIELD_BYTES = 1 << 20
-"""Largest field of a form that is no file."""
 JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
 DECODED = 3.5
 """A file may be decoded up to three times."""
@@ -44,60 +37,55 @@ def check_kind(request: Request, *kinds: str) -> str:
 
 async def of_json(request: Request, fields: type[Fields], longest: int) -> Fields:
     """The fields of a JSON body of at most `longest` bytes."""
-    size, parts = 0, list[bytes]()
-    async for part in request.stream():
-        size += len(part)
-        if size > longest:
-            raise RefusedError(413, f"the JSON body is longer than {longest} bytes", "body_too_large")
-        parts.append(part)
     try:
-        return fields.model_validate_json(b"".join(parts))
+        return fields.model_validate_json(await _whole(request, longest))
     except ValidationError as problem:
         raise of_fields(problem) from None
 
 
 @asynccontextmanager
-async def of_form(request: Request, fields: type[Fields]) -> AsyncIterator[tuple[Fields, UploadFile | None]]:
+async def of_form(request: Request, fields: type[Fields]) -> AsyncIterator[tuple[Fields, Upload | None]]:
     """The fields of a form, and its field `file`, which is gone afterwards.
 
     Fields that occur several times, and those whose name ends in [], are lists.
     """
+    form = forms.MultipartForm(request.scope["segue"].uploads.folder)
     try:
-        form = await request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=FIELD_BYTES)
-    except HTTPException as problem:
-        raise RefusedError(400, f"the form cannot be read: {problem.detail}", "invalid_form") from None
-    try:
-        file, values = _values(form)
+        if kind_of(request) == MULTIPART:
+            await form.read(request.stream(), request.headers["content-type"])
+            pairs = form.fields
+        else:
+            pairs = forms.of_line(await _whole(request, forms.FIELD_BYTES))
+        if any(name == forms.FILE for name, _ in pairs):
+            message = "file: a file is wanted, with a filename in its Content-Disposition"
+            raise RefusedError(400, message, "invalid_value", "file")
+        if form.file is not None and not form.file.size:
+            raise RefusedError(400, "file: it is empty", "invalid_value", "file")
         try:
-            found = fields.model_validate(values)
+            found = fields.model_validate(_values(pairs))
         except ValidationError as problem:
             raise of_fields(problem) from None
-        yield found, file
+        yield found, form.file
     finally:
-        await form.close()
+        form.close()
 
 
-def _values(form: FormData) -> tuple[UploadFile | None, dict[str, Any]]:
-    file: UploadFile | None = None
-    values: dict[str, Any] = {}
-    for key in form:
-        every = form.getlist(key)
-        texts = [each for each in every if isinstance(each, str)]
-        if key == "file" and not texts:
-            [upload] = every
-            assert isinstance(upload, UploadFile)
-            file = upload
-        elif len(texts) < len(every):
-            raise RefusedError(
-                400, f"{key[:100]}: a text, not a file; the file's field is called 'file'", "invalid_value", key[:100]
-            )
-        else:
-            values[key] = texts if key.endswith("[]") or len(texts) > 1 else texts[0]
-    if "file" in values:
-        raise RefusedError(
-            400, "file: a file is wanted, with a filename in its Content-Disposition", "invalid_value", "file"
-        )
-    return file, values
+def _values(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    every: dict[str, list[str]] = {}
+    for name, value in pairs:
+        every.setdefault(name, []).append(value)
+    return {name: texts if name.endswith("[]") or len(texts) > 1 else texts[0] for name, texts in every.items()}
+
+
+async def _whole(request: Request, longest: int) -> bytes:
+    """The body, of at most `longest` bytes."""
+    size, parts = 0, list[bytes]()
+    async for part in request.stream():
+        size += len(part)
+        if size > longest:
+            raise RefusedError(413, f"the body is longer than {longest} bytes", "body_too_large")
+        parts.append(part)
+    return b"".join(parts)
 
 
 class Uploads:
@@ -106,32 +94,14 @@ class Uploads:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="segue-")  # its mode is 0700
 
+    @property
+    def folder(self) -> str:
+        """Its path."""
+        return self._folder.name
+
     def close(self) -> None:
-        """Removes the folder."""
+        """Removes it."""
         self._folder.cleanup()
-
-    async def saved(self, upload: UploadFile) -> Path:
-        """A file with the upload's content, which the caller removes. Raises a RefusedError if it is empty."""
-        handle, name = tempfile.mkstemp(dir=self._folder.name)
-        path = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                await asyncio.to_thread(shutil.copyfileobj, upload.file, file, 1 << 20)
-                if not file.tell():
-                    raise RefusedError(400, "file: it is empty", "invalid_value", "file")
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return path
-
-    @asynccontextmanager
-    async def kept(self, upload: UploadFile) -> AsyncIterator[Path]:
-        """The same file, for as long as this lasts."""
-        path = await self.saved(upload)
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -80,10 +80,9 @@ async def translate(request: Request) -> Response:
         loaded = server.models.find(asked.model, "speech_recognition")
         translator = english(server, asked.translator)
         note(request, model=loaded.name, translator=translator.name)
-        async with server.uploads.kept(upload) as path:
-            return await server.workers.answer(
-                request, [loaded, translator], lambda: _answer(request, server, loaded, translator, path, asked)
-            )
+        return await server.workers.answer(
+            request, [loaded, translator], lambda: _answer(request, server, loaded, translator, upload.path, asked)
+        )
 
 
 def _answer(

@@ -78,9 +78,8 @@ async def classify(request: Request) -> Response:
             loaded, top = server.models.find(asked.model, "classification"), asked.top
             if not loaded.model.is_of_sounds:
                 raise RefusedError(400, f"input: the model {loaded.name!r} classifies texts", "invalid_value", "input")
-            async with server.uploads.kept(upload) as path:
-                work = partial(_of_sound, server, loaded, path, asked.channel)
-                found = [await server.workers.answer(request, [loaded], work)]
+            work = partial(_of_sound, server, loaded, upload.path, asked.channel)
+            found = [await server.workers.answer(request, [loaded], work)]
     note(request, model=loaded.name)
     results = [
         Classified(

@@ -168,7 +168,9 @@ class _Talk:
             self._odd = data[whole:]
             samples = np.frombuffer(data[:whole], "<i2")
         self._check_length(found)
-        return found.accept(samples)
+        finals = found.accept(samples)
+        self._check_length(found)
+        return finals
 
     def _finish(self) -> list[Final]:
         """Ends the sound; blocks."""

@@ -214,13 +214,12 @@ async def transcribe(request: Request) -> Response:
         loaded = server.models.find(asked.model, "speech_recognition")
         note(request, model=loaded.name)
         if not asked.stream:
-            async with server.uploads.kept(upload) as path:
-                transcript, warnings = await server.workers.answer(
-                    request, [loaded], lambda: transcribed(server, loaded, path, asked.channel)
-                )
+            transcript, warnings = await server.workers.answer(
+                request, [loaded], lambda: transcribed(server, loaded, upload.path, asked.channel)
+            )
             observe(request, server, loaded, transcript)
             return written(transcript, asked, loaded.name, warnings)
-        path = await server.uploads.saved(upload)  # outlives this function
+        path = upload.take()  # outlives this function
     try:
         pieces = server.workers.stream(
             [loaded],

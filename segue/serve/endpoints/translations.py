@@ -1,11 +1,9 @@
 """How is a text or a subtitle file translated over HTTP? `POST /v1/translations`, which is Segue's own."""
 
 from functools import partial
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -17,6 +15,7 @@ from segue.errors import UserError, gathered
 from segue.serve import bodies
 from segue.serve.endpoint import Endpoint, Server, note, server_of
 from segue.serve.endpoints.transcriptions import headers_of
+from segue.serve.forms import Upload
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError
 
@@ -188,16 +187,15 @@ def translated(
     return found, [each.message for each in warned]
 
 
-async def _translate_file(request: Request, server: Server, asked: FileRequest, upload: UploadFile | None) -> Response:
+async def _translate_file(request: Request, server: Server, asked: FileRequest, upload: Upload | None) -> Response:
     if upload is None:
         raise RefusedError(400, "file: a file is needed", "missing_required_parameter", "file")
-    suffix = PurePath(upload.filename or "").suffix.lower().lstrip(".").replace("ssa", "ass")
-    form = asked.format or suffix
+    form = asked.format or upload.suffix.replace("ssa", "ass")
     if form not in MEDIA:
         raise RefusedError(400, "format: srt, vtt, ass or txt wanted", "invalid_value", "format")
-    if (upload.size or 0) > 8 * server.settings.characters:
+    if upload.size > 8 * server.settings.characters:
         raise RefusedError(413, f"file: larger than {8 * server.settings.characters} bytes", "text_too_long", "file")
-    content = await upload.read()
+    content = upload.path.read_bytes()
     loaded = server.models.find(asked.model, "translation")
     target = check_languages(loaded, asked.source, asked.target)
     note(request, model=loaded.name)
