@@ -21,6 +21,17 @@ FIELD_BYTES = 1 << 20
 """Largest field that is no file."""
 HEADER_BYTES = 1 << 13
 """Largest header of a field."""
+EVENTS = (
+    "part_begin",
+    "part_data",
+    "part_end",
+    "header_field",
+    "header_value",
+    "header_end",
+    "headers_finished",
+    "end",
+)
+"""Of the parser, for each of which a form has a method."""
 FILE = "file"
 """The field of the file."""
 
@@ -73,17 +84,7 @@ class MultipartForm:
         boundary = parameters.get(b"boundary")
         if not boundary:
             raise _broken("its Content-Type names no boundary")
-        names = [
-            "part_begin",
-            "part_data",
-            "part_end",
-            "header_field",
-            "header_value",
-            "header_end",
-            "headers_finished",
-            "end",
-        ]
-        callbacks: Any = {f"on_{name}": getattr(self, f"_on_{name}") for name in names}
+        callbacks: Any = {f"on_{name}": getattr(self, f"_on_{name}") for name in EVENTS}
         try:
             parser = MultipartParser(boundary, callbacks)
             async for part in stream:

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from segue.serve import bodies
 from segue.serve.endpoint import Endpoint
 
+EVENTS = "text/event-stream"
 SCHEMAS = "#/components/schemas/{model}"
 _REFUSALS = {
     400: "The request is wrong",
@@ -76,10 +77,13 @@ def _results(endpoint: Endpoint) -> list[type[BaseModel]]:
 
 
 def _operation(endpoint: Endpoint, references: Any, has_keys: bool) -> dict[str, Any]:
-    answers = {}
+    answers: dict[str, Any] = {}
     for kind, model in endpoint.results.items():
         every = model if isinstance(model, tuple) else (model,)
         schemas = [{"type": "string"} if each is None else references[each, "serialization"] for each in every]
+        if kind == EVENTS:  # a stream of events has no schema as a whole
+            answers[kind] = {}
+            continue
         answers[kind] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
     error = {"application/json": {"schema": references[Error, "serialization"]}}
     statuses = [400, 403, 404, 408, 413, 429, 503] + [401] * has_keys + [415] * bool(endpoint.kinds)
@@ -126,7 +130,8 @@ def page(described: dict[str, Any]) -> str:
             for kind, content in operation.get("requestBody", {}).get("content", {}).items():
                 rows.append(f"<h3>Body: {html.escape(kind)}</h3>{_table(content['schema'], described)}")
             for kind, content in operation["responses"]["200"]["content"].items():
-                schemas = content["schema"].get("anyOf", [content["schema"]])
+                schema = content.get("schema", {"type": "events"})
+                schemas = schema.get("anyOf", [schema])
                 rows += [f"<h3>Answer: {html.escape(kind)}</h3>{_table(each, described)}" for each in schemas]
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
