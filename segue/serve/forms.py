@@ -31,7 +31,7 @@ EVENTS = (
     "headers_finished",
     "end",
 )
-"""Of the parser, for each of which a form has a method."""
+"""Of the parser; a form has a method for each."""
 FILE = "file"
 """The field of the file."""
 
