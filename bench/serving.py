@@ -57,8 +57,10 @@ class Row(NamedTuple):
 
 def rows(given: argparse.Namespace) -> list[Row]:
     lines = [json.loads(line) for line in given.data.read_text().splitlines()]
-    found = [Row(given.data.parent / line["audio_filepath"], line["text"]) for line in lines if "offset" not in line]
-    return (found * (given.count // len(found) + 1))[: given.count]
+    found: list[Row] = [
+        Row(given.data.parent / line["audio_filepath"], line["text"]) for line in lines if "offset" not in line
+    ]
+    return (found * (given.count // len(found) + 1))[: int(given.count)]
 
 
 class Server(NamedTuple):
@@ -187,8 +189,8 @@ def throughput(given: argparse.Namespace) -> None:
     print("side          clients  recordings/s  / loop (by round)      CPU ms each  p50, p95, p99 ms")
     for (name, clients), every in results.items():
         ratios = sorted(rate / of_loop for (rate, _, _), of_loop in zip(every, base, strict=True))
-        latencies = np.concatenate([np.array(each) for _, _, each in every]) * 1000
-        shown = " ".join(f"{each:.0f}" for each in np.percentile(latencies, [50, 95, 99])) if len(latencies) else "-"
+        times = [1000 * seconds for _, _, each in every for seconds in each]
+        shown = " ".join(f"{each:.0f}" for each in np.percentile(times, [50, 95, 99])) if times else "-"
         print(
             f"{name:12} {clients:8} {statistics.median(rate for rate, _, _ in every):13.1f}"
             f"  {statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]"
@@ -202,7 +204,7 @@ def fairness(given: argparse.Namespace) -> None:
     found = rows(given)
     rate = audio.properties(found[0].path).sample_rate_hz
     with tempfile.TemporaryDirectory() as folder, served(given.model) as server:
-        sound, pieces = 0, []
+        sound, pieces = 0, list[audio.Samples]()
         while sound < 3600 * rate:
             pieces.append(audio.read(found[len(pieces) % len(found)].path, rate))
             sound += len(pieces[-1])

@@ -387,7 +387,7 @@ def test_windows_transcribe_like_one_window(
         monkeypatch.setattr(Recognizer, "OVERLAP_SECONDS", 0.6)
         transcriber = load(model_folder, "cpu")
         read_off(transcriber)
-        transcripts.append(transcriber.transcribe(model_folder / "long.wav"))
+        transcripts.append(transcriber.transcribe(model_folder / "long.wav", voice_activity="off"))  # tones
     assert transcripts[0] == transcripts[1]
     assert transcripts[0].duration == num_samples / RATE
     said = words(emissions, [letter.encode() for letter in ALPHABET], FRAME / RATE)
@@ -419,6 +419,20 @@ def test_a_transcript_writes_every_format() -> None:
     assert transcript.written("text") == "héllo you"
     assert transcript.written("srt") == "1\n00:00:00,123 --> 00:00:01,234\nhéllo you"
     assert transcript.written("vtt").startswith("WEBVTT\n\n1\n00:00:00.123 --> 00:00:01.234\nhéllo you")
+
+
+def test_speakers_are_written_where_they_are_known() -> None:
+    said = [Word("yes", 0.1, 0.4, 0.9, speaker="Ann & Co"), Word("no", 0.5, 0.9, 0.9, speaker="Ben")]
+    transcript = Transcript("a.wav", 4.0, "yes no", [*said, Word("so", 2.0, 2.2, 0.9)])
+    found = json.loads(transcript.written("json"))
+    assert [each.get("speaker") for each in found["words"]] == ["Ann & Co", "Ben", None]
+    assert [(each["text"], each.get("speaker")) for each in found["segments"]] == [
+        ("yes", "Ann & Co"),
+        ("no", "Ben"),
+        ("so", None),
+    ]
+    assert transcript.written("srt").split("\n")[2::4] == ["Ann & Co: yes", "Ben: no", "so"]
+    assert transcript.written("vtt").split("\n")[4::4] == ["<v Ann &amp; Co>yes", "<v Ben>no", "so"]
 
 
 @pytest.mark.parametrize("num_samples", [1, 39, 40, 8000, 30 * RATE])
@@ -509,6 +523,7 @@ def test_no_loaded_batch_exceeds_its_budget(tmp_path: Path) -> None:
 def test_as_transcribed_scores_whole_recordings(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("segue.runtime.voice_activity.is_available", lambda: False)  # tones are no speech
     monkeypatch.setattr(Recognizer, "WINDOW_SECONDS", 2.4)
     monkeypatch.setattr(Recognizer, "OVERLAP_SECONDS", 0.6)
     samples, emissions = spoken(160_000, 60)

@@ -8,27 +8,31 @@ Shape letters: S samples, T frames, V vocabulary (blank included, last).
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from segue import metrics
-from segue.data import audio, reading
+from segue.data import audio, paragraphs, reading
 from segue.data.audio import Samples
+from segue.data.segments import Lengths, Segment, windows
 from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
+from segue.errors import UserError, warn
 from segue.recipe import Section
-from segue.runtime.words import Word, text_of, words
+from segue.runtime.words import Word, joined, named, text_of, words
 
 if TYPE_CHECKING:
     from segue.runtime.speech_evaluation import SpeechEvaluator
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Form = Literal["text", "json", "srt", "vtt", "interview"]
+VoiceActivity = Literal["auto", "on", "off"]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -96,18 +100,33 @@ class Transcript:
     text: str
     words: list[Word]
 
-    def written(self, form: Literal["text", "json", "srt", "vtt"]) -> str:
+    def written(self, form: Form) -> str:
         """The transcript in a format. JSON is one line; its segments are the cues of srt and vtt, with speech times."""
         if form == "text":
             return self.text
-        found = cues.cut(self.words, self.duration)
+        if form == "interview":
+            return paragraphs.interview(paragraphs.cut(self.words)).rstrip("\n")
+        # srt has no tags for speakers: the first word of each turn has the name before it, "Ann: yes".
+        found = cues.cut(named(self.words) if form == "srt" else self.words, self.duration)
         if form == "json":
             words = [
-                {"word": word, "start": round(start, 3), "end": round(end, 3), "confidence": round(confidence, 4)}
-                for word, start, end, confidence, _ in self.words
+                {
+                    "word": each.word,
+                    "start": round(each.start, 3),
+                    "end": round(each.end, 3),
+                    "confidence": round(each.confidence, 4),
+                    **_of(each.speaker),
+                }
+                for each in self.words
             ]
             segments = [
-                {"id": number, "start": cue.spoken[0] / 1000, "end": cue.spoken[1] / 1000, "text": cue.text}
+                {
+                    "id": number,
+                    "start": cue.spoken[0] / 1000,
+                    "end": cue.spoken[1] / 1000,
+                    "text": cue.text,
+                    **_of(cue.speaker),
+                }
                 for number, cue in enumerate(found)
             ]
             said = {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text}
@@ -115,6 +134,23 @@ class Transcript:
             is_text = not any("\udc80" <= character <= "\udcff" for character in self.audio)
             return json.dumps({**said, "segments": segments, "words": words}, ensure_ascii=not is_text)
         return cues.write(found, form).rstrip("\n")
+
+
+def _of(speaker: str | None) -> dict[str, str]:
+    """The speaker in JSON; nothing where none is known."""
+    return {} if speaker is None else {"speaker": speaker}
+
+
+class _Counted:
+    """Blocks of samples, and how many of these have been read."""
+
+    def __init__(self, blocks: Iterable[Samples]) -> None:
+        self._blocks, self.num_samples = blocks, 0
+
+    def __iter__(self) -> Iterator[Samples]:
+        for block in self._blocks:
+            self.num_samples += len(block)
+            yield block
 
 
 class Recognizer:
@@ -133,34 +169,69 @@ class Recognizer:
         self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
 
     def transcribe(
-        self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None, channel: int | str | None = None
+        self,
+        recording: str | Path | NDArray[Any],
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+        voice_activity: VoiceActivity = "auto",
     ) -> Transcript:
         """Transcribes a recording; silence gives an empty transcript.
 
         `recording` is a file, or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats in
         [-1, 1] or signed integers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of
-        channels that cancel each other. Raises a UserError if the recording cannot be read, or if `channel` is None and
-        channels contain different speakers.
+        channels that cancel each other.
+
+        Recordings longer than a window are cut at their longest silences, and silence is skipped, where voice activity
+        detection is installed (`voice_activity` "auto"; "on": shorter ones, too); else, or with "off", they are cut
+        into overlapping windows.
+
+        Raises a UserError if the recording cannot be read, if `channel` is None and channels contain different
+        speakers, and if `voice_activity` is "on" and not installed.
         """
-        name, blocks = reading.opened(recording, self.metadata.sample_rate_hz, sample_rate_hz, channel)
-        *_, (emissions, _, duration) = self._merged(blocks)
-        return self._transcript(name, emissions, duration)
+        *_, transcript = self.pieces(recording, sample_rate_hz, channel, voice_activity, is_whole=True)
+        assert isinstance(transcript, Transcript)
+        return transcript
 
     def pieces(
-        self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None, channel: int | str | None = None
+        self,
+        recording: str | Path | NDArray[Any],
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+        voice_activity: VoiceActivity = "auto",
+        *,
+        is_whole: bool = False,
     ) -> Iterator[str | Transcript]:
-        """The same, piece by piece: parts of the text as soon as they are final, and the transcript last."""
-        name, blocks = reading.opened(recording, self.metadata.sample_rate_hz, sample_rate_hz, channel)
+        """The same piece by piece: parts of the text as soon as they are final, and the transcript last; only that if
+        it `is_whole`."""
+        rate = self.metadata.sample_rate_hz
+        if voice_activity not in get_args(VoiceActivity):
+            raise UserError(f"voice_activity: auto, on or off wanted, got {voice_activity!r}")
+        name, blocks = reading.opened(recording, rate, sample_rate_hz, channel)
+        counted = _Counted(blocks)
+        parts: list[list[Emission]] = []
+        segments = self._segments(counted, voice_activity)
         given = ""
-        emissions, duration = list[Emission](), 0.0
-        for emissions, final, duration in self._merged(blocks):  # noqa: B007 (used below)
-            # The last word may go on in what follows.
-            said = text_of(self._words([each for each in emissions if each.end <= final])[:-1])
-            if news := said[len(given) :]:
+        while batch := list(islice(segments, self.BATCH)):
+            self._recognize_segments(batch, parts)
+            if is_whole:
+                continue
+            # What follows may overlap with the end of the last part, and go on with its last word.
+            end = batch[-1].start + len(batch[-1].samples)
+            final = end // self.metadata.samples_per_frame - self._overlap_frames
+            stable = self._words([each for each in parts[-1] if each.end <= final])[:-1]
+            text = text_of(joined([*(self._words(part) for part in parts[:-1]), stable]))
+            if news := text[len(given) :]:
                 yield news
-                given = said
-        transcript = self._transcript(name, emissions, duration)
-        if news := transcript.text[len(given) :]:
+                given = text
+        if not parts:
+            warn(
+                f"{name or 'samples'}: no speech found, so nothing was recognized (--voice-activity off recognizes all)"
+            )
+        duration = counted.num_samples / rate
+        found = joined(self._words(part) for part in parts)
+        found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
+        transcript = Transcript(name, duration, text_of(found), found)
+        if not is_whole and (news := transcript.text[len(given) :]):
             yield news
         yield transcript
 
@@ -190,47 +261,38 @@ class Recognizer:
         found = self._recognized(waveforms)
         return [text_of(self._words(each.emissions)) for each in found], [each.scores for each in found]
 
-    def _merged(self, blocks: Iterable[Samples]) -> Iterator[tuple[list[Emission], int, float]]:
-        """The tokens of the windows so far, the frame before which they are final, and the seconds so far."""
-        merged: list[Emission] = []
-        windows, step, count = self._windows(blocks), self._window_frames - self._overlap_frames, 0
-        while batch := list(islice(windows, self.BATCH)):
-            found = self._emissions(batch, count * step)
-            overlaps = [(n * step, n * step + self._overlap_frames) for n in range(count, count + len(batch))]
-            merged = merge([merged, *found], overlaps) if count else merge(found, overlaps[1:])
-            count += len(batch)
-            duration = (
-                (count - 1) * step * self.metadata.samples_per_frame + len(batch[-1])
-            ) / self.metadata.sample_rate_hz
-            yield merged, count * step, duration
-
-    def _transcript(self, name: str, emissions: Sequence[Emission], duration: float) -> Transcript:
-        found = self._words(emissions)
-        found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
-        return Transcript(name, duration, text_of(found), found)
-
     def _words(self, emissions: Sequence[Emission]) -> list[Word]:
         return words(emissions, self._pieces, self._seconds_per_frame)
 
-    def _windows(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
-        """Overlapping windows; only the last one may be shorter."""
-        size, overlap = (n * self.metadata.samples_per_frame for n in (self._window_frames, self._overlap_frames))
-        pending = np.zeros(0, np.float32)
-        for block in blocks:
-            pending = np.concatenate([pending, block])
-            # Not >=: the last window must not be completely contained in the one before it.
-            while len(pending) > size:
-                yield pending[:size]
-                pending = pending[size - overlap :]
-        yield pending
+    def _segments(self, blocks: Iterable[Samples], voice_activity: VoiceActivity) -> Iterator[Segment]:
+        """What of a recording is recognized at once, as `transcribe` says."""
+        from segue.runtime import voice_activity as detector  # imports this module, for its session
 
-    def _emissions(self, windows: list[Samples], first_frame: int) -> list[list[Emission]]:
-        """The tokens of consecutive windows; frames count from the start of the recording."""
-        step = self._window_frames - self._overlap_frames
-        return [
-            [emission.later(first_frame + number * step) for emission in each.emissions]
-            for number, each in enumerate(self._recognized(windows))
-        ]
+        grid = self.metadata.samples_per_frame
+        lengths = Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
+        if voice_activity == "on":
+            return detector.speech(blocks, self.metadata.sample_rate_hz, lengths)
+        if voice_activity == "off" or not detector.is_available():
+            return windows(blocks, lengths)
+        following = iter(blocks)
+        first: list[Samples] = []
+        while sum(map(len, first)) <= lengths.longest and (block := next(following, None)) is not None:
+            first.append(block)
+        if sum(map(len, first)) <= lengths.longest:
+            return windows(first, lengths)
+        return detector.speech(chain(first, following), self.metadata.sample_rate_hz, lengths)
+
+    def _recognize_segments(self, segments: Sequence[Segment], parts: list[list[Emission]]) -> None:
+        """Adds the tokens of consecutive segments to `parts`, which have silence between them; frames count from the
+        start of the recording. A segment that continues the one before it is merged with it."""
+        found = self._recognized([segment.samples for segment in segments])
+        for segment, each in zip(segments, found, strict=True):
+            first = segment.start // self.metadata.samples_per_frame
+            emissions = [emission.later(first) for emission in each.emissions]
+            if segment.continues:
+                parts[-1] = merge([parts[-1], emissions], [(first, first + self._overlap_frames)])
+            else:
+                parts.append(emissions)
 
     def _recognized(self, waveforms: Sequence[Samples]) -> list[Recognized]:
         """The result of each waveform; empty for digital silence, which does not occur in training data, so that the

@@ -94,8 +94,8 @@ class Stream:
 
     def accept(self, samples: NDArray[Any]) -> list[Final]:
         """Takes (S) more samples, int16 or floats in [-1, 1], and returns what became final."""
-        block = samples.astype(np.float32) / 32768 if samples.dtype.kind == "i" else samples.astype(np.float32)
-        self._append(block, is_last=False)
+        scale = np.float32(1 / 32768 if samples.dtype.kind == "i" else 1)
+        self._append(samples.astype(np.float32) * scale, is_last=False)
         finals: list[Final] = []
         while (left := self._end - self._read) >= self._samples(HOP_SECONDS):
             self._read += min(left, self._samples(MOST_SECONDS))

@@ -16,7 +16,7 @@ import segue
 from segue.data import audio
 from segue.data.audio import Samples
 from segue.runtime.recognizer import Recognizer
-from segue.runtime.streaming import Stream
+from segue.runtime.streaming import Final, Stream
 
 SAMPLE_RATE_HZ = 8000
 
@@ -86,7 +86,7 @@ def test_the_size_of_messages_changes_no_text(served: Running, speech: Samples, 
 
 def test_what_is_committed_never_changes(recognizer: Recognizer, corpus: Path) -> None:
     sound = np.concatenate([audio.read(path, SAMPLE_RATE_HZ) for path in sorted(corpus.glob("train_*.wav"))])
-    stream, committed, finals = Stream(recognizer, SAMPLE_RATE_HZ), "", []
+    stream, committed, finals = Stream(recognizer, SAMPLE_RATE_HZ), "", list[Final]()
     lengths = []
     for start in range(0, len(sound), 800):
         new = stream.accept(sound[start : start + 800])

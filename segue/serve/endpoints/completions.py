@@ -121,7 +121,7 @@ async def complete(request: Request) -> Response:
     first = await anext(pieces, None)
 
     def chunk(text: str, reason: str | None) -> bytes:
-        choice = Choice(index=0, text=text, finish_reason=reason)  # type: ignore[arg-type]
+        choice = Choice(index=0, text=text, finish_reason=reason)
         return event({**head, "object": "text_completion", "choices": [choice.model_dump()]})
 
     async def events() -> AsyncIterator[bytes]:
