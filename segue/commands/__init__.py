@@ -17,6 +17,7 @@ COMMANDS = (
     "translate",
     "classify",
     "generate",
+    "serve",
     "export",
     "import",
     "report",

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, get_args
 
@@ -204,23 +204,42 @@ class Recognizer:
         Raises a UserError if the recording cannot be read, if `channel` is None and channels contain different
         speakers, if `voice_activity` is "on" and not installed, and for phrases that the model cannot spell.
         """
-        if phrases:
-            model = self.with_search(self.search.with_phrases(phrases))
-            return model.transcribe(recording, sample_rate_hz, channel, voice_activity)
+        model = self.with_search(self.search.with_phrases(phrases)) if phrases else self
+        *_, transcript = model.pieces(recording, sample_rate_hz, channel, voice_activity, is_whole=True)
+        assert isinstance(transcript, Transcript)
+        return transcript
+
+    def pieces(
+        self,
+        recording: str | Path | NDArray[Any],
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+        voice_activity: VoiceActivity = "auto",
+        *,
+        is_whole: bool = False,
+    ) -> Iterator[str | Transcript]:
+        """The same piece by piece: parts of the text as soon as they are final, and the transcript last; only that if
+        it `is_whole`."""
         rate = self.metadata.sample_rate_hz
         if voice_activity not in get_args(VoiceActivity):
             raise UserError(f"voice_activity: auto, on or off wanted, got {voice_activity!r}")
         name, blocks = reading.opened(recording, rate, sample_rate_hz, channel)
         counted = _Counted(blocks)
         parts: list[list[Emission]] = []
-        pending: list[Segment] = []
-        for segment in self._segments(counted, voice_activity):
-            pending.append(segment)
-            if len(pending) == self.BATCH:
-                self._recognize_segments(pending, parts)
-                pending = []
-        if pending:
-            self._recognize_segments(pending, parts)
+        segments = self._segments(counted, voice_activity)
+        given = ""
+        while batch := list(islice(segments, self.BATCH)):
+            self._recognize_segments(batch, parts)
+            if is_whole:
+                continue
+            # What follows may overlap with the end of the last part, and go on with its last word.
+            end = batch[-1].start + len(batch[-1].samples)
+            final = end // self.metadata.samples_per_frame - self._overlap_frames
+            stable = self._words([each for each in parts[-1] if each.end <= final])[:-1]
+            text = text_of(joined([*(self._words(part) for part in parts[:-1]), stable]))
+            if news := text[len(given) :]:
+                yield news
+                given = text
         if not parts:
             warn(
                 f"{name or 'samples'}: no speech found, so nothing was recognized (--voice-activity off recognizes all)"
@@ -228,7 +247,10 @@ class Recognizer:
         duration = counted.num_samples / rate
         found = joined(self._words(part) for part in parts)
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
-        return Transcript(name, duration, text_of(found), found)
+        transcript = Transcript(name, duration, text_of(found), found)
+        if not is_whole and (news := transcript.text[len(given) :]):
+            yield news
+        yield transcript
 
     def align(
         self,
