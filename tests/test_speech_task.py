@@ -421,6 +421,20 @@ def test_a_transcript_writes_every_format() -> None:
     assert transcript.written("vtt").startswith("WEBVTT\n\n1\n00:00:00.123 --> 00:00:01.234\nhéllo you")
 
 
+def test_speakers_are_written_where_they_are_known() -> None:
+    said = [Word("yes", 0.1, 0.4, 0.9, speaker="Ann & Co"), Word("no", 0.5, 0.9, 0.9, speaker="Ben")]
+    transcript = Transcript("a.wav", 4.0, "yes no", [*said, Word("so", 2.0, 2.2, 0.9)])
+    found = json.loads(transcript.written("json"))
+    assert [each.get("speaker") for each in found["words"]] == ["Ann & Co", "Ben", None]
+    assert [(each["text"], each.get("speaker")) for each in found["segments"]] == [
+        ("yes", "Ann & Co"),
+        ("no", "Ben"),
+        ("so", None),
+    ]
+    assert transcript.written("srt").split("\n")[2::4] == ["Ann & Co: yes", "Ben: no", "so"]
+    assert transcript.written("vtt").split("\n")[4::4] == ["<v Ann &amp; Co>yes", "<v Ben>no", "so"]
+
+
 @pytest.mark.parametrize("num_samples", [1, 39, 40, 8000, 30 * RATE])
 def test_silence_gives_no_words(model_folder: Path, num_samples: int) -> None:
     soundfile.write(model_folder / "x.wav", np.zeros(num_samples), RATE)

@@ -181,6 +181,16 @@ def test_mixed_scripts_keep_their_spaces() -> None:
     assert cue.text == text_of(words) == "我用 Python 写吧"
 
 
+@given(recording=spoken(), speakers=st.lists(st.sampled_from(["Ann", "Ben", None]), min_size=60, max_size=60))
+@settings(deadline=None)
+def test_no_cue_has_two_speakers(recording: tuple[list[Word], float], speakers: list[str | None]) -> None:
+    words = [word._replace(speaker=speaker) for word, speaker in zip(recording[0], speakers, strict=False)]
+    cues = cut(words, recording[1])
+    by_letter = [word.speaker for word in words for _ in word.word]
+    assert [cue.speaker for cue in cues for _ in without_spaces(cue.text)] == by_letter
+    assert all(one.end <= other.start for one, other in pairwise(cues))
+
+
 def test_markup_characters_are_escaped() -> None:
     words = [
         Word(text, number / 2, number / 2 + 0.4, 1.0) for number, text in enumerate(["a<b", "<i>", "&amp;", "-->"])

@@ -23,7 +23,7 @@ from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
 from segue.recipe import Section
-from segue.runtime.words import Word, text_of, words
+from segue.runtime.words import Word, named, text_of, words
 
 if TYPE_CHECKING:
     from segue.runtime.speech_evaluation import SpeechEvaluator
@@ -100,14 +100,27 @@ class Transcript:
         """The transcript in a format. JSON is one line; its segments are the cues of srt and vtt, with speech times."""
         if form == "text":
             return self.text
-        found = cues.cut(self.words, self.duration)
+        # srt has no tags for speakers: the first word of each turn has the name before it, "Ann: yes".
+        found = cues.cut(named(self.words) if form == "srt" else self.words, self.duration)
         if form == "json":
             words = [
-                {"word": word, "start": round(start, 3), "end": round(end, 3), "confidence": round(confidence, 4)}
-                for word, start, end, confidence, _ in self.words
+                {
+                    "word": each.word,
+                    "start": round(each.start, 3),
+                    "end": round(each.end, 3),
+                    "confidence": round(each.confidence, 4),
+                    **_of(each.speaker),
+                }
+                for each in self.words
             ]
             segments = [
-                {"id": number, "start": cue.spoken[0] / 1000, "end": cue.spoken[1] / 1000, "text": cue.text}
+                {
+                    "id": number,
+                    "start": cue.spoken[0] / 1000,
+                    "end": cue.spoken[1] / 1000,
+                    "text": cue.text,
+                    **_of(cue.speaker),
+                }
                 for number, cue in enumerate(found)
             ]
             said = {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text}
@@ -115,6 +128,11 @@ class Transcript:
             is_text = not any("\udc80" <= character <= "\udcff" for character in self.audio)
             return json.dumps({**said, "segments": segments, "words": words}, ensure_ascii=not is_text)
         return cues.write(found, form).rstrip("\n")
+
+
+def _of(speaker: str | None) -> dict[str, str]:
+    """The speaker in JSON; nothing where none is known."""
+    return {} if speaker is None else {"speaker": speaker}
 
 
 class Recognizer:

@@ -1,8 +1,9 @@
 """Which words do recognized tokens form, and when was each spoken? The only place where tokens become text."""
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ class Word(NamedTuple):
     """Geometric mean of its tokens' probabilities."""
     follows_space: bool = True
     """Whether there is a space before it in the text."""
+    speaker: str | None = None
+    """Who said it; None if that is not known."""
 
 
 @dataclass
@@ -104,6 +107,20 @@ def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_fr
 def text_of(found: Sequence[Word]) -> str:
     """The text of words."""
     return "".join(" " * word.follows_space + word.word for word in found).strip(" ")
+
+
+def turns(found: Iterable[Word]) -> list[list[Word]]:
+    """Consecutive words of one speaker together, in order."""
+    return [list(said) for _, said in groupby(found, key=lambda word: word.speaker)]
+
+
+def named(found: Iterable[Word]) -> list[Word]:
+    """The same words; the first of each turn begins with its speaker's name, where that is known."""
+    all_named: list[Word] = []
+    for first, *others in turns(found):
+        name = "" if first.speaker is None else f"{' '.join(first.speaker.split())}: "
+        all_named += [first._replace(word=name + first.word), *others]
+    return all_named
 
 
 def _characters(emissions: Sequence[Emission], pieces: Sequence[bytes]) -> Iterator[_Character]:

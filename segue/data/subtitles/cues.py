@@ -55,6 +55,11 @@ class TimedWord(Protocol):
         """Whether there is a space before it in a text."""
         ...
 
+    @property
+    def speaker(self) -> str | None:
+        """Who said it, if that is known."""
+        ...
+
 
 class Cue(NamedTuple):
     """Text that is shown at once; times in milliseconds."""
@@ -67,6 +72,8 @@ class Cue(NamedTuple):
     """The text in one line."""
     spoken: tuple[int, int]
     """Start and end of its speech."""
+    speaker: str | None = None
+    """Who said all of it, if that is known."""
 
 
 class _Piece(NamedTuple):
@@ -76,12 +83,14 @@ class _Piece(NamedTuple):
     start: int
     end: int
     follows_space: bool
+    speaker: str | None = None
 
 
 def write(cues: Sequence[Cue], form: Literal["srt", "vtt"]) -> str:
-    """The cues as a subtitle file."""
+    """The cues as a subtitle file; in vtt with a voice tag where the speaker is known."""
     blocks = [
-        f"{number}\n{_clock(cue.start, form)} --> {_clock(cue.end, form)}\n{_escaped(cue.lines, form)}\n"
+        f"{number}\n{_clock(cue.start, form)} --> {_clock(cue.end, form)}\n"
+        f"{_voice(cue, form)}{_escaped(cue.lines, form)}\n"
         for number, cue in enumerate(cues, 1)
     ]
     return "\n".join((["WEBVTT\n"] if form == "vtt" else []) + blocks)
@@ -90,17 +99,21 @@ def write(cues: Sequence[Cue], form: Literal["srt", "vtt"]) -> str:
 def cut(words: Sequence[TimedWord], seconds: float) -> list[Cue]:
     """Divides the words of a recording of `seconds` seconds into cues.
 
-    Cues keep the order, do not overlap, and lie inside the recording. Words that are spoken too fast to be read, or too
-    close to the end, are still shown in time.
+    Cues keep the order, do not overlap, lie inside the recording, and have one speaker each. Words that are spoken too
+    fast to be read, or too close to the end, are still shown in time.
     """
     measure = _Measure(words)
     end = math.floor(1000 * seconds)
     pieces = [part for piece in _pieces(words, end) for part in measure.parts(piece)]
     # A word at the very end needs time from the pause before it, or has too little of its own.
     longest = [LONGEST_PAUSE_MS if end - piece.start >= SHORTEST_MS else 2 * SHORTEST_MS for piece in pieces]
-    pauses = [n for n in range(1, len(pieces)) if pieces[n].start - pieces[n - 1].end > longest[n]]
+    cuts = [
+        n
+        for n in range(1, len(pieces))
+        if pieces[n].start - pieces[n - 1].end > longest[n] or pieces[n].speaker != pieces[n - 1].speaker
+    ]
     groups: list[Sequence[_Piece]] = []
-    for first, last in pairwise([0, *pauses, len(pieces)]):
+    for first, last in pairwise([0, *cuts, len(pieces)]):
         if first < last:
             following = pieces[last].start if last < len(pieces) else end
             groups += _groups(pieces[first:last], following, measure)
@@ -147,7 +160,7 @@ class _Measure:
         times = [piece.start + (piece.end - piece.start) * each // len(piece.text) for each in [*cuts, len(piece.text)]]
         for number, (first, last) in enumerate(pairwise([*cuts, len(piece.text)])):
             follows_space = piece.follows_space and number == 0
-            yield _Piece(piece.text[first:last], times[number], times[number + 1], follows_space)
+            yield _Piece(piece.text[first:last], times[number], times[number + 1], follows_space, piece.speaker)
 
 
 def _pieces(words: Sequence[TimedWord], end: int) -> Iterator[_Piece]:
@@ -155,13 +168,13 @@ def _pieces(words: Sequence[TimedWord], end: int) -> Iterator[_Piece]:
     pending: _Piece | None = None
     for word in words:
         start = min(max(round(1000 * word.start), pending.start if pending else 0), end)
-        piece = _Piece(word.word, start, min(max(round(1000 * word.end), start), end), word.follows_space)
+        stop = min(max(round(1000 * word.end), start), end)
+        piece = _Piece(word.word, start, stop, word.follows_space, word.speaker)
         if pending is not None:
             may_break = word.follows_space or scripts.may_break(pending.text, word.word)
-            if not may_break and start - pending.end <= LONGEST_PAUSE_MS:
-                pending = _Piece(
-                    pending.text + piece.text, pending.start, max(pending.end, piece.end), pending.follows_space
-                )
+            is_near = start - pending.end <= LONGEST_PAUSE_MS and piece.speaker == pending.speaker
+            if not may_break and is_near:
+                pending = pending._replace(text=pending.text + piece.text, end=max(pending.end, piece.end))
                 continue
             yield pending._replace(end=min(pending.end, start))
         pending = piece
@@ -248,9 +261,8 @@ def _timed(groups: Sequence[Sequence[_Piece]], end: int, measure: _Measure) -> I
             COLUMNS + 1e-6,
             measure.columns,
         )
-        yield Cue(
-            lines, start, min(latest, max(spoken_end + LEAD_OUT_MS, start + wanted[number])), text, spoken[number]
-        )
+        stop = min(latest, max(spoken_end + LEAD_OUT_MS, start + wanted[number]))
+        yield Cue(lines, start, stop, text, spoken[number], group[0].speaker)
 
 
 def _is_wide(character: str) -> bool:
@@ -259,6 +271,13 @@ def _is_wide(character: str) -> bool:
 
 def _is_mark(character: str) -> bool:
     return unicodedata.category(character) in ("Mn", "Me", "Cf")
+
+
+def _voice(cue: Cue, form: Literal["srt", "vtt"]) -> str:
+    """The tag that says in vtt who speaks: https://www.w3.org/TR/webvtt1/#webvtt-cue-voice-span."""
+    if form == "srt" or cue.speaker is None:
+        return ""
+    return f"<v {html.escape(' '.join(cue.speaker.split()), quote=False)}>"
 
 
 def _escaped(lines: Sequence[str], form: Literal["srt", "vtt"]) -> str:
