@@ -114,7 +114,9 @@ def speech_of(samples: Samples) -> tuple[int, int]:
     return int(loud[0]) * size, int(loud[-1] + 1) * size
 
 
-def conversation(files: dict[str, list[Path]], speakers: Sequence[str], seconds: float, seed: int) -> tuple[Samples, list[Turn]]:
+def conversation(
+    files: dict[str, list[Path]], speakers: Sequence[str], seconds: float, seed: int
+) -> tuple[Samples, list[Turn]]:
     """Turns of 1 to 12 s, most with pauses of up to 1 s between them, at the speakers' own levels, in a quiet room.
 
     A turn of digits has pauses of 0.05 to 0.2 s, which count as speech.

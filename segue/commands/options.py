@@ -71,6 +71,22 @@ def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:
     return model
 
 
+def load_voices(path: Path, device: str = "auto") -> Any:
+    """Loads the model of voices at `path`: a run, model or exported directory, or an ONNX file that somebody else made.
+
+    Raises a UserError if it is none.
+    """
+    from segue import tasks
+    from segue.runtime import onnx_embedder
+
+    if path.is_file() or path.suffix == ".onnx":
+        return onnx_embedder.open_graph(path)
+    model = tasks.load(path, device)
+    if not hasattr(model, "diarize"):
+        raise UserError(f"{path}: not a model of voices; segue train small_voices trains one")
+    return model
+
+
 def import_formats() -> Any:
     """Imports `segue.formats`. Raises a UserError if its extra is not installed."""
     try:
