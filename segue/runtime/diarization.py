@@ -25,10 +25,10 @@ CLEAR_SECONDS = 0.7
 """Shorter parts say too little about a voice to be clustered."""
 BATCH = 32
 """Parts that are embedded at once."""
-SWITCH_SECONDS, PAUSE_SWITCH_SECONDS = 0.6, 0.2
+SWITCH_SECONDS, PAUSE_SWITCH_SECONDS = 0.3, 0.1
 """What a change of the speaker costs in speech, and after a pause: so many seconds of a voice that is nearer to another
 speaker by the model's threshold."""
-PAD_SECONDS = 0.1
+PAD_SECONDS = 0.05
 """Speech is so much longer at both ends than detectors of voice activity say."""
 BRIDGED_SECONDS = 0.5
 """A shorter pause is a part of a speaker's turn."""
