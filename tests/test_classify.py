@@ -84,6 +84,7 @@ def test_top_classes_have_probabilities(
     assert re.fullmatch(r"tone c\t[01]\.\d{4}\ttone [abd]\t0\.\d{4}\n", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_each_line_of_text_gets_one_answer(
     trained_classifiers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -500,6 +500,7 @@ def test_a_run_can_go_on_with_skip_bad(segue: Segue, tiny_recipe: Path, tmp_path
     assert segue(*words, "--skip-bad").status == 0
 
 
+@pytest.mark.slow
 def test_a_learning_rate_is_found_without_a_run(
     segue: Segue, reversal_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

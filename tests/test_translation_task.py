@@ -506,6 +506,7 @@ def few_pairs(pairs: Path, tmp_path: Path) -> str:
     return f"data.root={folder}"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(
     reversal_recipe: Path, few_pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,17 @@ number = _number("number from 0", float, lambda number: 0 <= number < math.inf)
 points = _number("number of points from 0", float, lambda number: 0 <= number < math.inf)
 
 
+def names(text: str) -> list[str]:
+    """Parses names that are separated by commas."""
+    found = [" ".join(name.split()) for name in text.split(",")]
+    if not all(found) or len(set(found)) < len(found):
+        raise ValueError
+    return found
+
+
+names.__name__ = "list of different names (Ann,Ben)"
+
+
 def channel(text: str) -> int | str:
     """Parses the channel of a recording."""
     return text if text in ("left", "right", "mix") else positive(text)

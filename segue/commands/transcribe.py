@@ -11,6 +11,7 @@ from segue.errors import UserError
 from segue.files import replacing
 
 SUMMARY = "speech to text"
+FORMATS = ("text", "json", "srt", "vtt", "interview")
 EXAMPLE = "segue transcribe runs/digits lecture.mp3 --format srt"
 
 
@@ -20,12 +21,24 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "audio", metavar="AUDIO", type=Path, nargs="+", help="recordings of any length, folders, or - (standard input)"
     )
-    parser.add_argument("--format", choices=("text", "json", "srt", "vtt"), default="text", help="(default: text)")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="(default: text)")
     parser.add_argument("--out", metavar="DIR", type=Path, help="write a file per recording there")
     parser.add_argument(
         "--channel",
         type=options.channel,
         help="left, right, mix or a number from 1 (default: mix, if that makes sense)",
+    )
+    parser.add_argument(
+        "--channels", action="store_true", help="each channel is a speaker, as in recorded calls: left and right"
+    )
+    parser.add_argument(
+        "--names", metavar="NAME,NAME", type=options.names, help="the speakers' names, in the order of the channels"
+    )
+    parser.add_argument(
+        "--voice-activity",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="cut in silences and skip them (auto: recordings longer than a window, if segue[voice] is installed)",
     )
     options.device(parser)
 
@@ -33,11 +46,16 @@ def arguments(parser: ArgumentParser) -> None:
 def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
     from segue import transcribe_files
+    from segue.runtime import channels
 
+    if given.names is not None and not given.channels:
+        raise UserError("--names: names for whom? It needs --channels")
+    if given.channels and given.channel is not None:
+        raise UserError("--channel is one channel, --channels are all of them: give one of both")
     paths = transcribe_files.recordings(given.audio)
-    if given.format in ("srt", "vtt") and len(paths) > 1 and given.out is None:
+    if given.format not in ("text", "json") and len(paths) > 1 and given.out is None:
         raise UserError(f"--format {given.format} with several recordings needs --out DIR")
-    suffix = "txt" if given.format == "text" else given.format
+    suffix = "txt" if given.format in ("text", "interview") else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
     model = options.load_model(given, "transcribe")
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
@@ -45,7 +63,10 @@ def run(given: Namespace) -> int:
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
         try:
             with transcribe_files.local(path) as file:
-                transcript = model.transcribe(file, channel=given.channel)
+                if given.channels:
+                    transcript = channels.transcribe(model, file, given.names, given.voice_activity)
+                else:
+                    transcript = model.transcribe(file, channel=given.channel, voice_activity=given.voice_activity)
                 rate = model.rate_of(file)
         except UserError as problem:
             progress.say(f"segue: {problem}")

@@ -74,7 +74,7 @@ def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
             options, numbers = f"--channel {one}, --channel {other}, another number, or", "a number or"
         raise UserError(
             f"{name}: {whose} hold different speakers or sounds; say which to use: {options} --channel mix "
-            f'("channel": {numbers} "mix" in a manifest or in Python)'
+            f'("channel": {numbers} "mix" in a manifest or in Python); segue transcribe --channels keeps them apart'
         )
     return None
 

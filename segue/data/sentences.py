@@ -4,7 +4,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from segue.data.scripts import NO_END, NO_START, WIDE, WIDE_CLOSING, WIDE_OPENING
 
@@ -42,6 +42,13 @@ def split(text: str) -> list[str]:
     ends = [end.end() for end in _END.finditer(text) if _ends_sentence(text, end)]
     cuts = [0, *(end + text.startswith(" ", end) for end in ends), len(text)]
     return [text[start:end] for start, end in pairwise(cuts) if start < end]
+
+
+def are_ends(words: Sequence[str]) -> list[bool]:
+    """Whether a sentence ends with each word of a text; words have the spaces before them, but not the first."""
+    found = split("".join(words))
+    stops = {end - part.endswith(" ") for end, part in zip(accumulate(map(len, found)), found, strict=True)}
+    return [end in stops for end in accumulate(map(len, words))]
 
 
 def pieces(text: str, longest: int, length: Callable[[str], int]) -> list[str]:

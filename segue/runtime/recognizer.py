@@ -8,27 +8,31 @@ Shape letters: S samples, T frames, V vocabulary (blank included, last).
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from segue import metrics
-from segue.data import audio, reading
+from segue.data import audio, paragraphs, reading
 from segue.data.audio import Samples
+from segue.data.segments import Lengths, Segment, windows
 from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
+from segue.errors import UserError, warn
 from segue.recipe import Section
-from segue.runtime.words import Word, named, text_of, words
+from segue.runtime.words import Word, joined, named, text_of, words
 
 if TYPE_CHECKING:
     from segue.runtime.speech_evaluation import SpeechEvaluator
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Form = Literal["text", "json", "srt", "vtt", "interview"]
+VoiceActivity = Literal["auto", "on", "off"]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -96,10 +100,12 @@ class Transcript:
     text: str
     words: list[Word]
 
-    def written(self, form: Literal["text", "json", "srt", "vtt"]) -> str:
+    def written(self, form: Form) -> str:
         """The transcript in a format. JSON is one line; its segments are the cues of srt and vtt, with speech times."""
         if form == "text":
             return self.text
+        if form == "interview":
+            return paragraphs.interview(paragraphs.cut(self.words)).rstrip("\n")
         # srt has no tags for speakers: the first word of each turn has the name before it, "Ann: yes".
         found = cues.cut(named(self.words) if form == "srt" else self.words, self.duration)
         if form == "json":
@@ -135,6 +141,18 @@ def _of(speaker: str | None) -> dict[str, str]:
     return {} if speaker is None else {"speaker": speaker}
 
 
+class _Counted:
+    """Blocks of samples, and how many of these have been read."""
+
+    def __init__(self, blocks: Iterable[Samples]) -> None:
+        self._blocks, self.num_samples = blocks, 0
+
+    def __iter__(self) -> Iterator[Samples]:
+        for block in self._blocks:
+            self.num_samples += len(block)
+            yield block
+
+
 class Recognizer:
     """A trained model for recordings of any length. It has no state between calls and is thread-safe."""
 
@@ -151,25 +169,45 @@ class Recognizer:
         self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
 
     def transcribe(
-        self, recording: str | Path | NDArray[Any], sample_rate_hz: int | None = None, channel: int | str | None = None
+        self,
+        recording: str | Path | NDArray[Any],
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+        voice_activity: VoiceActivity = "auto",
     ) -> Transcript:
         """Transcribes a recording; silence gives an empty transcript.
 
         `recording` is a file, or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats in
         [-1, 1] or signed integers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of
-        channels that cancel each other. Raises a UserError if the recording cannot be read, or if `channel` is None and
-        channels contain different speakers.
+        channels that cancel each other.
+
+        Recordings longer than a window are cut at their longest silences, and silence is skipped, where voice activity
+        detection is installed (`voice_activity` "auto"; "on": shorter ones, too); else, or with "off", they are cut
+        into overlapping windows.
+
+        Raises a UserError if the recording cannot be read, if `channel` is None and channels contain different
+        speakers, and if `voice_activity` is "on" and not installed.
         """
         rate = self.metadata.sample_rate_hz
+        if voice_activity not in get_args(VoiceActivity):
+            raise UserError(f"voice_activity: auto, on or off wanted, got {voice_activity!r}")
         name, blocks = reading.opened(recording, rate, sample_rate_hz, channel)
-        emissions: list[list[Emission]] = []
-        windows, step = self._windows(blocks), self._window_frames - self._overlap_frames
-        while batch := list(islice(windows, self.BATCH)):
-            emissions += self._emissions(batch, len(emissions) * step)
-            last = len(batch[-1])
-        overlaps = [(n * step, n * step + self._overlap_frames) for n in range(1, len(emissions))]
-        found = self._words(merge(emissions, overlaps))
-        duration = ((len(emissions) - 1) * step * self.metadata.samples_per_frame + last) / rate
+        counted = _Counted(blocks)
+        parts: list[list[Emission]] = []
+        pending: list[Segment] = []
+        for segment in self._segments(counted, voice_activity):
+            pending.append(segment)
+            if len(pending) == self.BATCH:
+                self._recognize_segments(pending, parts)
+                pending = []
+        if pending:
+            self._recognize_segments(pending, parts)
+        if not parts:
+            warn(
+                f"{name or 'samples'}: no speech found, so nothing was recognized (--voice-activity off recognizes all)"
+            )
+        duration = counted.num_samples / rate
+        found = joined(self._words(part) for part in parts)
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
         return Transcript(name, duration, text_of(found), found)
 
@@ -202,25 +240,35 @@ class Recognizer:
     def _words(self, emissions: Sequence[Emission]) -> list[Word]:
         return words(emissions, self._pieces, self._seconds_per_frame)
 
-    def _windows(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
-        """Overlapping windows; only the last one may be shorter."""
-        size, overlap = (n * self.metadata.samples_per_frame for n in (self._window_frames, self._overlap_frames))
-        pending = np.zeros(0, np.float32)
-        for block in blocks:
-            pending = np.concatenate([pending, block])
-            # Not >=: the last window must not be completely contained in the one before it.
-            while len(pending) > size:
-                yield pending[:size]
-                pending = pending[size - overlap :]
-        yield pending
+    def _segments(self, blocks: Iterable[Samples], voice_activity: VoiceActivity) -> Iterator[Segment]:
+        """What of a recording is recognized at once, as `transcribe` says."""
+        from segue.runtime import voice_activity as detector  # imports this module, for its session
 
-    def _emissions(self, windows: list[Samples], first_frame: int) -> list[list[Emission]]:
-        """The tokens of consecutive windows; frames count from the start of the recording."""
-        step = self._window_frames - self._overlap_frames
-        return [
-            [emission.later(first_frame + number * step) for emission in each.emissions]
-            for number, each in enumerate(self._recognized(windows))
-        ]
+        grid = self.metadata.samples_per_frame
+        lengths = Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
+        if voice_activity == "on":
+            return detector.speech(blocks, self.metadata.sample_rate_hz, lengths)
+        if voice_activity == "off" or not detector.is_available():
+            return windows(blocks, lengths)
+        following = iter(blocks)
+        first: list[Samples] = []
+        while sum(map(len, first)) <= lengths.longest and (block := next(following, None)) is not None:
+            first.append(block)
+        if sum(map(len, first)) <= lengths.longest:
+            return windows(first, lengths)
+        return detector.speech(chain(first, following), self.metadata.sample_rate_hz, lengths)
+
+    def _recognize_segments(self, segments: Sequence[Segment], parts: list[list[Emission]]) -> None:
+        """Adds the tokens of consecutive segments to `parts`, which have silence between them; frames count from the
+        start of the recording. A segment that continues the one before it is merged with it."""
+        found = self._recognized([segment.samples for segment in segments])
+        for segment, each in zip(segments, found, strict=True):
+            first = segment.start // self.metadata.samples_per_frame
+            emissions = [emission.later(first) for emission in each.emissions]
+            if segment.continues:
+                parts[-1] = merge([parts[-1], emissions], [(first, first + self._overlap_frames)])
+            else:
+                parts.append(emissions)
 
     def _recognized(self, waveforms: Sequence[Samples]) -> list[Recognized]:
         """The result of each waveform; empty for digital silence, which does not occur in training data, so that the

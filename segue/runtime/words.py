@@ -109,6 +109,18 @@ def text_of(found: Sequence[Word]) -> str:
     return "".join(" " * word.follows_space + word.word for word in found).strip(" ")
 
 
+def joined(parts: Iterable[Sequence[Word]]) -> list[Word]:
+    """The words of consecutive parts of a recording. There is a space between parts, where the script has spaces."""
+    found: list[Word] = []
+    for part in parts:
+        for number, word in enumerate(part):
+            if number == 0 and found:
+                last = next((c for c in reversed(found[-1].word) if c.isalnum()), "")
+                word = word._replace(follows_space=not (scripts.is_unspaced(last) and scripts.is_unspaced(word.word)))
+            found.append(word)
+    return found
+
+
 def turns(found: Iterable[Word]) -> list[list[Word]]:
     """Consecutive words of one speaker together, in order."""
     return [list(said) for _, said in groupby(found, key=lambda word: word.speaker)]

@@ -108,7 +108,7 @@ def based(base: Path) -> list[object]:
     ("data_parallel", "shard", "tensor_parallel"),
     [
         pytest.param(2, 1, 1, id="2 copies"),
-        pytest.param(1, 1, 2, id="2 tensor-parallel"),
+        pytest.param(1, 1, 2, id="2 tensor-parallel", marks=pytest.mark.slow),
         pytest.param(1, 2, 2, id="2 shards x 2 tensor-parallel", marks=pytest.mark.slow),
     ],
 )
@@ -164,6 +164,7 @@ def test_any_setting_trains_the_same_adapter(
     assert weights[0].keys() == weights[1].keys()
 
 
+@pytest.mark.slow
 def test_a_killed_adapter_run_resumes_exactly(start: Start, recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     words = ("--from", undisturbed, *ADAPTED)
     assert start(2, [*training(recipe, tmp_path / "whole"), *words]).end().statuses == [0, 0]
@@ -207,6 +208,7 @@ def test_mistakes_with_adapters_are_one_line(
     assert "no adapter; it is a model already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_adapter_is_estimated(capsys: pytest.CaptureFixture[str]) -> None:
     memory = []
     for overrides in ((), ("start.model=base", *ADAPTED)):

@@ -9,8 +9,8 @@ from ranks import RunRanks
 from safetensors.torch import load_file
 
 STEPS = 5
-LAYOUTS = {"2 copies": (2, 1, 1), "2 shards": (1, 2, 1), "2 tensor-parallel": (1, 1, 2)}
-CASES = [("sounds", "2 copies"), ("sounds", "2 shards"), ("texts", "2 tensor-parallel")]
+LAYOUTS = {"2 shards": (1, 2, 1), "2 tensor-parallel": (1, 1, 2)}
+CASES = [("sounds", "2 shards"), ("texts", "2 tensor-parallel")]
 
 
 def records(run: Path) -> list[dict[str, Any]]:

@@ -139,6 +139,7 @@ print(environment.peak_memory_gb(cpu))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_peak_memory_is_per_program_and_resettable() -> None:
     """What the program held that this one replaced does not count."""
@@ -150,6 +151,7 @@ def test_peak_memory_is_per_program_and_resettable() -> None:
     assert after == pytest.approx(before, abs=0.3)
 
 
+@pytest.mark.slow
 def test_training_needs_no_unix_only_modules() -> None:
     process = subprocess.run([sys.executable, "-c", WITHOUT_UNIX], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr

@@ -76,6 +76,7 @@ def _section(name: str, *overrides: str) -> Any:
     return recipe.validate(draft, tasks.module_of(draft).Recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_estimated_memory_is_what_a_real_step_takes() -> None:
     # A threshold keeps freed tensors from staying with the process: then its memory is that of its tensors.
@@ -311,6 +312,7 @@ def test_the_simplest_layout_that_fits_is_chosen() -> None:
     assert any(remark.startswith("fewer than 4 shards do not fit") for remark in found.remarks)
 
 
+@pytest.mark.slow
 def test_recomputing_precedes_tensor_parallelism() -> None:
     rows = _rows(MANY)
     smallest = min(rows[Layout(4, 1, 1)].memory[1], rows[Layout(1, 4, 1)].memory[1], key=lambda each: each.total)

@@ -81,7 +81,7 @@ def stopped(start: Start, recipe: Path, tmp_path_factory: pytest.TempPathFactory
         pytest.param(2, 1, 1, 2, id="2 copies, other loaders"),
         pytest.param(1, 1, 1, 1, id="alone"),
         pytest.param(1, 2, 1, 0, id="2 shards"),
-        pytest.param(1, 1, 2, 0, id="2 tensor-parallel"),
+        pytest.param(1, 1, 2, 0, id="2 tensor-parallel", marks=pytest.mark.slow),
         pytest.param(1, 2, 2, 0, id="2 shards x 2 tensor-parallel", marks=pytest.mark.slow),
     ],
 )
@@ -107,6 +107,7 @@ def test_a_run_goes_on_with_other_ranks_and_loaders(
         assert_same_outcome(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_batch_norm_runs_resume_on_other_layouts(start: Start, tiny_recipe: Path, tmp_path: Path) -> None:
     """One rank, two copies and two shards, one after the other."""
     whole, run = tmp_path / "whole" / "run", tmp_path / "parts" / "run"
@@ -217,6 +218,7 @@ def test_a_signal_to_any_rank_stops_all(start: Start, recipe: Path, tmp_path: Pa
     assert_same_tensors(run, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_signals_do_not_wait_for_evaluations(
     start: Start, recipe: Path, tmp_path: Path, undisturbed: Path, ranks: int
@@ -318,6 +320,7 @@ def test_a_stuck_rank_is_named(start: Start, recipe: Path, tmp_path: Path) -> No
     assert culprit.startswith(f"  rank 1 (holds the others up) at step 3, computes the loss: {', '.join(ids)}, for ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("at", "innocent", "culprit"),
     [

@@ -130,6 +130,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 def test_unfit_layouts_are_one_line_for_all_ranks(
     tiny_recipe: Path, reversal_recipe: Path, run_ranks: RunRanks, tmp_path: Path
 ) -> None:

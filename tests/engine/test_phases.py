@@ -147,6 +147,7 @@ def test_any_number_of_ranks_takes_the_same_steps(start: Start, alone: Path, tmp
     torch.testing.assert_close(model, expected_model, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_runs_end_the_same(start: Start, tmp_path: Path) -> None:
     """As an undisturbed one."""
     whole, run = tmp_path / "whole", tmp_path / "run"

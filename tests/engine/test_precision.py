@@ -223,22 +223,27 @@ def test_autocast_keeps_weights_in_float32(number_format: precision.Precision) -
     [
         # float16 rounds activations to 2^-11 = 5e-4. 12 steps of Adam amplify little: found 1e-4.
         pytest.param("translation", 1e-3, marks=pytest.mark.slow),
+        pytest.param("language", 1e-3, marks=pytest.mark.slow),
         # BatchNorm and NovoGrad at this rate amplify more: found 3e-3.
         ("speech", 1e-2),
     ],
 )
 def test_float16_learns_what_float32_learns(
-    tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, kind: str, bound: float
+    tiny_recipe: Path, reversal_recipe: Path, language_recipe: Path, tmp_path: Path, kind: str, bound: float
 ) -> None:
+    recipe, own = {
+        "speech": (tiny_recipe, ("engine.steps=8", "engine.average_count=0")),
+        "translation": (
+            reversal_recipe,
+            ("engine.steps=12", "batch.tokens=256", "search.longest_factor=0.1", "search.longest_extra=1"),
+        ),
+        "language": (language_recipe, ("engine.steps=12",)),
+    }[kind]
     found = {}
     for number_format, scaling in (("float32", "backoff"), ("float16", "backoff"), ("float16", "logmax")):
-        overrides = [f"engine.precision={number_format}", f"engine.loss_scaling.kind={scaling}"]
-        if kind == "speech":
-            overrides += ["engine.steps=8", "engine.average_count=0"]
-        else:
-            overrides += ["engine.steps=12", "batch.tokens=256", "search.longest_factor=0.1", "search.longest_extra=1"]
         run = tmp_path / f"{number_format} {scaling}"
-        segue.train(tiny_recipe if kind == "speech" else reversal_recipe, run, "engine.log_every=1", *overrides)
+        overrides = (f"engine.precision={number_format}", f"engine.loss_scaling.kind={scaling}", *own)
+        segue.train(recipe, run, "engine.log_every=1", *overrides)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         found[run.name] = [line["loss"] for line in lines]
     exact = found.pop("float32 backoff")

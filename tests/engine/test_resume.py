@@ -142,6 +142,7 @@ def test_interrupted_runs_save_and_resume_exactly(
     assert_same_outcome(run, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_closed_stderr_does_not_end_a_run(tiny_recipe: Path, tmp_path: Path, uninterrupted: Path) -> None:
     run = tmp_path / "run"
     with begin(tiny_recipe, run) as process:
@@ -192,6 +193,7 @@ def broken_corpus(corpus: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -166,6 +166,7 @@ def test_spread_runs_start_with_the_same_weights(
     assert {each["fate"] for each in told[0]} == {"loaded", "resized"}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_its_base(start: Start, recipe: Path, undisturbed: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(undisturbed / "model", base)

@@ -224,15 +224,15 @@ PLAIN = "model.blocks=[{ channels = 8, kernel = 3, stride = 2, has_residual = fa
 
 @pytest.mark.slow  # torch.compile takes minutes
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["speech", "translation"])
+@pytest.mark.parametrize("name", ["speech", "translation", "language"])
 def test_a_compiled_model_has_the_same_losses(
-    tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, name: str
+    tiny_recipe: Path, reversal_recipe: Path, language_recipe: Path, tmp_path: Path, name: str
 ) -> None:
-    recipe, overrides = (
-        (tiny_recipe, (PLAIN, "batch.micro_batches=1"))
-        if name == "speech"
-        else (reversal_recipe, ("model.encoder_layers=1", *BRIEF))
-    )
+    recipe, overrides = {
+        "speech": (tiny_recipe, (PLAIN, "batch.micro_batches=1")),
+        "translation": (reversal_recipe, ("model.encoder_layers=1", *BRIEF)),
+        "language": (language_recipe, ("model.layers=1",)),
+    }[name]
     plain, compiled = (
         taken(built(recipe, tmp_path / does, f"engine.compile={does}", *overrides), 2)[0] for does in ("false", "true")
     )

@@ -323,6 +323,7 @@ def test_a_loss_that_is_not_finite_ends_the_search(error: bool) -> None:
     assert tried(toy) == []
 
 
+@pytest.mark.slow
 def test_suggested_rates_train_and_repeat(reversal_recipe: Path, tmp_path: Path) -> None:
     overrides = ("batch.tokens=256", *BRIEF)
     found = [

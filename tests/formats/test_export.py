@@ -27,6 +27,8 @@ from segue.parity import Parity
 from segue.runtime import exported as runtime
 from segue.tasks.speech_recognition import comparison
 
+from .conftest import PAPER
+
 SPEECH = [("onnx", None), ("onnx", "int8"), ("onnx", "float16"), ("sherpa-onnx", None), ("sherpa-onnx", "int8")]
 TEXT = [("onnx", None), ("onnx", "float16"), ("ctranslate2", None), ("ctranslate2", "int8")]
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -135,6 +137,7 @@ def outputs_of_code(card: Path, folder: Path) -> Iterator[str]:
         yield done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_code_on_a_model_directory_s_card_runs(trained: Path, corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(trained / "model")
     shutil.copy(corpus / "test_01.wav", tmp_path / "speech.wav")
@@ -158,23 +161,27 @@ def test_edited_cards_keep_their_edits(trained: Path, tmp_path: Path) -> None:
     assert "| word error rate |" in found
 
 
+@pytest.mark.slow
 def test_huggingface_takes_the_papers_transformer(
-    paper_translator: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reversal_recipe: Path, trained_translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Others are refused, and targets that take them are named."""
-    found = formats.export(paper_translator, "huggingface", tmp_path / "out")
+    run = tmp_path / "run"
+    segue.train(reversal_recipe, run, *PAPER, "engine.steps=300")
+    found = formats.export(run, "huggingface", tmp_path / "out")
     assert found.before > 60, "a model that knows nothing proves nothing"
     assert found.runtime == f"transformers {transformers.__version__}"
     card = (tmp_path / "out" / "README.md").read_text()
     (tmp_path / "out" / "README.md").write_text(card.replace("a line of text", "one two three four"))
     [output] = outputs_of_code(tmp_path / "out" / "README.md", tmp_path)
-    assert output == segue.load(paper_translator).translate(["one two three four"])[0]
+    assert output == segue.load(run).translate(["one two three four"])[0]
     message = refused(trained_translator, "huggingface", tmp_path / "other", capsys=capsys)
     assert 'model.positions = "rotary" would have to be "sinusoidal"' in message
     assert "export to ctranslate2 or onnx instead" in message
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_an_adapter_is_exported_merged(pairs: Path, trained_translator: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     adapter = ("start.adapter.rank=4", "start.adapter.alpha=16")

@@ -170,7 +170,7 @@ def test_scores_are_those_of_transformers(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in ("opus-mt", "two vocabularies") else pytest.mark.slow) for name in CASES],
+    [pytest.param(name, marks=() if name == "opus-mt" else pytest.mark.slow) for name in CASES],
 )
 def test_translations_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     source = directory(tmp_path / "marian", is_taught=True, **CASES[name])
@@ -259,6 +259,7 @@ def test_tokens_are_those_of_sentencepiece(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_imported_translators_are_ordinary_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -462,6 +462,7 @@ def test_sherpa_onnx_is_refused_in_one_line(tmp_path: Path, corpus: Path, capsys
     assert 'features.kind = "nemo": sherpa-onnx computes other features' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_imported_models_are_ordinary_ones(tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fine-tuned from it, exported, transcribed in windows: the graph includes NeMo's front end."""
     model, run, graph = tmp_path / "model", tmp_path / "run", tmp_path / "graph"

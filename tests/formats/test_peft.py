@@ -16,11 +16,12 @@ from segue import formats, tasks
 from segue.cli import main
 from segue.tasks.translation import Trained
 
+from .conftest import PAPER
+
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore:Model has .tie_word:UserWarning"
 )  # peft and transformers, of each other
 
-PAPER = ("model.norm=post", "model.positions=sinusoidal")
 LINES = ["one two three four", "five six seven", "three three one nine eight"]
 
 
@@ -31,7 +32,7 @@ def base(paper_translator: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def base_hf(base: Path) -> Path:
-    formats.export(base, "huggingface", base.with_name("base_hf"))
+    formats.export(base, "huggingface", base.with_name("base_hf"), max_metric_loss=5)
     return base.with_name("base_hf")
 
 
@@ -60,6 +61,7 @@ def rows_of(folder: Path) -> list[list[int]]:
     return [tokenizer(line).input_ids for line in LINES]
 
 
+@pytest.mark.slow
 def test_peft_loads_what_is_exported(reversal_recipe: Path, base: Path, base_hf: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     learn = 'start.adapter.learn=["decoder.1.feed_forward_norm", "encoder.0.attention.query.bias"]'

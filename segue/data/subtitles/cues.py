@@ -222,12 +222,9 @@ def _groups(pieces: Sequence[_Piece], following: int, measure: _Measure) -> Iter
 
 def _costs(pieces: Sequence[_Piece], spaced: Sequence[str]) -> Iterator[tuple[float, float]]:
     """For each piece: the cost if the cue continues after it, and the cost if the cue ends there."""
-    ends = list(accumulate(map(len, spaced)))
-    found = sentences.split("".join(spaced))  # each with its trailing space
-    stops = {end - sentence.endswith(" ") for end, sentence in zip(accumulate(map(len, found)), found, strict=True)}
-    for piece, following, end in zip(pieces, [*pieces[1:], pieces[-1]], ends, strict=True):
+    stops = sentences.are_ends(spaced)
+    for piece, following, is_stop in zip(pieces, [*pieces[1:], pieces[-1]], stops, strict=True):
         pause = max(0, following.start - piece.end) / 1000
-        is_stop = end in stops
         inside = 1.5 * is_stop + 3.0 * max(0.0, pause - 0.4)
         behind = max(0.0, 1.0 - pause / 0.6)
         if is_stop:

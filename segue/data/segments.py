@@ -1,0 +1,226 @@
+"""Where is a long recording cut for recognition? In silences, which are left out; in overlapping windows without them.
+
+Where speech is, a voice activity detector says (`runtime/voice_activity.py`), frame by frame. All of this works on
+streams: memory does not grow with the recording.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.data.audio import Samples
+
+ON, OFF = 0.5, 0.35
+"""Speech begins at a frame with this probability, and lasts until one with less than the other: silero's defaults."""
+PAUSE_SECONDS = 0.2
+"""A shorter silence is a part of speech, as that of a stop consonant; a longer one may be cut."""
+SHORTEST_SECONDS = 0.25
+"""Shorter sounds, with silence around them, are not speech: silero's default."""
+SILENCE_SECONDS = 0.75
+"""Speech with a longer silence inside is two segments: training utterances have short pauses."""
+PAD_SECONDS = 0.3
+"""So much silence before and after speech stays: quiet first and last sounds lie there, and detectors are late."""
+
+
+class Region(NamedTuple):
+    """Speech without a pause; in seconds, or in samples, as said."""
+
+    start: float
+    end: float
+
+
+class Segment(NamedTuple):
+    """A part of a recording that is recognized at once."""
+
+    start: int
+    """Its first sample in the recording."""
+    samples: Samples
+    continues: bool
+    """Whether it begins with the end of the segment before it, since there was no silence to cut in."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long segments are, in samples."""
+
+    longest: int
+    overlap: int
+    """Of windows, where there is no silence."""
+    grid: int
+    """Segments start at multiples of this; the others are multiples, too."""
+
+
+class Frames(NamedTuple):
+    """Consecutive samples, and the probabilities of speech in frames that end in them."""
+
+    samples: Samples
+    probabilities: NDArray[np.float32]
+
+
+def windows(blocks: Iterable[Samples], lengths: Lengths) -> Iterator[Segment]:
+    """A recording (S), block by block, in overlapping windows; only the last one may be shorter."""
+    pending, start = np.zeros(0, np.float32), 0
+    for block in blocks:
+        pending = np.concatenate([pending, block])
+        # Not >=: the last window must not be completely contained in the one before it.
+        while len(pending) > lengths.longest:
+            yield Segment(start, pending[: lengths.longest], start > 0)
+            pending = pending[lengths.longest - lengths.overlap :]
+            start += lengths.longest - lengths.overlap
+    yield Segment(start, pending, start > 0)
+
+
+def regions(probabilities: Iterable[NDArray[np.float32]], frame_seconds: float) -> Iterator[Region]:
+    """Speech in a recording, in seconds: with pauses below PAUSE_SECONDS, but without padding."""
+    hysteresis = _Hysteresis(round(PAUSE_SECONDS / frame_seconds))
+    for values in probabilities:
+        for value in values.tolist():
+            if (run := hysteresis.add(value)) is not None:
+                yield Region(run[0] * frame_seconds, run[1] * frame_seconds)
+    if (run := hysteresis.end()) is not None:
+        yield Region(run[0] * frame_seconds, run[1] * frame_seconds)
+
+
+def speech(stream: Iterable[Frames], frame_samples: float, rate_hz: int, lengths: Lengths) -> Iterator[Segment]:
+    """The speech in a recording, cut at its longest silences into segments of at most `lengths.longest`.
+
+    A frame of the detector has `frame_samples` samples. Speech that is longer, without a pause, becomes overlapping
+    windows.
+    """
+    cutter = _Cutter(frame_samples, rate_hz, lengths)
+    hysteresis = _Hysteresis(round(PAUSE_SECONDS * rate_hz / frame_samples))
+    for samples, probabilities in stream:
+        cutter.hold(samples)
+        for value in probabilities.tolist():
+            run = hysteresis.add(value)
+            yield from cutter.advance(hysteresis.frame, hysteresis.start, run)
+        cutter.release(hysteresis.start)
+    yield from cutter.finish(hysteresis.end())
+
+
+class _Hysteresis:
+    """Turns probabilities into runs of speech, in frames."""
+
+    def __init__(self, pause_frames: int) -> None:
+        self._pause_frames = pause_frames
+        self.frame = 0
+        """Number of frames so far."""
+        self.start: int | None = None
+        """First frame of speech that has not ended."""
+        self._last = 0
+
+    def add(self, probability: float) -> tuple[int, int] | None:
+        """Adds a frame; returns speech that is now known to have ended."""
+        self.frame += 1
+        if probability >= (ON if self.start is None else OFF):
+            self.start = self.frame - 1 if self.start is None else self.start
+            self._last = self.frame
+        elif self.start is not None and self.frame - self._last >= self._pause_frames:
+            return self.end()
+        return None
+
+    def end(self) -> tuple[int, int] | None:
+        """Ends the speech that has not ended."""
+        run = None if self.start is None else (self.start, self._last)
+        self.start = None
+        return run
+
+
+class _Cutter:
+    """Collects speech until it is a segment; positions in samples."""
+
+    def __init__(self, frame_samples: float, rate_hz: int, lengths: Lengths) -> None:
+        self._frame_samples, self._lengths = frame_samples, lengths
+        self._pad, self._silence, self._shortest = (
+            round(seconds * rate_hz) for seconds in (PAD_SECONDS, SILENCE_SECONDS, SHORTEST_SECONDS)
+        )
+        # A segment is padded, and starts on the grid.
+        self._room = lengths.longest - 2 * self._pad - lengths.grid
+        self._runs: list[tuple[int, int]] = []
+        """Speech that has ended, and is not yet in a segment."""
+        self._free = 0
+        """Samples before this are in an earlier segment."""
+        self._forced: int | None = None
+        """Where a window has to start that continues the last one."""
+        self._samples, self._first = np.zeros(0, np.float32), 0
+        """What may still be needed, and its position."""
+
+    def hold(self, samples: Samples) -> None:
+        """Adds samples."""
+        self._samples = np.concatenate([self._samples, samples])
+
+    def release(self, start: int | None) -> None:
+        """Drops the samples that no segment needs; `start`: first frame of speech that has not ended."""
+        needed = self._first + len(self._samples)
+        if self._forced is not None:
+            needed = self._forced
+        elif self._runs:
+            needed = self._runs[0][0]
+        elif start is not None:
+            needed = round(start * self._frame_samples)
+        # The detector may be behind the samples by a frame.
+        first = needed - self._pad - self._lengths.grid - 2 * round(self._frame_samples)
+        if first > self._first:
+            self._samples, self._first = self._samples[first - self._first :], first
+
+    def advance(self, frame: int, start: int | None, run: tuple[int, int] | None) -> Iterator[Segment]:
+        """Segments complete after `frame` frames, of which `run` has just ended; speech goes on since `start`."""
+        now = round(frame * self._frame_samples)
+        if run is not None:
+            self._runs.append((round(run[0] * self._frame_samples), round(run[1] * self._frame_samples)))
+        if start is None:
+            if self._runs and now - self._runs[-1][1] > self._silence:
+                yield from self._emitted(len(self._runs), now)
+            return
+        current = round(start * self._frame_samples)
+        while (begin := self._begin(current)) + (self._room if self._runs else self._lengths.longest) < now:
+            yield from self._emitted(self._best_cut(begin, current), current) if self._runs else self._window(begin)
+
+    def finish(self, run: tuple[int, int] | None) -> Iterator[Segment]:
+        """The last segment."""
+        if run is not None:
+            self._runs.append((round(run[0] * self._frame_samples), round(run[1] * self._frame_samples)))
+        if self._runs:
+            yield from self._emitted(len(self._runs), None)
+
+    def _begin(self, current: int) -> int:
+        """Where the segment starts that speech since `current` belongs to."""
+        if self._forced is not None:
+            return self._forced
+        return max((self._runs[0][0] if self._runs else current) - self._pad, self._free, 0)
+
+    def _best_cut(self, begin: int, current: int) -> int:
+        """Number of runs before the longest silence: of those in the last two thirds of a segment, else of all."""
+        starts = [*(run[0] for run in self._runs), current]
+        silences = [(starts[n] - self._runs[n - 1][1], n) for n in range(1, len(starts))]
+        third = begin + self._lengths.longest // 3
+        late = [each for each in silences if starts[each[1]] >= third]
+        return max(late or silences)[1]
+
+    def _emitted(self, count: int, following: int | None) -> Iterator[Segment]:
+        """The segment of the first `count` runs; speech follows, or silence lasts until `following`. None: the end."""
+        begin, continues = self._begin(0), self._forced is not None
+        runs, self._runs = self._runs[:count], self._runs[count:]
+        if self._runs:
+            following = self._runs[0][0]
+        end = runs[-1][1] + self._pad
+        if following is not None:
+            # Half of the silence, at most: the other half is for the segment after it.
+            end = min(end, (runs[-1][1] + following) // 2)
+        self._forced, self._free = None, end
+        if continues or sum(b - a for a, b in runs) >= self._shortest:
+            yield self._cut(begin, end, continues)
+
+    def _window(self, begin: int) -> Iterator[Segment]:
+        """A window of speech that goes on; the next one has to overlap with it."""
+        start = begin // self._lengths.grid * self._lengths.grid
+        yield self._cut(start, start + self._lengths.longest, self._forced is not None)
+        self._forced = start + self._lengths.longest - self._lengths.overlap
+
+    def _cut(self, start: int, end: int, continues: bool) -> Segment:
+        """The samples from `start`, on the grid, to `end`."""
+        start = start // self._lengths.grid * self._lengths.grid
+        return Segment(start, self._samples[max(start - self._first, 0) : end - self._first], continues)

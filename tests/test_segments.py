@@ -1,0 +1,128 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segue.data.segments import PAD_SECONDS, PAUSE_SECONDS, Frames, Lengths, Segment, regions, speech, windows
+
+RATE, FRAME = 1000, 32  # samples a second, samples in a frame of the detector
+LENGTHS = Lengths(longest=4000, overlap=1000, grid=20)
+FRAME_SECONDS = FRAME / RATE
+
+
+def said(spans: list[tuple[bool, int]], block: int) -> tuple[np.ndarray, list[Frames]]:
+    """Samples that are their own positions, in blocks; and whether each frame is speech."""
+    probabilities = np.concatenate([[0.9 if is_speech else 0.1] * count for is_speech, count in spans])
+    samples = np.arange(len(probabilities) * FRAME, dtype=np.float32)
+    frames = [
+        Frames(samples[n * FRAME : (n + block) * FRAME], probabilities[n : n + block].astype(np.float32))
+        for n in range(0, len(probabilities), block)
+    ]
+    return probabilities > 0.5, frames
+
+
+def cut(frames: list[Frames]) -> list[Segment]:
+    return list(speech(frames, FRAME, RATE, LENGTHS))
+
+
+spans = st.lists(st.tuples(st.booleans(), st.integers(1, 60) | st.integers(1, 400)), min_size=1, max_size=30)
+
+
+@given(spans=spans, block=st.integers(1, 200))
+def test_every_speech_sample_is_in_a_segment(spans: list[tuple[bool, int]], block: int) -> None:
+    """Once, but for the overlap of windows, and with its own position; only sounds too short to be speech are left."""
+    is_speech, frames = said(spans, block)
+    found = cut(frames)
+    covered = np.zeros(len(is_speech) * FRAME, np.int64)
+    for segment in found:
+        assert segment.start % LENGTHS.grid == 0
+        assert segment.samples.tolist() == list(range(segment.start, segment.start + len(segment.samples)))
+        covered[segment.start : segment.start + len(segment.samples)] += 1
+    for one, other in pairwise(found):
+        overlap = one.start + len(one.samples) - other.start
+        assert overlap == LENGTHS.overlap if other.continues else overlap < LENGTHS.grid
+    missed = np.flatnonzero(is_speech.repeat(FRAME) & (covered == 0))
+    edges = np.flatnonzero(np.diff(missed) > 1)
+    for part in np.split(missed, edges + 1):
+        assert len(part) < 0.25 * RATE + FRAME
+
+
+@given(spans=spans, block=st.integers(1, 200))
+def test_segments_are_cut_only_in_silence(spans: list[tuple[bool, int]], block: int) -> None:
+    is_speech, frames = said(spans, block)
+    found = cut(frames)
+    sounding = is_speech.repeat(FRAME)
+    for number, segment in enumerate(found):
+        assert len(segment.samples) <= LENGTHS.longest + PAD_SECONDS * RATE + LENGTHS.grid + FRAME
+        goes_on = number + 1 < len(found) and found[number + 1].continues
+        end = segment.start + len(segment.samples)
+        if not goes_on and end < len(sounding):
+            assert not sounding[end - 1 : end + 1].any()
+
+
+@given(spans=spans, block=st.integers(1, 200))
+def test_blocks_do_not_change_segments(spans: list[tuple[bool, int]], block: int) -> None:
+    shapes = [
+        [(each.start, len(each.samples), each.continues) for each in cut(said(spans, size)[1])] for size in (1, block)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_longest_silence_is_cut() -> None:
+    """Here of 0.6 s, among pauses of 0.3 s; it is shared by the segments."""
+    words = [(True, 20), (False, 10)] * 5
+    words[4:4] = [(True, 20), (False, 20)]
+    first, second = cut(said(words, 10)[1])
+    silence = np.cumsum([count for _, count in words])[4:6] * FRAME
+    assert silence[0] < first.start + len(first.samples) <= second.start + LENGTHS.grid < silence[1]
+
+
+def test_silence_is_skipped_and_padded() -> None:
+    (segment,) = cut(said([(False, 1000), (True, 50), (False, 1000)], 10)[1])
+    assert segment.start == (1000 * FRAME - PAD_SECONDS * RATE) // 20 * 20
+    assert segment.start + len(segment.samples) == 1050 * FRAME + PAD_SECONDS * RATE
+    assert cut(said([(False, 3000)], 10)[1]) == []
+    assert cut(said([(False, 100), (True, 3), (False, 100)], 10)[1]) == []
+
+
+@pytest.mark.parametrize("is_speech", [True, False])
+def test_memory_is_bounded(is_speech: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any pause, and without any speech."""
+    from segue.data import segments
+
+    held: list[int] = []
+    release = segments._Cutter.release
+
+    def watched(self: segments._Cutter, start: int | None) -> None:
+        release(self, start)
+        held.append(len(self._samples))
+
+    monkeypatch.setattr(segments._Cutter, "release", watched)
+    found = cut(said([(is_speech, 20_000)], 10)[1])
+    assert max(held) <= (LENGTHS.longest if is_speech else 0) + 1000
+    assert [each.continues for each in found][1:] == [True] * (len(found) - 1)
+
+
+def test_regions_are_speech_without_pauses() -> None:
+    pause = round(PAUSE_SECONDS / FRAME_SECONDS)
+    _, frames = said([(False, 10), (True, 5), (False, pause - 1), (True, 5), (False, pause), (True, 4)], 7)
+    found = list(regions((each.probabilities for each in frames), FRAME_SECONDS))
+    second = 20 + 2 * pause - 1
+    assert found == [
+        pytest.approx((10 * FRAME_SECONDS, (19 + pause) * FRAME_SECONDS)),
+        pytest.approx((second * FRAME_SECONDS, (second + 4) * FRAME_SECONDS)),
+    ]
+
+
+def test_windows_overlap() -> None:
+    blocks = np.split(np.arange(11_000, dtype=np.float32), 11)
+    found = list(windows(blocks, LENGTHS))
+    assert [(each.start, len(each.samples), each.continues) for each in found] == [
+        (0, 4000, False),
+        (3000, 4000, True),
+        (6000, 4000, True),
+        (9000, 2000, True),
+    ]
+    assert [len(each.samples) for each in windows(blocks[:4], LENGTHS)] == [4000]
