@@ -20,9 +20,7 @@ from segue.metrics.diarization import diarization_error
 def row(name: str, reference: list[Turn], found: list[Turn], seconds: float, cpu: float) -> str:
     """A line of the table."""
     error = diarization_error(reference, found)
-    parts = "  ".join(
-        f"{100 * part / error.total:5.1f}" for part in (error.missed, error.false_alarm, error.confusion)
-    )
+    parts = "  ".join(f"{100 * part / error.total:5.1f}" for part in (error.missed, error.false_alarm, error.confusion))
     counts = f"{len({turn.speaker for turn in found})} of {len({turn.speaker for turn in reference})}"
     speed = f"{seconds / cpu:6.0f}x" if cpu else "      -"
     return f"{name:28} {100 * error.rate:6.1f}  {parts}  {counts:8}  {speed}"

@@ -12,6 +12,7 @@ COMMANDS = (
     "merge",
     "evaluate",
     "transcribe",
+    "diarize",
     "translate",
     "classify",
     "generate",

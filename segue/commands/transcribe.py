@@ -32,8 +32,13 @@ def arguments(parser: ArgumentParser) -> None:
         "--channels", action="store_true", help="each channel is a speaker, as in recorded calls: left and right"
     )
     parser.add_argument(
-        "--names", metavar="NAME,NAME", type=options.names, help="the speakers' names, in the order of the channels"
+        "--names",
+        metavar="NAME,NAME",
+        type=options.names,
+        help="the speakers' names, in the order of the channels, or in which they first speak",
     )
+    options.speakers(parser)
+    parser.add_argument("--speaker-model", metavar="VOICES", type=Path, help="model of voices, for --speakers")
     parser.add_argument(
         "--voice-activity",
         choices=("auto", "on", "off"),
@@ -46,10 +51,11 @@ def arguments(parser: ArgumentParser) -> None:
 def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
     from segue import transcribe_files
-    from segue.runtime import channels
+    from segue.runtime import channels, speaker_words
 
-    if given.names is not None and not given.channels:
-        raise UserError("--names: names for whom? It needs --channels")
+    if given.names is not None and not given.channels and given.speakers is None:
+        raise UserError("--names: names for whom? It needs --speakers or --channels")
+    _check_speakers(given)
     if given.channels and given.channel is not None:
         raise UserError("--channel is one channel, --channels are all of them: give one of both")
     paths = transcribe_files.recordings(given.audio)
@@ -58,6 +64,7 @@ def run(given: Namespace) -> int:
     suffix = "txt" if given.format in ("text", "interview") else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
     model = options.load_model(given, "transcribe")
+    voices = None if given.speakers is None else options.load_voices(given.speaker_model, given.device)
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
     has_failed = False
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
@@ -67,6 +74,11 @@ def run(given: Namespace) -> int:
                     transcript = channels.transcribe(model, file, given.names, given.voice_activity)
                 else:
                     transcript = model.transcribe(file, channel=given.channel, voice_activity=given.voice_activity)
+                if voices is not None:
+                    count = None if given.speakers == options.AUTO else given.speakers
+                    found = voices.diarize(file, channel=given.channel, speakers=count, names=given.names or ())
+                    words = speaker_words.assigned(transcript.words, found.turns)
+                    transcript = dataclasses.replace(transcript, words=words)
                 rate = model.rate_of(file)
         except UserError as problem:
             progress.say(f"segue: {problem}")
@@ -82,3 +94,18 @@ def run(given: Namespace) -> int:
         else:
             progress.say(text, sys.stdout)
     return 2 if has_failed else 0
+
+
+def _check_speakers(given: Namespace) -> None:
+    """Raises a UserError if --speakers cannot do what is asked for."""
+    if given.speakers is None:
+        if given.speaker_model is not None:
+            raise UserError("--speaker-model is for --speakers N or --speakers auto, which is not given")
+        return
+    if given.channels:
+        raise UserError("--channels takes each channel as a speaker, --speakers tells voices apart: give one of both")
+    if given.format == "text":
+        raise UserError("--speakers: --format text shows no speakers; interview, json, srt and vtt do")
+    if given.speaker_model is None:
+        raise UserError(f"--speakers needs --speaker-model VOICES: {options.VOICES_WANTED}")
+    options.check_names(given.names, given.speakers)

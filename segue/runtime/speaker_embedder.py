@@ -107,11 +107,12 @@ class SpeakerEmbedder:
         channel: int | str | None = None,
         *,
         speakers: int | None = None,
+        names: Sequence[str] = (),
     ) -> "Diarization":
         """Who speaks when in a recording, as in `diarization.diarize`."""
         from segue.runtime.diarization import diarize  # imports this module
 
-        return diarize(self, recording, sample_rate_hz, channel, speakers=speakers)
+        return diarize(self, recording, sample_rate_hz, channel, speakers=speakers, names=names)
 
     def evaluate(self, manifest: Path, skip_bad: bool = False) -> dict[str, Any]:
         """The equal error rate over the pairs of a manifest's recordings, and the number of bad examples left out."""

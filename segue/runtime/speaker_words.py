@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from segue.data import sentences
 from segue.data.turns import Turn
 from segue.runtime.words import Word, turns
 
 ISLAND_WORDS = 2
 """So few words of one speaker inside a sentence of another are an error of a boundary."""
 SENTENCE_PAUSE_SECONDS = 0.5
-"""After a longer pause, or after one of SENTENCE_ENDS, a new sentence begins."""
-SENTENCE_ENDS = ".?!。？！…"
+"""After a longer pause, or after punctuation that ends a sentence, a new one begins."""
 
 
 def assigned(words: Sequence[Word], said: Sequence[Turn]) -> list[Word]:
@@ -57,6 +57,4 @@ def _without_islands(words: Sequence[Word]) -> list[Word]:
 
 def _goes_on(word: Word, following: Word) -> bool:
     """Whether the words are of one sentence, by the pause and punctuation between them."""
-    return following.start - word.end <= SENTENCE_PAUSE_SECONDS and not word.word.rstrip("\"')»”").endswith(
-        tuple(SENTENCE_ENDS)
-    )
+    return following.start - word.end <= SENTENCE_PAUSE_SECONDS and not sentences.has_stop(word.word)

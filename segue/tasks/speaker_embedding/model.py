@@ -64,7 +64,7 @@ class SpeakerModel(nn.Module):
         return angular_scores(embedded, self.centers.weight, targets, self._margin, self._scale)
 
     def of_features(self, features: Tensor, frames: Tensor) -> Tensor:
-        """(B, F, T) features, not normalized, (B) frames -> (B, D) unit vectors: for front ends outside of the model."""
+        """(B, F, T) features, not normalized, (B) frames -> (B, D) unit vectors, for front ends elsewhere."""
         return F.normalize(self.embed(self.front_end.normalize(features, frames), frames), dim=1)
 
     def embed(self, features: Tensor, frames: Tensor) -> Tensor:
