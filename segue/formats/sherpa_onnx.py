@@ -122,8 +122,8 @@ def _features(trained: Trained) -> LogMelSection:
         )
     if features.highest_hz != features.sample_rate_hz / 2:
         raise UserError(
-            f"features.top_hz = {features.top_hz:g}: sherpa-onnx's filters for recognizers end at half the sample rate; "
-            "export it to onnx instead, whose graph includes the front end"
+            f"features.top_hz = {features.top_hz:g}: sherpa-onnx's filters for recognizers end at half the sample "
+            "rate; export it to onnx instead, whose graph includes the front end"
         )
     return features
 

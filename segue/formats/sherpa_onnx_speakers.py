@@ -50,8 +50,8 @@ def _write(trained: Trained, folder: Path, weights: str) -> None:
     top_hz = features.sample_rate_hz / 2 - BELOW_HALF_HZ
     if features.highest_hz != top_hz:
         raise UserError(
-            f"features.top_hz: {features.highest_hz:g}, where sherpa-onnx's filters for voices end at {top_hz:g}; train "
-            f"with features.top_hz={top_hz:g}, or export it to onnx, whose graph includes the front end"
+            f"features.top_hz: {features.highest_hz:g}, where sherpa-onnx's filters for voices end at {top_hz:g}; "
+            f"train with features.top_hz={top_hz:g}, or export it to onnx, whose graph includes the front end"
         )
     metadata = {
         "framework": "nemo",

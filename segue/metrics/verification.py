@@ -25,6 +25,10 @@ class Verification(NamedTuple):
     """The cosine similarity that gives these errors: pairs from there on are taken for one speaker."""
     interval: tuple[float, float] | None
     """95 % interval of the rate, by bootstrap over speakers; None with fewer than three speakers."""
+    middle: float
+    """The cosine similarity halfway between the means of pairs of one speaker and of two: where clusters of recordings,
+    which are compared by mean similarities, are best divided. Unlike `threshold`, it hardly depends on how alike the
+    most similar speakers are."""
     num_same: int
     """Pairs of one speaker."""
     num_different: int
@@ -48,7 +52,7 @@ def equal_error(
     # Pairs of equal similarity are accepted together: only the ends of their runs are possible thresholds.
     ends = np.concatenate([[0], np.flatnonzero(np.diff(sorted_)) + 1, [len(order)]])
     missed, false = missed[ends], false[ends]
-    place = int(np.argmax(false >= missed))  # the first: false rises from 0 to 1, missed falls from 1 to 0
+    place = int(np.argmax(false >= missed - 1e-12))  # the first: one rises from 0 to 1, the other falls
     step = (missed[place - 1] - false[place - 1]) / (
         missed[place - 1] - missed[place] + false[place] - false[place - 1]
     )
@@ -71,7 +75,8 @@ def of_pairs(embeddings: NDArray[np.float32], speakers: Sequence[str]) -> Verifi
     similarities = (embeddings[kept] @ embeddings[kept].T)[first, second]
     rate, threshold = equal_error(similarities, is_same)
     interval = _interval(similarities, is_same, numbers[first], numbers[second])
-    return Verification(rate, threshold, interval, int(is_same.sum()), int((~is_same).sum()))
+    middle = (similarities[is_same].mean() + similarities[~is_same].mean()) / 2
+    return Verification(rate, threshold, interval, float(middle), int(is_same.sum()), int((~is_same).sum()))
 
 
 def _interval(

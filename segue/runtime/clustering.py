@@ -13,6 +13,10 @@ Labels = NDArray[np.intp]
 
 SMALLEST_SHARE, SMALLEST_SECONDS = 0.05, 3.0
 """A speaker speaks for at least this share of the speech, and at least for so long: smaller clusters are outliers."""
+LEAST_SECONDS = 1.5
+"""A voice that is clearly another one is a speaker with so little, if more speakers are asked for."""
+MOST_SPLITS = 200
+"""So many outliers, at most, are looked at to find speakers whose voices are alike."""
 MOST_SPEAKERS = 10
 """More are never found without being asked for."""
 
@@ -81,9 +85,10 @@ def clusters(
 ) -> Labels:
     """(N, D) unit vectors of (N) seconds each -> (N) speakers, from 0.
 
-    With a `count`, so many, or fewer if there are not as many vectors: the first cut that leaves that number of large
-    clusters; otherwise the large clusters whose distance is above `threshold`, at most MOST_SPEAKERS. Vectors of small
-    clusters go to the nearest large one, so that an outlier does not become a speaker.
+    With a `count`, so many, or fewer if there are not as many vectors: the first cut with that number of large clusters,
+    if possible at distances above `threshold`, then also small ones; only then are voices divided that sound like one.
+    Otherwise the large clusters whose distance is above `threshold`, at most MOST_SPEAKERS. Vectors of other clusters
+    go to the nearest, so that an outlier does not become a speaker.
     """
     merges, total = average_linkage(vectors), float(seconds.sum())
     smallest = max(SMALLEST_SHARE * total, SMALLEST_SECONDS)
@@ -94,14 +99,14 @@ def clusters(
             return _reassigned(vectors, labels, large if len(large) else _large(labels, seconds, 0.0)[:1])
         count = MOST_SPEAKERS
     count = min(count, len(vectors))
-    while smallest > 0.01:
+    num_apart = 1 + sum(merge.distance > threshold for merge in merges)
+    for most, least in ((num_apart, smallest), (num_apart, LEAST_SECONDS), (count + MOST_SPLITS, smallest)):
         # A merge less splits one cluster in two: the number of large ones grows by one at most.
-        for wanted in range(count, min(len(vectors), count + 100) + 1):
+        for wanted in range(count, min(len(vectors), most) + 1):
             labels = cut(merges, len(vectors) - wanted)
-            large = _large(labels, seconds, smallest)
+            large = _large(labels, seconds, least)
             if len(large) == count:
                 return _reassigned(vectors, labels, large)
-        smallest /= 2  # somebody says little
     return cut(merges, len(vectors) - count)
 
 

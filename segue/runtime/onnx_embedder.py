@@ -17,7 +17,7 @@ from segue.runtime.speaker_embedder import SpeakerEmbedder, SpeakerMetadata, Vec
 
 FRAMEWORKS = ("wespeaker", "3d-speaker")
 """Values of `framework` in the metadata of graphs that read Kaldi's features."""
-USUAL_THRESHOLD = 0.45
+USUAL_THRESHOLD = 0.42
 """Cosine distance up to which two voices are one, for graphs whose metadata have no `threshold`: measured for CAM++
 with parts of 1.5 s (bench/RESULTS.md)."""
 

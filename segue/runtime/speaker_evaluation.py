@@ -60,7 +60,7 @@ class SpeakerEvaluator:
             title=f"Speakers of {manifest.name}",
             scores={
                 "equal_error_rate": overall.rate,
-                "threshold": 1 - overall.threshold,
+                "distance_at_equal_error": 1 - overall.threshold,
                 "recordings": len(found),
                 "speakers": len(set(speakers)),
                 "skipped": recordings.num_skipped + len(recordings) - len(found),

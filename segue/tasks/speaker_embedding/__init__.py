@@ -112,13 +112,13 @@ class SpeakerEmbedding:
         return [VoicePrediction(*each) for each in zip(batch.ids, batch.speakers, rows, strict=True)]
 
     def score(self, predictions: Sequence[VoicePrediction]) -> dict[str, float]:
-        """The equal error rate over all pairs, and the cosine distance at which it is reached."""
+        """The equal error rate over all pairs, and the cosine distance that divides voices in diarization."""
         if not predictions:
             raise UserError("nothing to score: no example could be used")
         vectors, speakers = np.stack([each.vector for each in predictions]), [each.speaker for each in predictions]
         found = score(vectors, speakers, manifests.dev_name(self.recipe.data))
         numbers = {"recordings": len(speakers), "speakers": len(set(speakers))}
-        return {"equal_error_rate": found.rate, "threshold": 1 - found.threshold, **numbers}
+        return {"equal_error_rate": found.rate, "threshold": 1 - found.middle, **numbers}
 
     def save_assets(self, folder: Path, scores: dict[str, float]) -> None:
         """Writes the recipe, the threshold and the model card."""
