@@ -77,7 +77,10 @@ def _write(trained: Trained, folder: Path, weights: str) -> None:
 
 
 class _SherpaBackend:
-    """Runs the model in sherpa-onnx, one waveform after the other."""
+    """Runs the model in sherpa-onnx, one waveform after the other, reflected at both ends, so that frames are the same.
+
+    Without the reflection they are 7.5 ms later: equally good, but not to be compared to the digit.
+    """
 
     def __init__(self, folder: Path, sample_rate_hz: int, threads: int) -> None:
         import sherpa_onnx
@@ -90,10 +93,17 @@ class _SherpaBackend:
         rows = []
         for waveform, length in zip(waveforms, lengths.tolist(), strict=True):
             stream = self._extractor.create_stream()
-            stream.accept_waveform(self._rate, waveform[:length])
+            stream.accept_waveform(self._rate, self._reflected(waveform[:length]))
             stream.input_finished()
             rows.append(self._extractor.compute(stream))
         return np.array(rows, np.float32)
+
+    def _reflected(self, samples: Samples) -> Samples:
+        """(S) -> (S'): whole frames of it are all frames of the front end."""
+        window, shift = self._rate * FRAME_MS // 1000, self._rate * SHIFT_MS // 1000
+        before, num_frames = window // 2 - shift // 2, (len(samples) + shift // 2) // shift
+        after = (num_frames - 1) * shift + window - before - len(samples)
+        return np.pad(samples, (before, max(0, after)), mode="symmetric")[: (num_frames - 1) * shift + window]
 
 
 def _use(trained: Trained, folder: str) -> str:

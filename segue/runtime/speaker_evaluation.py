@@ -78,7 +78,7 @@ class SpeakerEvaluator:
             interval_note="no interval: fewer than three speakers"
             if overall.interval is None
             else f"95 % interval: bootstrap, {verification.NUM_RESAMPLES} draws of {len(set(speakers))} speakers",
-            groups={"speakers": groups} if groups else {},
+            groups={"voices": groups} if groups else {},
         )
 
     def usable(self, recordings: Manifest[Utterance]) -> Manifest[Utterance]:
