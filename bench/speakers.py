@@ -12,9 +12,10 @@ import json
 from pathlib import Path
 from time import process_time
 
-from segue.data import audio
+from segue.data import audio, reading
 from segue.data.turns import Turn, read_rttm
 from segue.metrics.diarization import diarization_error
+from segue.runtime import diarization
 
 
 def row(name: str, reference: list[Turn], found: list[Turn], seconds: float, cpu: float) -> str:
@@ -49,11 +50,15 @@ def main() -> None:
         if embedder is None:
             print(row(name, reference, read_rttm(given.turns / f"{name}.rttm"), seconds, 0.0), flush=True)
             continue
+        start = process_time()
+        _, blocks = reading.opened(path, embedder.sample_rate_hz, None, None)
+        duration, parts = diarization.heard(embedder, blocks)
+        middle = process_time()
         for count in (len(speakers), None):
-            start = process_time()
-            found = embedder.diarize(path, speakers=count)
-            cpu = process_time() - start
-            print(row(f"{name}, {count or 'auto'}", reference, found.turns, seconds, cpu), flush=True)
+            before = process_time()
+            found = diarization.turns(parts, duration, embedder.threshold, count, name)
+            cpu = middle - start + process_time() - before
+            print(row(f"{name}, {count or 'auto'}", reference, found, seconds, cpu), flush=True)
 
 
 if __name__ == "__main__":

@@ -87,8 +87,8 @@ def clusters(
 
     With a `count`, so many, or fewer if there are not as many vectors: the first cut with so many large clusters, if
     possible at distances above `threshold`, then also small ones; only then are voices divided that sound like
-    one. Otherwise the large clusters whose distance is above `threshold`, at most MOST_SPEAKERS. Vectors of other clusters
-    go to the nearest, so that an outlier does not become a speaker.
+    one. Otherwise the large clusters whose distance is above `threshold`, at most MOST_SPEAKERS. Vectors of other
+    clusters go to the nearest of these, so that an outlier does not become a speaker.
     """
     merges, total = average_linkage(vectors), float(seconds.sum())
     smallest = max(SMALLEST_SHARE * total, SMALLEST_SECONDS)

@@ -95,11 +95,16 @@ def diarize(
     if speakers is not None and not 1 <= speakers <= MOST_ASKED:
         raise UserError(f"speakers: a number from 1 to {MOST_ASKED} wanted, got {speakers}")
     name, blocks = reading.opened(recording, embedder.sample_rate_hz, sample_rate_hz, channel)
-    heard = _Heard(blocks)
-    parts = list(_parts(heard, embedder))
-    duration = heard.num_samples / embedder.sample_rate_hz
-    turns = _turns(parts, duration, embedder.threshold, speakers, name or "samples")
-    return Diarization(name, duration, named(turns, names, name or "samples"))
+    duration, parts = heard(embedder, blocks)
+    found = turns(parts, duration, embedder.threshold, speakers, name or "samples")
+    return Diarization(name, duration, named(found, names, name or "samples"))
+
+
+def heard(embedder: Embedder, blocks: Iterable[Samples]) -> tuple[float, list[Part]]:
+    """The duration of a recording (S), block by block, in seconds; and all parts of its speech, in order."""
+    kept = _Heard(blocks)
+    parts = list(_parts(kept, embedder))
+    return kept.num_samples / embedder.sample_rate_hz, parts
 
 
 def named(turns: Sequence[Turn], names: Sequence[str], where: str) -> list[Turn]:
@@ -170,8 +175,8 @@ def _parts(heard: _Heard, embedder: Embedder) -> Iterator[Part]:
     yield from embedded()
 
 
-def _turns(parts: Sequence[Part], duration: float, threshold: float, count: int | None, where: str) -> list[Turn]:
-    """Turns of numbered speakers."""
+def turns(parts: Sequence[Part], duration: float, threshold: float, count: int | None, where: str) -> list[Turn]:
+    """Turns of numbered speakers, `count` of them or as many as are found; `where` is for warnings."""
     if not parts:
         return []
     vectors = np.stack([part.vector for part in parts])
@@ -185,22 +190,22 @@ def _turns(parts: Sequence[Part], duration: float, threshold: float, count: int 
     elif count is not None and found > 1:
         _warn_of_likeness(vectors[is_clear], labels, found, threshold, where)
     path = smoothed(parts, means, threshold)
-    turns: list[Turn] = []
+    spoken: list[Turn] = []
     for part, speaker in zip(parts, path, strict=True):
         start, end, name = max(0.0, part.start - PAD_SECONDS * part.follows_pause), part.end, str(speaker)
-        if turns and part.follows_pause:
-            before = turns[-1]
+        if spoken and part.follows_pause:
+            before = spoken[-1]
             if before.speaker == name and part.start - before.end <= BRIDGED_SECONDS:
                 start = before.end
             else:  # padded at most to the middle of the pause
                 middle = (before.end + part.start) / 2
-                turns[-1] = before._replace(end=min(before.end + PAD_SECONDS, middle))
+                spoken[-1] = before._replace(end=min(before.end + PAD_SECONDS, middle))
                 start = max(start, middle)
-        if turns and turns[-1].speaker == name and turns[-1].end == start:
-            turns[-1] = turns[-1]._replace(end=end)
+        if spoken and spoken[-1].speaker == name and spoken[-1].end == start:
+            spoken[-1] = spoken[-1]._replace(end=end)
         else:
-            turns.append(Turn(start, end, name))
-    return [*turns[:-1], turns[-1]._replace(end=min(turns[-1].end + PAD_SECONDS, duration))]
+            spoken.append(Turn(start, end, name))
+    return [*spoken[:-1], spoken[-1]._replace(end=min(spoken[-1].end + PAD_SECONDS, duration))]
 
 
 def _warn_of_likeness(
