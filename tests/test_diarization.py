@@ -404,3 +404,16 @@ def test_mistakes_of_commands_are_said(
 ) -> None:
     assert main(["diarize", str(conversation / "voices.onnx"), str(conversation / "it.wav"), *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_transcripts_name_speakers(conversation: Path, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each word has the speaker of the turn around its middle, unless it is near a change."""
+    words = ["transcribe", str(trained), str(conversation / "it.wav"), "--speakers", "2", "--names", "Ann,Ben"]
+    assert main([*words, "--speaker-model", str(conversation / "voices.onnx"), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["words"]
+    assert {word["speaker"] for word in found} == {"Ann", "Ben"}
+    names = {"man": "Ann", "woman": "Ben"}
+    for word in found:
+        for turn in read_rttm(conversation / "it.rttm"):
+            if turn.start + 0.8 < word["start"] and word["end"] < turn.end - 0.8:
+                assert word["speaker"] == names[turn.speaker]

@@ -171,7 +171,7 @@ def test_data_without_two_speakers_are_refused(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--speakers", "2"], "--speakers: --format text shows no speakers; interview, json, srt and vtt do"),
+        (["--speakers", "2"], "--speakers: --format text shows no speakers; interview, html, json, srt and vtt do"),
         (["--speakers", "2", "--format", "srt"], "--speakers needs --speaker-model VOICES: segue train small_voices"),
         (["--speaker-model", "x"], "--speaker-model is for --speakers N or --speakers auto, which is not given"),
         (["--names", "Ann"], "--names: names for whom? It needs --speakers or --channels"),

@@ -13,6 +13,7 @@ COMMANDS = (
     "evaluate",
     "transcribe",
     "diarize",
+    "align",
     "translate",
     "classify",
     "generate",

@@ -133,6 +133,7 @@ positive = _number("whole number above 0", int, lambda number: number > 0)
 whole = _number("whole number from 0", int, lambda number: number >= 0)
 above_zero = _number("number above 0", float, lambda number: 0 < number < math.inf)
 number = _number("number from 0", float, lambda number: 0 <= number < math.inf)
+share = _number("number from 0 to 1", float, lambda number: 0 <= number <= 1)
 points = _number("number of points from 0", float, lambda number: 0 <= number < math.inf)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segue.data.audio import Samples, padded
 from segue.decoding.ctc import greedy
 from segue.errors import UserError
+from segue.runtime import calibration
 from segue.runtime.recognizer import Recognized, Recognizer, SpeechMetadata
 
 
@@ -30,7 +31,9 @@ def session(path: Path, threads: int | None = None) -> Any:
 
 def open_recognizer(folder: Path, metadata: SpeechMetadata, threads: int | None = None) -> Recognizer:
     """Opens the recognizer in an exported directory."""
-    return Recognizer(metadata, OnnxBackend(folder / "model.onnx", metadata, threads))
+    model = Recognizer(metadata, OnnxBackend(folder / "model.onnx", metadata, threads))
+    model.calibration = calibration.load(folder)
+    return model
 
 
 class OnnxBackend:

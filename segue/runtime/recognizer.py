@@ -24,10 +24,13 @@ from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
 from segue.errors import UserError, warn
+from segue.metrics.normalizers import Normalizer
 from segue.recipe import Section
+from segue.runtime.calibration import Calibration
 from segue.runtime.words import Word, joined, named, text_of, words
 
 if TYPE_CHECKING:
+    from segue.runtime.alignment import Aligned
     from segue.runtime.speech_evaluation import SpeechEvaluator
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -162,6 +165,8 @@ class Recognizer:
 
     def __init__(self, metadata: SpeechMetadata, backend: Backend) -> None:
         self.metadata, self.backend = metadata, backend
+        self.calibration: Calibration | None = None
+        """What makes probabilities of confidences; None: they stay as they are."""
         self._pieces = metadata.pieces
         self._seconds_per_frame = metadata.samples_per_frame / metadata.sample_rate_hz
         # Windows start on output frames, so that the frames of all windows are on one grid.
@@ -211,18 +216,40 @@ class Recognizer:
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
         return Transcript(name, duration, text_of(found), found)
 
+    def align(
+        self,
+        recording: str | Path | NDArray[Any],
+        text: str,
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+        **options: Any,
+    ) -> "Aligned":
+        """When the words of a known text are spoken; arguments as of `transcribe`, and `runtime.alignment.align`."""
+        from segue.runtime import alignment  # imports this module
+
+        return alignment.align(self, recording, text, sample_rate_hz, channel, **options)
+
     @staticmethod
     def rate_of(path: Path) -> int:
         """Sample rate of a recording."""
         return audio.properties(path).sample_rate_hz
 
-    def evaluate(self, manifest: Path, skip_bad: bool = False, *, as_transcribed: bool = False) -> dict[str, Any]:
+    def evaluate(
+        self,
+        manifest: Path,
+        skip_bad: bool = False,
+        *,
+        as_transcribed: bool = False,
+        normalizer: Normalizer = "ours",
+    ) -> dict[str, Any]:
         """Error rates on a manifest with confidence intervals, rates by speaker, and the number of bad examples.
 
         `as_transcribed` scores whole recordings (`data/recordings.py`) as transcribed by `transcribe`, and adds the
         rate of single utterances for comparison.
         """
-        evaluated = self.evaluator.explain(manifest, skip_bad, has_media=False, as_transcribed=as_transcribed)
+        evaluated = self.evaluator.explain(
+            manifest, skip_bad, has_media=False, as_transcribed=as_transcribed, normalizer=normalizer
+        )
         return evaluated.as_json()
 
     @property
@@ -237,15 +264,25 @@ class Recognizer:
         found = self._recognized(waveforms)
         return [text_of(self._words(each.emissions)) for each in found], [each.scores for each in found]
 
+    def heard(self, waveforms: Sequence[Samples]) -> list[list[Word]]:
+        """Waveforms (S), not divided into windows -> their words."""
+        return [self._words(each.emissions) for each in self._recognized(waveforms)]
+
     def _words(self, emissions: Sequence[Emission]) -> list[Word]:
-        return words(emissions, self._pieces, self._seconds_per_frame)
+        found, curve = words(emissions, self._pieces, self._seconds_per_frame), self.calibration
+        return found if curve is None else [each._replace(confidence=curve.of(each.confidence)) for each in found]
+
+    @property
+    def lengths(self) -> Lengths:
+        """Lengths of windows, which start on output frames."""
+        grid = self.metadata.samples_per_frame
+        return Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
 
     def _segments(self, blocks: Iterable[Samples], voice_activity: VoiceActivity) -> Iterator[Segment]:
         """What of a recording is recognized at once, as `transcribe` says."""
         from segue.runtime import voice_activity as detector  # imports this module, for its session
 
-        grid = self.metadata.samples_per_frame
-        lengths = Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
+        lengths = self.lengths
         if voice_activity == "on":
             return detector.speech(blocks, self.metadata.sample_rate_hz, lengths)
         if voice_activity == "off" or not detector.is_available():
