@@ -13,6 +13,7 @@ COMMANDS = (
     "evaluate",
     "tune",
     "transcribe",
+    "diarize",
     "align",
     "translate",
     "classify",
