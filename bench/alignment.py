@@ -9,7 +9,6 @@ of the hour and of its parts.
 """
 
 import argparse
-import json
 import resource
 import time
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from segue.data.synthesis import Synthesizer
 from segue.data.text import normalize
 from segue.quickstart import VOICES
 from segue.runtime.recognizer import Recognizer
+from segue.runtime.words import text_of
 
 TRIMMED_DB = 40.0  # below a word's loudest 10 ms: silence around it is cut off, so that its times are known
 CONDITIONS = {  # pauses in seconds, noise in dB relative to full scale
@@ -125,27 +125,27 @@ def hour(model: Recognizer, manifest: Path, out: Path) -> None:
     utterances = list(Manifest(Utterance, [manifest]))
     path, places = joined(utterances, rate, out)
     texts = [normalize(place.text, model.metadata.text) for place in places]
-    alone = {each.id: model.heard([each.samples(rate)])[0] for each in utterances}
-    ids = json.loads((out / "ids.json").read_text())
-    parts = [" ".join(word.word for word in alone[each]) for each in ids]
-    parts_rate = metrics.error_rates(texts, parts)["word_error_rate"]
-    start = time.process_time()
-    said = model.transcribe(path)
-    seconds = time.process_time() - start
-    whole_rate = metrics.error_rates([" ".join(texts)], [normalize(said.text, model.metadata.text)])["word_error_rate"]
+    samples = audio.read(path, rate)
+    parts = [model.heard([samples[round(each.start * rate) : round(each.end * rate)]])[0] for each in places]
+    rates = {"the parts": metrics.error_rates(texts, [text_of(words) for words in parts])["word_error_rate"]}
+    for name, activity in (("the hour, cut in silence", "on"), ("the hour, in overlapping windows", "off")):
+        start = time.process_time()
+        said = model.transcribe(path, voice_activity=activity)
+        found = metrics.error_rates([" ".join(texts)], [normalize(said.text, model.metadata.text)])
+        rates[f"{name} ({time.process_time() - start:.0f} CPU-s)"] = found["word_error_rate"]
     print(f"{said.duration:.0f} s, {len(places)} utterances, {sum(len(text.split()) for text in texts)} words")
-    print(f"word error rate of the parts {parts_rate:.2%}, of the hour {whole_rate:.2%}; {seconds:.0f} CPU-s")
+    print("word error rates:", "; ".join(f"{name} {rate:.2%}" for name, rate in rates.items()), flush=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()
-    found = model.align(path, "\n".join(place.text for place in places))
+    aligned = model.align(path, "\n".join(place.text for place in places))
     seconds = time.process_time() - start
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"aligned: score {found.score:.3f}; {seconds:.1f} CPU-s; peak memory {before / 1024:.0f}, {after / 1024:.0f} MB"
+        f"aligned: score {aligned.score:.3f}; {seconds:.1f} CPU-s; peak memory {before / 1024:.0f}, {after / 1024:.0f} MB"
     )
     # The sound of an utterance begins and ends a little inside of its recording, so errors of all are the measure.
-    starts = np.array([a.start - b.start for a, b in zip(found.sentences, places, strict=True)])
-    ends = np.array([a.end - b.end for a, b in zip(found.sentences, places, strict=True)])
+    starts = np.array([a.start - b.start for a, b in zip(aligned.sentences, places, strict=True)])
+    ends = np.array([a.end - b.end for a, b in zip(aligned.sentences, places, strict=True)])
     lasts = np.array([place.start >= said.duration - 60 for place in places])
     for name, errors in (("starts", starts), ("ends", ends)):
         firsts = errors[: int(lasts.sum())]
@@ -162,7 +162,6 @@ def joined(utterances: Sequence[Utterance], rate: int, out: Path) -> tuple[Path,
     draw = np.random.default_rng(0)
     parts: list[Samples] = []
     places: list[Place] = []
-    ids: list[str] = []
     size = 0
     while size < 3600 * rate:
         each = utterances[int(draw.integers(len(utterances)))]
@@ -172,12 +171,10 @@ def joined(utterances: Sequence[Utterance], rate: int, out: Path) -> tuple[Path,
         size = start + len(samples)
         places.append(Place(each.text, start / rate, size / rate))
         parts += [pause, samples]
-        ids.append(each.id)
     out.mkdir(parents=True, exist_ok=True)
     whole = np.concatenate(parts)
     whole += np.float32(0.001) * draw.standard_normal(len(whole), dtype=np.float32)
     audio.write(out / "hour.flac", whole, rate)
-    (out / "ids.json").write_text(json.dumps(ids))
     return out / "hour.flac", places
 
 
