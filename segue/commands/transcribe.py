@@ -1,17 +1,22 @@
 """`segue transcribe`: speech to text."""
 
-import dataclasses
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segue import progress
 from segue.commands import options
-from segue.errors import UserError
+from segue.errors import UserError, warn
 from segue.files import replacing
 
+if TYPE_CHECKING:
+    from segue.runtime.recognizer import Recognizer, Transcript
+    from segue.runtime.written import Writer
+
 SUMMARY = "speech to text"
-FORMATS = ("text", "json", "srt", "vtt", "interview")
+FORMATS = ("text", "json", "srt", "vtt", "interview", "html")
 EXAMPLE = "segue transcribe runs/digits lecture.mp3 --format srt"
 
 
@@ -35,6 +40,12 @@ def arguments(parser: ArgumentParser) -> None:
         "--names", metavar="NAME,NAME", type=options.names, help="the speakers' names, in the order of the channels"
     )
     parser.add_argument(
+        "--written",
+        metavar="MODEL",
+        type=Path,
+        help="a model from plain to written text restores case, punctuation and numbers (segue prepare written)",
+    )
+    parser.add_argument(
         "--voice-activity",
         choices=("auto", "on", "off"),
         default="auto",
@@ -46,34 +57,37 @@ def arguments(parser: ArgumentParser) -> None:
 def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
     from segue import transcribe_files
-    from segue.runtime import channels
 
     if given.names is not None and not given.channels:
         raise UserError("--names: names for whom? It needs --channels")
     if given.channels and given.channel is not None:
         raise UserError("--channel is one channel, --channels are all of them: give one of both")
     paths = transcribe_files.recordings(given.audio)
+    if given.format == "html" and given.out is None:
+        raise UserError("--format html needs --out DIR")
     if given.format not in ("text", "json") and len(paths) > 1 and given.out is None:
         raise UserError(f"--format {given.format} with several recordings needs --out DIR")
     suffix = "txt" if given.format in ("text", "interview") else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
     model = options.load_model(given, "transcribe")
+    writer = None if given.written is None else options.load_model(given, "translate", given.written)
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
     has_failed = False
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
         try:
             with transcribe_files.local(path) as file:
-                if given.channels:
-                    transcript = channels.transcribe(model, file, given.names, given.voice_activity)
-                else:
-                    transcript = model.transcribe(file, channel=given.channel, voice_activity=given.voice_activity)
+                transcript = _transcribed(given, model, writer, file)
                 rate = model.rate_of(file)
+                if given.format == "html":
+                    _write_page(given, replace(transcript, audio=str(path)), file, targets[number])
         except UserError as problem:
             progress.say(f"segue: {problem}")
             has_failed = True
             continue
         rates.say(path, rate)
-        text = dataclasses.replace(transcript, audio=str(path)).written(given.format)
+        if given.format == "html":
+            continue
+        text = replace(transcript, audio=str(path)).written(given.format)
         if targets:
             with replacing(targets[number]) as partial:
                 partial.write_text(text + "\n", encoding="utf-8")
@@ -82,3 +96,26 @@ def run(given: Namespace) -> int:
         else:
             progress.say(text, sys.stdout)
     return 2 if has_failed else 0
+
+
+def _transcribed(given: Namespace, model: "Recognizer", writer: "Writer | None", file: Path) -> "Transcript":
+    from segue.runtime import channels, written
+
+    if given.channels:
+        transcript = channels.transcribe(model, file, given.names, given.voice_activity)
+    else:
+        transcript = model.transcribe(file, channel=given.channel, voice_activity=given.voice_activity)
+    return transcript if writer is None else written.restored(transcript, writer)
+
+
+def _write_page(given: Namespace, transcript: "Transcript", file: Path, target: Path) -> None:
+    """The page of a recording, whose content is `file`."""
+    from segue.report import transcript as page
+
+    is_copy = str(file) != transcript.audio
+    sound = None
+    if is_copy and transcript.duration > page.MOST_SECONDS:
+        warn(f"{transcript.audio}: too long to be in the page, which has no sound: give the recording as a file")
+    else:
+        sound = page.sound_of(file, "mix" if given.channels else given.channel, transcript.duration, target)
+    page.write(target, transcript, sound)
