@@ -1,7 +1,8 @@
 """Benchmark: times of words by forced alignment, on synthesized speech whose times are exact, and an hour of speech.
 
-    python bench/alignment.py words MODEL                # quickstart's: digits of espeak-ng's voices
-    python bench/alignment.py hour MODEL MANIFEST OUT    # an hour joined from utterances, with 0.2 to 5 s of silence
+    python bench/alignment.py words MODEL                  # quickstart's: digits of espeak-ng's voices
+    python bench/alignment.py words MODEL FSDD SPEAKER ... # digits of people: recordings 0 to 4
+    python bench/alignment.py hour MODEL MANIFEST OUT      # an hour joined from utterances, with 0.2 to 5 s of silence
 
 `words` joins single digits with pauses of several lengths, and prints the mean absolute error of starts and of ends,
 the largest tenth's least, and the shares within 50 and 100 ms, all in milliseconds. `hour` prints the errors and times
@@ -11,7 +12,7 @@ of the hour and of its parts.
 import argparse
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,46 +57,69 @@ def main() -> None:
     for name in ("words", "hour"):
         command = commands.add_parser(name)
         command.add_argument("model", type=Path)
-        if name == "hour":
+        if name == "words":
+            command.add_argument("recordings", type=Path, nargs="?")
+            command.add_argument("speakers", nargs="*")
+        else:
             command.add_argument("manifest", type=Path)
             command.add_argument("out", type=Path)
     given = parser.parse_args()
     model: Recognizer = segue.load(given.model)
     if given.command == "words":
-        words(model)
+        words(model, given.recordings, given.speakers)
     else:
         hour(model, given.manifest, given.out)
 
 
-def words(model: Recognizer) -> None:
-    synthesizer = Synthesizer()
+def words(model: Recognizer, recordings: Path | None, speakers: Sequence[str]) -> None:
+    synthesizer = Synthesizer() if recordings is None else None
+    rate = 8000 if synthesizer is None else synthesizer.sample_rate_hz
     print("| words | starts: mean, 90 %, in 50, 100 ms | ends | lowest score |\n|---|---|---|---|")
     for name, (pauses, noise) in CONDITIONS.items():
         errors: list[tuple[float, float]] = []
         scores: list[float] = []
         for seed in range(RECORDINGS):
-            samples, places = digits(synthesizer, seed, pauses, noise)
+            draw = np.random.default_rng(seed)
+            if synthesizer is None:
+                assert recordings is not None
+                say = person(recordings, str(draw.choice(speakers)), draw)
+            else:
+                say = synthesized(synthesizer, draw)
+            samples, places = digits(say, rate, draw, pauses, noise)
             text = " ".join(place.text for place in places)
-            found = model.align(samples, text, synthesizer.sample_rate_hz, least_score=0.0)
+            found = model.align(samples, text, rate, least_score=0.0)
             scores.append(found.score)
             errors += [(a.start - b.start, a.end - b.end) for a, b in zip(found.words, places, strict=True)]
         starts, ends = np.array(errors).T
         print(f"| {name} | {summary(starts)} | {summary(ends)} | {min(scores):.2f} |", flush=True)
 
 
-def digits(
-    synthesizer: Synthesizer, seed: int, pauses: tuple[float, float], noise_db: int | None
-) -> tuple[Samples, list[Place]]:
-    """Digits of one of quickstart's test voices, said one by one."""
-    draw, rate = np.random.default_rng(seed), synthesizer.sample_rate_hz
+def synthesized(synthesizer: Synthesizer, draw: np.random.Generator) -> Callable[[str], Samples]:
+    """One of quickstart's test voices."""
     voice = f"en-us+{draw.choice(VOICES['test'])}"
     speed, pitch = int(draw.integers(120, 220)), int(draw.integers(30, 71))
+    return lambda text: synthesizer.say(text, voice, speed, pitch)
+
+
+def person(recordings: Path, speaker: str, draw: np.random.Generator) -> Callable[[str], Samples]:
+    """A speaker of FSDD: the digit's test recordings."""
+    return lambda text: audio.read(recordings / f"{WORDS.index(text)}_{speaker}_{draw.integers(5)}.wav", 8000)
+
+
+def digits(
+    say: Callable[[str], Samples],
+    rate: int,
+    draw: np.random.Generator,
+    pauses: tuple[float, float],
+    noise_db: int | None,
+) -> tuple[Samples, list[Place]]:
+    """Digits said one by one."""
     parts: list[Samples] = [np.zeros(round(0.3 * rate), np.float32)]
     places: list[Place] = []
     size = len(parts[0])
     for _ in range(DIGITS):
         text = str(draw.choice(WORDS))
-        word = trimmed(synthesizer.say(text, voice, speed, pitch), rate)
+        word = trimmed(say(text), rate)
         places.append(Place(text, size / rate, (size + len(word)) / rate))
         parts += [word, np.zeros(round(draw.uniform(*pauses) * rate), np.float32)]
         size += len(parts[-1]) + len(word)
@@ -140,9 +164,7 @@ def hour(model: Recognizer, manifest: Path, out: Path) -> None:
     aligned = model.align(path, "\n".join(place.text for place in places))
     seconds = time.process_time() - start
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        f"aligned: score {aligned.score:.3f}; {seconds:.1f} CPU-s; peak memory {before / 1024:.0f}, {after / 1024:.0f} MB"
-    )
+    print(f"aligned: score {aligned.score:.3f}; {seconds:.1f} CPU-s; peak memory {before >> 10}, {after >> 10} MB")
     # The sound of an utterance begins and ends a little inside of its recording, so errors of all are the measure.
     starts = np.array([a.start - b.start for a, b in zip(aligned.sentences, places, strict=True)])
     ends = np.array([a.end - b.end for a, b in zip(aligned.sentences, places, strict=True)])
