@@ -100,8 +100,8 @@ def compare(model: Any, path: Path, said: list[Said], whole: dict[str, Any]) -> 
     shifts = np.array(late)
     last = shifts[shifts[:, 0] > len(samples) / rate - 60, 1]
     print(
-        f"{len(late):,} of {len(alone):,} words in both: {1000 * np.abs(shifts[:, 1]).mean():.1f} ms apart on average; in the "
-        f"last minute {1000 * np.median(last):+.1f} ms (median of {len(last)})"
+        f"{len(late):,} of {len(alone):,} words in both: {1000 * np.abs(shifts[:, 1]).mean():.1f} ms apart on average; "
+        f"in the last minute {1000 * np.median(last):+.1f} ms (median of {len(last)})"
     )
 
 
@@ -140,9 +140,8 @@ def detector(folder: Path) -> None:
     clean = np.concatenate(parts)
     is_speech = filled(sounding(clean, rate), 20)
     power = np.square(clean[is_speech.repeat(rate // 100)[: len(clean)].nonzero()[0]]).mean()
-    print(
-        f"{len(clean) / rate / 60:.1f} minutes, {is_speech.mean():.0%} speech\n| dB | recall | precision | regions missed |"
-    )
+    print(f"{len(clean) / rate / 60:.1f} minutes, {is_speech.mean():.0%} speech")
+    print("| dB | recall | precision | regions missed |")
     for snr in SNR_DB:
         noisy = clean + np.float32(np.sqrt(power * 10 ** (-snr / 10))) * draw.standard_normal(
             len(clean), dtype=np.float32
