@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segue import progress
-from segue.commands import options
+from segue.commands import options, speech_options
 from segue.errors import UserError, warn
 from segue.files import replacing
 
 if TYPE_CHECKING:
     from segue.runtime.recognizer import Recognizer, Transcript
+    from segue.runtime.speaker_embedder import SpeakerEmbedder
     from segue.runtime.written import Writer
 
 SUMMARY = "speech to text"
@@ -37,8 +38,13 @@ def arguments(parser: ArgumentParser) -> None:
         "--channels", action="store_true", help="each channel is a speaker, as in recorded calls: left and right"
     )
     parser.add_argument(
-        "--names", metavar="NAME,NAME", type=options.names, help="the speakers' names, in the order of the channels"
+        "--names",
+        metavar="NAME,NAME",
+        type=options.names,
+        help="the speakers' names, in the order of the channels, or in which they first speak",
     )
+    options.speakers(parser)
+    parser.add_argument("--speaker-model", metavar="VOICES", type=Path, help="model of voices, for --speakers")
     parser.add_argument(
         "--written",
         metavar="MODEL",
@@ -51,6 +57,7 @@ def arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="cut in silences and skip them (auto: recordings longer than a window, if segue[voice] is installed)",
     )
+    speech_options.search(parser)
     options.device(parser)
 
 
@@ -58,8 +65,9 @@ def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
     from segue import transcribe_files
 
-    if given.names is not None and not given.channels:
-        raise UserError("--names: names for whom? It needs --channels")
+    if given.names is not None and not given.channels and given.speakers is None:
+        raise UserError("--names: names for whom? It needs --speakers or --channels")
+    _check_speakers(given)
     if given.channels and given.channel is not None:
         raise UserError("--channel is one channel, --channels are all of them: give one of both")
     paths = transcribe_files.recordings(given.audio)
@@ -69,14 +77,15 @@ def run(given: Namespace) -> int:
         raise UserError(f"--format {given.format} with several recordings needs --out DIR")
     suffix = "txt" if given.format in ("text", "interview") else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
-    model = options.load_model(given, "transcribe")
+    model = speech_options.searching(options.load_model(given, "transcribe"), given)
+    voices = None if given.speakers is None else options.load_voices(given.speaker_model, given.device)
     writer = None if given.written is None else options.load_model(given, "translate", given.written)
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
     has_failed = False
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):
         try:
             with transcribe_files.local(path) as file:
-                transcript = _transcribed(given, model, writer, file)
+                transcript = _transcribed(given, model, voices, writer, file)
                 rate = model.rate_of(file)
                 if given.format == "html":
                     _write_page(given, replace(transcript, audio=str(path)), file, targets[number])
@@ -98,13 +107,34 @@ def run(given: Namespace) -> int:
     return 2 if has_failed else 0
 
 
-def _transcribed(given: Namespace, model: "Recognizer", writer: "Writer | None", file: Path) -> "Transcript":
-    from segue.runtime import channels, written
+def _check_speakers(given: Namespace) -> None:
+    """Raises a UserError if --speakers cannot do what is asked for."""
+    if given.speakers is None:
+        if given.speaker_model is not None:
+            raise UserError("--speaker-model is for --speakers N or --speakers auto, which is not given")
+        return
+    if given.channels:
+        raise UserError("--channels takes each channel as a speaker, --speakers tells voices apart: give one of both")
+    if given.format == "text":
+        raise UserError("--speakers: --format text shows no speakers; interview, html, json, srt and vtt do")
+    if given.speaker_model is None:
+        raise UserError(f"--speakers needs --speaker-model VOICES: {options.VOICES_WANTED}")
+    options.check_names(given.names, given.speakers)
+
+
+def _transcribed(
+    given: Namespace, model: "Recognizer", voices: "SpeakerEmbedder | None", writer: "Writer | None", file: Path
+) -> "Transcript":
+    from segue.runtime import channels, speaker_words, written
 
     if given.channels:
         transcript = channels.transcribe(model, file, given.names, given.voice_activity)
     else:
         transcript = model.transcribe(file, channel=given.channel, voice_activity=given.voice_activity)
+    if voices is not None:
+        count = None if given.speakers == options.AUTO else given.speakers
+        found = voices.diarize(file, channel=given.channel, speakers=count, names=given.names or ())
+        transcript = replace(transcript, words=speaker_words.assigned(transcript.words, found.turns))
     return transcript if writer is None else written.restored(transcript, writer)
 
 

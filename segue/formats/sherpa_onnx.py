@@ -120,6 +120,11 @@ def _features(trained: Trained) -> LogMelSection:
             f'features.kind = "{features.kind}": sherpa-onnx computes other features (windows of 25 ms, pre-emphasis '
             "by frame), and cannot run this model; export it to onnx instead, whose graph includes the front end"
         )
+    if features.highest_hz != features.sample_rate_hz / 2:
+        raise UserError(
+            f"features.top_hz = {features.top_hz:g}: sherpa-onnx's filters for recognizers end at half the sample "
+            "rate; export it to onnx instead, whose graph includes the front end"
+        )
     return features
 
 
