@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,18 +31,19 @@ class Warned(NamedTuple):
     """The problems that it sums up, if it does."""
 
 
-_gathered: list[list[Warned]] = []
+# Of this thread or task only: a server answers several requests at once.
+_gathered: ContextVar[list[Warned] | None] = ContextVar("gathered", default=None)
 
 
 @contextmanager
 def gathered() -> Iterator[list[Warned]]:
-    """Inside, warnings are not printed, but appended to the list that it yields."""
+    """Inside, in the same thread, warnings are not printed, but appended to the list that it yields."""
     found = list[Warned]()
-    _gathered.append(found)
+    before = _gathered.set(found)
     try:
         yield found
     finally:
-        _gathered.remove(found)
+        _gathered.reset(before)
 
 
 def warn(message: str, about: "Problems | None" = None) -> None:
@@ -49,8 +51,8 @@ def warn(message: str, about: "Problems | None" = None) -> None:
 
     `about` has the problems that the message sums up, for `gathered`.
     """
-    if _gathered:
-        _gathered[-1].append(Warned(message, about))
+    if (found := _gathered.get()) is not None:
+        found.append(Warned(message, about))
     elif os.environ.get("RANK", "0") == "0":
         progress.say(f"warning: {message}")
 

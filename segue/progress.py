@@ -29,6 +29,12 @@ def show() -> None:
     _is_shown = True
 
 
+def hide() -> None:
+    """Turns them off again."""
+    global _is_shown
+    _is_shown = False
+
+
 def progress(
     items: Iterable[Item],
     what: str,

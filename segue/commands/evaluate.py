@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from segue.commands import options
+from segue.commands import options, speech_options
 from segue.errors import UserError
 
 SUMMARY = "the task's metrics on manifests"
@@ -41,6 +41,7 @@ def arguments(parser: ArgumentParser) -> None:
         help="make probabilities of the confidences of words: MANIFEST is development data; a small file is written "
         "beside the model",
     )
+    speech_options.search(parser)
     options.skip_bad(parser)
     options.device(parser)
 
@@ -53,7 +54,7 @@ def run(given: Namespace) -> None:
     if len(given.manifest) > 1 and (given.report or given.outputs):
         raise UserError("--report, --outputs: they are of one manifest; evaluate the others by themselves")
     check_targets({"--report": given.report, "--outputs": given.outputs}, given.manifest)
-    model = options.load_model(given, "evaluate")
+    model = speech_options.searching(options.load_model(given, "evaluate"), given)
     other = None if given.against is None else options.load_model(given, "evaluate", given.against)
     has_report = given.report is not None
     how = {"skip_bad": given.skip_bad, "has_media": has_report}

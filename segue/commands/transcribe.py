@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segue import progress
-from segue.commands import options
+from segue.commands import options, speech_options
 from segue.errors import UserError, warn
 from segue.files import replacing
 
@@ -57,6 +57,7 @@ def arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="cut in silences and skip them (auto: recordings longer than a window, if segue[voice] is installed)",
     )
+    speech_options.search(parser)
     options.device(parser)
 
 
@@ -76,7 +77,7 @@ def run(given: Namespace) -> int:
         raise UserError(f"--format {given.format} with several recordings needs --out DIR")
     suffix = "txt" if given.format in ("text", "interview") else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
-    model = options.load_model(given, "transcribe")
+    model = speech_options.searching(options.load_model(given, "transcribe"), given)
     voices = None if given.speakers is None else options.load_voices(given.speaker_model, given.device)
     writer = None if given.written is None else options.load_model(given, "translate", given.written)
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")

@@ -5,8 +5,9 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -41,6 +42,23 @@ NO_COUNT = 1 << 48
 USUAL_RATE_HZ = 16000
 """There is little speech above half of this rate."""
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 1_000_000
+
+
+_watch: ContextVar[Callable[[float], None] | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watched(check: Callable[[float], None]) -> Iterator[None]:
+    """Inside, in the same thread, `check` is called with the seconds of each decoded block, and may raise.
+
+    So what a stranger's file costs can be limited, whatever its headers say. A file may be decoded up to three times:
+    to count its samples, to compare its channels, and to use them.
+    """
+    before = _watch.set(check)
+    try:
+        yield
+    finally:
+        _watch.reset(before)
 
 
 class Properties(NamedTuple):
@@ -145,7 +163,7 @@ def _media_properties(path: Path) -> Properties:
     rate, num_channels, seconds = media.declared_properties(path)
     _check_rate(rate, path)
     if seconds is None:
-        seconds = sum(len(block) / rate for rate, block in media.blocks(path, BLOCK_SECONDS))
+        seconds = sum(len(block) / rate for rate, block in _of_media(path, BLOCK_SECONDS))
     return Properties(rate, num_channels, seconds)
 
 
@@ -350,11 +368,21 @@ def _blocks(path: Path, seconds: float) -> Blocks:
     for part in containers.parts(path) or [None]:
         with _opened(path, part) as file:
             if file is None:
-                for rate, block in media.blocks(path, seconds):
-                    _check_rate(rate, path)
-                    yield rate, block
+                yield from _of_media(path, seconds)
                 return
             yield from _decoded(file, path, seconds, expected=_expected(file, part))
+
+
+def _of_media(path: Path, seconds: float) -> Blocks:
+    for rate, block in media.blocks(path, seconds):
+        _check_rate(rate, path)
+        _count(len(block) / rate)
+        yield rate, block
+
+
+def _count(seconds: float) -> None:
+    if (check := _watch.get()) is not None:
+        check(seconds)
 
 
 def _decoded(
@@ -384,6 +412,7 @@ def _decoded(
         if not len(block):
             break
         num_read += len(block)
+        _count(len(block) / rate)
         yield rate, block
     if expected is not None:
         _check_missing((expected - num_read) / rate, path)

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.data.containers import Stretch
-from segue.errors import UserError, warn
+from segue.errors import UserError, missing_extra, warn
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -123,3 +123,32 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
+def arriving(source: Any, form: Literal["webm", "ogg"], rate_hz: int) -> Iterator[NDArray[np.int16]]:
+    """The sound of a recording while it is being made, mono at `rate_hz`, (S) at a time.
+
+    `source` has a method `read(size)`, which blocks until there are bytes, and returns none at the end. Raises a
+    UserError if this is no such container, or a damaged one.
+    """
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "av", "media") from None
+    try:
+        # FFmpeg would read ahead for seconds to find out what the header already says.
+        eager = {"probesize": "4096", "analyzeduration": "0", "fflags": "nobuffer"}
+        with av.open(source, "r", format=form, options=eager, metadata_errors="replace") as container:
+            if not container.streams.audio:
+                raise UserError(f"no sound in this {form}")
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate_hz)
+            for frame in container.decode(container.streams.audio[0]):
+                frame.pts = None
+                for converted in resampler.resample(frame):
+                    yield np.asarray(converted.to_ndarray(), np.int16).reshape(-1)
+            for converted in resampler.resample(None):
+                yield np.asarray(converted.to_ndarray(), np.int16).reshape(-1)
+    except (av.FFmpegError, ValueError, MemoryError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"this is no {form} that can be read: {_reason(error)}") from None

@@ -7,8 +7,9 @@ Shape letters: S samples, T frames, V vocabulary (blank included, last).
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, get_args
 
@@ -27,6 +28,7 @@ from segue.errors import UserError, warn
 from segue.metrics.normalizers import Normalizer
 from segue.recipe import Section
 from segue.runtime.calibration import Calibration
+from segue.runtime.speech_search import SpeechSearch, SpeechSearchSection
 from segue.runtime.words import Word, joined, named, text_of, words
 
 if TYPE_CHECKING:
@@ -80,13 +82,14 @@ class Recognized(NamedTuple):
     """A backend's result for a waveform."""
 
     emissions: list[Emission]
-    """Tokens; frames count from the start of the waveform."""
+    """Tokens, by greedy search; frames count from the start of the waveform."""
     scores: NDArray[np.float32]
-    """(T, V) log-probabilities, T at most ceil(S / samples per frame), or one more. Used to compare runtimes."""
+    """(T, V) log-probabilities, T at most ceil(S / samples per frame), or one more: for other searches, and to
+    compare runtimes."""
 
 
 class Backend(Protocol):
-    """A model in some runtime, with the search of its objective."""
+    """A model in some runtime, with the greedy search of its objective."""
 
     def recognize(self, waveforms: Sequence[Samples]) -> list[Recognized]:
         """Recognizes mono waveforms (S) at the model's rate. Results do not depend on the rest of the batch."""
@@ -163,15 +166,22 @@ class Recognizer:
     OVERLAP_SECONDS = 6.0
     BATCH = reading.BATCH
 
-    def __init__(self, metadata: SpeechMetadata, backend: Backend) -> None:
+    def __init__(self, metadata: SpeechMetadata, backend: Backend, search: SpeechSearch | None = None) -> None:
         self.metadata, self.backend = metadata, backend
         self.calibration: Calibration | None = None
         """What makes probabilities of confidences; None: they stay as they are."""
         self._pieces = metadata.pieces
+        self.search = search or SpeechSearch(SpeechSearchSection(kind="greedy"), self._pieces, metadata.text)
         self._seconds_per_frame = metadata.samples_per_frame / metadata.sample_rate_hz
         # Windows start on output frames, so that the frames of all windows are on one grid.
         self._window_frames = round(self.WINDOW_SECONDS / self._seconds_per_frame)
         self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
+
+    def with_search(self, search: SpeechSearch) -> "Recognizer":
+        """The same model with another search."""
+        found = copy(self)
+        found.search = search
+        return found
 
     def transcribe(
         self,
@@ -179,34 +189,57 @@ class Recognizer:
         sample_rate_hz: int | None = None,
         channel: int | str | None = None,
         voice_activity: VoiceActivity = "auto",
+        phrases: Sequence[str] = (),
     ) -> Transcript:
         """Transcribes a recording; silence gives an empty transcript.
 
         `recording` is a file, or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats in
         [-1, 1] or signed integers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of
-        channels that cancel each other.
+        channels that cancel each other. `phrases`, such as names, are preferred in this recording.
 
         Recordings longer than a window are cut at their longest silences, and silence is skipped, where voice activity
         detection is installed (`voice_activity` "auto"; "on": shorter ones, too); else, or with "off", they are cut
         into overlapping windows.
 
         Raises a UserError if the recording cannot be read, if `channel` is None and channels contain different
-        speakers, and if `voice_activity` is "on" and not installed.
+        speakers, if `voice_activity` is "on" and not installed, and for phrases that the model cannot spell.
         """
+        model = self.with_search(self.search.with_phrases(phrases)) if phrases else self
+        *_, transcript = model.pieces(recording, sample_rate_hz, channel, voice_activity, is_whole=True)
+        assert isinstance(transcript, Transcript)
+        return transcript
+
+    def pieces(
+        self,
+        recording: str | Path | NDArray[Any],
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+        voice_activity: VoiceActivity = "auto",
+        *,
+        is_whole: bool = False,
+    ) -> Iterator[str | Transcript]:
+        """The same piece by piece: parts of the text as soon as they are final, and the transcript last; only that if
+        it `is_whole`."""
         rate = self.metadata.sample_rate_hz
         if voice_activity not in get_args(VoiceActivity):
             raise UserError(f"voice_activity: auto, on or off wanted, got {voice_activity!r}")
         name, blocks = reading.opened(recording, rate, sample_rate_hz, channel)
         counted = _Counted(blocks)
         parts: list[list[Emission]] = []
-        pending: list[Segment] = []
-        for segment in self._segments(counted, voice_activity):
-            pending.append(segment)
-            if len(pending) == self.BATCH:
-                self._recognize_segments(pending, parts)
-                pending = []
-        if pending:
-            self._recognize_segments(pending, parts)
+        segments = self._segments(counted, voice_activity)
+        given = ""
+        while batch := list(islice(segments, self.BATCH)):
+            self._recognize_segments(batch, parts)
+            if is_whole:
+                continue
+            # What follows may overlap with the end of the last part, and go on with its last word.
+            end = batch[-1].start + len(batch[-1].samples)
+            final = end // self.metadata.samples_per_frame - self._overlap_frames
+            stable = self._words([each for each in parts[-1] if each.end <= final])[:-1]
+            text = text_of(joined([*(self._words(part) for part in parts[:-1]), stable]))
+            if news := text[len(given) :]:
+                yield news
+                given = text
         if not parts:
             warn(
                 f"{name or 'samples'}: no speech found, so nothing was recognized (--voice-activity off recognizes all)"
@@ -214,7 +247,10 @@ class Recognizer:
         duration = counted.num_samples / rate
         found = joined(self._words(part) for part in parts)
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
-        return Transcript(name, duration, text_of(found), found)
+        transcript = Transcript(name, duration, text_of(found), found)
+        if not is_whole and (news := transcript.text[len(given) :]):
+            yield news
+        yield transcript
 
     def align(
         self,
@@ -312,4 +348,7 @@ class Recognizer:
         model's output would be arbitrary."""
         found = iter(self.backend.recognize(sounding) if (sounding := [w for w in waveforms if w.any()]) else [])
         nothing = Recognized([], np.zeros((0, len(self._pieces) + 1), np.float32))
-        return [next(found) if waveform.any() else nothing for waveform in waveforms]
+        results = [next(found) if waveform.any() else nothing for waveform in waveforms]
+        if self.search.is_greedy:  # the backend's own
+            return results
+        return [each._replace(emissions=self.search.emissions(each.scores)) for each in results]

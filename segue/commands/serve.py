@@ -1,0 +1,137 @@
+"""`segue serve`: models over HTTP and WebSockets."""
+
+import os
+import re
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segue.commands import options
+from segue.errors import UserError, missing_extra
+
+if TYPE_CHECKING:
+    from segue.serve.loaded import Source
+
+SUMMARY = "models over HTTP, as OpenAI's clients ask for them"
+EXAMPLE = "segue serve digits_onnx en-de=translator --port 8000"
+KEYS, ADMIN_KEY = "SEGUE_API_KEYS", "SEGUE_ADMIN_KEY"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help="run, model or exported directories; NAME=DIRECTORY gives one a name other than the directory's",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; all: 0.0.0.0)")
+    parser.add_argument("--port", type=options.whole, default=8000, help="(default: 8000; 0: any that is free)")
+    parser.add_argument(
+        "--pair",
+        metavar="NAME=SOURCE:TARGET",
+        action="append",
+        default=[],
+        help="languages of a translator whose training data did not name them, as film=en:de",
+    )
+    parser.add_argument("--keys", metavar="FILE", type=Path, help=f"API keys, one a line (or {KEYS}, with commas)")
+    parser.add_argument("--admin-key", metavar="FILE", type=Path, help=f"key of POST /admin/reload (or {ADMIN_KEY})")
+    parser.add_argument(
+        "--allow-host", metavar="NAME", action="append", default=[], help="name in the Host header; *: all"
+    )
+    parser.add_argument(
+        "--allow-origin", metavar="ORIGIN", action="append", default=[], help="whose pages may use it, as https://a.org"
+    )
+    limits = parser.add_argument_group("limits")
+    for flag, kind, default, meaning in LIMITS:
+        limits.add_argument(flag, metavar="N", type=kind, default=default, help=f"{meaning} (default: {default:g})")
+    parser.add_argument("--log-texts", action="store_true", help="write what was said into the log")
+    options.device(parser)
+
+
+LIMITS = (
+    ("--body-megabytes", options.positive, 100, "largest body of a request"),
+    ("--audio-seconds", options.positive, 7200, "longest recording or stream"),
+    ("--characters", options.positive, 100_000, "longest text of a request"),
+    ("--tokens", options.positive, 4096, "most tokens of a completion"),
+    ("--requests", options.positive, 128, "most requests at a time for a model"),
+    ("--timeout-seconds", options.above_zero, 600.0, "longest time of a request"),
+    ("--sockets", options.positive, 64, "most WebSockets at a time"),
+    ("--idle-seconds", options.above_zero, 60.0, "a WebSocket that is silent for so long is closed"),
+    ("--grace-seconds", options.above_zero, 30.0, "when stopped, finish what is under way for at most so long"),
+    ("--wait-milliseconds", options.number, 5.0, "longest wait of a batch for other requests"),
+    ("--batch-seconds", options.above_zero, 48.0, "largest batch of sound"),
+    ("--batch-items", options.positive, 32, "most recordings or sentences in a batch"),
+    ("--generations", options.positive, 1, "completions at the same time"),
+)
+
+
+def run(given: Namespace) -> int:
+    """Runs the command; returns the exit status, None for 0."""
+    from segue import progress, tasks
+
+    try:
+        from segue.serve import app, logs, server
+        from segue.serve.settings import Settings
+    except ModuleNotFoundError as error:
+        raise missing_extra(error.name or "starlette", "serve") from None
+
+    settings = Settings(
+        host=given.host,
+        port=_port(given.port),
+        keys=_keys(given.keys, KEYS),
+        admin_key=next(iter(_keys(given.admin_key, ADMIN_KEY)), None),
+        hosts=tuple(given.allow_host),
+        origins=tuple(each.rstrip("/") for each in given.allow_origin),
+        logs_texts=given.log_texts,
+        **{key: getattr(given, key) for flag, *_ in LIMITS for key in [flag[2:].replace("-", "_")]},
+    )
+    progress.hide()  # bars of requests would be drawn over the log
+    logs.start()
+    server.run(app.start(_sources(given), lambda path: tasks.load(path, given.device), settings))
+    return 0
+
+
+def _port(port: int) -> int:
+    if port > 65535:
+        raise UserError(f"--port {port}: at most 65535")
+    return port
+
+
+def _sources(given: Namespace) -> "list[Source]":
+    """The models of the command line."""
+    from segue.serve.loaded import Source
+
+    pairs: dict[str, tuple[str, str]] = {}
+    for pair in given.pair:
+        found = re.fullmatch(r"([^=]+)=([\w-]+):([\w-]+)", pair)
+        if found is None:
+            raise UserError(f"--pair {pair}: NAME=SOURCE:TARGET wanted, as film=en:de")
+        pairs[found[1]] = (found[2], found[3])
+    sources = []
+    for each in given.models:
+        name, separator, path = each.partition("=")
+        if not separator or Path(each).exists():
+            name, path = Path(each).resolve().name, each
+        if not name or not path:
+            raise UserError(f"{each}: NAME=DIRECTORY wanted")
+        if not Path(path).exists():
+            raise UserError(f"{path}: no such directory")
+        sources.append(Source(name, Path(path), pairs.pop(name, None)))
+    if pairs:
+        raise UserError(
+            f"--pair {next(iter(pairs))}: no model has this name ({', '.join(each.name for each in sources)})"
+        )
+    return sources
+
+
+def _keys(path: Path | None, variable: str) -> tuple[str, ...]:
+    """The keys in a file, one a line, or in a variable of the environment, separated by commas."""
+    if path is None:
+        found = [each.strip() for each in os.environ.get(variable, "").split(",")]
+        return tuple(filter(None, found))
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise UserError(f"{path}: holds no key")
+    return tuple(found)

@@ -1,0 +1,100 @@
+"""Which endpoints does a server have? All of them, with what describes them, as an ASGI application."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
+from starlette.types import ASGIApp
+
+from segue.serve import openapi
+from segue.serve.bodies import Uploads
+from segue.serve.endpoint import Endpoint, Server
+from segue.serve.endpoints import (
+    admin,
+    audio_translations,
+    classifications,
+    completions,
+    health,
+    libretranslate,
+    models,
+    stream,
+    transcriptions,
+    translations,
+)
+from segue.serve.guard import Guard
+from segue.serve.loaded import Models, Source
+from segue.serve.metrics import Metrics
+from segue.serve.settings import Settings
+from segue.serve.work import Workers
+
+ENDPOINTS: Sequence[Endpoint] = [
+    *transcriptions.ENDPOINTS,
+    *audio_translations.ENDPOINTS,
+    *translations.ENDPOINTS,
+    *libretranslate.ENDPOINTS,
+    *completions.ENDPOINTS,
+    *classifications.ENDPOINTS,
+    *models.ENDPOINTS,
+    *health.ENDPOINTS,
+    *admin.ENDPOINTS,
+]
+PAGE = Path(__file__).parent / "page"
+"""Folder of the page at `/`."""
+PAGE_FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src 'self' blob:; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+
+
+def start(sources: Sequence[Source], load: Callable[[Path], Any], settings: Settings) -> Server:
+    """Loads the models. Raises a UserError if one cannot be loaded."""
+    metrics = Metrics()
+    loaded = Models(sources, load, settings, metrics)
+    workers = Workers(settings.requests * len(sources) + settings.sockets, settings.timeout_seconds)
+    return Server(settings, loaded, metrics, workers, Uploads())
+
+
+def application(server: Server) -> ASGIApp:
+    """The ASGI application of a server."""
+    has_admin = server.settings.admin_key is not None
+    endpoints = [each for each in ENDPOINTS if has_admin or each not in admin.ENDPOINTS]
+    routes: list[BaseRoute] = [Route(each.path, each.answer, methods=[each.method]) for each in endpoints]
+    described = openapi.document(endpoints, bool(server.settings.keys))
+    shown = openapi.page(described)
+
+    async def document(request: Request) -> Response:
+        del request
+        return JSONResponse(described)
+
+    async def docs(request: Request) -> Response:
+        del request
+        return HTMLResponse(shown, headers={"content-security-policy": DOCS_POLICY})
+
+    routes += [Route("/openapi.json", document), Route("/docs", docs), WebSocketRoute(stream.PATH, stream.stream)]
+    has_page = PAGE.is_dir()
+    if has_page:
+        routes += [Route(path, _file(PAGE / name)) for path, name in PAGE_FILES.items()]
+    is_open = [each.path for each in endpoints if each.is_open] + ["/openapi.json", "/docs"]
+    own_keys = [each.path for each in endpoints if each.has_own_key]
+    return Guard(Router(routes), server, [*is_open, *(PAGE_FILES if has_page else ())], own_keys)
+
+
+def _file(path: Path) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        del request
+        return FileResponse(path, headers={"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"})
+
+    return answer
+
+
+def close(server: Server) -> None:
+    """Ends the threads of a server and removes its files."""
+    for loaded in server.models:
+        loaded.batcher.close()
+    server.workers.close()
+    server.uploads.close()

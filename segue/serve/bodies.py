@@ -1,0 +1,143 @@
+"""How is the body of a request read? JSON or a form, checked by a model of its fields; a recording within limits."""
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from segue.data import audio
+from segue.errors import UserError, Warned, gathered
+from segue.serve import forms
+from segue.serve.forms import Upload
+from segue.serve.refusals import RefusedError, of_fields
+
+Fields = TypeVar("Fields", bound=BaseModel)
+JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
+DECODED = 3.5
+"""A file may be decoded up to three times."""
+
+
+def kind_of(request: Request) -> str:
+    """The type of the body, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_kind(request: Request, *kinds: str) -> str:
+    """The type of the body. Raises a RefusedError if it is none of these."""
+    kind = kind_of(request)
+    if kind not in kinds:
+        given = f"not {kind[:100]!r}" if kind else "which the Content-Type must say"
+        raise RefusedError(415, f"the body must be {' or '.join(kinds)}, {given}", "unsupported_media_type")
+    return kind
+
+
+async def of_json(request: Request, fields: type[Fields], longest: int) -> Fields:
+    """The fields of a JSON body of at most `longest` bytes."""
+    try:
+        return fields.model_validate_json(await _whole(request, longest))
+    except ValidationError as problem:
+        raise of_fields(problem) from None
+
+
+@asynccontextmanager
+async def of_form(request: Request, fields: type[Fields]) -> AsyncIterator[tuple[Fields, Upload | None]]:
+    """The fields of a form, and its field `file`, which is gone afterwards.
+
+    Fields that occur several times, and those whose name ends in [], are lists.
+    """
+    form = forms.MultipartForm(request.scope["segue"].uploads.folder)
+    try:
+        if kind_of(request) == MULTIPART:
+            await form.read(request.stream(), request.headers["content-type"])
+            pairs = form.fields
+        else:
+            pairs = forms.of_line(await _whole(request, forms.FIELD_BYTES))
+        if any(name == forms.FILE for name, _ in pairs):
+            message = "file: a file is wanted, with a filename in its Content-Disposition"
+            raise RefusedError(400, message, "invalid_value", "file")
+        if form.file is not None and not form.file.size:
+            raise RefusedError(400, "file: it is empty", "invalid_value", "file")
+        try:
+            found = fields.model_validate(_values(pairs))
+        except ValidationError as problem:
+            raise of_fields(problem) from None
+        yield found, form.file
+    finally:
+        form.close()
+
+
+def _values(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    every: dict[str, list[str]] = {}
+    for name, value in pairs:
+        every.setdefault(name, []).append(value)
+    return {name: texts if name.endswith("[]") or len(texts) > 1 else texts[0] for name, texts in every.items()}
+
+
+async def _whole(request: Request, longest: int) -> bytes:
+    """The body, of at most `longest` bytes."""
+    size, parts = 0, list[bytes]()
+    async for part in request.stream():
+        size += len(part)
+        if size > longest:
+            raise RefusedError(413, f"the body is longer than {longest} bytes", "body_too_large")
+        parts.append(part)
+    return b"".join(parts)
+
+
+class Uploads:
+    """A private folder for the files of requests."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="segue-")  # its mode is 0700
+
+    @property
+    def folder(self) -> str:
+        """Its path."""
+        return self._folder.name
+
+    def close(self) -> None:
+        """Removes it."""
+        self._folder.cleanup()
+
+
+@contextmanager
+def recording(path: Path, longest_seconds: float, check: Any) -> Iterator[list[Warned]]:
+    """Inside, in the same thread, a recording is read: the warnings about it, which do not name its path.
+
+    `check` is called for each block. Raises a RefusedError for one that cannot be read, or is too long,
+    whatever its headers say.
+    """
+    decoded = 0.0
+
+    def count(seconds: float) -> None:
+        nonlocal decoded
+        check()
+        decoded += seconds
+        if decoded > DECODED * longest_seconds:
+            raise too_long(longest_seconds)
+
+    try:
+        with gathered() as warned, audio.watched(count):
+            seconds = audio.properties(path).seconds
+            if seconds > longest_seconds:
+                raise too_long(longest_seconds, seconds)
+            yield warned
+    except UserError as problem:
+        raise RefusedError(400, said(str(problem), path), "invalid_audio", "file") from None
+
+
+def too_long(longest_seconds: float, seconds: float | None = None) -> RefusedError:
+    """The refusal of a recording that is too long."""
+    given = f"lasts {seconds:.1f} s" if seconds else "is longer"
+    return RefusedError(
+        413, f"file: the recording {given}; at most {longest_seconds:g} s are accepted", "audio_too_long", "file"
+    )
+
+
+def said(message: str, path: Path) -> str:
+    """A message without the path of the temporary file."""
+    return message.replace(str(path), "the file").replace(path.name, "the file")

@@ -1,0 +1,1 @@
+"""Endpoints, one file for each kind of them, with a list `ENDPOINTS`."""

@@ -1,0 +1,146 @@
+"""How is a recording translated into English? `POST /v1/audio/translations`: a recognizer, then a translator."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from segue.data.subtitles import cues, files, layout, translation
+from segue.errors import gathered
+from segue.serve import bodies
+from segue.serve.endpoint import Endpoint, Server, note, server_of
+from segue.serve.endpoints.transcriptions import (
+    SUBTITLES,
+    Form,
+    Segment,
+    Transcription,
+    Usage,
+    VerboseTranscription,
+    headers_of,
+    observe,
+    segments,
+    transcribed,
+)
+from segue.serve.loaded import Loaded
+from segue.serve.refusals import RefusedError
+
+ENGLISH = "en"
+
+
+class AudioTranslationRequest(BaseModel, extra="allow", frozen=True):
+    """A recording to be translated into English."""
+
+    model: str | None = None
+    """A model that recognizes speech; may be left out if there is only one."""
+    translator: str | None = None
+    """A model that translates into English; may be left out if there is only one."""
+    prompt: str | None = None
+    """Ignored."""
+    response_format: Form = "json"
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Ignored: recognition draws nothing."""
+    channel: str | None = None
+    """Of a recording with several channels: left, right, mix or a number from 1."""
+
+    @property
+    def ignored(self) -> list[str]:
+        """Fields that were given and mean nothing here."""
+        given = {"prompt": self.prompt, "temperature": self.temperature}
+        return [*(name for name, value in given.items() if value), *sorted(self.model_extra or {})]
+
+
+def english(server: Server, name: str | None) -> Loaded:
+    """The model of this name, which must translate into English; with None, the only one that does."""
+    if name:
+        loaded = server.models.find(name, "translation")
+        if ENGLISH not in loaded.target_languages:
+            message = f"translator: {name!r} is not known to write English (segue serve --pair {name}=SOURCE:en)"
+            raise RefusedError(400, message, "invalid_value", "translator")
+        return loaded
+    found = [each for each in server.models.of("translation") if ENGLISH in each.target_languages]
+    if not found:
+        raise RefusedError(
+            404, "this server has no model that is known to translate into English", "model_not_found", "translator"
+        )
+    if len(found) > 1:
+        names = ", ".join(each.name for each in found)
+        raise RefusedError(400, f"translator: which one? ({names})", "missing_required_parameter", "translator")
+    return found[0]
+
+
+async def translate(request: Request) -> Response:
+    """Answers `POST /v1/audio/translations`."""
+    server = server_of(request)
+    bodies.check_kind(request, bodies.MULTIPART)
+    async with bodies.of_form(request, AudioTranslationRequest) as (asked, upload):
+        if upload is None:
+            raise RefusedError(400, "file: a recording is needed", "missing_required_parameter", "file")
+        loaded = server.models.find(asked.model, "speech_recognition")
+        translator = english(server, asked.translator)
+        note(request, model=loaded.name, translator=translator.name)
+        return await server.workers.answer(
+            request, [loaded, translator], lambda: _answer(request, server, loaded, translator, upload.path, asked)
+        )
+
+
+def _answer(
+    request: Request, server: Server, loaded: Loaded, translator: Loaded, path: Path, asked: AudioTranslationRequest
+) -> Response:
+    transcript, warnings = transcribed(server, loaded, path, asked.channel)
+    observe(request, server, loaded, transcript)
+    form: Literal["srt", "vtt"] = "vtt" if asked.response_format == "vtt" else "srt"
+    heard = cues.write(cues.cut(transcript.words, transcript.duration), form)
+    target = None if translator.source.languages else ENGLISH
+    with gathered() as warned:
+        found = translation.translate(
+            heard.encode(), form, lambda texts: list(translator.model.translate(texts, target)), translation.Shape()
+        )
+    warnings += [each.message for each in warned]
+    headers, usage = headers_of(asked.ignored, warnings), Usage(seconds=round(transcript.duration, 3))
+    if asked.response_format in SUBTITLES:
+        return Response(found.text, headers=headers, media_type=f"{SUBTITLES[asked.response_format]}; charset=utf-8")
+    plain = (
+        [layout.read(cue.body, "srt").plain for cue in files.read(found.text, "srt", "the translation").cues]
+        if heard
+        else []
+    )
+    text = " ".join(filter(None, plain))
+    if asked.response_format == "text":
+        return PlainTextResponse(text + "\n", headers=headers)
+    if asked.response_format == "json":
+        return JSONResponse(Transcription(text=text, usage=usage, warnings=warnings).model_dump(), headers=headers)
+    shown: list[Segment] = [
+        segment.model_copy(update={"text": each}) for segment, each in zip(segments(transcript), plain, strict=True)
+    ]
+    verbose = VerboseTranscription(
+        task="translate",
+        language=ENGLISH,
+        duration=round(transcript.duration, 3),
+        text=text,
+        segments=shown,
+        usage=usage,
+        model=loaded.name,
+        warnings=warnings,
+        ignored=asked.ignored,
+    )
+    return JSONResponse(verbose.model_dump(exclude_none=True), headers=headers)
+
+
+ENDPOINTS = [
+    Endpoint(
+        "POST",
+        "/v1/audio/translations",
+        translate,
+        "The English translation of a recording",
+        body=AudioTranslationRequest,
+        kinds=(bodies.MULTIPART,),
+        has_file=True,
+        results={
+            "application/json": (Transcription, VerboseTranscription),
+            "text/plain": None,
+            **dict.fromkeys(SUBTITLES.values()),
+        },
+    )
+]

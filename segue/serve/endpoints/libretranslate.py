@@ -1,0 +1,130 @@
+"""How do clients of LibreTranslate translate? `POST /translate` and `GET /languages`, as LibreTranslate has them."""
+
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, RootModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from segue.serve import bodies
+from segue.serve.endpoint import Endpoint, Server, note, server_of
+from segue.serve.endpoints.translations import (
+    MOST_BEST,
+    check_languages,
+    check_length,
+    most_bytes,
+    translated,
+)
+from segue.serve.guard import check_key, key_in
+from segue.serve.loaded import Loaded
+from segue.serve.refusals import RefusedError
+
+UNKNOWN = "und"
+"""ISO 639's code for a language that is not known."""
+
+
+class LibreRequest(BaseModel, extra="forbid", frozen=True):
+    """A text to be translated, or several."""
+
+    q: str | list[str]
+    source: str = "auto"
+    target: str
+    format: Literal["text", "html"] = "text"
+    """html is refused: tags would be translated."""
+    alternatives: Annotated[int, Field(ge=0, lt=MOST_BEST)] = 0
+    """So many translations besides the best."""
+    api_key: str | None = None
+    """Instead of a bearer's."""
+
+
+class LibreTranslation(BaseModel):
+    """A translation, or several."""
+
+    translatedText: str | list[str]  # noqa: N815 (LibreTranslate's name)
+    alternatives: list[str] | list[list[str]] | None = None
+
+
+class Language(BaseModel):
+    """A language that can be translated, and into which."""
+
+    code: str
+    name: str
+    targets: list[str]
+
+
+class Languages(RootModel[list[Language]]):
+    """All languages."""
+
+
+def chosen(server: Server, source: str, target: str) -> Loaded:
+    """The first model that translates between these languages. Raises a RefusedError."""
+    known = server.models.of("translation")
+    if not known:
+        return server.models.find(None, "translation")  # refuses
+    for loaded in known:
+        reads = loaded.source_language
+        if target in loaded.target_languages and (source == "auto" or reads is None or source == reads):
+            return loaded
+    pairs = ", ".join(f"{each.source_language or 'any'} to {code}" for each in known for code in each.target_languages)
+    message = f"{source[:50]!r} to {target[:50]!r}: no model translates that way ({pairs or 'see segue serve --pair'})"
+    raise RefusedError(400, message, "invalid_value", "target")
+
+
+async def translate(request: Request) -> Response:
+    """Answers `POST /translate`."""
+    server = server_of(request)
+    if bodies.check_kind(request, bodies.JSON, bodies.FORM, bodies.MULTIPART) == bodies.JSON:
+        asked = await bodies.of_json(request, LibreRequest, most_bytes(server))
+    else:
+        async with bodies.of_form(request, LibreRequest) as (asked, upload):
+            if upload is not None:
+                raise RefusedError(
+                    400, "file: q is wanted here; POST /v1/translations takes files", "invalid_value", "file"
+                )
+    check_key(key_in(request.headers) or asked.api_key, server.settings.keys)
+    if asked.format == "html":
+        raise RefusedError(400, "format: only text is translated, not html", "invalid_value", "format")
+    texts = [asked.q] if isinstance(asked.q, str) else asked.q
+    check_length(server, sum(map(len, texts)))
+    loaded = chosen(server, asked.source, asked.target)
+    note(request, model=loaded.name, characters=sum(map(len, texts)))
+    target = check_languages(loaded, asked.source, asked.target)
+    work = partial(translated, loaded, texts, target, 1 + asked.alternatives)
+    found, _ = await server.workers.answer(request, [loaded], work)
+    others = [[each.text for each in (one.alternatives or [])[1:]] for one in found]
+    is_one = isinstance(asked.q, str)
+    shown = LibreTranslation(
+        translatedText=found[0].text if is_one else [each.text for each in found],
+        alternatives=(others[0] if is_one else others) if asked.alternatives else None,
+    )
+    return JSONResponse(shown.model_dump(exclude_none=True))
+
+
+async def languages(request: Request) -> Response:
+    """Answers `GET /languages`."""
+    found: dict[str, dict[str, None]] = {}
+    for loaded in server_of(request).models.of("translation"):
+        code = loaded.source_language or UNKNOWN
+        found.setdefault(code, {}).update(dict.fromkeys(loaded.target_languages))
+        for target in loaded.target_languages:
+            found.setdefault(target, {})
+    shown = [Language(code=code, name=code, targets=list(targets)) for code, targets in found.items()]
+    return JSONResponse([each.model_dump() for each in shown])
+
+
+ENDPOINTS = [
+    Endpoint(
+        "POST",
+        "/translate",
+        translate,
+        "LibreTranslate's translation of texts",
+        body=LibreRequest,
+        kinds=(bodies.JSON, bodies.FORM, bodies.MULTIPART),
+        results={"application/json": LibreTranslation},
+        has_own_key=True,
+    ),
+    Endpoint(
+        "GET", "/languages", languages, "LibreTranslate's list of languages", results={"application/json": Languages}
+    ),
+]

@@ -1,0 +1,286 @@
+"""How is speech recognized over a WebSocket while it is spoken? `WS /v1/audio/stream`, with Vosk's messages.
+
+A client sends sound in binary messages, and gets exactly one answer to each: a partial result, or a final one after a
+pause. `{"config": {...}}` before the sound says what it is, `{"eof": 1}` ends it.
+"""
+
+import asyncio
+import json
+import queue
+import threading
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from segue.data import media
+from segue.errors import UserError
+from segue.runtime.streaming import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, Final, Stream
+from segue.serve import batching
+from segue.serve.endpoint import Server, note, server_of
+from segue.serve.loaded import Loaded
+from segue.serve.refusals import RefusedError, of_fields
+from segue.serve.work import of_mistake
+
+PATH = "/v1/audio/stream"
+PROTOCOL = "segue"
+LATER, RESTART, POLICY, TOO_LARGE = 1013, 1012, 1008, 1009
+"""Codes of closed WebSockets (RFC 6455 and the registry of IANA)."""
+UNDECODED = 256
+"""Messages of a container that may wait to be decoded."""
+
+
+class StreamConfig(BaseModel, extra="allow", frozen=True):
+    """What kind of sound follows."""
+
+    sample_rate: Annotated[int, Field(ge=LOWEST_RATE_HZ, le=HIGHEST_RATE_HZ)] | None = None
+    """Of PCM; default: the model's."""
+    format: Literal["pcm16", "webm", "ogg"] = "pcm16"
+    """pcm16: 16 bits, little-endian, mono; webm and ogg: with Opus in it, as browsers record."""
+    words: bool = True
+    """Whether final results have words with times."""
+
+
+class StreamMessage(BaseModel, extra="forbid", frozen=True):
+    """A text message of a client."""
+
+    config: StreamConfig | None = None
+    eof: int | None = None
+
+
+async def stream(websocket: WebSocket) -> None:
+    """Answers `WS /v1/audio/stream?model=NAME`."""
+    server = server_of(websocket)
+    loaded = server.models.find(websocket.query_params.get("model"), "speech_recognition")
+    note(websocket, model=loaded.name)
+    if server.num_sockets >= server.settings.sockets:
+        message = f"there are {server.settings.sockets} WebSockets already"
+        raise RefusedError(429, message, "too_many_sockets", headers={"retry-after": "5"})
+    offered = websocket.scope.get("subprotocols", [])
+    server.num_sockets += 1
+    server.metrics.sockets.inc()
+    talk = _Talk(websocket, server, loaded)
+    try:
+        await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
+        await talk.run()
+    except WebSocketDisconnect:
+        pass
+    finally:
+        server.num_sockets -= 1
+        server.metrics.sockets.dec()
+        talk.close()
+        seconds = talk.stream.seconds if talk.stream is not None else 0.0
+        server.metrics.audio_seconds.labels(loaded.name).inc(seconds)
+        note(websocket, audio_seconds=round(seconds, 3))
+
+
+class _Talk:
+    """One WebSocket."""
+
+    def __init__(self, websocket: WebSocket, server: Server, loaded: Loaded) -> None:
+        self._websocket, self._server, self._loaded = websocket, server, loaded
+        self._config = StreamConfig()
+        self.stream: Stream | None = None
+        self._decoder: _Decoder | None = None
+        self._odd = b""
+        """Half of a sample at the end of a message."""
+        self._ignored: list[str] = []
+        self._ticket = batching.Ticket()
+        loaded.batcher.enter(self._ticket, is_counted=False)
+
+    async def run(self) -> None:
+        """Answers messages until the end."""
+        try:
+            while (message := await self._next()) is not None:
+                if isinstance(message, bytes):
+                    await self._answer(await self._work(lambda data=message: self._accept(data)))  # type: ignore[misc]
+                elif self._is_eof(message):
+                    break
+            is_stopping = self._server.stopping.is_set()
+            await self._answer(await self._work(self._finish), is_last=True)
+            await self._websocket.close(RESTART if is_stopping else 1000)
+        except UserError as problem:
+            await self._refuse(of_mistake(problem))
+        except RefusedError as problem:
+            await self._refuse(problem)
+
+    def close(self) -> None:
+        """Frees what it holds."""
+        self._ticket.cancel(batching.LeftError())
+        self._loaded.batcher.leave(self._ticket)
+        if self._decoder is not None:
+            self._decoder.close()
+
+    async def _next(self) -> str | bytes | None:
+        """The next message; None if the server stops. Raises a RefusedError if there is none for too long."""
+        receiving = asyncio.ensure_future(self._websocket.receive())
+        stopping = asyncio.ensure_future(self._server.stopping.wait())
+        seconds = self._server.settings.idle_seconds
+        try:
+            await asyncio.wait((receiving, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done():
+                if stopping.done():
+                    return None
+                raise RefusedError(408, f"nothing came for {seconds:g} s", "idle")
+            message = receiving.result()
+        finally:
+            receiving.cancel()
+            stopping.cancel()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1000))
+        data: str | bytes | None = message.get("bytes")
+        return data if data is not None else str(message.get("text") or "")
+
+    def _is_eof(self, text: str) -> bool:
+        """Takes a text message; whether it is the end."""
+        try:
+            message = StreamMessage.model_validate_json(text)
+        except ValidationError as problem:
+            raise of_fields(problem) from None
+        if message.config is not None:
+            if self.stream is not None:
+                raise RefusedError(400, "config: it has to come before the sound", "invalid_value", "config")
+            self._config = message.config
+            self._ignored = sorted(message.config.model_extra or {})
+        return bool(message.eof)
+
+    def _begin(self) -> Stream:
+        if self.stream is None:
+            own = max(self._loaded.model.metadata.sample_rate_hz, LOWEST_RATE_HZ)
+            rate = self._config.sample_rate or own
+            if self._config.format != "pcm16":
+                rate, self._decoder = own, _Decoder(self._config.format, own)
+            self.stream = Stream(self._loaded.model, rate)
+        return self.stream
+
+    def _accept(self, data: bytes) -> list[Final]:
+        """Takes sound; blocks."""
+        found = self._begin()
+        if self._decoder is not None:
+            self._decoder.put(data)
+            samples = self._decoder.take()
+        else:
+            data = self._odd + data
+            whole = len(data) // 2 * 2
+            self._odd = data[whole:]
+            samples = np.frombuffer(data[:whole], "<i2")
+        self._check_length(found)
+        finals = found.accept(samples)
+        self._check_length(found)
+        return finals
+
+    def _finish(self) -> list[Final]:
+        """Ends the sound; blocks."""
+        found = self._begin()
+        finals = found.accept(self._decoder.finish()) if self._decoder is not None else []
+        self._check_length(found)
+        return finals + found.finish()
+
+    def _check_length(self, found: Stream) -> None:
+        most = self._server.settings.audio_seconds
+        if found.seconds > most:
+            raise RefusedError(413, f"the stream is longer than {most} s", "audio_too_long")
+
+    async def _work(self, function: Callable[[], list[Final]]) -> list[Final]:
+        return await self._server.workers.step(self._ticket, function)
+
+    async def _answer(self, finals: list[Final], *, is_last: bool = False) -> None:
+        """Sends one message: what became final, else what is heard so far."""
+        assert self.stream is not None
+        said: dict[str, Any]
+        if finals or is_last:
+            said = {"text": " ".join(each.text for each in finals)}
+            if self._config.words:
+                said["result"] = [
+                    {
+                        "word": word.word,
+                        "start": round(word.start, 3),
+                        "end": round(word.end, 3),
+                        "conf": round(word.confidence, 4),
+                    }
+                    for each in finals
+                    for word in each.words
+                ]
+            if self._server.settings.logs_texts:
+                note(self._websocket, text=said["text"])
+        else:
+            said = {"partial": self.stream.partial.text, "committed": self.stream.partial.committed}
+        if self._ignored:
+            said["ignored"], self._ignored = self._ignored, []
+        await self._websocket.send_text(json.dumps(said, ensure_ascii=False))
+
+    async def _refuse(self, problem: RefusedError) -> None:
+        if self._websocket.application_state == WebSocketState.CONNECTED:
+            await self._websocket.send_text(json.dumps(problem.body))
+            code = {413: TOO_LARGE, 429: LATER, 503: LATER}.get(problem.status, POLICY)
+            await self._websocket.close(code)
+
+
+class _Decoder:
+    """A thread that decodes a container while it arrives."""
+
+    def __init__(self, form: Literal["webm", "ogg"], rate_hz: int) -> None:
+        self._bytes = queue.Queue[bytes](UNDECODED)
+        self._sound = queue.SimpleQueue[NDArray[np.int16]]()
+        self._problem: UserError | None = None
+        self._is_closed = False
+        self._pending = b""
+        self._thread = threading.Thread(target=self._run, args=(form, rate_hz), daemon=True, name="decoder")
+        self._thread.start()
+
+    def put(self, data: bytes) -> None:
+        """More of the container."""
+        while data and not self._is_closed and self._thread.is_alive():
+            try:
+                self._bytes.put(data, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+
+    def take(self) -> NDArray[np.int16]:
+        """(S) what is decoded by now. Raises a UserError if the container cannot be read."""
+        found = [np.zeros(0, np.int16)]
+        while not self._sound.empty():
+            found.append(self._sound.get())
+        if self._problem is not None and len(found) == 1:
+            raise self._problem
+        return np.concatenate(found)
+
+    def finish(self) -> NDArray[np.int16]:
+        """(S) the rest."""
+        while self._thread.is_alive():
+            try:
+                self._bytes.put(b"", timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        self._thread.join()
+        return self.take()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._is_closed = True
+
+    def read(self, size: int) -> bytes:
+        """For FFmpeg: at least one byte, none at the end."""
+        while not self._pending:
+            if self._is_closed:
+                return b""
+            try:
+                self._pending = self._bytes.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if not self._pending:
+                self._is_closed = True
+        found, self._pending = self._pending[:size], self._pending[size:]
+        return found
+
+    def _run(self, form: Literal["webm", "ogg"], rate_hz: int) -> None:
+        try:
+            for samples in media.arriving(self, form, rate_hz):
+                self._sound.put(samples)
+        except UserError as problem:
+            self._problem = problem

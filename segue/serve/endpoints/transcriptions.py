@@ -1,0 +1,294 @@
+"""How does a recording become text over HTTP? `POST /v1/audio/transcriptions`, as OpenAI has it."""
+
+import json
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from segue.data.subtitles import cues
+from segue.runtime.recognizer import Transcript
+from segue.runtime.words import Word
+from segue.serve import batching, bodies
+from segue.serve.endpoint import Endpoint, Server, note, server_of
+from segue.serve.loaded import Loaded
+from segue.serve.refusals import RefusedError
+
+Form = Literal["json", "text", "srt", "verbose_json", "vtt"]
+SUBTITLES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class TranscriptionRequest(BaseModel, extra="allow", frozen=True):
+    """A recording to be transcribed."""
+
+    model: str | None = None
+    """A name of `GET /v1/models`; may be left out if there is only one that recognizes speech."""
+    language: str | None = None
+    """Ignored: a model knows the languages that it was trained on."""
+    prompt: str | None = None
+    """Ignored."""
+    response_format: Form = "json"
+    """verbose_json has times and confidences."""
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Ignored: recognition draws nothing."""
+    timestamp_granularities: Annotated[list[Literal["word", "segment"]], BeforeValidator(_listed)] = Field(
+        ["segment"],
+        validation_alias=AliasChoices("timestamp_granularities[]", "timestamp_granularities"),
+        serialization_alias="timestamp_granularities[]",
+    )
+    """Which times verbose_json has."""
+    stream: bool = False
+    """Whether the text comes in pieces, as server-sent events."""
+    channel: str | None = None
+    """Of a recording with several channels: left, right, mix or a number from 1; default: mix, if that makes sense."""
+
+    @property
+    def ignored(self) -> list[str]:
+        """Fields that were given and mean nothing here."""
+        given = {"language": self.language, "prompt": self.prompt, "temperature": self.temperature}
+        return [*(name for name, value in given.items() if value), *sorted(self.model_extra or {})]
+
+
+class Usage(BaseModel):
+    """What was used."""
+
+    type: Literal["duration"] = "duration"
+    seconds: float
+
+
+class Transcription(BaseModel):
+    """A text."""
+
+    text: str
+    usage: Usage
+    warnings: list[str]
+    """About the recording."""
+
+
+class TimedWord(BaseModel):
+    """A word."""
+
+    word: str
+    start: float
+    """In seconds."""
+    end: float
+    confidence: float
+    """From 0 to 1."""
+
+
+class Segment(BaseModel):
+    """What a subtitle would show at once."""
+
+    id: int
+    seek: int
+    start: float
+    """In seconds."""
+    end: float
+    text: str
+    tokens: list[int]
+    """Empty: tokens differ from model to model."""
+    temperature: float
+    avg_logprob: float
+    """Mean of the logarithms of the words' confidences."""
+    compression_ratio: float
+    no_speech_prob: float
+    """0: such a model has none."""
+
+
+class VerboseTranscription(BaseModel):
+    """A text with times."""
+
+    task: Literal["transcribe", "translate"]
+    language: str
+    """As given; "und" if none was."""
+    duration: float
+    """In seconds."""
+    text: str
+    segments: list[Segment] | None = None
+    words: list[TimedWord] | None = None
+    usage: Usage
+    model: str
+    warnings: list[str]
+    ignored: list[str]
+    """Fields of the request that mean nothing here."""
+
+
+def timed(words: Sequence[Word]) -> list[TimedWord]:
+    """Words as JSON has them."""
+    return [
+        TimedWord(
+            word=each.word, start=round(each.start, 3), end=round(each.end, 3), confidence=round(each.confidence, 4)
+        )
+        for each in words
+    ]
+
+
+def segments(transcript: Transcript) -> list[Segment]:
+    """The cues of a transcript."""
+    found = []
+    for number, cue in enumerate(cues.cut(transcript.words, transcript.duration)):
+        start, end = (each / 1000 for each in cue.spoken)
+        inside = [np.log(max(word.confidence, 1e-30)) for word in transcript.words if start - 0.001 <= word.start < end]
+        data = cue.text.encode()
+        found.append(
+            Segment(
+                id=number,
+                seek=0,
+                start=start,
+                end=end,
+                text=cue.text,
+                tokens=[],
+                temperature=0.0,
+                avg_logprob=round(float(np.mean(inside)), 4) if inside else 0.0,
+                compression_ratio=round(len(data) / len(zlib.compress(data)), 3),
+                no_speech_prob=0.0,
+            )
+        )
+    return found
+
+
+def written(transcript: Transcript, asked: Any, model: str, warnings: list[str], task: str = "transcribe") -> Response:
+    """The answer in the form that was asked for."""
+    form, headers = asked.response_format, headers_of(asked.ignored, warnings)
+    usage = Usage(seconds=round(transcript.duration, 3))
+    if form == "text":
+        return PlainTextResponse(transcript.text + "\n", headers=headers)
+    if form in ("srt", "vtt"):
+        return Response(
+            transcript.written(form) + "\n", headers=headers, media_type=f"{SUBTITLES[form]}; charset=utf-8"
+        )
+    if form == "json":
+        return JSONResponse(
+            Transcription(text=transcript.text, usage=usage, warnings=warnings).model_dump(), headers=headers
+        )
+    granularities = asked.timestamp_granularities
+    found = VerboseTranscription(
+        task="translate" if task == "translate" else "transcribe",
+        language=getattr(asked, "language", None) or "und",
+        duration=round(transcript.duration, 3),
+        text=transcript.text,
+        segments=segments(transcript) if "segment" in granularities else None,
+        words=timed(transcript.words) if "word" in granularities else None,
+        usage=usage,
+        model=model,
+        warnings=warnings,
+        ignored=asked.ignored,
+    )
+    return JSONResponse(found.model_dump(exclude_none=True), headers=headers)
+
+
+def headers_of(ignored: Sequence[str], warnings: Sequence[str] = ()) -> dict[str, str]:
+    """Headers that name what a plain text cannot."""
+
+    def plain(texts: Sequence[str], end: str) -> str:
+        joined = end.join(texts).replace("\n", " ")
+        return "".join(each if " " <= each <= "~" else "?" for each in joined)[:1000]
+
+    return {
+        **({"segue-ignored": plain(ignored, ", ")} if ignored else {}),
+        **({"segue-warnings": plain(warnings, "; ")} if warnings else {}),
+    }
+
+
+def event(values: object) -> bytes:
+    """A server-sent event."""
+    return b"data: " + (values if isinstance(values, bytes) else json.dumps(values).encode()) + b"\n\n"
+
+
+async def transcribe(request: Request) -> Response:
+    """Answers `POST /v1/audio/transcriptions`."""
+    server = server_of(request)
+    bodies.check_kind(request, bodies.MULTIPART)
+    async with bodies.of_form(request, TranscriptionRequest) as (asked, upload):
+        if upload is None:
+            raise RefusedError(400, "file: a recording is needed", "missing_required_parameter", "file")
+        loaded = server.models.find(asked.model, "speech_recognition")
+        note(request, model=loaded.name)
+        if not asked.stream:
+            transcript, warnings = await server.workers.answer(
+                request, [loaded], lambda: transcribed(server, loaded, upload.path, asked.channel)
+            )
+            observe(request, server, loaded, transcript)
+            return written(transcript, asked, loaded.name, warnings)
+        path = upload.take()  # outlives this function
+    try:
+        pieces = server.workers.stream(
+            [loaded],
+            lambda: in_pieces(server, loaded, path, asked.channel),
+            ends=lambda: path.unlink(missing_ok=True),
+        )
+        first = await anext(pieces)  # what is wrong with the recording gets a status
+    except RefusedError:
+        path.unlink(missing_ok=True)
+        raise
+
+    async def events() -> AsyncIterator[bytes]:
+        piece: str | Transcript = first
+        try:
+            while isinstance(piece, str):
+                yield event({"type": "transcript.text.delta", "delta": piece})
+                piece = await anext(pieces)
+            observe(request, server, loaded, piece)
+            usage = Usage(seconds=round(piece.duration, 3)).model_dump()
+            yield event({"type": "transcript.text.done", "text": piece.text, "usage": usage})
+            yield event(b"[DONE]")
+        except RefusedError as problem:
+            yield event(problem.body)
+        finally:
+            await pieces.aclose()
+
+    return StreamingResponse(events(), media_type="text/event-stream", headers=headers_of(asked.ignored))
+
+
+def transcribed(server: Server, loaded: Loaded, path: Path, channel: str | None) -> tuple[Transcript, list[str]]:
+    """The transcript of a file, and warnings about it."""
+    with bodies.recording(path, server.settings.audio_seconds, batching.current().check) as warned:
+        transcript: Transcript = loaded.model.transcribe(path, channel=parsed(channel))
+    return transcript, [bodies.said(each.message, path) for each in warned]
+
+
+def in_pieces(server: Server, loaded: Loaded, path: Path, channel: str | None) -> Iterator[str | Transcript]:
+    """The same, as `Recognizer.pieces`."""
+    with bodies.recording(path, server.settings.audio_seconds, batching.current().check):
+        yield from loaded.model.pieces(path, channel=parsed(channel))
+
+
+def parsed(channel: str | None) -> int | str | None:
+    """A channel of a form."""
+    return int(channel) if channel and channel.isascii() and channel.isdigit() else channel or None
+
+
+def observe(request: Request, server: Server, loaded: Loaded, transcript: Transcript) -> None:
+    """Counts and logs what was heard."""
+    server.metrics.audio_seconds.labels(loaded.name).inc(transcript.duration)
+    note(request, audio_seconds=round(transcript.duration, 3))
+    if server.settings.logs_texts:
+        note(request, text=transcript.text)
+
+
+ENDPOINTS = [
+    Endpoint(
+        "POST",
+        "/v1/audio/transcriptions",
+        transcribe,
+        "The text of a recording",
+        body=TranscriptionRequest,
+        kinds=(bodies.MULTIPART,),
+        has_file=True,
+        results={
+            "application/json": (Transcription, VerboseTranscription),
+            "text/plain": None,
+            "text/event-stream": None,
+            **dict.fromkeys(SUBTITLES.values()),
+        },
+    )
+]

@@ -1,0 +1,63 @@
+"""How does a client learn that its request failed? By a status and OpenAI's form of an error."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+TYPES: Mapping[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    499: "client_error",
+    500: "server_error",
+    503: "unavailable_error",
+}
+"""The type of an error by its status."""
+
+
+class RefusedError(Exception):
+    """A request that is not answered as asked."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error in JSON."""
+        error = {"message": self.message, "type": TYPES[self.status], "param": self.param, "code": self.code}
+        return {"error": error}
+
+    @property
+    def written(self) -> bytes:
+        """The body in bytes."""
+        return json.dumps(self.body).encode()
+
+
+def of_fields(problem: ValidationError) -> RefusedError:
+    """The refusal of a request with wrong fields: it names the first."""
+    first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = ".".join(str(each) for each in first["loc"]) or None
+    more = problem.error_count() - 1
+    message = f"{param}: {first['msg']}" if param else str(first["msg"])
+    if more:
+        message += f" (and {more} more)"
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return RefusedError(400, message, code, param)
