@@ -298,7 +298,12 @@ def compare(
     if python is not None and "ctc-beam-decoder" in chosen:
         weight, bonus = chosen["ctc-beam-decoder"]  # the same algorithm
         for size in (16, 64):
-            order = {"data": str(test_path), "lm": str(language_model), "weight": weight, "bonus": bonus}
+            order = {
+                "data": str(test_path.resolve()),
+                "lm": str(language_model.resolve()),
+                "weight": weight,
+                "bonus": bonus,
+            }
             order |= {"beams": size, "most": len(test.scores)}
             with tempfile.TemporaryDirectory() as folder:
                 words = [python, "-c", PYCTCDECODE, str(Path(__file__).parent), json.dumps(order)]

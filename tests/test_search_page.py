@@ -1,5 +1,6 @@
 """The commands of docs/search.md, as written, on the tiny model; what the page says of settings."""
 
+import json
 import re
 import shlex
 import shutil
@@ -33,7 +34,8 @@ def test_its_commands_run(
     Path("texts").mkdir()
     Path("texts/a.txt").write_text("ab cd abc. cd ab dab.\n" * 20)
     Path("names.txt").write_text("# names\nab cd\n")
-    shutil.copy(next(corpus.glob("test/*")), "interview.wav")
+    first = json.loads((corpus / "test.jsonl").read_text().splitlines()[0])
+    shutil.copy(corpus / first["audio_filepath"], "interview.wav")
     commands = re.findall(r"^\$ segue (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert [command.split()[0] for command in commands] == [
         *("prepare", "tune", "evaluate", "export", "transcribe", "transcribe")
