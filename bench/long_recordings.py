@@ -49,22 +49,20 @@ def main() -> None:
         detector(arguments.manifest)
         return
     model = exported.load(arguments.model, threads=1)
-    rate = model.metadata.sample_rate_hz
+    rate, loaded = model.metadata.sample_rate_hz, peak()
     with TemporaryDirectory() as folder:
         path = Path(folder, "long.wav")
         said = joined(arguments.manifest, path, rate, 3600 * arguments.hours)
-        # What is loaded only once: the graph's buffers for a full batch, the detector, the readers.
-        model.transcribe(0.05 * np.random.default_rng(0).standard_normal(200 * rate), rate, voice_activity="off")
-        list(voice_activity.probabilities([np.zeros(rate, np.float32)], rate))
         print(f"{soundfile.info(path).duration / 3600:.2f} hours, {len(said):,} utterances")
         whole = {}
         for mode in ("auto",) if arguments.only_memory else ("auto", "off"):
-            before, start = peak(), time.process_time()
+            start = time.process_time()
             whole[mode] = model.transcribe(path, voice_activity=mode)
             seconds = time.process_time() - start
             speed = soundfile.info(path).duration / seconds
             print(
-                f"voice activity {mode}: {speed:.0f} x real time, {peak() - before:.0f} MB above the model", flush=True
+                f"voice activity {mode}: {speed:.0f} x real time, {peak() - loaded:.0f} MB above the loaded model",
+                flush=True,
             )
         if not arguments.only_memory:
             compare(model, path, said, whole)
@@ -102,8 +100,8 @@ def compare(model: Any, path: Path, said: list[Said], whole: dict[str, Any]) -> 
     shifts = np.array(late)
     last = shifts[shifts[:, 0] > len(samples) / rate - 60, 1]
     print(
-        f"{len(late):,} of {len(alone):,} words in both: {1000 * np.abs(shifts[:, 1]).mean():.1f} ms apart on average; in the "
-        f"last minute {1000 * np.median(last):+.1f} ms (median of {len(last)})"
+        f"{len(late):,} of {len(alone):,} words in both: {1000 * np.abs(shifts[:, 1]).mean():.1f} ms apart on average; "
+        f"in the last minute {1000 * np.median(last):+.1f} ms (median of {len(last)})"
     )
 
 
@@ -142,9 +140,8 @@ def detector(folder: Path) -> None:
     clean = np.concatenate(parts)
     is_speech = filled(sounding(clean, rate), 20)
     power = np.square(clean[is_speech.repeat(rate // 100)[: len(clean)].nonzero()[0]]).mean()
-    print(
-        f"{len(clean) / rate / 60:.1f} minutes, {is_speech.mean():.0%} speech\n| dB | recall | precision | regions missed |"
-    )
+    print(f"{len(clean) / rate / 60:.1f} minutes, {is_speech.mean():.0%} speech")
+    print("| dB | recall | precision | regions missed |")
     for snr in SNR_DB:
         noisy = clean + np.float32(np.sqrt(power * 10 ** (-snr / 10))) * draw.standard_normal(
             len(clean), dtype=np.float32

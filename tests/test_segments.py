@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.data.segments import (
@@ -41,6 +41,7 @@ spans = st.lists(st.tuples(st.booleans(), st.integers(1, 60) | st.integers(1, 40
 
 
 @given(spans=spans, block=st.integers(1, 200))
+@settings(max_examples=25)
 def test_every_speech_sample_is_in_a_segment(spans: list[tuple[bool, int]], block: int) -> None:
     """Once, but for the overlap of windows, and with its own position; only sounds too short to be speech are left."""
     is_speech, frames = said(spans, block)
@@ -60,6 +61,7 @@ def test_every_speech_sample_is_in_a_segment(spans: list[tuple[bool, int]], bloc
 
 
 @given(spans=spans, block=st.integers(1, 200))
+@settings(max_examples=25)
 def test_segments_are_cut_only_in_silence(spans: list[tuple[bool, int]], block: int) -> None:
     is_speech, frames = said(spans, block)
     found = cut(frames)
@@ -73,6 +75,7 @@ def test_segments_are_cut_only_in_silence(spans: list[tuple[bool, int]], block: 
 
 
 @given(spans=spans, block=st.integers(1, 200))
+@settings(max_examples=25)
 def test_blocks_do_not_change_segments(spans: list[tuple[bool, int]], block: int) -> None:
     shapes = [
         [(each.start, len(each.samples), each.continues) for each in cut(said(spans, size)[1])] for size in (1, block)

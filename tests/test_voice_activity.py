@@ -26,13 +26,13 @@ def utterances() -> list[Samples]:
     if data is None:
         pytest.skip("needs real speech: set SEGUE_DATA")
     files = [
-        *sorted(Path(data, "ljspeech_excerpt", "flac").glob("*.flac"))[:4],
-        *sorted(Path(data, "pocketsphinx_testdata", "librivox").glob("*.wav"))[:2],
+        *sorted(Path(data, "ljspeech_excerpt", "flac").glob("*.flac"))[:2],
+        *sorted(Path(data, "pocketsphinx_testdata", "librivox").glob("*.wav"))[:1],
     ]
     return [audio.read(file, RATE)[: 4 * RATE] for file in files]
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 22050])
+@pytest.mark.parametrize("rate", [8000, 22050])
 def test_speech_is_found_in_noise(utterances: list[Samples], rate: int) -> None:
     """Nearly all of it, and none in noise alone, whatever the sampling rate."""
     draw = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def test_blocks_do_not_change_probabilities() -> None:
 
 def test_noise_tones_and_silence_are_no_speech() -> None:
     draw = np.random.default_rng(0)
-    seconds = np.arange(20 * RATE) / RATE
+    seconds = np.arange(5 * RATE) / RATE
     lengths = Lengths(24 * RATE, 6 * RATE, 320)
     for sound in (0.1 * draw.standard_normal(len(seconds)), 0.3 * np.sin(2 * np.pi * 440 * seconds), 0.0 * seconds):
         assert list(voice_activity.speech(blocks(sound.astype(np.float32)), RATE, lengths)) == []

@@ -7,7 +7,8 @@ from typing import Any
 from segue.errors import UserError, missing_extra
 
 _NUMBER = re.compile(
-    r"(?<![^\W_])(?<!\w\.)(?P<money>[$£€])?(?P<whole>\d{1,3}(?:,\d{3})+|\d+)(?:\.(?P<rest>\d+))?(?P<ordinal>st|nd|rd|th)?(?P<percent> ?%)?"
+    r"(?<![^\W_])(?<!\w\.)(?P<money>[$£€])?"
+    r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)(?:\.(?P<rest>\d+))?(?P<ordinal>st|nd|rd|th)?(?P<percent> ?%)?"
     r"(?![^\W_])"
 )
 _MONEY = {"$": "dollars", "£": "pounds", "€": "euros"}
