@@ -29,7 +29,7 @@ from segue.data.manifest import Manifest
 from segue.data.synthesis import Synthesizer
 from segue.data.text import normalize
 from segue.quickstart import VOICES
-from segue.runtime.recognizer import Recognizer
+from segue.runtime.recognizer import Recognizer, VoiceActivity
 from segue.runtime.words import text_of
 
 TRIMMED_DB = 40.0  # below a word's loudest 10 ms: silence around it is cut off, so that its times are known
@@ -152,7 +152,8 @@ def hour(model: Recognizer, manifest: Path, out: Path) -> None:
     samples = audio.read(path, rate)
     parts = [model.heard([samples[round(each.start * rate) : round(each.end * rate)]])[0] for each in places]
     rates = {"the parts": metrics.error_rates(texts, [text_of(words) for words in parts])["word_error_rate"]}
-    for name, activity in (("the hour, cut in silence", "on"), ("the hour, in overlapping windows", "off")):
+    ways: dict[str, VoiceActivity] = {"the hour, cut in silence": "on", "the hour, in overlapping windows": "off"}
+    for name, activity in ways.items():
         start = time.process_time()
         said = model.transcribe(path, voice_activity=activity)
         found = metrics.error_rates([" ".join(texts)], [normalize(said.text, model.metadata.text)])

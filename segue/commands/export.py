@@ -13,7 +13,9 @@ EXAMPLE = "segue export runs/digits onnx digits_onnx --quantize int8"
 def arguments(parser: ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="run or model directory")
-    parser.add_argument("target", metavar="TARGET", help="onnx, sherpa-onnx, ctranslate2, huggingface, gguf or peft")
+    parser.add_argument(
+        "target", metavar="TARGET", help="onnx, sherpa-onnx, triton, ctranslate2, huggingface, gguf or peft"
+    )
     parser.add_argument("out", metavar="OUT", type=Path, help="directory to write")
     parser.add_argument(
         "--quantize", metavar="WEIGHTS", help="smaller weights: int8 or float16; for gguf q8_0, q4_0 or float16"

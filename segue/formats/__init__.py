@@ -193,7 +193,8 @@ def _bytes_of(model: torch.nn.Module) -> int:
 
 
 def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if not path.name.startswith(PARTIAL))
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(PARTIAL))
+    return sum(path.stat().st_size for path in files)
 
 
 def _card_of(model: Path) -> str:

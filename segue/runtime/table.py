@@ -37,6 +37,7 @@ TASKS: Mapping[str, Entry] = {
         targets={
             "onnx": Target("segue.formats.onnx:SPEECH", "segue.runtime.onnx:open_recognizer"),
             "sherpa-onnx": Target("segue.formats.sherpa_onnx:SPEECH"),
+            "triton": Target("segue.formats.triton:SPEECH"),
         },
     ),
     "translation": Entry(
