@@ -241,11 +241,16 @@ def _sum(a: float, b: float) -> float:
 def placed(log_probs: NDArray[np.float32], tokens: Sequence[int], blank: int) -> list[Emission]:
     """(T, V), (U) -> the tokens with the frames of their most probable path (`alignment`).
 
-    The confidence of a token is the largest one in its frames, as in greedy search: what is known of the text has no
-    part in it.
+    The confidence of a token is the largest one in its frames, as in greedy search, times the share of its probability
+    in that of the frame's likeliest token: what is known of the text has no part in it.
     """
-    path, sure = align(log_probs, tokens, blank), of_frames(log_probs)
+    path, sure, likeliest = align(log_probs, tokens, blank), of_frames(log_probs), log_probs.max(axis=1)
     return [
-        Emission(int(token), start, end, float(sure[start:end].max()))
+        Emission(
+            int(token),
+            start,
+            end,
+            float((sure[start:end] * np.exp(log_probs[start:end, token] - likeliest[start:end])).max()),
+        )
         for token, start, end in zip(tokens, path.starts.tolist(), path.ends.tolist(), strict=True)
     ]
