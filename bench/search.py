@@ -21,7 +21,6 @@ log10.
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -268,7 +267,9 @@ def grid() -> Iterator[tuple[float, float]]:
     yield from product(WEIGHTS, BONUSES)
 
 
-def compare(dev: Data, test: Data, language_model: Path, python: str | None, test_path: Path) -> None:
+def compare(
+    dev: Data, test: Data, language_model: Path, python: str | None, test_path: Path, only: Sequence[str]
+) -> None:
     decoders: dict[str, tuple[Decoder, Sequence[int]]] = {
         "Segue": (segue_search(dev.letters, language_model), (8, 16, 32, 64, 128)),
         "flashlight-text": (flashlight(dev.letters, language_model), (16, 64, 250, 1000)),
@@ -277,6 +278,8 @@ def compare(dev: Data, test: Data, language_model: Path, python: str | None, tes
     print(f"greedy: {rates(test.references, greedily(test.letters)(Settings(1), test.scores))[0]:.1f}")
     chosen = {}
     for name, (decode, beams) in decoders.items():
+        if only and name not in only:
+            continue
         size = 64 if name == "flashlight-text" else 16
         tried = {each: rates(dev.references, decode(Settings(size, *each), dev.scores))[0] for each in grid()}
         best = chosen[name] = min(tried, key=lambda each: tried[each])
@@ -292,7 +295,7 @@ def compare(dev: Data, test: Data, language_model: Path, python: str | None, tes
                 f"{name:18} beams {size:5}  WER {word:6.2f}  CER {letter:6.2f}  {seconds:7.2f} CPU-s  {speed:6.0f}x",
                 flush=True,
             )
-    if python is not None:
+    if python is not None and "ctc-beam-decoder" in chosen:
         weight, bonus = chosen["ctc-beam-decoder"]  # the same algorithm
         for size in (16, 64):
             order = {"data": str(test_path), "lm": str(language_model), "weight": weight, "bonus": bonus}
@@ -395,6 +398,7 @@ def main() -> None:
         given.add_argument("--most", type=int, default=1_000_000, help="texts of the test data")
         if command == "compare":
             given.add_argument("--pyctcdecode", metavar="PYTHON")
+            given.add_argument("--only", action="append", default=[], help="a decoder")
         else:
             given.add_argument("--phrases", type=Path, required=True)
             given.add_argument("--beams", type=int, default=32)
@@ -406,9 +410,8 @@ def main() -> None:
     elif words.command == "speed":
         speed(first(load(words.data), words.most))
     elif words.command == "compare":
-        compare(
-            load(words.dev), first(load(words.test), words.most), words.language_model, words.pyctcdecode, words.test
-        )
+        test = first(load(words.test), words.most)
+        compare(load(words.dev), test, words.language_model, words.pyctcdecode, words.test, words.only)
     else:
         ladder(load(words.dev), first(load(words.test), words.most), words.language_model, words.phrases, words.beams)
 

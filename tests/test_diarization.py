@@ -195,7 +195,8 @@ def test_equal_error_rates_are_between_the_errors() -> None:
     similarities = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     is_same = np.array([True, True, False, True, False, False])
     rate, threshold = verification.equal_error(similarities, is_same)
-    assert (rate, threshold) == (pytest.approx(1 / 3), 0.7)
+    assert rate == pytest.approx(1 / 3)
+    assert threshold == 0.7
     assert verification.equal_error(similarities, np.array([1, 1, 1, 0, 0, 0], bool))[0] == 0
     assert verification.equal_error(similarities, np.array([0, 0, 0, 1, 1, 1], bool))[0] == 1
     assert verification.equal_error(np.zeros(6), is_same)[0] == pytest.approx(0.5)

@@ -30,7 +30,8 @@ def filter_bank(samples: NDArray[np.float32], sample_rate_hz: int, bins: int) ->
     size = 1 << (window - 1).bit_length()
     spectrum = np.fft.rfft(frames, size)
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-    return np.log(np.maximum(power @ _filters(bins, size, sample_rate_hz).T, FLOOR))
+    found: NDArray[np.float32] = np.log(np.maximum(power @ _filters(bins, size, sample_rate_hz).T, FLOOR))
+    return found
 
 
 @lru_cache

@@ -204,7 +204,8 @@ recognizer.decode_stream(stream)
 print(stream.result.text)"""
     return (
         "With [sherpa-onnx](https://k2-fsa.github.io/sherpa/onnx/), on computers, phones and small boards, and in the "
-        f"browser:\n\n{card.python(code)}"
+        f"browser:\n\n{card.python(code)}\n\nIts search is greedy: for CTC models of this kind sherpa-onnx has no hotwords "
+        "and no language model. The target `onnx` takes both, in Segue."
     )
 
 

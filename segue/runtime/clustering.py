@@ -131,4 +131,5 @@ def centers(
 ) -> NDArray[np.floating]:
     """(K, D) unit vectors: the mean of each of `count` clusters, of the vectors that are used."""
     found = np.stack([vectors[is_used & (labels == number)].sum(axis=0) for number in range(count)])
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+    means: NDArray[np.floating] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+    return means

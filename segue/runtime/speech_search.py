@@ -50,8 +50,8 @@ class SpeechSearchSection(Section):
     word_bonus: float = 1.5
     """Gain a word, in nats, since language models prefer fewer words. Only with a language model."""
     unknown_word_score: float = -10.0
-    """Of a word that the language model does not know, in nats, in place of its weighted log-probability. No word counts
-    less."""
+    """Of a word that the language model does not know, in nats, in place of its weighted log-probability. No word
+    counts less."""
     phrase_score: Annotated[float, Field(ge=0)] = 1.0
     """Gain a letter of a phrase, in nats; less for its first three letters."""
 

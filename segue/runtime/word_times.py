@@ -14,6 +14,8 @@ SILENCE_SECONDS = 0.08
 """Shorter silence may be inside a word: the closure of a stop, such as the t of eight."""
 LONGEST_END_SECONDS = 0.5
 """A word's last token is followed by at most so much of it: else what sounds there is no speech of the text."""
+LONGEST_END_IN_NOISE_SECONDS = 0.2
+"""The same where speech is hardly louder than the noise around it."""
 LONGEST_START_SECONDS = 0.15
 """The same before its first token."""
 LATEST_START_SECONDS = 0.05
@@ -61,8 +63,12 @@ def _loudness(levels: Levels, start: float, end: float, earliest: float, limit: 
     background = levels.decibels[max(0, first - around) : last + around]
     background = background[background > DIGITAL_SILENCE_DB]  # says nothing about the noise elsewhere
     noise = float(np.quantile(background, NOISE_QUANTILE)) if len(background) else DIGITAL_SILENCE_DB
-    least = max(peak - BELOW_PEAK_DB, min(noise + ABOVE_NOISE_DB, peak - LEAST_BELOW_PEAK_DB))
-    return own >= least, first
+    is_loud: NDArray[np.bool_] = own >= max(
+        peak - BELOW_PEAK_DB, min(noise + ABOVE_NOISE_DB, peak - LEAST_BELOW_PEAK_DB)
+    )
+    if noise + ABOVE_NOISE_DB > peak - LEAST_BELOW_PEAK_DB:
+        is_loud[int((end + LONGEST_END_IN_NOISE_SECONDS) / levels.seconds) + 1 - first :] = False
+    return is_loud, first
 
 
 def _start(is_loud: NDArray[np.bool_], first: int, start: float, step: float) -> float:
