@@ -539,7 +539,7 @@ def hum(pitch_hz: float, draw: np.random.Generator) -> audio.Samples:
         pieces.append((loud @ waves) * np.hanning(len(time)))
     sound = np.concatenate(pieces)
     noise = 0.002 * draw.standard_normal(len(sound))
-    return (draw.uniform(0.1, 0.4) * sound / np.abs(sound).max() + noise).astype(np.float32)
+    return np.asarray(draw.uniform(0.1, 0.4) * sound / np.abs(sound).max() + noise, np.float32)
 
 
 @pytest.fixture(scope="session")

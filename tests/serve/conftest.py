@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import Running, running
 
 from segue.serve.loaded import Source
+
+from .running import Running, running
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import soundfile
 import websockets
-from running import Running, running
 
 from segue.serve.loaded import Source
+
+from .running import Running, running
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 

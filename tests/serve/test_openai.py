@@ -9,11 +9,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from running import Running, running
 
 import segue
 from segue.runtime.recognizer import Transcript
 from segue.serve.loaded import Source
+
+from .running import Running, running
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from running import Running
 
 import segue
+
+from .running import Running
 
 COUNT, WARM = 20_000, 2_000
 CLIENTS = 16

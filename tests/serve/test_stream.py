@@ -10,13 +10,14 @@ import av
 import numpy as np
 import pytest
 import websockets
-from running import Running
 
 import segue
 from segue.data import audio
 from segue.data.audio import Samples
 from segue.runtime.recognizer import Recognizer
 from segue.runtime.streaming import Final, Stream
+
+from .running import Running
 
 SAMPLE_RATE_HZ = 8000
 
