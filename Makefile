@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 # Threads that wait should sleep: spinning ones cost up to six times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 # What `make test-fast` runs: these neither train nor export a model.
-FAST := $(addprefix tests/test_,$(addsuffix .py,architecture audio batching channels containers corpora \
-	ctc docs documents dropout encodings features files loss manifest metrics nemo_features readers recipe recordings report sentences \
+FAST := $(addprefix tests/test_,$(addsuffix .py,align alignment architecture audio batching channels containers corpora conversations \
+	ctc docs documents dropout encodings features files loss manifest metrics nemo_features paragraphs readers recipe recordings report segments sentences \
 	splits subtitle_files subtitle_lines subtitle_tags subtitles subwords tables text token_files tokenizer windows words)) \
 	$(addprefix tests/engine/test_,$(addsuffix .py,optimizer schedule))
 

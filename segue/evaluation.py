@@ -81,11 +81,14 @@ class Evaluation(NamedTuple):
     """Names of the classes; empty if references and hypotheses are texts."""
     groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     """Scores by kind of group, group and name of the score, as in `groups["speakers"]["ann"]["word_error_rate"]`."""
+    confusions: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({})
+    """The most frequent "substitutions", "insertions" and "deletions" of words: reference, hypothesis, count."""
 
     def as_json(self) -> dict[str, Any]:
         """Scores, their intervals, and the scores of groups."""
         intervals = {name: list(each) for name, each in self.intervals.items()}
-        return {**self.scores, "intervals": intervals, "interval_note": self.interval_note, **self.groups}
+        found = {**self.scores, "intervals": intervals, "interval_note": self.interval_note, **self.groups}
+        return {**found, "confusions": dict(self.confusions)} if self.confusions else found
 
     def outputs(self) -> Iterator[dict[str, Any]]:
         """Each example with its hypothesis and scores: one line of `--outputs` each."""
@@ -125,6 +128,14 @@ def shown(examples: Sequence[Example], direction: Direction) -> dict[str, list[i
     rest = [index for index in rest if index not in worst]
     start = max(0, min(len(order) // 2 - num_median // 2 - len(worst), len(rest) - num_median))
     return {"worst": worst, "median": rest[start : start + num_median], "best": best[::-1]}
+
+
+def length_groups(lengths: NDArray[np.float64], most: int) -> list[NDArray[np.intp]]:
+    """Indices of at most `most` groups of about equal size, shortest first. Equal lengths are in the same group."""
+    num_groups = max(2, min(most, len(lengths) // 5))
+    starts = np.unique(np.sort(lengths)[len(lengths) * np.arange(num_groups) // num_groups])
+    group = np.searchsorted(starts, lengths, side="right") - 1
+    return [np.flatnonzero(group == number) for number in range(len(starts))]
 
 
 def is_flawless(example: Example) -> bool:

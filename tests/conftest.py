@@ -473,6 +473,112 @@ def trained_classifiers(class_recipes: dict[str, Path], tmp_path_factory: pytest
     return {name: folder / name for name in class_recipes}
 
 
+SPEAKERS_RECIPE = """\
+task = "speaker_embedding"
+speaker_speeds = [1.0, 1.2]
+crop_seconds = [0.6, 0.9]
+dimensions = 16
+
+[data]
+root = "{root}"
+
+[features]
+sample_rate_hz = 8000
+mel_bins = 24
+top_hz = 3600.0
+
+[augmentation]
+joined_utterances = 2
+noise_probability = 0.2
+frequency_masks = 1
+frequency_width = 2
+
+[model]
+kind = "jasper"
+residual = "dense"
+blocks = [
+  {{ channels = 24, kernel = 7, stride = 2, has_residual = false, dropout = 0.1 }},
+  {{ channels = 24, kernel = 5, dropout = 0.1 }},
+]
+
+[batch]
+seconds = 6.0
+micro_batches = 2
+buckets = 3
+
+[optimizer]
+kind = "adamw"
+learning_rate = 0.01
+
+[schedule]
+kind = "cosine"
+warmup_steps = 5
+
+[engine]
+steps = 60
+device = "cpu"
+threads = 1
+workers = 0
+log_every = 4
+evaluate_every = 30
+save_every = 8
+moving_average_decay = 0.9
+"""
+
+
+def hum(pitch_hz: float, draw: np.random.Generator) -> audio.Samples:
+    """A second of a voice: vowels of two formants, whose place depends on the pitch, as that of a small person does."""
+    time = np.arange(SAMPLE_RATE_HZ // 4) / SAMPLE_RATE_HZ
+    size = (pitch_hz / 150) ** 0.6
+    pieces = []
+    for _ in range(4):
+        pitch, formants = pitch_hz * draw.uniform(0.94, 1.06), draw.uniform((300, 900), (600, 1600)) * size
+        partials = np.arange(1, int(3500 / pitch)) * pitch
+        loud = sum(np.exp(-(((partials - formant) / 150) ** 2)) for formant in formants) + 0.02
+        waves = np.sin(2 * np.pi * partials[:, None] * time + draw.uniform(0, 6, len(partials))[:, None])
+        pieces.append((loud @ waves) * np.hanning(len(time)))
+    sound = np.concatenate(pieces)
+    noise = 0.002 * draw.standard_normal(len(sound))
+    return (draw.uniform(0.1, 0.4) * sound / np.abs(sound).max() + noise).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def speaker_recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl and dev.jsonl of three speakers each, test.jsonl of others. Not to be written to."""
+    folder, draw = tmp_path_factory.mktemp("speaker_recordings"), np.random.default_rng(0)
+    for split, pitches, count in (
+        ("train", (100, 150, 225), 24),
+        ("dev", (110, 165, 250), 12),
+        ("test", (90, 140, 215), 12),
+    ):
+        lines = []
+        for number in range(count):
+            pitch, name = pitches[number % 3], f"{split}_{number:02d}.wav"
+            audio.write(folder / name, hum(pitch, draw), SAMPLE_RATE_HZ)
+            line = {"audio_filepath": name, "duration": 1.0, "text": "", "speaker": f"{pitch} hertz"}
+            lines.append(json.dumps(line) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speaker_recipe(speaker_recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe over them."""
+    path = tmp_path_factory.mktemp("speaker_recipe") / "speakers.toml"
+    path.write_text(SPEAKERS_RECIPE.format(root=speaker_recordings))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_speakers(speaker_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory whose model tells voices apart. Not to be written to."""
+    import segue
+
+    run = tmp_path_factory.mktemp("trained_speakers") / "run"
+    segue.train(speaker_recipe, run)
+    return run
+
+
 class _ByValue(pickle.Pickler):
     """What torch itself writes of a tensor is another each time."""
 

@@ -18,7 +18,7 @@ def told(texts: str, seconds: float = 1.0, start: float = 0.0, speaker: str | No
 def spoken(draw: st.DrawFn) -> list[Word]:
     words, time = list[Word](), 0.0
     for text in draw(st.lists(st.sampled_from(["so", "yes.", "Dr.", "No!", "我"]), max_size=80)):
-        start = time + draw(st.sampled_from([0.0, 0.2, 4.0, 5.5]))
+        start = time + draw(st.sampled_from([0.0, 0.2, 4.0, 10.5]))
         time = start + draw(st.sampled_from([0.3, 2.0, 9.0, 70.0]))
         speaker = draw(st.sampled_from(["Ann", "Ann", "Ben", None]))
         words.append(Word(text, start, time, 1.0, text != "我", speaker))
@@ -50,7 +50,7 @@ def test_without_punctuation_they_are_split_at_pauses() -> None:
 
 
 def test_a_silence_ends_a_paragraph() -> None:
-    assert [each.text for each in cut(told("a b") + told("c d", start=8.0))] == ["a b", "c d"]
+    assert [each.text for each in cut(told("a b") + told("c d", start=12.0))] == ["a b", "c d"]
 
 
 def test_an_interview_names_speaker_and_time() -> None:

@@ -4,8 +4,9 @@ import datetime
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
-from segue.commands import options
+from segue.commands import options, speech_options
 from segue.errors import UserError
 
 SUMMARY = "the task's metrics on manifests"
@@ -27,6 +28,20 @@ def arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="transcribe whole recordings as `segue transcribe` does; clips are joined by speaker, 1 s apart",
     )
+    parser.add_argument(
+        "--normalizer",
+        choices=("ours", "whisper", "none"),
+        default="ours",
+        help="how speech recognizers' texts are normalized for scores, never for what is shown: as for training, as "
+        "Whisper's are, or not at all (default: ours)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="make probabilities of the confidences of words: MANIFEST is development data; a small file is written "
+        "beside the model",
+    )
+    speech_options.search(parser)
     options.skip_bad(parser)
     options.device(parser)
 
@@ -39,7 +54,7 @@ def run(given: Namespace) -> None:
     if len(given.manifest) > 1 and (given.report or given.outputs):
         raise UserError("--report, --outputs: they are of one manifest; evaluate the others by themselves")
     check_targets({"--report": given.report, "--outputs": given.outputs}, given.manifest)
-    model = options.load_model(given, "evaluate")
+    model = speech_options.searching(options.load_model(given, "evaluate"), given)
     other = None if given.against is None else options.load_model(given, "evaluate", given.against)
     has_report = given.report is not None
     how = {"skip_bad": given.skip_bad, "has_media": has_report}
@@ -47,6 +62,12 @@ def run(given: Namespace) -> None:
         if not all(hasattr(each, "transcribe") for each in (model, other or model)):
             raise UserError("--as-transcribe: this model does not transcribe")
         how["as_transcribed"] = True
+    if given.normalizer != "ours":
+        if not all(hasattr(each, "transcribe") for each in (model, other or model)):
+            raise UserError("--normalizer: is for speech recognizers")
+        how["normalizer"] = given.normalizer
+    if given.calibrate:
+        _calibrate(model, given)
     of_each = {}
     for manifest in given.manifest:
         evaluation = model.evaluator.explain(manifest, **how)
@@ -67,3 +88,25 @@ def run(given: Namespace) -> None:
             print("\n".join([f"{manifest}:", *lines, ""] if len(given.manifest) > 1 else lines), flush=True)
     if given.json:
         print(json.dumps(of_each if len(given.manifest) > 1 else scores))
+
+
+def _calibrate(model: Any, given: Namespace) -> None:
+    """Fits the confidences of the model, and writes the curve beside it."""
+    from segue import metrics, tasks
+    from segue.data.examples import Utterance
+    from segue.data.manifest import Manifest
+    from segue.errors import note
+    from segue.runtime import calibration, exported
+
+    if not hasattr(model, "transcribe"):
+        raise UserError("--calibrate: is for speech recognizers")
+    folder = given.model if (given.model / exported.NAME).is_file() else tasks.folder_of(given.model)
+    model.calibration = None
+    confidences, right = model.evaluator.sureness(Manifest(Utterance, given.manifest, skip_bad=given.skip_bad))
+    curve = calibration.fit(confidences, right)
+    path = calibration.save(curve, folder)
+    model.calibration = curve
+    before, after = (
+        metrics.calibration_error(values, right) for values in (confidences, [curve.of(each) for each in confidences])
+    )
+    note(f"{path}: fitted on {len(right):,} words; their calibration error was {before:.3f} and is {after:.3f}")

@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 from segue.commands import COMMANDS
 from segue.errors import UserError, missing_extra
 
+VOICES_WANTED = (
+    "segue train small_voices trains one, or take an ONNX file of a public one, such as CAM++ (docs/speakers.md)"
+)
+
 
 def model(parser: ArgumentParser) -> None:
     """Declares MODEL, for `load_model`."""
@@ -71,6 +75,35 @@ def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:
     return model
 
 
+def speakers(parser: ArgumentParser) -> None:
+    """Declares --speakers; its value is a number, AUTO, or None if it is not given."""
+    parser.add_argument(
+        "--speakers", metavar="N|auto", type=speaker_count, help="tell this number of speakers apart (auto: count them)"
+    )
+
+
+def check_names(names: Sequence[str] | None, count: int | str | None) -> None:
+    """Raises a UserError if there are not as many --names as --speakers."""
+    if names is not None and isinstance(count, int) and len(names) != count:
+        raise UserError(f"--speakers {count}, but --names gives {len(names)}: {', '.join(names)}")
+
+
+def load_voices(path: Path, device: str = "auto") -> Any:
+    """Loads the model of voices at `path`: a run, model or exported directory, or an ONNX file that somebody else made.
+
+    Raises a UserError if it is none.
+    """
+    from segue import tasks
+    from segue.runtime import onnx_embedder
+
+    if path.is_file() or path.suffix == ".onnx":
+        return onnx_embedder.open_graph(path)
+    model = tasks.load(path, device)
+    if not hasattr(model, "diarize"):
+        raise UserError(f"{path}: not a model of voices; {VOICES_WANTED}")
+    return model
+
+
 def import_formats() -> Any:
     """Imports `segue.formats`. Raises a UserError if its extra is not installed."""
     try:
@@ -100,6 +133,7 @@ positive = _number("whole number above 0", int, lambda number: number > 0)
 whole = _number("whole number from 0", int, lambda number: number >= 0)
 above_zero = _number("number above 0", float, lambda number: 0 < number < math.inf)
 number = _number("number from 0", float, lambda number: 0 <= number < math.inf)
+share = _number("number from 0 to 1", float, lambda number: 0 <= number <= 1)
 points = _number("number of points from 0", float, lambda number: 0 <= number < math.inf)
 
 
@@ -112,6 +146,17 @@ def names(text: str) -> list[str]:
 
 
 names.__name__ = "list of different names (Ann,Ben)"
+
+
+AUTO = "auto"
+
+
+def speaker_count(text: str) -> int | str:
+    """Parses a number of speakers."""
+    return text if text == AUTO else positive(text)
+
+
+speaker_count.__name__ = "number of speakers (a whole number above 0, or auto)"
 
 
 def channel(text: str) -> int | str:

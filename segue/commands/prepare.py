@@ -14,10 +14,12 @@ def arguments(parser: ArgumentParser) -> None:
     """Declares the arguments."""
     speech, pairs = "fsdd, ljspeech, librispeech, csv, tsv, nemo, kaldi", "multi30k, wmt14, parallel, cmudict, csv, tsv"
     classes = "folders; with label=...: csv, tsv, fsdd, multi30k"
-    kinds = f"speech: {speech}; text pairs: {pairs}; classes: {classes}; music: jsb, midi"
+    kinds = f"speech: {speech}; text pairs: {pairs}; classes: {classes}; music: jsb, midi; words of a language: ngram"
     parser.add_argument("corpus", metavar="CORPUS", help=kinds)
     parser.add_argument("source", metavar="SOURCE", type=Path, nargs="?", help="file or folder of the corpus")
-    parser.add_argument("out", metavar="OUT_DIR", type=Path, nargs="?", help="folder for the manifests")
+    parser.add_argument(
+        "out", metavar="OUT_DIR", type=Path, nargs="?", help="folder for the manifests; of ngram, a file"
+    )
     parser.add_argument(
         "options", metavar="KEY=VALUE", nargs="*", default=[], help="options; `segue prepare CORPUS` alone lists them"
     )
@@ -29,6 +31,9 @@ def run(given: Namespace) -> None:
     from segue import recipe
     from segue.data import corpora
 
+    if given.corpus == "ngram":
+        _estimate(given)
+        return
     if given.source is None:
         module = corpora.module_of(given.corpus)
         options = recipe.dump(module.Options()).strip() or "(no options)"
@@ -42,3 +47,19 @@ def run(given: Namespace) -> None:
     command = corpora.next_command(given.corpus, written, given.out)
     if command is not None:
         print(command)
+
+
+def _estimate(given: Namespace) -> None:
+    """`segue prepare ngram`."""
+    from segue import recipe
+    from segue.data import ngram
+
+    if given.source is None:
+        print(f"{(ngram.__doc__ or '').strip()}\n\n{recipe.dump(ngram.Options()).strip()}")
+        return
+    if given.out is None:
+        raise UserError("OUT.arpa is missing: segue prepare ngram TEXTS OUT.arpa")
+    options = recipe.validate(recipe.from_overrides(given.options), ngram.Options)
+    found = ngram.estimate(given.source, given.out, options, skip_bad=given.skip_bad)
+    print(f"{given.out}: {found.num_texts} texts, {found.num_words} words, {found.num_different} different ones")
+    print(f"segue transcribe MODEL AUDIO --language-model {given.out}")

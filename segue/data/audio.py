@@ -5,7 +5,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -239,8 +239,16 @@ def write(path: Path, samples: Samples, sample_rate_hz: int) -> None:
 
 def encoded(samples: Samples, sample_rate_hz: int) -> bytes:
     """Mono samples as the bytes of an Ogg Vorbis file, which browsers can play."""
+    return encoded_blocks([samples], sample_rate_hz)
+
+
+def encoded_blocks(blocks: Iterable[Samples], sample_rate_hz: int, compression: float | None = None) -> bytes:
+    """The same of a long recording, block by block; `compression` is from 0, the best sound, to 1."""
     file = io.BytesIO()
-    soundfile.write(file, samples, sample_rate_hz, format="OGG", subtype="VORBIS")
+    settings = {} if compression is None else {"compression_level": compression}
+    with soundfile.SoundFile(file, "w", sample_rate_hz, 1, format="OGG", subtype="VORBIS", **settings) as written:
+        for block in blocks:
+            written.write(block)
     return file.getvalue()
 
 

@@ -9,12 +9,12 @@ Shape letters: B batch, S samples, T frames, F mel bins.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,16 +53,31 @@ class LogMelSection(Section):
     """Audio at other rates is resampled to this one."""
 
     mel_bins: Annotated[int, Field(gt=0, le=256)] = 64
-    """Mel filters from 0 Hz to half the sample rate."""
+    """Mel filters from 0 Hz to `top_hz`."""
+
+    top_hz: Annotated[float, Field(gt=1000)] | None = None
+    """Upper end of the highest mel filter; None: half the sample rate. sherpa-onnx's models of voices need 400 Hz less
+    than that."""
 
     normalization: Normalization = "utterance"
     """Which frames determine mean and variance of each bin: all of an utterance, or only speech, within 13 dB of its
     loudness. "speech" also floors features 30 dB below the loudness, so that the features of speech depend neither on
     pauses, however long and quiet, nor on the level of a recording."""
 
+    @property
+    def highest_hz(self) -> float:
+        """Upper end of the highest mel filter."""
+        return self.sample_rate_hz / 2 if self.top_hz is None else self.top_hz
+
     def build(self) -> "LogMel":
         """The front end."""
         return LogMel(self)
+
+    @model_validator(mode="after")
+    def _is_below_half_the_rate(self) -> Self:
+        if self.highest_hz > self.sample_rate_hz / 2:
+            raise ValueError(f"top_hz: {self.top_hz:g} is above half the sample rate ({self.sample_rate_hz / 2:g})")
+        return self
 
 
 class FrontEnd(Protocol):
@@ -96,7 +111,7 @@ class LogMel(nn.Module):
         self.filters: Tensor
         self.spectrum: Tensor
         bins = 1 << (self.window - 1).bit_length()  # FFT size: the next power of two of the frame length
-        filters = slaney_filters(section.mel_bins, bins, section.sample_rate_hz)
+        filters = slaney_filters(section.mel_bins, bins, section.sample_rate_hz, section.highest_hz)
         # Constants rather than weights: computed from the recipe, so not saved.
         # Tiled: the squares of real and imaginary parts are filtered and summed in one product.
         self.register_buffer("filters", torch.from_numpy(np.tile(filters, 2)), persistent=False)
@@ -235,9 +250,14 @@ def mask(features: Tensor, augmentation: FeatureTensors) -> Tensor:
     return features
 
 
-def slaney_filters(mel_bins: int, bins: int, sample_rate_hz: int) -> NDArray[np.float32]:
-    """(F, bins / 2 + 1): triangles of equal area, evenly spaced in Slaney's mel (Auditory Toolbox, 1998)."""
-    top = _hertz_to_mel(np.array(sample_rate_hz / 2))
+def slaney_filters(
+    mel_bins: int, bins: int, sample_rate_hz: int, highest_hz: float | None = None
+) -> NDArray[np.float32]:
+    """(F, bins / 2 + 1): triangles of equal area, evenly spaced in Slaney's mel (Auditory Toolbox, 1998).
+
+    They end at `highest_hz`, by default half the sample rate.
+    """
+    top = _hertz_to_mel(np.array(sample_rate_hz / 2 if highest_hz is None else highest_hz))
     corners = _mel_to_hertz(np.linspace(0.0, top, mel_bins + 2))
     hertz = np.arange(bins // 2 + 1) * sample_rate_hz / bins
     left, center, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]

@@ -12,7 +12,7 @@ from segue.data.subtitles.cues import TimedWord
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 60.0, 120.0
 """A longer turn is split between these: readers find their place by the times."""
-SILENCE_SECONDS = 5.0
+SILENCE_SECONDS = 10.0
 """A longer silence ends a paragraph."""
 
 

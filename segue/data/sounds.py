@@ -7,11 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 from zlib import crc32
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from segue.data import audio
@@ -20,8 +21,31 @@ from segue.data.augmentation import Augmentation, AugmentationSection, FeatureAu
 from segue.data.examples import Utterance
 from segue.data.features import FeatureTensors, stacked
 from segue.data.front_ends import FeaturesSection
+from segue.data.manifest import ManifestsSection
 from segue.data.source import Lengths
 from segue.errors import warn
+from segue.recipe import Section
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class RecordingsSection(ManifestsSection):
+    """Manifests of recordings."""
+
+    longest_seconds: Seconds | None = None
+    """Longer training utterances are left out and counted."""
+
+
+class SecondsSection(Section):
+    """Batch size."""
+
+    seconds: Seconds | Literal["auto"]
+    """Size limit of a micro-batch: number of utterances times the longest one, at the slowest speed. "auto" determines
+    once what fits in memory, and writes the number into the run's recipe."""
+    micro_batches: Annotated[int, Field(gt=0)] = 1
+    """Micro-batches per step, divided among the devices."""
+    buckets: Annotated[int, Field(gt=0)] = 8
+    """Number of length buckets from which micro-batches are drawn."""
 
 
 class ReadSound(NamedTuple):
@@ -89,9 +113,19 @@ class Sounds:
 
     def varied(self, utterances: Sequence[Utterance], pauses: Sequence[float], name: str, epoch: int) -> ReadSound:
         """Joins and augments utterances; random numbers depend only on seed, epoch and `name`."""
+        samples, draw = self.joined(utterances, pauses, name, epoch)
+        return self.augmented(self.augmentation.waveform(samples, draw), draw)
+
+    def joined(
+        self, utterances: Sequence[Utterance], pauses: Sequence[float], name: str, epoch: int
+    ) -> tuple[audio.Samples, np.random.Generator]:
+        """(S) joined utterances, and the random numbers of their augmentation."""
         pieces = [utterance.samples(self.sample_rate_hz) for utterance in utterances]
         draw = np.random.default_rng([self._seed, epoch, crc32(name.encode())])
-        samples = self.augmentation.waveform(self.augmentation.join(pieces, pauses, draw), draw)
+        return self.augmentation.join(pieces, pauses, draw), draw
+
+    def augmented(self, samples: audio.Samples, draw: np.random.Generator) -> ReadSound:
+        """(S) samples with the augmentation of their features."""
         return ReadSound(samples, self.augmentation.features(self.front_end.num_frames(len(samples)), draw))
 
 

@@ -25,7 +25,8 @@ from segue.files import PARTIAL
 from segue.formats.exporter import GRAPH, Exporter
 from segue.parity import Circumstances, Parity
 from segue.progress import Bar, say
-from segue.runtime import exported, table
+from segue.runtime import exported, speech_search, table
+from segue.runtime.calibration import copy as copy_calibration
 from segue.runtime.table import TASKS
 
 EXACT = "float32"
@@ -87,6 +88,9 @@ def export(
         if problems:
             raise UserError(f"{out}: not written: " + "; ".join(problems))
         exported.save(folder, target, trained.metadata(), weights=weights, **more)
+        copy_calibration(tasks.folder_of(model), folder)
+        if task == "speech_recognition" and TASKS[task].targets[target].opens is not None:
+            speech_search.copy(tasks.folder_of(model), folder)
         found.save(folder / "parity.json", target=target, weights=weights, **more)
         text = card.with_use(own_card, exporter.use(trained, out.resolve().name), _table(found))
         (folder / "README.md").write_text(text, encoding="utf-8")

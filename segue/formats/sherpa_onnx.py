@@ -120,6 +120,11 @@ def _features(trained: Trained) -> LogMelSection:
             f'features.kind = "{features.kind}": sherpa-onnx computes other features (windows of 25 ms, pre-emphasis '
             "by frame), and cannot run this model; export it to onnx instead, whose graph includes the front end"
         )
+    if features.highest_hz != features.sample_rate_hz / 2:
+        raise UserError(
+            f"features.top_hz = {features.top_hz:g}: sherpa-onnx's filters for recognizers end at half the sample "
+            "rate; export it to onnx instead, whose graph includes the front end"
+        )
     return features
 
 
@@ -199,7 +204,9 @@ recognizer.decode_stream(stream)
 print(stream.result.text)"""
     return (
         "With [sherpa-onnx](https://k2-fsa.github.io/sherpa/onnx/), on computers, phones and small boards, and in the "
-        f"browser:\n\n{card.python(code)}"
+        f"browser:\n\n{card.python(code)}\n\n"
+        "Its search is greedy: for CTC models of this kind sherpa-onnx has no hotwords and no language model. The "
+        "target `onnx` takes both, in Segue."
     )
 
 

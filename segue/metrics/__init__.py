@@ -1,5 +1,5 @@
 """Metrics: `names.py`; `measures.py`, scores from sums over examples; `resampling.py`, confidence intervals;
-`choice.py`, the metrics of a task."""
+`choice.py`, the metrics of a task; `normalizers.py`; `conversations.py`, who said what and when; `confidence.py`."""
 
 from segue.metrics.choice import (
     bleu_tokenizer,
@@ -11,6 +11,8 @@ from segue.metrics.choice import (
     speech_metric,
     texts,
 )
+from segue.metrics.confidence import area_under_roc, calibration_error
+from segue.metrics.conversations import Spoken, concatenated, concatenated_in_time, in_time, spread
 from segue.metrics.measures import MacroF1, ShareOfOutputs, nearest, scorer
 from segue.metrics.names import (
     METRICS,
@@ -36,17 +38,24 @@ __all__ = [
     "Scores",
     "ShareOfOutputs",
     "SpeechMetric",
+    "Spoken",
     "TextMetric",
+    "area_under_roc",
     "bleu_tokenizer",
     "by_label",
+    "calibration_error",
     "classes",
+    "concatenated",
+    "concatenated_in_time",
     "describe",
     "direction",
     "error_rates",
+    "in_time",
     "nearest",
     "scorer",
     "signatures",
     "speech",
     "speech_metric",
+    "spread",
     "texts",
 ]

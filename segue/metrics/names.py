@@ -31,6 +31,7 @@ METRICS = {
         Metric("word_error_rate", "min", "share"),
         Metric("character_error_rate", "min", "share"),
         Metric("sentence_error_rate", "min", "share"),
+        Metric("equal_error_rate", "min", "share"),
         Metric("accuracy", "max", "share"),
         Metric("macro_f1", "max", "share"),
         Metric("precision", "max", "share"),

@@ -205,17 +205,19 @@ class Scores(NamedTuple):
 
     def by_speaker(self, speakers: Sequence[str | None]) -> dict[str, dict[str, float]]:
         """Number of utterances and scores of each speaker, worst first; empty if no speaker is known."""
-        assert len(self.parts) == 1
-        rows: dict[str | None, list[int]] = {}
-        for row, speaker in enumerate(speakers):
-            rows.setdefault(speaker, []).append(row)
-        found = {
-            speaker or UNKNOWN_SPEAKER: {"utterances": len(each), **self.parts[0].scores(np.array(each))}
-            for speaker, each in rows.items()
-        }
+        if set(speakers) == {None}:
+            return {}
+        found = self.by_group([speaker or UNKNOWN_SPEAKER for speaker in speakers])
         sign = -1 if self.chosen.direction == "min" else 1
-        ordered = dict(sorted(found.items(), key=lambda each: (sign * each[1][self.chosen.name], each[0])))
-        return ordered if set(speakers) != {None} else {}
+        return dict(sorted(found.items(), key=lambda each: (sign * each[1][self.chosen.name], each[0])))
+
+    def by_group(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Number of utterances and scores of each group, by the name of each example's group."""
+        assert len(self.parts) == 1
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            rows.setdefault(name, []).append(row)
+        return {name: {"utterances": len(each), **self.parts[0].scores(np.array(each))} for name, each in rows.items()}
 
     def by_language(self, unit: str) -> dict[str, dict[str, Any]]:
         """Number of examples, scores, signatures and intervals of each language; empty if there is only one."""

@@ -10,9 +10,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
-from numpy.typing import NDArray
 
-from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, shown
+from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, length_groups, shown
 from segue.metrics import describe
 from segue.report import confusion, page, table, terminal
 from segue.report.compare import Compared, Pair, compare, of_classes
@@ -40,7 +39,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
         },
         f"{_capital(evaluation.score_name)} by length": _by_length(evaluation),
         "Classes": confusion.matrix(evaluation.examples, classes) if classes else [],
-        "Confusions": _confusions(compared),
+        "Confusions": _errors(evaluation.confusions) if evaluation.confusions else _confusions(compared),
         **_examples(evaluation, compared),
         f"All {len(evaluation.examples):,} examples": table.table(evaluation, compared),
         "Attention": [_attention(each) for each in evaluation.attention[:NUM_MAPS]],
@@ -140,7 +139,7 @@ def _by_length(evaluation: Evaluation) -> list[Part]:
     if len(set(lengths.tolist())) < 2:
         return []
     scores = np.array([example.score for example in evaluation.examples])
-    groups = _length_groups(lengths)
+    groups = length_groups(lengths, NUM_LENGTH_GROUPS)
     means = [float(scores[group].mean()) for group in groups]
     name = evaluation.score_name
     marks = ticks(0, max(means) if max(means) > 0 else 1)
@@ -175,14 +174,6 @@ def _by_length(evaluation: Evaluation) -> list[Part]:
     )
     note += "its length, so the mean of all can differ from the score of the whole set."
     return [chart, tag("p", note, class_="quiet")]
-
-
-def _length_groups(lengths: NDArray[np.float64]) -> list[NDArray[np.intp]]:
-    """Indices of the examples by quantiles of length, shortest first. Equal lengths are in the same group."""
-    num_groups = max(2, min(NUM_LENGTH_GROUPS, len(lengths) // 5))
-    starts = np.unique(np.sort(lengths)[len(lengths) * np.arange(num_groups) // num_groups])
-    group = np.searchsorted(starts, lengths, side="right") - 1
-    return [np.flatnonzero(group == number) for number in range(len(starts))]
 
 
 def _length(value: float) -> str:
@@ -234,6 +225,22 @@ def _confusions(compared: Iterable[Compared]) -> list[Part]:
     if len(counts) == len(shown):
         return [table]
     return [table, tag("p", f"The {len(shown)} most frequent of {len(counts):,}.", class_="quiet")]
+
+
+def _errors(confusions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Part]:
+    """A table for each kind of errors; those of a score, which may be of texts normalized in another way."""
+    found: list[Part] = []
+    for kind, errors in confusions.items():
+        if not errors:
+            continue
+        names = [name for name in ("reference", "hypothesis") if name in errors[0]]
+        head = tag("tr", *(tag("th", name) for name in (*names, "times")))
+        rows = [
+            tag("tr", *(tag("td", each[name], dir="auto") for name in names), tag("td", f"{each['count']:,}"))
+            for each in errors[:NUM_CONFUSIONS]
+        ]
+        found += [tag("h3", _capital(kind)), tag("table", tag("thead", head), tag("tbody", *rows))]
+    return found
 
 
 # --- examples ---

@@ -2,9 +2,12 @@
 
 import hashlib
 import math
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from json import dumps
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, tostring
 
 from segue.errors import UserError
@@ -55,10 +58,11 @@ def write(
     sections: Mapping[str, Sequence[Part]],
     style: str,
     script: str = "",
+    media: str = "data:",
 ) -> None:
     """Writes an HTML file, atomically: a title, facts, and the sections that have content.
 
-    `script` is the only script that the page permits.
+    `script` is the only script that the page permits, `media` where sounds may be.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder; the page needs the name of a file")
@@ -72,7 +76,7 @@ def write(
         tag(
             "meta",
             http_equiv="Content-Security-Policy",
-            content=f"default-src 'none'; style-src 'unsafe-inline'; media-src data:{_permitted(script)}",
+            content=f"default-src 'none'; style-src 'unsafe-inline'; media-src {media}{_permitted(script)}",
         ),
         tag("title", title),
         tag("style", STYLE + style),
@@ -97,6 +101,12 @@ def _permitted(script: str) -> str:
     """The Content-Security-Policy directive that permits only this script."""
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"; script-src 'sha256-{digest}'" if script else ""
+
+
+def json(data: Any) -> str:
+    """JSON for a script element: without "<", and with lone surrogates escaped, which UTF-8 cannot encode."""
+    text = dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def tag(name_: str, *content: Part, **attributes: str) -> Element:

@@ -3,15 +3,13 @@
 The rows are in the page as JSON, so that even thousands of them need few HTML elements.
 """
 
-import json
-import re
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any
 from xml.etree.ElementTree import Element
 
 from segue.evaluation import Evaluation
 from segue.metrics import describe
+from segue.report import page
 from segue.report.compare import Compared, signs, spaced, whole
 from segue.report.page import Part, tag
 
@@ -84,14 +82,8 @@ def table(evaluation: Evaluation, compared: Sequence[Compared]) -> list[Part]:
         class_="tools",
     )
     body = tag("table", tag("thead", tag("tr")), tag("tbody"), class_="rows")
-    block = tag("script", _json(data), type="application/json")
+    block = tag("script", page.json(data), type="application/json")
     return [tag("div", tag("noscript", "This table needs JavaScript."), tools, body, block, id="all-examples")]
-
-
-def _json(data: Any) -> str:
-    """JSON for a script element: without "<", and with lone surrogates escaped, which UTF-8 cannot encode."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def groups(kind: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Element:

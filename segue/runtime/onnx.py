@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segue.data.audio import Samples, padded
 from segue.decoding.ctc import greedy
 from segue.errors import UserError
+from segue.runtime import calibration, speech_search
 from segue.runtime.recognizer import Recognized, Recognizer, SpeechMetadata
 
 
@@ -29,8 +30,11 @@ def session(path: Path, threads: int | None = None) -> Any:
 
 
 def open_recognizer(folder: Path, metadata: SpeechMetadata, threads: int | None = None) -> Recognizer:
-    """Opens the recognizer in an exported directory."""
-    return Recognizer(metadata, OnnxBackend(folder / "model.onnx", metadata, threads))
+    """Opens the recognizer in an exported directory, with the search and the calibration that lie there."""
+    search = speech_search.load(folder, metadata.pieces, metadata.text)
+    model = Recognizer(metadata, OnnxBackend(folder / "model.onnx", metadata, threads), search)
+    model.calibration = calibration.load(folder)
+    return model
 
 
 class OnnxBackend:

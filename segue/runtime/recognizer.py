@@ -7,6 +7,7 @@ Shape letters: S samples, T frames, V vocabulary (blank included, last).
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -24,10 +25,14 @@ from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
 from segue.errors import UserError, warn
+from segue.metrics.normalizers import Normalizer
 from segue.recipe import Section
+from segue.runtime.calibration import Calibration
+from segue.runtime.speech_search import SpeechSearch, SpeechSearchSection
 from segue.runtime.words import Word, joined, named, text_of, words
 
 if TYPE_CHECKING:
+    from segue.runtime.alignment import Aligned
     from segue.runtime.speech_evaluation import SpeechEvaluator
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -77,13 +82,14 @@ class Recognized(NamedTuple):
     """A backend's result for a waveform."""
 
     emissions: list[Emission]
-    """Tokens; frames count from the start of the waveform."""
+    """Tokens, by greedy search; frames count from the start of the waveform."""
     scores: NDArray[np.float32]
-    """(T, V) log-probabilities, T at most ceil(S / samples per frame), or one more. Used to compare runtimes."""
+    """(T, V) log-probabilities, T at most ceil(S / samples per frame), or one more: for other searches, and to
+    compare runtimes."""
 
 
 class Backend(Protocol):
-    """A model in some runtime, with the search of its objective."""
+    """A model in some runtime, with the greedy search of its objective."""
 
     def recognize(self, waveforms: Sequence[Samples]) -> list[Recognized]:
         """Recognizes mono waveforms (S) at the model's rate. Results do not depend on the rest of the batch."""
@@ -160,13 +166,22 @@ class Recognizer:
     OVERLAP_SECONDS = 6.0
     BATCH = reading.BATCH
 
-    def __init__(self, metadata: SpeechMetadata, backend: Backend) -> None:
+    def __init__(self, metadata: SpeechMetadata, backend: Backend, search: SpeechSearch | None = None) -> None:
         self.metadata, self.backend = metadata, backend
+        self.calibration: Calibration | None = None
+        """What makes probabilities of confidences; None: they stay as they are."""
         self._pieces = metadata.pieces
+        self.search = search or SpeechSearch(SpeechSearchSection(kind="greedy"), self._pieces, metadata.text)
         self._seconds_per_frame = metadata.samples_per_frame / metadata.sample_rate_hz
         # Windows start on output frames, so that the frames of all windows are on one grid.
         self._window_frames = round(self.WINDOW_SECONDS / self._seconds_per_frame)
         self._overlap_frames = round(self.OVERLAP_SECONDS / self._seconds_per_frame)
+
+    def with_search(self, search: SpeechSearch) -> "Recognizer":
+        """The same model with another search."""
+        found = copy(self)
+        found.search = search
+        return found
 
     def transcribe(
         self,
@@ -174,21 +189,23 @@ class Recognizer:
         sample_rate_hz: int | None = None,
         channel: int | str | None = None,
         voice_activity: VoiceActivity = "auto",
+        phrases: Sequence[str] = (),
     ) -> Transcript:
         """Transcribes a recording; silence gives an empty transcript.
 
         `recording` is a file, or samples (S) or (S, channels) at `sample_rate_hz`, from 1 kHz to 1 MHz: floats in
         [-1, 1] or signed integers. `channel` is a number from 1, "left", "right" or "mix"; None: the mean, or one of
-        channels that cancel each other.
+        channels that cancel each other. `phrases`, such as names, are preferred in this recording.
 
         Recordings longer than a window are cut at their longest silences, and silence is skipped, where voice activity
         detection is installed (`voice_activity` "auto"; "on": shorter ones, too); else, or with "off", they are cut
         into overlapping windows.
 
         Raises a UserError if the recording cannot be read, if `channel` is None and channels contain different
-        speakers, and if `voice_activity` is "on" and not installed.
+        speakers, if `voice_activity` is "on" and not installed, and for phrases that the model cannot spell.
         """
-        *_, transcript = self.pieces(recording, sample_rate_hz, channel, voice_activity, is_whole=True)
+        model = self.with_search(self.search.with_phrases(phrases)) if phrases else self
+        *_, transcript = model.pieces(recording, sample_rate_hz, channel, voice_activity, is_whole=True)
         assert isinstance(transcript, Transcript)
         return transcript
 
@@ -235,18 +252,40 @@ class Recognizer:
             yield news
         yield transcript
 
+    def align(
+        self,
+        recording: str | Path | NDArray[Any],
+        text: str,
+        sample_rate_hz: int | None = None,
+        channel: int | str | None = None,
+        **options: Any,
+    ) -> "Aligned":
+        """When the words of a known text are spoken; arguments as of `transcribe`, and `runtime.alignment.align`."""
+        from segue.runtime import alignment  # imports this module
+
+        return alignment.align(self, recording, text, sample_rate_hz, channel, **options)
+
     @staticmethod
     def rate_of(path: Path) -> int:
         """Sample rate of a recording."""
         return audio.properties(path).sample_rate_hz
 
-    def evaluate(self, manifest: Path, skip_bad: bool = False, *, as_transcribed: bool = False) -> dict[str, Any]:
+    def evaluate(
+        self,
+        manifest: Path,
+        skip_bad: bool = False,
+        *,
+        as_transcribed: bool = False,
+        normalizer: Normalizer = "ours",
+    ) -> dict[str, Any]:
         """Error rates on a manifest with confidence intervals, rates by speaker, and the number of bad examples.
 
         `as_transcribed` scores whole recordings (`data/recordings.py`) as transcribed by `transcribe`, and adds the
         rate of single utterances for comparison.
         """
-        evaluated = self.evaluator.explain(manifest, skip_bad, has_media=False, as_transcribed=as_transcribed)
+        evaluated = self.evaluator.explain(
+            manifest, skip_bad, has_media=False, as_transcribed=as_transcribed, normalizer=normalizer
+        )
         return evaluated.as_json()
 
     @property
@@ -261,15 +300,25 @@ class Recognizer:
         found = self._recognized(waveforms)
         return [text_of(self._words(each.emissions)) for each in found], [each.scores for each in found]
 
+    def heard(self, waveforms: Sequence[Samples]) -> list[list[Word]]:
+        """Waveforms (S), not divided into windows -> their words."""
+        return [self._words(each.emissions) for each in self._recognized(waveforms)]
+
     def _words(self, emissions: Sequence[Emission]) -> list[Word]:
-        return words(emissions, self._pieces, self._seconds_per_frame)
+        found, curve = words(emissions, self._pieces, self._seconds_per_frame), self.calibration
+        return found if curve is None else [each._replace(confidence=curve.of(each.confidence)) for each in found]
+
+    @property
+    def lengths(self) -> Lengths:
+        """Lengths of windows, which start on output frames."""
+        grid = self.metadata.samples_per_frame
+        return Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
 
     def _segments(self, blocks: Iterable[Samples], voice_activity: VoiceActivity) -> Iterator[Segment]:
         """What of a recording is recognized at once, as `transcribe` says."""
         from segue.runtime import voice_activity as detector  # imports this module, for its session
 
-        grid = self.metadata.samples_per_frame
-        lengths = Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
+        lengths = self.lengths
         if voice_activity == "on":
             return detector.speech(blocks, self.metadata.sample_rate_hz, lengths)
         if voice_activity == "off" or not detector.is_available():
@@ -299,4 +348,7 @@ class Recognizer:
         model's output would be arbitrary."""
         found = iter(self.backend.recognize(sounding) if (sounding := [w for w in waveforms if w.any()]) else [])
         nothing = Recognized([], np.zeros((0, len(self._pieces) + 1), np.float32))
-        return [next(found) if waveform.any() else nothing for waveform in waveforms]
+        results = [next(found) if waveform.any() else nothing for waveform in waveforms]
+        if self.search.is_greedy:  # the backend's own
+            return results
+        return [each._replace(emissions=self.search.emissions(each.scores)) for each in results]

@@ -59,6 +59,14 @@ TASKS: Mapping[str, Entry] = {
             "onnx": Target("segue.formats.onnx_classification:CLASSES", "segue.runtime.onnx_classifier:open_classifier")
         },
     ),
+    "speaker_embedding": Entry(
+        module="segue.tasks.speaker_embedding",
+        metadata="segue.runtime.speaker_embedder:SpeakerMetadata",
+        targets={
+            "onnx": Target("segue.formats.onnx_speakers:VOICES", "segue.runtime.onnx_embedder:open_embedder"),
+            "sherpa-onnx": Target("segue.formats.sherpa_onnx_speakers:VOICES"),
+        },
+    ),
     "language_modeling": Entry(
         module="segue.tasks.language_modeling",
         metadata="segue.runtime.language_model:LanguageMetadata",

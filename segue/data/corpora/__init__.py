@@ -39,6 +39,7 @@ CORPORA = {
     "folders": "folders",
     "multi30k": "multi30k",
     "parallel": "parallel",
+    "written": "written",
     "wmt14": "wmt14",
     "cmudict": "cmudict",
     "jsb": "jsb",
@@ -54,6 +55,7 @@ RECIPES = {
     ("multi30k", "pairs"): "multi30k_transformer",
     ("multi30k", "texts"): "multi30k_languages",
     ("wmt14", "pairs"): "wmt14_transformer_base",
+    ("written", "pairs"): "plain_to_written",
     ("cmudict", "pairs"): "cmudict_grapheme_to_phoneme",
     ("jsb", "documents"): "jsb_chorales",
 }

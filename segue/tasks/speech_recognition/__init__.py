@@ -37,6 +37,7 @@ from segue.errors import UserError
 from segue.layers.mask import output_frames
 from segue.parity import Circumstances, Parity
 from segue.progress import progress
+from segue.runtime import calibration, speech_search
 from segue.runtime.recognizer import Recognized, Recognizer, SpeechMetadata, written
 from segue.runtime.words import text_of, words
 from segue.tasks.speech_recognition import comparison
@@ -338,5 +339,7 @@ def restore(folder: Path) -> Trained:
 
 
 def load(folder: Path, device: str) -> Recognizer:
-    """Loads a model directory for inference."""
-    return _recognizer(restore(folder), choose_device(device))
+    """Loads a model directory for inference, with the search and the calibration that lie there."""
+    model = _recognizer(restore(folder), choose_device(device))
+    model.calibration = calibration.load(folder)
+    return model.with_search(speech_search.load(folder, model.metadata.pieces, model.metadata.text))

@@ -9,7 +9,7 @@ from segue.card import LicenseId
 from segue.data.augmentation import AugmentationSection
 from segue.data.features import LogMelSection
 from segue.data.front_ends import FeaturesSection
-from segue.data.manifest import ManifestsSection
+from segue.data.sounds import RecordingsSection, SecondsSection
 from segue.data.text import TextSection
 from segue.data.tokenizer import TokenizerSection
 from segue.engine.optimizer import OptimizerSection
@@ -19,30 +19,9 @@ from segue.engine.state.start import StartSection
 from segue.models.sound_encoders import SoundEncoderSection
 from segue.tasks.speech_recognition.ctc import CTCSection
 
-Seconds = Annotated[float, Field(gt=0)]
-
 FEW_SECONDS, MUCH_SECONDS = 3600.0, 5 * 3600.0
 """Thresholds for "auto": up to FEW_SECONDS of training speech train for 100 epochs; from MUCH_SECONDS on the model is
 wider."""
-
-
-class DataSection(ManifestsSection):
-    """Manifests of recordings."""
-
-    longest_seconds: Seconds | None = None
-    """Longer training utterances are left out and counted."""
-
-
-class BatchSection(recipe.Section):
-    """Batch size."""
-
-    seconds: Seconds | Literal["auto"]
-    """Size limit of a micro-batch: number of utterances times the longest one, at the slowest speed. "auto" determines
-    once what fits in memory, and writes the number into the run's recipe."""
-    micro_batches: Annotated[int, Field(gt=0)] = 1
-    """Micro-batches per step, divided among the devices."""
-    buckets: Annotated[int, Field(gt=0)] = 8
-    """Number of length buckets from which micro-batches are drawn."""
 
 
 class Recipe(recipe.Section):
@@ -56,7 +35,7 @@ class Recipe(recipe.Section):
     """License of the trained model, for its card: a lowercase SPDX identifier, such as apache-2.0."""
     start: StartSection = StartSection()
     """Fine-tuning."""
-    data: DataSection = DataSection()
+    data: RecordingsSection = RecordingsSection()
     """Recordings."""
     text: TextSection = TextSection()
     """Text normalization."""
@@ -73,7 +52,7 @@ class Recipe(recipe.Section):
     metric: metrics.SpeechMetric = "auto"
     """Metric that selects the best model. "auto" is the word error rate, or the character error rate if the references
     have no spaces between words, as in Chinese, Japanese and Thai."""
-    batch: BatchSection
+    batch: SecondsSection
     """Batches."""
     optimizer: OptimizerSection
     """Optimizer."""

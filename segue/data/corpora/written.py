@@ -1,0 +1,73 @@
+"""Written texts, a passage a line, for a model that restores case, punctuation and numbers of transcripts.
+
+SOURCE is a text file or a folder of them (.txt). The source of each pair is what a recognizer would write, the target
+the text; a few sentences each, since transcripts have sentences together. Such a model is for `segue transcribe
+--written`. Needs the package num2words.
+"""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from segue.data import sentences
+from segue.data.corpora import Example
+from segue.data.corpora.lines import EmptyLineError, lines
+from segue.data.corpora.splits import SplitOptions, divide
+from segue.data.examples import Pair
+from segue.data.plain import plain
+from segue.errors import UserError
+
+
+class Options(SplitOptions):
+    """Written texts."""
+
+    language: str = "en"
+    """How numbers are read."""
+    longest_words: Annotated[int, Field(gt=0)] = 30
+    """Most words of a pair; longer sentences are left out."""
+    seed: int = 0
+    """Of the number of sentences in each pair, 1 to 3."""
+
+
+def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
+    """Pairs in the order of the files, without lines that are empty."""
+    del out
+    files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
+    if not files:
+        raise UserError(f"{source}: no text files (*.txt) in it")
+    yield from divide((("", pair) for file in files for pair in _pairs(file, options)), options)
+
+
+def _pairs(file: Path, options: Options) -> Iterator[Pair | UserError]:
+    draw = random.Random(f"{options.seed} {file.name}")
+    for number, line in lines(file):
+        if isinstance(line, EmptyLineError):
+            continue
+        if isinstance(line, UserError):
+            yield line
+            continue
+        origin = f"{file}:{number}"
+        for text in _passages(sentences.split(line), draw, options.longest_words):
+            try:
+                said = plain(text, options.language)
+            except UserError as problem:
+                raise UserError(f"{origin}: {problem}") from None
+            if said:
+                yield Pair(origin, said, text, (), None, None, origin)
+
+
+def _passages(found: list[str], draw: random.Random, longest: int) -> Iterator[str]:
+    """One to three sentences together, as many as are not too long."""
+    passage, wanted = list[str](), draw.randint(1, 3)
+    for sentence in found:
+        size = len("".join(passage).split()) + len(sentence.split())
+        if passage and (len(passage) == wanted or size > longest):
+            yield "".join(passage).strip()
+            passage, wanted = [], draw.randint(1, 3)
+        if len(sentence.split()) <= longest:
+            passage.append(sentence)
+    if passage:
+        yield "".join(passage).strip()

@@ -1,0 +1,194 @@
+"""Models of voices: margins, padding, training, exports in their runtimes, evaluation, speakers in transcripts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segue import recipe, tasks
+from segue.cli import main
+from segue.data import audio
+from segue.layers.angular_margin import angular_scores
+from segue.tasks.speaker_embedding.model import SpeakerModel, StatisticsPooling
+from segue.tasks.speaker_embedding.settings import Recipe
+
+RATE = 8000
+
+
+# --- The model ---
+
+
+def test_margins_equal_the_paper() -> None:
+    """s cos(theta + m) for the target, s cos(theta) for the others (equation 3), by arc cosines."""
+    draw = torch.Generator().manual_seed(0)
+    embeddings, centers = torch.randn(6, 5, generator=draw), torch.randn(4, 5, generator=draw)
+    targets = torch.tensor([0, 1, 2, 3, 0, 1])
+    angles = torch.nn.functional.cosine_similarity(embeddings[:, None], centers[None], dim=2).acos()
+    moved = angles + 0.3 * torch.nn.functional.one_hot(targets, 4)
+    assert moved.max() < torch.pi
+    torch.testing.assert_close(angular_scores(embeddings, centers, targets, 0.3, 20.0), 20 * moved.cos())
+
+
+def test_margins_lower_the_target_at_all_angles() -> None:
+    angles = torch.linspace(0, torch.pi, 200)
+    embeddings = torch.stack([angles.cos(), angles.sin()], dim=1).requires_grad_()
+    found = angular_scores(embeddings, torch.tensor([[1.0, 0.0]]), torch.zeros(200, dtype=torch.int64), 0.5, 1.0)
+    assert (found[:, 0] < angles.cos()).all()
+    assert (found.diff(dim=0) < 0).all()
+    [gradient] = torch.autograd.grad(found.sum(), embeddings)
+    assert gradient.isfinite().all()
+
+
+def test_statistics_equal_those_of_real_frames() -> None:
+    encoded, frames = torch.randn(2, 3, 9), torch.tensor([9, 4])
+    found = StatisticsPooling()(encoded, frames)
+    for row, count in enumerate((9, 4)):
+        real = encoded[row, :, :count]
+        torch.testing.assert_close(found[row, :3], real.mean(dim=1))
+        torch.testing.assert_close(found[row, 3:], (real.var(dim=1, correction=0) + 1e-5).sqrt())
+
+
+@pytest.fixture(scope="module")
+def model(speaker_recipe: Path) -> SpeakerModel:
+    section = recipe.validate(recipe.read(speaker_recipe), Recipe)
+    torch.manual_seed(0)
+    return SpeakerModel(section, 6).eval()
+
+
+def test_padding_changes_no_vector(model: SpeakerModel) -> None:
+    draw = torch.Generator().manual_seed(0)
+    sounds = [0.1 * torch.randn(size, generator=draw) for size in (4000, 2500)]
+    alone = torch.cat([model(each[None], torch.tensor([len(each)])) for each in sounds])
+    padded = torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True, padding_value=9.0)
+    torch.testing.assert_close(model(padded, torch.tensor([4000, 2500])), alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(alone.norm(dim=1), torch.ones(2))
+
+
+# --- Training, evaluation, exports ---
+
+
+def test_unseen_voices_are_told_apart(trained_speakers: Path, speaker_recordings: Path) -> None:
+    """The test manifest is of other speakers than the training data."""
+    found = tasks.load(trained_speakers).evaluate(speaker_recordings / "test.jsonl")
+    assert found["equal_error_rate"] < 0.2
+    assert found["speakers"] == 3
+    assert found["intervals"]["equal_error_rate"][0] <= found["equal_error_rate"]
+
+
+def test_known_and_unknown_speakers_have_scores(
+    trained_speakers: Path, speaker_recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [(speaker_recordings / f"{name}.jsonl").read_text() for name in ("train", "test")]
+    values = [json.loads(line) for text in texts for line in text.splitlines()]
+    for each in values:
+        each["audio_filepath"] = str(speaker_recordings / each["audio_filepath"])
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(each) + "\n" for each in values))
+    report = tmp_path / "report.html"
+    assert (
+        main(["evaluate", str(trained_speakers), str(tmp_path / "all.jsonl"), "--json", "--report", str(report)]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert {name: each["recordings"] for name, each in found["voices"].items()} == {
+        "in training": 24,
+        "not in training": 12,
+    }
+    assert found["speakers"] == 6
+    assert "similarity to the own speaker" in report.read_text()
+
+
+@pytest.fixture(scope="module")
+def exported(traced_once: None, trained_speakers: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the exports for onnx and sherpa-onnx, which are compared with PyTorch when they are written."""
+    del traced_once
+    folder = tmp_path_factory.mktemp("exported_speakers")
+    for target in ("onnx", "sherpa-onnx"):
+        assert main(["export", str(trained_speakers), target, str(folder / target)]) == 0
+    return folder
+
+
+def test_exports_give_the_same_vectors(exported: Path, trained_speakers: Path, speaker_recordings: Path) -> None:
+    ours, onnx = tasks.load(trained_speakers), tasks.load(exported / "onnx")
+    sounds = [audio.read(path, RATE) for path in sorted(speaker_recordings.glob("test_0*.wav"))[:3]]
+    assert onnx.embed(sounds) == pytest.approx(ours.embed(sounds), abs=1e-4)
+    assert onnx.threshold == ours.threshold
+    for target in ("onnx", "sherpa-onnx"):
+        parity = json.loads((exported / target / "parity.json").read_text())
+        assert parity["worst_difference"] < 1e-2
+        assert parity["identical"] == 1
+
+
+def test_sherpa_diarizes_with_it(exported: Path, speaker_recordings: Path) -> None:
+    """Its registry of speakers finds each recording's speaker among two."""
+    import sherpa_onnx
+
+    path = str(exported / "sherpa-onnx" / "model.onnx")
+    extractor = sherpa_onnx.SpeakerEmbeddingExtractor(sherpa_onnx.SpeakerEmbeddingExtractorConfig(model=path))
+    assert extractor.dim == 16
+    values = [json.loads(line) for line in (speaker_recordings / "test.jsonl").read_text().splitlines()]
+    registry = sherpa_onnx.SpeakerEmbeddingManager(extractor.dim)
+
+    def vector(name: str) -> Any:
+        stream = extractor.create_stream()
+        stream.accept_waveform(RATE, audio.read(speaker_recordings / name, RATE))
+        stream.input_finished()
+        return extractor.compute(stream)
+
+    speakers = {each["speaker"]: each["audio_filepath"] for each in values}
+    for name, file in speakers.items():
+        registry.add(name, vector(file))
+    found = [registry.search(vector(each["audio_filepath"]), 0.0) == each["speaker"] for each in values]
+    assert np.mean(found) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["speaker"], "speaker: no line has one"),
+        ([], "speaker: all have 'high'; at least two speakers are needed"),
+    ],
+)
+def test_data_without_two_speakers_are_refused(
+    lines: list[str], said: str, speaker_recipe: Path, speaker_recordings: Path, tmp_path: Path, capsys: Any
+) -> None:
+    [value] = [json.loads(line) for line in (speaker_recordings / "train.jsonl").read_text().splitlines()][:1]
+    value |= {"audio_filepath": str(speaker_recordings / value["audio_filepath"]), "speaker": "high"}
+    for key in lines:
+        del value[key]
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(value) + "\n")
+    words = ["train", str(speaker_recipe), f"data.root={tmp_path}", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+# --- Speakers in transcripts ---
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--speakers", "2"], "--speakers: --format text shows no speakers; interview, html, json, srt and vtt do"),
+        (["--speakers", "2", "--format", "srt"], "--speakers needs --speaker-model VOICES: segue train small_voices"),
+        (["--speaker-model", "x"], "--speaker-model is for --speakers N or --speakers auto, which is not given"),
+        (["--names", "Ann"], "--names: names for whom? It needs --speakers or --channels"),
+        (["--speakers", "2", "--channels", "--format", "srt"], "give one of both"),
+        (["--speakers", "auto", "--format", "srt", "--speaker-model", "nobody.onnx"], "nobody.onnx: no such file"),
+        (
+            ["--speakers", "auto", "--format", "srt", "--speaker-model", "{trained}"],
+            "not a model of voices; segue train",
+        ),
+        (
+            ["--speakers", "3", "--names", "Ann,Ben", "--format", "srt", "--speaker-model", "x"],
+            "--speakers 3, but --names gives 2: Ann, Ben",
+        ),
+    ],
+)
+def test_mistakes_about_speakers_are_said(
+    words: list[str], said: str, trained: Path, speaker_recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(speaker_recordings / "test_00.wav")
+    assert main(["transcribe", str(trained), file, *(word.format(trained=trained) for word in words)]) == 2
+    assert said in capsys.readouterr().err

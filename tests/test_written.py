@@ -1,0 +1,116 @@
+# ruff: noqa: RUF001 (quotes and dashes, on purpose)
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from segue.cli import main
+from segue.data.plain import plain
+from segue.errors import UserError
+from segue.runtime.recognizer import Transcript
+from segue.runtime.words import Word, text_of
+from segue.runtime.written import LONGEST_WORDS, aligned, restored
+
+
+def said(text: str, start: float = 0.0, speaker: str | None = None) -> list[Word]:
+    """A word a second, of which it lasts 0.8 s."""
+    return [Word(word, start + n, start + n + 0.8, 0.9, speaker=speaker) for n, word in enumerate(text.split())]
+
+
+class Rewriting:
+    """A writer that looks texts up; others begin with a capital and end with a stop."""
+
+    def __init__(self, **known: str) -> None:
+        self.known = known
+        self.seen: list[str] = []
+
+    def translate(self, texts: Sequence[str]) -> list[str]:
+        self.seen += texts
+        return [self.known.get(text.replace(" ", "_"), f"{text.capitalize()}.") for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("In 1984, 3.5% left.", "in nineteen eighty four three point five percent left"),
+        ("$1,000 for Mr. O'Neil's 21st R2D2!", "one thousand dollars for mr o'neil's twenty first r2d2"),
+        ("“Quoted” – it’s ‘so’…", "quoted it's so"),
+        ("Ça va, Zoë?", "ça va zoë"),
+    ],
+)
+def test_plain_texts_are_as_they_are_said(text: str, wanted: str) -> None:
+    assert plain(text) == wanted
+
+
+def test_plain_numbers_follow_the_language() -> None:
+    assert plain("Es sind 21.", "de") == "es sind einundzwanzig"
+    with pytest.raises(UserError, match="num2words cannot read numbers in 'xx'"):
+        plain("21", "xx")
+
+
+def test_written_words_keep_their_times() -> None:
+    words = said("in nineteen eighty four doctor smith said yes")
+    found = aligned(words, "In 1984, Doctor Smith said: yes.")
+    assert found is not None
+    assert [each.word for each in found] == ["In", "1984,", "Doctor", "Smith", "said:", "yes."]
+    assert [(each.start, each.end) for each in found] == [
+        pytest.approx(times) for times in [(0, 0.8), (1, 3.8), (4, 4.8), (5, 5.8), (6, 6.8), (7, 7.8)]
+    ]
+
+
+def test_what_a_model_invents_is_not_used(capsys: pytest.CaptureFixture[str]) -> None:
+    """A transcript says what was said."""
+    words = said("we met in berlin last may")
+    assert aligned(words, "He was a dog in the house.") is None
+    assert aligned(words, "") is None
+    writer = Rewriting(we_met_in_berlin_last_may="No no no no no no.")
+    assert restored(Transcript("a.wav", 9.0, text_of(words), words), writer).words == words
+    assert "a.wav: 1 of 1 passages stay as recognized" in capsys.readouterr().err
+
+
+def test_passages_end_at_speakers_and_pauses() -> None:
+    words = [*said("so it is", speaker="Ann"), *said("yes", 3.1, speaker="Ben"), *said("good", 9.0, speaker="Ben")]
+    writer = Rewriting()
+    found = restored(Transcript("a.wav", 12.0, text_of(words), words), writer)
+    assert writer.seen == ["so it is", "yes", "good"]
+    assert found.text == "So it is. Yes. Good."
+    assert [each.speaker for each in found.words] == ["Ann"] * 3 + ["Ben"] * 2
+    assert restored(Transcript("a.wav", 12.0, "", []), writer).text == ""
+
+
+def test_long_passages_are_divided() -> None:
+    words = said(" ".join(["word"] * 100))
+    words = [word._replace(end=word.start + 0.95) for word in words]
+    writer = Rewriting()
+    found = restored(Transcript("a.wav", 100.0, text_of(words), words), writer)
+    assert max(len(each.split()) for each in writer.seen) <= LONGEST_WORDS
+    assert [(each.start, each.end) for each in found.words] == [(each.start, each.end) for each in words]
+
+
+def test_texts_become_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"It was 19{n}. Was it? Yes, in May. {'Far ' * 40}too long." for n in range(10, 60)]
+    (tmp_path / "a.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    assert main(["prepare", "written", str(tmp_path / "a.txt"), str(tmp_path / "out")]) == 0
+    assert "segue train plain_to_written" in capsys.readouterr().out
+    pairs = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    assert {"source": "yes in may", "target": "Yes, in May."} in pairs
+    assert all(plain(each["target"]) == each["source"] for each in pairs)
+    assert not any("Far" in each["target"] for each in pairs)
+    (tmp_path / "empty").mkdir()
+    assert main(["prepare", "written", str(tmp_path / "empty"), str(tmp_path / "out")]) == 2
+
+
+def test_the_command_takes_a_model_for_writing(
+    exported_recognizer: Path, trained_translator: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This one turns sentences around, so nothing of it is used."""
+    command = ["transcribe", str(exported_recognizer), str(corpus / "test_01.wav")]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert main([*command, "--written", str(trained_translator)]) == 0
+    said = capsys.readouterr()
+    assert said.out == text
+    assert "1 of 1 passages stay as recognized" in said.err
+    assert main([*command, "--written", str(exported_recognizer)]) == 2
+    assert "this model does not translate" in capsys.readouterr().err
