@@ -60,7 +60,8 @@ def rows(given: argparse.Namespace) -> list[Row]:
     found: list[Row] = [
         Row(given.data.parent / line["audio_filepath"], line["text"]) for line in lines if "offset" not in line
     ]
-    return (found * (given.count // len(found) + 1))[: int(given.count)]
+    count: int = given.count
+    return (found * (count // len(found) + 1))[:count]
 
 
 class Server(NamedTuple):

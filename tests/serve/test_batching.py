@@ -117,6 +117,8 @@ def test_a_canceled_request_frees_its_places() -> None:
     model = Model()
     batcher = Batcher(model.run, WIDE)
     first = submit(model, batcher, ["first"], [1])
+    while not model.batches:  # so that the others wait
+        time.sleep(0.001)
     ticket = Ticket()
 
     def work() -> Any:
