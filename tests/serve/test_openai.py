@@ -87,6 +87,16 @@ def test_ignored_fields_are_named(client: openai.OpenAI, recording: Path) -> Non
     assert answer.headers["x-request-id"]
 
 
+def test_phrases_are_of_one_request(client: openai.OpenAI, recording: Path, trained: Path) -> None:
+    expected = segue.load(trained).transcribe(recording, phrases=["ab", "dd"])
+    for phrases in (["ab", "dd"], "ab\ndd"):
+        found = client.audio.transcriptions.create(file=recording, model="tones", extra_body={"phrases": phrases})
+        assert found.text == expected.text
+    with pytest.raises(openai.BadRequestError, match="xyz") as refused:
+        client.audio.transcriptions.create(file=recording, model="tones", extra_body={"phrases": ["ab", "xyz"]})
+    assert refused.value.param == "phrases"
+
+
 def test_models_are_listed(client: openai.OpenAI) -> None:
     found = {each.id: each for each in client.models.list()}
     assert set(found) == {"tones", "reversal", "counting"}

@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from segue.data.subtitles import cues
-from segue.runtime.recognizer import Transcript
+from segue.errors import UserError
+from segue.runtime.recognizer import Recognizer, Transcript
 from segue.runtime.words import Word
 from segue.serve import batching, bodies
 from segue.serve.endpoint import Endpoint, Server, note, server_of
@@ -23,8 +24,19 @@ Form = Literal["json", "text", "srt", "verbose_json", "vtt"]
 SUBTITLES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
+MOST_PHRASES = 1000
+
+
 def _listed(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _lines(value: object) -> object:
+    """Texts of one or several lines -> lines."""
+    given = _listed(value)
+    if not isinstance(given, list):
+        return given
+    return [line.strip() for text in given for line in str(text).splitlines() if line.strip()]
 
 
 class TranscriptionRequest(BaseModel, extra="allow", frozen=True):
@@ -50,6 +62,11 @@ class TranscriptionRequest(BaseModel, extra="allow", frozen=True):
     """Whether the text comes in pieces, as server-sent events."""
     channel: str | None = None
     """Of a recording with several channels: left, right, mix or a number from 1; default: mix, if that makes sense."""
+
+    phrases: Annotated[list[str], BeforeValidator(_lines), Field(max_length=MOST_PHRASES)] = Field(
+        [], validation_alias=AliasChoices("phrases[]", "phrases"), serialization_alias="phrases[]"
+    )
+    """What may be said, such as names: each field, or each line of one, is preferred where the sound allows it."""
 
     @property
     def ignored(self) -> list[str]:
@@ -215,7 +232,7 @@ async def transcribe(request: Request) -> Response:
         note(request, model=loaded.name)
         if not asked.stream:
             transcript, warnings = await server.workers.answer(
-                request, [loaded], lambda: transcribed(server, loaded, upload.path, asked.channel)
+                request, [loaded], lambda: transcribed(server, loaded, upload.path, asked.channel, asked.phrases)
             )
             observe(request, server, loaded, transcript)
             return written(transcript, asked, loaded.name, warnings)
@@ -223,7 +240,7 @@ async def transcribe(request: Request) -> Response:
     try:
         pieces = server.workers.stream(
             [loaded],
-            lambda: in_pieces(server, loaded, path, asked.channel),
+            lambda: in_pieces(server, loaded, path, asked.channel, asked.phrases),
             ends=lambda: path.unlink(missing_ok=True),
         )
         first = await anext(pieces)  # what is wrong with the recording gets a status
@@ -249,17 +266,33 @@ async def transcribe(request: Request) -> Response:
     return StreamingResponse(events(), media_type="text/event-stream", headers=headers_of(asked.ignored))
 
 
-def transcribed(server: Server, loaded: Loaded, path: Path, channel: str | None) -> tuple[Transcript, list[str]]:
+def transcribed(
+    server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()
+) -> tuple[Transcript, list[str]]:
     """The transcript of a file, and warnings about it."""
+    model = _expecting(loaded.model, phrases)
     with bodies.recording(path, server.settings.audio_seconds, batching.current().check) as warned:
-        transcript: Transcript = loaded.model.transcribe(path, channel=parsed(channel))
+        transcript = model.transcribe(path, channel=parsed(channel))
     return transcript, [bodies.said(each.message, path) for each in warned]
 
 
-def in_pieces(server: Server, loaded: Loaded, path: Path, channel: str | None) -> Iterator[str | Transcript]:
+def in_pieces(
+    server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()
+) -> Iterator[str | Transcript]:
     """The same, as `Recognizer.pieces`."""
+    model = _expecting(loaded.model, phrases)
     with bodies.recording(path, server.settings.audio_seconds, batching.current().check):
-        yield from loaded.model.pieces(path, channel=parsed(channel))
+        yield from model.pieces(path, channel=parsed(channel))
+
+
+def _expecting(model: Recognizer, phrases: Sequence[str]) -> Recognizer:
+    """The model with a search that prefers these phrases. Raises a RefusedError if it cannot spell one."""
+    if not phrases:
+        return model
+    try:
+        return model.with_search(model.search.with_phrases(phrases))
+    except UserError as problem:
+        raise RefusedError(400, str(problem), "invalid_value", "phrases") from None
 
 
 def parsed(channel: str | None) -> int | str | None:
