@@ -104,6 +104,11 @@ def test_useless_files_are_refused(tmp_path: Path, content: bytes, message: str)
         read(tmp_path / "none.txt")
 
 
+def test_a_phrase_as_long_as_a_book_is_refused() -> None:
+    with pytest.raises(UserError, match=r"phrase 2: 'a a a a a a a a a a ...': longer than 200 letters"):
+        phrases(["ann", "a " * 100_000])
+
+
 def test_one_text_is_no_list_of_phrases() -> None:
     with pytest.raises(UserError, match="a list of texts"):
         numbered("anna")

@@ -11,6 +11,8 @@ import segue
 from segue import metrics
 from segue.cli import main
 from segue.data import audio
+from segue.data.examples import Utterance
+from segue.data.manifest import Manifest
 from segue.data.text import TextSection
 from segue.decoding import confidence
 from segue.decoding.emissions import Emission
@@ -151,6 +153,16 @@ def test_area_under_roc_counts_pairs() -> None:
     pairs = [(a > b) + (a == b) / 2 for a in confidences[right] for b in confidences[~right]]
     assert metrics.area_under_roc(confidences, right) == pytest.approx(np.mean(pairs))
     assert metrics.area_under_roc([0.5], [True]) is None
+
+
+def test_characters_are_right_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without spaces, a reference is one word, and an output as many as it has characters."""
+    monkeypatch.setitem(globals(), "TOKENS", " 你好吗呢")
+    model, manifest = told(tmp_path, [("你好吗", [("你", 0.9), ("好", 0.8), ("呢", 0.3)])])
+    confidences, right = model.evaluator.sureness(Manifest(Utterance, [manifest]))
+    assert confidences == pytest.approx([0.9, 0.8, 0.3])
+    assert right == [True, True, False]
+    assert "calibration_error" not in model.evaluate(manifest)
 
 
 def test_calibration_error_is_the_gap() -> None:

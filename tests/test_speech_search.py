@@ -200,6 +200,27 @@ def test_settings_lie_beside_the_model(tmp_path: Path) -> None:
     assert recognizer(scores, found).transcribe(np.ones(8000, np.float32), 8000).text == "the cat sat"
 
 
+def test_a_language_model_of_any_name_is_copied(tmp_path: Path) -> None:
+    model, exported = tmp_path / "model", tmp_path / "exported"
+    model.mkdir()
+    exported.mkdir()
+    (model / speech_search.NAME).write_text('{"language_model": "own.arpa"}')
+    with pytest.raises(UserError, match=r"search\.json: language_model: there is no file 'own\.arpa' beside it"):
+        speech_search.copy(model, exported)
+    arpa(model / "own.arpa")
+    arpa(model / speech_search.LANGUAGE_MODEL)  # of an earlier search
+    speech_search.copy(model, exported)
+    assert sorted(path.name for path in exported.iterdir()) == ["own.arpa", "search.json"]
+    assert speech_search.load(exported, PIECES, TextSection()).words is not None
+
+
+def test_a_search_without_its_language_model_is_saved_without(tmp_path: Path) -> None:
+    searching().with_language_model(arpa(tmp_path / "words.arpa")).save(tmp_path)
+    before = speech_search.load(tmp_path, PIECES, TextSection())
+    before.without_language_model().save(tmp_path)
+    assert speech_search.load(tmp_path, PIECES, TextSection()).words is None
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

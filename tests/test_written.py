@@ -69,6 +69,11 @@ def test_what_a_model_invents_is_not_used(capsys: pytest.CaptureFixture[str]) ->
     assert "a.wav: 1 of 1 passages stay as recognized" in capsys.readouterr().err
 
 
+def test_a_digit_does_not_stand_for_a_passage() -> None:
+    assert aligned(said("and " * 20), "3") is None
+    assert aligned(said("one hundred and one"), "101") is not None
+
+
 def test_passages_end_at_speakers_and_pauses() -> None:
     words = [*said("so it is", speaker="Ann"), *said("yes", 3.1, speaker="Ben"), *said("good", 9.0, speaker="Ben")]
     writer = Rewriting()

@@ -13,6 +13,8 @@ from segue.errors import UserError, some_of
 RISING_LETTERS = 4
 """The first letters of a phrase, which many other words share, raise the score less: by 1/4, 2/4, 3/4, then 1."""
 MOST_PHRASES = 10_000
+LONGEST_PHRASE = 200
+"""Letters: memory grows with the square of them."""
 _SHOWN = 20
 
 
@@ -91,6 +93,10 @@ class Phrases:
         self._edge, self._inside = _Node(None, b"", 0.0), _Node(None, b"", 0.0)
         spelling, problems = Spelling(pieces), list[str]()
         for phrase in given:
+            if len(phrase.text) > LONGEST_PHRASE:
+                start = phrase.text[:_SHOWN] + "..."
+                problems.append(f"{phrase.origin}: {start!r}: longer than {LONGEST_PHRASE} letters")
+                continue
             text = form(phrase.text)
             wrong = spelling.problem(text) if text else "the model writes nothing of it"
             if wrong is not None:

@@ -235,8 +235,8 @@ class Recognizer:
             # What follows may overlap with the end of the last part, and go on with its last word.
             end = batch[-1].start + len(batch[-1].samples)
             final = end // self.metadata.samples_per_frame - self._overlap_frames
-            stable = self._words([each for each in parts[-1] if each.end <= final])[:-1]
-            text = text_of(joined([*(self._words(part) for part in parts[:-1]), stable]))
+            stable = self.words_of([each for each in parts[-1] if each.end <= final])[:-1]
+            text = text_of(joined([*(self.words_of(part) for part in parts[:-1]), stable]))
             if news := text[len(given) :]:
                 yield news
                 given = text
@@ -245,7 +245,7 @@ class Recognizer:
                 f"{name or 'samples'}: no speech found, so nothing was recognized (--voice-activity off recognizes all)"
             )
         duration = counted.num_samples / rate
-        found = joined(self._words(part) for part in parts)
+        found = joined(self.words_of(part) for part in parts)
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
         transcript = Transcript(name, duration, text_of(found), found)
         if not is_whole and (news := transcript.text[len(given) :]):
@@ -298,13 +298,14 @@ class Recognizer:
     def recognize(self, waveforms: Sequence[Samples]) -> tuple[list[str], list[NDArray[np.float32]]]:
         """Waveforms (S), not divided into windows -> their texts, and log-probabilities (T, V)."""
         found = self._recognized(waveforms)
-        return [text_of(self._words(each.emissions)) for each in found], [each.scores for each in found]
+        return [text_of(self.words_of(each.emissions)) for each in found], [each.scores for each in found]
 
     def heard(self, waveforms: Sequence[Samples]) -> list[list[Word]]:
         """Waveforms (S), not divided into windows -> their words."""
-        return [self._words(each.emissions) for each in self._recognized(waveforms)]
+        return [self.words_of(each.emissions) for each in self._recognized(waveforms)]
 
-    def _words(self, emissions: Sequence[Emission]) -> list[Word]:
+    def words_of(self, emissions: Sequence[Emission]) -> list[Word]:
+        """The words of tokens that this model found, with calibrated confidences."""
         found, curve = words(emissions, self._pieces, self._seconds_per_frame), self.calibration
         return found if curve is None else [each._replace(confidence=curve.of(each.confidence)) for each in found]
 

@@ -88,7 +88,8 @@ class SpeechEvaluator:
             rates, of_speakers = found.of_each(), found.by_speaker(speakers)
             of_lengths = self._by_length(found, [each.seconds for each in results])
             confused = confusions([each.reference for each in results], hypotheses)
-            sureness = self._confidence(results, normalize)
+            # Nothing where words are not units of the score.
+            sureness = {} if found.chosen.name == "character_error_rate" else self._confidence(results, normalize)
             resampled = found.resampling("recordings" if as_transcribed else "utterances", speakers)
         name = found.chosen.name
         examples = [
@@ -133,24 +134,30 @@ class SpeechEvaluator:
         return chosen_normalizer(name, lambda text, language: texts.normalize(text, self._metadata.text, language))
 
     def sureness(self, manifest: Manifest[Utterance]) -> tuple[list[float], list[bool]]:
-        """The confidence of each recognized word of a manifest, and whether the word is right."""
+        """The confidence of each recognized word of a manifest, and whether the word is right.
+
+        In scripts without spaces these are characters.
+        """
         return self._sureness(self.results(manifest), self.normalizer("ours"))
 
     @staticmethod
     def _sureness(results: Sequence[UtteranceResult], normalize: Normalize) -> tuple[list[float], list[bool]]:
         confidences: list[float] = []
         right: list[bool] = []
+        is_spaced = metrics.speech_metric("auto", [each.reference for each in results]) == "word_error_rate"
+
+        def units(text: str) -> list[str]:
+            return text.split() if is_spaced else list("".join(text.split()))
+
         for each in results:
             # Each word by itself, so that its confidence is known; it may become several, or none.
-            parts = [(normalize(word.word, each.language).split(), word.confidence) for word in each.words]
+            parts = [(units(normalize(word.word, each.language)), word.confidence) for word in each.words]
             confidences += [confidence for said, confidence in parts for _ in said]
-            right += right_words(each.reference, " ".join(" ".join(said) for said, _ in parts if said))
+            right += right_words(" ".join(units(each.reference)), " ".join(" ".join(said) for said, _ in parts if said))
         return confidences, right
 
     def _confidence(self, results: Sequence[UtteranceResult], normalize: Normalize) -> dict[str, float]:
-        """How good the confidences of words are; empty where words are not units of the score."""
-        if self._metadata.metric == "character_error_rate":
-            return {}
+        """How good the confidences of words are; empty if there are no words."""
         confidences, right = self._sureness(results, normalize)
         if not confidences:
             return {}

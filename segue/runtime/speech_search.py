@@ -97,7 +97,8 @@ class SpeechSearch:
 
     def without_language_model(self) -> "SpeechSearch":
         """The same search without its language model."""
-        return replace(self, words=None, source=None)
+        section = self.section.model_copy(update={"language_model": None})
+        return replace(self, section=section, words=None, source=None)
 
     def with_section(self, section: SpeechSearchSection) -> "SpeechSearch":
         """The same search with other settings and the same language model."""
@@ -170,9 +171,32 @@ class SpeechSearch:
 
 def load(folder: Path, pieces: Sequence[bytes], text: TextSection) -> SpeechSearch:
     """The search whose settings lie in the directory of a model; greedy if there are none. Raises a UserError."""
+    section = _read(folder)
+    if section is None:
+        return SpeechSearch(SpeechSearchSection(kind="greedy"), pieces, text)
+    found = SpeechSearch(section, pieces, text)
+    return found if section.language_model is None else found.with_language_model(folder / section.language_model)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copies the settings and the language model of a model to another directory of it, if there are any.
+
+    Raises a UserError if the settings cannot be read, or name a language model that is not there.
+    """
+    section = _read(source)
+    if section is None:
+        return
+    for name in filter(None, (NAME, section.language_model)):
+        if not (source / name).is_file():
+            raise UserError(f"{source / NAME}: language_model: there is no file {name!r} beside it")
+        shutil.copyfile(source / name, target / name)
+
+
+def _read(folder: Path) -> SpeechSearchSection | None:
+    """The settings in the directory of a model; None if there are none. Raises a UserError."""
     path = folder / NAME
     if not path.is_file():
-        return SpeechSearch(SpeechSearchSection(kind="greedy"), pieces, text)
+        return None
     try:
         section = SpeechSearchSection.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as problem:
@@ -181,19 +205,10 @@ def load(folder: Path, pieces: Sequence[bytes], text: TextSection) -> SpeechSear
         raise UserError(f"{path}: {key + ': ' if key else ''}{first['msg']}; segue tune writes it anew") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{path}: {problem}") from None
-    found = SpeechSearch(section, pieces, text)
-    if section.language_model is None:
-        return found
-    if Path(section.language_model).name != section.language_model:
+    name = section.language_model
+    if name is not None and Path(name).name != name:
         raise UserError(f"{path}: language_model: the name of a file in the same directory is wanted, not a path")
-    return found.with_language_model(folder / section.language_model)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copies the settings and the language model of a model to another directory of it, if there are any."""
-    for path in (source / NAME, source / LANGUAGE_MODEL, source / f"{LANGUAGE_MODEL}.gz"):
-        if path.is_file():
-            shutil.copyfile(path, target / path.name)
+    return section
 
 
 def _check(model: NGram, pieces: Sequence[bytes]) -> None:

@@ -18,7 +18,7 @@ from segue.data.audio import Samples
 from segue.decoding.emissions import Emission
 from segue.errors import UserError
 from segue.runtime.recognizer import Recognizer
-from segue.runtime.words import Word, text_of, words
+from segue.runtime.words import Word, text_of
 
 HOP_SECONDS = 0.4
 """The model reads the window anew after so much more sound."""
@@ -63,8 +63,8 @@ class Stream:
         if not LOWEST_RATE_HZ <= sample_rate_hz <= HIGHEST_RATE_HZ:
             raise UserError(f"sample_rate: from {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} wanted, got {sample_rate_hz}")
         metadata = recognizer.metadata
-        self._recognizer, self._pieces = recognizer, metadata.pieces
-        self._is_space = [not piece.strip() for piece in self._pieces]
+        self._recognizer = recognizer
+        self._is_space = [not piece.strip() for piece in metadata.pieces]
         self._frame = metadata.samples_per_frame
         self._rate = metadata.sample_rate_hz
         resampler = soxr.ResampleStream(sample_rate_hz, self._rate, 1, dtype="float32")
@@ -129,7 +129,7 @@ class Stream:
         self._sound = np.concatenate([self._sound, block])
 
     def _words(self, emissions: Sequence[Emission]) -> list[Word]:
-        return words(emissions, self._pieces, self._frame / self._rate)
+        return self._recognizer.words_of(emissions)
 
     def _look(self, *, is_last: bool) -> list[Final]:
         """Reads the window that ends at `_read`, commits what is stable, and returns what became final."""

@@ -20,6 +20,9 @@ PAUSE_SECONDS = 0.3
 LARGEST_CHANGE = 0.3
 """If more of the words are others, the model did not rewrite, but invent: the words stay as they are."""
 
+WORDS_A_DIGIT = 2
+"""Most words that a digit stands for: "one hundred and one" are four for three digits."""
+
 
 class Writer(Protocol):
     """A model for text to text."""
@@ -62,10 +65,13 @@ def aligned(words: Sequence[Word], text: str) -> list[Word] | None:
             found += [words[first + n]._replace(word=token) for n, token in enumerate(written[start:end])]
             continue
         part, tokens = words[first:last], written[start:end]
-        if not any(character.isdigit() for token in tokens for character in token):
+        num_digits = sum(character.isdigit() for token in tokens for character in token)
+        if not num_digits:
             num_changed += max(last - first, end - start)
         elif not part:
             num_changed += end - start
+        else:  # "three hundred and five" is 305, but 20 words are not
+            num_changed += max(0, last - first - WORDS_A_DIGIT * num_digits - len(tokens))
         if not tokens:
             continue
         if not part:  # nothing was said for them; their place is between the words around them

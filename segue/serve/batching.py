@@ -192,6 +192,8 @@ class Batcher(Generic[Item, Result]):
                     self._changed.wait()
                 self._wait_for_others()
                 batch = self._next()
+                if not batch:  # all that waited were canceled in the meantime
+                    continue
                 for ticket, entry in batch:
                     self._running.setdefault(ticket, []).append(entry)
             started = time.monotonic()

@@ -44,15 +44,18 @@ async def of_json(request: Request, fields: type[Fields], longest: int) -> Field
 
 
 @asynccontextmanager
-async def of_form(request: Request, fields: type[Fields]) -> AsyncIterator[tuple[Fields, Upload | None]]:
+async def of_form(
+    request: Request, fields: type[Fields], longest: int | None = None
+) -> AsyncIterator[tuple[Fields, Upload | None]]:
     """The fields of a form, and its field `file`, which is gone afterwards.
 
-    Fields that occur several times, and those whose name ends in [], are lists.
+    Fields that occur several times, and those whose name ends in [], are lists. A body of more than `longest` bytes is
+    refused.
     """
     form = forms.MultipartForm(request.scope["segue"].uploads.folder)
     try:
         if kind_of(request) == MULTIPART:
-            await form.read(request.stream(), request.headers["content-type"])
+            await form.read(_parts(request, longest), request.headers["content-type"])
             pairs = form.fields
         else:
             pairs = forms.of_line(await _whole(request, forms.FIELD_BYTES))
@@ -79,13 +82,17 @@ def _values(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 async def _whole(request: Request, longest: int) -> bytes:
     """The body, of at most `longest` bytes."""
-    size, parts = 0, list[bytes]()
+    return b"".join([part async for part in _parts(request, longest)])
+
+
+async def _parts(request: Request, longest: int | None) -> AsyncIterator[bytes]:
+    """The body as it arrives, of at most `longest` bytes."""
+    size = 0
     async for part in request.stream():
         size += len(part)
-        if size > longest:
+        if longest is not None and size > longest:
             raise RefusedError(413, f"the body is longer than {longest} bytes", "body_too_large")
-        parts.append(part)
-    return b"".join(parts)
+        yield part
 
 
 class Uploads:

@@ -183,7 +183,11 @@ class Models:
         else:
             model.backend = LeavingLanguageBackend(backend)
         loaded = Loaded(source, task, model, batcher, threading.Semaphore(settings.generations), int(time.time()))
-        self._warm(loaded)
+        try:
+            self._warm(loaded)
+        except BaseException:
+            batcher.close()
+            raise
         return loaded
 
     def _warm(self, loaded: Loaded) -> None:

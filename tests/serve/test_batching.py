@@ -139,6 +139,30 @@ def test_a_canceled_request_frees_its_places() -> None:
         batcher.submit([4], [1])
 
 
+def test_a_request_that_leaves_while_a_batch_waits_stops_nothing() -> None:
+    model = Model()
+    model.gate.set()
+    batcher = Batcher(model.run, WIDE._replace(wait_seconds=30.0))
+    ticket, other = Ticket(), Ticket()
+    for each in (ticket, other):
+        batcher.enter(each)
+
+    def work() -> Any:
+        with working(ticket):
+            return batcher.submit([1], [1])
+
+    leaving = ThreadPoolExecutor(1).submit(work)
+    while not batcher.num_waiting:  # for the other request, before it is a batch
+        time.sleep(0.001)
+    ticket.cancel(LeftError())
+    with pytest.raises(LeftError):
+        leaving.result(5)
+    for each in (ticket, other):
+        batcher.leave(each)
+    assert submit(model, batcher, [2], [1])() == [4]
+    assert model.batches == [[2]]
+
+
 def test_a_batch_waits_for_requests_that_are_being_read() -> None:
     model = Model()
     model.gate.set()

@@ -129,6 +129,17 @@ def test_long_texts_are_refused(strict: Running) -> None:
     refused(lines, 413)
 
 
+def test_forms_are_not_larger_than_their_texts(strict: Running) -> None:
+    """Libretranslate's form has its key inside, so it is read from everybody."""
+    form = {"data": {"q": "a", "target": "en"}, "files": {"file": b" " * 200_000}}
+    assert refused(httpx.post(f"{strict.url}/translate", **form), 413)["code"] == "body_too_large"  # type: ignore[arg-type]
+
+
+def test_a_channel_is_no_long_number(strict: Running) -> None:
+    channel = {"channel": "1" * 5000}
+    refused(ask(strict, "POST", TRANSCRIPTIONS, data=channel, files={"file": wav(1)}), 400)
+
+
 def test_a_slow_client_is_given_up(strict: Running) -> None:
     host = strict.url.removeprefix("http://")
     head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer key\r\nContent-Length: 100\r\n"

@@ -12,10 +12,13 @@ import pytest
 import websockets
 
 import segue
-from segue.data import audio
+from segue.data import audio, media
 from segue.data.audio import Samples
+from segue.runtime.calibration import Calibration
 from segue.runtime.recognizer import Recognizer
 from segue.runtime.streaming import Final, Stream
+from segue.serve.endpoints.stream import _Decoder as Decoder
+from segue.serve.refusals import RefusedError
 
 from .running import Running
 
@@ -154,6 +157,24 @@ def test_wrong_messages_get_an_error(served: Running, messages: list[str | bytes
     answer, closed = asyncio.run(talk())
     assert answer["error"]["code"] == code
     assert closed == 1008
+
+
+def test_a_container_with_endless_sound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes may hold hours of silence."""
+    second = np.zeros(SAMPLE_RATE_HZ, np.int16)
+    monkeypatch.setattr(media, "arriving", lambda *_: (second for _ in range(1000)))
+    decoder = Decoder("webm", SAMPLE_RATE_HZ, 5.0)
+    with pytest.raises(RefusedError, match="the stream is longer than 5 s"):
+        decoder.finish()
+
+
+def test_confidences_are_calibrated(trained: Path, speech: Samples) -> None:
+    model = segue.load(trained)
+    model.calibration = Calibration(slope=1.0, offset=-50.0, words=99)
+    stream = Stream(model, SAMPLE_RATE_HZ)
+    words = [word for final in [*stream.accept(speech), *stream.finish()] for word in final.words]
+    assert words
+    assert all(word.confidence < 1e-9 for word in words)
 
 
 def test_an_empty_stream_has_an_empty_text(served: Running) -> None:

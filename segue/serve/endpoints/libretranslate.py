@@ -77,7 +77,8 @@ async def translate(request: Request) -> Response:
     if bodies.check_kind(request, bodies.JSON, bodies.FORM, bodies.MULTIPART) == bodies.JSON:
         asked = await bodies.of_json(request, LibreRequest, most_bytes(server))
     else:
-        async with bodies.of_form(request, LibreRequest) as (asked, upload):
+        # Whether there is a key is known only afterwards: nobody without one fills the disk.
+        async with bodies.of_form(request, LibreRequest, most_bytes(server)) as (asked, upload):
             if upload is not None:
                 raise RefusedError(
                     400, "file: q is wanted here; POST /v1/translations takes files", "invalid_value", "file"

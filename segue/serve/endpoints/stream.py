@@ -152,7 +152,8 @@ class _Talk:
             own = max(self._loaded.model.metadata.sample_rate_hz, LOWEST_RATE_HZ)
             rate = self._config.sample_rate or own
             if self._config.format != "pcm16":
-                rate, self._decoder = own, _Decoder(self._config.format, own)
+                most = self._server.settings.audio_seconds
+                rate, self._decoder = own, _Decoder(self._config.format, own, most)
             self.stream = Stream(self._loaded.model, rate)
         return self.stream
 
@@ -182,7 +183,7 @@ class _Talk:
     def _check_length(self, found: Stream) -> None:
         most = self._server.settings.audio_seconds
         if found.seconds > most:
-            raise RefusedError(413, f"the stream is longer than {most} s", "audio_too_long")
+            raise _too_long(most)
 
     async def _work(self, function: Callable[[], list[Final]]) -> list[Final]:
         return await self._server.workers.step(self._ticket, function)
@@ -222,10 +223,11 @@ class _Talk:
 class _Decoder:
     """A thread that decodes a container while it arrives."""
 
-    def __init__(self, form: Literal["webm", "ogg"], rate_hz: int) -> None:
+    def __init__(self, form: Literal["webm", "ogg"], rate_hz: int, longest_seconds: float) -> None:
         self._bytes = queue.Queue[bytes](UNDECODED)
         self._sound = queue.SimpleQueue[NDArray[np.int16]]()
-        self._problem: UserError | None = None
+        self._problem: UserError | RefusedError | None = None
+        self._longest_seconds = longest_seconds
         self._is_closed = False
         self._pending = b""
         self._thread = threading.Thread(target=self._run, args=(form, rate_hz), daemon=True, name="decoder")
@@ -241,11 +243,12 @@ class _Decoder:
                 continue
 
     def take(self) -> NDArray[np.int16]:
-        """(S) what is decoded by now. Raises a UserError if the container cannot be read."""
+        """(S) what is decoded by now. Raises a UserError if the container cannot be read, a RefusedError if it is too
+        long: a few bytes may hold hours of silence."""
         found = [np.zeros(0, np.int16)]
         while not self._sound.empty():
             found.append(self._sound.get())
-        if self._problem is not None and len(found) == 1:
+        if self._problem is not None and (len(found) == 1 or isinstance(self._problem, RefusedError)):
             raise self._problem
         return np.concatenate(found)
 
@@ -279,8 +282,16 @@ class _Decoder:
         return found
 
     def _run(self, form: Literal["webm", "ogg"], rate_hz: int) -> None:
+        num_samples = 0
         try:
             for samples in media.arriving(self, form, rate_hz):
+                num_samples += len(samples)
+                if num_samples > self._longest_seconds * rate_hz:
+                    raise _too_long(self._longest_seconds)
                 self._sound.put(samples)
-        except UserError as problem:
+        except (UserError, RefusedError) as problem:
             self._problem = problem
+
+
+def _too_long(seconds: float) -> RefusedError:
+    return RefusedError(413, f"the stream is longer than {seconds:g} s", "audio_too_long")

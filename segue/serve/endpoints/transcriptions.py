@@ -297,7 +297,8 @@ def _expecting(model: Recognizer, phrases: Sequence[str]) -> Recognizer:
 
 def parsed(channel: str | None) -> int | str | None:
     """A channel of a form."""
-    return int(channel) if channel and channel.isascii() and channel.isdigit() else channel or None
+    is_number = channel and len(channel) < 10 and channel.isascii() and channel.isdigit()
+    return int(channel) if channel and is_number else channel or None
 
 
 def observe(request: Request, server: Server, loaded: Loaded, transcript: Transcript) -> None:
