@@ -24,10 +24,10 @@ from segue.data.turns import Turn, read_rttm, rttm
 from segue.errors import UserError
 from segue.metrics import verification
 from segue.metrics.diarization import best_pairs, diarization_error
-from segue.runtime import clustering
-from segue.runtime.diarization import named
+from segue.runtime import clustering, voice_activity
+from segue.runtime.diarization import _Heard, _parts, named
 from segue.runtime.onnx_embedder import open_graph
-from segue.runtime.speaker_embedder import SpeakerEmbedder
+from segue.runtime.speaker_embedder import SpeakerEmbedder, SpeakerMetadata
 from segue.runtime.speaker_words import assigned
 from segue.runtime.words import Word
 
@@ -48,6 +48,18 @@ def voices(counts: list[int], seed: int, spread: float = 0.5) -> NDArray[np.floa
 
 def same_groups(one: NDArray[np.int_], other: NDArray[np.int_]) -> bool:
     return bool(((one[:, None] == one) == (other[:, None] == other)).all())
+
+
+def test_silence_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow in a recording of hours in which nobody speaks."""
+    block = np.zeros(512 * 20, np.float32)
+    silent = np.zeros(20, np.float32)
+    monkeypatch.setattr(voice_activity, "probabilities", lambda blocks, rate: (silent for _ in blocks))
+    heard = _Heard(block for _ in range(50))
+    model = SpeakerEmbedder(SpeakerMetadata(sample_rate_hz=RATE, dimensions=2, threshold=0.5), None)  # type: ignore[arg-type]
+    assert list(_parts(heard, model)) == []
+    assert heard.num_samples == 50 * len(block)
+    assert len(heard.between(0, heard.num_samples)) <= len(block)
 
 
 # --- Clusters ---

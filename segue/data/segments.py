@@ -4,7 +4,7 @@ Where speech is, a voice activity detector says (`runtime/voice_activity.py`), f
 streams: memory does not grow with the recording.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,13 +74,20 @@ def windows(blocks: Iterable[Samples], lengths: Lengths) -> Iterator[Segment]:
     yield Segment(start, pending, start > 0)
 
 
-def regions(probabilities: Iterable[NDArray[np.float32]], frame_seconds: float) -> Iterator[Region]:
-    """Speech in a recording, in seconds: with pauses below PAUSE_SECONDS, but without padding."""
+def regions(
+    probabilities: Iterable[NDArray[np.float32]], frame_seconds: float, is_silent: Callable[[float], None] | None = None
+) -> Iterator[Region]:
+    """Speech in a recording, in seconds: with pauses below PAUSE_SECONDS, but without padding.
+
+    `is_silent` is called with a time before which no further speech begins.
+    """
     hysteresis = _Hysteresis(round(PAUSE_SECONDS / frame_seconds))
     for values in probabilities:
         for value in values.tolist():
             if (run := hysteresis.add(value)) is not None:
                 yield Region(run[0] * frame_seconds, run[1] * frame_seconds)
+        if is_silent is not None and hysteresis.start is None:
+            is_silent(hysteresis.frame * frame_seconds)
     if (run := hysteresis.end()) is not None:
         yield Region(run[0] * frame_seconds, run[1] * frame_seconds)
 

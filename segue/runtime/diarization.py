@@ -157,7 +157,10 @@ def _parts(heard: _Heard, embedder: Embedder) -> Iterator[Part]:
         pending.clear()
         sounds.clear()
 
-    for start, end in voice_activity.regions(heard, rate):
+    def forget(seconds: float) -> None:
+        heard.forget(round(seconds * rate))
+
+    for start, end in voice_activity.regions(heard, rate, forget):
         length = end - start
         count = 1 + max(0, int(np.ceil((length - PART_SECONDS) / STEP_SECONDS - 1e-6)))
         size = min(length, PART_SECONDS)
@@ -171,7 +174,7 @@ def _parts(heard: _Heard, embedder: Embedder) -> Iterator[Part]:
                 sounds.append(sound)
             if len(pending) == BATCH:
                 yield from embedded()
-        heard.forget(round(end * rate))
+        forget(end)
     yield from embedded()
 
 

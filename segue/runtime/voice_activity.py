@@ -6,7 +6,7 @@ that silero-vad has, which itself requires torch. Only the file is used, none of
 """
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,14 @@ def probabilities(blocks: Iterable[Samples], rate_hz: int) -> Iterator[NDArray[n
     return (frames.probabilities for frames in _frames(blocks, rate_hz))
 
 
-def regions(blocks: Iterable[Samples], rate_hz: int) -> Iterator[Region]:
-    """The speech in a recording (S), in seconds, with pauses below `segments.PAUSE_SECONDS`, not padded."""
-    return segments.regions(probabilities(blocks, rate_hz), FRAME_SECONDS)
+def regions(
+    blocks: Iterable[Samples], rate_hz: int, is_silent: Callable[[float], None] | None = None
+) -> Iterator[Region]:
+    """The speech in a recording (S), in seconds, with pauses below `segments.PAUSE_SECONDS`, not padded.
+
+    `is_silent` as of `segments.regions`.
+    """
+    return segments.regions(probabilities(blocks, rate_hz), FRAME_SECONDS, is_silent)
 
 
 def speech(blocks: Iterable[Samples], rate_hz: int, lengths: Lengths) -> Iterator[Segment]:
