@@ -4,11 +4,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from segue.data.text import TextSection
+from segue.runtime.recognizer import Recognizer, SpeechMetadata
 from segue.serve.batching import Batcher, Bounds, FullError, LeftError, Ticket, working
+from segue.serve.loaded import Models, Source
+from segue.serve.metrics import Metrics
+from segue.serve.settings import Settings
 
 WIDE = Bounds(padded=1000, items=8, wait_seconds=0.0, requests=64)
 
@@ -220,3 +226,19 @@ def test_many_threads_get_their_own_results() -> None:
 
     with ThreadPoolExecutor(16) as threads:
         assert all(threads.map(work, range(300)))
+
+
+def test_a_model_that_fails_at_once_leaves_no_thread() -> None:
+    class Broken:
+        def recognize(self, waveforms: Sequence[Any]) -> list[Any]:
+            raise RuntimeError("no memory")
+
+    metadata = SpeechMetadata(
+        sample_rate_hz=8000, feature_dim=1, tokens=("a",), samples_per_frame=80, text=TextSection(), parameters=1
+    )
+    with pytest.raises(RuntimeError, match="no memory"):
+        Models([Source("broken", Path())], lambda _: Recognizer(metadata, Broken()), Settings(), Metrics())
+    deadline = time.monotonic() + 5
+    while any(thread.name == "batches of broken" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
