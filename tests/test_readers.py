@@ -103,6 +103,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "folders": ("yes/1.wav", "no/1.wav"),
     "jsb": ("jsb-chorales-quarter.json",),
     "midi": ("1.mid", "2.midi"),
+    "written": ("texts.txt",),
 }
 
 
