@@ -103,6 +103,14 @@ def test_damaged_arpa_is_refused(tmp_path: Path, change: object, message: str) -
     assert str(found.value).startswith(f"{path}:")
 
 
+def test_the_logarithm_of_nothing_is_finite(tmp_path: Path) -> None:
+    """So that a text always has a score."""
+    path = tmp_path / "a.arpa"
+    path.write_text(ARPA.replace("-0.9\t</s>", "-inf\t</s>"))
+    model = NGram(path)
+    assert model.end(model.start) == pytest.approx((-99 - 0.5) * log(10))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -80,7 +80,7 @@ def run(given: Namespace) -> int:
         host=given.host,
         port=_port(given.port),
         keys=_keys(given.keys, KEYS),
-        admin_key=next(iter(_keys(given.admin_key, ADMIN_KEY)), None),
+        admin_key=_admin_key(given.admin_key),
         hosts=tuple(given.allow_host),
         origins=tuple(each.rstrip("/") for each in given.allow_origin),
         logs_texts=given.log_texts,
@@ -128,10 +128,19 @@ def _sources(given: Namespace) -> "list[Source]":
 def _keys(path: Path | None, variable: str) -> tuple[str, ...]:
     """The keys in a file, one a line, or in a variable of the environment, separated by commas."""
     if path is None:
-        found = [each.strip() for each in os.environ.get(variable, "").split(",")]
-        return tuple(filter(None, found))
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    found = [line for line in lines if line and not line.startswith("#")]
-    if not found:
-        raise UserError(f"{path}: holds no key")
-    return tuple(found)
+        if variable not in os.environ:
+            return ()
+        found = [each.strip() for each in os.environ[variable].split(",")]
+    else:
+        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    keys = tuple(each for each in found if each and not each.startswith("#"))
+    if not keys:
+        raise UserError(f"{path or variable}: holds no key; without it, no key is asked for")
+    return keys
+
+
+def _admin_key(path: Path | None) -> str | None:
+    keys = _keys(path, ADMIN_KEY)
+    if len(keys) > 1:
+        raise UserError(f"{path or ADMIN_KEY}: holds {len(keys)} keys; one is wanted")
+    return next(iter(keys), None)

@@ -16,6 +16,8 @@ from segue.errors import UserError
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 _LN10 = log(10)
+_LEAST = -99.0
+"""What stands for the logarithm of 0; some programs write -inf."""
 _COUNT = re.compile(r"ngram\s+(\d+)\s*=\s*(\d+)")
 _SECTION = re.compile(r"\\(\d+)-grams:")
 
@@ -145,8 +147,8 @@ class NGram:
             try:
                 if not length + 1 <= len(fields) <= length + 2:
                     raise ValueError
-                probability = float(fields[0]) * _LN10
-                backoff = float(fields[length + 1]) * _LN10 if len(fields) == length + 2 else 0.0
+                probability = max(float(fields[0]), _LEAST) * _LN10
+                backoff = max(float(fields[length + 1]), _LEAST) * _LN10 if len(fields) == length + 2 else 0.0
                 if length == 1:
                     word = _special(fields[1]) or form(fields[1])
                     key: Context = (numbers.setdefault(word, len(numbers)),)

@@ -4,7 +4,7 @@ The `LanguageBackend` is a PyTorch model or an exported one; everything else is 
 """
 
 import codecs
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -126,11 +126,14 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         sampling: SamplingSection | None = None,
         is_sliding: bool = False,
-    ) -> Iterator[str]:
-        """The continuation of one prompt, piece by piece as it is made: the pieces of `generate`'s text."""
+    ) -> Generator[str, None, Generated]:
+        """The continuation of one prompt, piece by piece as it is made: the pieces of `generate`'s text.
+
+        The generator returns what `generate` does.
+        """
         asked = self._asked(tokens, 1, stop, sampling, is_sliding)
         rows = self._read([prompt], asked)
-        pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        pieces: SimpleQueue[str | BaseException | Generated] = SimpleQueue()
         is_left = False
 
         def put(row: Row, text: str) -> None:
@@ -141,8 +144,8 @@ class LanguageModel:
 
         def run() -> None:
             try:
-                self._batch(rows, 0, range(1), asked, put)
-                pieces.put(None)
+                [[found]] = self._batch(rows, 0, range(1), asked, put)
+                pieces.put(found)
             except _LeftError:
                 pass
             except BaseException as problem:  # raised where the pieces are read
@@ -150,11 +153,12 @@ class LanguageModel:
 
         Thread(target=run, daemon=True).start()
         try:
-            while (piece := pieces.get()) is not None:
+            while not isinstance(piece := pieces.get(), Generated):
                 if isinstance(piece, BaseException):
                     raise piece
                 if piece:
                     yield piece
+            return piece
         finally:
             is_left = True
 

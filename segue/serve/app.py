@@ -56,7 +56,7 @@ def start(sources: Sequence[Source], load: Callable[[Path], Any], settings: Sett
     metrics = Metrics()
     loaded = Models(sources, load, settings, metrics)
     workers = Workers(settings.requests * len(sources) + settings.sockets, settings.timeout_seconds)
-    return Server(settings, loaded, metrics, workers, Uploads())
+    return Server(settings, loaded, metrics, workers, Uploads(settings.requests * len(sources)))
 
 
 def application(server: Server) -> ASGIApp:

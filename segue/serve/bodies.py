@@ -52,10 +52,12 @@ async def of_form(
     Fields that occur several times, and those whose name ends in [], are lists. A body of more than `longest` bytes is
     refused.
     """
-    form = forms.MultipartForm(request.scope["segue"].uploads.folder)
+    uploads: Uploads = request.scope["segue"].uploads
+    form = forms.MultipartForm(uploads.folder)
     try:
         if kind_of(request) == MULTIPART:
-            await form.read(_parts(request, longest), request.headers["content-type"])
+            with uploads.place():
+                await form.read(_parts(request, longest), request.headers["content-type"])
             pairs = form.fields
         else:
             pairs = forms.of_line(await _whole(request, forms.FIELD_BYTES))
@@ -98,13 +100,27 @@ async def _parts(request: Request, longest: int | None) -> AsyncIterator[bytes]:
 class Uploads:
     """A private folder for the files of requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        """At most `most` requests may send files at a time."""
         self._folder = tempfile.TemporaryDirectory(prefix="segue-")  # its mode is 0700
+        self._most, self._num = most, 0
 
     @property
     def folder(self) -> str:
         """Its path."""
         return self._folder.name
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Inside, a request may send a file. Raises a RefusedError with 429 if too many do."""
+        if self._num >= self._most:
+            message = f"{self._most} requests send files already; try again in a second"
+            raise RefusedError(429, message, "queue_full", headers={"retry-after": "1"})
+        self._num += 1
+        try:
+            yield
+        finally:
+            self._num -= 1
 
     def close(self) -> None:
         """Removes it."""

@@ -105,6 +105,15 @@ def test_large_bodies_are_refused_at_once(strict: Running) -> None:
         refused(ask(strict, "POST", TRANSCRIPTIONS, kind, content=parts), 413)
 
 
+def test_more_files_at_a_time_are_refused(strict: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict.server.uploads, "_most", 0)
+    full = ask(strict, "POST", TRANSCRIPTIONS, files={"file": wav(1.0)})
+    assert refused(full, 429)["code"] == "queue_full"
+    assert full.headers["retry-after"] == "1"
+    monkeypatch.undo()
+    assert ask(strict, "POST", TRANSCRIPTIONS, files={"file": wav(1.0)}).status_code == 200
+
+
 def test_long_recordings_are_refused(strict: Running) -> None:
     assert ask(strict, "POST", TRANSCRIPTIONS, files={"file": wav(4.9)}).status_code == 200
     assert refused(ask(strict, "POST", TRANSCRIPTIONS, files={"file": wav(5.2)}), 413)["code"] == "audio_too_long"

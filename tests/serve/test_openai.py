@@ -141,9 +141,10 @@ def test_completions_continue_a_text(client: openai.OpenAI, trained_language_mod
     assert found.choices[0].finish_reason == "length"
     assert found.usage is not None
     assert found.usage.completion_tokens == 12
-    streamed = [each.choices[0].text for each in client.completions.create(**asked, stream=True)]
+    streamed = [each.choices[0] for each in client.completions.create(**asked, stream=True)]
     assert len(streamed) > 2
-    assert "".join(streamed) == known.text
+    assert "".join(each.text for each in streamed) == known.text
+    assert [each.finish_reason for each in streamed] == [None] * (len(streamed) - 1) + ["length"]
     stopped = client.completions.create(**asked, stop=[" five"])
     assert stopped.choices[0].text == known.text.partition(" five")[0]
     several = client.completions.create(**asked | {"n": 3, "temperature": 1.0, "seed": 7, "prompt": ["one", "two"]})

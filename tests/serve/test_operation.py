@@ -113,12 +113,20 @@ def test_sighup_takes_up_a_new_version(trained_translator: Path, tmp_path: Path)
         (["a={folder}", "--pair", "a=en"], "--pair a=en: NAME=SOURCE:TARGET wanted"),
         (["a={folder}", "--port", "70000"], "--port 70000: at most 65535"),
         (["a={folder}", "--keys", "{folder}/keys"], "keys: holds no key"),
+        (["a={folder}", "--admin-key", "{folder}/two"], "two: holds 2 keys; one is wanted"),
     ],
 )
 def test_mistakes_are_named(words: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "keys").write_text("# none\n")
+    (tmp_path / "two").write_text("one\ntwo\n")
     assert cli.main(["serve", *(word.format(folder=tmp_path) for word in words)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_empty_variable_is_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    monkeypatch.setenv("SEGUE_API_KEYS", ", ")
+    assert cli.main(["serve", f"a={tmp_path}"]) == 2
+    assert "SEGUE_API_KEYS: holds no key" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:

@@ -106,7 +106,7 @@ async def complete(request: Request) -> Response:
             Choice(
                 index=index,
                 text=prompt * asked.echo + each.text,
-                finish_reason="length" if each.ending == "length" else "stop",
+                finish_reason=_reason(each),
             )
             for index, (prompt, each) in enumerate(texts)
         ]
@@ -118,7 +118,7 @@ async def complete(request: Request) -> Response:
     if len(prompts) != 1 or asked.n != 1:
         raise RefusedError(400, "stream: only one choice of one prompt can be streamed", "invalid_value", "stream")
     pieces = server.workers.stream([loaded], partial(_pieces, loaded, prompts[0], asked, stops, sampling))
-    first = await anext(pieces, None)
+    first = await anext(pieces)
 
     def chunk(text: str, reason: str | None) -> bytes:
         choice = Choice(index=0, text=text, finish_reason=reason)
@@ -127,10 +127,10 @@ async def complete(request: Request) -> Response:
     async def events() -> AsyncIterator[bytes]:
         piece = first
         try:
-            while piece is not None:
+            while isinstance(piece, str):
                 yield chunk(piece, None)
-                piece = await anext(pieces, None)
-            yield chunk("", "stop")
+                piece = await anext(pieces)
+            yield chunk("", _reason(piece))
             yield event(b"[DONE]")
         except RefusedError as problem:
             yield event(problem.body)
@@ -168,11 +168,17 @@ def _generated(
 
 def _pieces(
     loaded: Loaded, prompt: str, asked: CompletionRequest, stops: list[str], sampling: SamplingSection
-) -> Iterator[str]:
+) -> Iterator[str | Generated]:
+    """The text piece by piece, and the whole last."""
     if asked.echo:
         yield prompt
     with _slot(loaded):
-        yield from loaded.model.stream(prompt, tokens=asked.max_tokens, stop=stops, sampling=sampling)
+        yield (yield from loaded.model.stream(prompt, tokens=asked.max_tokens, stop=stops, sampling=sampling))
+
+
+def _reason(found: Generated) -> Literal["stop", "length"]:
+    """Why a text ends, as OpenAI says it."""
+    return "length" if found.ending == "length" else "stop"
 
 
 @contextmanager
