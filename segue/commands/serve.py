@@ -87,8 +87,9 @@ def run(given: Namespace) -> int:
         **{key: getattr(given, key) for flag, *_ in LIMITS for key in [flag[2:].replace("-", "_")]},
     )
     progress.hide()  # bars of requests would be drawn over the log
+    loaded = app.start(_sources(given), lambda path: tasks.load(path, given.device), settings)
     logs.start()
-    server.run(app.start(_sources(given), lambda path: tasks.load(path, given.device), settings))
+    server.run(loaded)
     return 0
 
 
