@@ -2,7 +2,7 @@
 
 import json
 import math
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,11 +141,8 @@ def names(text: str) -> list[str]:
     """Parses names that are separated by commas."""
     found = [" ".join(name.split()) for name in text.split(",")]
     if not all(found) or len(set(found)) < len(found):
-        raise ValueError
+        raise ArgumentTypeError(f"{text!r}: different names with commas between them are wanted, as Ann,Ben")
     return found
-
-
-names.__name__ = "list of different names (Ann,Ben)"
 
 
 AUTO = "auto"

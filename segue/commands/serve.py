@@ -87,9 +87,11 @@ def run(given: Namespace) -> int:
         **{key: getattr(given, key) for flag, *_ in LIMITS for key in [flag[2:].replace("-", "_")]},
     )
     progress.hide()  # bars of requests would be drawn over the log
-    loaded = app.start(_sources(given), lambda path: tasks.load(path, given.device), settings)
-    logs.start()
-    server.run(loaded)
+    sources = _sources(given)
+    with server.listening(settings.host, settings.port) as listening:  # before models are loaded, which takes longer
+        loaded = app.start(sources, lambda path: tasks.load(path, given.device), settings)
+        logs.start()
+        server.run(loaded, listening)
     return 0
 
 

@@ -68,6 +68,8 @@ def run(given: Namespace) -> int:
     if given.names is not None and not given.channels and given.speakers is None:
         raise UserError("--names: names for whom? It needs --speakers or --channels")
     _check_speakers(given)
+    if given.channels and given.format == "text":
+        raise UserError("--channels: --format text shows no speakers; interview, html, json, srt and vtt do")
     if given.channels and given.channel is not None:
         raise UserError("--channel is one channel, --channels are all of them: give one of both")
     paths = transcribe_files.recordings(given.audio)

@@ -43,6 +43,9 @@ def pick(block: Samples, channel: Channel, name: str | Path) -> Samples:
     return np.asarray(block[:, 0] if num_channels == 1 else block.mean(axis=1))
 
 
+DIFFERENT = "hold different speakers or sounds"
+
+
 def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
     """Chooses the channel to use if the user names none; `blocks` are (rate, samples (S, C)) of the whole recording.
 
@@ -73,7 +76,7 @@ def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
             whose = f"channels {one} and {other} of its {balance.num_channels}"
             options, numbers = f"--channel {one}, --channel {other}, another number, or", "a number or"
         raise UserError(
-            f"{name}: {whose} hold different speakers or sounds; say which to use: {options} --channel mix "
+            f"{name}: {whose} {DIFFERENT}; say which to use: {options} --channel mix "
             f'("channel": {numbers} "mix" in a manifest or in Python); segue transcribe --channels keeps them apart'
         )
     return None

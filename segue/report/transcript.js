@@ -321,6 +321,7 @@
     const copy = document.documentElement.cloneNode(true);
     for (const each of copy.querySelectorAll(".turns, .people, .said")) each.replaceChildren();
     const kept = { audio: name, duration, speakers, words: rows, starts, cues };
+    copy.querySelector("noscript").replaceChildren(element("p", { dir: "auto" }, written(words)));
     copy.querySelector("#data").textContent = JSON.stringify(kept).replaceAll("<", "\\u003c");
     return `<!doctype html>\n${copy.outerHTML}\n`;
   };

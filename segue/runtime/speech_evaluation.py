@@ -88,8 +88,9 @@ class SpeechEvaluator:
             rates, of_speakers = found.of_each(), found.by_speaker(speakers)
             of_lengths = self._by_length(found, [each.seconds for each in results])
             confused = confusions([each.reference for each in results], hypotheses)
-            # Nothing where words are not units of the score.
-            sureness = {} if found.chosen.name == "character_error_rate" else self._confidence(results, normalize)
+            # Nothing where words are not units of the score, or where a normalizer makes one of several.
+            has_words = found.chosen.name != "character_error_rate" and normalizer != "whisper"
+            sureness = self._confidence(results, normalize) if has_words else {}
             resampled = found.resampling("recordings" if as_transcribed else "utterances", speakers)
         name = found.chosen.name
         examples = [

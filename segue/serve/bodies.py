@@ -1,5 +1,6 @@
 """How is the body of a request read? JSON or a form, checked by a model of its fields; a recording within limits."""
 
+import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from segue.data import audio
+from segue.data.channels import DIFFERENT
 from segue.errors import UserError, Warned, gathered
 from segue.serve import forms
 from segue.serve.forms import Upload
@@ -17,6 +19,7 @@ from segue.serve.refusals import RefusedError, of_fields
 
 Fields = TypeVar("Fields", bound=BaseModel)
 JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
+_OPTION = re.compile(r" \(--[^)]*\)")
 DECODED = 3.5
 """A file may be decoded up to three times."""
 
@@ -162,5 +165,9 @@ def too_long(longest_seconds: float, seconds: float | None = None) -> RefusedErr
 
 
 def said(message: str, path: Path) -> str:
-    """A message without the path of the temporary file."""
-    return message.replace(str(path), "the file").replace(path.name, "the file")
+    """A message without the path of the temporary file, and without options of commands, which requests do not have."""
+    message = message.replace(str(path), "the file").replace(path.name, "the file")
+    fact, found, _ = message.partition(DIFFERENT)
+    if found:
+        return f"{fact}{found}; the field channel says which to use: left, right, a number from 1, or mix"
+    return _OPTION.sub("", message)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,16 +14,30 @@ from segue.serve.endpoint import Server
 POLL_SECONDS = 0.05
 
 
-def run(server: Server) -> None:
+def run(server: Server, listening: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT, and then until what is under way is finished, or the grace time is over."""
-    settings = server.settings
     runner = uvicorn.Server(config(server, app.application(server)))
     try:
-        asyncio.run(_serve(runner, server))
+        asyncio.run(_serve(runner, server, listening))
     finally:
         app.close(server)
-    if not runner.started:
-        raise UserError(f"cannot listen on {settings.host} port {settings.port}; --port and --host choose others")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket at the address. Raises a UserError if it cannot be had."""
+    found = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as problem:
+        if found is not None:
+            found.close()
+        why = problem.strerror or problem
+        raise UserError(f"cannot listen on {host} port {port}: {why}; --port and --host choose others") from None
+    found.setblocking(False)
+    return found
 
 
 def config(server: Server, application: ASGIApp) -> uvicorn.Config:
@@ -46,9 +61,9 @@ def config(server: Server, application: ASGIApp) -> uvicorn.Config:
     )
 
 
-async def _serve(runner: uvicorn.Server, server: Server) -> None:
+async def _serve(runner: uvicorn.Server, server: Server, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(runner._serve())
+    serving = asyncio.create_task(runner._serve([listening]))
     tasks = set[asyncio.Task[None]]()
 
     def started(work: object) -> None:

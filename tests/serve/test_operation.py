@@ -123,6 +123,15 @@ def test_mistakes_are_named(words: list[str], message: str, tmp_path: Path, caps
     assert message in capsys.readouterr().err
 
 
+def test_a_port_that_is_taken_is_named(trained_translator: Path, capsys: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert cli.main(["serve", str(trained_translator), "--port", str(port)]) == 2
+    assert f"cannot listen on 127.0.0.1 port {port}: " in capsys.readouterr().err
+
+
 def test_an_empty_variable_is_no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     monkeypatch.setenv("SEGUE_API_KEYS", ", ")
     assert cli.main(["serve", f"a={tmp_path}"]) == 2

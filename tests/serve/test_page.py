@@ -4,7 +4,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
@@ -121,6 +123,22 @@ def test_mistakes_are_shown_where_they_are_made(page: Page, tmp_path: Path) -> N
     page.set_input_files("#recording", tmp_path / "notes.wav")
     page.wait_for_selector("#speech-status.trouble")
     assert "not audio" in page.inner_text("#speech-status")
+
+
+def test_a_channel_can_be_chosen(page: Page, corpus: Path, tmp_path: Path) -> None:
+    left, right = (
+        np.concatenate([soundfile.read(corpus / f"test_0{number}.wav")[0] for number in numbers])
+        for numbers in ((1, 2, 3, 4), (4, 3, 2, 1))
+    )
+    silence = np.zeros(len(left))
+    call = np.stack([np.concatenate([left, silence]), np.concatenate([silence, right])], axis=1)
+    soundfile.write(tmp_path / "call.wav", call, 8000)
+    page.set_input_files("#recording", tmp_path / "call.wav")
+    page.wait_for_selector("#channels:not([hidden])")
+    assert "the field channel says which to use" in page.inner_text("#speech-status")
+    page.select_option("#channel", "left")
+    page.wait_for_selector("#result:not([hidden])")
+    assert page.inner_text("#transcript").strip()
 
 
 def test_the_page_is_accessible_and_fits_a_phone(page: Page, corpus: Path) -> None:

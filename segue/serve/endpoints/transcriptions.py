@@ -126,7 +126,7 @@ class VerboseTranscription(BaseModel):
 
     task: Literal["transcribe", "translate"]
     language: str
-    """As given; "und" if none was."""
+    """"und": which language was spoken is not recognized."""
     duration: float
     """In seconds."""
     text: str
@@ -190,7 +190,7 @@ def written(transcript: Transcript, asked: Any, model: str, warnings: list[str],
     granularities = asked.timestamp_granularities
     found = VerboseTranscription(
         task="translate" if task == "translate" else "transcribe",
-        language=getattr(asked, "language", None) or "und",
+        language="und",
         duration=round(transcript.duration, 3),
         text=transcript.text,
         segments=segments(transcript) if "segment" in granularities else None,

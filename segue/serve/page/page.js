@@ -124,6 +124,13 @@
     find("result").hidden = false;
   };
 
+  const asked = (more) => {
+    const fields = [["model", find("speech-model").value], ...more];
+    if (find("channel").value) fields.push(["channel", find("channel").value]);
+    const made = form(fields);
+    made.body.append("file", recording.blob, recording.name);
+    return made;
+  };
   const transcribe = async (blob, name) => {
     work?.abort();
     work = new AbortController();
@@ -137,19 +144,19 @@
     drawWave(blob);
     const started = performance.now();
     try {
-      const fields = [["model", find("speech-model").value], ["response_format", "verbose_json"]];
-      for (const each of ["word", "segment"]) fields.push(["timestamp_granularities[]", each]);
-      const made = form(fields);
-      made.body.append("file", blob, name);
+      const made = asked([["response_format", "verbose_json"], ["timestamp_granularities[]", "word"]]);
       const found = await (await request("v1/audio/transcriptions", { ...made, signal })).json();
       drawWords(found);
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
       const warned = (found.warnings ?? []).map((each) => ` Note: ${each}.`).join("");
       say("speech-status", `${found.duration.toFixed(1)} s of sound in ${seconds} s.${warned}`);
     } catch (problem) {
-      if (problem.name !== "AbortError") say("speech-status", problem.message, true);
+      if (problem.name === "AbortError") return;
+      say("speech-status", problem.message, true);
+      if (/channel/.test(problem.message)) find("channels").hidden = false;
     }
   };
+  find("channel").addEventListener("change", () => transcribe(recording.blob, recording.name));
 
   const select = (at) => {
     if (!spans.length) return;
@@ -198,12 +205,10 @@
   find("copy").addEventListener("click", () => copied(find("transcript").textContent, "speech-status"));
   for (const button of document.querySelectorAll("[data-form]")) {
     button.addEventListener("click", async () => {
-      const { blob, name } = recording;
       button.disabled = true;
       try {
-        const fields = [["model", find("speech-model").value], ["response_format", button.dataset.form]];
-        const made = form(fields);
-        made.body.append("file", blob, name);
+        const { name } = recording;
+        const made = asked([["response_format", button.dataset.form]]);
         const text = await (await request("v1/audio/transcriptions", made)).blob();
         download(`${stem(name)}.${button.dataset.form === "text" ? "txt" : button.dataset.form}`, text);
       } catch (problem) {
@@ -262,11 +267,16 @@
 
   // --- Files and the microphone ---
 
+  const begin = (file) => {
+    find("channels").hidden = true;
+    find("channel").value = "";
+    transcribe(file, file.name);
+  };
   const drop = find("drop");
   find("choose").addEventListener("click", () => find("recording").click());
   find("recording").addEventListener("change", (event) => {
     const [file] = event.target.files;
-    if (file) transcribe(file, file.name);
+    if (file) begin(file);
     event.target.value = "";
   });
   const isFile = (event) => [...event.dataTransfer.types].includes("Files");
@@ -282,7 +292,7 @@
     drop.classList.remove("over");
     const [file] = event.dataTransfer.files;
     if (/\.(srt|vtt|ass|ssa|txt)$/i.test(file.name) && !find("translation").hidden) translateFile(file);
-    else if (!find("speech").hidden) transcribe(file, file.name);
+    else if (!find("speech").hidden) begin(file);
   });
 
   let recorder = null;
