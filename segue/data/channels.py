@@ -43,7 +43,12 @@ def pick(block: Samples, channel: Channel, name: str | Path) -> Samples:
     return np.asarray(block[:, 0] if num_channels == 1 else block.mean(axis=1))
 
 
-DIFFERENT = "hold different speakers or sounds"
+class DifferentChannelsError(UserError):
+    """Two channels hold unrelated sounds, and none was chosen. `fact` says so without the options of commands."""
+
+    def __init__(self, fact: str, advice: str = "") -> None:
+        super().__init__("; ".join(filter(None, (fact, advice))))
+        self.fact = fact
 
 
 def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
@@ -75,9 +80,10 @@ def choose(blocks: Iterable[tuple[int, Samples]], name: str | Path) -> Channel:
         else:
             whose = f"channels {one} and {other} of its {balance.num_channels}"
             options, numbers = f"--channel {one}, --channel {other}, another number, or", "a number or"
-        raise UserError(
-            f"{name}: {whose} {DIFFERENT}; say which to use: {options} --channel mix "
-            f'("channel": {numbers} "mix" in a manifest or in Python); segue transcribe --channels keeps them apart'
+        raise DifferentChannelsError(
+            f"{name}: {whose} hold different speakers or sounds",
+            f"say which to use: {options} --channel mix "
+            f'("channel": {numbers} "mix" in a manifest or in Python); segue transcribe --channels keeps them apart',
         )
     return None
 

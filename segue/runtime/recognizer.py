@@ -228,6 +228,7 @@ class Recognizer:
         parts: list[list[Emission]] = []
         segments = self._segments(counted, voice_activity)
         given = ""
+        done: list[list[Word]] = []  # the words of parts that no segment continues
         while batch := list(islice(segments, self.BATCH)):
             self._recognize_segments(batch, parts)
             if is_whole:
@@ -236,7 +237,8 @@ class Recognizer:
             end = batch[-1].start + len(batch[-1].samples)
             final = end // self.metadata.samples_per_frame - self._overlap_frames
             stable = self.words_of([each for each in parts[-1] if each.end <= final])[:-1]
-            text = text_of(joined([*(self.words_of(part) for part in parts[:-1]), stable]))
+            done += [self.words_of(part) for part in parts[len(done) : -1]]
+            text = text_of(joined([*done, stable]))
             if news := text[len(given) :]:
                 yield news
                 given = text
@@ -245,7 +247,7 @@ class Recognizer:
                 f"{name or 'samples'}: no speech found, so nothing was recognized (--voice-activity off recognizes all)"
             )
         duration = counted.num_samples / rate
-        found = joined(self.words_of(part) for part in parts)
+        found = joined([*done, *(self.words_of(part) for part in parts[len(done) :])])
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
         transcript = Transcript(name, duration, text_of(found), found)
         if not is_whole and (news := transcript.text[len(given) :]):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from segue.data import audio
-from segue.data.channels import DIFFERENT
+from segue.data.channels import DifferentChannelsError
 from segue.errors import UserError, Warned, gathered
 from segue.serve import forms
 from segue.serve.forms import Upload
@@ -152,6 +152,9 @@ def recording(path: Path, longest_seconds: float, check: Any) -> Iterator[list[W
             if seconds > longest_seconds:
                 raise too_long(longest_seconds, seconds)
             yield warned
+    except DifferentChannelsError as problem:
+        advice = "the field channel says which to use: left, right, a number from 1, or mix"
+        raise RefusedError(400, f"{said(problem.fact, path)}; {advice}", "different_channels", "channel") from None
     except UserError as problem:
         raise RefusedError(400, said(str(problem), path), "invalid_audio", "file") from None
 
@@ -167,7 +170,4 @@ def too_long(longest_seconds: float, seconds: float | None = None) -> RefusedErr
 def said(message: str, path: Path) -> str:
     """A message without the path of the temporary file, and without options of commands, which requests do not have."""
     message = message.replace(str(path), "the file").replace(path.name, "the file")
-    fact, found, _ = message.partition(DIFFERENT)
-    if found:
-        return f"{fact}{found}; the field channel says which to use: left, right, a number from 1, or mix"
     return _OPTION.sub("", message)

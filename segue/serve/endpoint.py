@@ -47,7 +47,6 @@ class Endpoint:
     """Content types of the body."""
     has_file: bool = False
     """Whether a form has a field `file`."""
-    needs_file: bool = True
     results: Mapping[str, type[BaseModel] | tuple[type[BaseModel], ...] | None] = field(default_factory=dict)
     """Content types of the answer, with its fields in JSON, or one of several kinds of fields."""
     is_open: bool = False

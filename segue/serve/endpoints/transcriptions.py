@@ -2,9 +2,10 @@
 
 import json
 import zlib
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
@@ -152,9 +153,11 @@ def timed(words: Sequence[Word]) -> list[TimedWord]:
 def segments(transcript: Transcript) -> list[Segment]:
     """The cues of a transcript."""
     found = []
+    starts = [word.start for word in transcript.words]
     for number, cue in enumerate(cues.cut(transcript.words, transcript.duration)):
         start, end = (each / 1000 for each in cue.spoken)
-        inside = [np.log(max(word.confidence, 1e-30)) for word in transcript.words if start - 0.001 <= word.start < end]
+        some = transcript.words[bisect_left(starts, start - 0.001) : bisect_left(starts, end)]
+        inside = [np.log(max(word.confidence, 1e-30)) for word in some]
         data = cue.text.encode()
         found.append(
             Segment(
@@ -173,7 +176,7 @@ def segments(transcript: Transcript) -> list[Segment]:
     return found
 
 
-def written(transcript: Transcript, asked: Any, model: str, warnings: list[str], task: str = "transcribe") -> Response:
+def written(transcript: Transcript, asked: TranscriptionRequest, model: str, warnings: list[str]) -> Response:
     """The answer in the form that was asked for."""
     form, headers = asked.response_format, headers_of(asked.ignored, warnings)
     usage = Usage(seconds=round(transcript.duration, 3))
@@ -189,7 +192,7 @@ def written(transcript: Transcript, asked: Any, model: str, warnings: list[str],
         )
     granularities = asked.timestamp_granularities
     found = VerboseTranscription(
-        task="translate" if task == "translate" else "transcribe",
+        task="transcribe",
         language="und",
         duration=round(transcript.duration, 3),
         text=transcript.text,
@@ -231,11 +234,9 @@ async def transcribe(request: Request) -> Response:
         loaded = server.models.find(asked.model, "speech_recognition")
         note(request, model=loaded.name)
         if not asked.stream:
-            transcript, warnings = await server.workers.answer(
-                request, [loaded], lambda: transcribed(server, loaded, upload.path, asked.channel, asked.phrases)
+            return await server.workers.answer(
+                request, [loaded], lambda: _answer(request, server, loaded, upload.path, asked)
             )
-            observe(request, server, loaded, transcript)
-            return written(transcript, asked, loaded.name, warnings)
         path = upload.take()  # outlives this function
     try:
         pieces = server.workers.stream(
@@ -264,6 +265,13 @@ async def transcribe(request: Request) -> Response:
             await pieces.aclose()
 
     return StreamingResponse(events(), media_type="text/event-stream", headers=headers_of(asked.ignored))
+
+
+def _answer(request: Request, server: Server, loaded: Loaded, path: Path, asked: TranscriptionRequest) -> Response:
+    """In a thread, like recognition: the cues of hours take seconds, which no other request should wait for."""
+    transcript, warnings = transcribed(server, loaded, path, asked.channel, asked.phrases)
+    observe(request, server, loaded, transcript)
+    return written(transcript, asked, loaded.name, warnings)
 
 
 def transcribed(

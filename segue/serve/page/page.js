@@ -27,7 +27,9 @@
     if (response.status === 401) find("key").hidden = false;
     const body = await response.json().catch(() => ({}));
     const again = response.headers.get("retry-after");
-    throw new Error((body.error?.message ?? `the server answers ${response.status}`) + (again ? ` (retry in ${again} s)` : ""));
+    const problem = new Error((body.error?.message ?? `the server answers ${response.status}`) + (again ? ` (retry in ${again} s)` : ""));
+    problem.code = body.error?.code;
+    throw problem;
   };
   const form = (fields) => {
     const made = new FormData();
@@ -153,7 +155,7 @@
     } catch (problem) {
       if (problem.name === "AbortError") return;
       say("speech-status", problem.message, true);
-      if (/channel/.test(problem.message)) find("channels").hidden = false;
+      if (problem.code === "different_channels") find("channels").hidden = false;
     }
   };
   find("channel").addEventListener("change", () => transcribe(recording.blob, recording.name));
