@@ -157,7 +157,12 @@ class Models:
         model = self._load(source.path.resolve())  # a link may lead to a new version the next time
         task = TASKS.get(type(model))
         if task is None:
-            raise UserError(f"{source.path}: there is no endpoint for this model")
+            is_called = getattr(model.metadata, "task", "other").replace("_", " ")
+            *others, last = WORDS.values()
+            raise UserError(
+                f"{source.path}: a {is_called} model, for which the server has no endpoint; it serves "
+                f"{', '.join(others)} or {last}"
+            )
         if source.languages and task != "translation":
             raise UserError(f"--pair {source.name}: only a model that translates has languages")
         settings, backend = self._settings, model.backend

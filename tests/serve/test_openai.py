@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
+import soundfile
 
 import segue
 from segue.runtime.recognizer import Transcript
+from segue.serve.endpoints.libretranslate import name_of
 from segue.serve.loaded import Source
 
 from .running import Running, running
@@ -67,9 +70,23 @@ def test_a_stream_adds_up_to_the_text(client: openai.OpenAI, recording: Path, kn
     assert events[-1].text == known.text
 
 
-def test_pieces_of_a_long_recording_add_up(trained: Path, corpus: Path) -> None:
-    import numpy as np
+def test_a_stream_says_what_an_answer_says(client: openai.OpenAI, recording: Path) -> None:
+    """Warnings, and what was ignored, come with the last event, where the client keeps fields that it does not know."""
+    asked: dict[str, Any] = {"model": "tones", "language": "en", "temperature": 0.5}
+    samples, rate = soundfile.read(recording)
+    opposite = io.BytesIO()
+    soundfile.write(opposite, np.stack([samples, -samples], axis=1), rate, format="WAV")
+    asked["file"] = ("a.wav", opposite.getvalue())
+    known: Any = client.audio.transcriptions.create(response_format="verbose_json", **asked)
+    *_, last = client.audio.transcriptions.create(stream=True, **asked)
+    assert last.type == "transcript.text.done"
+    said: dict[str, Any] = last.model_extra or {}
+    assert "opposite phase" in known.warnings[0]
+    assert said["warnings"] == known.warnings
+    assert said["ignored"] == known.ignored == ["language", "temperature"]
 
+
+def test_pieces_of_a_long_recording_add_up(trained: Path, corpus: Path) -> None:
     from segue.data import audio
 
     model = segue.load(trained)
@@ -235,11 +252,18 @@ def test_libretranslates_client_translates(served: Running) -> None:
     assert client.translate("one two three", "auto", "en") == "three two one"
     known = {each["code"]: each["targets"] for each in client.languages()}
     assert known == {"xx": ["en"], "en": []}
+    assert [each["name"] for each in client.languages()] == ["xx", "English"]
     ask = {"q": ["one two three", "four five six"], "source": "xx", "target": "en", "alternatives": 1}
     found = httpx.post(f"{served.url}/translate", json=ask).json()
     assert found["translatedText"] == ["three two one", "six five four"]
     assert [len(each) for each in found["alternatives"]] == [1, 1]
     assert httpx.post(f"{served.url}/translate", json={**ask, "target": "de"}).status_code == 400
+
+
+def test_languages_have_names() -> None:
+    known = {"de": "German", "deu": "German", "el": "Modern Greek", "pt-BR": "Portuguese (BR)", "und": "Undetermined"}
+    assert {code: name_of(code) for code in known} == known
+    assert name_of("qqz") == "qqz"
 
 
 def test_the_openapi_document_describes_all(served: Running) -> None:
