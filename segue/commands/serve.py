@@ -64,7 +64,6 @@ LIMITS = (
     ("--wait-milliseconds", options.number, 5.0, "longest wait of a batch for other requests"),
     ("--batch-seconds", options.above_zero, 48.0, "largest batch of sound"),
     ("--batch-items", options.positive, 32, "most recordings or sentences in a batch"),
-    ("--generations", options.positive, 1, "completions at the same time"),
 )
 
 

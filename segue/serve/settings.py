@@ -45,8 +45,6 @@ class Settings(Section):
     """Largest batch of sound, padded: its duration times its number of recordings."""
     batch_items: Positive = 32
     """Most recordings or sentences in a batch."""
-    generations: Positive = 1
-    """Completions that a language model works on at the same time."""
     keys: tuple[str, ...] = ()
     """API keys; empty: none is needed."""
     admin_key: str | None = None

@@ -2,7 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,10 @@ import pytest
 import soundfile
 
 import segue
+from segue.decoding.sampling import SamplingSection
 from segue.runtime.recognizer import Transcript
+from segue.serve.batched import BatchedGeneration
+from segue.serve.batching import Batcher, Bounds, Ticket, working
 from segue.serve.endpoints.libretranslate import name_of
 from segue.serve.loaded import Source
 
@@ -172,10 +180,97 @@ def test_completions_continue_a_text(client: openai.OpenAI, trained_language_mod
         client.completions.create(**asked | {"max_tokens": 10**6})
 
 
-def _greedy() -> Any:
-    from segue.decoding.sampling import SamplingSection
+def test_completions_share_batches(
+    client: openai.OpenAI, served: Running, trained_language_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait together are generated together, streams too, and each has the text that it has alone."""
+    batcher = served.server.models.named("counting").batcher
+    gate, run, batches = threading.Event(), batcher._run, list[int]()
 
+    def held(items: list[Any], key: Any) -> Any:
+        batches.append(len(items))
+        assert gate.wait(10)
+        return run(items, key)
+
+    monkeypatch.setattr(batcher, "_run", held)
+    asked = [(["one", "two three", "five six seven"][seed % 3], 8 + 3 * (seed % 2), seed) for seed in range(8)]
+
+    def complete(prompt: str, count: int, seed: int) -> str:
+        found = client.completions.create(
+            model="counting", prompt=prompt, max_tokens=count, seed=seed, temperature=1.0, stream=seed % 4 == 3
+        )
+        return "".join(each.choices[0].text for each in found) if seed % 4 == 3 else found.choices[0].text
+
+    with ThreadPoolExecutor(9) as threads:
+        first = threads.submit(complete, "four", 8, 0)
+        until(lambda: bool(batches))
+        every = [threads.submit(complete, *each) for each in asked]
+        until(lambda: batcher.num_waiting == len(asked))
+        gate.set()
+        texts = [each.result(30) for each in every]
+        assert first.result(30)
+    model = segue.load(trained_language_model)
+    for (prompt, count, seed), text in zip(asked, texts, strict=True):
+        [[alone]] = model.generate(prompt, tokens=count, sampling=SamplingSection(temperature=1.0, seed=seed))
+        assert text == alone.text
+    assert len(set(texts)) > 4
+    assert batches[0] == 1
+    assert sum(batches) == 9
+    assert len(batches) <= 4
+
+
+def test_a_completion_that_fails_fails_alone(trained_language_model: Path) -> None:
+    model = segue.load(trained_language_model)
+
+    class Broken:
+        """Fails where a row holds the token of `bad`."""
+
+        def __init__(self, steps: Any) -> None:
+            self.step, self.select, self._begin = steps.step, steps.select, steps.begin
+
+        def begin(self, rows: Any, capacity: int) -> Any:
+            if any(bad in row for row in rows):
+                raise ValueError("bad token")
+            return self._begin(rows, capacity)
+
+    class Backend:
+        def steps(self) -> Any:
+            return Broken(model.backend.steps())
+
+        losses = model.backend.losses
+
+    one, two, six = (set(model.tokenizer.encode(each)) for each in ("one", "two", "six"))
+    bad = min(one - two - six)
+    batcher: Any = Batcher(partial(BatchedGeneration.run, Backend()), Bounds(4096, 8, 1.0, 8, 0.0))
+    tickets = [Ticket() for _ in range(3)]
+    for ticket in tickets:
+        batcher.enter(ticket)
+    shared = copy(model)
+    shared.generation = BatchedGeneration(batcher)
+
+    def complete(number: int) -> None:
+        prompt = ["two", "one", "six"][number]
+        with working(tickets[number]):
+            [[found]] = shared.generate(prompt, tokens=6, sampling=_greedy())
+            assert found.text == model.generate(prompt, tokens=6, sampling=_greedy())[0][0].text
+
+    with ThreadPoolExecutor(3) as threads:
+        work = [threads.submit(complete, number) for number in range(3)]
+        work[0].result(30)
+        work[2].result(30)
+        with pytest.raises(ValueError, match="bad token"):
+            work[1].result(30)
+
+
+def _greedy() -> SamplingSection:
     return SamplingSection(temperature=0)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_keys_are_asked_for(trained_translator: Path) -> None:
@@ -195,8 +290,6 @@ def test_keys_are_asked_for(trained_translator: Path) -> None:
 
 def test_a_full_queue_is_a_rate_limit(trained_translator: Path, served: Running) -> None:
     held = [served.server.models.named("reversal").batcher]
-    from segue.serve.batching import Ticket
-
     tickets = [Ticket() for _ in range(served.server.settings.requests)]
     for ticket in tickets:
         held[0].enter(ticket)

@@ -5,6 +5,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -240,20 +241,21 @@ async def transcribe(request: Request) -> Response:
             raise RefusedError(400, "file: a recording is needed", "missing_required_parameter", "file")
         loaded = server.models.find(asked.model, "speech_recognition")
         note(request, model=loaded.name)
-        if not asked.stream:
-            return await server.workers.answer(
-                request, [loaded], lambda: _answer(request, server, loaded, upload.path, asked)
-            )
-        path = upload.take()  # outlives this function
+        path = upload.take()  # outlives this function if it is streamed; also, the event loop waits for no disk
+
+    def removed() -> None:
+        path.unlink(missing_ok=True)
+
     try:
+        if not asked.stream:
+            work = partial(_answer, request, server, loaded, path, asked)
+            return await server.workers.answer(request, [loaded], work, removed)
         pieces = server.workers.stream(
-            [loaded],
-            lambda: in_pieces(server, loaded, path, asked.channel, asked.phrases),
-            ends=lambda: path.unlink(missing_ok=True),
+            [loaded], lambda: in_pieces(server, loaded, path, asked.channel, asked.phrases), removed
         )
         first = await anext(pieces)  # what is wrong with the recording gets a status
     except RefusedError:
-        path.unlink(missing_ok=True)
+        removed()
         raise
 
     async def events() -> AsyncIterator[bytes]:
