@@ -83,11 +83,23 @@ class Server(NamedTuple):
 @contextmanager
 def served(model: Path, *options: str) -> Iterator[Server]:
     """A process of `segue serve`."""
+    port = free_port()
+    words = [sys.executable, "-m", "segue", "serve", f"m={model}", "--port", str(port), "--requests", "512", *options]
+    with running(subprocess.Popen(words, stderr=subprocess.DEVNULL), port) as found:
+        yield found
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "segue", "serve", f"m={model}", "--port", str(port), "--requests", "512", *options]
-    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def running(process: "subprocess.Popen[bytes]", port: int) -> Iterator[Server]:
+    """A server, from the moment that it listens; its process is ended afterwards."""
     try:
         while True:
             try:
