@@ -44,7 +44,8 @@ class TimedConnection:
         """More bytes of a head, or of a body."""
         assert self._transport is not None
         self._inner.data_received(data)
-        is_over = self._transport.is_closing() or self._transport.get_protocol() is not self  # a WebSocket now
+        current: object = self._transport.get_protocol()
+        is_over = self._transport.is_closing() or current is not self  # it is a WebSocket now
         self._has_begun = not is_over and self._waits
         if not self._has_begun:
             self._stop()
