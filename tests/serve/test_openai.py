@@ -196,7 +196,7 @@ def test_completions_share_batches(
     asked = [(["one", "two three", "five six seven"][seed % 3], 8 + 3 * (seed % 2), seed) for seed in range(8)]
 
     def complete(prompt: str, count: int, seed: int) -> str:
-        found = client.completions.create(
+        found: Any = client.completions.create(
             model="counting", prompt=prompt, max_tokens=count, seed=seed, temperature=1.0, stream=seed % 4 == 3
         )
         return "".join(each.choices[0].text for each in found) if seed % 4 == 3 else found.choices[0].text
