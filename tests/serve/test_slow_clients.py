@@ -112,13 +112,15 @@ def test_a_slow_body_gets_408(hurried: Running) -> None:
 
 def test_a_long_body_may_take_longer(hurried: Running) -> None:
     """As long as it is fast enough: twice the slowest."""
-    text = b'{"input": "one two three"}'
+    body, sent = b'{"input": "one two three"}'.rjust(18_000), 0
     with connected(hurried) as raw:
-        raw.sendall(head("/v1/translations", 16_000))
+        raw.sendall(head("/v1/translations", len(body)))
         started = time.monotonic()
-        for part in [b" " * 400] * 39 + [text.rjust(400)]:
-            raw.sendall(part)
-            time.sleep(0.02)
+        while sent < len(body):
+            now = int(20_000 * (time.monotonic() - started)) + 1
+            raw.sendall(body[sent:now])
+            sent = max(sent, now)
+            time.sleep(PAUSE)
         assert time.monotonic() - started > 2 * LIMIT
         assert answered(raw).startswith(b"HTTP/1.1 200")
 
