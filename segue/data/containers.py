@@ -312,18 +312,33 @@ _WORDS = (b"fLaC", b"RIFF", b"RIFX", b"RF64", b"BW64", b"OggS", b"FORM", b"ID3")
 """The first bytes of it, which are found ten times as fast as the rest."""
 
 
-def _next_begin(data: Bytes, start: int, word: bytes) -> int:
-    """The next place where another file begins with this word; the end of the data if there is none."""
-    place = data.find(word, start)
+def _next_begin(data: Bytes, start: int) -> int:
+    """The next place where another file begins; the end of the data if there is none.
+
+    In ranges that double: a file of many recordings is not searched to its end for each of them.
+    """
+    size = 256
+    while start < len(data):
+        place = min(_place(data, word, start, start + size) for word in _WORDS)
+        if place < len(data):
+            return place
+        start, size = start + size, 2 * size
+    return len(data)
+
+
+def _place(data: Bytes, word: bytes, start: int, end: int) -> int:
+    """The first place in a range where another file begins with this word; the end of the data if there is none."""
+    end += len(word) - 1
+    place = data.find(word, start, end)
     while place >= 0 and not _BEGINS.match(data, place):
-        place = data.find(word, place + 1)
+        place = data.find(word, place + 1, end)
     return place if place >= 0 else len(data)
 
 
 def _flac(data: Bytes, start: int) -> tuple[list[Part], int]:
     """RFC 9639: the first block has the number of samples, or 0 if unknown. Nothing marks the end of the file."""
     total = int.from_bytes(data[start + 21 : start + 26], "big") & (1 << 36) - 1
-    end = min(_next_begin(data, start + 42, word) for word in _WORDS)
+    end = _next_begin(data, start + 42)
     return [Part("flac", start, end, num_frames=total or None)], end
 
 
