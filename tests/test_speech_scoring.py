@@ -247,6 +247,20 @@ def test_a_curve_of_another_search_is_warned_of(tmp_path: Path) -> None:
     assert wider.deciding != beam.deciding
 
 
+def test_a_model_compares_its_curve_with_its_own_search(trained: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "model"
+    shutil.copytree(trained / "model", copy)
+    search = segue.load(copy).search.with_section(SpeechSearchSection(beams=4))
+    search.save(copy)
+    for fitted, num_warnings in ((search.deciding, 0), (None, 1)):
+        calibration.save(calibration.fit(*drawn(100, 0), fitted), copy)
+        with gathered() as warned:
+            assert segue.load(copy).search.deciding == search.deciding
+        assert len(warned) == num_warnings
+
+
 def test_only_recognizers_take_these_options(
     trained_translator: Path, pairs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
