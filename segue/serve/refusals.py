@@ -17,6 +17,7 @@ TYPES: Mapping[int, str] = {
     415: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
     499: "client_error",
     500: "server_error",
     503: "unavailable_error",

@@ -91,6 +91,20 @@ def test_pages_of_other_origins_are_refused(strict: Running) -> None:
     assert "access-control-allow-origin" not in own.headers
 
 
+def test_a_head_without_an_end_is_refused(strict: Running) -> None:
+    host, answer = strict.url.removeprefix("http://"), b""
+    with socket.create_connection(tuple(host.split(":")), timeout=0.05) as raw:  # type: ignore[arg-type]
+        raw.sendall(b"GET /health HTTP/1.1\r\n")
+        with contextlib.suppress(ConnectionError):  # closed
+            for _ in range(100):
+                raw.sendall(b"X: " + b"x" * 30_000 + b"\r\n")
+                with contextlib.suppress(TimeoutError):
+                    answer += raw.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b'"code": "large_head"' in answer
+    assert ask(strict, "GET", "/v1/models", {"x": "x" * 30_000}).status_code == 200
+
+
 def test_large_bodies_are_refused_at_once(strict: Running) -> None:
     host = strict.url.removeprefix("http://")
     head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer key\r\n"
