@@ -54,32 +54,52 @@ def decoded(
 
     Writes into the memories; `by` is (1, d) or (N, 1, d), `mask` (N, 1, 1, S) as in `CausalAttention`.
     """
-    rows, epsilon = x.shape[0], shape.epsilon
-    turned, last = shape.heads + shape.key_value_heads, first + 1
-    half = by.cosines.shape[-1] // 2
-    is_grouped = shape.key_value_heads != shape.heads
+    rows, width, last = x.shape[0], by.cosines.shape[-1], first + 1
+    half, heads, own = width // 2, shape.heads, shape.key_value_heads
+    normalize = Normalization(x.shape[1], shape.epsilon, x)
+    of_head = None if layers[0].norms is None else Normalization(width, shape.epsilon, x)
+    bias = x.new_zeros(()) if mask is None else _bias(mask, own, x)
     for layer, memory in zip(layers, memories, strict=True):
-        whole = torch.mm(_normalized(x, layer.attention_norm, epsilon), layer.projections).view(rows, -1, 2 * half)
-        both = whole[:, :turned]
-        if layer.norms is not None:
-            queries = _normalized(both[:, : shape.heads], layer.norms[0], epsilon)
-            both = torch.cat([queries, _normalized(both[:, shape.heads :], layer.norms[1], epsilon)], dim=1)
+        whole = torch.mm(normalize(x, layer.attention_norm), layer.projections).view(rows, -1, width)
+        both, values = whole.split([heads + own, own], dim=1)
+        if of_head is not None and layer.norms is not None:
+            parts = zip(both.split([heads, own], dim=1), layer.norms, strict=True)
+            both = torch.cat([of_head(part, norm) for part, norm in parts], dim=1)
         both = torch.addcmul(both * by.cosines, both.roll(half, dims=-1), by.sines)
-        memory.keys[:, :, first] = both[:, shape.heads :]
-        memory.values[:, :, first] = whole[:, turned:]
-        found = F.scaled_dot_product_attention(
-            both[:, : shape.heads].unsqueeze(2),
-            memory.keys[:, :, :last],
-            memory.values[:, :, :last],
-            attn_mask=mask,
-            enable_gqa=is_grouped,
+        queries, keys = both.split([heads, own], dim=1)
+        memory.keys.select(2, first).copy_(keys)
+        memory.values.select(2, first).copy_(values)
+        # Two products for all rows at once: scaled_dot_product_attention makes them one by one.
+        scores = torch.baddbmm(
+            bias,
+            queries.reshape(rows * own, -1, width),  # (N K, H / K, d)
+            memory.keys.view(rows * own, -1, width).narrow(1, 0, last).transpose(1, 2),
+            beta=0 if mask is None else 1,
+            alpha=width**-0.5,
         )
-        x = torch.addmm(x, found.reshape(rows, -1), layer.output)
-        gate, up = torch.mm(_normalized(x, layer.feed_forward_norm, epsilon), layer.up).chunk(2, dim=-1)
+        found = torch.bmm(scores.softmax(dim=-1), memory.values.view(rows * own, -1, width).narrow(1, 0, last))
+        x = torch.addmm(x, found.view(rows, -1), layer.output)
+        gate, up = torch.mm(normalize(x, layer.feed_forward_norm), layer.up).chunk(2, dim=-1)
         x = torch.addmm(x, F.silu(gate).mul_(up), layer.down)
     return x
 
 
-def _normalized(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """(..., D), (D) -> (..., D): as `RMSNorm`."""
-    return (x * x.square().mean(dim=-1, keepdim=True).add_(epsilon).rsqrt_()).mul_(weight)
+class Normalization:
+    """As `RMSNorm`, with fewer calls: mean and epsilon by a product with a column of 1 / D."""
+
+    def __init__(self, width: int, epsilon: float, like: Tensor) -> None:
+        """`like` has the type of what is normalized."""
+        self._column, self._epsilon = like.new_full((width, 1), 1 / width), like.new_full((1, 1), epsilon)
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(..., D), (D) -> (..., D)."""
+        squares = x.square()
+        if x.dim() == 2:
+            return (x * torch.addmm(self._epsilon, squares, self._column).rsqrt_()).mul_(weight)
+        return (x * (squares @ self._column).add_(self._epsilon).rsqrt_()).mul_(weight)
+
+
+def _bias(mask: Tensor, heads: int, like: Tensor) -> Tensor:
+    """(N, 1, 1, S) -> (N K, 1, S): 0 where it is True, else -inf, for each head."""
+    found = like.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    return found.expand(-1, heads, -1, -1).reshape(-1, 1, mask.shape[-1])
