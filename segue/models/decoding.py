@@ -44,29 +44,31 @@ class Shape(NamedTuple):
 def decoded(
     x: Tensor,
     layers: Sequence[Layer],
+    norm: Tensor,
     memories: Sequence[Memory],
     first: int,
     by: Rotation,
     mask: Tensor | None,
     shape: Shape,
 ) -> Tensor:
-    """(N, D) the embedded newest token of each row, at position `first` -> (N, D) the last layer's output.
+    """(N, D) the embedded newest token of each row, at position `first` -> (N, D) the last layer's output, normalized
+    by `norm`.
 
     Writes into the memories; `by` is (1, d) or (N, 1, d), `mask` (N, 1, 1, S) as in `CausalAttention`.
     """
     rows, width, last = x.shape[0], by.cosines.shape[-1], first + 1
     half, heads, own = width // 2, shape.heads, shape.key_value_heads
-    normalize = Normalization(x.shape[1], shape.epsilon, x)
-    of_head = None if layers[0].norms is None else Normalization(width, shape.epsilon, x)
+    mean, mean_of_head = _mean(x.shape[1], shape.epsilon, x), _mean(width, shape.epsilon, x)
     bias = x.new_zeros(()) if mask is None else _bias(mask, own, x)
     for layer, memory in zip(layers, memories, strict=True):
-        whole = torch.mm(normalize(x, layer.attention_norm), layer.projections).view(rows, -1, width)
-        both, values = whole.split([heads + own, own], dim=1)
-        if of_head is not None and layer.norms is not None:
-            parts = zip(both.split([heads, own], dim=1), layer.norms, strict=True)
-            both = torch.cat([of_head(part, norm) for part, norm in parts], dim=1)
+        whole = torch.mm(_normalized(x, layer.attention_norm, mean), layer.projections).view(rows, -1, width)
+        both, values = whole.split_with_sizes([heads + own, own], dim=1)  # (N, H + K, d), (N, K, d)
+        if layer.norms is not None:
+            parts = zip(both.split_with_sizes([heads, own], dim=1), layer.norms, strict=True)
+            normalized = [_normalized(part.reshape(-1, width), each, mean_of_head) for part, each in parts]
+            both = torch.cat([part.view(rows, -1, width) for part in normalized], dim=1)
         both = torch.addcmul(both * by.cosines, both.roll(half, dims=-1), by.sines)
-        queries, keys = both.split([heads, own], dim=1)
+        queries, keys = both.split_with_sizes([heads, own], dim=1)
         memory.keys.select(2, first).copy_(keys)
         memory.values.select(2, first).copy_(values)
         # Two products for all rows at once: scaled_dot_product_attention makes them one by one.
@@ -79,24 +81,27 @@ def decoded(
         )
         found = torch.bmm(scores.softmax(dim=-1), memory.values.view(rows * own, -1, width).narrow(1, 0, last))
         x = torch.addmm(x, found.view(rows, -1), layer.output)
-        gate, up = torch.mm(normalize(x, layer.feed_forward_norm), layer.up).chunk(2, dim=-1)
+        gate, up = torch.mm(_normalized(x, layer.feed_forward_norm, mean), layer.up).chunk(2, dim=-1)
         x = torch.addmm(x, F.silu(gate).mul_(up), layer.down)
-    return x
+    return _normalized(x, norm, mean)
 
 
-class Normalization:
-    """As `RMSNorm`, with fewer calls: mean and epsilon by a product with a column of 1 / D."""
+class _Mean(NamedTuple):
+    """For `_normalized`: a square's mean and epsilon are one product, which is fewer calls than in `RMSNorm`."""
 
-    def __init__(self, width: int, epsilon: float, like: Tensor) -> None:
-        """`like` has the type of what is normalized."""
-        self._column, self._epsilon = like.new_full((width, 1), 1 / width), like.new_full((1, 1), epsilon)
+    column: Tensor
+    """(D, 1) of 1 / D"""
+    epsilon: Tensor
+    """(1, 1)"""
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """(..., D), (D) -> (..., D)."""
-        squares = x.square()
-        if x.dim() == 2:
-            return (x * torch.addmm(self._epsilon, squares, self._column).rsqrt_()).mul_(weight)
-        return (x * (squares @ self._column).add_(self._epsilon).rsqrt_()).mul_(weight)
+
+def _mean(width: int, epsilon: float, like: Tensor) -> _Mean:
+    return _Mean(like.new_full((width, 1), 1 / width), like.new_full((1, 1), epsilon))
+
+
+def _normalized(x: Tensor, weight: Tensor, mean: _Mean) -> Tensor:
+    """(N, D), (D) -> (N, D): as `RMSNorm`."""
+    return (x * torch.addmm(mean.epsilon, x.square(), mean.column).rsqrt_()).mul_(weight)
 
 
 def _bias(mask: Tensor, heads: int, like: Tensor) -> Tensor:
