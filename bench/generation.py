@@ -183,7 +183,7 @@ def compare(python: str, size: Size, rows: int, given: Any) -> str:
         torch.save(model.state_dict(), Path(folder) / "weights.pt")
         target, weights = given.exported
         if target:
-            export(model, target, weights, Path(folder))
+            export(model.eval(), target, weights, Path(folder))
         plan = Path(folder) / "plan.json"
         plan.write_text(json.dumps(asdict(Plan(asdict(size), rows, folder, given.threads, target))))
         sides = turns.start(__file__, {"segue": sys.executable, "transformers": python}, plan)
