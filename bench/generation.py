@@ -1,10 +1,10 @@
 """Benchmark: speed of generating text in Segue and with transformers' `generate`, in new tokens per second.
 
 Both have the same weights and continue the same prompts of 16 random tokens by 64 tokens, greedily, in float32; the
-texts must be the same, but for rounding. Each side is a process with its own interpreter; blocks alternate (turns.py). Segue runs through
-`decoding/generation.py`, as `segue generate` does; transformers has its default cache. With `--exported`, Segue runs an
-export of the same weights instead, without torch: 8-bit weights change the texts of a model that learned nothing, so
-the share of same tokens is printed, not required.
+texts must be the same, but for near ties. Each side is a process with its own interpreter; blocks alternate (turns.py).
+Segue runs through `decoding/generation.py`, as `segue generate` does; transformers has its default cache. With
+`--exported`, Segue runs an export of the same weights instead, without torch: 8-bit weights change the texts of a model
+that learned nothing, so the share of same tokens is printed, not required.
 
 The peer's environment is that of `training_language.py`. The runs (five minutes):
 
