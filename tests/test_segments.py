@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.data.segments import (
+    EARLY_SECONDS,
     PAD_SECONDS,
     PAUSE_SECONDS,
     SHORTEST_SECONDS,
@@ -20,12 +21,13 @@ from segue.data.segments import (
 RATE, FRAME = 1000, 32  # samples a second, samples in a frame of the detector
 LENGTHS = Lengths(longest=4000, overlap=1000, grid=20)
 FRAME_SECONDS = FRAME / RATE
+FIRST = 1_000_000  # no sample is silent
 
 
 def said(spans: list[tuple[bool, int]], block: int) -> tuple[np.ndarray, list[Frames]]:
     """Samples that are their own positions, in blocks; and whether each frame is speech."""
     probabilities = np.concatenate([[0.9 if is_speech else 0.1] * count for is_speech, count in spans])
-    samples = np.arange(len(probabilities) * FRAME, dtype=np.float32)
+    samples = np.arange(len(probabilities) * FRAME, dtype=np.float32) + FIRST
     frames = [
         Frames(samples[n * FRAME : (n + block) * FRAME], probabilities[n : n + block].astype(np.float32))
         for n in range(0, len(probabilities), block)
@@ -49,7 +51,7 @@ def test_every_speech_sample_is_in_a_segment(spans: list[tuple[bool, int]], bloc
     covered = np.zeros(len(is_speech) * FRAME, np.int64)
     for segment in found:
         assert segment.start % LENGTHS.grid == 0
-        assert segment.samples.tolist() == list(range(segment.start, segment.start + len(segment.samples)))
+        assert (segment.samples - FIRST).tolist() == list(range(segment.start, segment.start + len(segment.samples)))
         covered[segment.start : segment.start + len(segment.samples)] += 1
     for one, other in pairwise(found):
         overlap = one.start + len(one.samples) - other.start
@@ -67,7 +69,7 @@ def test_segments_are_cut_only_in_silence(spans: list[tuple[bool, int]], block: 
     found = cut(frames)
     sounding = is_speech.repeat(FRAME)
     for number, segment in enumerate(found):
-        assert len(segment.samples) <= LENGTHS.longest + PAD_SECONDS * RATE + LENGTHS.grid + FRAME
+        assert len(segment.samples) <= LENGTHS.longest + (PAD_SECONDS + EARLY_SECONDS) * RATE + LENGTHS.grid + FRAME
         goes_on = number + 1 < len(found) and found[number + 1].continues
         end = segment.start + len(segment.samples)
         if not goes_on and end < len(sounding):
