@@ -19,7 +19,7 @@ from segue.data.segments import (
 )
 
 RATE, FRAME = 1000, 32  # samples a second, samples in a frame of the detector
-LENGTHS = Lengths(longest=4000, overlap=1000, grid=20)
+LENGTHS = Lengths(longest=4000, overlap=1000, grid=20, silence=500)
 FRAME_SECONDS = FRAME / RATE
 FIRST = 1_000_000  # no sample is silent
 
@@ -100,6 +100,43 @@ def test_silence_is_skipped_and_padded() -> None:
     assert segment.start + len(segment.samples) == 1050 * FRAME + PAD_SECONDS * RATE
     assert cut(said([(False, 3000)], 10)[1]) == []
     assert cut(said([(False, 100), (True, 3), (False, 100)], 10)[1]) == []
+
+
+def sounding(parts: list[tuple[float, float]], late: float = 0.0) -> list[Frames]:
+    """Noise of some amplitudes (1 is loud speech) for so many seconds each; the detector hears what is louder than
+    0.01, but begins to so many seconds late, and stops as much too early."""
+    draw = np.random.default_rng(0)
+    amplitudes = np.concatenate([np.full(round(seconds * RATE), value) for value, seconds in parts])
+    amplitudes = np.pad(amplitudes, (0, -len(amplitudes) % FRAME), constant_values=parts[-1][0])
+    samples = (amplitudes * draw.choice([-0.5, 0.5], len(amplitudes))).astype(np.float32)
+    is_loud = amplitudes > 0.01
+    shift = round(late * RATE)
+    heard = np.logical_and(np.roll(is_loud, shift), np.roll(is_loud, -shift)).reshape(-1, FRAME).mean(axis=1) > 0.5
+    return [Frames(samples, np.where(heard, 0.9, 0.1).astype(np.float32))]
+
+
+@pytest.mark.parametrize("late", [0.0, 0.1, -0.15])
+def test_speech_begins_where_it_sounds(late: float) -> None:
+    """Whatever the detector says."""
+    [segment] = cut(sounding([(0.001, 2.0), (1.0, 1.5), (0.001, 3.0)], late))
+    assert segment.start == pytest.approx(2000 - PAD_SECONDS * RATE, abs=LENGTHS.grid)
+    assert segment.start + len(segment.samples) == pytest.approx(3500 + PAD_SECONDS * RATE, abs=20)
+
+
+def test_noise_as_loud_as_speech_moves_no_edge() -> None:
+    frames = sounding([(0.001, 2.0), (1.0, 1.5), (0.001, 3.0)])
+    [(samples, probabilities)] = frames
+    noisy = samples + np.random.default_rng(1).choice([-0.5, 0.5], len(samples)).astype(np.float32)
+    [one], [other] = cut([Frames(noisy, probabilities)]), cut([Frames(np.ones_like(samples), probabilities)])
+    assert (one.start, len(one.samples)) == (other.start, len(other.samples))
+
+
+@pytest.mark.parametrize(("quieter_db", "longest", "count"), [(0, 2.0, 1), (4, 2.0, 1), (8, 2.0, 2), (0, 0.5, 2)])
+def test_speech_of_one_level_stays_together(quieter_db: float, longest: float, count: int) -> None:
+    """Across a second of silence, if the model may get so much."""
+    parts = [(0.001, 1.0), (1.0, 0.8), (0.001, 1.0), (10 ** (-quieter_db / 20), 0.8), (0.001, 4.0)]
+    lengths = LENGTHS._replace(silence=round(longest * RATE))
+    assert len(list(speech(sounding(parts), FRAME, RATE, lengths))) == count
 
 
 @pytest.mark.parametrize("is_speech", [True, False])

@@ -5,7 +5,6 @@ streams: memory does not grow with the recording.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,27 +12,28 @@ from numpy.typing import NDArray
 
 from segue.data.audio import Samples
 
-ON, OFF = 0.5, 0.35
-"""Speech begins at a frame with this probability, and lasts until one with less than the other: silero's defaults."""
+ON, OFF = 0.3, 0.2
+"""Speech begins at a frame with this probability, and lasts until one with less than the other. With silero's defaults,
+0.5 and 0.35, more short words were missed (bench/RESULTS.md)."""
 PAUSE_SECONDS = 0.2
 """A shorter silence is a part of speech, as that of a stop consonant; a longer one may be cut."""
 SHORTEST_SECONDS = 0.1
 """Shorter sounds, with silence around them, are not speech. Of a single "two" detectors hear little more than 0.1 s."""
 SILENCE_SECONDS = 0.5
-"""Speech with a longer silence inside is two segments, if the levels before and after it differ, or else with one
-longer than the next. Models normalize a segment as a whole: a quiet speaker beside a loud one is hardly heard. Of
-digits (FSDD), spoken by several people with 0.2 to 5 s between them, a model got 2.4 % wrong with LIKE_DB, and 7.1 %
-where only the silence counted (bench/RESULTS.md)."""
-LONGEST_SILENCE_SECONDS = 2.0
-LIKE_DB = 4.0
-"""Levels that differ by less are alike."""
+"""Speech with a longer silence inside is two segments for models that normalize over all of a segment (`Lengths`)."""
+LONGEST_SILENCE_SECONDS = 5.0
+"""The same for models to which silence makes no difference. They hear better with more speech to normalize over."""
+LIKE_DB = 6.0
+"""Speech after more than SILENCE_SECONDS is in the same segment only if its level differs by less from all levels
+there: models normalize a segment as a whole, so that a quiet speaker beside a loud one is hardly heard. Of digits of
+several people (FSDD), 2.4 % were wrong with 6 dB, 3.7 % with 8 dB, 14 % with any level (bench/RESULTS.md)."""
 PAD_SECONDS = 0.3
 """So much silence before and after speech stays: quiet first and last sounds lie there."""
 EARLY_SECONDS, LATE_SECONDS = 0.3, 0.2
 """Speech begins at most so much before the first frame of a detector, and ends so much after the last: detectors are
 late. It may also begin later and end earlier."""
 LEVELS_A_SECOND = 100
-BELOW_LOUD_DB, ABOVE_NOISE_DB, LEAST_BELOW_LOUD_DB = 30.0, 6.0, 15.0
+BELOW_LOUD_DB, ABOVE_NOISE_DB, LEAST_BELOW_LOUD_DB = 30.0, 4.0, 6.0
 """Silence is so far below the level of speech, or less far above the noise around it. Where the noise is nearer to the
 speech than LEAST_BELOW_LOUD_DB, levels do not tell where speech begins."""
 AROUND_SECONDS = 2.0
@@ -59,15 +59,16 @@ class Segment(NamedTuple):
     """Whether it begins with the end of the segment before it, since there was no silence to cut in."""
 
 
-@dataclass(frozen=True)
-class Lengths:
+class Lengths(NamedTuple):
     """How long segments are, in samples."""
 
     longest: int
     overlap: int
     """Of windows, where there is no silence."""
     grid: int
-    """Segments start at multiples of this; the others are multiples, too."""
+    """Segments start at multiples of this; the two above are multiples, too."""
+    silence: int
+    """Longest silence inside a segment."""
 
 
 class Frames(NamedTuple):
@@ -214,15 +215,8 @@ class _Cutter:
 
     def __init__(self, frame_samples: float, rate_hz: int, lengths: Lengths) -> None:
         self._frame_samples, self._lengths = frame_samples, lengths
-        self._pad, self._silence, self._longest_silence, self._shortest, self._early = (
-            round(seconds * rate_hz)
-            for seconds in (
-                PAD_SECONDS,
-                SILENCE_SECONDS,
-                max(LONGEST_SILENCE_SECONDS, 2 * PAD_SECONDS),
-                SHORTEST_SECONDS,
-                EARLY_SECONDS,
-            )
+        self._pad, self._silence, self._shortest, self._early = (
+            round(seconds * rate_hz) for seconds in (PAD_SECONDS, SILENCE_SECONDS, SHORTEST_SECONDS, EARLY_SECONDS)
         )
         # A segment is padded, and starts on the grid.
         self._room = lengths.longest - 2 * self._pad - lengths.grid
@@ -260,11 +254,11 @@ class _Cutter:
             yield from self._add(found, now)
         if start is None:
             # Not before both segments have their padding.
-            if self._runs and now - self._runs[-1].end > self._longest_silence:
+            if self._runs and now - self._runs[-1].end > max(self._lengths.silence, 2 * self._pad):
                 yield from self._emitted(len(self._runs), now)
             return
         current = round(start * self._frame_samples)
-        if self._runs and current - self._runs[-1].end > self._longest_silence:
+        if self._runs and current - self._runs[-1].end > self._lengths.silence:
             yield from self._emitted(len(self._runs), current)
         while (begin := self._begin(current)) + (self._room if self._runs else self._lengths.longest) < now:
             yield from self._emitted(self._best_cut(begin, current), current) if self._runs else self._window(begin)

@@ -19,7 +19,7 @@ from pydantic import Field
 from segue import metrics
 from segue.data import audio, paragraphs, reading
 from segue.data.audio import Samples
-from segue.data.segments import Lengths, Segment, windows
+from segue.data.segments import LONGEST_SILENCE_SECONDS, SILENCE_SECONDS, Lengths, Segment, windows
 from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
@@ -58,6 +58,9 @@ class SpeechMetadata(Section):
     """Text normalization before scoring."""
     metric: metrics.SpeechMetric = "auto"
     """Metric of the model (`metrics.speech_metric`)."""
+    normalization: Literal["utterance", "speech"] | None = None
+    """Which frames the front end normalizes over: all of an utterance, or those of speech, so that silence makes no
+    difference. None: not known, as of exports of earlier versions."""
     parameters: PositiveInt
     """Number of parameters."""
 
@@ -292,9 +295,15 @@ class Recognizer:
 
     @property
     def lengths(self) -> Lengths:
-        """Lengths of windows, which start on output frames."""
+        """Lengths of windows and segments, which start on output frames."""
         grid = self.metadata.samples_per_frame
-        return Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
+        silence = LONGEST_SILENCE_SECONDS if self.metadata.normalization == "speech" else SILENCE_SECONDS
+        return Lengths(
+            self._window_frames * grid,
+            self._overlap_frames * grid,
+            grid,
+            round(silence * self.metadata.sample_rate_hz),
+        )
 
     def segments(self, blocks: Iterable[Samples], voice_activity: VoiceActivity) -> Iterator[Segment]:
         """What of a recording is recognized at once, as `transcribe` says."""
