@@ -96,7 +96,7 @@ def load_voices(path: Path, device: str = "auto") -> Any:
     from segue import tasks
     from segue.runtime import exported, onnx_embedder
 
-    if path.is_file() and (path.parent / exported.NAME).is_file():
+    if path.is_file() and exported.is_runnable(path.parent):
         raise UserError(f"{path}: a file of an exported model; give its folder: {path.parent}")
     if path.is_file() or path.suffix == ".onnx":
         return onnx_embedder.open_graph(path)

@@ -44,4 +44,3 @@ def run(given: Namespace) -> None:
     command = corpora.next_command(given.corpus, written, given.out)
     if command is not None:
         print(command)
-

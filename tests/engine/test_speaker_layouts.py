@@ -26,7 +26,12 @@ def trained(recipe: Path, folder: Path, run_ranks: RunRanks, names: tuple[str, .
     commands: list[tuple[int, list[object]]] = []
     for name in ("alone", *names):
         copies, shards, parts = LAYOUTS[name]
-        overrides = ["batch.micro_batches=2", f"engine.steps={STEPS}", "engine.log_every=1", f"engine.evaluate_every={STEPS}"]
+        overrides = [
+            "batch.micro_batches=2",
+            f"engine.steps={STEPS}",
+            "engine.log_every=1",
+            f"engine.evaluate_every={STEPS}",
+        ]
         layout = [f"engine.data_parallel={copies}", f"engine.shard={shards}", f"engine.tensor_parallel={parts}"]
         commands.append((copies * shards * parts, ["train", recipe, "--out", folder / name, *overrides, *layout]))
     statuses, said = run_ranks(commands)
