@@ -4,8 +4,8 @@
     python bench/long_recordings.py voices FOLDER                                      # recordings of read speech
 
 The recording is joined from the manifest's utterances with 0.2 to 5 s of silence between them, all in white noise at
--54 dB, or so many decibels below the speech. Each utterance alone, with 0.3 s of what is around it, is what the whole should be equal to. One core; seconds
-are CPU-seconds.
+-54 dB, or so many decibels below the speech. Each utterance alone, with 0.3 s of what is around it, is what the whole
+should be equal to. One core; seconds are CPU-seconds.
 """
 
 import argparse

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from segue.data.audio import Samples
 
-ON, OFF = 0.3, 0.2
-"""Speech begins at a frame with this probability, and lasts until one with less than the other. With silero's defaults,
-0.5 and 0.35, more short words were missed (bench/RESULTS.md)."""
+ON, OFF = 0.5, 0.35
+"""Speech begins at a frame with this probability, and lasts until one with less than the other: silero's defaults."""
+LOW_ON, LOW_OFF = 0.3, 0.2
+"""The same for recognition: a short word that is missed is worse than silence that is heard (bench/RESULTS.md)."""
 PAUSE_SECONDS = 0.2
 """A shorter silence is a part of speech, as that of a stop consonant; a longer one may be cut."""
 SHORTEST_SECONDS = 0.1
@@ -98,7 +99,7 @@ def regions(
 
     `is_silent` is called with a time before which no further speech begins.
     """
-    hysteresis = _Hysteresis(round(PAUSE_SECONDS / frame_seconds))
+    hysteresis = _Hysteresis(ON, OFF, round(PAUSE_SECONDS / frame_seconds))
     for values in probabilities:
         for value in values.tolist():
             if (run := hysteresis.add(value)) is not None:
@@ -116,7 +117,7 @@ def speech(stream: Iterable[Frames], frame_samples: float, rate_hz: int, lengths
     windows.
     """
     cutter = _Cutter(frame_samples, rate_hz, lengths)
-    hysteresis = _Hysteresis(round(PAUSE_SECONDS * rate_hz / frame_samples))
+    hysteresis = _Hysteresis(LOW_ON, LOW_OFF, round(PAUSE_SECONDS * rate_hz / frame_samples))
     for samples, probabilities in stream:
         cutter.hold(samples)
         for value in probabilities.tolist():
@@ -129,8 +130,8 @@ def speech(stream: Iterable[Frames], frame_samples: float, rate_hz: int, lengths
 class _Hysteresis:
     """Turns probabilities into runs of speech, in frames."""
 
-    def __init__(self, pause_frames: int) -> None:
-        self._pause_frames = pause_frames
+    def __init__(self, on: float, off: float, pause_frames: int) -> None:
+        self._on, self._off, self._pause_frames = on, off, pause_frames
         self.frame = 0
         """Number of frames so far."""
         self.start: int | None = None
@@ -140,7 +141,7 @@ class _Hysteresis:
     def add(self, probability: float) -> tuple[int, int] | None:
         """Adds a frame; returns speech that is now known to have ended."""
         self.frame += 1
-        if probability >= (ON if self.start is None else OFF):
+        if probability >= (self._on if self.start is None else self._off):
             self.start = self.frame - 1 if self.start is None else self.start
             self._last = self.frame
         elif self.start is not None and self.frame - self._last >= self._pause_frames:

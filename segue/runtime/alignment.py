@@ -243,8 +243,8 @@ def align(
     if not score >= least_score:
         worst = min(sentences, key=lambda each: each.score)
         raise UserError(
-            f"{shown}: the text does not belong to this recording: score {score:.2f}, the least "
-            f"score is {least_score:g}; the worst is at {worst.start:.1f} s: {_start_of(worst.text)!r}, {worst.score:.2f}"
+            f"{shown}: the text does not belong to this recording: score {score:.2f}, {least_score:g} "
+            f"or more is wanted; the worst is at {worst.start:.1f} s: {_start_of(worst.text)!r}, {worst.score:.2f}"
         )
     _warn_of_more(shown, plan, spoken, np.concatenate(heard), seconds_per_frame, offset_seconds)
     _warn_of(shown, [each for each in sentences if each.score < least_score], [words[each] for each in plan.unknown])

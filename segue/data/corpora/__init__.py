@@ -134,7 +134,7 @@ def prepare(
 
 
 def next_command(corpus: str, written: Sequence[Written], out: Path) -> str | None:
-    """The command that uses what is at `out`: training on manifests, None unless there are train.jsonl and dev.jsonl."""
+    """The command that uses what is at `out`: a training; None if train.jsonl or dev.jsonl is not there."""
     module = module_of(corpus)
     if hasattr(module, "next_command"):
         command: str = module.next_command(out)

@@ -2,8 +2,8 @@
 
 SOURCE is a text file or a folder of them (.txt). The source of each pair is what a recognizer would write, the target
 the text; a few sentences each, since transcripts have sentences together. Texts that already look like a recognizer's
-are pairs, too, as what needs no change is to stay; if most are, a warning says so. Such a model is for `segue transcribe
---written`. Needs the package num2words.
+are pairs, too, as what needs no change is to stay; if most are, a warning says so. Such a model is for
+`segue transcribe --written`. Needs the package num2words.
 """
 
 import random
