@@ -13,6 +13,7 @@ from segue.cli import main
 from segue.data import audio
 from segue.data.turns import Turn
 from tests.pages import FEW_STEPS, commands, run
+from tests.test_diarization import timbre
 
 RATE = 8000
 
@@ -69,13 +70,12 @@ def test_its_commands_run(desk: Path, capsys: pytest.CaptureFixture[str], monkey
 def test_commands_of_speakers_run(
     desk: Path, trained_speakers: Path, speaker_recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["export", str(trained_speakers), "sherpa-onnx", "sherpa"]) == 0
+    timbre(Path("voices.onnx"), np.zeros(80, np.float32))
     assert main(["export", str(trained_speakers), "onnx", "onnx"]) == 0
     assert main(["diarize", "onnx/model.onnx", "interview.wav", "--speakers", "2"]) == 2
     assert "onnx/model.onnx: a file of an exported model; give its folder: onnx" in capsys.readouterr().err
     shutil.copytree(speaker_recordings, "data/voices")
     shutil.copytree("models/speech", "runs/yours")
-    shutil.copy("sherpa/model.onnx", "voices.onnx")
     soundfile.write("interview.mp3", soundfile.read("interview.wav")[0], RATE)
     found = commands("speakers.md", prompt="    ")
     assert [words[0] for words in found] == ["transcribe", "diarize", "train", "evaluate", "export", "export"]

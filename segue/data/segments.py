@@ -24,10 +24,10 @@ SILENCE_SECONDS = 0.5
 """Speech with a longer silence inside is two segments for models that normalize over all of a segment (`Lengths`)."""
 LONGEST_SILENCE_SECONDS = 5.0
 """The same for models to which silence makes no difference. They hear better with more speech to normalize over."""
-LIKE_DB = 6.0
+LIKE_DB = 4.0
 """Speech after more than SILENCE_SECONDS is in the same segment only if its level differs by less from all levels
 there: models normalize a segment as a whole, so that a quiet speaker beside a loud one is hardly heard. Of digits of
-several people (FSDD), 2.4 % were wrong with 6 dB, 3.7 % with 8 dB, 14 % with any level (bench/RESULTS.md)."""
+several people (FSDD), 2.0 % were wrong with 4 dB, 3.7 % with 8 dB, 14 % with any level (bench/RESULTS.md)."""
 PAD_SECONDS = 0.3
 """So much silence before and after speech stays: quiet first and last sounds lie there."""
 EARLY_SECONDS, LATE_SECONDS = 0.3, 0.2
