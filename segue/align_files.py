@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segue.data import audio
+from segue.data.channels import Channel
 from segue.data.encodings import decode
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest, open_manifest, read_content
@@ -48,7 +49,7 @@ def tasks(recording: Path, text: Path | None, *, skip_bad: bool = False) -> tupl
 
 
 def aligned(
-    model: Recognizer, task: Task, channel: int | str | None, language: str | None, least_score: float | None
+    model: Recognizer, task: Task, channel: Channel, language: str | None, least_score: float | None
 ) -> Aligned:
     """The times of its words, in seconds of the whole file, also for a line of a manifest with an offset."""
     how: dict[str, Any] = {} if least_score is None else {"least_score": least_score}
@@ -67,7 +68,7 @@ def aligned(
 class Cuts(NamedTuple):
     """What became of aligned recordings."""
 
-    count: int
+    num_utterances: int
     """Number of utterances in the manifest."""
     seconds: float
     """Of them."""
@@ -82,7 +83,7 @@ def write_utterances(
     results: Iterable[tuple[Task, Aligned]],
     longest_seconds: float,
     least_score: float,
-    channel: int | str | None,
+    channel: Channel,
     language: str | None,
 ) -> Cuts:
     """Writes the manifest of the utterances cut from aligned recordings (`runtime/cutting.py`).
@@ -106,10 +107,10 @@ def write_utterances(
                     seconds,
                     piece.text,
                     round(piece.start, 3),
-                    speaker=source and source.speaker,
-                    language=(source and source.language) or language,
+                    speaker=None if source is None else source.speaker,
+                    language=(None if source is None else source.language) or language,
                     has_id=True,
-                    channel=channel or (source and source.channel),
+                    channel=channel or (None if source is None else source.channel),
                 )
                 write(_Cut(utterance, piece.score))
                 count, kept = count + 1, kept + seconds

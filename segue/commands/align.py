@@ -120,7 +120,8 @@ def _write_utterances(given: Namespace, results: "Iterator[tuple[Task, Aligned]]
     least = max(cutting.LEAST_SCORE, given.least_score or 0.0)
     made = align_files.write_utterances(path, results, longest, least, given.channel, given.language)
     progress.say(
-        f"{path}: {made.count:,} utterances, {made.seconds / 60:.1f} of {made.of_seconds / 60:.1f} minutes", sys.stdout
+        f"{path}: {made.num_utterances:,} utterances, {made.seconds / 60:.1f} of {made.of_seconds / 60:.1f} minutes",
+        sys.stdout,
     )
     for problem, stretches in made.left_out.items():
         progress.say(f"left out: {len(stretches):,} that {problem}, {sum(stretches) / 60:.1f} minutes", sys.stdout)
