@@ -147,8 +147,8 @@ def test_memory_is_bounded(is_speech: bool, monkeypatch: pytest.MonkeyPatch) -> 
     held: list[int] = []
     release = segments._Cutter.release
 
-    def watched(self: segments._Cutter, start: int | None) -> None:
-        release(self, start)
+    def watched(self: segments._Cutter, frame: int) -> None:
+        release(self, frame)
         held.append(len(self._samples))
 
     monkeypatch.setattr(segments._Cutter, "release", watched)
