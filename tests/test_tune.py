@@ -18,7 +18,12 @@ DOUBTS = {5: ("o", 0.6)}
 
 
 def heard() -> Heard:
-    return Heard([spoken(text, DOUBTS if len(text) > 5 else None) for text in REFERENCES], REFERENCES, 3.0)
+    return Heard(
+        [spoken(text, DOUBTS if len(text) > 5 else None) for text in REFERENCES],
+        REFERENCES,
+        [None] * len(REFERENCES),
+        3.0,
+    )
 
 
 def test_language_model_is_weighed(tmp_path: Path) -> None:
@@ -99,10 +104,8 @@ def test_mistakes_are_explained(
     assert message in capsys.readouterr().err
 
 
-def test_other_models_have_no_search(
-    trained_classifiers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = next(iter(trained_classifiers.values()))
+def test_other_models_have_no_search(trained_translator: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trained_translator
     assert main(["evaluate", str(path), "none.jsonl", "--beams", "4"]) == 2
     assert "for models that transcribe" in capsys.readouterr().err
     assert main(["tune", str(path), "none.jsonl"]) == 2

@@ -242,7 +242,14 @@ def many_ranks() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_ranks")
-@pytest.mark.parametrize("layout", [Layout(1, 8, 1), Layout(2, 4, 1), Layout(1, 1, 8), Layout(2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(2, 2, 2),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (Layout(1, 8, 1), Layout(2, 4, 1), Layout(1, 1, 8))),
+    ],
+    ids=str,
+)
 def test_what_is_sent_is_what_torch_sends(layout: Layout) -> None:
     sizes = ("model.heads=8", "batch.tokens=64", "batch.micro_batches=1", "engine.device=cpu")
     wished = [f"engine.{name}={ranks}" for name, ranks in layout._asdict().items()]

@@ -301,6 +301,7 @@ class Trained(NamedTuple):
             samples_per_frame=self.model.samples_per_frame,
             text=self.recipe.text,
             metric=self.recipe.metric,
+            normalization=self.recipe.features.normalization,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
 
@@ -341,5 +342,5 @@ def restore(folder: Path) -> Trained:
 def load(folder: Path, device: str) -> Recognizer:
     """Loads a model directory for inference, with the search and the calibration that lie there."""
     model = _recognizer(restore(folder), choose_device(device))
-    model.calibration = calibration.load(folder)
+    model.calibration = calibration.load(folder, model.search.deciding)
     return model.with_search(speech_search.load(folder, model.metadata.pieces, model.metadata.text))
