@@ -1,5 +1,4 @@
-"""How long may a client take to send the head of a request, and how large is it? Connections beyond are closed, with 408
-or 431.
+"""How long may the head of a request take, and how large may it be? Beyond that, connections are closed: 408 or 431.
 
 uvicorn has a time limit between requests only, and a single byte ends it; it has none for the size of a head. Bodies
 have theirs in `guard.py`.
