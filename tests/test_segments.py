@@ -178,3 +178,17 @@ def test_windows_overlap() -> None:
         (9000, 2000, True),
     ]
     assert [len(each.samples) for each in windows(blocks[:4], LENGTHS)] == [4000]
+
+
+@pytest.mark.parametrize("quiet", [2.0, 5.0, 6.2, 6.9])
+def test_sound_that_fades_is_heard_once(quiet: float) -> None:
+    """A detector may hear speech for long after the level says that it has ended: in windows that are done by then."""
+    seconds = np.arange(14 * RATE) / RATE
+    loud = (seconds < quiet) | ((seconds >= 10) & (seconds < 12))
+    samples = np.where(loud, 0.1, 1e-5) * np.sin(seconds * 1234)
+    heard = (seconds[::FRAME] < 8) | ((seconds[::FRAME] >= 10) & (seconds[::FRAME] < 12))
+    found = cut([Frames(samples.astype(np.float32), np.where(heard, 0.9, 0.1).astype(np.float32))])
+    assert all(0 < len(segment.samples) <= LENGTHS.longest for segment in found)
+    for one, other in pairwise(found):
+        assert other.continues or other.start >= one.start + len(one.samples)
+    assert found[-1].start / RATE == pytest.approx(10 - PAD_SECONDS, abs=0.05)

@@ -304,8 +304,10 @@ class _Cutter:
         if following is not None:
             # Half of the silence, at most: the other half is for the segment after it.
             end = min(end, (runs[-1].end + following) // 2)
-        self._forced, self._free = None, end
-        if continues or sum(run.end - run.start for run in runs) >= self._shortest:
+        # A window may have gone beyond the end: a detector hears more than levels say.
+        self._forced, self._free = None, max(end, begin + self._lengths.overlap) if continues else end
+        is_speech = end > begin if continues else sum(run.end - run.start for run in runs) >= self._shortest
+        if is_speech:
             yield self._cut(begin, end, continues)
 
     def _window(self, begin: int) -> Iterator[Segment]:
