@@ -178,6 +178,11 @@ def test_completions_continue_a_text(client: openai.OpenAI, trained_language_mod
     assert [each.text for each in several.choices] == [each.text for each in again.choices]
     with pytest.raises(openai.BadRequestError, match="max_tokens"):
         client.completions.create(**asked | {"max_tokens": 10**6})
+    echoed = client.completions.create(**asked, stream=True, extra_body={"echo": True})
+    assert "".join(each.choices[0].text for each in echoed) == "one two three" + known.text
+    for echo in (True, False):
+        with pytest.raises(openai.BadRequestError, match="context"):
+            client.completions.create(**asked | {"max_tokens": 4096}, stream=True, echo=echo)
 
 
 def test_completions_share_batches(

@@ -125,6 +125,8 @@ async def complete(request: Request) -> Response:
     async def events() -> AsyncIterator[bytes]:
         piece = first
         try:
+            if asked.echo:
+                yield chunk(prompts[0], None)
             while isinstance(piece, str):
                 yield chunk(piece, None)
                 piece = await anext(pieces)
@@ -167,8 +169,6 @@ def _pieces(
     loaded: Loaded, prompt: str, asked: CompletionRequest, stops: list[str], sampling: SamplingSection
 ) -> Iterator[str | Generated]:
     """The text piece by piece, and the whole last."""
-    if asked.echo:
-        yield prompt
     yield (yield from loaded.model.stream(prompt, tokens=asked.max_tokens, stop=stops, sampling=sampling))
 
 
