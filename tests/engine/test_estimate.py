@@ -209,6 +209,9 @@ def test_unequal_layers_are_all_simulated(num_forwards: dict[str, int], monkeypa
     assert num_forwards["EncoderLayer"] >= 3 * 6
 
 
+_C10D: Any = torch.ops.c10d
+
+
 class _Sent(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up what one rank sends."""
 
@@ -217,16 +220,17 @@ class _Sent(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.layout, self.bytes = layout, 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        _, shard, tensor = ((ranks - 1) / ranks for ranks in self.layout)
-        summing = 1  # ranks: copies add up gradients, tensor-parallel ranks what they know of the scores
-        if func is torch.ops.c10d.allreduce_.default:
-            summing = dist.ProcessGroup.unbox(args[1]).size()
-        share = {
-            "c10d._allgather_base_.default": shard,
-            "c10d._reduce_scatter_base_.default": shard * self.layout.shard,  # the tensor is what is left
-            "c10d.allreduce_.default": 2 * (summing - 1) / summing,
-            "_c10d_functional.all_reduce.default": 2 * tensor,
-        }.get(str(func), 0.0)
+        ranks = self.layout.tensor_parallel
+        for place, known in enumerate((_C10D.allreduce_, _C10D._allgather_base_, _C10D._reduce_scatter_base_)):
+            if func is known.default:
+                ranks = dist.ProcessGroup.unbox(args[min(1 + place, 2)]).size()
+        share = (ranks - 1) / ranks
+        share *= {
+            "c10d._allgather_base_.default": 1,
+            "c10d._reduce_scatter_base_.default": ranks,  # the tensor is what is left
+            "c10d.allreduce_.default": 2,
+            "_c10d_functional.all_reduce.default": 2,
+        }.get(str(func), 0)
         if share:
             first = args[0][0] if isinstance(args[0], list) else args[0]
             self.bytes += share * first.nbytes
@@ -241,12 +245,22 @@ def many_ranks() -> Iterator[None]:
     dist.destroy_process_group()
 
 
+SENT = {
+    "transformer": ("multi30k_transformer", *SMALL, "model.heads=8", "batch.tokens=64", *ON_CPU),
+    "language model": (
+        *("wikitext_small", *ON_CPU, "batch.tokens=512", "model.heads=8", "model.head_width=8", "model.width=64"),
+        *("model.layers=6", "model.dropout=0.1"),
+    ),
+}
+CASES = [("transformer", Layout(*each)) for each in ((1, 8, 1), (2, 4, 1), (1, 1, 8), (2, 2, 2))]
+CASES += [("language model", Layout(*each)) for each in ((1, 1, 8), (2, 2, 2))]
+
+
 @pytest.mark.usefixtures("many_ranks")
-@pytest.mark.parametrize("layout", [Layout(1, 8, 1), Layout(2, 4, 1), Layout(1, 1, 8), Layout(2, 2, 2)], ids=str)
-def test_what_is_sent_is_what_torch_sends(layout: Layout) -> None:
-    sizes = ("model.heads=8", "batch.tokens=64", "batch.micro_batches=1", "engine.device=cpu")
-    wished = [f"engine.{name}={ranks}" for name, ranks in layout._asdict().items()]
-    found = _estimate("multi30k_transformer", *SMALL, *sizes, *wished, devices=8)
+@pytest.mark.parametrize(("name", "layout"), CASES, ids=str)
+def test_what_is_sent_is_what_torch_sends(name: str, layout: Layout) -> None:
+    wished = [f"engine.{key}={ranks}" for key, ranks in layout._asdict().items()]
+    found = _estimate(*SENT[name], *wished, devices=8)
     assert isinstance(found, Estimate)
     [row] = found.rows
     model = found.sketch.task.build_model()
