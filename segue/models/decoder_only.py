@@ -223,9 +223,7 @@ class DecoderOnlyLayer(nn.Module):
         self.feed_forward = FeedForward(section.width, section.feed_forward, "swiglu", dropout=0.0, has_biases=False)
         self.dropout = Dropout(section.dropout)
 
-    def forward(
-        self, x: Tensor, by: Rotation, documents: Documents | None, portion: Portion | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, by: Rotation, documents: Documents | None, portion: Portion | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); of a portion, (p, D) -> (p, D)."""
         found = self.attention(self.attention_norm(x, portion), by, documents, portion=portion)
         x = x + self.dropout(found, portion)

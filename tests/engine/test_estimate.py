@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import accumulate, count
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import pytest
@@ -95,6 +96,43 @@ def test_estimated_memory_is_what_a_real_step_takes() -> None:
             measured = next(plain_and_recomputed)
             print(f"{name}: {size / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured")
             assert size == pytest.approx(measured, rel=0.15), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize("kind", ["decoder_only", "gpt2"])
+def test_estimated_memory_is_that_of_each_of_two_ranks(kind: str) -> None:
+    """They compute the layers of a language model together; activations are most of it."""
+    case = (
+        *("wikitext_small", *ON_CPU, "engine.tensor_parallel=2", "batch.tokens=2048", "model.context=1024"),
+        *(f"model.kind={kind}", "model.width=256", "model.layers=6", "model.heads=8", "model.dropout=0.1"),
+        *(("model.feed_forward=768",) if kind == "decoder_only" else ()),
+    )
+    [row] = _estimate(*case, devices=2).rows
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, MEASURE, json.dumps([case])],
+            env={
+                **os.environ,
+                "MALLOC_MMAP_THRESHOLD_": "65536",
+                "OMP_NUM_THREADS": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for said in [process.communicate()[0] for process in ranks]:
+        for memory, measured in zip(row.memory, json.loads(said), strict=True):
+            print(f"{kind}: {memory.total / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured; {memory}")
+            assert memory.total == pytest.approx(measured, rel=0.15)
 
 
 def test_estimates_allocate_no_model() -> None:
@@ -221,9 +259,9 @@ class _Sent(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         ranks = self.layout.tensor_parallel
-        for place, known in enumerate((_C10D.allreduce_, _C10D._allgather_base_, _C10D._reduce_scatter_base_)):
+        for known, place in ((_C10D.allreduce_, 1), (_C10D._allgather_base_, 2), (_C10D._reduce_scatter_base_, 2)):
             if func is known.default:
-                ranks = dist.ProcessGroup.unbox(args[min(1 + place, 2)]).size()
+                ranks = dist.ProcessGroup.unbox(args[place]).size()
         share = (ranks - 1) / ranks
         share *= {
             "c10d._allgather_base_.default": 1,

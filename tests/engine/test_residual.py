@@ -100,6 +100,39 @@ def test_ranks_share_a_residual_stream(start: Start, size: int, tmp_path: Path) 
                 torch.testing.assert_close(of_rank[number][name], value, atol=2e-6, rtol=1e-4, msg=f"{case} {name}")
 
 
+MODES = [("llama", "float32"), ("gpt2", "bfloat16"), ("qwen", "float16")]
+"""Compiled, and two that are not."""
+
+
+def computed(kind: str, mode: precision.Precision, parallel: Parallel | None) -> dict[str, Tensor]:
+    model = model_of(kind, NUM_TOKENS)
+    if parallel is not None:
+        parallel.spread(model, torch.float32, is_offloaded=False)
+    for module in model.modules():  # compiled dropout draws other numbers
+        if isinstance(module, nn.Dropout) and mode == "float32":
+            module.p = 0.0
+    if mode == "float32" and parallel is not None:
+        model.compile(dynamic=False, backend="aot_eager")
+    with precision.autocast(mode, torch.device("cpu")):
+        return learned(model, NUM_TOKENS, SHAPES[0])
+
+
+def in_modes(rank: int, folder: Path) -> list[dict[str, Tensor]]:
+    parallel = Parallel(World(rank, 2), Layout(1, 1, 2), torch.device("cpu"))
+    return [computed(kind, mode, parallel) for kind, mode in MODES]
+
+
+@pytest.mark.slow
+def test_it_compiles_and_computes_in_16_bits(start: Start, tmp_path: Path) -> None:
+    found = forked.run(start, __file__, "in_modes", 2, tmp_path)
+    for number, (kind, mode) in enumerate(MODES):
+        wanted, share = computed(kind, mode, None), {"float32": 1e-5, "bfloat16": 4e-2, "float16": 5e-3}[mode]
+        for of_rank in found:
+            for name, value in wanted.items():
+                bound = share * max(float(value.abs().max()), 1e-3)
+                assert (of_rank[number][name] - value).abs().max() < bound, f"{kind} {mode} {name}"
+
+
 class Kept:
     """Sizes of what a forward pass keeps, without parameters, each storage once."""
 
