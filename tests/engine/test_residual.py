@@ -129,6 +129,8 @@ def test_it_compiles_and_computes_in_16_bits(start: Start, tmp_path: Path) -> No
         wanted, share = computed(kind, mode, None), {"float32": 1e-5, "bfloat16": 4e-2, "float16": 5e-3}[mode]
         for of_rank in found:
             for name, value in wanted.items():
+                if name.endswith("key.bias"):  # attention is blind to it: its gradient is rounding
+                    continue
                 bound = share * max(float(value.abs().max()), 1e-3)
                 assert (of_rank[number][name] - value).abs().max() < bound, f"{kind} {mode} {name}"
 
