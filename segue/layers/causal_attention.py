@@ -180,7 +180,7 @@ class CausalAttention(nn.Module):
             whole = torch.cat(pieces, dim=1)  # (H, B * T, d) -> (B, H, T, d)
             found = whole.view(whole.shape[0], -1, size, self.head_width).transpose(0, 1)
         found = found.transpose(1, 2).flatten(2)  # (B, H, T, d) -> (B, T, D)
-        return self.output(found) if portion is None else by_rows(found, self.output, portion)  # type: ignore[no-any-return]
+        return self.output(found) if portion is None else by_rows(found, self.output, portion)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
         """(B, H, T, d), (B, K, S, d), (B, K, S, d), (B, 1, T, S) -> (B, H, T, d)."""

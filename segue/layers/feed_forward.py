@@ -53,7 +53,7 @@ class FeedForward(nn.Module):
             gate, up = at_once(x, (self.gate, self.up), self.fused, portion).chunk(2, dim=-1)
             hidden = F.silu(gate) * up
         hidden = self.dropout(hidden)
-        return self.down(hidden) if portion is None else by_rows(hidden, self.down, portion)  # type: ignore[no-any-return]
+        return self.down(hidden) if portion is None else by_rows(hidden, self.down, portion)
 
     def fuse(self) -> None:
         """Puts two matrices in one piece, for inference."""

@@ -122,8 +122,9 @@ def by_columns(x: Tensor, layers: Sequence[nn.Linear], portion: Portion) -> Tens
     else:
         weights = [_side_by_side([own_part(layer.weight) for layer in layers])]
         biases = [None if layers[0].bias is None else _side_by_side([own_part(layer.bias) for layer in layers])]
-    x, *tensors = (None if each is None else _as_computed(each) for each in (x, *weights, *biases))
-    found = list(_Products.apply(x, portion, *tensors))  # type: ignore[no-untyped-call]
+    tensors = (None if each is None else _as_computed(each) for each in (*weights, *biases))
+    products: Any = _Products.apply(_as_computed(x), portion, *tensors)  # type: ignore[no-untyped-call]
+    found: list[Tensor] = list(products)
     if adapted:
         found, low = found[: len(layers)], iter(found[len(layers) :])
         for place, layer in enumerate(layers):
@@ -193,12 +194,12 @@ class _Products(torch.autograd.Function):
         needs_weights, needs_biases = needs[: len(weights)], needs[len(weights) :]
         of_x = None
         if needs_x:
-            whole = gradients[0] @ weights[0]
+            of_all = gradients[0] @ weights[0]
             for gradient, weight in zip(gradients[1:], weights[1:], strict=True):
-                whole = torch.addmm(whole, gradient, weight)
-            of_x = ctx.portion.summed(whole)
-            del whole
-        whole = ctx.portion.gathered(x) if any(needs_weights) else None
+                of_all = torch.addmm(of_all, gradient, weight)
+            of_x = ctx.portion.summed(of_all)
+            del of_all
+        whole: Any = ctx.portion.gathered(x) if any(needs_weights) else None
         of_weights = [g.T @ whole if is_needed else None for g, is_needed in zip(gradients, needs_weights, strict=True)]
         of_biases = [g.sum(dim=0) if is_needed else None for g, is_needed in zip(gradients, needs_biases, strict=True)]
         return of_x, None, *of_weights, *of_biases

@@ -105,15 +105,8 @@ def test_estimated_memory_is_that_of_each_of_two_ranks(kind: str) -> None:
     """They compute the layers of a language model together; activations are most of it."""
     case = (
         *("wikitext_small", *ON_CPU, "engine.tensor_parallel=2", "engine.evaluate_sharded=true"),
-        *(
-            "batch.tokens=2048",
-            "model.context=1024",
-            f"model.kind={kind}",
-            "model.width=256",
-            "model.layers=6",
-            "model.heads=8",
-            "model.dropout=0.1",
-        ),
+        *("batch.tokens=2048", "model.context=1024", "model.width=256", "model.layers=6", "model.heads=8"),
+        *(f"model.kind={kind}", "model.dropout=0.1"),
         *(("model.feed_forward=768",) if kind == "decoder_only" else ()),
     )
     [row] = _estimate(*case, devices=2).rows

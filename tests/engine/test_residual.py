@@ -70,10 +70,8 @@ def learned(model: DecoderOnly | GPT2, num_tokens: int, shape: tuple[int, int]) 
 
 
 def cases(size: int) -> list[tuple[str, int, tuple[int, int]]]:
-    found = [(kind, NUM_TOKENS, shape) for kind in KINDS for shape in SHAPES]
-    if size > 2:  # some ranks would have no token, or have only padding
-        found += [(kind, 5, (1, 2)) for kind in KINDS]
-    return found
+    of_few = [(kind, 5, (1, 2)) for kind in KINDS]  # some ranks would have no token, or have only padding
+    return [(kind, NUM_TOKENS, shape) for kind in KINDS for shape in SHAPES] + (of_few if size > 2 else [])
 
 
 def shared(rank: int, folder: Path, size: str) -> list[dict[str, Tensor]]:
@@ -100,7 +98,7 @@ def test_ranks_share_a_residual_stream(start: Start, size: int, tmp_path: Path) 
                 torch.testing.assert_close(of_rank[number][name], value, atol=2e-6, rtol=1e-4, msg=f"{case} {name}")
 
 
-MODES = [("llama", "float32"), ("gpt2", "bfloat16"), ("qwen", "float16")]
+MODES: list[tuple[str, precision.Precision]] = [("llama", "float32"), ("gpt2", "bfloat16"), ("qwen", "float16")]
 """Compiled, and two that are not."""
 
 
