@@ -108,7 +108,7 @@ def transformers(sizes: dict[str, Any], weights: dict[str, Tensor], padding: int
     _load(model, {_renamed(name, TRANSFORMERS): weight for name, weight in weights.items()})
     if is_pre:
         # M2M100's own sinusoids have other wavelengths. Its positions start after the number of the padding token.
-        table = MarianSinusoidalPositionalEmbedding(LONGEST, sizes["width"]).create_weight()  # type: ignore[no-untyped-call]
+        table = MarianSinusoidalPositionalEmbedding(LONGEST, sizes["width"]).create_weight()
         for positions in (model.model.encoder.embed_positions, model.model.decoder.embed_positions):
             positions.weights[padding + 1 : padding + 1 + LONGEST] = table
     return model

@@ -267,7 +267,7 @@ class TransformersSide:
 
         size = Size(**self.plan.size)
 
-        class After(TrainerCallback):
+        class After(TrainerCallback):  # type: ignore[misc]
             def on_step_end(self, *_: Any, **__: Any) -> None:
                 pace.after_step(float(size.rows * size.context))
 

@@ -50,7 +50,7 @@ def as_marian(model: Transformer, activation: str, beams: int = 1) -> MarianMTMo
     with TemporaryDirectory() as folder:
         write(model, section_of(activation), Vocabularies(WORDS, WORDS), SearchSection(beams=beams), Path(folder))
         marian: MarianMTModel = MarianMTModel.from_pretrained(folder)
-        marian.eval()  # type: ignore[no-untyped-call]
+        marian.eval()
         return marian
 
 

@@ -56,7 +56,7 @@ def test_words_and_segments_have_times(client: openai.OpenAI, recording: Path, k
     assert [word.start for word in found.words] == pytest.approx([word.start for word in known.words], abs=0.001)
     assert " ".join(segment.text for segment in found.segments) == known.text
     assert found.duration == pytest.approx(known.duration, abs=0.001)
-    confidences = [word.confidence for word in found.words]  # type: ignore[attr-defined]
+    confidences = [word.confidence for word in found.words]
     assert confidences == pytest.approx([word.confidence for word in known.words], abs=0.001)
 
 
