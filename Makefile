@@ -1,6 +1,6 @@
 # make quickstart   the whole road on synthesised speech, in minutes
 # make test-fast    for every change, in under a minute: lint, import contracts, tests that train and export nothing
-# make test         before it is shared, in minutes: lint, types, import contracts, tests; in two processes at
+# make test         before it is shared, in minutes: lint, types, import contracts, tests; in three processes at
 #                   the same time, so that two cores are busy
 # make test-slow    the long proofs: faults, real data, other random inputs each time
 PYTHON ?= python3
@@ -43,12 +43,12 @@ test-fast: lint
 	$(BIN)/pytest -m 'not slow' --hypothesis-profile fast $(FAST)
 
 test: lint
-	$(MAKE) --jobs 2 --output-sync test-beside test-rest
+	$(MAKE) --jobs 3 --output-sync types test-beside test-rest
 
 test-beside: install
 	$(BIN)/pytest -m 'not slow' $(BESIDE)
 
-test-rest: install types
+test-rest: install
 	$(BIN)/pytest -m 'not slow' $(addprefix --ignore=,$(BESIDE))
 
 test-slow: install

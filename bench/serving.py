@@ -8,7 +8,7 @@
 - throughput: recordings a second for 1, 8 and 64 clients, each of which sends the next request when it has its answer.
   Sides take turns: `Recognizer.transcribe` in a loop in a process of its own, the server, and the server with one
   recording a batch. Clients and server share the machine, so the server's CPU time for each request is given, too.
-- fairness: latency of short recordings alone, and while an hour of audio is transcribed.
+- fairness: latency of short recordings alone, and while a long one (an hour) is transcribed.
 - streams: a WebSocket in real time: from the start of speech to the first partial result with text, from its end to the
   final one, and the word errors compared with those of whole recordings.
 - startup: seconds from typing `segue serve` to the first answer.
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path, help="a manifest, or a recording for startup")
     parser.add_argument("--count", type=int, default=300, help="recordings (default: 300)")
+    parser.add_argument("--seconds", type=int, default=3600, help="of the long recording (default: 3600)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     given = parser.parse_args()
@@ -83,11 +84,23 @@ class Server(NamedTuple):
 @contextmanager
 def served(model: Path, *options: str) -> Iterator[Server]:
     """A process of `segue serve`."""
+    port = free_port()
+    words = [sys.executable, "-m", "segue", "serve", f"m={model}", "--port", str(port), "--requests", "512", *options]
+    with running(subprocess.Popen(words, stderr=subprocess.DEVNULL), port) as found:
+        yield found
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "segue", "serve", f"m={model}", "--port", str(port), "--requests", "512", *options]
-    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def running(process: "subprocess.Popen[bytes]", port: int) -> Iterator[Server]:
+    """A server, from the moment that it listens; its process is ended afterwards."""
     try:
         while True:
             try:
@@ -206,7 +219,7 @@ def fairness(given: argparse.Namespace) -> None:
     rate = audio.properties(found[0].path).sample_rate_hz
     with tempfile.TemporaryDirectory() as folder, served(given.model) as server:
         sound, pieces = 0, list[audio.Samples]()
-        while sound < 3600 * rate:
+        while sound < given.seconds * rate:
             pieces.append(audio.read(found[len(pieces) % len(found)].path, rate))
             sound += len(pieces[-1])
         long = Path(folder, "hour.flac")
@@ -228,13 +241,13 @@ def fairness(given: argparse.Namespace) -> None:
         asyncio.run(asked(server.port, requests[:20], 1))
         alone = [each.seconds for each in asyncio.run(asked(server.port, requests, 1))]
         answers, seconds = asyncio.run(beside())
-        for name, each in (("alone", alone), ("beside an hour", [answer.seconds for answer in answers])):
+        for name, each in (("alone", alone), ("beside it", [answer.seconds for answer in answers])):
             shown = np.percentile(np.array(each) * 1000, [50, 95, 100])
             print(
                 f"{name:15} {len(each):4} short recordings: p50, p95, longest: "
                 + " ".join(f"{x:.0f} ms" for x in shown)
             )
-        print(f"the hour took {seconds:.1f} s")
+        print(f"{given.seconds} s of audio took {seconds:.1f} s")
 
 
 def streams(given: argparse.Namespace) -> None:

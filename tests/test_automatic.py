@@ -81,7 +81,7 @@ def test_auto_size_holds_every_character(text: str) -> None:
 
 
 @pytest.mark.usefixtures("brief")
-@pytest.mark.parametrize("task", ["speech", "translation"])
+@pytest.mark.parametrize("task", ["speech", pytest.param("translation", marks=pytest.mark.slow)])
 def test_auto_is_settled_once_and_resumes_exactly(
     tiny_recipe: Path, reversal_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
 ) -> None:

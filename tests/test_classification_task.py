@@ -257,6 +257,7 @@ def test_models_learn_and_cards_list_classes(kind: str, trained_classifiers: dic
     assert "- Accuracy on dev.jsonl, which chose this state of the model: 100.00%" in card
 
 
+@pytest.mark.parametrize("kind", ["sounds", pytest.param("texts", marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = ("engine.steps=12", "engine.evaluate_every=6", "engine.log_every=1")
     segue.train(path, tmp_path / "whole", *short)

@@ -22,21 +22,24 @@ RATE = 8000
 KINDS = ["sounds", "texts"]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def exported(
-    traced_once: None, trained_classifiers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """Not to be written to."""
+    kind: str, traced_once: None, trained_classifiers: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder. Not to be written to."""
     del traced_once
-    folder = tmp_path_factory.mktemp("exported")
-    for name, run in trained_classifiers.items():
-        assert main(["export", str(run), "onnx", str(folder / name)]) == 0
-    return {name: folder / name for name in trained_classifiers}
+    folder = tmp_path_factory.mktemp("exported") / kind
+    assert main(["export", str(trained_classifiers[kind]), "onnx", str(folder)]) == 0
+    return folder
+
+
+SOUNDS_FIRST = pytest.mark.parametrize("kind", ["sounds", pytest.param("texts", marks=pytest.mark.slow)], indirect=True)
+"""For tests of exported models, whose graphs take seconds to trace."""
 
 
 def tone(letter_hz: float, seconds: float = 0.3) -> audio.Samples:
@@ -217,16 +220,18 @@ def test_the_report_shows_class_confusions(kind: str, trained_classifiers: dict[
 # --- segue export ---
 
 
-def test_an_exported_classifier_is_the_same(kind: str, exported: dict[str, Path]) -> None:
-    parity = json.loads((exported[kind] / "parity.json").read_text())
+@SOUNDS_FIRST
+def test_an_exported_classifier_is_the_same(kind: str, exported: Path) -> None:
+    parity = json.loads((exported / "parity.json").read_text())
     assert (parity["task"], parity["metric"], parity["before"]) == ("classification", "accuracy", 1.0)
     assert parity["worst_difference"] < 1e-3
     assert parity["identical"] == 1
-    assert "accuracy" in (exported[kind] / "README.md").read_text()
+    assert "accuracy" in (exported / "README.md").read_text()
 
 
-def test_the_code_on_its_card_runs(kind: str, exported: dict[str, Path], labeled_sounds: Path, tmp_path: Path) -> None:
-    shutil.copytree(exported[kind], tmp_path / kind)
+@SOUNDS_FIRST
+def test_the_code_on_its_card_runs(kind: str, exported: Path, labeled_sounds: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / kind)
     shutil.copy(labeled_sounds / "test_01.wav", tmp_path / "sound.wav")
     card = (tmp_path / kind / "README.md").read_text().replace("a line of text", "one two")
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -236,7 +241,11 @@ def test_the_code_on_its_card_runs(kind: str, exported: dict[str, Path], labeled
         assert done.stdout.strip() == {"sounds": "tone b", "texts": "small"}[kind], done.stderr
 
 
-@pytest.mark.parametrize(("kind", "weights"), [("sounds", "int8"), ("sounds", "float16"), ("texts", "float16")])
+@pytest.mark.parametrize(
+    ("kind", "weights"),
+    [("sounds", "int8"), ("sounds", "float16"), pytest.param("texts", "float16", marks=pytest.mark.slow)],
+    indirect=["kind"],
+)
 def test_smaller_weights_keep_the_accuracy(
     kind: str, weights: str, trained_classifiers: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -261,16 +270,18 @@ def test_weights_that_texts_do_not_have_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_graphs_must_match_segue_json(kind: str, exported: dict[str, Path], tmp_path: Path) -> None:
-    folder = shutil.copytree(exported[kind], tmp_path / "out")
+@SOUNDS_FIRST
+def test_graphs_must_match_segue_json(kind: str, exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "out")
     facts = json.loads((folder / "segue.json").read_text())
     (folder / "segue.json").write_text(json.dumps({**facts, "classes": facts["classes"][::-1]}))
     with pytest.raises(UserError, match=r"model\.onnx: its metadata classes differs from segue\.json"):
         segue.load(folder)
 
 
+@SOUNDS_FIRST
 def test_an_exported_classifier_needs_no_torch(
-    kind: str, exported: dict[str, Path], labeled_sounds: Path, labeled_texts: Path
+    kind: str, exported: Path, labeled_sounds: Path, labeled_texts: Path
 ) -> None:
     root = {"sounds": labeled_sounds, "texts": labeled_texts}[kind]
     given = str(root / "test_01.wav") if kind == "sounds" else "one two"
@@ -280,7 +291,7 @@ from pathlib import Path
 for name in {["torch", "safetensors", "onnx", *(["tokenizers"] if kind == "sounds" else [])]}:
     sys.modules[name] = None
 import segue
-model = segue.load({str(exported[kind])!r})
+model = segue.load({str(exported)!r})
 print(model.classify({given!r}).label, model.evaluate(Path({str(root)!r}) / "test.jsonl")["accuracy"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)

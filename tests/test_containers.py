@@ -1,5 +1,6 @@
 """Files whose headers say nothing or lie, that were joined or cut: all of their sound is read, or one line refuses."""
 
+import random
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -302,3 +303,28 @@ def test_no_bytes_raise_anything_but_a_user_error(
     ):
         with suppress(UserError):
             attempt()
+
+
+def test_another_recording_is_found_as_one_expression_finds_it() -> None:
+    """Its first bytes are sought before the rest of it."""
+    draw = random.Random(0)
+    marks = [
+        *(
+            b"fLaC\0\0\0\x22",
+            b"fLaC\x80\0\0\x22",
+            b"RIFF1234WAVE",
+            b"RIFX1234WAV",
+            b"RF64\n\n\n\nWAVE",
+            b"fLaC",
+            b"ID3",
+        ),
+        *(b"OggS\0\2" + bytes(8), b"FORM1234AIFF", b"FORM1234AIFG", b"ID3\4\0.1234T", b"ID3\3\0\1\1\2\3\4T"),
+    ]
+    ends = []
+    for _ in range(500):
+        parts = [draw.choice(marks) if draw.random() < 0.3 else draw.randbytes(draw.randrange(12)) for _ in range(9)]
+        data = b"".join(parts)
+        expected = next((found.start() for found in containers._BEGINS.finditer(data, 3)), len(data))
+        assert min(containers._next_begin(data, 3, word) for word in containers._WORDS) == expected
+        ends.append(expected < len(data))
+    assert 100 < sum(ends) < 490

@@ -16,12 +16,13 @@ from segue.data.manifest import Manifest
 from segue.data.text import TextSection
 from segue.decoding import confidence
 from segue.decoding.emissions import Emission
-from segue.errors import UserError
+from segue.errors import UserError, gathered
 from segue.metrics.confusions import confusions, right_words
 from segue.metrics.normalizers import chosen
 from segue.runtime import calibration
 from segue.runtime.calibration import Calibration
 from segue.runtime.recognizer import Recognized, Recognizer, SpeechMetadata
+from segue.runtime.speech_search import SpeechSearch, SpeechSearchSection
 
 TOKENS = " abcdefghijklmnopqrstuvwxyz$0123456789"
 RATE, FRAME = 8000, 80
@@ -230,6 +231,20 @@ def test_the_curve_stays_beside_the_model(
     (copy / "confidence.json").write_text("{}")
     assert main(["evaluate", str(copy), str(manifest)]) == 2
     assert "confidence.json: not written by `segue evaluate --calibrate`" in capsys.readouterr().err
+
+
+def test_a_curve_of_another_search_is_warned_of(tmp_path: Path) -> None:
+    pieces, text = [b"a", b" "], TextSection()
+    greedy = SpeechSearch(SpeechSearchSection(kind="greedy", beams=3), pieces, text)
+    beam = SpeechSearch(SpeechSearchSection(beams=3), pieces, text)
+    for fitted, used, is_warned in ((greedy, greedy, 0), (greedy, beam, 1), (beam, beam, 0), (beam, greedy, 1)):
+        curve = calibration.fit(*drawn(100, 0), fitted.deciding)
+        calibration.save(curve, tmp_path)
+        with gathered() as warned:
+            assert calibration.load(tmp_path, used.deciding) == curve
+        assert ["fitted with another search" in each.message for each in warned] == [True] * is_warned
+    wider = beam.with_section(SpeechSearchSection(beams=4))
+    assert wider.deciding != beam.deciding
 
 
 def test_only_recognizers_take_these_options(

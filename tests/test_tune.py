@@ -99,10 +99,8 @@ def test_mistakes_are_explained(
     assert message in capsys.readouterr().err
 
 
-def test_other_models_have_no_search(
-    trained_classifiers: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = next(iter(trained_classifiers.values()))
+def test_other_models_have_no_search(trained_translator: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trained_translator
     assert main(["evaluate", str(path), "none.jsonl", "--beams", "4"]) == 2
     assert "for models that transcribe" in capsys.readouterr().err
     assert main(["tune", str(path), "none.jsonl"]) == 2

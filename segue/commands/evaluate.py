@@ -103,7 +103,7 @@ def _calibrate(model: Any, given: Namespace) -> None:
     folder = given.model if (given.model / exported.NAME).is_file() else tasks.folder_of(given.model)
     model.calibration = None
     confidences, right = model.evaluator.sureness(Manifest(Utterance, given.manifest, skip_bad=given.skip_bad))
-    curve = calibration.fit(confidences, right)
+    curve = calibration.fit(confidences, right, model.search.deciding)
     path = calibration.save(curve, folder)
     model.calibration = curve
     before, after = (

@@ -78,7 +78,8 @@ def properties(path: Path) -> Properties:
     """
     try:
         status = path.stat()
-        return _kept_properties(path, status.st_size, status.st_mtime_ns)
+        kept = _kept_properties if _watch.get() is None else _recent_properties
+        return kept(path, status.st_size, status.st_mtime_ns)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -134,10 +135,14 @@ def choose(path: Path, offset_seconds: float = 0.0, seconds: float | None = None
     return channels.choose(_segment(path, offset_seconds, seconds), path)
 
 
-@lru_cache(maxsize=1 << 14)
-def _kept_properties(path: Path, size: int, changed_ns: int) -> Properties:
+def _read_properties(path: Path, size: int, changed_ns: int) -> Properties:
     del size, changed_ns  # cache key: the file changed if these did
     return _of_parts(path, containers.parts(path))
+
+
+_kept_properties = lru_cache(maxsize=1 << 14)(_read_properties)
+_recent_properties = lru_cache(maxsize=64)(_read_properties)
+"""Of files that are watched: a server's, each of which is gone soon."""
 
 
 def _of_parts(path: Path, parts: Sequence[Part | None]) -> Properties:

@@ -308,12 +308,22 @@ _BEGINS = re.compile(
     re.DOTALL,
 )
 """What another file begins with; hardly a place in samples that are compressed looks like it by chance."""
+_WORDS = (b"fLaC", b"RIFF", b"RIFX", b"RF64", b"BW64", b"OggS", b"FORM", b"ID3")
+"""The first bytes of it, which are found ten times as fast as the rest."""
+
+
+def _next_begin(data: Bytes, start: int, word: bytes) -> int:
+    """The next place where another file begins with this word; the end of the data if there is none."""
+    place = data.find(word, start)
+    while place >= 0 and not _BEGINS.match(data, place):
+        place = data.find(word, place + 1)
+    return place if place >= 0 else len(data)
 
 
 def _flac(data: Bytes, start: int) -> tuple[list[Part], int]:
     """RFC 9639: the first block has the number of samples, or 0 if unknown. Nothing marks the end of the file."""
     total = int.from_bytes(data[start + 21 : start + 26], "big") & (1 << 36) - 1
-    end = next((found.start() for found in _BEGINS.finditer(data, start + 42)), len(data))
+    end = min(_next_begin(data, start + 42, word) for word in _WORDS)
     return [Part("flac", start, end, num_frames=total or None)], end
 
 

@@ -9,7 +9,7 @@ Shape letters: B batch, S samples, T frames, F mel bins.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Annotated, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -164,19 +164,11 @@ def prepare(
 
 def transformed(framed: Tensor, spectrum: Tensor, shift: int) -> Tensor:
     """(B, 1, samples), kernels (2 * bins, 1, window) -> (B, 2 * bins, T): real, then imaginary parts of spectra."""
-    convolve = _exact_conv1d if framed.device.type == "cuda" else F.conv1d
-    return convolve(framed, spectrum, stride=shift)
+    if framed.device.type == "cuda":
+        from segue.data.exact_convolution import exact_conv1d
 
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler cannot trace the switch
-def _exact_conv1d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """conv1d without TF32: in a Fourier transform with its 10-bit mantissa, loud bins would mask quiet ones."""
-    switch: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    chosen, switch.fp32_precision = switch.fp32_precision, "ieee"
-    try:
-        return F.conv1d(x, weight, stride=stride)
-    finally:
-        switch.fp32_precision = chosen
+        return exact_conv1d(framed, spectrum, shift)  # type: ignore[no-any-return]
+    return F.conv1d(framed, spectrum, stride=shift)
 
 
 def normalize(features: Tensor, frames: Tensor, over: Normalization) -> Tensor:

@@ -53,6 +53,18 @@ class Row(NamedTuple):
     sample: int
 
 
+class Prompted(NamedTuple):
+    """Texts that begin with the same tokens."""
+
+    tokens: Sequence[int]
+    num_tokens: int
+    """Most new tokens of each."""
+    generators: Sequence[np.random.Generator]
+    """The random numbers of each text."""
+    is_last: Callable[[int, int], bool]
+    """Called with the number of a text and its next token: whether the text ends with it."""
+
+
 def generate(
     steps: Steps,
     prompts: Sequence[Sequence[int]],
@@ -73,37 +85,52 @@ def generate(
     if not prompts or limits.num_tokens < 1:
         return
     check(prompts, limits, first_prompt)
-    kept = [list(prompt) for prompt in prompts]
+
+    def prompted(number: int) -> Prompted:
+        rows = [Row(first_prompt + number, first_sample + sample) for sample in range(num_samples)]
+        generators = [row_generator(section.seed, *row) for row in rows]
+        return Prompted(
+            prompts[number], limits.num_tokens, generators, lambda sample, token: is_last(rows[sample], token)
+        )
+
+    generate_together(steps, [prompted(number) for number in range(len(prompts))], section, limits)
+
+
+def generate_together(steps: Steps, prompts: Sequence[Prompted], section: SamplingSection, limits: Limits) -> None:
+    """Continues prompts, each as `generate` does; the number of new tokens is each one's own, and `section` has no say
+    in the seed. Unless texts slide, the longest prompt and the largest number together have to fit into the context.
+    """
+    kept = [list(each.tokens) for each in prompts]
     if limits.is_sliding:
         kept = [_slid(tokens, limits.context) for tokens in kept]
-    scores = steps.begin(kept, _capacity(kept, limits, limits.num_tokens))
-    places = np.repeat(np.arange(len(prompts)), num_samples)
-    rows = [
-        Row(first_prompt + prompt, first_sample + sample)
-        for prompt in range(len(prompts))
-        for sample in range(num_samples)
-    ]
-    if num_samples > 1:
+    most = max(each.num_tokens for each in prompts)
+    scores = steps.begin(kept, _capacity(kept, limits, most))
+    rows = [Row(prompt, sample) for prompt, each in enumerate(prompts) for sample in range(len(each.generators))]
+    places = np.array([row.prompt for row in rows])
+    if len(rows) > len(prompts):
         steps.select(places)
         scores = scores[places]
     kept = [list(kept[place]) for place in places.tolist()]
-    generators = [row_generator(section.seed, *row) for row in rows]
+    generators = [generator for each in prompts for generator in each.generators]
     used = np.zeros(scores.shape, bool) if section.repetition_penalty != 1 else None
     if used is not None:
-        for seen, place in zip(used, places.tolist(), strict=True):
-            seen[list(prompts[place])] = True
+        for seen, row in zip(used, rows, strict=True):
+            seen[list(prompts[row.prompt].tokens)] = True
             if 0 <= limits.end < len(seen):  # it stands before each prompt, and says nothing about the text
                 seen[limits.end] = False
-    for number in range(limits.num_tokens):
+    for number in range(most):
         if used is not None:
             scores = penalized(scores, used, section.repetition_penalty)
         drawn = draw(scores, section, generators)
         goes_on = []
         for place, token in enumerate(drawn.tolist()):
-            if token != limits.end and not is_last(rows[place], token):
+            prompt, sample = rows[place]
+            if token == limits.end or prompts[prompt].is_last(sample, token):
+                continue
+            if number + 1 < prompts[prompt].num_tokens:
                 goes_on.append(place)
                 kept[place].append(token)
-        if not goes_on or number + 1 == limits.num_tokens:
+        if not goes_on:
             return
         if used is not None:
             used[np.arange(len(rows)), drawn] = True
@@ -115,7 +142,7 @@ def generate(
         if limits.is_sliding and any(len(each) > limits.context for each in kept):
             # Only rows that are full begin anew; the cache is made for all.
             kept = [_slid(each, limits.context) for each in kept]
-            scores = steps.begin(kept, _capacity(kept, limits, limits.num_tokens - number - 1))
+            scores = steps.begin(kept, _capacity(kept, limits, most - number - 1))
             continue
         if is_fewer:
             steps.select(np.array(goes_on))

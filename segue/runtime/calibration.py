@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from segue.errors import UserError
+from segue.errors import UserError, warn
 from segue.files import replacing
 from segue.recipe import Section
 
@@ -33,14 +33,17 @@ class Calibration(Section):
     """In log-odds."""
     words: Annotated[int, Field(gt=0)]
     """Number of words that it was fitted on."""
+    search: dict[str, float] | None = None
+    """Settings of the search that found these words (`SpeechSearch.deciding`); None: the greedy one."""
 
     def of(self, confidence: float) -> float:
         """The probability that a word with this confidence is right."""
         return float(1 / (1 + np.exp(-(self.slope * _odds(np.array(confidence)) + self.offset))))
 
 
-def fit(confidences: Sequence[float], is_right: Sequence[bool]) -> Calibration:
-    """The curve with the largest likelihood. Raises a UserError if there are fewer than LEAST_WORDS words."""
+def fit(confidences: Sequence[float], is_right: Sequence[bool], search: dict[str, float] | None = None) -> Calibration:
+    """The curve with the largest likelihood, for words that a search found. Raises a UserError if there are fewer than
+    LEAST_WORDS words."""
     if len(confidences) < LEAST_WORDS:
         raise UserError(f"{len(confidences)} words: to calibrate confidences, {LEAST_WORDS} or more are needed")
     odds = _odds(np.array(confidences))
@@ -60,18 +63,28 @@ def fit(confidences: Sequence[float], is_right: Sequence[bool]) -> Calibration:
         weights = weights - size * step
         if np.abs(step).max() < 1e-9:
             break
-    return Calibration(slope=max(float(weights[0]), 1e-3), offset=float(weights[1]), words=len(confidences))
+    slope, offset = max(float(weights[0]), 1e-3), float(weights[1])
+    return Calibration(slope=slope, offset=offset, words=len(confidences), search=search)
 
 
-def load(folder: Path) -> Calibration | None:
-    """The curve that lies in a model directory or an export. Raises a UserError if it cannot be read."""
+def load(folder: Path, search: dict[str, float] | None = None) -> Calibration | None:
+    """The curve that lies in a model directory or an export; warns if it was fitted with another search.
+
+    Raises a UserError if it cannot be read.
+    """
     path = folder / NAME
     if not path.is_file():
         return None
     try:
-        return Calibration.model_validate_json(path.read_bytes())
+        found = Calibration.model_validate_json(path.read_bytes())
     except (OSError, ValidationError, ValueError):
         raise UserError(f"{path}: not written by `segue evaluate --calibrate`; remove it or write it anew") from None
+    if found.search != search:
+        warn(
+            f"{path}: fitted with another search than the model's (search.json): its probabilities may be wrong; "
+            "`segue evaluate --calibrate` fits them anew"
+        )
+    return found
 
 
 def save(calibration: Calibration, folder: Path) -> Path:

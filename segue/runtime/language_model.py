@@ -5,6 +5,7 @@ The `LanguageBackend` is a PyTorch model or an exported one; everything else is 
 
 import codecs
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextvars import copy_context
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -18,8 +19,8 @@ from segue.data import document_files
 from segue.data.documents import END
 from segue.data.music import Notation
 from segue.data.tokenizer import Tokenizer
-from segue.decoding.generation import Limits, Row, Steps, check, generate
-from segue.decoding.sampling import SamplingSection
+from segue.decoding.generation import Limits, Prompted, Row, Steps, check, generate_together
+from segue.decoding.sampling import SamplingSection, row_generator
 from segue.errors import UserError
 from segue.recipe import Section
 
@@ -73,6 +74,10 @@ class Generated(NamedTuple):
     """Why it ended: the model ended it, a stop string, or the number of tokens."""
 
 
+Generation = Callable[[Sequence[Prompted], SamplingSection, Limits], None]
+"""Continues prompts, as `generation.generate_together`."""
+
+
 class LanguageModel:
     """A trained language model. It has no state between calls and is thread-safe."""
 
@@ -82,6 +87,8 @@ class LanguageModel:
     def __init__(self, metadata: LanguageMetadata, tokenizer: Tokenizer, backend: LanguageBackend) -> None:
         self.metadata, self.tokenizer, self.backend = metadata, tokenizer, backend
         self.end = tokenizer.special[END]
+        self.generation: Generation = self._alone
+        """What continues prompts: with the backend, unless a server shares it."""
 
     def generate(
         self,
@@ -151,7 +158,7 @@ class LanguageModel:
             except BaseException as problem:  # raised where the pieces are read
                 pieces.put(problem)
 
-        Thread(target=run, daemon=True).start()
+        Thread(target=copy_context().run, args=(run,), daemon=True).start()
         try:
             while not isinstance(piece := pieces.get(), Generated):
                 if isinstance(piece, BaseException):
@@ -172,6 +179,9 @@ class LanguageModel:
         from segue.runtime.language_evaluation import LanguageEvaluator
 
         return LanguageEvaluator(self)
+
+    def _alone(self, prompts: Sequence[Prompted], section: SamplingSection, limits: Limits) -> None:
+        generate_together(self.backend.steps(), prompts, section, limits)
 
     def _asked(
         self, tokens: int, samples: int, stop: str | Sequence[str], sampling: SamplingSection | None, is_sliding: bool
@@ -222,23 +232,20 @@ class LanguageModel:
         numbers = range(first, first + len(rows))
         texts = {Row(number, sample): _Text(asked.stop) for number in numbers for sample in samples}
 
-        def is_last(row: Row, token: int) -> bool:
-            text = texts[row]
-            is_ended = text.add(token, self.tokenizer.pieces[token])
-            if put is not None:
-                put(row, text.news())
-            return is_ended
+        def prompted(number: int) -> Prompted:
+            own = [Row(number, sample) for sample in samples]
 
-        generate(
-            self.backend.steps(),
-            rows,
-            asked.sampling,
-            self._limits(asked),
-            is_last,
-            num_samples=len(samples),
-            first_prompt=first,
-            first_sample=samples.start,
-        )
+            def is_last(sample: int, token: int) -> bool:
+                text = texts[own[sample]]
+                is_ended = text.add(token, self.tokenizer.pieces[token])
+                if put is not None:
+                    put(own[sample], text.news())
+                return is_ended
+
+            generators = [row_generator(asked.sampling.seed, *row) for row in own]
+            return Prompted(rows[number - first], asked.num_tokens, generators, is_last)
+
+        self.generation(list(map(prompted, numbers)), asked.sampling, self._limits(asked))
         results = []
         for number in numbers:
             each = [texts[Row(number, sample)] for sample in samples]

@@ -33,7 +33,7 @@ def open_recognizer(folder: Path, metadata: SpeechMetadata, threads: int | None 
     """Opens the recognizer in an exported directory, with the search and the calibration that lie there."""
     search = speech_search.load(folder, metadata.pieces, metadata.text)
     model = Recognizer(metadata, OnnxBackend(folder / "model.onnx", metadata, threads), search)
-    model.calibration = calibration.load(folder)
+    model.calibration = calibration.load(folder, search.deciding)
     return model
 
 

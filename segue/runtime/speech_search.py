@@ -122,6 +122,18 @@ class SpeechSearch:
         """Whether it is the search that a backend itself does."""
         return self.section.kind == "greedy" and self.phrases is None and self.rescoring is None
 
+    @property
+    def deciding(self) -> dict[str, float] | None:
+        """The settings on which it depends which words are found, without phrases; None: the greedy search."""
+        section = self.section
+        if section.kind == "greedy":
+            return None
+        found: dict[str, float] = {"beams": section.beams}
+        if self.words is not None:
+            found |= {"weight": section.weight, "word_bonus": section.word_bonus}
+            found["unknown_word_score"] = section.unknown_word_score
+        return found
+
     def emissions(self, scores: NDArray[np.float32]) -> list[Emission]:
         """(T, V) log-probabilities -> the tokens of the best text, with times and confidences from the scores alone."""
         if self.is_greedy:

@@ -1,12 +1,11 @@
 """Which words do recognized tokens form, and when was each spoken? The only place where tokens become text."""
 
+import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
-
-import numpy as np
 
 from segue.data import scripts
 from segue.decoding.emissions import Emission
@@ -97,11 +96,16 @@ def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_fr
             draft.text,
             draft.start * seconds_per_frame,
             draft.end * seconds_per_frame,
-            float(np.exp(np.mean(np.log([max(emissions[token].confidence, 1e-30) for token in draft.tokens])))),
+            _mean([emissions[token].confidence for token in draft.tokens]),
             draft.follows_space,
         )
         for draft in drafts
     ]
+
+
+def _mean(confidences: Sequence[float]) -> float:
+    """The geometric mean."""
+    return math.exp(sum(math.log(max(each, 1e-30)) for each in confidences) / len(confidences))
 
 
 def text_of(found: Sequence[Word]) -> str:
@@ -141,8 +145,14 @@ def _characters(emissions: Sequence[Emission], pieces: Sequence[bytes]) -> Itera
     starts: list[float] = []
     ends: list[float] = []
     for number, (token, start, end, _) in enumerate(emissions):
-        num_solid, position = len(pieces[token].replace(b" ", b"")), 0
-        for byte in pieces[token]:
+        piece = pieces[token]
+        if len(piece) == 1:  # most tokens of small models
+            owners.append(number)
+            starts.append(start)
+            ends.append(start if piece == b" " else end)
+            continue
+        num_solid, position = len(piece.replace(b" ", b"")), 0
+        for byte in piece:
             owners.append(number)
             starts.append(start + (end - start) * position / max(1, num_solid))
             position += byte != ord(" ")

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from segue.serve import openapi
 from segue.serve.bodies import Uploads
@@ -62,9 +63,9 @@ def start(sources: Sequence[Source], load: Callable[[Path], Any], settings: Sett
 def application(server: Server) -> ASGIApp:
     """The ASGI application of a server."""
     has_admin = server.settings.admin_key is not None
-    endpoints = [each for each in ENDPOINTS if has_admin or each not in admin.ENDPOINTS]
-    routes: list[BaseRoute] = [Route(each.path, each.answer, methods=[each.method]) for each in endpoints]
-    described = openapi.document(endpoints, bool(server.settings.keys))
+    offered = [each for each in ENDPOINTS if has_admin or each not in admin.ENDPOINTS]
+    routes: list[BaseRoute] = [Route(each.path, each.answer, methods=[each.method]) for each in ENDPOINTS]
+    described = openapi.document(offered, bool(server.settings.keys))
     shown = openapi.page(described)
 
     async def document(request: Request) -> Response:
@@ -79,9 +80,15 @@ def application(server: Server) -> ASGIApp:
     has_page = PAGE.is_dir()
     if has_page:
         routes += [Route(path, _file(PAGE / name)) for path, name in PAGE_FILES.items()]
-    is_open = [each.path for each in endpoints if each.is_open] + ["/openapi.json", "/docs"]
-    own_keys = [each.path for each in endpoints if each.has_own_key]
-    return Guard(Router(routes), server, [*is_open, *(PAGE_FILES if has_page else ())], own_keys)
+    is_open = [each.path for each in ENDPOINTS if each.is_open] + ["/openapi.json", "/docs"]
+    own_keys = [each.path for each in ENDPOINTS if each.has_own_key]
+    return Guard(Router(routes, default=_nothing), server, [*is_open, *(PAGE_FILES if has_page else ())], own_keys)
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """No route: also for WebSockets, which starlette's own would close without a word."""
+    del scope, receive, send
+    raise HTTPException(404)
 
 
 def _file(path: Path) -> Callable[[Request], Any]:

@@ -3,14 +3,15 @@
 Everything above a backend (windows, words, sentences) stays as it is, and knows nothing of other requests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.data.audio import Samples
-from segue.decoding.generation import Steps
+from segue.decoding.generation import Limits, Prompted, generate_together
+from segue.decoding.sampling import SamplingSection
 from segue.decoding.search import Hypothesis, SearchSection
 from segue.runtime.classifier import ClassifierBackend, Scores
 from segue.runtime.language_model import LanguageBackend
@@ -99,32 +100,68 @@ class BatchedClassifierBackend:
         return np.stack(self._batcher.submit(rows, lengths.tolist()))
 
 
-class LeavingLanguageBackend:
-    """A language model's backend, as `runtime.language_model.LanguageBackend`: a generation ends when its request is
-    canceled. Generations are not batched with each other."""
+class BatchedGeneration:
+    """What continues prompts for a language model, as `runtime.language_model.Generation`."""
 
-    def __init__(self, backend: LanguageBackend) -> None:
-        self._backend = backend
+    def __init__(self, batcher: "Batcher[_Text, Exception | None]") -> None:
+        self._batcher = batcher
 
-    def steps(self) -> Steps:
-        """A new generation."""
-        return _LeavingSteps(self._backend.steps(), batching.current())
+    @staticmethod
+    def run(
+        backend: LanguageBackend, items: "list[_Text]", key: tuple[SamplingSection, Limits]
+    ) -> list[Exception | None]:
+        """Runs a batch; what went wrong with each item. What fails before its first token raises, and may run again."""
+        section, limits = key
+        for group in _fitting(items, limits):
+            try:
+                generate_together(backend.steps(), [item.prompted for item in group], section, limits)
+            except Exception as problem:
+                if not any(item.has_begun for item in items):
+                    raise
+                for item in group:
+                    item.problem = item.problem or problem
+        return [item.problem for item in items]
 
-    def losses(self, inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(B, T) tokens, (B, T) next tokens -> (B, T) negative log-likelihoods."""
-        return self._backend.losses(inputs, targets)
+    def __call__(self, prompts: Sequence[Prompted], section: SamplingSection, limits: Limits) -> None:
+        """Continues prompts, in batches with those of other requests that are sampled in the same way."""
+        ticket = batching.current()
+        items = [_Text(each, ticket) for each in prompts]
+        sizes = [len(each.generators) * (len(each.tokens) + each.num_tokens) for each in prompts]
+        key = section.model_copy(update={"seed": 0}), limits._replace(num_tokens=0)
+        for problem in self._batcher.submit(items, sizes, key):
+            if problem is not None:
+                raise problem
 
 
-class _LeavingSteps:
-    def __init__(self, steps: Steps, ticket: batching.Ticket) -> None:
-        self._steps, self._ticket = steps, ticket
+class _Text:
+    """A prompt of a request, whose texts end when the request is canceled, or cannot take what is made."""
 
-    def begin(self, rows: Sequence[Sequence[int]], capacity: int) -> NDArray[np.float32]:
-        return self._steps.begin(rows, capacity)
+    def __init__(self, given: Prompted, ticket: batching.Ticket) -> None:
+        self.prompted = given._replace(is_last=self._is_last)
+        self.has_begun = False
+        self.problem: Exception | None = None
+        self._given, self._ticket = given, ticket
 
-    def step(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        self._ticket.check()
-        return self._steps.step(tokens)
+    def _is_last(self, number: int, token: int) -> bool:
+        self.has_begun = True
+        try:
+            if self.problem is None:
+                self._ticket.check()
+                return self._given.is_last(number, token)
+        except Exception as problem:
+            self.problem = problem
+        return True
 
-    def select(self, rows: NDArray[np.int64]) -> None:
-        self._steps.select(rows)
+
+def _fitting(items: list[_Text], limits: Limits) -> Iterator[list[_Text]]:
+    """Groups whose longest prompt and largest number of tokens fit into the context together."""
+    group: list[_Text] = []
+    longest = most = 0
+    for item in items:
+        size, count = len(item.prompted.tokens), item.prompted.num_tokens
+        longest, most = max(longest, size), max(most, count)
+        if group and not limits.is_sliding and longest + most - 1 > limits.context:
+            yield group
+            group, longest, most = [], size, count
+        group.append(item)
+    yield group

@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LEAST_FILLED = 0.9
-"""A batch holds at least this share of its padded size in items: on a CPU, padding costs as much as sound. With a half,
+"""`Bounds.filled`, usually: on a CPU, padding costs as much as sound. With a half,
 QuartzNet 15x5 and 64 clients had 0.74 of the speed of a loop; with this 1.03 (bench/serving.py)."""
 
 
@@ -34,6 +34,8 @@ class Bounds(NamedTuple):
     """Longest wait for other requests' items, if there are requests that have none in the queue."""
     requests: int
     """Largest number of requests at a time."""
+    filled: float = LEAST_FILLED
+    """A batch holds at least this share of its padded size in items."""
 
 
 class FullError(Exception):
@@ -228,7 +230,7 @@ class Batcher(Generic[Item, Result]):
                     entry.key != batch[0][1].key
                     or len(batch) >= self.bounds.items
                     or padded > self.bounds.padded
-                    or sum(sizes) + entry.size < LEAST_FILLED * padded
+                    or sum(sizes) + entry.size < self.bounds.filled * padded
                 ):
                     return False
             batch.append((ticket, entry))

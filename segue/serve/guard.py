@@ -24,6 +24,8 @@ from segue.serve.work import GONE
 _ID = re.compile(r"[\w.:-]{1,100}\Z", re.ASCII)
 KEY_PROTOCOL = "openai-insecure-api-key."
 """Begins the WebSocket subprotocol that has a key: browsers cannot send headers with WebSockets."""
+LEAST_SECONDS = 0.001
+"""What has arrived is taken, however late it is."""
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -140,19 +142,21 @@ class Guard:
 
 
 class _Body:
-    """Receives a body: not more than allowed, and not slower."""
+    """Receives a body: not more than allowed, and not slower, on the whole: a byte now and then is not enough."""
 
     def __init__(self, receive: Receive, server: Server) -> None:
         self._receive, self._left = receive, server.settings.body_megabytes * 10**6
         self._most = self._left
-        self._until = time.monotonic() + server.settings.timeout_seconds
+        self._settings = server.settings
+        self._started = time.monotonic()
         self._is_read = False
 
     async def __call__(self) -> Message:
         if self._is_read:
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), max(0.0, self._until - time.monotonic()))
+            async with asyncio.timeout(max(LEAST_SECONDS, self._started + self._seconds - time.monotonic())):
+                message = await self._receive()
         except TimeoutError:
             raise RefusedError(
                 408, "the body did not arrive in time", "slow_body", headers={"connection": "close"}
@@ -163,6 +167,13 @@ class _Body:
                 raise _too_large(self._most)
             self._is_read = not message.get("more_body", False)
         return message
+
+    @property
+    def _seconds(self) -> float:
+        """How long the client may take until more of the body comes, from its start."""
+        settings = self._settings
+        earned = (self._most - self._left) / settings.bytes_per_second
+        return min(settings.timeout_seconds, settings.head_seconds + earned)
 
 
 class _Answer:

@@ -14,11 +14,12 @@ from segue.runtime.classifier import Classifier
 from segue.runtime.language_model import LanguageModel
 from segue.runtime.recognizer import Recognizer
 from segue.runtime.translator import Translator
+from segue.serve import batching
 from segue.serve.batched import (
     BatchedClassifierBackend,
+    BatchedGeneration,
     BatchedRecognizerBackend,
     BatchedTranslationBackend,
-    LeavingLanguageBackend,
 )
 from segue.serve.batching import Batcher, Bounds
 from segue.serve.metrics import Metrics
@@ -27,6 +28,8 @@ from segue.serve.settings import Settings
 
 BATCH_TOKENS = 4096
 """Largest batch of texts, padded."""
+LEAST_FILLED_OF_GENERATION = 0.5
+"""Rows of a generation leave when they end: unequal ones cost less than padding does elsewhere."""
 
 TASKS: Mapping[type, str] = {
     Recognizer: "speech_recognition",
@@ -60,10 +63,8 @@ class Loaded:
     source: Source
     task: str
     model: Any
-    """A `Recognizer`, `Translator`, `Classifier` or `LanguageModel` whose backend submits to the batcher."""
+    """A `Recognizer`, `Translator`, `Classifier` or `LanguageModel` that submits to the batcher."""
     batcher: Batcher[Any, Any]
-    slots: threading.Semaphore
-    """For generations, which are not batched."""
     created: int
     """When it was loaded, in seconds since 1970."""
 
@@ -157,11 +158,16 @@ class Models:
         model = self._load(source.path.resolve())  # a link may lead to a new version the next time
         task = TASKS.get(type(model))
         if task is None:
-            raise UserError(f"{source.path}: there is no endpoint for this model")
+            is_called = getattr(model.metadata, "task", "other").replace("_", " ")
+            *others, last = WORDS.values()
+            raise UserError(
+                f"{source.path}: a {is_called} model, for which the server has no endpoint; it serves "
+                f"{', '.join(others)} or {last}"
+            )
         if source.languages and task != "translation":
             raise UserError(f"--pair {source.name}: only a model that translates has languages")
         settings, backend = self._settings, model.backend
-        samples = settings.batch_seconds
+        samples, filled = settings.batch_seconds, batching.LEAST_FILLED
         if task == "speech_recognition":
             samples *= model.metadata.sample_rate_hz
             run: Any = partial(BatchedRecognizerBackend.run, backend)
@@ -171,8 +177,8 @@ class Models:
             samples = samples * model.sample_rate_hz if model.is_of_sounds else BATCH_TOKENS
             run = partial(BatchedClassifierBackend.run, backend)
         else:
-            run = list
-        bounds = Bounds(samples, settings.batch_items, settings.wait_milliseconds / 1000, settings.requests)
+            samples, filled, run = BATCH_TOKENS, LEAST_FILLED_OF_GENERATION, partial(BatchedGeneration.run, backend)
+        bounds = Bounds(samples, settings.batch_items, settings.wait_milliseconds / 1000, settings.requests, filled)
         batcher: Batcher[Any, Any] = Batcher(run, bounds, source.name, self._metrics.batches_of(source.name))
         if task == "speech_recognition":
             model.backend = BatchedRecognizerBackend(batcher)
@@ -181,8 +187,8 @@ class Models:
         elif task == "classification":
             model.backend = BatchedClassifierBackend(batcher)
         else:
-            model.backend = LeavingLanguageBackend(backend)
-        loaded = Loaded(source, task, model, batcher, threading.Semaphore(settings.generations), int(time.time()))
+            model.generation = BatchedGeneration(batcher)
+        loaded = Loaded(source, task, model, batcher, int(time.time()))
         try:
             self._warm(loaded)
         except BaseException:

@@ -25,6 +25,11 @@ class _Lines(logging.Formatter):
         return json.dumps(values, ensure_ascii=False, default=str)
 
 
+def _is_true(record: logging.LogRecord) -> bool:
+    """False for what uvicorn says of each WebSocket that was refused with a status and a body."""
+    return record.msg != "ASGI callable returned without completing handshake."
+
+
 def start() -> None:
     """Turns the lines on."""
     handler = logging.StreamHandler(sys.stderr)
@@ -32,6 +37,7 @@ def start() -> None:
     for name in ("segue.serve", "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
+        logger.addFilter(_is_true)
         logger.setLevel(logging.INFO if name == "segue.serve" else logging.WARNING)
 
 

@@ -3,12 +3,15 @@
 import asyncio
 import signal
 import socket
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from segue.errors import UserError, note
 from segue.serve import app, logs
+from segue.serve.connections import TimedConnection
 from segue.serve.endpoint import Server
 
 POLL_SECONDS = 0.05
@@ -43,12 +46,13 @@ def listening(host: str, port: int) -> socket.socket:
 def config(server: Server, application: ASGIApp) -> uvicorn.Config:
     """Settings of uvicorn."""
     settings = server.settings
+    http: Any = partial(TimedConnection, settings.head_seconds, server.metrics)
     return uvicorn.Config(
         application,
         settings.host,
         settings.port,
         lifespan="off",
-        http="httptools",
+        http=http,
         ws="websockets-sansio",
         ws_max_size=1 << 22,
         log_config=None,
@@ -57,7 +61,6 @@ def config(server: Server, application: ASGIApp) -> uvicorn.Config:
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=1,
-        h11_max_incomplete_event_size=1 << 16,
     )
 
 

@@ -29,6 +29,10 @@ class Settings(Section):
     """Most requests at a time for a model; more get 429."""
     timeout_seconds: Seconds = 600.0
     """A request that takes longer gets 503; a client that takes longer to send its body 408."""
+    head_seconds: Seconds = 20.0
+    """A client that takes longer to send the head of a request gets 408."""
+    bytes_per_second: Positive = 1000
+    """A client that sends a body more slowly gets 408; the first `head_seconds` are free."""
     sockets: Positive = 64
     """Most WebSockets at a time."""
     idle_seconds: Seconds = 60.0
@@ -41,8 +45,6 @@ class Settings(Section):
     """Largest batch of sound, padded: its duration times its number of recordings."""
     batch_items: Positive = 32
     """Most recordings or sentences in a batch."""
-    generations: Positive = 1
-    """Completions that a language model works on at the same time."""
     keys: tuple[str, ...] = ()
     """API keys; empty: none is needed."""
     admin_key: str | None = None

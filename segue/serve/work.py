@@ -30,13 +30,19 @@ class Workers:
         """Takes no more work, and does not wait for what is under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, request: Request, models: Sequence[Loaded], function: Callable[[], Result]) -> Result:
-        """The result of a function that uses these models.
+    async def answer(
+        self,
+        request: Request,
+        models: Sequence[Loaded],
+        function: Callable[[], Result],
+        ends: Callable[[], None] | None = None,
+    ) -> Result:
+        """The result of a function that uses these models. After it, `ends` is called in its thread.
 
         Raises a RefusedError if a model's queue is full, for a UserError, and when the time is over or the client left.
         """
         ticket = admitted(models)
-        work = self._started(ticket, models, function)
+        work = self._started(ticket, models, function, ends)
         leaving = asyncio.create_task(_leaves(request))
         try:
             await asyncio.wait((work, leaving), timeout=self.timeout_seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -291,8 +291,12 @@ SENT = {
         *("model.layers=6", "model.dropout=0.1"),
     ),
 }
-CASES = [("transformer", Layout(*each)) for each in ((1, 8, 1), (2, 4, 1), (1, 1, 8), (2, 2, 2))]
-CASES += [("language model", Layout(*each)) for each in ((1, 1, 8), (2, 2, 2))]
+CASES = [
+    ("transformer", Layout(2, 2, 2)),
+    ("language model", Layout(2, 2, 2)),
+    *(pytest.param("transformer", Layout(*each), marks=pytest.mark.slow) for each in ((1, 8, 1), (2, 4, 1), (1, 1, 8))),
+    pytest.param("language model", Layout(1, 1, 8), marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.usefixtures("many_ranks")

@@ -157,7 +157,7 @@ def few_pairs(pairs: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("task", ["speech", "translation"])
+@pytest.mark.parametrize("task", ["speech", pytest.param("translation", marks=pytest.mark.slow)])
 def test_auto_batches_stay_the_same_on_resume(
     tiny_recipe: Path,
     reversal_recipe: Path,

@@ -112,7 +112,7 @@ def taught(section: TransformerSection, vocabularies: Vocabularies) -> Transform
 
 
 # The others' weights are proven by `test_weights_of_any_architecture_are_ours`, in a hundredth of the time.
-CASES = [pytest.param(name, marks=() if name in ("today", "languages") else pytest.mark.slow) for name in ARCHITECTURES]
+CASES = [pytest.param(name, marks=() if name == "today" else pytest.mark.slow) for name in ARCHITECTURES]
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -29,8 +29,9 @@ from segue.tasks.speech_recognition import comparison
 
 from .conftest import PAPER
 
-SPEECH = [("onnx", None), ("onnx", "int8"), ("onnx", "float16"), ("sherpa-onnx", None), ("sherpa-onnx", "int8")]
-TEXT = [("onnx", None), ("onnx", "float16"), ("ctranslate2", None), ("ctranslate2", "int8")]
+SPEECH = [("onnx", None), ("onnx", "int8"), ("sherpa-onnx", None)]
+TEXT = [("onnx", None), ("ctranslate2", None), ("ctranslate2", "int8")]
+SLOW_SPEECH, SLOW_TEXT = [("onnx", "float16"), ("sherpa-onnx", "int8")], [("onnx", "float16")]
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
@@ -38,7 +39,13 @@ def label(case: tuple[str, str | None]) -> str:
     return "-".join(filter(None, case))
 
 
-@pytest.fixture(scope="module", params=SPEECH, ids=label)
+def all_of(cases: list[tuple[str, str | None]], slow: list[tuple[str, str | None]]) -> list[Any]:
+    """Parameters of a fixture."""
+    marked = [pytest.param(case, id=label(case)) for case in cases]
+    return [*marked, *(pytest.param(case, id=label(case), marks=pytest.mark.slow) for case in slow)]
+
+
+@pytest.fixture(scope="module", params=all_of(SPEECH, SLOW_SPEECH))
 def speech(request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target, quantize = request.param
     return exported(trained, target, quantize, tmp_path_factory.mktemp("speech"))
@@ -49,7 +56,7 @@ def onnx(exported_recognizer: Path) -> Path:
     return exported_recognizer
 
 
-@pytest.fixture(scope="module", params=TEXT, ids=label)
+@pytest.fixture(scope="module", params=all_of(TEXT, SLOW_TEXT))
 def text(request: pytest.FixtureRequest, trained_translator: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target, quantize = request.param
     return exported(trained_translator, target, quantize, tmp_path_factory.mktemp("text"))

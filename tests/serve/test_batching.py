@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from segue.data.text import TextSection
+from segue.errors import UserError
 from segue.runtime.recognizer import Recognizer, SpeechMetadata
 from segue.serve.batching import Batcher, Bounds, FullError, LeftError, Ticket, working
 from segue.serve.loaded import Models, Source
@@ -242,3 +244,9 @@ def test_a_model_that_fails_at_once_leaves_no_thread() -> None:
     while any(thread.name == "batches of broken" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def test_a_model_without_an_endpoint_is_refused() -> None:
+    voices = SimpleNamespace(metadata=SimpleNamespace(task="speaker_embedding"))
+    with pytest.raises(UserError, match="voices: a speaker embedding model, for which the server has no endpoint"):
+        Models([Source("voices", Path("voices"))], lambda _: voices, Settings(), Metrics())

@@ -199,6 +199,9 @@ def test_sockets_need_a_key_and_a_place(strict: Running) -> None:
         with pytest.raises(websockets.InvalidStatus) as refusal:
             await websockets.connect(strict.socket_url)
         assert refusal.value.response.status_code == 401
+        with pytest.raises(websockets.InvalidStatus) as refusal:
+            await websockets.connect(f"{strict.socket_url}/nowhere", subprotocols=protocols)
+        assert json.loads(refusal.value.response.body or b"")["error"]["code"] == "unknown_path"
         async with websockets.connect(strict.socket_url, subprotocols=protocols) as one:  # as browsers have to
             assert one.subprotocol == "segue"
             with pytest.raises(websockets.InvalidStatus) as refusal:
@@ -247,6 +250,13 @@ def test_a_new_version_is_loaded_without_a_lost_request(reloading: Running) -> N
     assert reloading.server.models.named("reversal") is not old
     assert answers
     assert set(answers) == {200}
+
+
+def test_reloading_without_a_key_says_how(trained_translator: Path) -> None:
+    with running([Source("reversal", trained_translator)], keys=("key",)) as found:
+        answer = httpx.post(f"{found.url}/admin/reload", headers={"authorization": "Bearer admin"})
+        assert "--admin-key FILE" in refused(answer, 404)["message"]
+        assert "/admin/reload" not in httpx.get(f"{found.url}/openapi.json").json()["paths"]
 
 
 def test_a_version_that_cannot_be_loaded_changes_nothing(reloading: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,27 @@
 
 import io
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
+import soundfile
 
 import segue
+from segue.decoding.sampling import SamplingSection
 from segue.runtime.recognizer import Transcript
+from segue.serve.batched import BatchedGeneration
+from segue.serve.batching import Batcher, Bounds, Ticket, working
+from segue.serve.endpoints.libretranslate import name_of
 from segue.serve.loaded import Source
 
 from .running import Running, running
@@ -67,9 +78,23 @@ def test_a_stream_adds_up_to_the_text(client: openai.OpenAI, recording: Path, kn
     assert events[-1].text == known.text
 
 
-def test_pieces_of_a_long_recording_add_up(trained: Path, corpus: Path) -> None:
-    import numpy as np
+def test_a_stream_says_what_an_answer_says(client: openai.OpenAI, recording: Path) -> None:
+    """Warnings, and what was ignored, come with the last event, where the client keeps fields that it does not know."""
+    asked: dict[str, Any] = {"model": "tones", "language": "en", "temperature": 0.5}
+    samples, rate = soundfile.read(recording)
+    opposite = io.BytesIO()
+    soundfile.write(opposite, np.stack([samples, -samples], axis=1), rate, format="WAV")
+    asked["file"] = ("a.wav", opposite.getvalue())
+    known: Any = client.audio.transcriptions.create(response_format="verbose_json", **asked)
+    *_, last = client.audio.transcriptions.create(stream=True, **asked)
+    assert last.type == "transcript.text.done"
+    said: dict[str, Any] = last.model_extra or {}
+    assert "opposite phase" in known.warnings[0]
+    assert said["warnings"] == known.warnings
+    assert said["ignored"] == known.ignored == ["language", "temperature"]
 
+
+def test_pieces_of_a_long_recording_add_up(trained: Path, corpus: Path) -> None:
     from segue.data import audio
 
     model = segue.load(trained)
@@ -155,10 +180,97 @@ def test_completions_continue_a_text(client: openai.OpenAI, trained_language_mod
         client.completions.create(**asked | {"max_tokens": 10**6})
 
 
-def _greedy() -> Any:
-    from segue.decoding.sampling import SamplingSection
+def test_completions_share_batches(
+    client: openai.OpenAI, served: Running, trained_language_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that wait together are generated together, streams too, and each has the text that it has alone."""
+    batcher = served.server.models.named("counting").batcher
+    gate, run, batches = threading.Event(), batcher._run, list[int]()
 
+    def held(items: list[Any], key: Any) -> Any:
+        batches.append(len(items))
+        assert gate.wait(10)
+        return run(items, key)
+
+    monkeypatch.setattr(batcher, "_run", held)
+    asked = [(["one", "two three", "five six seven"][seed % 3], 8 + 3 * (seed % 2), seed) for seed in range(8)]
+
+    def complete(prompt: str, count: int, seed: int) -> str:
+        found: Any = client.completions.create(
+            model="counting", prompt=prompt, max_tokens=count, seed=seed, temperature=1.0, stream=seed % 4 == 3
+        )
+        return "".join(each.choices[0].text for each in found) if seed % 4 == 3 else found.choices[0].text
+
+    with ThreadPoolExecutor(9) as threads:
+        first = threads.submit(complete, "four", 8, 0)
+        until(lambda: bool(batches))
+        every = [threads.submit(complete, *each) for each in asked]
+        until(lambda: batcher.num_waiting == len(asked))
+        gate.set()
+        texts = [each.result(30) for each in every]
+        assert first.result(30)
+    model = segue.load(trained_language_model)
+    for (prompt, count, seed), text in zip(asked, texts, strict=True):
+        [[alone]] = model.generate(prompt, tokens=count, sampling=SamplingSection(temperature=1.0, seed=seed))
+        assert text == alone.text
+    assert len(set(texts)) > 4
+    assert batches[0] == 1
+    assert sum(batches) == 9
+    assert len(batches) <= 4
+
+
+def test_a_completion_that_fails_fails_alone(trained_language_model: Path) -> None:
+    model = segue.load(trained_language_model)
+
+    class Broken:
+        """Fails where a row holds the token of `bad`."""
+
+        def __init__(self, steps: Any) -> None:
+            self.step, self.select, self._begin = steps.step, steps.select, steps.begin
+
+        def begin(self, rows: Any, capacity: int) -> Any:
+            if any(bad in row for row in rows):
+                raise ValueError("bad token")
+            return self._begin(rows, capacity)
+
+    class Backend:
+        def steps(self) -> Any:
+            return Broken(model.backend.steps())
+
+        losses = model.backend.losses
+
+    one, two, six = (set(model.tokenizer.encode(each)) for each in ("one", "two", "six"))
+    bad = min(one - two - six)
+    batcher: Any = Batcher(partial(BatchedGeneration.run, Backend()), Bounds(4096, 8, 1.0, 8, 0.0))
+    tickets = [Ticket() for _ in range(3)]
+    for ticket in tickets:
+        batcher.enter(ticket)
+    shared = copy(model)
+    shared.generation = BatchedGeneration(batcher)
+
+    def complete(number: int) -> None:
+        prompt = ["two", "one", "six"][number]
+        with working(tickets[number]):
+            [[found]] = shared.generate(prompt, tokens=6, sampling=_greedy())
+            assert found.text == model.generate(prompt, tokens=6, sampling=_greedy())[0][0].text
+
+    with ThreadPoolExecutor(3) as threads:
+        work = [threads.submit(complete, number) for number in range(3)]
+        work[0].result(30)
+        work[2].result(30)
+        with pytest.raises(ValueError, match="bad token"):
+            work[1].result(30)
+
+
+def _greedy() -> SamplingSection:
     return SamplingSection(temperature=0)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_keys_are_asked_for(trained_translator: Path) -> None:
@@ -178,8 +290,6 @@ def test_keys_are_asked_for(trained_translator: Path) -> None:
 
 def test_a_full_queue_is_a_rate_limit(trained_translator: Path, served: Running) -> None:
     held = [served.server.models.named("reversal").batcher]
-    from segue.serve.batching import Ticket
-
     tickets = [Ticket() for _ in range(served.server.settings.requests)]
     for ticket in tickets:
         held[0].enter(ticket)
@@ -235,11 +345,18 @@ def test_libretranslates_client_translates(served: Running) -> None:
     assert client.translate("one two three", "auto", "en") == "three two one"
     known = {each["code"]: each["targets"] for each in client.languages()}
     assert known == {"xx": ["en"], "en": []}
+    assert [each["name"] for each in client.languages()] == ["xx", "English"]
     ask = {"q": ["one two three", "four five six"], "source": "xx", "target": "en", "alternatives": 1}
     found = httpx.post(f"{served.url}/translate", json=ask).json()
     assert found["translatedText"] == ["three two one", "six five four"]
     assert [len(each) for each in found["alternatives"]] == [1, 1]
     assert httpx.post(f"{served.url}/translate", json={**ask, "target": "de"}).status_code == 400
+
+
+def test_languages_have_names() -> None:
+    known = {"de": "German", "deu": "German", "el": "Modern Greek", "pt-BR": "Portuguese (BR)", "und": "Undetermined"}
+    assert {code: name_of(code) for code in known} == known
+    assert name_of("qqz") == "qqz"
 
 
 def test_the_openapi_document_describes_all(served: Running) -> None:

@@ -125,6 +125,39 @@ def test_mistakes_are_shown_where_they_are_made(page: Page, tmp_path: Path) -> N
     assert "not audio" in page.inner_text("#speech-status")
 
 
+def test_an_old_result_does_not_stand_under_a_mistake(page: Page, tmp_path: Path) -> None:
+    page.fill("#source", "one two three")
+    page.press("#source", "Control+Enter")
+    page.wait_for_selector("#translated:not([hidden])")
+    (tmp_path / "film.srt").write_text("no subtitles")
+    page.set_input_files("#subtitles", tmp_path / "film.srt")
+    page.wait_for_selector("#translation-status.trouble")
+    assert page.is_hidden("#translated")
+
+
+STOPPED_AT_ONCE = """
+window.sockets = [];
+const Real = window.WebSocket;
+window.WebSocket = class extends Real { constructor(...given) { super(...given); window.sockets.push(this); } };
+addEventListener("DOMContentLoaded", () => {
+  const button = document.getElementById("record");
+  new MutationObserver(() => { if (button.getAttribute("aria-pressed") === "true") button.click(); })
+    .observe(button, { attributes: true });
+});
+"""
+"""Clicks as soon as the recording begins, which is before its socket is open."""
+
+
+def test_a_recording_that_is_stopped_at_once_leaves_no_socket(browser: Browser, served: Running) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.add_init_script(STOPPED_AT_ONCE)
+        page.goto(served.url)
+        page.wait_for_selector("#speech:not([hidden])")
+        page.click("#record")
+        wait(page, "window.sockets.length === 1 && window.sockets[0].readyState === WebSocket.CLOSED")
+
+
 def test_a_channel_can_be_chosen(page: Page, corpus: Path, tmp_path: Path) -> None:
     left, right = (
         np.concatenate([soundfile.read(corpus / f"test_0{number}.wav")[0] for number in numbers])
@@ -156,6 +189,10 @@ def test_a_key_is_asked_for(browser: Browser, trained: Path) -> None:
         page = context.new_page()
         page.goto(kept.url)
         page.wait_for_selector("#key:not([hidden])")
+        assert page.is_hidden("#trouble")
+        page.fill("#key-value", "wrong")
+        page.press("#key-value", "Enter")
+        page.wait_for_selector("#trouble:not([hidden])")
         page.fill("#key-value", "secret")
         page.press("#key-value", "Enter")
         page.wait_for_selector("#speech:not([hidden])")

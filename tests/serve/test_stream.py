@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from segue.data.audio import Samples
 from segue.runtime.calibration import Calibration
 from segue.runtime.recognizer import Recognizer
 from segue.runtime.streaming import Final, Stream
+from segue.serve.endpoints.stream import UNTAKEN
 from segue.serve.endpoints.stream import _Decoder as Decoder
 from segue.serve.refusals import RefusedError
 
@@ -165,7 +167,30 @@ def test_a_container_with_endless_sound_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(media, "arriving", lambda *_: (second for _ in range(1000)))
     decoder = Decoder("webm", SAMPLE_RATE_HZ, 5.0)
     with pytest.raises(RefusedError, match="the stream is longer than 5 s"):
-        decoder.finish()
+        list(decoder.decoded(b""))
+
+
+def test_a_container_is_decoded_no_faster_than_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def arriving(source: Any, *_: Any) -> Iterator[Any]:
+        """A message of which each byte holds a second."""
+        while part := source.read(1):
+            given.append(part)
+            yield np.full(SAMPLE_RATE_HZ, part[0], np.int16)
+
+    monkeypatch.setattr(media, "arriving", arriving)
+    decoder = Decoder("webm", SAMPLE_RATE_HZ, 1e9)
+    message = bytes(range(200)) * 10
+    taken, parts = 0, []
+    for samples in decoder.decoded(message):
+        taken += len(samples) // SAMPLE_RATE_HZ
+        assert len(given) <= taken + 2 * UNTAKEN
+        parts.append(samples[::SAMPLE_RATE_HZ])
+    assert np.concatenate(parts).tolist() == list(message)
+    assert [len(each) // SAMPLE_RATE_HZ for each in decoder.decoded(b"\1\2")] == [2]
+    assert list(decoder.decoded(b"")) == []
+    decoder.close()
 
 
 def test_confidences_are_calibrated(trained: Path, speech: Samples) -> None:

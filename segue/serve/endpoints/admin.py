@@ -22,7 +22,9 @@ class Reloaded(BaseModel):
 async def reload(request: Request) -> Response:
     """Answers `POST /admin/reload`."""
     server = server_of(request)
-    assert server.settings.admin_key is not None
+    if server.settings.admin_key is None:
+        message = "this server has no admin key, with which it would: segue serve --admin-key FILE, or SEGUE_ADMIN_KEY"
+        raise RefusedError(404, f"models are not reloaded over HTTP: {message}", "no_admin_key")
     check_key(key_in(request.headers), [server.settings.admin_key])
     try:
         names = await asyncio.to_thread(server.models.reload)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import Response
 
 from segue.data.subtitles import cues, files, layout, translation
 from segue.errors import gathered
@@ -13,15 +13,15 @@ from segue.serve import bodies
 from segue.serve.endpoint import Endpoint, Server, note, server_of
 from segue.serve.endpoints.transcriptions import (
     SUBTITLES,
+    Answer,
     Form,
     Segment,
     Transcription,
-    Usage,
     VerboseTranscription,
-    headers_of,
     observe,
     segments,
     transcribed,
+    usage_of,
 )
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError
@@ -88,44 +88,41 @@ async def translate(request: Request) -> Response:
 def _answer(
     request: Request, server: Server, loaded: Loaded, translator: Loaded, path: Path, asked: AudioTranslationRequest
 ) -> Response:
-    transcript, warnings = transcribed(server, loaded, path, asked.channel)
+    heard = transcribed(server, loaded, path, asked.channel)
+    transcript = heard.transcript
     observe(request, server, loaded, transcript)
     form: Literal["srt", "vtt"] = "vtt" if asked.response_format == "vtt" else "srt"
-    heard = cues.write(cues.cut(transcript.words, transcript.duration), form)
+    said = cues.write(cues.cut(transcript.words, transcript.duration), form)
     target = None if translator.source.languages else ENGLISH
     with gathered() as warned:
         found = translation.translate(
-            heard.encode(), form, lambda texts: list(translator.model.translate(texts, target)), translation.Shape()
+            said.encode(), form, lambda texts: list(translator.model.translate(texts, target)), translation.Shape()
         )
-    warnings += [each.message for each in warned]
-    headers, usage = headers_of(asked.ignored, warnings), Usage(seconds=round(transcript.duration, 3))
-    if asked.response_format in SUBTITLES:
-        return Response(found.text, headers=headers, media_type=f"{SUBTITLES[asked.response_format]}; charset=utf-8")
+    heard.warnings.extend(each.message for each in warned)
     plain = (
         [layout.read(cue.body, "srt").plain for cue in files.read(found.text, "srt", "the translation").cues]
-        if heard
+        if said and form == "srt"
         else []
     )
     text = " ".join(filter(None, plain))
-    if asked.response_format == "text":
-        return PlainTextResponse(text + "\n", headers=headers)
-    if asked.response_format == "json":
-        return JSONResponse(Transcription(text=text, usage=usage, warnings=warnings).model_dump(), headers=headers)
-    shown: list[Segment] = [
-        segment.model_copy(update={"text": each}) for segment, each in zip(segments(transcript), plain, strict=True)
-    ]
-    verbose = VerboseTranscription(
-        task="translate",
-        language=ENGLISH,
-        duration=round(transcript.duration, 3),
-        text=text,
-        segments=shown,
-        usage=usage,
-        model=loaded.name,
-        warnings=warnings,
-        ignored=asked.ignored,
-    )
-    return JSONResponse(verbose.model_dump(exclude_none=True), headers=headers)
+
+    def verbose() -> VerboseTranscription:
+        shown: list[Segment] = [
+            segment.model_copy(update={"text": each}) for segment, each in zip(segments(transcript), plain, strict=True)
+        ]
+        return VerboseTranscription(
+            task="translate",
+            language=ENGLISH,
+            duration=round(transcript.duration, 3),
+            text=text,
+            segments=shown,
+            usage=usage_of(transcript),
+            model=loaded.name,
+            warnings=heard.warnings,
+            ignored=asked.ignored,
+        )
+
+    return Answer(heard, text, asked.ignored, lambda _: found.text, verbose).written(asked.response_format)
 
 
 ENDPOINTS = [

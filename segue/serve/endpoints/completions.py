@@ -3,7 +3,6 @@
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Literal
 
@@ -13,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from segue.decoding.sampling import SamplingSection
 from segue.runtime.language_model import Generated
-from segue.serve import batching, bodies
+from segue.serve import bodies
 from segue.serve.endpoint import Endpoint, Server, note, server_of
 from segue.serve.endpoints.transcriptions import event, headers_of
 from segue.serve.endpoints.translations import check_length, most_bytes
@@ -22,7 +21,6 @@ from segue.serve.refusals import RefusedError
 
 MOST_CHOICES = 128
 MOST_STOPS = 16
-SLOT_SECONDS = 0.1
 
 
 class CompletionRequest(BaseModel, extra="allow", frozen=True):
@@ -157,10 +155,9 @@ def _generated(
     loaded: Loaded, prompts: list[str], asked: CompletionRequest, stops: list[str], sampling: SamplingSection
 ) -> tuple[list[list[Generated]], TokenUsage]:
     model = loaded.model
-    with _slot(loaded):
-        found: list[list[Generated]] = model.generate(
-            prompts, tokens=asked.max_tokens, samples=asked.n, stop=stops, sampling=sampling
-        )
+    found: list[list[Generated]] = model.generate(
+        prompts, tokens=asked.max_tokens, samples=asked.n, stop=stops, sampling=sampling
+    )
     given = sum(len(model.tokenizer.encode(prompt)) for prompt in prompts)
     made = sum(len(each.tokens) for every in found for each in every)
     return found, TokenUsage(prompt_tokens=given, completion_tokens=made, total_tokens=given + made)
@@ -172,25 +169,12 @@ def _pieces(
     """The text piece by piece, and the whole last."""
     if asked.echo:
         yield prompt
-    with _slot(loaded):
-        yield (yield from loaded.model.stream(prompt, tokens=asked.max_tokens, stop=stops, sampling=sampling))
+    yield (yield from loaded.model.stream(prompt, tokens=asked.max_tokens, stop=stops, sampling=sampling))
 
 
 def _reason(found: Generated) -> Literal["stop", "length"]:
     """Why a text ends, as OpenAI says it."""
     return "length" if found.ending == "length" else "stop"
-
-
-@contextmanager
-def _slot(loaded: Loaded) -> Iterator[None]:
-    """Inside, the request is one of the few for which a model generates at the same time."""
-    ticket = batching.current()
-    while not loaded.slots.acquire(timeout=SLOT_SECONDS):
-        ticket.check()
-    try:
-        yield
-    finally:
-        loaded.slots.release()
 
 
 ENDPOINTS = [

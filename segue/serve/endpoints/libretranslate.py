@@ -1,6 +1,8 @@
 """How do clients of LibreTranslate translate? `POST /translate` and `GET /languages`, as LibreTranslate has them."""
 
-from functools import partial
+import asyncio
+import re
+from functools import cache, partial
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, RootModel
@@ -102,6 +104,21 @@ async def translate(request: Request) -> Response:
     return JSONResponse(shown.model_dump(exclude_none=True))
 
 
+@cache
+def name_of(code: str) -> str:
+    """The English name of a language: German for de, Portuguese (BR) for pt-BR; the code if ISO 639 has none."""
+    from iso639 import Language as Known  # reads all of ISO 639, which takes longer than the rest of a start
+    from iso639 import LanguageNotFoundError
+
+    main, *more = re.split("[-_]", code)
+    try:
+        name = Known.match(main.lower()).name
+    except LanguageNotFoundError:
+        return code
+    name = re.sub(r" \(.*\)$", "", name)  # Modern Greek (1453-)
+    return f"{name} ({'-'.join(more)})" if more else name
+
+
 async def languages(request: Request) -> Response:
     """Answers `GET /languages`."""
     found: dict[str, dict[str, None]] = {}
@@ -110,7 +127,11 @@ async def languages(request: Request) -> Response:
         found.setdefault(code, {}).update(dict.fromkeys(loaded.target_languages))
         for target in loaded.target_languages:
             found.setdefault(target, {})
-    shown = [Language(code=code, name=code, targets=list(targets)) for code, targets in found.items()]
+    names = await asyncio.to_thread(lambda: [name_of(code) for code in found])  # reads a table the first time
+    shown = [
+        Language(code=code, name=name, targets=list(targets))
+        for (code, targets), name in zip(found.items(), names, strict=True)
+    ]
     return JSONResponse([each.model_dump() for each in shown])
 
 

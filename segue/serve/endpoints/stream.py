@@ -6,9 +6,9 @@ pause. `{"config": {...}}` before the sound says what it is, `{"eof": 1}` ends i
 
 import asyncio
 import json
-import queue
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -29,8 +29,8 @@ PATH = "/v1/audio/stream"
 PROTOCOL = "segue"
 LATER, RESTART, POLICY, TOO_LARGE = 1013, 1012, 1008, 1009
 """Codes of closed WebSockets (RFC 6455 and the registry of IANA)."""
-UNDECODED = 256
-"""Messages of a container that may wait to be decoded."""
+UNTAKEN = 256
+"""Blocks of decoded sound, of at most 120 ms each, that may wait to be recognized."""
 
 
 class StreamConfig(BaseModel, extra="allow", frozen=True):
@@ -161,23 +161,28 @@ class _Talk:
         """Takes sound; blocks."""
         found = self._begin()
         if self._decoder is not None:
-            self._decoder.put(data)
-            samples = self._decoder.take()
-        else:
-            data = self._odd + data
-            whole = len(data) // 2 * 2
-            self._odd = data[whole:]
-            samples = np.frombuffer(data[:whole], "<i2")
+            return self._decoded(found, self._decoder, data) if data else []
+        data = self._odd + data
+        whole = len(data) // 2 * 2
+        self._odd = data[whole:]
         self._check_length(found)
-        finals = found.accept(samples)
+        finals = found.accept(np.frombuffer(data[:whole], "<i2"))
         self._check_length(found)
+        return finals
+
+    def _decoded(self, found: Stream, decoder: "_Decoder", data: bytes) -> list[Final]:
+        """Takes a part of a container; blocks."""
+        finals: list[Final] = []
+        for samples in decoder.decoded(data):
+            self._ticket.check()
+            finals += found.accept(samples)
+            self._check_length(found)
         return finals
 
     def _finish(self) -> list[Final]:
         """Ends the sound; blocks."""
         found = self._begin()
-        finals = found.accept(self._decoder.finish()) if self._decoder is not None else []
-        self._check_length(found)
+        finals = self._decoded(found, self._decoder, b"") if self._decoder is not None else []
         return finals + found.finish()
 
     def _check_length(self, found: Stream) -> None:
@@ -221,65 +226,70 @@ class _Talk:
 
 
 class _Decoder:
-    """A thread that decodes a container while it arrives."""
+    """A thread that decodes a container while it arrives. It is never ahead or behind by more than a message: what
+    comes faster than it is decoded and recognized waits at the client."""
 
     def __init__(self, form: Literal["webm", "ogg"], rate_hz: int, longest_seconds: float) -> None:
-        self._bytes = queue.Queue[bytes](UNDECODED)
-        self._sound = queue.SimpleQueue[NDArray[np.int16]]()
+        self._changed = threading.Condition()
+        self._bytes = memoryview(b"")
+        self._sound = deque[NDArray[np.int16]]()
         self._problem: UserError | RefusedError | None = None
         self._longest_seconds = longest_seconds
-        self._is_closed = False
-        self._pending = b""
-        self._thread = threading.Thread(target=self._run, args=(form, rate_hz), daemon=True, name="decoder")
-        self._thread.start()
+        self._is_hungry = self._is_finished = self._is_closed = self._is_over = False
+        threading.Thread(target=self._run, args=(form, rate_hz), daemon=True, name="decoder").start()
 
-    def put(self, data: bytes) -> None:
-        """More of the container."""
-        while data and not self._is_closed and self._thread.is_alive():
-            try:
-                self._bytes.put(data, timeout=0.1)
-                break
-            except queue.Full:
-                continue
+    def decoded(self, data: bytes) -> Iterator[NDArray[np.int16]]:
+        """(S) at a time, the sound of the next bytes of the container; none: the rest at its end.
 
-    def take(self) -> NDArray[np.int16]:
-        """(S) what is decoded by now. Raises a UserError if the container cannot be read, a RefusedError if it is too
-        long: a few bytes may hold hours of silence."""
-        found = [np.zeros(0, np.int16)]
-        while not self._sound.empty():
-            found.append(self._sound.get())
-        if self._problem is not None and (len(found) == 1 or isinstance(self._problem, RefusedError)):
-            raise self._problem
-        return np.concatenate(found)
-
-    def finish(self) -> NDArray[np.int16]:
-        """(S) the rest."""
-        while self._thread.is_alive():
-            try:
-                self._bytes.put(b"", timeout=0.1)
-                break
-            except queue.Full:
-                continue
-        self._thread.join()
-        return self.take()
+        Raises a UserError if the container cannot be read, a RefusedError if it is too long: a few bytes may hold hours
+        of silence.
+        """
+        with self._changed:
+            self._bytes, self._is_finished = memoryview(data), not data
+            self._is_hungry = False
+            self._changed.notify_all()
+        while (samples := self._next()) is not None:
+            yield samples
 
     def close(self) -> None:
         """Ends the thread."""
-        self._is_closed = True
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
 
     def read(self, size: int) -> bytes:
         """For FFmpeg: at least one byte, none at the end."""
-        while not self._pending:
+        with self._changed:
+            while not (self._bytes or self._is_finished or self._is_closed):
+                self._is_hungry = True
+                self._changed.notify_all()
+                self._changed.wait()
             if self._is_closed:
                 return b""
-            try:
-                self._pending = self._bytes.get(timeout=0.5)
-            except queue.Empty:
-                continue
-            if not self._pending:
-                self._is_closed = True
-        found, self._pending = self._pending[:size], self._pending[size:]
+            found, self._bytes = bytes(self._bytes[:size]), self._bytes[size:]
         return found
+
+    def _next(self) -> NDArray[np.int16] | None:
+        """(S) decoded samples; None if more bytes are needed, or at the end."""
+        with self._changed:
+            while not (self._is_hungry or self._is_over or self._is_closed or len(self._sound) >= UNTAKEN):
+                self._changed.wait()
+            if isinstance(self._problem, RefusedError) or (self._problem is not None and not self._sound):
+                raise self._problem
+            if not self._sound:
+                return None
+            found = np.concatenate(self._sound)
+            self._sound.clear()
+            self._changed.notify_all()
+        return found
+
+    def _put(self, samples: NDArray[np.int16]) -> None:
+        with self._changed:
+            while len(self._sound) >= UNTAKEN and not self._is_closed:
+                self._changed.wait()
+            self._sound.append(samples)
+            if len(self._sound) == UNTAKEN:
+                self._changed.notify_all()
 
     def _run(self, form: Literal["webm", "ogg"], rate_hz: int) -> None:
         num_samples = 0
@@ -288,9 +298,15 @@ class _Decoder:
                 num_samples += len(samples)
                 if num_samples > self._longest_seconds * rate_hz:
                     raise _too_long(self._longest_seconds)
-                self._sound.put(samples)
+                if self._is_closed:
+                    break
+                self._put(samples)
         except (UserError, RefusedError) as problem:
             self._problem = problem
+        finally:
+            with self._changed:
+                self._is_over = True
+                self._changed.notify_all()
 
 
 def _too_long(seconds: float) -> RefusedError:

@@ -3,9 +3,11 @@
 import json
 import zlib
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field
@@ -23,8 +25,6 @@ from segue.serve.refusals import RefusedError
 
 Form = Literal["json", "text", "srt", "verbose_json", "vtt"]
 SUBTITLES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
-
-
 MOST_PHRASES = 1000
 
 
@@ -63,7 +63,6 @@ class TranscriptionRequest(BaseModel, extra="allow", frozen=True):
     """Whether the text comes in pieces, as server-sent events."""
     channel: str | None = None
     """Of a recording with several channels: left, right, mix or a number from 1; default: mix, if that makes sense."""
-
     phrases: Annotated[list[str], BeforeValidator(_lines), Field(max_length=MOST_PHRASES)] = Field(
         [], validation_alias=AliasChoices("phrases[]", "phrases"), serialization_alias="phrases[]"
     )
@@ -176,34 +175,43 @@ def segments(transcript: Transcript) -> list[Segment]:
     return found
 
 
-def written(transcript: Transcript, asked: TranscriptionRequest, model: str, warnings: list[str]) -> Response:
-    """The answer in the form that was asked for."""
-    form, headers = asked.response_format, headers_of(asked.ignored, warnings)
-    usage = Usage(seconds=round(transcript.duration, 3))
-    if form == "text":
-        return PlainTextResponse(transcript.text + "\n", headers=headers)
-    if form in ("srt", "vtt"):
-        return Response(
-            transcript.written(form) + "\n", headers=headers, media_type=f"{SUBTITLES[form]}; charset=utf-8"
-        )
-    if form == "json":
-        return JSONResponse(
-            Transcription(text=transcript.text, usage=usage, warnings=warnings).model_dump(), headers=headers
-        )
-    granularities = asked.timestamp_granularities
-    found = VerboseTranscription(
-        task="transcribe",
-        language="und",
-        duration=round(transcript.duration, 3),
-        text=transcript.text,
-        segments=segments(transcript) if "segment" in granularities else None,
-        words=timed(transcript.words) if "word" in granularities else None,
-        usage=usage,
-        model=model,
-        warnings=warnings,
-        ignored=asked.ignored,
-    )
-    return JSONResponse(found.model_dump(exclude_none=True), headers=headers)
+class Heard(NamedTuple):
+    """What was heard in a recording."""
+
+    transcript: Transcript
+    warnings: list[str]
+    """About the recording."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text that was heard, or translated, in the forms that can be asked for."""
+
+    heard: Heard
+    text: str
+    ignored: list[str]
+    """Fields of the request that mean nothing here."""
+    subtitles: Callable[[Literal["srt", "vtt"]], str]
+    """The content of a file."""
+    verbose: Callable[[], VerboseTranscription]
+
+    def written(self, form: Form) -> Response:
+        """The answer in a form."""
+        headers = headers_of(self.ignored, self.heard.warnings)
+        if form == "text":
+            return PlainTextResponse(self.text + "\n", headers=headers)
+        if form in ("srt", "vtt"):
+            return Response(self.subtitles(form), headers=headers, media_type=f"{SUBTITLES[form]}; charset=utf-8")
+        if form == "verbose_json":
+            return JSONResponse(self.verbose().model_dump(exclude_none=True), headers=headers)
+        usage = usage_of(self.heard.transcript)
+        shown = Transcription(text=self.text, usage=usage, warnings=self.heard.warnings)
+        return JSONResponse(shown.model_dump(), headers=headers)
+
+
+def usage_of(transcript: Transcript) -> Usage:
+    """The seconds that a transcript counts."""
+    return Usage(seconds=round(transcript.duration, 3))
 
 
 def headers_of(ignored: Sequence[str], warnings: Sequence[str] = ()) -> dict[str, str]:
@@ -233,31 +241,39 @@ async def transcribe(request: Request) -> Response:
             raise RefusedError(400, "file: a recording is needed", "missing_required_parameter", "file")
         loaded = server.models.find(asked.model, "speech_recognition")
         note(request, model=loaded.name)
-        if not asked.stream:
-            return await server.workers.answer(
-                request, [loaded], lambda: _answer(request, server, loaded, upload.path, asked)
-            )
-        path = upload.take()  # outlives this function
+        path = upload.take()  # outlives this function if it is streamed; also, the event loop waits for no disk
+
+    def removed() -> None:
+        path.unlink(missing_ok=True)
+
     try:
+        if not asked.stream:
+            work = partial(_answer, request, server, loaded, path, asked)
+            return await server.workers.answer(request, [loaded], work, removed)
         pieces = server.workers.stream(
-            [loaded],
-            lambda: in_pieces(server, loaded, path, asked.channel, asked.phrases),
-            ends=lambda: path.unlink(missing_ok=True),
+            [loaded], lambda: in_pieces(server, loaded, path, asked.channel, asked.phrases), removed
         )
         first = await anext(pieces)  # what is wrong with the recording gets a status
     except RefusedError:
-        path.unlink(missing_ok=True)
+        removed()
         raise
 
     async def events() -> AsyncIterator[bytes]:
-        piece: str | Transcript = first
+        piece: str | Heard = first
         try:
             while isinstance(piece, str):
                 yield event({"type": "transcript.text.delta", "delta": piece})
                 piece = await anext(pieces)
-            observe(request, server, loaded, piece)
-            usage = Usage(seconds=round(piece.duration, 3)).model_dump()
-            yield event({"type": "transcript.text.done", "text": piece.text, "usage": usage})
+            observe(request, server, loaded, piece.transcript)
+            yield event(
+                {
+                    "type": "transcript.text.done",
+                    "text": piece.transcript.text,
+                    "usage": usage_of(piece.transcript).model_dump(),
+                    "warnings": piece.warnings,
+                    "ignored": asked.ignored,
+                }
+            )
             yield event(b"[DONE]")
         except RefusedError as problem:
             yield event(problem.body)
@@ -269,28 +285,47 @@ async def transcribe(request: Request) -> Response:
 
 def _answer(request: Request, server: Server, loaded: Loaded, path: Path, asked: TranscriptionRequest) -> Response:
     """In a thread, like recognition: the cues of hours take seconds, which no other request should wait for."""
-    transcript, warnings = transcribed(server, loaded, path, asked.channel, asked.phrases)
+    heard = transcribed(server, loaded, path, asked.channel, asked.phrases)
+    transcript, granularities = heard.transcript, asked.timestamp_granularities
     observe(request, server, loaded, transcript)
-    return written(transcript, asked, loaded.name, warnings)
+
+    def verbose() -> VerboseTranscription:
+        return VerboseTranscription(
+            task="transcribe",
+            language="und",
+            duration=round(transcript.duration, 3),
+            text=transcript.text,
+            segments=segments(transcript) if "segment" in granularities else None,
+            words=timed(transcript.words) if "word" in granularities else None,
+            usage=usage_of(transcript),
+            model=loaded.name,
+            warnings=heard.warnings,
+            ignored=asked.ignored,
+        )
+
+    answer = Answer(heard, transcript.text, asked.ignored, lambda form: transcript.written(form) + "\n", verbose)
+    return answer.written(asked.response_format)
 
 
-def transcribed(
-    server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()
-) -> tuple[Transcript, list[str]]:
+def transcribed(server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()) -> Heard:
     """The transcript of a file, and warnings about it."""
     model = _expecting(loaded.model, phrases)
     with bodies.recording(path, server.settings.audio_seconds, batching.current().check) as warned:
         transcript = model.transcribe(path, channel=parsed(channel))
-    return transcript, [bodies.said(each.message, path) for each in warned]
+    return Heard(transcript, [bodies.said(each.message, path) for each in warned])
 
 
 def in_pieces(
     server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()
-) -> Iterator[str | Transcript]:
-    """The same, as `Recognizer.pieces`."""
+) -> Iterator[str | Heard]:
+    """The text piece by piece, and then all of it."""
     model = _expecting(loaded.model, phrases)
-    with bodies.recording(path, server.settings.audio_seconds, batching.current().check):
-        yield from model.pieces(path, channel=parsed(channel))
+    with bodies.recording(path, server.settings.audio_seconds, batching.current().check) as warned:
+        for piece in model.pieces(path, channel=parsed(channel)):
+            if isinstance(piece, str):
+                yield piece
+            else:
+                yield Heard(piece, [bodies.said(each.message, path) for each in warned])
 
 
 def _expecting(model: Recognizer, phrases: Sequence[str]) -> Recognizer:

@@ -29,6 +29,7 @@
     const again = response.headers.get("retry-after");
     const problem = new Error((body.error?.message ?? `the server answers ${response.status}`) + (again ? ` (retry in ${again} s)` : ""));
     problem.code = body.error?.code;
+    problem.status = response.status;
     throw problem;
   };
   const form = (fields) => {
@@ -63,6 +64,7 @@
     try {
       models = (await (await request("v1/models")).json()).data;
     } catch (problem) {
+      if (problem.status === 401 && !key) return; // the form for it is the message
       find("trouble").textContent = problem.message;
       find("trouble").hidden = false;
       return;
@@ -339,6 +341,7 @@
     recorder.addEventListener("stop", () => {
       stream.getTracks().forEach((each) => each.stop());
       if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ eof: 1 }));
+      else socket?.close();
       find("record").textContent = "Record";
       find("record").setAttribute("aria-pressed", "false");
       find("live").hidden = true;
@@ -373,6 +376,7 @@
   const warned = (found) => (found.warnings ?? []).map((each) => ` Check: ${each}.`).join("");
   find("translate").addEventListener("submit", async (event) => {
     event.preventDefault();
+    find("translated").hidden = true;
     say("translation-status", "Translating ...");
     try {
       const input = find("source").value.split("\n");
@@ -389,6 +393,7 @@
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("translate").requestSubmit();
   });
   const translateFile = async (file) => {
+    find("translated").hidden = true;
     say("translation-status", `Translating ${file.name} ...`);
     try {
       const made = form(Object.entries({ ...chosen(), response_format: "json" }));

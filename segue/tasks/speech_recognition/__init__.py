@@ -341,5 +341,5 @@ def restore(folder: Path) -> Trained:
 def load(folder: Path, device: str) -> Recognizer:
     """Loads a model directory for inference, with the search and the calibration that lie there."""
     model = _recognizer(restore(folder), choose_device(device))
-    model.calibration = calibration.load(folder)
+    model.calibration = calibration.load(folder, model.search.deciding)
     return model.with_search(speech_search.load(folder, model.metadata.pieces, model.metadata.text))
