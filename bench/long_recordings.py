@@ -1,11 +1,11 @@
 """Benchmark: long recordings with voice activity detection: errors, times, memory and speed; and the detector itself.
 
-    python bench/long_recordings.py MODEL MANIFEST [--hours 1]      # a model of `segue export`
-    python bench/long_recordings.py voices FOLDER                   # recordings of read speech
+    python bench/long_recordings.py MODEL MANIFEST [--hours 1] [--seed 1] [--snr DB]   # a model of `segue export`
+    python bench/long_recordings.py voices FOLDER                                      # recordings of read speech
 
 The recording is joined from the manifest's utterances with 0.2 to 5 s of silence between them, all in white noise at
--54 dB. Each utterance alone, with 0.3 s of what is around it, is what the whole should be equal to. One core; seconds
-are CPU-seconds.
+-54 dB, or so many decibels below the speech. Each utterance alone, with 0.3 s of what is around it, is what the whole
+should be equal to. One core; seconds are CPU-seconds.
 """
 
 import argparse
@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--snr", type=float)
     parser.add_argument("--only-memory", action="store_true")
     arguments = parser.parse_args()
     if str(arguments.model) == "voices":
@@ -52,7 +54,7 @@ def main() -> None:
     rate, loaded = model.metadata.sample_rate_hz, peak()
     with TemporaryDirectory() as folder:
         path = Path(folder, "long.wav")
-        said = joined(arguments.manifest, path, rate, 3600 * arguments.hours)
+        said = joined(arguments.manifest, path, rate, 3600 * arguments.hours, arguments.seed, arguments.snr)
         print(f"{soundfile.info(path).duration / 3600:.2f} hours, {len(said):,} utterances")
         whole = {}
         for mode in ("auto",) if arguments.only_memory else ("auto", "off"):
@@ -105,22 +107,21 @@ def compare(model: Any, path: Path, said: list[Said], whole: dict[str, Any]) -> 
     )
 
 
-def joined(manifest: Path, path: Path, rate: int, seconds: float) -> list[Said]:
+def joined(manifest: Path, path: Path, rate: int, seconds: float, seed: int, snr: float | None) -> list[Said]:
     """Writes the recording; returns what is said where, in samples."""
     utterances = list(Manifest(Utterance, [manifest]))
-    sounds: dict[int, Samples] = {}
-    draw = np.random.default_rng(1)
+    sounds = [utterance.samples(rate) for utterance in utterances]
+    noise = NOISE if snr is None else float(np.sqrt(np.square(np.concatenate(sounds)).mean() * 10 ** (-snr / 10)))
+    draw = np.random.default_rng(seed)
     said: list[Said] = []
     place, number = 0, 0
     with soundfile.SoundFile(path, "w", rate, 1, subtype="PCM_16") as written:
         while place < seconds * rate:
             index = number % len(utterances)
             number += 1
-            if index not in sounds:
-                sounds[index] = utterances[index].samples(rate)
             silence = int(draw.uniform(0.2, 5) * rate)
             clip = np.concatenate([np.zeros(silence, np.float32), sounds[index]])
-            written.write(clip + NOISE * draw.standard_normal(len(clip), dtype=np.float32))
+            written.write(clip + np.float32(noise) * draw.standard_normal(len(clip), dtype=np.float32))
             said.append(Said(place + silence, place + len(clip), utterances[index].text))
             place += len(clip)
     return said

@@ -92,6 +92,8 @@ def sources(data: Path) -> dict[str, list[Path]]:
     return found
 
 
+PAUSES, OVERLAPS = (0.0, 0.2, 0.4, 0.7, 1.0), (-1.5, -0.7, 0.0, 0.4, 1.0)
+"""Seconds between turns; of conversations named "overlapping", two in five begin before the other has ended."""
 CONVERSATIONS: dict[str, tuple[tuple[str, ...], float]] = {
     "lj_librivox": (("lj", "librivox"), 300.0),
     "lj_lucas": (("lj", "lucas"), 300.0),
@@ -102,6 +104,8 @@ CONVERSATIONS: dict[str, tuple[tuple[str, ...], float]] = {
     "four": (("lj", "librivox", "lucas", "nicolas"), 600.0),
     "twenty_minutes": (("lj", "librivox"), 1200.0),
     "known": (("george", "jackson"), 180.0),
+    "overlapping": (("lj", "librivox"), 300.0),
+    "overlapping_known": (("george", "jackson"), 180.0),
 }
 """Name -> speakers, seconds."""
 
@@ -115,9 +119,10 @@ def speech_of(samples: Samples) -> tuple[int, int]:
 
 
 def conversation(
-    files: dict[str, list[Path]], speakers: Sequence[str], seconds: float, seed: int
+    files: dict[str, list[Path]], speakers: Sequence[str], seconds: float, seed: int, pauses: Sequence[float] = PAUSES
 ) -> tuple[Samples, list[Turn]]:
-    """Turns of 1 to 12 s, most with pauses of up to 1 s between them, at the speakers' own levels, in a quiet room.
+    """Turns of 1 to 12 s, most with pauses between them, at the speakers' own levels, in a quiet room. Pauses below 0
+    are overlaps.
 
     A turn of digits has pauses of 0.05 to 0.2 s, which count as speech.
     """
@@ -133,12 +138,16 @@ def conversation(
             samples = samples / np.abs(samples).max() * np.float32(0.5)
         first, end = speech_of(samples)
         samples = samples[first:end] * np.float32(gain[speaker])
-        pause = np.zeros(round(float(draw.choice([0.0, 0.2, 0.4, 0.7, 1.0])) * RATE), np.float32)
+        pause = round(float(draw.choice(pauses)) * RATE)
         turns.append(Turn(place, place + len(samples) / RATE, speaker))
-        pieces += [samples, pause]
-        place += (len(samples) + len(pause)) / RATE
+        pieces.append(samples)
+        place += max(len(samples) + pause, RATE // 2) / RATE
         last = speaker
-    joined = np.concatenate(pieces)
+    joined = np.zeros(
+        max(round(turn.start * RATE) + len(each) for turn, each in zip(turns, pieces, strict=True)) + RATE, np.float32
+    )
+    for turn, samples in zip(turns, pieces, strict=True):
+        joined[round(turn.start * RATE) :][: len(samples)] += samples
     return joined + np.float32(1e-3) * draw.standard_normal(len(joined), dtype=np.float32), turns
 
 
@@ -146,7 +155,8 @@ def conversations(out: Path, data: Path) -> None:
     """A wav and an rttm file each, and conversations.json with the speakers."""
     files = sources(data)
     for number, (name, (speakers, seconds)) in enumerate(CONVERSATIONS.items()):
-        samples, turns = conversation(files, speakers, seconds, number)
+        pauses = OVERLAPS if name.startswith("overlapping") else PAUSES
+        samples, turns = conversation(files, speakers, seconds, number, pauses)
         audio.write(out / f"{name}.wav", samples, RATE)
         write_rttm(out / f"{name}.rttm", turns)
     (out / "conversations.json").write_text(json.dumps({name: each[0] for name, each in CONVERSATIONS.items()}))

@@ -1,4 +1,4 @@
-"""Recordings named on the command line, and the files for their transcripts. Independent of models."""
+"""Recordings named on the command line, and the files for their results. Independent of models."""
 
 import os
 import shutil
@@ -44,35 +44,42 @@ def recordings(named: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def targets(paths: Sequence[Path], out: Path, suffix: str) -> list[Path]:
-    """A file in the folder `out` for the transcript of each recording, all of them different.
+def targets(paths: Sequence[Path], out: Path, suffix: str, read: Sequence[Path] = ()) -> list[Path]:
+    """A file in the folder `out` for the result of each recording, all of them different.
 
     It is named like the recording. If several recordings have the same name, their folders are reproduced below `out`;
-    if these are the same, too, the name keeps the recording's suffix. Raises a UserError if a transcript would
-    overwrite a recording.
+    if these are the same, too, the name keeps the recording's suffix. Parts of one recording, as in manifests, are
+    numbered. Raises a UserError if a result would overwrite a recording, or one of the other files that are `read`.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: a file; the name of a folder is wanted")
-    names = [Path("standard_input") if str(path) == STANDARD_INPUT else Path(path.name) for path in paths]
+    files = list(dict.fromkeys(paths))
+    names = [Path("standard_input") if str(path) == STANDARD_INPUT else Path(path.name) for path in files]
     stems = [name.with_suffix("") for name in names]
     several = _several(stems)
     if several:
-        folders = [Path() if str(path) == STANDARD_INPUT else path.absolute().parent for path in paths]
+        folders = [Path() if str(path) == STANDARD_INPUT else path.absolute().parent for path in files]
         common = os.path.commonpath([folder for folder in folders if folder.is_absolute()])
         for index in several:
             stems[index] = Path(os.path.relpath(folders[index], common), stems[index])
         for index in _several(stems):
             stems[index] = stems[index].with_name(names[index].name)
-    found = [out / stem.with_name(f"{stem.name}.{suffix}") for stem in stems]
+    stem_of, counts, seen = dict(zip(files, stems, strict=True)), Counter(paths), Counter[Path]()
+    found: list[Path] = []
+    for path in paths:
+        seen[path] += 1
+        part = "" if counts[path] == 1 else f"_{seen[path]:04}"
+        found.append(out / stem_of[path].with_name(f"{stem_of[path].name}{part}.{suffix}"))
     again = _several(found)
     if again:
-        raise UserError(f"{found[again[0]]}: the transcript of two recordings; give one of them another name")
+        raise UserError(f"{found[again[0]]}: the result of two recordings; give one of them another name")
     for index in several:
-        warn(f"{paths[index]}: another recording has the same name; its transcript is {found[index]}")
-    sources = {path.resolve() for path in paths}
+        target = found[paths.index(files[index])]
+        warn(f"{files[index]}: another recording has the same name; its result is {target}")
+    sources = {path.resolve() for path in (*paths, *read)}
     for path in found:
         if path.resolve() in sources:
-            raise UserError(f"{path}: is a recording that is to be read; give another --out")
+            raise UserError(f"{path}: is to be read; give another --out")
     return found
 
 

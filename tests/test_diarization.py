@@ -360,6 +360,7 @@ def test_a_conversation_is_divided_into_turns(
 ) -> None:
     words = ["diarize", str(conversation / "voices.onnx"), str(conversation / "it.wav"), "--speakers", speakers]
     assert main([*words, "--format", "rttm", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'it.rttm'}\n"
     assert main([*words, "--format", "json", "--names", "Ann,Ben"]) == 0
     said = capsys.readouterr()
     found = json.loads(said.out)
@@ -379,6 +380,27 @@ def test_other_numbers_of_speakers_are_obeyed_and_said(
     err = capsys.readouterr().err
     assert ("warning" in err) == (said is not None)
     assert said is None or said in err
+
+
+def test_of_speech_that_overlaps_one_speaker_is_missed(conversation: Path) -> None:
+    """The rest is as without it, and words have one of both speakers."""
+    seconds = 0.8
+    turns = read_rttm(conversation / "it.rttm")
+    samples = audio.read(conversation / "it.wav", RATE)
+    place, shift = round(turns[4].start * RATE), round((0.3 + seconds) * RATE)
+    mixed = np.pad(samples[:place], (0, len(samples) - place - shift))
+    mixed[place - shift :] += samples[place:]
+    moved = [
+        turn if n < 4 else Turn(turn.start - shift / RATE, turn.end - shift / RATE, turn.speaker)
+        for n, turn in enumerate(turns)
+    ]
+    found = open_graph(conversation / "voices.onnx", 1).diarize(mixed, RATE, speakers=2)
+    error = diarization_error(moved, found.turns)
+    assert error.missed == pytest.approx(seconds, abs=0.2)
+    assert error.rate < 0.15 + 2 * seconds / error.total
+    middle = place / RATE - 0.3 - seconds / 2
+    [word] = assigned([Word("both", middle - 0.1, middle + 0.1, 1.0)], found.turns)
+    assert word.speaker in found.speakers
 
 
 def test_one_voice_asked_to_be_two_is_said(conversation: Path, capsys: pytest.CaptureFixture[str]) -> None:

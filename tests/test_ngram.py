@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segue.cli import main
-from segue.data import ngram as estimation
+from segue.data.corpora import ngram as estimation
 from segue.data.text import TextSection
 from segue.decoding.ngram import NGram
 from segue.errors import UserError

@@ -104,6 +104,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "jsb": ("jsb-chorales-quarter.json",),
     "midi": ("1.mid", "2.midi"),
     "written": ("texts.txt",),
+    "ngram": ("texts.txt",),
 }
 
 

@@ -2,20 +2,17 @@
 
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from segue.cli import main
 from segue.runtime.speech_search import SpeechSearchSection
-
-PAGE = Path(__file__).parents[1] / "docs" / "search.md"
+from tests.pages import DOCS, commands, run
 
 
 def test_its_settings_are_the_defaults() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", (DOCS / "search.md").read_text(encoding="utf-8"), re.MULTILINE)
     defaults = SpeechSearchSection().model_dump()
     assert [name for name, _ in rows] == list(defaults)
     for name, value in rows:
@@ -36,14 +33,8 @@ def test_its_commands_run(
     Path("names.txt").write_text("# names\nab cd\n")
     first = json.loads((corpus / "test.jsonl").read_text().splitlines()[0])
     shutil.copy(corpus / first["audio_filepath"], "interview.wav")
-    commands = re.findall(r"^\$ segue (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert [command.split()[0] for command in commands] == [
-        *("prepare", "tune", "evaluate", "export", "transcribe", "transcribe")
-    ]
-    for command in commands:
-        words = shlex.split(command)
-        if words[0] == "prepare":
-            words.append("text.keep_characters=")
-        assert main(words) == 0, capsys.readouterr().err
+    found = commands("search.md")
+    assert [words[0] for words in found] == ["prepare", "tune", "evaluate", "export", "transcribe", "transcribe"]
+    list(run(found, capsys, {"prepare": ["text.keep_characters="]}))
     assert Path("mine_onnx/search.json").read_bytes() == Path("runs/mine/search.json").read_bytes()
     assert Path("mine_onnx/language_model.arpa").exists() == Path("runs/mine/language_model.arpa").exists()

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.data.segments import (
+    EARLY_SECONDS,
     PAD_SECONDS,
     PAUSE_SECONDS,
     SHORTEST_SECONDS,
@@ -18,14 +19,15 @@ from segue.data.segments import (
 )
 
 RATE, FRAME = 1000, 32  # samples a second, samples in a frame of the detector
-LENGTHS = Lengths(longest=4000, overlap=1000, grid=20)
+LENGTHS = Lengths(longest=4000, overlap=1000, grid=20, silence=500)
 FRAME_SECONDS = FRAME / RATE
+FIRST = 1_000_000  # no sample is silent
 
 
 def said(spans: list[tuple[bool, int]], block: int) -> tuple[np.ndarray, list[Frames]]:
     """Samples that are their own positions, in blocks; and whether each frame is speech."""
     probabilities = np.concatenate([[0.9 if is_speech else 0.1] * count for is_speech, count in spans])
-    samples = np.arange(len(probabilities) * FRAME, dtype=np.float32)
+    samples = np.arange(len(probabilities) * FRAME, dtype=np.float32) + FIRST
     frames = [
         Frames(samples[n * FRAME : (n + block) * FRAME], probabilities[n : n + block].astype(np.float32))
         for n in range(0, len(probabilities), block)
@@ -49,7 +51,7 @@ def test_every_speech_sample_is_in_a_segment(spans: list[tuple[bool, int]], bloc
     covered = np.zeros(len(is_speech) * FRAME, np.int64)
     for segment in found:
         assert segment.start % LENGTHS.grid == 0
-        assert segment.samples.tolist() == list(range(segment.start, segment.start + len(segment.samples)))
+        assert (segment.samples - FIRST).tolist() == list(range(segment.start, segment.start + len(segment.samples)))
         covered[segment.start : segment.start + len(segment.samples)] += 1
     for one, other in pairwise(found):
         overlap = one.start + len(one.samples) - other.start
@@ -67,7 +69,7 @@ def test_segments_are_cut_only_in_silence(spans: list[tuple[bool, int]], block: 
     found = cut(frames)
     sounding = is_speech.repeat(FRAME)
     for number, segment in enumerate(found):
-        assert len(segment.samples) <= LENGTHS.longest + PAD_SECONDS * RATE + LENGTHS.grid + FRAME
+        assert len(segment.samples) <= LENGTHS.longest + (PAD_SECONDS + EARLY_SECONDS) * RATE + LENGTHS.grid + FRAME
         goes_on = number + 1 < len(found) and found[number + 1].continues
         end = segment.start + len(segment.samples)
         if not goes_on and end < len(sounding):
@@ -100,6 +102,43 @@ def test_silence_is_skipped_and_padded() -> None:
     assert cut(said([(False, 100), (True, 3), (False, 100)], 10)[1]) == []
 
 
+def sounding(parts: list[tuple[float, float]], late: float = 0.0) -> list[Frames]:
+    """Noise of some amplitudes (1 is loud speech) for so many seconds each; the detector hears what is louder than
+    0.01, but begins to so many seconds late, and stops as much too early."""
+    draw = np.random.default_rng(0)
+    amplitudes = np.concatenate([np.full(round(seconds * RATE), value) for value, seconds in parts])
+    amplitudes = np.pad(amplitudes, (0, -len(amplitudes) % FRAME), constant_values=parts[-1][0])
+    samples = (amplitudes * draw.choice([-0.5, 0.5], len(amplitudes))).astype(np.float32)
+    is_loud = amplitudes > 0.01
+    shift = round(late * RATE)
+    heard = np.logical_and(np.roll(is_loud, shift), np.roll(is_loud, -shift)).reshape(-1, FRAME).mean(axis=1) > 0.5
+    return [Frames(samples, np.where(heard, 0.9, 0.1).astype(np.float32))]
+
+
+@pytest.mark.parametrize("late", [0.0, 0.1, -0.15])
+def test_speech_begins_where_it_sounds(late: float) -> None:
+    """Whatever the detector says."""
+    [segment] = cut(sounding([(0.001, 2.0), (1.0, 1.5), (0.001, 3.0)], late))
+    assert segment.start == pytest.approx(2000 - PAD_SECONDS * RATE, abs=LENGTHS.grid)
+    assert segment.start + len(segment.samples) == pytest.approx(3500 + PAD_SECONDS * RATE, abs=20)
+
+
+def test_noise_as_loud_as_speech_moves_no_edge() -> None:
+    frames = sounding([(0.001, 2.0), (1.0, 1.5), (0.001, 3.0)])
+    [(samples, probabilities)] = frames
+    noisy = samples + np.random.default_rng(1).choice([-0.5, 0.5], len(samples)).astype(np.float32)
+    [one], [other] = cut([Frames(noisy, probabilities)]), cut([Frames(np.ones_like(samples), probabilities)])
+    assert (one.start, len(one.samples)) == (other.start, len(other.samples))
+
+
+@pytest.mark.parametrize(("quieter_db", "longest", "count"), [(0, 2.0, 1), (3, 2.0, 1), (6, 2.0, 2), (0, 0.5, 2)])
+def test_speech_of_one_level_stays_together(quieter_db: float, longest: float, count: int) -> None:
+    """Across a second of silence, if the model may get so much."""
+    parts = [(0.001, 1.0), (1.0, 0.8), (0.001, 1.0), (10 ** (-quieter_db / 20), 0.8), (0.001, 4.0)]
+    lengths = LENGTHS._replace(silence=round(longest * RATE))
+    assert len(list(speech(sounding(parts), FRAME, RATE, lengths))) == count
+
+
 @pytest.mark.parametrize("is_speech", [True, False])
 def test_memory_is_bounded(is_speech: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any pause, and without any speech."""
@@ -108,8 +147,8 @@ def test_memory_is_bounded(is_speech: bool, monkeypatch: pytest.MonkeyPatch) -> 
     held: list[int] = []
     release = segments._Cutter.release
 
-    def watched(self: segments._Cutter, start: int | None) -> None:
-        release(self, start)
+    def watched(self: segments._Cutter, frame: int) -> None:
+        release(self, frame)
         held.append(len(self._samples))
 
     monkeypatch.setattr(segments._Cutter, "release", watched)

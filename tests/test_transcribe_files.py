@@ -44,15 +44,25 @@ def test_no_two_recordings_share_a_transcript(tmp_path: Path) -> None:
     assert targets([Path("-")], out, "srt") == [out / "standard_input.srt"]
 
 
+def test_parts_of_a_recording_are_numbered(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("d1/a.wav", "b.wav", "d1/a.wav", "d2/a.wav")]
+    wanted = ["d1/a_0001.srt", "b.srt", "d1/a_0002.srt", "d2/a.srt"]
+    assert targets(paths, tmp_path / "o", "srt") == [tmp_path / "o" / name for name in wanted]
+    with pytest.raises(UserError, match="the result of two recordings"):
+        targets([Path("a.wav"), Path("a.wav"), Path("a_0001.wav")], tmp_path, "srt")
+
+
 def test_names_differing_only_in_case_are_refused(tmp_path: Path) -> None:
     """A file system may take them for the same."""
-    with pytest.raises(UserError, match="the transcript of two recordings"):
+    with pytest.raises(UserError, match="the result of two recordings"):
         targets([tmp_path / "rec.wav", tmp_path / "REC.wav"], tmp_path / "o", "txt")
 
 
-def test_a_transcript_never_replaces_a_recording(tmp_path: Path) -> None:
+def test_a_result_never_replaces_what_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"talk\.json: is to be read"):
+        targets([tmp_path / "talk.wav"], tmp_path, "json", read=[tmp_path / "talk.json"])
     (recording,) = touched(tmp_path, "sound.txt")
-    with pytest.raises(UserError, match=r"sound\.txt: is a recording that is to be read"):
+    with pytest.raises(UserError, match=r"sound\.txt: is to be read"):
         targets([recording], tmp_path, "txt")
 
 

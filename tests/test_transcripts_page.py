@@ -1,7 +1,6 @@
 """The commands of docs/transcripts.md, as written, on small models and short recordings."""
 
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -9,9 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from segue.cli import main
-
-PAGE = Path(__file__).parents[1] / "docs" / "transcripts.md"
+from tests.pages import FEW_STEPS, commands, run
 
 
 @pytest.fixture
@@ -32,16 +29,9 @@ def desk(corpus: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_its_commands_run(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    commands = re.findall(r"^\$ segue (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert [command.split()[0] for command in commands] == [*["transcribe"] * 5, "prepare", "train", "transcribe"]
-    said = []
-    for command in commands:
-        words = shlex.split(command)
-        if words[0] == "train":
-            words += ["engine.steps=4", "engine.evaluate_every=2", "engine.threads=1", "engine.workers=0"]
-        status = main(words)
-        said.append(capsys.readouterr())
-        assert status == 0, said[-1].err
+    found = commands("transcripts.md")
+    assert [words[0] for words in found] == [*["transcribe"] * 5, "prepare", "train", "transcribe"]
+    said = list(run(found, capsys, {"train": FEW_STEPS}))
     assert {each.name for each in (desk / "transcripts").iterdir()} == {"talk.srt", "talk.vtt", "talk.html"}
     assert re.match(r"(Ann|Ben)  0:00\n[a-d ]+\n\n(Ann|Ben)  0:00\n[a-d ]+\n$", said[3].out)
     assert said[-1].out.startswith("0:00\n")

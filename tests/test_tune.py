@@ -18,7 +18,12 @@ DOUBTS = {5: ("o", 0.6)}
 
 
 def heard() -> Heard:
-    return Heard([spoken(text, DOUBTS if len(text) > 5 else None) for text in REFERENCES], REFERENCES, 3.0)
+    return Heard(
+        [spoken(text, DOUBTS if len(text) > 5 else None) for text in REFERENCES],
+        REFERENCES,
+        [None] * len(REFERENCES),
+        3.0,
+    )
 
 
 def test_language_model_is_weighed(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_blocks_do_not_change_probabilities() -> None:
 def test_noise_tones_and_silence_are_no_speech() -> None:
     draw = np.random.default_rng(0)
     seconds = np.arange(5 * RATE) / RATE
-    lengths = Lengths(24 * RATE, 6 * RATE, 320)
+    lengths = Lengths(24 * RATE, 6 * RATE, 320, RATE // 2)
     for sound in (0.1 * draw.standard_normal(len(seconds)), 0.3 * np.sin(2 * np.pi * 440 * seconds), 0.0 * seconds):
         assert list(voice_activity.speech(blocks(sound.astype(np.float32)), RATE, lengths)) == []
 

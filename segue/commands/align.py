@@ -3,15 +3,19 @@
 import dataclasses
 import sys
 from argparse import ArgumentParser, Namespace
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from segue import progress
 from segue.commands import options
 from segue.errors import UserError, warn
 from segue.files import replacing
+
+if TYPE_CHECKING:
+    from segue.align_files import Task
+    from segue.runtime.alignment import Aligned
+    from segue.runtime.recognizer import Recognizer
 
 SUMMARY = "when the words of a known text are spoken"
 EXAMPLE = "segue align runs/english talk.mp3 talk.txt --format srt"
@@ -49,21 +53,12 @@ def arguments(parser: ArgumentParser) -> None:
     options.device(parser)
 
 
-class _Task(NamedTuple):
-    """A recording with its text."""
-
-    name: str
-    audio: Path
-    text: str
-    utterance: Any = None
-    """The line of the manifest, if it is from one."""
-
-
 def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
+    from segue import align_files, transcribe_files
     from segue.runtime.alignment_files import written
 
-    tasks, num_skipped = _tasks(given)
+    tasks, num_skipped = align_files.tasks(given.recording, given.text, skip_bad=given.skip_bad)
     if given.utterances is not None and (given.out is not None or given.format != "json"):
         raise UserError("--utterances: writes a manifest; --format and --out are for times of words")
     if given.longest is not None and given.utterances is None:
@@ -71,18 +66,22 @@ def run(given: Namespace) -> int:
     if given.utterances is None and given.out is None and given.format != "json" and len(tasks) > 1:
         raise UserError(f"--format {given.format} with several recordings needs --out DIR")
     suffix = "TextGrid" if given.format == "textgrid" else given.format
-    targets = [] if given.out is None else _targets(tasks, given.out, suffix)
+    read = (given.recording, *([] if given.text is None else [given.text]))
+    targets = (
+        [] if given.out is None else transcribe_files.targets([task.audio for task in tasks], given.out, suffix, read)
+    )
     model = options.load_model(given, "align")
     failed: list[int] = []
     results = _aligned(given, model, tasks, failed)
     if given.utterances is not None:
-        _write_utterances(given, tasks, results)
+        _write_utterances(given, ((tasks[number], found) for number, found in results))
     else:
         for number, found in results:
             text = written(dataclasses.replace(found, audio=str(tasks[number].audio)), given.format)
             if targets:
                 with replacing(targets[number]) as partial:
                     partial.write_text(text + "\n", encoding="utf-8")
+                progress.say(str(targets[number]), sys.stdout)
             else:
                 progress.say(text, sys.stdout)
     if given.skip_bad and (failed or num_skipped):
@@ -90,42 +89,15 @@ def run(given: Namespace) -> int:
     return 2 if failed and not given.skip_bad else 0
 
 
-def _tasks(given: Namespace) -> tuple[list[_Task], int]:
-    """The recordings with their texts, and the number of bad lines."""
-    from segue.data.encodings import decode
-    from segue.data.examples import Utterance
-    from segue.data.manifest import Manifest, read_content
-
-    if given.text is None:
-        if given.recording.suffix not in (".jsonl", ".json", ".gz"):
-            raise UserError(
-                f"{given.recording}: its text is missing: segue align MODEL AUDIO TEXT, where TEXT is a file; or a "
-                "manifest (.jsonl)"
-            )
-        manifest = Manifest(Utterance, [given.recording], skip_bad=given.skip_bad)
-        lines = [_Task(each.origin, each.audio, each.text, each) for each in manifest]
-        return lines, manifest.num_skipped
-    if not given.text.is_file() and " " in str(given.text):
-        raise UserError(f"{str(given.text)[:60]!r}: TEXT is the name of a file; write the text into one")
-    text = decode(read_content(given.text, "text"), given.text)
-    if "-->" in text:
-        raise UserError(f"{given.text}: subtitles with times; a plain text is needed here")
-    if not text.strip():
-        raise UserError(f"{given.text}: empty")
-    return [_Task(str(given.recording), given.recording, text)], 0
-
-
-def _aligned(given: Namespace, model: Any, tasks: Sequence[_Task], failed: list[int]) -> Iterator[tuple[int, Any]]:
+def _aligned(
+    given: Namespace, model: "Recognizer", tasks: "Sequence[Task]", failed: list[int]
+) -> "Iterator[tuple[int, Aligned]]":
     """The number of each recording and its alignment; numbers of those that failed are added to `failed`."""
-    how = {"channel": given.channel}
-    if given.least_score is not None:
-        how["least_score"] = given.least_score
+    from segue import align_files
+
     for number, task in enumerate(progress.progress(tasks, "aligns", unit="recordings")):
         try:
-            if task.utterance is None:
-                found = model.align(task.audio, task.text, language=given.language, **how)
-            else:
-                found = _of_line(model, task.utterance, given.language, how)
+            found = align_files.aligned(model, task, given.channel, given.language, given.least_score)
         except UserError as problem:
             told = str(problem)
             progress.say(
@@ -136,49 +108,9 @@ def _aligned(given: Namespace, model: Any, tasks: Sequence[_Task], failed: list[
         yield number, found
 
 
-def _of_line(model: Any, line: Any, language: str | None, how: dict[str, Any]) -> Any:
-    """The alignment of a line of a manifest; times are those of its whole file."""
-    from segue.data import audio
-
-    language = line.language or language
-    channel = how["channel"] or line.channel
-    is_whole = not line.offset_seconds and abs(line.seconds - audio.properties(line.audio).seconds) < 0.1
-    if is_whole:  # block by block
-        return model.align(line.audio, line.text, language=language, **{**how, "channel": channel})
-    rate = model.metadata.sample_rate_hz
-    samples = audio.read(line.audio, rate, line.offset_seconds, line.seconds, channel)
-    how = {**how, "channel": None}
-    return model.align(samples, line.text, rate, language=language, offset_seconds=line.offset_seconds, **how)
-
-
-def _targets(tasks: Sequence[_Task], out: Path, suffix: str) -> list[Path]:
-    """A file for each recording, with a number where recordings have the same name."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: a file; the name of a folder is wanted")
-    stems = [task.audio.stem for task in tasks]
-    counts, seen = Counter(stems), Counter[str]()
-    found = []
-    for stem in stems:
-        seen[stem] += 1
-        found.append(out / f"{stem if counts[stem] == 1 else f'{stem}_{seen[stem]:04}'}.{suffix}")
-    return found
-
-
-class _Cut(NamedTuple):
-    """A line of a manifest, with its score."""
-
-    utterance: Any
-    score: float
-
-    def line(self, folder: Path) -> dict[str, Any]:
-        """The values of its line."""
-        return {**self.utterance.line(folder), "score": round(self.score, 4)}
-
-
-def _write_utterances(given: Namespace, tasks: Sequence[_Task], results: Iterator[tuple[int, Any]]) -> None:
+def _write_utterances(given: Namespace, results: "Iterator[tuple[Task, Aligned]]") -> None:
     """Writes the manifest of short utterances, and says what is in it and what is not."""
-    from segue.data.examples import Utterance
-    from segue.data.manifest import open_manifest
+    from segue import align_files
     from segue.runtime import cutting
 
     path = given.utterances / "train.jsonl"
@@ -186,33 +118,10 @@ def _write_utterances(given: Namespace, tasks: Sequence[_Task], results: Iterato
         raise UserError(f"{path}: is read; give another folder to --utterances")
     longest = given.longest or cutting.LONGEST_SECONDS
     least = max(cutting.LEAST_SCORE, given.least_score or 0.0)
-    left_out: dict[str, list[float]] = {}
-    count, kept, total = 0, 0.0, 0.0
-    with open_manifest(path) as write:
-        for number, found in results:
-            task = tasks[number]
-            total += found.duration
-            source = task.utterance
-            for index, piece in enumerate(cutting.cut(found, longest, least)):
-                seconds = round(piece.end - piece.start, 3)
-                if piece.problem:
-                    left_out.setdefault(piece.problem, []).append(seconds)
-                    continue
-                utterance = Utterance(
-                    f"{task.audio.stem}_{number}_{index:04}",
-                    task.audio,
-                    seconds,
-                    piece.text,
-                    round(piece.start, 3),
-                    speaker=source and source.speaker,
-                    language=(source and source.language) or given.language,
-                    has_id=True,
-                    channel=given.channel or (source and source.channel),
-                )
-                write(_Cut(utterance, piece.score))
-                count, kept = count + 1, kept + seconds
-        if not count:
-            raise UserError(f"{path}: not written: nothing is aligned well enough to train on")
-    progress.say(f"{path}: {count:,} utterances, {kept / 60:.1f} of {total / 60:.1f} minutes", sys.stdout)
-    for problem, stretches in left_out.items():
+    made = align_files.write_utterances(path, results, longest, least, given.channel, given.language)
+    progress.say(
+        f"{path}: {made.num_utterances:,} utterances, {made.seconds / 60:.1f} of {made.of_seconds / 60:.1f} minutes",
+        sys.stdout,
+    )
+    for problem, stretches in made.left_out.items():
         progress.say(f"left out: {len(stretches):,} that {problem}, {sum(stretches) / 60:.1f} minutes", sys.stdout)

@@ -67,6 +67,7 @@ def run(given: Namespace) -> int:
         if targets:
             with replacing(targets[number]) as partial:
                 partial.write_text(text + "\n" * bool(text), encoding="utf-8")
+            progress.say(str(targets[number]), sys.stdout)
         elif text:
             progress.say(text, sys.stdout)
     return 2 if has_failed else 0

@@ -94,8 +94,10 @@ def load_voices(path: Path, device: str = "auto") -> Any:
     Raises a UserError if it is none.
     """
     from segue import tasks
-    from segue.runtime import onnx_embedder
+    from segue.runtime import exported, onnx_embedder
 
+    if path.is_file() and exported.is_runnable(path.parent):
+        raise UserError(f"{path}: a file of an exported model; give its folder: {path.parent}")
     if path.is_file() or path.suffix == ".onnx":
         return onnx_embedder.open_graph(path)
     model = tasks.load(path, device)

@@ -31,35 +31,16 @@ def run(given: Namespace) -> None:
     from segue import recipe
     from segue.data import corpora
 
-    if given.corpus == "ngram":
-        _estimate(given)
-        return
     if given.source is None:
         module = corpora.module_of(given.corpus)
         options = recipe.dump(module.Options()).strip() or "(no options)"
         print(f"{(module.__doc__ or '').strip()}\n\n{options}")
         return
     if given.out is None:
-        raise UserError("OUT_DIR is missing: segue prepare CORPUS SOURCE OUT_DIR")
+        raise UserError("OUT_DIR is missing (a file for ngram): segue prepare CORPUS SOURCE OUT_DIR")
     written = corpora.prepare(given.corpus, given.source, given.out, given.options, skip_bad=given.skip_bad)
     for each in written:
         print(f"{each.path}: {each.summary}")
     command = corpora.next_command(given.corpus, written, given.out)
     if command is not None:
         print(command)
-
-
-def _estimate(given: Namespace) -> None:
-    """`segue prepare ngram`."""
-    from segue import recipe
-    from segue.data import ngram
-
-    if given.source is None:
-        print(f"{(ngram.__doc__ or '').strip()}\n\n{recipe.dump(ngram.Options()).strip()}")
-        return
-    if given.out is None:
-        raise UserError("OUT.arpa is missing: segue prepare ngram TEXTS OUT.arpa")
-    options = recipe.validate(recipe.from_overrides(given.options), ngram.Options)
-    found = ngram.estimate(given.source, given.out, options, skip_bad=given.skip_bad)
-    print(f"{given.out}: {found.num_texts} texts, {found.num_words} words, {found.num_different} different ones")
-    print(f"segue transcribe MODEL AUDIO --language-model {given.out}")

@@ -97,11 +97,13 @@ def run(given: Namespace) -> int:
             continue
         rates.say(path, rate)
         if given.format == "html":
+            progress.say(str(targets[number]), sys.stdout)
             continue
         text = replace(transcript, audio=str(path)).written(given.format)
         if targets:
             with replacing(targets[number]) as partial:
                 partial.write_text(text + "\n", encoding="utf-8")
+            progress.say(str(targets[number]), sys.stdout)
         elif given.format == "text" and len(paths) > 1:
             progress.say(f"{path}\t{text}", sys.stdout)
         else:

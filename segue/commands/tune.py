@@ -61,7 +61,9 @@ def run(given: Namespace) -> None:
     for trial in tuning.run(search):
         print(row(trial), flush=True)
     best = tuning.best
-    print(f"best:\n{row(best)}")
+    equal = tuning.num_equal
+    print(f"best{f' (first of {equal} with as few errors; more speech might tell them apart)' if equal > 1 else ''}:")
+    print(row(best))
     folder = given.model if (given.model / exported.NAME).is_file() else tasks.folder_of(given.model)
     chosen = search.with_section(best.section)
     (chosen.without_language_model() if best.section.kind == "greedy" else chosen).save(folder)

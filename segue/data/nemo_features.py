@@ -57,6 +57,11 @@ class NemoSection(Section):
     guard: Annotated[float, Field(gt=0)] = GUARD
     """What is added to the mel power before the logarithm."""
 
+    @property
+    def normalization(self) -> Literal["utterance"]:
+        """Which frames determine mean and variance: all."""
+        return "utterance"
+
     def build(self) -> "NemoLogMel":
         """The front end."""
         return NemoLogMel(self)

@@ -5,7 +5,6 @@ streams: memory does not grow with the recording.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,15 +14,33 @@ from segue.data.audio import Samples
 
 ON, OFF = 0.5, 0.35
 """Speech begins at a frame with this probability, and lasts until one with less than the other: silero's defaults."""
+LOW_ON, LOW_OFF = 0.3, 0.2
+"""The same for recognition: a short word that is missed is worse than silence that is heard (bench/RESULTS.md)."""
 PAUSE_SECONDS = 0.2
 """A shorter silence is a part of speech, as that of a stop consonant; a longer one may be cut."""
 SHORTEST_SECONDS = 0.1
 """Shorter sounds, with silence around them, are not speech. Of a single "two" detectors hear little more than 0.1 s."""
 SILENCE_SECONDS = 0.5
-"""Speech with a longer silence inside is two segments, as training utterances have short pauses: of digits (FSDD) with
-0.2 to 5 s between them, a model got 3 to 4 % wrong with 0.3 to 0.75 s here, 8 % with 2 s, 16 % with 5 s."""
+"""Speech with a longer silence inside is two segments for models that normalize over all of a segment (`Lengths`)."""
+LONGEST_SILENCE_SECONDS = 5.0
+"""The same for models to which silence makes no difference. They hear better with more speech to normalize over."""
+LIKE_DB = 4.0
+"""Speech after more than SILENCE_SECONDS is in the same segment only if its level differs by less from all levels
+there: models normalize a segment as a whole, so that a quiet speaker beside a loud one is hardly heard. Of digits of
+several people (FSDD), 2.0 % were wrong with 4 dB, 3.7 % with 8 dB, 14 % with any level (bench/RESULTS.md)."""
 PAD_SECONDS = 0.3
-"""So much silence before and after speech stays: quiet first and last sounds lie there, and detectors are late."""
+"""So much silence before and after speech stays: quiet first and last sounds lie there."""
+EARLY_SECONDS, LATE_SECONDS = 0.3, 0.2
+"""Speech begins at most so much before the first frame of a detector, and ends so much after the last: detectors are
+late. It may also begin later and end earlier."""
+LEVELS_A_SECOND = 100
+BELOW_LOUD_DB, ABOVE_NOISE_DB, LEAST_BELOW_LOUD_DB = 30.0, 4.0, 6.0
+"""Silence is so far below the level of speech, or less far above the noise around it. Where the noise is nearer to the
+speech than LEAST_BELOW_LOUD_DB, levels do not tell where speech begins."""
+AROUND_SECONDS = 2.0
+"""So much around speech tells the level of the noise."""
+NOISE_QUANTILE, LOUD_QUANTILE = 0.1, 0.9
+"""The levels of noise and of speech are these quantiles."""
 
 
 class Region(NamedTuple):
@@ -43,15 +60,16 @@ class Segment(NamedTuple):
     """Whether it begins with the end of the segment before it, since there was no silence to cut in."""
 
 
-@dataclass(frozen=True)
-class Lengths:
+class Lengths(NamedTuple):
     """How long segments are, in samples."""
 
     longest: int
     overlap: int
     """Of windows, where there is no silence."""
     grid: int
-    """Segments start at multiples of this; the others are multiples, too."""
+    """Segments start at multiples of this; the two above are multiples, too."""
+    silence: int
+    """Longest silence inside a segment."""
 
 
 class Frames(NamedTuple):
@@ -81,7 +99,7 @@ def regions(
 
     `is_silent` is called with a time before which no further speech begins.
     """
-    hysteresis = _Hysteresis(round(PAUSE_SECONDS / frame_seconds))
+    hysteresis = _Hysteresis(ON, OFF, round(PAUSE_SECONDS / frame_seconds))
     for values in probabilities:
         for value in values.tolist():
             if (run := hysteresis.add(value)) is not None:
@@ -99,21 +117,21 @@ def speech(stream: Iterable[Frames], frame_samples: float, rate_hz: int, lengths
     windows.
     """
     cutter = _Cutter(frame_samples, rate_hz, lengths)
-    hysteresis = _Hysteresis(round(PAUSE_SECONDS * rate_hz / frame_samples))
+    hysteresis = _Hysteresis(LOW_ON, LOW_OFF, round(PAUSE_SECONDS * rate_hz / frame_samples))
     for samples, probabilities in stream:
         cutter.hold(samples)
         for value in probabilities.tolist():
             run = hysteresis.add(value)
             yield from cutter.advance(hysteresis.frame, hysteresis.start, run)
-        cutter.release(hysteresis.start)
-    yield from cutter.finish(hysteresis.end())
+        cutter.release(hysteresis.frame if hysteresis.start is None else hysteresis.start)
+    yield from cutter.finish(hysteresis.frame, hysteresis.end())
 
 
 class _Hysteresis:
     """Turns probabilities into runs of speech, in frames."""
 
-    def __init__(self, pause_frames: int) -> None:
-        self._pause_frames = pause_frames
+    def __init__(self, on: float, off: float, pause_frames: int) -> None:
+        self._on, self._off, self._pause_frames = on, off, pause_frames
         self.frame = 0
         """Number of frames so far."""
         self.start: int | None = None
@@ -123,7 +141,7 @@ class _Hysteresis:
     def add(self, probability: float) -> tuple[int, int] | None:
         """Adds a frame; returns speech that is now known to have ended."""
         self.frame += 1
-        if probability >= (ON if self.start is None else OFF):
+        if probability >= (self._on if self.start is None else self._off):
             self.start = self.frame - 1 if self.start is None else self.start
             self._last = self.frame
         elif self.start is not None and self.frame - self._last >= self._pause_frames:
@@ -137,17 +155,74 @@ class _Hysteresis:
         return run
 
 
+class _Run(NamedTuple):
+    """Speech without a pause, in samples."""
+
+    start: int
+    end: int
+    level: float
+    """dB relative to full scale."""
+
+
+class _Levels:
+    """The level of a recording, LEVELS_A_SECOND times a second: where speech begins and ends, and how loud it is."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self._size = max(1, rate_hz // LEVELS_A_SECOND)
+        self._rest = np.zeros(0, np.float32)
+        self._decibels, self._first = np.zeros(0, np.float32), 0
+        """Levels that are kept, and the number of the first."""
+        self._early, self._late, self._around = (
+            round(seconds * rate_hz / self._size) for seconds in (EARLY_SECONDS, LATE_SECONDS, AROUND_SECONDS)
+        )
+
+    def hear(self, samples: Samples) -> None:
+        """Adds samples."""
+        joined = np.concatenate([self._rest, samples])
+        count = len(joined) // self._size
+        power = np.square(joined[: count * self._size].reshape(count, self._size)).mean(axis=1)
+        self._decibels = np.concatenate([self._decibels, 10 * np.log10(np.maximum(power, np.float32(1e-10)))])
+        self._rest = joined[count * self._size :]
+
+    def forget(self, sample: int) -> None:
+        """Drops levels that speech from `sample` on does not need."""
+        first = sample // self._size - self._early - self._around
+        if first > self._first:
+            self._decibels, self._first = self._decibels[first - self._first :], first
+
+    def run(self, start: int, end: int, earliest: int, now: int) -> _Run:
+        """Speech that a detector has found, from where its sound begins, not before `earliest`, to where it ends; only
+        what lies before `now` is looked at."""
+        begin, stop = start // self._size - self._first, -(-end // self._size) - self._first
+        start = max(start, earliest)
+        known = self._decibels[: max(now // self._size - self._first, 0)]
+        own = known[max(begin, 0) : stop]
+        if not len(own):
+            return _Run(start, end, 0.0)
+        level = float(np.quantile(own, LOUD_QUANTILE))
+        low = max(begin - self._early, -(-earliest // self._size) - self._first, 0)
+        noise = float(np.quantile(known[max(0, low - self._around) : stop + self._around], NOISE_QUANTILE))
+        if noise + ABOVE_NOISE_DB <= level - LEAST_BELOW_LOUD_DB:
+            near = known[low : stop + self._late]
+            loud = np.flatnonzero(near > max(noise + ABOVE_NOISE_DB, level - BELOW_LOUD_DB))
+            end = (self._first + low + int(loud[-1]) + 1) * self._size
+            if begin >= 0:  # else the start is not kept any more
+                start = (self._first + low + int(loud[0])) * self._size
+        return _Run(start, end, level)
+
+
 class _Cutter:
     """Collects speech until it is a segment; positions in samples."""
 
     def __init__(self, frame_samples: float, rate_hz: int, lengths: Lengths) -> None:
         self._frame_samples, self._lengths = frame_samples, lengths
-        self._pad, self._silence, self._shortest = (
-            round(seconds * rate_hz) for seconds in (PAD_SECONDS, SILENCE_SECONDS, SHORTEST_SECONDS)
+        self._pad, self._silence, self._shortest, self._early = (
+            round(seconds * rate_hz) for seconds in (PAD_SECONDS, SILENCE_SECONDS, SHORTEST_SECONDS, EARLY_SECONDS)
         )
         # A segment is padded, and starts on the grid.
         self._room = lengths.longest - 2 * self._pad - lengths.grid
-        self._runs: list[tuple[int, int]] = []
+        self._levels = _Levels(rate_hz)
+        self._runs: list[_Run] = []
         """Speech that has ended, and is not yet in a segment."""
         self._free = 0
         """Samples before this are in an earlier segment."""
@@ -159,54 +234,62 @@ class _Cutter:
     def hold(self, samples: Samples) -> None:
         """Adds samples."""
         self._samples = np.concatenate([self._samples, samples])
+        self._levels.hear(samples)
 
-    def release(self, start: int | None) -> None:
-        """Drops the samples that no segment needs; `start`: first frame of speech that has not ended."""
-        needed = self._first + len(self._samples)
+    def release(self, frame: int) -> None:
+        """Drops the samples that no segment needs; no speech begins before `frame` but that which has ended."""
+        following = round(frame * self._frame_samples) - self._early
+        needed = self._runs[0].start if self._runs else following
         if self._forced is not None:
             needed = self._forced
-        elif self._runs:
-            needed = self._runs[0][0]
-        elif start is not None:
-            needed = round(start * self._frame_samples)
-        # The detector may be behind the samples by a frame.
-        first = needed - self._pad - self._lengths.grid - 2 * round(self._frame_samples)
+        first = needed - self._pad - self._lengths.grid
         if first > self._first:
             self._samples, self._first = self._samples[first - self._first :], first
+        self._levels.forget(max(needed, following) if self._forced is None else needed)
 
-    def advance(self, frame: int, start: int | None, run: tuple[int, int] | None) -> Iterator[Segment]:
-        """Segments complete after `frame` frames, of which `run` has just ended; speech goes on since `start`."""
+    def advance(self, frame: int, start: int | None, found: tuple[int, int] | None) -> Iterator[Segment]:
+        """Segments complete after `frame` frames, of which `found` is speech that has just ended; speech goes on since
+        `start`."""
         now = round(frame * self._frame_samples)
-        if run is not None:
-            self._runs.append((round(run[0] * self._frame_samples), round(run[1] * self._frame_samples)))
+        if found is not None:
+            yield from self._add(found, now)
         if start is None:
             # Not before both segments have their padding.
-            if self._runs and now - self._runs[-1][1] > max(self._silence, 2 * self._pad):
+            if self._runs and now - self._runs[-1].end > max(self._lengths.silence, 2 * self._pad):
                 yield from self._emitted(len(self._runs), now)
             return
         current = round(start * self._frame_samples)
-        if self._runs and current - self._runs[-1][1] > self._silence:
+        if self._runs and current - self._runs[-1].end > self._lengths.silence:
             yield from self._emitted(len(self._runs), current)
         while (begin := self._begin(current)) + (self._room if self._runs else self._lengths.longest) < now:
             yield from self._emitted(self._best_cut(begin, current), current) if self._runs else self._window(begin)
 
-    def finish(self, run: tuple[int, int] | None) -> Iterator[Segment]:
-        """The last segment."""
-        if run is not None:
-            self._runs.append((round(run[0] * self._frame_samples), round(run[1] * self._frame_samples)))
+    def finish(self, frame: int, found: tuple[int, int] | None) -> Iterator[Segment]:
+        """The last segments, after `frame` frames."""
+        if found is not None:
+            yield from self._add(found, round(frame * self._frame_samples))
         if self._runs:
             yield from self._emitted(len(self._runs), None)
+
+    def _add(self, found: tuple[int, int], now: int) -> Iterator[Segment]:
+        """Adds speech, in frames; what was said before is complete if this is too different from it."""
+        start, end = (round(each * self._frame_samples) for each in found)
+        run = self._levels.run(start, end, self._runs[-1].end if self._runs else self._free, now)
+        levels = [each.level for each in (*self._runs, run)]
+        if self._runs and run.start - self._runs[-1].end > self._silence and max(levels) - min(levels) > LIKE_DB:
+            yield from self._emitted(len(self._runs), run.start)
+        self._runs.append(run)
 
     def _begin(self, current: int) -> int:
         """Where the segment starts that speech since `current` belongs to."""
         if self._forced is not None:
             return self._forced
-        return max((self._runs[0][0] if self._runs else current) - self._pad, self._free, 0)
+        return max((self._runs[0].start if self._runs else current) - self._pad, self._free, 0)
 
     def _best_cut(self, begin: int, current: int) -> int:
         """Number of runs before the longest silence: of those in the last two thirds of a segment, else of all."""
-        starts = [*(run[0] for run in self._runs), current]
-        silences = [(starts[n] - self._runs[n - 1][1], n) for n in range(1, len(starts))]
+        starts = [*(run.start for run in self._runs), current]
+        silences = [(starts[n] - self._runs[n - 1].end, n) for n in range(1, len(starts))]
         third = begin + self._lengths.longest // 3
         late = [each for each in silences if starts[each[1]] >= third]
         return max(late or silences)[1]
@@ -216,13 +299,13 @@ class _Cutter:
         begin, continues = self._begin(0), self._forced is not None
         runs, self._runs = self._runs[:count], self._runs[count:]
         if self._runs:
-            following = self._runs[0][0]
-        end = runs[-1][1] + self._pad
+            following = self._runs[0].start
+        end = runs[-1].end + self._pad
         if following is not None:
             # Half of the silence, at most: the other half is for the segment after it.
-            end = min(end, (runs[-1][1] + following) // 2)
+            end = min(end, (runs[-1].end + following) // 2)
         self._forced, self._free = None, end
-        if continues or sum(b - a for a, b in runs) >= self._shortest:
+        if continues or sum(run.end - run.start for run in runs) >= self._shortest:
             yield self._cut(begin, end, continues)
 
     def _window(self, begin: int) -> Iterator[Segment]:

@@ -34,6 +34,7 @@ _SMALL_VOCABULARY = 65_500  # Megatron's, below 2 ** 16
 _LONGEST = 2**31 - 1  # a length is int32: a longer document is divided
 _LARGEST_FACTS = 10_000  # bytes
 _BLOCK = 1 << 22  # tokens that are checked at a time
+_BUFFER_BYTES = 1 << 20
 
 
 class Facts(NamedTuple):
@@ -220,11 +221,13 @@ class Writer:
     """Writes a token file, in order; without `close` there is no NAME.idx, and without its .json it is not complete."""
 
     def __init__(self, index: Path, vocabulary: int, end: int) -> None:
-        self._path, self._end = index, end
+        self._path = index
         self._code = 8 if vocabulary < _SMALL_VOCABULARY else 4
         self._type = np.dtype(_TYPES[self._code])
         self._lengths, self._length = array("i"), 0
-        self._file: IO[bytes] = index.with_suffix(".bin").open("wb")
+        self._end = np.array([end], self._type).tobytes()
+        # Each flush waits for the thread that tokenizes: one for thousands of documents.
+        self._file: IO[bytes] = index.with_suffix(".bin").open("wb", buffering=_BUFFER_BYTES)
         self.num_tokens = 0
 
     def __enter__(self) -> Self:
@@ -243,7 +246,7 @@ class Writer:
         self._file.write(tokens.astype(self._type).tobytes())
         self._length += len(tokens)
         if is_last:
-            self._file.write(np.array([self._end], self._type).tobytes())
+            self._file.write(self._end)
             if self._length >= _LONGEST:
                 raise UserError(f"{self._path}: a document of more than {_LONGEST:,} tokens, which is too long")
             self._lengths.append(self._length + 1)

@@ -31,9 +31,9 @@ def read(path: Path) -> list[Phrase]:
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; --phrases is a file with a phrase a line") from None
+        raise UserError(f"{path}: {error.strerror or error}: a file with a phrase a line is wanted") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8: {error.reason}; --phrases is a text file with a phrase a line") from None
+        raise UserError(f"{path}: not UTF-8: {error.reason}: a text file with a phrase a line is wanted") from None
     found = [
         Phrase(line.strip(), f"{path}:{number}")
         for number, line in enumerate(lines, 1)

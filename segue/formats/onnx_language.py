@@ -88,16 +88,21 @@ def write_language_model(model: Model, folder: Path, metadata: dict[str, str]) -
     write(Graph(model), (tokens, padding, places, past, past.clone()), dimensions, OUTPUTS, folder / GRAPH, metadata)
 
 
-# --- Exporter ---
-
-
-def _write(trained: Trained, folder: Path, weights: str) -> None:
-    write_language_model(trained.model, folder, {"task": trained.metadata().task})
-    trained.tokenizer.save(folder / "tokenizer.json")
+def write_weights(model: Model, folder: Path, metadata: dict[str, str], weights: str) -> None:
+    """The same with weights in float32, float16 or int8."""
+    write_language_model(model, folder, metadata)
     if weights != "float32":
         smaller = quantize.float16_weights if weights == "float16" else quantize.int8_matrices
         with replacing(folder / GRAPH) as partial:
             smaller(folder / GRAPH, partial)
+
+
+# --- Exporter ---
+
+
+def _write(trained: Trained, folder: Path, weights: str) -> None:
+    write_weights(trained.model, folder, {"task": trained.metadata().task}, weights)
+    trained.tokenizer.save(folder / "tokenizer.json")
 
 
 def _use(trained: Trained, folder: str) -> str:

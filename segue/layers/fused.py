@@ -37,11 +37,14 @@ def are_plain(layers: Sequence[nn.Linear]) -> bool:
 
 
 def side_by_side(layers: Sequence[nn.Linear]) -> Fused | None:
-    """For inference: the layers' weights and biases in one piece, of which their own become views; if plain."""
+    """For inference: the layers' weights and biases in one piece, of which their own become views; if plain.
+
+    In memory the weights are (I, sum of O): a product of a single row with a wide matrix takes half the time so (MKL).
+    """
     if not are_plain(layers):
         return None
     sizes = [layer.out_features for layer in layers]
-    weights = torch.cat([layer.weight.detach() for layer in layers])
+    weights = torch.cat([layer.weight.detach().t() for layer in layers], dim=1).t()
     biases = None if layers[0].bias is None else torch.cat([layer.bias.detach() for layer in layers])
     for layer, part in zip(layers, torch.split(weights, sizes), strict=True):
         layer.weight = nn.Parameter(part, requires_grad=False)

@@ -156,9 +156,10 @@ class DecoderOnly(nn.Module):
         first, by = cache.num_positions, cache.rotation.of(cache.newest(1))
         by = Rotation(*(each.squeeze(-3) for each in by))  # (..., 1, 1, d) -> (..., 1, d)
         shape = Shape(self.section.heads, self.section.key_value_heads or self.section.heads, self.section.norm_epsilon)
-        x = decoded(self.embedding(tokens), self._layers, cache.memories, first, by, cache.mask(1), shape)
+        x = self.embedding(tokens)
+        x = decoded(x, self._layers, self.norm.weight, cache.memories, first, by, cache.mask(1), shape)
         cache.num_positions += 1
-        return self._scores(self.norm(x))
+        return self._scores(x)
 
     def fuse(self) -> None:
         """After the layers: collects their tensors for `step`, for inference on a CPU."""

@@ -44,42 +44,67 @@ class Shape(NamedTuple):
 def decoded(
     x: Tensor,
     layers: Sequence[Layer],
+    norm: Tensor,
     memories: Sequence[Memory],
     first: int,
     by: Rotation,
     mask: Tensor | None,
     shape: Shape,
 ) -> Tensor:
-    """(N, D) the embedded newest token of each row, at position `first` -> (N, D) the last layer's output.
+    """(N, D) the embedded newest token of each row, at position `first` -> (N, D) the last layer's output, normalized
+    by `norm`.
 
     Writes into the memories; `by` is (1, d) or (N, 1, d), `mask` (N, 1, 1, S) as in `CausalAttention`.
     """
-    rows, epsilon = x.shape[0], shape.epsilon
-    turned, last = shape.heads + shape.key_value_heads, first + 1
-    half = by.cosines.shape[-1] // 2
-    is_grouped = shape.key_value_heads != shape.heads
+    rows, width, last = x.shape[0], by.cosines.shape[-1], first + 1
+    half, heads, own = width // 2, shape.heads, shape.key_value_heads
+    mean, mean_of_head = _mean(x.shape[1], shape.epsilon, x), _mean(width, shape.epsilon, x)
+    bias = x.new_zeros(()) if mask is None else _bias(mask, own, x)
     for layer, memory in zip(layers, memories, strict=True):
-        whole = torch.mm(_normalized(x, layer.attention_norm, epsilon), layer.projections).view(rows, -1, 2 * half)
-        both = whole[:, :turned]
+        whole = torch.mm(_normalized(x, layer.attention_norm, mean), layer.projections).view(rows, -1, width)
+        both, values = whole.split_with_sizes([heads + own, own], dim=1)  # (N, H + K, d), (N, K, d)
         if layer.norms is not None:
-            queries = _normalized(both[:, : shape.heads], layer.norms[0], epsilon)
-            both = torch.cat([queries, _normalized(both[:, shape.heads :], layer.norms[1], epsilon)], dim=1)
+            parts = zip(both.split_with_sizes([heads, own], dim=1), layer.norms, strict=True)
+            normalized = [_normalized(part.reshape(-1, width), each, mean_of_head) for part, each in parts]
+            both = torch.cat([part.view(rows, -1, width) for part in normalized], dim=1)
         both = torch.addcmul(both * by.cosines, both.roll(half, dims=-1), by.sines)
-        memory.keys[:, :, first] = both[:, shape.heads :]
-        memory.values[:, :, first] = whole[:, turned:]
-        found = F.scaled_dot_product_attention(
-            both[:, : shape.heads].unsqueeze(2),
-            memory.keys[:, :, :last],
-            memory.values[:, :, :last],
-            attn_mask=mask,
-            enable_gqa=is_grouped,
+        queries, keys = both.split_with_sizes([heads, own], dim=1)
+        memory.keys.select(2, first).copy_(keys)
+        memory.values.select(2, first).copy_(values)
+        # Two products for all rows at once: scaled_dot_product_attention makes them one by one.
+        scores = torch.baddbmm(
+            bias,
+            queries.reshape(rows * own, -1, width),  # (N K, H / K, d)
+            memory.keys.view(rows * own, -1, width).narrow(1, 0, last).transpose(1, 2),
+            beta=0 if mask is None else 1,
+            alpha=width**-0.5,
         )
-        x = torch.addmm(x, found.reshape(rows, -1), layer.output)
-        gate, up = torch.mm(_normalized(x, layer.feed_forward_norm, epsilon), layer.up).chunk(2, dim=-1)
+        found = torch.bmm(scores.softmax(dim=-1), memory.values.view(rows * own, -1, width).narrow(1, 0, last))
+        x = torch.addmm(x, found.view(rows, -1), layer.output)
+        gate, up = torch.mm(_normalized(x, layer.feed_forward_norm, mean), layer.up).chunk(2, dim=-1)
         x = torch.addmm(x, F.silu(gate).mul_(up), layer.down)
-    return x
+    return _normalized(x, norm, mean)
 
 
-def _normalized(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """(..., D), (D) -> (..., D): as `RMSNorm`."""
-    return (x * x.square().mean(dim=-1, keepdim=True).add_(epsilon).rsqrt_()).mul_(weight)
+class _Mean(NamedTuple):
+    """For `_normalized`: a square's mean and epsilon are one product, which is fewer calls than in `RMSNorm`."""
+
+    column: Tensor
+    """(D, 1) of 1 / D"""
+    epsilon: Tensor
+    """(1, 1)"""
+
+
+def _mean(width: int, epsilon: float, like: Tensor) -> _Mean:
+    return _Mean(like.new_full((width, 1), 1 / width), like.new_full((1, 1), epsilon))
+
+
+def _normalized(x: Tensor, weight: Tensor, mean: _Mean) -> Tensor:
+    """(N, D), (D) -> (N, D): as `RMSNorm`."""
+    return (x * torch.addmm(mean.epsilon, x.square(), mean.column).rsqrt_()).mul_(weight)
+
+
+def _bias(mask: Tensor, heads: int, like: Tensor) -> Tensor:
+    """(N, 1, 1, S) -> (N K, 1, S): 0 where it is True, else -inf, for each head."""
+    found = like.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    return found.expand(-1, heads, -1, -1).reshape(-1, 1, mask.shape[-1])

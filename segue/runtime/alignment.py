@@ -6,7 +6,6 @@ that is what the model hears has 1; in noise, where the model is sure of nothing
 Shape letters: S samples, T frames, V vocabulary (blank included, last), C columns, U tokens of the text.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from segue.data import reading
 from segue.data.audio import Samples
 from segue.decoding import alignment
 from segue.errors import UserError, warn
+from segue.runtime import json_line
 from segue.runtime.recognizer import Recognizer
 from segue.runtime.scores import scored
 from segue.runtime.spelling import Spelling, Written, divided
@@ -109,8 +109,7 @@ class Aligned:
 
     def json(self) -> str:
         """One line of JSON."""
-        is_text = not any("\udc80" <= character <= "\udcff" for character in self.audio)
-        return json.dumps(self.as_json(), ensure_ascii=not is_text)
+        return json_line.written(self.as_json(), self.audio)
 
 
 class Spoken:
@@ -244,8 +243,8 @@ def align(
     if not score >= least_score:
         worst = min(sentences, key=lambda each: each.score)
         raise UserError(
-            f"{shown}: the text does not belong to this recording: score {score:.2f}, {least_score:g} or more is "
-            f"wanted (--least-score); the worst is at {worst.start:.1f} s: {_start_of(worst.text)!r}, {worst.score:.2f}"
+            f"{shown}: the text does not belong to this recording: score {score:.2f}, {least_score:g} "
+            f"or more is wanted; the worst is at {worst.start:.1f} s: {_start_of(worst.text)!r}, {worst.score:.2f}"
         )
     _warn_of_more(shown, plan, spoken, np.concatenate(heard), seconds_per_frame, offset_seconds)
     _warn_of(shown, [each for each in sentences if each.score < least_score], [words[each] for each in plan.unknown])

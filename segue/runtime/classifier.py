@@ -5,7 +5,6 @@ The `ClassifierBackend` is a PyTorch model or an exported one; everything else i
 Shape letters: B batch, S samples or tokens, C classes.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ from segue.data.examples import Labeled
 from segue.data.text import TextSection, normalize, seen
 from segue.errors import UserError
 from segue.recipe import Section
+from segue.runtime import json_line
 
 if TYPE_CHECKING:
     from segue.data.tokenizer import Tokenizer
@@ -104,10 +104,7 @@ class Classification(NamedTuple):
             return "\t".join(f"{label}\t{probability:.4f}" for label, probability in shown)
         best = [{"label": label, "probability": probability} for label, probability in shown]
         first = best[0] if best else {"label": None, "probability": None}
-        said = {key: self.source, **first, **({"top": best} if top > 1 else {})}
-        # If a path is not UTF-8, everything is escaped.
-        is_text = not any("\udc80" <= character <= "\udcff" for character in self.source)
-        return json.dumps(said, ensure_ascii=not is_text)
+        return json_line.written({key: self.source, **first, **({"top": best} if top > 1 else {})}, self.source)
 
 
 class Classifier:

@@ -15,7 +15,7 @@ PAD_SECONDS = 0.2
 LONG_PAUSE_SECONDS = 0.5
 """A pause at which to cut costs nothing."""
 LONGEST_PAUSE_SECONDS = 1.5
-"""A longer one is not kept inside an utterance, if possible."""
+"""A longer one is not kept inside an utterance."""
 LEAST_PAUSE_SECONDS = 0.05
 """A shorter pause may be none."""
 
@@ -72,7 +72,7 @@ def _cuts(
         own = 1.0 + (_cost(words, end, end in stops) if end < high else 0.0)
         for first in range(end - 1, low - 1, -1):
             if first < end - 1 and words[first + 1].start - words[first].end > LONGEST_PAUSE_SECONDS:
-                own += 2.0
+                break
             seconds = words[end - 1].end - words[first].start
             if seconds > longest_seconds and first < end - 1:
                 break

@@ -3,7 +3,6 @@
 Shape letters: S samples, N parts, D dimensions, K speakers.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from segue.data import reading
 from segue.data.audio import Samples
 from segue.data.turns import Turn, rttm
 from segue.errors import UserError, warn
-from segue.runtime import clustering, voice_activity
+from segue.runtime import clustering, json_line, voice_activity
 from segue.runtime.speaker_embedder import Embedder
 
 PART_SECONDS, STEP_SECONDS = 1.5, 0.75
@@ -61,8 +60,7 @@ class Diarization:
             {"start": round(start, 3), "end": round(end, 3), "speaker": speaker} for start, end, speaker in self.turns
         ]
         said = {"audio": self.audio, "duration": round(self.duration, 3), "turns": turns}
-        is_text = not any("\udc80" <= character <= "\udcff" for character in self.audio)
-        return json.dumps(said, ensure_ascii=not is_text)
+        return json_line.written(said, self.audio)
 
 
 class Part(NamedTuple):
@@ -221,7 +219,7 @@ def _warn_of_likeness(
     if alike:
         warn(
             f"{where}: {count} speakers asked for, but the voices sound like those of {alike}: some are one voice, "
-            f"divided; --speakers auto counts them itself"
+            f"divided; without a number, they are counted"
         )
 
 

@@ -50,6 +50,15 @@ def load(folder: Path, device: str = "auto", threads: int | None = None) -> Any:
     return opens(folder, _metadata(path, values, kind), threads)
 
 
+def is_runnable(folder: Path) -> bool:
+    """Whether the directory is an export that `load` opens."""
+    try:
+        values = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return TASKS[values["task"]].targets[values["target"]].opens is not None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def _metadata(path: Path, values: dict[str, Any], kind: type[Section]) -> Section:
     """The metadata section from the values of `segue.json`."""
     known = {key: value for key, value in values.items() if key in kind.model_fields}

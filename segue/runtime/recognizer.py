@@ -5,7 +5,6 @@ The `Backend` is a PyTorch model or an exported one; everything else is the same
 Shape letters: S samples, T frames, V vocabulary (blank included, last).
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from pydantic import Field
 from segue import metrics
 from segue.data import audio, paragraphs, reading
 from segue.data.audio import Samples
-from segue.data.segments import Lengths, Segment, windows
+from segue.data.segments import LONGEST_SILENCE_SECONDS, SILENCE_SECONDS, Lengths, Segment, windows
 from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
 from segue.errors import UserError, warn
 from segue.metrics.normalizers import Normalizer
 from segue.recipe import Section
+from segue.runtime import json_line
 from segue.runtime.calibration import Calibration
 from segue.runtime.speech_search import SpeechSearch, SpeechSearchSection
 from segue.runtime.words import Word, joined, named, text_of, words
@@ -58,6 +58,9 @@ class SpeechMetadata(Section):
     """Text normalization before scoring."""
     metric: metrics.SpeechMetric = "auto"
     """Metric of the model (`metrics.speech_metric`)."""
+    normalization: Literal["utterance", "speech"] | None = None
+    """Which frames the front end normalizes over: all of an utterance, or those of speech, so that silence makes no
+    difference. None: not known, as of exports of earlier versions."""
     parameters: PositiveInt
     """Number of parameters."""
 
@@ -136,9 +139,7 @@ class Transcript:
                 for number, cue in enumerate(found)
             ]
             said = {"audio": self.audio, "duration": round(self.duration, 3), "text": self.text}
-            # If a path is not UTF-8, everything is escaped.
-            is_text = not any("\udc80" <= character <= "\udcff" for character in self.audio)
-            return json.dumps({**said, "segments": segments, "words": words}, ensure_ascii=not is_text)
+            return json_line.written({**said, "segments": segments, "words": words}, self.audio)
         return cues.write(found, form).rstrip("\n")
 
 
@@ -205,9 +206,10 @@ class Recognizer:
         speakers, if `voice_activity` is "on" and not installed, and for phrases that the model cannot spell.
         """
         model = self.with_search(self.search.with_phrases(phrases)) if phrases else self
-        *_, transcript = model.pieces(recording, sample_rate_hz, channel, voice_activity, is_whole=True)
-        assert isinstance(transcript, Transcript)
-        return transcript
+        hearing = _Hearing(model, recording, sample_rate_hz, channel, voice_activity)
+        for _ in hearing.batches():
+            pass
+        return hearing.transcript([])
 
     def pieces(
         self,
@@ -215,26 +217,13 @@ class Recognizer:
         sample_rate_hz: int | None = None,
         channel: int | str | None = None,
         voice_activity: VoiceActivity = "auto",
-        *,
-        is_whole: bool = False,
     ) -> Iterator[str | Transcript]:
-        """The same piece by piece: parts of the text as soon as they are final, and the transcript last; only that if
-        it `is_whole`."""
-        rate = self.metadata.sample_rate_hz
-        if voice_activity not in get_args(VoiceActivity):
-            raise UserError(f"voice_activity: auto, on or off wanted, got {voice_activity!r}")
-        name, blocks = reading.opened(recording, rate, sample_rate_hz, channel)
-        counted = _Counted(blocks)
-        parts: list[list[Emission]] = []
-        segments = self._segments(counted, voice_activity)
-        given = ""
+        """The same piece by piece: parts of the text as soon as they are final, and the transcript last."""
+        hearing = _Hearing(self, recording, sample_rate_hz, channel, voice_activity)
+        parts, given = hearing.parts, ""
         done: list[list[Word]] = []  # the words of parts that no segment continues
-        while batch := list(islice(segments, self.BATCH)):
-            self._recognize_segments(batch, parts)
-            if is_whole:
-                continue
+        for end in hearing.batches():
             # What follows may overlap with the end of the last part, and go on with its last word.
-            end = batch[-1].start + len(batch[-1].samples)
             final = end // self.metadata.samples_per_frame - self._overlap_frames
             stable = self.words_of([each for each in parts[-1] if each.end <= final])[:-1]
             done += [self.words_of(part) for part in parts[len(done) : -1]]
@@ -242,15 +231,8 @@ class Recognizer:
             if news := text[len(given) :]:
                 yield news
                 given = text
-        if not parts:
-            warn(
-                f"{name or 'samples'}: no speech found, so nothing was recognized (--voice-activity off recognizes all)"
-            )
-        duration = counted.num_samples / rate
-        found = joined([*done, *(self.words_of(part) for part in parts[len(done) :])])
-        found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
-        transcript = Transcript(name, duration, text_of(found), found)
-        if not is_whole and (news := transcript.text[len(given) :]):
+        transcript = hearing.transcript(done)
+        if news := transcript.text[len(given) :]:
             yield news
         yield transcript
 
@@ -313,11 +295,17 @@ class Recognizer:
 
     @property
     def lengths(self) -> Lengths:
-        """Lengths of windows, which start on output frames."""
+        """Lengths of windows and segments, which start on output frames."""
         grid = self.metadata.samples_per_frame
-        return Lengths(self._window_frames * grid, self._overlap_frames * grid, grid)
+        silence = LONGEST_SILENCE_SECONDS if self.metadata.normalization == "speech" else SILENCE_SECONDS
+        return Lengths(
+            self._window_frames * grid,
+            self._overlap_frames * grid,
+            grid,
+            round(silence * self.metadata.sample_rate_hz),
+        )
 
-    def _segments(self, blocks: Iterable[Samples], voice_activity: VoiceActivity) -> Iterator[Segment]:
+    def segments(self, blocks: Iterable[Samples], voice_activity: VoiceActivity) -> Iterator[Segment]:
         """What of a recording is recognized at once, as `transcribe` says."""
         from segue.runtime import voice_activity as detector  # imports this module, for its session
 
@@ -334,7 +322,7 @@ class Recognizer:
             return windows(first, lengths)
         return detector.speech(chain(first, following), self.metadata.sample_rate_hz, lengths)
 
-    def _recognize_segments(self, segments: Sequence[Segment], parts: list[list[Emission]]) -> None:
+    def recognize_segments(self, segments: Sequence[Segment], parts: list[list[Emission]]) -> None:
         """Adds the tokens of consecutive segments to `parts`, which have silence between them; frames count from the
         start of the recording. A segment that continues the one before it is merged with it."""
         found = self._recognized([segment.samples for segment in segments])
@@ -355,3 +343,39 @@ class Recognizer:
         if self.search.is_greedy:  # the backend's own
             return results
         return [each._replace(emissions=self.search.emissions(each.scores)) for each in results]
+
+
+class _Hearing:
+    """A recording that a model recognizes, batch by batch."""
+
+    def __init__(
+        self,
+        model: Recognizer,
+        recording: str | Path | NDArray[Any],
+        sample_rate_hz: int | None,
+        channel: int | str | None,
+        voice_activity: VoiceActivity,
+    ) -> None:
+        if voice_activity not in get_args(VoiceActivity):
+            raise UserError(f"voice_activity: auto, on or off wanted, got {voice_activity!r}")
+        self._model = model
+        self._name, blocks = reading.opened(recording, model.metadata.sample_rate_hz, sample_rate_hz, channel)
+        self._counted = _Counted(blocks)
+        self._segments = model.segments(self._counted, voice_activity)
+        self.parts: list[list[Emission]] = []
+        """Tokens of what has silence around it; a segment may continue the last one."""
+
+    def batches(self) -> Iterator[int]:
+        """Recognizes a batch of segments after the other, and yields where each ends, in samples."""
+        while batch := list(islice(self._segments, self._model.BATCH)):
+            self._model.recognize_segments(batch, self.parts)
+            yield batch[-1].start + len(batch[-1].samples)
+
+    def transcript(self, done: Sequence[Sequence[Word]]) -> Transcript:
+        """The transcript, after all batches; `done` are the words of the first parts, where they are known."""
+        if not self.parts:
+            warn(f"{self._name or 'samples'}: no speech found, so nothing was recognized (voice activity off: all is)")
+        duration = self._counted.num_samples / self._model.metadata.sample_rate_hz
+        found = joined([*done, *(self._model.words_of(part) for part in self.parts[len(done) :])])
+        found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
+        return Transcript(self._name, duration, text_of(found), found)

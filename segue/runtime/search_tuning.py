@@ -30,6 +30,8 @@ class Heard(NamedTuple):
 
     scores: list[NDArray[np.float32]]
     references: list[str]
+    """Normalized."""
+    languages: list[str | None]
     seconds: float
 
 
@@ -54,7 +56,7 @@ def heard(model: Recognizer, manifest: Path, most_seconds: float, skip_bad: bool
         utterances = utterances.part(_evenly(len(utterances), most_seconds / total))
     greedy = SpeechSearchSection(kind="greedy")  # quick, and the scores are the same
     model = model.with_search(SpeechSearch(greedy, model.metadata.pieces, model.metadata.text))
-    found = Heard([], [], float(utterances.sizes.sum()))
+    found = Heard([], [], [], float(utterances.sizes.sum()))
     scores, references = found.scores, found.references
     groups = progress(
         model.evaluator.sounds(utterances), f"hears {manifest.name}", found.seconds, "s", lambda each: _seconds(each[0])
@@ -62,6 +64,7 @@ def heard(model: Recognizer, manifest: Path, most_seconds: float, skip_bad: bool
     for group, waveforms in groups:
         scores.extend(model.recognize(waveforms)[1])
         references.extend(normalize(each.text, model.metadata.text, each.language) for each in group)
+        found.languages.extend(each.language for each in group)
     if not any(references):
         raise UserError(f"{manifest}: nothing to tune on: all references are empty after normalization")
     return found
@@ -82,7 +85,8 @@ class Tuning:
         found = [search.emissions(each) for each in self._data.scores]
         seconds = self._clock() - before
         texts = [text_of(words(each, search.pieces, seconds_per_frame)) for each in found]
-        texts = [normalize(text, metadata.text) for text in texts]
+        languages = self._data.languages
+        texts = [normalize(text, metadata.text, each) for text, each in zip(texts, languages, strict=True)]
         scored = metrics.speech(metadata.metric, self._data.references, texts)
         rates = scored.overall()
         errors = (rates[scored.chosen.name], rates["character_error_rate"])
@@ -114,8 +118,13 @@ class Tuning:
                 yield self.try_(search.with_section(section))
 
     @property
+    def num_equal(self) -> int:
+        """Number of the trials that made as few errors as the best one."""
+        return sum(each.errors == self.best.errors for each in self.trials)
+
+    @property
     def best(self) -> Trial:
-        """The trial to keep: of those with the same settings otherwise, the fewest beams that lose hardly anything."""
+        """The trial to keep: the first with the fewest errors, with the fewest beams that lose hardly anything."""
         least = min(self.trials, key=_errors)
         if least.section.kind == "greedy":
             return least

@@ -103,14 +103,14 @@ def _key(text: str) -> str:
 
 def _passages(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
     """The words of a turn, divided at pauses of two seconds, and where they are too many at the longest pauses."""
-    if not words:
-        return
-    pauses = [(words[n].start - words[n - 1].end, n) for n in range(1, len(words))]
-    longest, place = max(pauses, default=(0.0, 0))
-    if len(words) <= LONGEST_WORDS and longest < 2.0:
-        yield words
-        return
-    if longest < PAUSE_SECONDS:
-        place = min(LONGEST_WORDS, len(words) - 1)
-    yield from _passages(words[:place])
-    yield from _passages(words[place:])
+    pending = [words] if words else []
+    while pending:
+        part = pending.pop()
+        pauses = [(part[n].start - part[n - 1].end, n) for n in range(1, len(part))]
+        longest, place = max(pauses, default=(0.0, 0))
+        if len(part) <= LONGEST_WORDS and longest < 2.0:
+            yield part
+        elif longest < PAUSE_SECONDS:
+            yield from (part[start : start + LONGEST_WORDS] for start in range(0, len(part), LONGEST_WORDS))
+        else:
+            pending += [part[place:], part[:place]]

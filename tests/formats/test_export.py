@@ -29,17 +29,20 @@ from segue.tasks.speech_recognition import comparison
 
 from .conftest import PAPER
 
-SPEECH = [("onnx", None), ("onnx", "int8"), ("sherpa-onnx", None)]
-TEXT = [("onnx", None), ("ctranslate2", None), ("ctranslate2", "int8")]
-SLOW_SPEECH, SLOW_TEXT = [("onnx", "float16"), ("sherpa-onnx", "int8")], [("onnx", "float16")]
+Case = tuple[str, str | None]
+
+SPEECH: list[Case] = [("onnx", None), ("onnx", "int8"), ("sherpa-onnx", None)]
+SLOW_SPEECH: list[Case] = [("onnx", "float16"), ("sherpa-onnx", "int8")]
+TEXT: list[Case] = [("onnx", None), ("ctranslate2", None), ("ctranslate2", "int8")]
+SLOW_TEXT: list[Case] = [("onnx", "float16")]
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-def label(case: tuple[str, str | None]) -> str:
+def label(case: Case) -> str:
     return "-".join(filter(None, case))
 
 
-def all_of(cases: list[tuple[str, str | None]], slow: list[tuple[str, str | None]]) -> list[Any]:
+def all_of(cases: list[Case], slow: list[Case]) -> list[Any]:
     """Parameters of a fixture."""
     marked = [pytest.param(case, id=label(case)) for case in cases]
     return [*marked, *(pytest.param(case, id=label(case), marks=pytest.mark.slow) for case in slow)]

@@ -2,7 +2,8 @@
 
 A corpus module has `Options`, a Section, and `examples(source, out, options)`, which yields (split, example) with an
 utterance, a pair, a labeled example or a text, or a UserError in place of a bad one. Nothing else in Segue depends on
-the corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`.
+the corpus. A module whose SOURCE need not be a file or folder has `is_there(source)`. One that writes something else
+than manifests has, in place of `examples`, `write(source, out, options, skip_bad=)` and `next_command(out)`.
 """
 
 import difflib
@@ -44,6 +45,7 @@ CORPORA = {
     "cmudict": "cmudict",
     "jsb": "jsb",
     "midi": "midi",
+    "ngram": "ngram",
 }
 """Name on the command line -> module in this folder."""
 
@@ -78,7 +80,7 @@ class Written(NamedTuple):
     summary: str
     """For example "2050 utterances, 15.2 minutes" or "29000 pairs"."""
     noun: str
-    """The kind of examples: a key of `YOURS`."""
+    """The kind of examples: a key of `YOURS`, if it is a manifest."""
 
 
 def module_of(corpus: str) -> ModuleType:
@@ -93,7 +95,8 @@ def module_of(corpus: str) -> ModuleType:
 def prepare(
     corpus: str, source: Path, out: Path, overrides: Sequence[str] = (), *, skip_bad: bool = False
 ) -> list[Written]:
-    """Writes `out/SPLIT.jsonl` for each split of the corpus at `source`; `overrides` are key=value options.
+    """Writes `out/SPLIT.jsonl` for each split of the corpus at `source`, or what else its module writes, to `out`;
+    `overrides` are key=value options.
 
     Raises a UserError that lists unusable examples, or with `skip_bad` leaves them out with a warning.
     """
@@ -102,6 +105,9 @@ def prepare(
     is_there: Callable[[Path], bool] = getattr(module, "is_there", Path.exists)
     if not is_there(source):
         raise UserError(f"{source}: no such file or folder")
+    if hasattr(module, "write"):
+        written: list[Written] = module.write(source, out, options, skip_bad=skip_bad)
+        return written
     splits: dict[str, _Split] = {}
     problems: list[str] = []
     with ExitStack() as stack:  # on an error, existing manifests stay unchanged
@@ -128,7 +134,11 @@ def prepare(
 
 
 def next_command(corpus: str, written: Sequence[Written], out: Path) -> str | None:
-    """The command that trains on the manifests in `out`; None unless there are train.jsonl and dev.jsonl."""
+    """The command that uses what is at `out`: a training; None if train.jsonl or dev.jsonl is not there."""
+    module = module_of(corpus)
+    if hasattr(module, "next_command"):
+        command: str = module.next_command(out)
+        return command
     if not {"train.jsonl", "dev.jsonl"} <= {each.path.name for each in written}:
         return None
     noun = written[0].noun

@@ -1,8 +1,9 @@
 """Written texts, a passage a line, for a model that restores case, punctuation and numbers of transcripts.
 
 SOURCE is a text file or a folder of them (.txt). The source of each pair is what a recognizer would write, the target
-the text; a few sentences each, since transcripts have sentences together. Such a model is for `segue transcribe
---written`. Needs the package num2words.
+the text; a few sentences each, since transcripts have sentences together. Texts that already look like a recognizer's
+are pairs, too, as what needs no change is to stay; if most are, a warning says so. Such a model is for
+`segue transcribe --written`. Needs the package num2words.
 """
 
 import random
@@ -18,7 +19,7 @@ from segue.data.corpora.lines import EmptyLineError, lines
 from segue.data.corpora.splits import SplitOptions, divide
 from segue.data.examples import Pair
 from segue.data.plain import plain
-from segue.errors import UserError
+from segue.errors import UserError, warn
 
 
 class Options(SplitOptions):
@@ -38,7 +39,19 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     files = sorted(source.rglob("*.txt")) if source.is_dir() else [source]
     if not files:
         raise UserError(f"{source}: no text files (*.txt) in it")
-    yield from divide((("", pair) for file in files for pair in _pairs(file, options)), options)
+    num_pairs = num_plain = 0
+
+    def pairs() -> Iterator[Example]:
+        nonlocal num_pairs, num_plain
+        for file in files:
+            for pair in _pairs(file, options):
+                if isinstance(pair, Pair):
+                    num_pairs, num_plain = num_pairs + 1, num_plain + (pair.source == pair.target)
+                yield "", pair
+
+    yield from divide(pairs(), options)
+    if num_plain > num_pairs / 2:
+        warn(f"{source}: {num_plain} of {num_pairs} texts have no capitals, punctuation or numbers to learn from")
 
 
 def _pairs(file: Path, options: Options) -> Iterator[Pair | UserError]:

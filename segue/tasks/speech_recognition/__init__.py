@@ -301,6 +301,7 @@ class Trained(NamedTuple):
             samples_per_frame=self.model.samples_per_frame,
             text=self.recipe.text,
             metric=self.recipe.metric,
+            normalization=self.recipe.features.normalization,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
         )
 

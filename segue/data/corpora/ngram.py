@@ -1,9 +1,11 @@
-"""How is an n-gram language model of words estimated from texts? By Kneser-Ney smoothing (kaldingram), as an ARPA file.
+"""Texts, for an n-gram language model of words: an ARPA file, by Kneser-Ney smoothing (kaldingram).
 
-Texts are files or a folder: .txt, JSON lines such as manifests, parquet, also packed (`document_files.py`).
+SOURCE is a file or a folder: .txt, JSON lines such as manifests, parquet, also packed; OUT is the file to write. Such a
+model is for `segue tune` and `segue transcribe --language-model`.
 """
 
 import io
+import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from segue.data import document_files
+from segue.data.corpora import Written
 from segue.data.sentences import split
 from segue.data.text import TextSection, normalize
 from segue.errors import Problems, UserError, missing_extra, warn
@@ -46,6 +49,18 @@ class Estimated(NamedTuple):
     num_different: int
 
 
+def write(source: Path, out: Path, options: Options, *, skip_bad: bool = False) -> list[Written]:
+    """Writes the model to the file `out`."""
+    found = estimate(source, out, options, skip_bad=skip_bad)
+    summary = f"{found.num_texts} texts, {found.num_words} words, {found.num_different} different ones"
+    return [Written(out, found.num_texts, summary, "words")]
+
+
+def next_command(out: Path) -> str:
+    """What the model is for."""
+    return f"segue transcribe MODEL AUDIO --language-model {shlex.quote(str(out))}"
+
+
 def files(source: Path) -> list[Path]:
     """The texts of a file or folder. Raises a UserError if there are none."""
     if not source.exists():
@@ -68,10 +83,13 @@ def estimate(source: Path, out: Path, options: Options, *, skip_bad: bool = Fals
         raise missing_extra("kaldingram", "search") from None
     if out.is_dir():
         raise UserError(f"{out}: a folder; the name of an ARPA file to write is wanted, such as {out / 'words.arpa'}")
+    sources = files(source)
+    if out.resolve() in (path.resolve() for path in sources):
+        raise UserError(f"{out}: is one of the texts; give another name for the model")
     counts = train.NgramCounts(options.order)
     problems, words = Problems(), set[str]()
     num_texts = num_words = 0
-    for line in progress(_lines(files(source), options, problems), f"counts words of {source}", unit="texts"):
+    for line in progress(_lines(sources, options, problems), f"counts words of {source}", unit="texts"):
         found = [word for word in line.split() if word not in _NOT_OF_TEXTS]
         if found:
             counts.add_raw_counts_from_line(" ".join(found))
