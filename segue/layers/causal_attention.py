@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue.layers.fused import Fused, at_once, side_by_side
+from segue.layers.residual import Portion, by_rows
 from segue.layers.rms_norm import RMSNorm
 from segue.layers.splits import Split
 
@@ -155,16 +156,18 @@ class CausalAttention(nn.Module):
         memory: Memory | None = None,
         first: int = 0,
         mask: Tensor | None = None,
+        portion: Portion | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D). None of `documents`: each row is one.
 
         With a `memory`, positions count from `first`, and the (B, 1, T, S) `mask`, if any, says what is attended to; T
-        is 1 unless `first` is 0.
+        is 1 unless `first` is 0. Of a `portion` of the residual stream, (p, D) -> (p, D).
         """
-        queries, keys, values = self._projected(x, rotation)
+        queries, keys, values = self._projected(x, rotation, portion)
+        size = queries.shape[2]
         if memory is not None:
             keys, values = memory.extended(keys, values, first)
-        is_causal = mask is None and x.shape[1] > 1
+        is_causal = mask is None and size > 1
         if documents is None or memory is not None:
             found = self._attend(queries, keys, values, mask, is_causal=is_causal)
         elif documents.spans is None:
@@ -175,8 +178,9 @@ class CausalAttention(nn.Module):
                 query, key, value = (each[row : row + 1, :, start:stop] for each in (queries, keys, values))
                 pieces.append(self._attend(query, key, value, None, is_causal=True).squeeze(0))
             whole = torch.cat(pieces, dim=1)  # (H, B * T, d) -> (B, H, T, d)
-            found = whole.view(-1, *x.shape[:2], self.head_width).transpose(0, 1)
-        return self.output(found.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]  # (B, H, T, d) -> (B, T, D)
+            found = whole.view(whole.shape[0], -1, size, self.head_width).transpose(0, 1)
+        found = found.transpose(1, 2).flatten(2)  # (B, H, T, d) -> (B, T, D)
+        return self.output(found) if portion is None else by_rows(found, self.output, portion)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
         """(B, H, T, d), (B, K, S, d), (B, K, S, d), (B, 1, T, S) -> (B, H, T, d)."""
@@ -190,13 +194,15 @@ class CausalAttention(nn.Module):
             enable_gqa=self.key_value_heads != self.heads,
         )
 
-    def _projected(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _projected(
+        self, x: Tensor, rotation: Rotation | None, portion: Portion | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, D) -> (B, H, T, d) queries, (B, K, T, d) keys and values; under tensor parallelism some of the heads.
 
         One product with the three matrices side by side is faster than three, and one rotation than two.
         """
-        whole = at_once(x, self._each(), self.fused)
-        whole = whole.view(*x.shape[:2], -1, self.head_width)  # (B, T, H + 2 K, d)
+        whole = at_once(x, self._each(), self.fused, portion)
+        whole = whole.view(*whole.shape[:2], -1, self.head_width)  # (B, T, H + 2 K, d)
         group = self.heads // self.key_value_heads
         ours = whole.shape[2] // (group + 2)  # heads of keys
         if self.query_norm is not None and self.key_norm is not None:

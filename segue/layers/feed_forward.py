@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from segue.layers.dropout import Dropout
 from segue.layers.fused import Fused, at_once, side_by_side
+from segue.layers.residual import Portion, by_columns, by_rows
 from segue.layers.splits import Split
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "swish", "swiglu"]
@@ -44,14 +45,15 @@ class FeedForward(nn.Module):
         """The number of hidden units."""
         return {f"feed_forward of {self.hidden}": self.hidden}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+    def forward(self, x: Tensor, portion: Portion | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); of a `portion` of the residual stream, (p, D) -> (p, D)."""
         if self.gate is None:
-            hidden = PLAIN[self.activation](self.up(x))
+            hidden = PLAIN[self.activation](self.up(x) if portion is None else by_columns(x, [self.up], portion))
         else:
-            gate, up = at_once(x, (self.gate, self.up), self.fused).chunk(2, dim=-1)
+            gate, up = at_once(x, (self.gate, self.up), self.fused, portion).chunk(2, dim=-1)
             hidden = F.silu(gate) * up
-        return self.down(self.dropout(hidden))  # type: ignore[no-any-return]
+        hidden = self.dropout(hidden)
+        return self.down(hidden) if portion is None else by_rows(hidden, self.down, portion)
 
     def fuse(self) -> None:
         """Puts two matrices in one piece, for inference."""

@@ -10,12 +10,19 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
+from segue.layers.residual import Portion, by_columns
+
 Fused = tuple[Tensor, Tensor | None]
 """Weights and biases of several layers, concatenated."""
 
 
-def at_once(x: Tensor, layers: Sequence[nn.Linear], fused: Fused | None) -> Tensor:
-    """(..., I) -> (..., sum of O): the outputs of the layers, concatenated; `fused` is of `side_by_side`, if known."""
+def at_once(x: Tensor, layers: Sequence[nn.Linear], fused: Fused | None, portion: Portion | None = None) -> Tensor:
+    """(..., I) -> (..., sum of O): the outputs of the layers, concatenated; `fused` is of `side_by_side`, if known.
+
+    Of a `portion` of the residual stream, (p, I) -> (B, T, sum of O).
+    """
+    if portion is not None:
+        return by_columns(x, layers, portion)
     if fused is not None:
         return F.linear(x, *fused)
     if not are_plain(layers):

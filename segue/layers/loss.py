@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from segue.layers.residual import Portion
+
 ROWS = 256
 """Number of targets processed at once on a CPU: some megabytes for thousands of tokens."""
 GPU_BYTES = 2**26
@@ -64,13 +66,16 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient.mul_(gradients[0].unsqueeze(1)).to(ctx.dtype), None, None
 
 
-def total_cross_entropy(x: Tensor, table: Tensor, targets: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+def total_cross_entropy(
+    x: Tensor, table: Tensor, targets: Tensor, num_tokens: int, portion: Portion | None = None
+) -> tuple[Tensor, Tensor]:
     """(P, D) vectors, (V, D) output layer, (P) -> the sum of the losses, scalar float32; (P) losses, no gradient.
 
     As `cross_entropy` of `x @ table.T`, but those logits never exist as a whole: a chunk of targets at a time, the loss
     and the gradients are computed together, so memory grows with the chunk and not with P times V. Only the first
     `num_tokens` rows of the table are tokens; others, which pad it, get no probability. A table that is split over
-    ranks (DTensor) stays so, and the call is collective.
+    ranks (DTensor) stays so, and the call is collective. With a `portion`, `x` are (p, D) vectors of this rank's
+    positions; every rank gets the losses of all.
     """
     split = None
     if isinstance(table, DTensor):
@@ -78,7 +83,7 @@ def total_cross_entropy(x: Tensor, table: Tensor, targets: Tensor, num_tokens: i
         table = table.to_local()
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    total, each = _TotalCrossEntropy.apply(x.to(dtype), table.to(dtype), targets, num_tokens, split)  # type: ignore[no-untyped-call]
+    total, each = _TotalCrossEntropy.apply(x.to(dtype), table.to(dtype), targets, num_tokens, split, portion)  # type: ignore[no-untyped-call]
     return total, each
 
 
@@ -87,8 +92,15 @@ class _TotalCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, table: Tensor, targets: Tensor, num_tokens: int, split: "_Split | None"
+        ctx: Any,
+        x: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        num_tokens: int,
+        split: "_Split | None",
+        portion: Portion | None,
     ) -> tuple[Tensor, Tensor]:
+        x = x if portion is None else portion.gathered(x)
         first = 0 if split is None else split.first
         num_own = min(max(num_tokens - first, 0), table.shape[0])
         wants_x, wants_table = ctx.needs_input_grad[:2]
@@ -125,7 +137,9 @@ class _TotalCrossEntropy(torch.autograd.Function):
                         of_table.addmm_(part.T, x[rows])
                     else:
                         of_table += part.T @ x[rows]
-            if split is not None and of_x is not None:
+            if of_x is not None and portion is not None:  # a table that is not split gives each rank the whole gradient
+                of_x = portion.own(of_x).clone() if split is None else portion.summed(of_x)
+            elif of_x is not None and split is not None:
                 dist.all_reduce(of_x, group=split.group)
         ctx.save_for_backward(of_x, of_table)
         ctx.dtype = table.dtype
@@ -133,12 +147,13 @@ class _TotalCrossEntropy(torch.autograd.Function):
         return losses.sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         of_x, of_table = ctx.saved_tensors
         upstream = gradients[0]
         return (
             None if of_x is None else of_x * upstream.to(of_x.dtype),
             None if of_table is None else of_table.mul_(upstream).to(ctx.dtype),
+            None,
             None,
             None,
             None,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segue.layers.residual import Portion
 from segue.layers.sums import with_summed_gradient
 
 
@@ -30,9 +31,10 @@ class RMSNorm(nn.Module):
         """Ones."""
         nn.init.ones_(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+    def forward(self, x: Tensor, portion: Portion | None = None) -> Tensor:
+        """(..., D) -> (..., D); of a `portion`, (p, D) -> (p, D)."""
         weight = self.weight if self.group is None else with_summed_gradient(self.weight, self.group)
+        weight = weight if portion is None else portion.shared(weight)
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
             return F.rms_norm(x, weight.shape, weight, self.epsilon)
         if not torch.is_grad_enabled():

@@ -12,23 +12,27 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.nn import functional as F
 
+from segue.layers.residual import Portion, own_part, own_sum
 from segue.layers.sums import summed
 
 
 class TokenEmbedding(nn.Embedding):
     """torch's embedding, whose rows may be split over ranks."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(...) -> (..., D)."""
+    def forward(self, tokens: Tensor, portion: Portion | None = None) -> Tensor:
+        """(...) -> (..., D); with a `portion` of the residual stream, (B, T) -> (p, D)."""
         table = self.weight
         if not isinstance(table, DTensor):
+            if portion is not None:
+                return F.embedding(portion.own(tokens.flatten()), portion.shared(table))
             return super().forward(tokens)
-        mesh, own = table.device_mesh, table.to_local()
+        mesh, own = table.device_mesh, own_part(table)
         places = tokens - mesh.get_local_rank() * -(-table.shape[0] // mesh.size())  # as torch.chunk
         is_own = (places >= 0) & (places < len(own))
         found = F.embedding(places.clamp(0, len(own) - 1), own)
         # Not by DTensor's own rule, whose gradient of the table comes whole on every rank.
-        return summed(found.masked_fill(~is_own.unsqueeze(-1), 0.0), mesh.get_group())
+        found = found.masked_fill(~is_own.unsqueeze(-1), 0.0)
+        return summed(found, mesh.get_group()) if portion is None else own_sum(found, portion)
 
 
 class TokenBias(nn.Module):

@@ -4,7 +4,7 @@ Touvron et al. 2023 (arXiv:2302.13971): RMSNorm before each sublayer, rotary pos
 queries as in Llama 2 and 3. With QK-norm it is Qwen3. Hugging Face's LlamaForCausalLM and Qwen3ForCausalLM compute the
 same with the same weights.
 
-Shape letters: B rows, T tokens, D width, d width of a head, V vocabulary.
+Shape letters: B rows, T tokens, p positions of a rank (`layers/residual.py`), D width, d width of a head, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from segue.layers.dropout import Dropout
 from segue.layers.feed_forward import FeedForward
 from segue.layers.fused import are_plain
 from segue.layers.loss import total_cross_entropy
+from segue.layers.residual import Portion, Residual, all_positions
 from segue.layers.rms_norm import RMSNorm
 from segue.layers.splits import Split
 from segue.layers.vocabulary import TokenEmbedding, token_scores
@@ -89,7 +90,11 @@ class DecoderOnlySection(Section):
 class DecoderOnly(nn.Module):
     """Tokens to the loss of each next token, or to its scores."""
 
-    splits: ClassVar[Mapping[str, Split]] = {"embedding": "vocabulary", "head": "vocabulary"}
+    splits: ClassVar[Mapping[str, Split]] = {
+        "embedding": "vocabulary",
+        "head": "vocabulary",
+        "residual": "positions",
+    }
     forwards: ClassVar[tuple[str, ...]] = ("scores", "begin", "step")
 
     def __init__(self, section: DecoderOnlySection, vocabulary: int) -> None:
@@ -101,10 +106,11 @@ class DecoderOnly(nn.Module):
         self.norm = RMSNorm(section.width, section.norm_epsilon)
         self.head = None if section.is_tied else nn.Linear(section.width, rows, bias=False)
         self.dropout = Dropout(section.dropout)
+        self.residual = Residual()
         self._layers: list[Layer] | None = None
 
     def dealt_out(self) -> dict[str, int]:
-        """Nothing: vocabularies may be split unevenly."""
+        """Nothing: vocabularies and positions may be split unevenly."""
         return {}
 
     def initialize(self) -> None:
@@ -121,13 +127,16 @@ class DecoderOnly(nn.Module):
         `documents`, (B, T), are numbers that change where a document begins: attention does not cross it. None: each
         row is of one document.
         """
-        x = self._hidden(tokens, documents)
-        total, each = total_cross_entropy(x.flatten(0, 1), self.table(), targets.flatten(), self.vocabulary)
+        portion = self.residual.portion(tokens)
+        x = self._hidden(tokens, documents, portion).flatten(0, -2)
+        total, each = total_cross_entropy(x, self.table(), targets.flatten(), self.vocabulary, portion)
         return total, each.view_as(targets)
 
     def scores(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """(B, T) tokens -> (B, T, V) scores of the next tokens; of a split vocabulary a DTensor."""
-        return self._scores(self._hidden(tokens, documents))
+        portion = self.residual.portion(tokens)
+        x = self._hidden(tokens, documents, portion)
+        return self._scores(x if portion is None else all_positions(x, portion))
 
     def begin(self, tokens: Tensor, lengths: Tensor, capacity: int) -> tuple[Tensor, Cache]:
         """(B, T) prompts, padded on the left, and their (B) lengths -> (B, V) scores of the next tokens, cache.
@@ -171,14 +180,14 @@ class DecoderOnly(nn.Module):
         cache.num_positions += tokens.shape[1]
         return self._scores(self.norm(x[:, -1]))
 
-    def _hidden(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
-        """(B, T) -> (B, T, D)."""
+    def _hidden(self, tokens: Tensor, documents: Tensor | None, portion: Portion | None) -> Tensor:
+        """(B, T) -> (B, T, D), or (p, D) of a portion."""
         by = self.rotation(torch.arange(tokens.shape[1], device=tokens.device))
         found = None if documents is None else separated(documents)
-        x = self.dropout(self.embedding(tokens))
+        x = self.dropout(self.embedding(tokens, portion), portion)
         for layer in self.layers:
-            x = layer(x, by, found)
-        return self.norm(x)  # type: ignore[no-any-return]
+            x = layer(x, by, found, portion)
+        return self.norm(x, portion)  # type: ignore[no-any-return]
 
     def rotation(self, positions: Tensor) -> Rotation:
         """(..., T) positions -> their rotation."""
@@ -215,10 +224,12 @@ class DecoderOnlyLayer(nn.Module):
         self.feed_forward = FeedForward(section.width, section.feed_forward, "swiglu", dropout=0.0, has_biases=False)
         self.dropout = Dropout(section.dropout)
 
-    def forward(self, x: Tensor, by: Rotation, documents: Documents | None) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), by, documents))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, by: Rotation, documents: Documents | None, portion: Portion | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); of a portion, (p, D) -> (p, D)."""
+        found = self.attention(self.attention_norm(x, portion), by, documents, portion=portion)
+        x = x + self.dropout(found, portion)
+        found = self.feed_forward(self.feed_forward_norm(x, portion), portion)
+        return x + self.dropout(found, portion)  # type: ignore[no-any-return]
 
     def collected(self) -> Layer | None:
         """The tensors of the layer once it is fused; None if it has adapters."""

@@ -2,7 +2,7 @@
 
 Hugging Face's GPT2LMHeadModel computes the same with the same weights; Megatron-LM's models of 2019 have this shape.
 
-Shape letters: B rows, T tokens, D width, V vocabulary.
+Shape letters: B rows, T tokens, p positions of a rank (`layers/residual.py`), D width, V vocabulary.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,14 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segue.layers.causal_attention import CausalAttention, Documents, Memory, separated
 from segue.layers.dropout import Dropout
 from segue.layers.feed_forward import FeedForward
+from segue.layers.layer_norm import LayerNorm
 from segue.layers.loss import total_cross_entropy
+from segue.layers.residual import Portion, Residual, all_positions
 from segue.layers.splits import Split
 from segue.layers.vocabulary import TokenEmbedding, token_scores
 from segue.models.decoder_only import Count, Share, Size
@@ -70,7 +73,7 @@ class GPT2Section(Section):
 class GPT2(nn.Module):
     """Tokens to the loss of each next token, or to its scores."""
 
-    splits: ClassVar[Mapping[str, Split]] = {"embedding": "vocabulary"}
+    splits: ClassVar[Mapping[str, Split]] = {"embedding": "vocabulary", "residual": "positions"}
     forwards: ClassVar[tuple[str, ...]] = ("scores", "begin", "step")
 
     def __init__(self, section: GPT2Section, vocabulary: int) -> None:
@@ -80,11 +83,12 @@ class GPT2(nn.Module):
         self.embedding = TokenEmbedding(rows, section.width)
         self.positions = nn.Embedding(section.context, section.width)
         self.layers = nn.ModuleList(GPT2Layer(section) for _ in range(section.layers))
-        self.norm = nn.LayerNorm(section.width, section.norm_epsilon)
+        self.norm = LayerNorm(section.width, section.norm_epsilon)
         self.dropout = Dropout(section.dropout)
+        self.residual = Residual()
 
     def dealt_out(self) -> dict[str, int]:
-        """Nothing: vocabularies may be split unevenly."""
+        """Nothing: vocabularies and positions may be split unevenly."""
         return {}
 
     def initialize(self) -> None:
@@ -103,13 +107,16 @@ class GPT2(nn.Module):
         `documents`, (B, T), are numbers that change where a document begins: attention does not cross it, and positions
         begin anew. None: each row is of one document.
         """
-        x = self._hidden(tokens, documents)
-        total, each = total_cross_entropy(x.flatten(0, 1), self.embedding.weight, targets.flatten(), self.vocabulary)
+        portion = self.residual.portion(tokens)
+        x = self._hidden(tokens, documents, portion).flatten(0, -2)
+        total, each = total_cross_entropy(x, self.embedding.weight, targets.flatten(), self.vocabulary, portion)
         return total, each.view_as(targets)
 
     def scores(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """(B, T) tokens -> (B, T, V) scores of the next tokens; of a split vocabulary a DTensor."""
-        return self._scores(self._hidden(tokens, documents))
+        portion = self.residual.portion(tokens)
+        x = self._hidden(tokens, documents, portion)
+        return self._scores(x if portion is None else all_positions(x, portion))
 
     def begin(self, tokens: Tensor, lengths: Tensor, capacity: int) -> tuple[Tensor, Cache]:
         """(B, T) prompts, padded on the left, and their (B) lengths -> (B, V) scores of the next tokens, cache.
@@ -134,17 +141,22 @@ class GPT2(nn.Module):
         cache.num_positions += tokens.shape[1]
         return self._scores(self.norm(x[:, -1]))
 
-    def _hidden(self, tokens: Tensor, documents: Tensor | None) -> Tensor:
-        """(B, T) -> (B, T, D)."""
+    def _hidden(self, tokens: Tensor, documents: Tensor | None, portion: Portion | None) -> Tensor:
+        """(B, T) -> (B, T, D), or (p, D) of a portion."""
         places = torch.arange(tokens.shape[1], device=tokens.device)
         if documents is not None:
             begins = torch.cat([torch.ones_like(documents[:, :1]), documents.diff(dim=1)], dim=1) != 0
             places = places - (places * begins).cummax(dim=1).values  # (B, T)
         found = None if documents is None else separated(documents)
-        x = self.dropout(self.embedding(tokens) + self.positions(places))
+        if portion is None:
+            of_places = self.positions(places)
+        else:
+            own = portion.own(places.expand(tokens.shape).flatten())
+            of_places = F.embedding(own, portion.shared(self.positions.weight))
+        x = self.dropout(self.embedding(tokens, portion) + of_places, portion)
         for layer in self.layers:
-            x = layer(x, found)
-        return self.norm(x)  # type: ignore[no-any-return]
+            x = layer(x, found, portion)
+        return self.norm(x, portion)  # type: ignore[no-any-return]
 
     def table(self) -> Tensor:
         """The weights of the output layer."""
@@ -163,18 +175,20 @@ class GPT2Layer(nn.Module):
     def __init__(self, section: GPT2Section) -> None:
         super().__init__()
         width, heads = section.width, section.heads
-        self.attention_norm = nn.LayerNorm(width, section.norm_epsilon)
+        self.attention_norm = LayerNorm(width, section.norm_epsilon)
         self.attention = CausalAttention(
             width, heads, heads, width // heads, dropout=section.attention_dropout, has_biases=True
         )
-        self.feed_forward_norm = nn.LayerNorm(width, section.norm_epsilon)
+        self.feed_forward_norm = LayerNorm(width, section.norm_epsilon)
         self.feed_forward = FeedForward(width, 4 * width, "gelu_tanh", dropout=0.0)
         self.dropout = Dropout(section.dropout)
 
-    def forward(self, x: Tensor, documents: Documents | None) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), None, documents))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, documents: Documents | None, portion: Portion | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); of a portion, (p, D) -> (p, D)."""
+        found = self.attention(self.attention_norm(x, portion), None, documents, portion=portion)
+        x = x + self.dropout(found, portion)
+        found = self.feed_forward(self.feed_forward_norm(x, portion), portion)
+        return x + self.dropout(found, portion)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, memory: Memory, first: int, mask: Tensor | None) -> Tensor:
         """(B, T, D) newest positions -> (B, T, D); writes into the memory from position `first` on."""

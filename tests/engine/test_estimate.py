@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import accumulate, count
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import pytest
@@ -95,6 +96,44 @@ def test_estimated_memory_is_what_a_real_step_takes() -> None:
             measured = next(plain_and_recomputed)
             print(f"{name}: {size / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured")
             assert size == pytest.approx(measured, rel=0.15), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize("kind", ["decoder_only", "gpt2"])
+def test_estimated_memory_is_that_of_each_of_two_ranks(kind: str) -> None:
+    """They compute the layers of a language model together; activations are most of it."""
+    case = (
+        *("wikitext_small", *ON_CPU, "engine.tensor_parallel=2", "engine.evaluate_sharded=true"),
+        *("batch.tokens=2048", "model.context=1024", "model.width=256", "model.layers=6", "model.heads=8"),
+        *(f"model.kind={kind}", "model.dropout=0.1"),
+        *(("model.feed_forward=768",) if kind == "decoder_only" else ()),
+    )
+    [row] = _estimate(*case, devices=2).rows
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, MEASURE, json.dumps([case])],
+            env={
+                **os.environ,
+                "MALLOC_MMAP_THRESHOLD_": "65536",
+                "OMP_NUM_THREADS": "1",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for said in [process.communicate()[0] for process in ranks]:
+        for memory, measured in zip(row.memory, json.loads(said), strict=True):
+            print(f"{kind}: {memory.total / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured; {memory}")
+            assert memory.total == pytest.approx(measured, rel=0.15)
 
 
 def test_estimates_allocate_no_model() -> None:
@@ -209,6 +248,9 @@ def test_unequal_layers_are_all_simulated(num_forwards: dict[str, int], monkeypa
     assert num_forwards["EncoderLayer"] >= 3 * 6
 
 
+_C10D: Any = torch.ops.c10d
+
+
 class _Sent(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up what one rank sends."""
 
@@ -217,16 +259,17 @@ class _Sent(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.layout, self.bytes = layout, 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        _, shard, tensor = ((ranks - 1) / ranks for ranks in self.layout)
-        summing = 1  # ranks: copies add up gradients, tensor-parallel ranks what they know of the scores
-        if func is torch.ops.c10d.allreduce_.default:
-            summing = dist.ProcessGroup.unbox(args[1]).size()
-        share = {
-            "c10d._allgather_base_.default": shard,
-            "c10d._reduce_scatter_base_.default": shard * self.layout.shard,  # the tensor is what is left
-            "c10d.allreduce_.default": 2 * (summing - 1) / summing,
-            "_c10d_functional.all_reduce.default": 2 * tensor,
-        }.get(str(func), 0.0)
+        ranks = self.layout.tensor_parallel
+        for known, place in ((_C10D.allreduce_, 1), (_C10D._allgather_base_, 2), (_C10D._reduce_scatter_base_, 2)):
+            if func is known.default:
+                ranks = dist.ProcessGroup.unbox(args[place]).size()
+        share = (ranks - 1) / ranks
+        share *= {
+            "c10d._allgather_base_.default": 1,
+            "c10d._reduce_scatter_base_.default": ranks,  # the tensor is what is left
+            "c10d.allreduce_.default": 2,
+            "_c10d_functional.all_reduce.default": 2,
+        }.get(str(func), 0)
         if share:
             first = args[0][0] if isinstance(args[0], list) else args[0]
             self.bytes += share * first.nbytes
@@ -241,19 +284,26 @@ def many_ranks() -> Iterator[None]:
     dist.destroy_process_group()
 
 
+SENT = {
+    "transformer": ("multi30k_transformer", *SMALL, "model.heads=8", "batch.tokens=64", *ON_CPU),
+    "language model": (
+        *("wikitext_small", *ON_CPU, "batch.tokens=512", "model.heads=8", "model.head_width=8", "model.width=64"),
+        *("model.layers=6", "model.dropout=0.1"),
+    ),
+}
+CASES = [
+    ("transformer", Layout(2, 2, 2)),
+    ("language model", Layout(2, 2, 2)),
+    *(pytest.param("transformer", Layout(*each), marks=pytest.mark.slow) for each in ((1, 8, 1), (2, 4, 1), (1, 1, 8))),
+    pytest.param("language model", Layout(1, 1, 8), marks=pytest.mark.slow),
+]
+
+
 @pytest.mark.usefixtures("many_ranks")
-@pytest.mark.parametrize(
-    "layout",
-    [
-        Layout(2, 2, 2),
-        *(pytest.param(each, marks=pytest.mark.slow) for each in (Layout(1, 8, 1), Layout(2, 4, 1), Layout(1, 1, 8))),
-    ],
-    ids=str,
-)
-def test_what_is_sent_is_what_torch_sends(layout: Layout) -> None:
-    sizes = ("model.heads=8", "batch.tokens=64", "batch.micro_batches=1", "engine.device=cpu")
-    wished = [f"engine.{name}={ranks}" for name, ranks in layout._asdict().items()]
-    found = _estimate("multi30k_transformer", *SMALL, *sizes, *wished, devices=8)
+@pytest.mark.parametrize(("name", "layout"), CASES, ids=str)
+def test_what_is_sent_is_what_torch_sends(name: str, layout: Layout) -> None:
+    wished = [f"engine.{key}={ranks}" for key, ranks in layout._asdict().items()]
+    found = _estimate(*SENT[name], *wished, devices=8)
     assert isinstance(found, Estimate)
     [row] = found.rows
     model = found.sketch.task.build_model()

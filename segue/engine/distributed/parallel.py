@@ -34,6 +34,7 @@ from segue.engine.distributed.materialize import materialize
 from segue.engine.distributed.parts import batch_norms, units
 from segue.errors import UserError
 from segue.layers import lora
+from segue.layers.residual import Ranks, Residual
 from segue.layers.rms_norm import RMSNorm
 from segue.layers.splits import Split, Splittable, splits_of
 
@@ -87,7 +88,22 @@ class _Heads(ParallelStyle):
         return module
 
 
-_STYLES: dict[Split, type[ParallelStyle]] = {"column": _Column, "row": _Row, "vocabulary": _Rows, "heads": _Heads}
+class _Positions(ParallelStyle):
+    """A residual stream, of which every rank has some positions."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, Residual)
+        module.ranks = Ranks(device_mesh.get_group(), device_mesh.size(), device_mesh.get_local_rank())
+        return module
+
+
+_STYLES: dict[Split, type[ParallelStyle]] = {
+    "column": _Column,
+    "row": _Row,
+    "vocabulary": _Rows,
+    "heads": _Heads,
+    "positions": _Positions,
+}
 
 
 class World(NamedTuple):

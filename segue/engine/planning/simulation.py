@@ -27,6 +27,7 @@ from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
 from segue.layers.attention import Attention
 from segue.layers.causal_attention import CausalAttention
+from segue.layers.residual import Portion, Ranks
 from segue.layers.splits import splits_of
 
 _OPS = torch.ops.aten
@@ -335,7 +336,8 @@ def _like_gpu(model: nn.Module) -> None:
             module.dropout = 0.0
 
 
-def _fused_dropout(probability: float, x: Tensor) -> Tensor:
+def _fused_dropout(probability: float, x: Tensor, portion: Portion | None = None) -> Tensor:
+    del portion  # what is drawn for all positions is gone at once
     return torch.native_dropout(x, probability, True)[0]
 
 
@@ -344,6 +346,9 @@ def _split(model: nn.Module, ranks: int) -> None:
     for module in model.modules():
         for name, split in splits_of(module, ranks).items():
             if split == "heads":
+                continue
+            if split == "positions":
+                getattr(module, name).ranks = Ranks(None, ranks, 0)
                 continue
             matrix = getattr(module, name)
             outputs, inputs = matrix.weight.shape
@@ -359,9 +364,18 @@ def _split(model: nn.Module, ranks: int) -> None:
 def _counted_sums(model: nn.Module, sums: dict[str, int], runs: list[depth.Run], ranks: int) -> list[Any]:
     """Adds to `sums` the bytes of outputs and inputs' gradients that are summed over ranks; returns hook handles.
 
-    DTensor sums the gradient of each matrix's input separately, also for query, key and value.
+    DTensor sums the gradient of each matrix's input separately, also for query, key and value. Where ranks share a
+    residual stream, gathering its positions and scattering a sum are half of such a sum each; what ranks add up for
+    norms and biases is not counted.
     """
     times = {part: 1 + len(run.skipped) for run in runs for part in run.repeated.modules()}
+    is_shared = any("positions" in splits_of(module).values() for module in model.modules())
+
+    def add_exchanges(forward: float, backward: float, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        del inputs
+        each = output.nbytes * times.get(module, 1) * (1 if output.dim() == 3 else ranks)  # (B, T, D), or (p, D)
+        sums["forward"] += int(forward * each)
+        sums["backward"] += int(backward * each)
 
     def add_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
         del inputs
@@ -373,6 +387,7 @@ def _counted_sums(model: nn.Module, sums: dict[str, int], runs: list[depth.Run],
     def add_scores(width: int, module: nn.Module, inputs: Any, outputs: Any) -> None:
         del module, inputs
         # Scores (P, V) of P targets, or losses of a model that never has the scores of all of them at once.
+        # With a shared residual stream, positions are gathered for them, and a sum of gradients is scattered.
         targets = outputs.shape[0] if isinstance(outputs, Tensor) else outputs[1].numel()
         is_cast = torch.is_autocast_enabled("cpu")
         sums["backward"] += targets * width * (torch.get_autocast_dtype("cpu") if is_cast else torch.float32).itemsize
@@ -383,6 +398,12 @@ def _counted_sums(model: nn.Module, sums: dict[str, int], runs: list[depth.Run],
         tables = [getattr(module, name) for name, split in splits.items() if split == "vocabulary"]
         if tables:
             handles.append(module.register_forward_hook(partial(add_scores, tables[0].weight.shape[1])))
+        if is_shared:
+            if "row" in splits.values():  # gathered and scattered; backwards, gathered a second time for the weights
+                handles.append(module.register_forward_hook(partial(add_exchanges, 1.0, 1.5)))
+            tables = [table for table in tables if isinstance(table, nn.Embedding)]
+            handles += [table.register_forward_hook(partial(add_exchanges, 0.5, 0.5)) for table in tables]
+            continue
         for name, split in splits.items():
             matrix = getattr(module, name)
             if split == "column":
