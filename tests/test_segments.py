@@ -192,3 +192,14 @@ def test_sound_that_fades_is_heard_once(quiet: float) -> None:
     for one, other in pairwise(found):
         assert other.continues or other.start >= one.start + len(one.samples)
     assert found[-1].start / RATE == pytest.approx(10 - PAD_SECONDS, abs=0.05)
+
+
+def test_a_quieter_voice_is_kept() -> None:
+    """40 dB below the voice before it, without a pause."""
+    seconds = np.arange(8 * RATE) / RATE
+    samples = np.select([seconds < 1, seconds < 4, seconds < 7], [0.0, 0.1, 0.001]) * np.sin(seconds * 1234)
+    samples += np.random.default_rng(0).normal(0, 1e-5, len(samples))
+    heard = (seconds[::FRAME] >= 1) & (seconds[::FRAME] < 7)
+    found = cut([Frames(samples.astype(np.float32), np.where(heard, 0.9, 0.1).astype(np.float32))])
+    assert found[0].start / RATE <= 1
+    assert found[-1].start + len(found[-1].samples) >= 6.5 * RATE

@@ -32,7 +32,9 @@ PAD_SECONDS = 0.3
 """So much silence before and after speech stays: quiet first and last sounds lie there."""
 EARLY_SECONDS, LATE_SECONDS = 0.3, 0.2
 """Speech begins at most so much before the first frame of a detector, and ends so much after the last: detectors are
-late. It may also begin later and end earlier."""
+late."""
+INSIDE_SECONDS = 0.5
+"""It begins at most so much later, and ends so much earlier: what is quiet for longer may be another, quieter voice."""
 LEVELS_A_SECOND = 100
 BELOW_LOUD_DB, ABOVE_NOISE_DB, LEAST_BELOW_LOUD_DB = 30.0, 4.0, 6.0
 """Silence is so far below the level of speech, or less far above the noise around it. Where the noise is nearer to the
@@ -172,8 +174,9 @@ class _Levels:
         self._rest = np.zeros(0, np.float32)
         self._decibels, self._first = np.zeros(0, np.float32), 0
         """Levels that are kept, and the number of the first."""
-        self._early, self._late, self._around = (
-            round(seconds * rate_hz / self._size) for seconds in (EARLY_SECONDS, LATE_SECONDS, AROUND_SECONDS)
+        self._early, self._late, self._inside, self._around = (
+            round(seconds * rate_hz / self._size)
+            for seconds in (EARLY_SECONDS, LATE_SECONDS, INSIDE_SECONDS, AROUND_SECONDS)
         )
 
     def hear(self, samples: Samples) -> None:
@@ -205,9 +208,9 @@ class _Levels:
         if noise + ABOVE_NOISE_DB <= level - LEAST_BELOW_LOUD_DB:
             near = known[low : stop + self._late]
             loud = np.flatnonzero(near > max(noise + ABOVE_NOISE_DB, level - BELOW_LOUD_DB))
-            end = (self._first + low + int(loud[-1]) + 1) * self._size
+            end = (self._first + max(low + int(loud[-1]) + 1, stop - self._inside)) * self._size
             if begin >= 0:  # else the start is not kept any more
-                start = (self._first + low + int(loud[0])) * self._size
+                start = (self._first + min(low + int(loud[0]), begin + self._inside)) * self._size
         return _Run(start, end, level)
 
 
