@@ -155,7 +155,7 @@ def check(prompts: Sequence[Sequence[int]], limits: Limits, first_prompt: int = 
         if len(prompt) + limits.num_tokens - 1 > limits.context and not limits.is_sliding:
             raise UserError(
                 f"prompt {first_prompt + number + 1}: {len(prompt)} tokens and {limits.num_tokens} new ones are more "
-                f"than the model's context of {limits.context}; ask for fewer, or let the text slide (--slide)"
+                f"than the model's context of {limits.context}; ask for fewer (--slide goes on past it)"
             )
 
 
