@@ -1,6 +1,5 @@
 """How is the body of a request read? JSON or a form, checked by a model of its fields; a recording within limits."""
 
-import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -15,11 +14,10 @@ from segue.data.channels import DifferentChannelsError
 from segue.errors import UserError, Warned, gathered
 from segue.serve import forms
 from segue.serve.forms import Upload
-from segue.serve.refusals import RefusedError, of_fields
+from segue.serve.refusals import RefusedError, of_fields, without_options
 
 Fields = TypeVar("Fields", bound=BaseModel)
 JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
-_OPTION = re.compile(r" \(--[^)]*\)")
 DECODED = 3.5
 """A file may be decoded up to three times."""
 
@@ -170,4 +168,4 @@ def too_long(longest_seconds: float, seconds: float | None = None) -> RefusedErr
 def said(message: str, path: Path) -> str:
     """A message without the path of the temporary file, and without options of commands, which requests do not have."""
     message = message.replace(str(path), "the file").replace(path.name, "the file")
-    return _OPTION.sub("", message)
+    return without_options(message)

@@ -1,6 +1,7 @@
 """How does a client learn that its request failed? By a status and OpenAI's form of an error."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,14 @@ TYPES: Mapping[int, str] = {
     503: "unavailable_error",
 }
 """The type of an error by its status."""
+
+
+_OPTION = re.compile(r" \(--[^)]*\)")
+
+
+def without_options(message: str) -> str:
+    """A message without the options of commands in parentheses, which requests do not have."""
+    return _OPTION.sub("", message)
 
 
 class RefusedError(Exception):

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from segue.errors import UserError
 from segue.serve.batching import FullError, LeftError, Ticket, working
 from segue.serve.loaded import Loaded
-from segue.serve.refusals import RefusedError
+from segue.serve.refusals import RefusedError, without_options
 
 Result = TypeVar("Result")
 GONE = 499
@@ -154,7 +154,7 @@ def admitted(models: Sequence[Loaded]) -> Ticket:
 
 def of_mistake(problem: UserError) -> RefusedError:
     """The refusal of a request that the runtime cannot use."""
-    return RefusedError(400, str(problem), "invalid_value")
+    return RefusedError(400, without_options(str(problem)), "invalid_value")
 
 
 def _late(seconds: float) -> RefusedError:
