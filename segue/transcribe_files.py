@@ -49,7 +49,8 @@ def targets(paths: Sequence[Path], out: Path, suffix: str, read: Sequence[Path] 
 
     It is named like the recording. If several recordings have the same name, their folders are reproduced below `out`;
     if these are the same, too, the name keeps the recording's suffix. Parts of one recording, as in manifests, are
-    numbered. Raises a UserError if a result would overwrite a recording, or one of the other files that are `read`.
+    numbered. Raises a UserError if a result would overwrite a recording, or one of the other files that are `read`;
+    warns of other files that are replaced.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: a file; the name of a folder is wanted")
@@ -80,6 +81,10 @@ def targets(paths: Sequence[Path], out: Path, suffix: str, read: Sequence[Path] 
     for path in found:
         if path.resolve() in sources:
             raise UserError(f"{path}: is to be read; give another --out")
+    replaced = [path for path in found if path.exists()]
+    if replaced:
+        more = f", and {len(replaced) - 1:,} more" if replaced[1:] else ""
+        warn(f"{replaced[0]}: is replaced{more}")
     return found
 
 

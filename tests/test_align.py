@@ -230,6 +230,8 @@ def test_utterances_are_for_training(
     text.write_text("\n".join([*lines[:4], "Aaaba, dcd!", *lines[5:9], f"{lines[9].split()[0]} 99!", *lines[10:]]))
     assert run(talk.audio, text, "--utterances", tmp_path, "--longest", 5) == 0
     told = capsys.readouterr().out
+    assert run(talk.audio, text, "--utterances", tmp_path) == 2
+    assert f"{tmp_path / 'train.jsonl'}: exists; give another folder" in capsys.readouterr().err
     assert "left out: 1 that do not sound like their text" in told
     assert "left out: 1 that have words that the model cannot spell" in told
     manifest = Manifest(Utterance, [tmp_path / "train.jsonl"])

@@ -88,6 +88,7 @@ def test_written_arpa_is_read(tmp_path: Path) -> None:
         (lambda text: text[:50], "cut off or damaged: 4 1-grams announced, 1 found"),
         (lambda text: text.replace("-0.3\tTHE Cat\n", ""), "cut off or damaged: 2 2-grams announced, 1 found"),
         (lambda text: text[: text.index("\n\\2-grams")], r"cut off: \\2-grams: is expected"),
+        (lambda text: text[: text.rindex("Cat")], "cut off: it ends with"),
         (lambda text: text.replace("\\end\\", ""), r"cut off: it does not end with \\end\\"),
         (lambda text: text.replace("THE Cat", "THE Dog"), ":13: 'Dog' is no unigram"),
         (lambda text: text.replace("-0.7\tCat", "0.7\tCat"), ":8: a log-probability above 0"),

@@ -66,6 +66,15 @@ def test_a_result_never_replaces_what_is_read(tmp_path: Path) -> None:
         targets([recording], tmp_path, "txt")
 
 
+def test_replaced_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recordings = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    touched(tmp_path, "a.txt", "b.txt")
+    targets(recordings, tmp_path, "srt")
+    assert not capsys.readouterr().err
+    targets(recordings, tmp_path, "txt")
+    assert f"{tmp_path / 'a.txt'}: is replaced, and 1 more" in capsys.readouterr().err
+
+
 def test_transcripts_go_to_a_folder(tmp_path: Path) -> None:
     recording, other = touched(tmp_path, "sound.wav", "o")
     with pytest.raises(UserError, match=r"--out .*/o: a file; the name of a folder is wanted"):

@@ -114,8 +114,8 @@ def _write_utterances(given: Namespace, results: "Iterator[tuple[Task, Aligned]]
     from segue.runtime import cutting
 
     path = given.utterances / "train.jsonl"
-    if path.exists() and given.text is None and path.resolve() == given.recording.resolve():
-        raise UserError(f"{path}: is read; give another folder to --utterances")
+    if path.exists():
+        raise UserError(f"{path}: exists; give another folder to --utterances")
     longest = given.longest or cutting.LONGEST_SECONDS
     least = max(cutting.LEAST_SCORE, given.least_score or 0.0)
     made = align_files.write_utterances(path, results, longest, least, given.channel, given.language)

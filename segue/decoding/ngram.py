@@ -157,7 +157,9 @@ class NGram:
                     key = tuple([known[word] for word in fields[1 : length + 1]])
             except (ValueError, KeyError) as problem:
                 what = f"{problem} is no unigram" if isinstance(problem, KeyError) else f"no {length}-gram"
-                raise lines.error(f"{what}: {line[:60]!r}") from None
+                wrong = lines.error(f"{what}: {line[:60]!r}")
+                is_last_line = next(lines, None) is None
+                raise (lines.error(f"cut off: it ends with {line[:60]!r}") if is_last_line else wrong) from None
             if probability > 1e-3 or probability != probability:
                 raise lines.error(f"a log-probability above 0: {line[:60]!r}")
             if probability > probabilities.get(key, -inf) or key not in probabilities:
@@ -198,7 +200,7 @@ class _Lines:
 
     def error(self, problem: str) -> UserError:
         """The error for the current line."""
-        return UserError(f"{self._path}:{self._number}: {problem}")
+        return UserError(f"{self._path}:{max(self._number, 1)}: {problem}")
 
 
 def _opened(path: Path) -> IO[str]:

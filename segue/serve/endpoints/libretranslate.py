@@ -3,6 +3,7 @@
 import asyncio
 import re
 from functools import cache, partial
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, RootModel
@@ -21,6 +22,9 @@ from segue.serve.endpoints.translations import (
 from segue.serve.guard import check_key, key_in
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError
+
+if find_spec("iso639") is None:
+    raise ModuleNotFoundError("python-iso639 is needed", name="python-iso639")
 
 UNKNOWN = "und"
 """ISO 639's code for a language that is not known."""
