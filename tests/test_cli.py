@@ -363,10 +363,10 @@ def test_transcripts_can_go_to_files(
 ) -> None:
     paths = [corpus / "test_00.wav", corpus / "test_01.wav"]
     outcome = segue("transcribe", trained, *paths, "--format", form, "--out", tmp_path / "out")
-    assert (outcome.status, outcome.out) == (0, "")
-    for path in paths:
-        written = (tmp_path / "out" / f"{path.stem}.{suffix}").read_text()
-        assert written == segue("transcribe", trained, path, "--format", form).out
+    written = [tmp_path / "out" / f"{path.stem}.{suffix}" for path in paths]
+    assert (outcome.status, outcome.out.splitlines()) == (0, [str(target) for target in written])
+    for path, target in zip(paths, written, strict=True):
+        assert target.read_text() == segue("transcribe", trained, path, "--format", form).out
 
 
 def test_unreadable_recordings_do_not_stop_others(segue: Segue, corpus: Path, trained: Path, tmp_path: Path) -> None:
