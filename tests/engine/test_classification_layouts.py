@@ -33,6 +33,7 @@ def runs(class_recipes: dict[str, Path], run_ranks: RunRanks, tmp_path_factory: 
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_any_layout_trains_the_same_model(runs: Path, kind: str, name: str) -> None:
     """It also takes the same steps."""

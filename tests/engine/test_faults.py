@@ -79,7 +79,7 @@ def stopped(start: Start, recipe: Path, tmp_path_factory: pytest.TempPathFactory
     ("data_parallel", "shard", "tensor_parallel", "workers"),
     [
         pytest.param(2, 1, 1, 2, id="2 copies, other loaders"),
-        pytest.param(1, 1, 1, 1, id="alone"),
+        pytest.param(1, 1, 1, 1, id="alone", marks=pytest.mark.slow),
         pytest.param(1, 2, 1, 0, id="2 shards"),
         pytest.param(1, 1, 2, 0, id="2 tensor-parallel", marks=pytest.mark.slow),
         pytest.param(1, 2, 2, 0, id="2 shards x 2 tensor-parallel", marks=pytest.mark.slow),

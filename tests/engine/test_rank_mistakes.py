@@ -68,7 +68,7 @@ def test_another_models_checkpoint_is_refused(start: Start, recipe: Path, run: P
 # --- the disk ---
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_ranks_full_disk_ends_all(start: Start, recipe: Path, tmp_path: Path, rank: int) -> None:
     """With one line; earlier checkpoints stay."""
     run = tmp_path / "run"
