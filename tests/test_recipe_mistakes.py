@@ -46,13 +46,13 @@ def read(path: Path, overrides: list[str]) -> recipe.Section:
 
 
 @given(path=st.sampled_from(SHIPPED), changes=st.lists(st.tuples(names, values), max_size=4))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_any_override_is_taken_or_refused(path: Path, changes: list[tuple[str, Any]]) -> None:
     taken(path, [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in changes])
 
 
 @given(path=st.sampled_from(SHIPPED), data=st.data())
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_to_a_recipe_is_taken_or_refused(path: Path, data: st.DataObject, tmp_path: Path) -> None:
     text = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
