@@ -17,6 +17,7 @@ import forked  # noqa: F401
 import pytest  # noqa: F401  # of the files whose functions `forked` runs
 import sabotage
 import sacrebleu  # noqa: F401  # what a training imports late
+import torch._dynamo  # noqa: F401  # what a step imports late, in two seconds
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
 import segue.training  # noqa: F401
