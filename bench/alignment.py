@@ -150,7 +150,7 @@ def hour(model: Recognizer, manifest: Path, out: Path) -> None:
     path, places = joined(utterances, rate, out)
     texts = [normalize(place.text, model.metadata.text) for place in places]
     samples = audio.read(path, rate)
-    parts = [model.heard([samples[round(each.start * rate) : round(each.end * rate)]])[0] for each in places]
+    parts = [model.recognize_words([samples[round(each.start * rate) : round(each.end * rate)]])[0] for each in places]
     rates = {"the parts": metrics.error_rates(texts, [text_of(words) for words in parts])["word_error_rate"]}
     ways: dict[str, VoiceActivity] = {"the hour, cut in silence": "on", "the hour, in overlapping windows": "off"}
     for name, activity in ways.items():

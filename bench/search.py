@@ -69,10 +69,10 @@ def first(data: Data, most: int) -> Data:
 
 def of_model(model_path: Path, manifest: Path) -> Data:
     import segue
-    from segue.runtime.search_tuning import heard
+    from segue.runtime.search_tuning import development
 
     model = segue.load(model_path, "cpu")
-    found = heard(model, manifest, float("inf"))
+    found = development(model, manifest, float("inf"))
     return Data([piece.decode() for piece in model.metadata.pieces], found.scores, found.references, found.seconds)
 
 

@@ -52,7 +52,7 @@ def main() -> None:
             continue
         start = process_time()
         _, blocks = reading.opened(path, embedder.sample_rate_hz, None, None)
-        duration, parts = diarization.heard(embedder, blocks)
+        duration, parts = diarization.parts_of(embedder, blocks)
         middle = process_time()
         for count in (len(speakers), None):
             before = process_time()

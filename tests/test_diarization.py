@@ -25,7 +25,7 @@ from segue.errors import UserError
 from segue.metrics import verification
 from segue.metrics.diarization import best_pairs, diarization_error
 from segue.runtime import clustering, voice_activity
-from segue.runtime.diarization import _Heard, _parts, named
+from segue.runtime.diarization import _parts, _Recent, named
 from segue.runtime.onnx_embedder import open_graph
 from segue.runtime.speaker_embedder import SpeakerEmbedder, SpeakerMetadata
 from segue.runtime.speaker_words import assigned
@@ -55,11 +55,11 @@ def test_silence_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     block = np.zeros(512 * 20, np.float32)
     silent = np.zeros(20, np.float32)
     monkeypatch.setattr(voice_activity, "probabilities", lambda blocks, rate: (silent for _ in blocks))
-    heard = _Heard(block for _ in range(50))
+    recent = _Recent(block for _ in range(50))
     model = SpeakerEmbedder(SpeakerMetadata(sample_rate_hz=RATE, dimensions=2, threshold=0.5), None)  # type: ignore[arg-type]
-    assert list(_parts(heard, model)) == []
-    assert heard.num_samples == 50 * len(block)
-    assert len(heard.between(0, heard.num_samples)) <= len(block)
+    assert list(_parts(recent, model)) == []
+    assert recent.num_samples == 50 * len(block)
+    assert len(recent.between(0, recent.num_samples)) <= len(block)
 
 
 # --- Clusters ---

@@ -224,7 +224,7 @@ def test_the_curve_stays_beside_the_model(
     assert main(["evaluate", str(copy), str(manifest), "--calibrate"]) == 0
     assert "confidence.json: fitted on" in capsys.readouterr().err
     samples = audio.read(Path(lines[0]["audio_filepath"]), 8000)
-    before, after = (segue.load(path).heard([samples])[0] for path in (trained, copy))
+    before, after = (segue.load(path).recognize_words([samples])[0] for path in (trained, copy))
     curve = calibration.load(copy)
     assert curve is not None
     assert [each.confidence for each in after] == pytest.approx([curve.of(each.confidence) for each in before])

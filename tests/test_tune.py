@@ -10,15 +10,15 @@ import pytest
 import segue
 from segue.cli import main
 from segue.data.audio import properties
-from segue.runtime.search_tuning import Heard, Tuning
+from segue.runtime.search_tuning import Development, Tuning
 from tests.test_speech_search import arpa, recognizer, searching, spoken
 
 REFERENCES = ["the cat sat", "the cat sat the cat", "cat"]
 DOUBTS = {5: ("o", 0.6)}
 
 
-def heard() -> Heard:
-    return Heard(
+def development() -> Development:
+    return Development(
         [spoken(text, DOUBTS if len(text) > 5 else None) for text in REFERENCES],
         REFERENCES,
         [None] * len(REFERENCES),
@@ -28,7 +28,7 @@ def heard() -> Heard:
 
 def test_language_model_is_weighed(tmp_path: Path) -> None:
     ticks = count()
-    tuning = Tuning(recognizer(spoken("")), heard(), lambda: float(next(ticks)))
+    tuning = Tuning(recognizer(spoken("")), development(), lambda: float(next(ticks)))
     trials = list(tuning.run(searching().with_language_model(arpa(tmp_path / "words.arpa"))))
     assert trials == tuning.trials
     assert len({trial.section for trial in trials}) == len(trials) > 20
@@ -45,7 +45,7 @@ def test_language_model_is_weighed(tmp_path: Path) -> None:
 
 def test_greedy_search_stays_where_beams_gain_nothing() -> None:
     tuning = Tuning(
-        recognizer(spoken("")), heard()._replace(references=["the cot sat", "the cot sat the cat", "cat"]), float
+        recognizer(spoken("")), development()._replace(references=["the cot sat", "the cot sat the cat", "cat"]), float
     )
     list(tuning.run(searching()))
     assert tuning.best.section.kind == "greedy"

@@ -34,7 +34,7 @@ def run(given: Namespace) -> None:
     """Runs the command; returns the exit status, None for 0."""
     from segue import tasks
     from segue.runtime import exported
-    from segue.runtime.search_tuning import Trial, Tuning, heard
+    from segue.runtime.search_tuning import Trial, Tuning, development
 
     model = options.load_model(given, "transcribe")
     if not hasattr(model, "with_search"):
@@ -42,7 +42,7 @@ def run(given: Namespace) -> None:
     search = model.search
     if given.language_model is not None:
         search = search.with_language_model(given.language_model)
-    data = heard(model, given.manifest, 60 * given.most_minutes, given.skip_bad)
+    data = development(model, given.manifest, 60 * given.most_minutes, given.skip_bad)
     tuning = Tuning(model, data, process_time)
     has_words = search.words is not None
     names = ("kind", "beams", *(("weight", "word_bonus", "unknown_word_score") if has_words else ()))

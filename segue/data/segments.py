@@ -179,7 +179,7 @@ class _Levels:
             for seconds in (EARLY_SECONDS, LATE_SECONDS, INSIDE_SECONDS, AROUND_SECONDS)
         )
 
-    def hear(self, samples: Samples) -> None:
+    def add(self, samples: Samples) -> None:
         """Adds samples."""
         joined = np.concatenate([self._rest, samples])
         count = len(joined) // self._size
@@ -237,7 +237,7 @@ class _Cutter:
     def hold(self, samples: Samples) -> None:
         """Adds samples."""
         self._samples = np.concatenate([self._samples, samples])
-        self._levels.hear(samples)
+        self._levels.add(samples)
 
     def release(self, frame: int) -> None:
         """Drops the samples that no segment needs; no speech begins before `frame` but that which has ended."""

@@ -93,14 +93,14 @@ def diarize(
     if speakers is not None and not 1 <= speakers <= MOST_ASKED:
         raise UserError(f"speakers: a number from 1 to {MOST_ASKED} wanted, got {speakers}")
     name, blocks = reading.opened(recording, embedder.sample_rate_hz, sample_rate_hz, channel)
-    duration, parts = heard(embedder, blocks)
+    duration, parts = parts_of(embedder, blocks)
     found = turns(parts, duration, embedder.threshold, speakers, name or "samples")
     return Diarization(name, duration, named(found, names, name or "samples"))
 
 
-def heard(embedder: Embedder, blocks: Iterable[Samples]) -> tuple[float, list[Part]]:
+def parts_of(embedder: Embedder, blocks: Iterable[Samples]) -> tuple[float, list[Part]]:
     """The duration of a recording (S), block by block, in seconds; and all parts of its speech, in order."""
-    kept = _Heard(blocks)
+    kept = _Recent(blocks)
     parts = list(_parts(kept, embedder))
     return kept.num_samples / embedder.sample_rate_hz, parts
 
@@ -117,7 +117,7 @@ def named(turns: Sequence[Turn], names: Sequence[str], where: str) -> list[Turn]
     return [turn._replace(speaker=all_names[turn.speaker]) for turn in turns]
 
 
-class _Heard:
+class _Recent:
     """The blocks of a recording; samples that may still be needed are kept."""
 
     def __init__(self, blocks: Iterable[Samples]) -> None:
@@ -143,7 +143,7 @@ class _Heard:
         self._kept = self._kept[max(0, end - first) :]
 
 
-def _parts(heard: _Heard, embedder: Embedder) -> Iterator[Part]:
+def _parts(recent: _Recent, embedder: Embedder) -> Iterator[Part]:
     """The parts of all speech, in order."""
     rate = embedder.sample_rate_hz
     pending: list[tuple[float, float, bool]] = []
@@ -156,9 +156,9 @@ def _parts(heard: _Heard, embedder: Embedder) -> Iterator[Part]:
         sounds.clear()
 
     def forget(seconds: float) -> None:
-        heard.forget(round(seconds * rate))
+        recent.forget(round(seconds * rate))
 
-    for start, end in voice_activity.regions(heard, rate, forget):
+    for start, end in voice_activity.regions(recent, rate, forget):
         length = end - start
         count = 1 + max(0, int(np.ceil((length - PART_SECONDS) / STEP_SECONDS - 1e-6)))
         size = min(length, PART_SECONDS)
@@ -166,7 +166,7 @@ def _parts(heard: _Heard, embedder: Embedder) -> Iterator[Part]:
         middles = starts + size / 2
         edges = [start, *((middles[1:] + middles[:-1]) / 2).tolist(), end]
         for number in range(count):
-            sound = heard.between(round(starts[number] * rate), round((starts[number] + size) * rate))
+            sound = recent.between(round(starts[number] * rate), round((starts[number] + size) * rate))
             if len(sound):
                 pending.append((edges[number], edges[number + 1], number == 0))
                 sounds.append(sound)

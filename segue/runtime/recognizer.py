@@ -284,7 +284,7 @@ class Recognizer:
         found = self._recognized(waveforms)
         return [text_of(self.words_of(each.emissions)) for each in found], [each.scores for each in found]
 
-    def heard(self, waveforms: Sequence[Samples]) -> list[list[Word]]:
+    def recognize_words(self, waveforms: Sequence[Samples]) -> list[list[Word]]:
         """Waveforms (S), not divided into windows -> their words."""
         return [self.words_of(each.emissions) for each in self._recognized(waveforms)]
 

@@ -25,7 +25,7 @@ LEAST_GAIN = 0.01
 """More beams, which take more time, must leave out at least this share of the errors."""
 
 
-class Heard(NamedTuple):
+class Development(NamedTuple):
     """What a model computed for development data."""
 
     scores: list[NDArray[np.float32]]
@@ -46,7 +46,7 @@ class Trial(NamedTuple):
     """Of CPU time, for all utterances."""
 
 
-def heard(model: Recognizer, manifest: Path, most_seconds: float, skip_bad: bool = False) -> Heard:
+def development(model: Recognizer, manifest: Path, most_seconds: float, skip_bad: bool = False) -> Development:
     """The scores of the utterances of a manifest; of long ones an even choice of `most_seconds`. Raises a UserError."""
     utterances = Manifest(Utterance, [manifest], skip_bad=skip_bad)
     if not len(utterances):
@@ -56,10 +56,14 @@ def heard(model: Recognizer, manifest: Path, most_seconds: float, skip_bad: bool
         utterances = utterances.part(_evenly(len(utterances), most_seconds / total))
     greedy = SpeechSearchSection(kind="greedy")  # quick, and the scores are the same
     model = model.with_search(SpeechSearch(greedy, model.metadata.pieces, model.metadata.text))
-    found = Heard([], [], [], float(utterances.sizes.sum()))
+    found = Development([], [], [], float(utterances.sizes.sum()))
     scores, references = found.scores, found.references
     groups = progress(
-        model.evaluator.sounds(utterances), f"hears {manifest.name}", found.seconds, "s", lambda each: _seconds(each[0])
+        model.evaluator.sounds(utterances),
+        f"recognizes {manifest.name}",
+        found.seconds,
+        "s",
+        lambda each: _seconds(each[0]),
     )
     for group, waveforms in groups:
         scores.extend(model.recognize(waveforms)[1])
@@ -71,9 +75,9 @@ def heard(model: Recognizer, manifest: Path, most_seconds: float, skip_bad: bool
 
 
 class Tuning:
-    """Tries settings of a search for one model on what was heard."""
+    """Tries settings of a search for one model on development data."""
 
-    def __init__(self, model: Recognizer, data: Heard, clock: Callable[[], float]) -> None:
+    def __init__(self, model: Recognizer, data: Development, clock: Callable[[], float]) -> None:
         self._model, self._data, self._clock = model, data, clock
         self.trials: list[Trial] = []
 

@@ -197,7 +197,7 @@ class SpeechEvaluator:
             lambda group: sum(utterance.seconds for utterance in group[0]),
         )
         for utterances, waveforms in sounds:
-            for utterance, words in zip(utterances, self._model.heard(waveforms), strict=True):
+            for utterance, words in zip(utterances, self._model.recognize_words(waveforms), strict=True):
                 result = UtteranceResult(
                     utterance.id,
                     normalize(utterance.text, utterance.language),

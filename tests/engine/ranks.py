@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import pytest
 from sabotage import Call
+from safetensors.torch import load_file
 
 # The reversal task, small: 12 steps of 4 micro-batches, 4 checkpoints of which 2 stay, 2 evaluations.
 TRAIN = (
@@ -131,6 +133,21 @@ def assert_same_outcome(run: Path, undisturbed: Path) -> None:
     assert records(run) == records(undisturbed)
     assert steps(run) == steps(undisturbed)
     assert_same_tensors(run, undisturbed)
+
+
+def assert_same_training(run: Path, alone: Path, num_steps: int) -> None:
+    """The same steps, each of them logged, and the same model, but for rounding."""
+    for expected, found in zip(records(alone), records(run), strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert found["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=1e-4)
+    assert len({each["loss"] for each in records(run)}) == num_steps
+    assert records(run)[-1]["dev"] == pytest.approx(records(alone)[-1]["dev"], rel=1e-3)
+    wanted, ours = (load_file(each / "model" / "model.safetensors") for each in (alone, run))
+    assert ours.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        if key.endswith("key.bias"):  # attention is blind to it: its gradient is rounding, which Adam makes large
+            continue
+        assert (ours[key].double() - tensor.double()).abs().max() <= 2e-3 * max(1.0, float(tensor.abs().max())), key
 
 
 def assert_same_tensors(run: Path, undisturbed: Path) -> None:

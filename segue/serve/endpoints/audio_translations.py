@@ -88,8 +88,8 @@ async def translate(request: Request) -> Response:
 def _answer(
     request: Request, server: Server, loaded: Loaded, translator: Loaded, path: Path, asked: AudioTranslationRequest
 ) -> Response:
-    heard = transcribed(server, loaded, path, asked.channel)
-    transcript = heard.transcript
+    recognized = transcribed(server, loaded, path, asked.channel)
+    transcript = recognized.transcript
     observe(request, server, loaded, transcript)
     form: Literal["srt", "vtt"] = "vtt" if asked.response_format == "vtt" else "srt"
     said = cues.write(cues.cut(transcript.words, transcript.duration), form)
@@ -98,7 +98,7 @@ def _answer(
         found = translation.translate(
             said.encode(), form, lambda texts: list(translator.model.translate(texts, target)), translation.Shape()
         )
-    heard.warnings.extend(each.message for each in warned)
+    recognized.warnings.extend(each.message for each in warned)
     plain = (
         [layout.read(cue.body, "srt").plain for cue in files.read(found.text, "srt", "the translation").cues]
         if said and form == "srt"
@@ -118,11 +118,11 @@ def _answer(
             segments=shown,
             usage=usage_of(transcript),
             model=loaded.name,
-            warnings=heard.warnings,
+            warnings=recognized.warnings,
             ignored=asked.ignored,
         )
 
-    return Answer(heard, text, asked.ignored, lambda _: found.text, verbose).written(asked.response_format)
+    return Answer(recognized, text, asked.ignored, lambda _: found.text, verbose).written(asked.response_format)
 
 
 ENDPOINTS = [

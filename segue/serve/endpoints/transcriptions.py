@@ -175,8 +175,8 @@ def segments(transcript: Transcript) -> list[Segment]:
     return found
 
 
-class Heard(NamedTuple):
-    """What was heard in a recording."""
+class Recognized(NamedTuple):
+    """What was recognized in a recording."""
 
     transcript: Transcript
     warnings: list[str]
@@ -185,9 +185,9 @@ class Heard(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """A text that was heard, or translated, in the forms that can be asked for."""
+    """A text that was recognized, or translated, in the forms that can be asked for."""
 
-    heard: Heard
+    recognized: Recognized
     text: str
     ignored: list[str]
     """Fields of the request that mean nothing here."""
@@ -197,15 +197,15 @@ class Answer:
 
     def written(self, form: Form) -> Response:
         """The answer in a form."""
-        headers = headers_of(self.ignored, self.heard.warnings)
+        headers = headers_of(self.ignored, self.recognized.warnings)
         if form == "text":
             return PlainTextResponse(self.text + "\n", headers=headers)
         if form in ("srt", "vtt"):
             return Response(self.subtitles(form), headers=headers, media_type=f"{SUBTITLES[form]}; charset=utf-8")
         if form == "verbose_json":
             return JSONResponse(self.verbose().model_dump(exclude_none=True), headers=headers)
-        usage = usage_of(self.heard.transcript)
-        shown = Transcription(text=self.text, usage=usage, warnings=self.heard.warnings)
+        usage = usage_of(self.recognized.transcript)
+        shown = Transcription(text=self.text, usage=usage, warnings=self.recognized.warnings)
         return JSONResponse(shown.model_dump(), headers=headers)
 
 
@@ -259,7 +259,7 @@ async def transcribe(request: Request) -> Response:
         raise
 
     async def events() -> AsyncIterator[bytes]:
-        piece: str | Heard = first
+        piece: str | Recognized = first
         try:
             while isinstance(piece, str):
                 yield event({"type": "transcript.text.delta", "delta": piece})
@@ -285,8 +285,8 @@ async def transcribe(request: Request) -> Response:
 
 def _answer(request: Request, server: Server, loaded: Loaded, path: Path, asked: TranscriptionRequest) -> Response:
     """In a thread, like recognition: the cues of hours take seconds, which no other request should wait for."""
-    heard = transcribed(server, loaded, path, asked.channel, asked.phrases)
-    transcript, granularities = heard.transcript, asked.timestamp_granularities
+    recognized = transcribed(server, loaded, path, asked.channel, asked.phrases)
+    transcript, granularities = recognized.transcript, asked.timestamp_granularities
     observe(request, server, loaded, transcript)
 
     def verbose() -> VerboseTranscription:
@@ -299,25 +299,27 @@ def _answer(request: Request, server: Server, loaded: Loaded, path: Path, asked:
             words=timed(transcript.words) if "word" in granularities else None,
             usage=usage_of(transcript),
             model=loaded.name,
-            warnings=heard.warnings,
+            warnings=recognized.warnings,
             ignored=asked.ignored,
         )
 
-    answer = Answer(heard, transcript.text, asked.ignored, lambda form: transcript.written(form) + "\n", verbose)
+    answer = Answer(recognized, transcript.text, asked.ignored, lambda form: transcript.written(form) + "\n", verbose)
     return answer.written(asked.response_format)
 
 
-def transcribed(server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()) -> Heard:
+def transcribed(
+    server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()
+) -> Recognized:
     """The transcript of a file, and warnings about it."""
     model = _expecting(loaded.model, phrases)
     with bodies.recording(path, server.settings.audio_seconds, batching.current().check) as warned:
         transcript = model.transcribe(path, channel=parsed(channel))
-    return Heard(transcript, [bodies.said(each.message, path) for each in warned])
+    return Recognized(transcript, [bodies.said(each.message, path) for each in warned])
 
 
 def in_pieces(
     server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()
-) -> Iterator[str | Heard]:
+) -> Iterator[str | Recognized]:
     """The text piece by piece, and then all of it."""
     model = _expecting(loaded.model, phrases)
     with bodies.recording(path, server.settings.audio_seconds, batching.current().check) as warned:
@@ -325,7 +327,7 @@ def in_pieces(
             if isinstance(piece, str):
                 yield piece
             else:
-                yield Heard(piece, [bodies.said(each.message, path) for each in warned])
+                yield Recognized(piece, [bodies.said(each.message, path) for each in warned])
 
 
 def _expecting(model: Recognizer, phrases: Sequence[str]) -> Recognizer:
@@ -345,7 +347,7 @@ def parsed(channel: str | None) -> int | str | None:
 
 
 def observe(request: Request, server: Server, loaded: Loaded, transcript: Transcript) -> None:
-    """Counts and logs what was heard."""
+    """Counts and logs what was recognized."""
     server.metrics.audio_seconds.labels(loaded.name).inc(transcript.duration)
     note(request, audio_seconds=round(transcript.duration, 3))
     if server.settings.logs_texts:
