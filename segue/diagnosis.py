@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from segue.errors import count_of
+
 Level = Literal["error", "warning", "note"]
 """An error speaks against training, or against trusting its scores; a warning is worth a look; a note is neither."""
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -58,7 +60,7 @@ class Diagnosis(NamedTuple):
     def verdict(self) -> str:
         """The result in a line."""
         counts = {level: sum(each.level == level for each in self.symptoms) for level in LEVELS}
-        said = ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in counts.items())
+        said = ", ".join(count_of(count, level) for level, count in counts.items())
         return f"training is {'' if self.is_advisable else 'not '}advisable: {said}"
 
     def as_json(self) -> dict[str, Any]:

@@ -63,6 +63,14 @@ def note(message: str) -> None:
         progress.say(message)
 
 
+def count_of(number: int, one: str, several: str | None = None) -> str:
+    """`number` and what is counted: "1 recording", "3,000 recordings"; `several` defaults to `one` with an s.
+
+    Both may go on with the verb: `count_of(3, "file is", "files are")`.
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def some_of(problems: list[str], shown: int = 10) -> str:
     """The first `shown` problems, one per line, and the number of those left out."""
     more = [f"... and {len(problems) - shown} more"] if len(problems) > shown else []

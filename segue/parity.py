@@ -12,6 +12,7 @@ import numpy as np
 
 from segue import metrics
 from segue.data.manifest import Manifest
+from segue.errors import count_of
 
 NUM_EXAMPLES = 500
 """Maximum number of examples, evenly spaced over the manifests."""
@@ -125,7 +126,7 @@ class Parity:
                 "on the least": f"{least.name}: {points(least.after)} after, {least.identical:.1%} of outputs the same"
             }
         )
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        threads = count_of(self.threads, "thread")
         return {
             "runtime": self.runtime,
             "instructions": self.instructions,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from segue.data.media import SUFFIXES
-from segue.errors import UserError, some_of, warn
+from segue.errors import UserError, count_of, some_of, warn
 
 STANDARD_INPUT = "-"
 
@@ -37,7 +37,8 @@ def recordings(named: Sequence[Path]) -> list[Path]:
         if not inside:
             raise UserError(f"{path}: a folder without recordings (files that end in wav, flac, ogg, mp3 ...)")
         if others:
-            warn(f"{path}: {len(others)} files that are not recordings left out:\n{some_of(list(map(str, others)), 3)}")
+            said = count_of(len(others), "file that is not a recording", "files that are not recordings")
+            warn(f"{path}: {said} left out:\n{some_of(list(map(str, others)), 3)}")
         found.update(dict.fromkeys(inside))
     if len(found) < len(named) and not any(path.is_dir() for path in named):
         warn("recordings that are named more than once are transcribed once")

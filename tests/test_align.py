@@ -219,7 +219,7 @@ def test_words_that_cannot_be_spelled_are_placed(
     word = found.words[11]
     assert (word.word, word.score) == ("99!", None)
     assert (word.start, word.end) == pytest.approx(talk.words[11][1:], abs=0.15)
-    assert "1 words that the model cannot spell" in capsys.readouterr().err
+    assert "1 word that the model cannot spell is placed between the neighbors" in capsys.readouterr().err
 
 
 def test_utterances_are_for_training(
@@ -232,8 +232,8 @@ def test_utterances_are_for_training(
     told = capsys.readouterr().out
     assert run(talk.audio, text, "--utterances", tmp_path) == 2
     assert f"{tmp_path / 'train.jsonl'}: exists; give another folder" in capsys.readouterr().err
-    assert "left out: 1 that do not sound like their text" in told
-    assert "left out: 1 that have words that the model cannot spell" in told
+    assert "left out: 1 stretch, 0.0 minutes: sound unlike the text" in told
+    assert "minutes: words that the model cannot spell" in told
     manifest = Manifest(Utterance, [tmp_path / "train.jsonl"])
     assert all(each.seconds <= 5.4 for each in manifest)
     said = " ".join(each.text for each in manifest)

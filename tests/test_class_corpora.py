@@ -45,8 +45,8 @@ def test_folders_are_classes_each_split_alone(tmp_path: Path, capsys: pytest.Cap
     assert found["train"] == {"bark": 8, "meow": 16, "rare": 1}
     assert written[-1].summary.startswith("25 sounds of 3 classes, ")
     said = capsys.readouterr().err
-    assert "1 files that are not recordings left out" in said
-    assert "1 examples of class 'rare' are too few to reserve one for test" in said
+    assert "1 file that is not a recording left out" in said
+    assert "1 example of class 'rare' is too few to reserve one for test" in said
 
 
 def test_folders_of_splits_are_taken_as_they_are(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from segue.data import audio
 from segue.data.corpora import Written, next_command, prepare
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest, write_manifest
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 
 RATE = 8000
 
@@ -30,7 +30,7 @@ def texts(written: list[Written]) -> dict[str, list[str]]:
     for path, count, summary, _ in written:
         manifest = Manifest(Utterance, [path])
         assert len(manifest) == count
-        assert summary == f"{count} utterances, {manifest.sizes.sum() / 60:.1f} minutes"
+        assert summary == f"{count_of(count, 'utterance')}, {manifest.sizes.sum() / 60:.1f} minutes"
         for utterance in manifest:
             assert utterance.seconds <= audio.duration(utterance.audio) + 1e-6
         found[path.stem] = [utterance.text for utterance in manifest]
@@ -377,8 +377,8 @@ def test_kaldi_reports_what_it_leaves_out(kaldi: Path, tmp_path: Path, capsys: p
     (kaldi / "utt2spk").write_text("ann-1 ann\n")
     prepare("kaldi", kaldi, tmp_path / "out", NO_SPLITS)
     said = capsys.readouterr().err
-    assert f"1 entries have no line in text and are not used: eve-1 ({kaldi}/segments:3)" in said
-    assert f"1 entries have no line in utt2spk: their speakers are unknown: bob-1 ({kaldi}/text:2)" in said
+    assert f"1 entry without a line in text left out: eve-1 ({kaldi}/segments:3)" in said
+    assert f"1 entry without a line in utt2spk, so without a speaker: bob-1 ({kaldi}/text:2)" in said
     found = {each.id: each.seconds for each in Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])}
     assert found == {"ann-1": 1.0, "bob-1": 2.0}  # -1 is the end; ids survive
 
@@ -426,8 +426,8 @@ def test_mistakes_on_the_command_line_are_explained(tmp_path: Path) -> None:
 
 def test_prepare_suggests_the_train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segue.recipe.shipped", lambda: {"your_speech": tmp_path, "your_translation": tmp_path})
-    both = [Written(Path(f"{split}.jsonl"), 1, "1 utterances, 0.1 minutes", "utterances") for split in ("train", "dev")]
-    pairs = [each._replace(noun="pairs") for each in both]
+    both = [Written(Path(f"{split}.jsonl"), 1, "1 utterance, 0.1 minutes", "utterance") for split in ("train", "dev")]
+    pairs = [each._replace(noun="pair") for each in both]
     assert next_command("csv", both, Path("my data")) == "segue train your_speech data.root='my data'"
     assert next_command("parallel", pairs, Path("data")) == "segue train your_translation data.root=data"
     assert next_command("csv", both[:1], Path("data")) is None

@@ -139,7 +139,7 @@ def test_names_are_given_by_first_turns(capsys: pytest.CaptureFixture[str]) -> N
     assert [turn.speaker for turn in named(turns, [], "it")] == ["Speaker 1", "Speaker 2", "Speaker 1"]
     assert not capsys.readouterr().err
     assert [turn.speaker for turn in named(turns, ["Ann"], "it")] == ["Ann", "Speaker 2", "Ann"]
-    assert "it: 2 speakers were found, but 1 names are given: Ann" in capsys.readouterr().err
+    assert "it: 2 speakers were found, but 1 name is given: Ann" in capsys.readouterr().err
 
 
 # --- Error rates ---

@@ -211,7 +211,7 @@ def test_folders_and_patterns_are_searched_in_order(tmp_path: Path) -> None:
         "a.txt",
     ]
     [(message, _)] = warned
-    assert message.startswith("3 files that are no texts by their names are left out: .png (2), no suffix (1); texts:")
+    assert message.startswith("3 files that are no texts by their names left out: .png (2), no suffix (1); texts:")
     with gathered():
         assert len(Corpus(section(tmp_path, train=(".",))).files.train) == 4
         assert len(Corpus(section(tmp_path, train=("*",))).files.train) == 4

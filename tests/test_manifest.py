@@ -175,7 +175,7 @@ def test_repeated_audio_without_id_is_kept(
     path = tmp_path / "x.jsonl"
     path.write_text(2 * line(**keys))
     assert [utterance.id for utterance in Manifest(Utterance, [path])] == ["a.wav", "a.wav"]
-    assert "1 lines" in capsys.readouterr().err
+    assert ": 1 line repeats " in capsys.readouterr().err
 
 
 def test_segments_of_one_file_have_different_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -296,7 +296,7 @@ def test_resampling_draws_whole_speakers() -> None:
     assert together.note.endswith("1,000 draws of 20 speakers")
     assert alone.note.endswith("400 utterances; speakers are not known: other voices vary more")
     partly = found.resampling("utterances", [None, *speakers[1:]])
-    assert partly.note.endswith("20 speakers and 1 utterances without one")
+    assert partly.note.endswith("20 speakers and 1 of 400 utterances without one")
     one = found.resampling("utterances", ["ann"] * 400)
     assert one.intervals == alone.intervals
     assert one.note.endswith("all of one speaker: other voices vary more")

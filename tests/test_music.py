@@ -190,8 +190,8 @@ def test_chorales_for_training_come_in_all_keys(tmp_path: Path) -> None:
     found = {each.path.stem: each for each in written}
     assert {split: each.summary for split, each in found.items()} == {
         "train": "25 documents",  # 43 goes up by 0 to 5, 96 down by 0 to 6, the other piece has room for all twelve
-        "dev": "1 documents",
-        "test": "1 documents",
+        "dev": "1 document",
+        "test": "1 document",
     }
     assert texts(found["dev"].path) == [music.of_steps(CHORALE)]
     assert texts(found["test"].path) == ["45 |"]
@@ -233,7 +233,7 @@ def test_midi_files_become_documents(tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     found = {each.path.stem: texts(each.path) for each in prepare("midi", folder, tmp_path / "out", skip_bad=True)}
     said = capsys.readouterr().err
-    assert "1 pieces that repeat another one left out" in said
+    assert "1 piece that repeats another one left out" in said
     assert "2 bad examples left out" in said
     own = {split: {music.identity(text) for text in each} for split, each in found.items()}
     assert sum(map(len, own.values())) == 12
@@ -257,7 +257,7 @@ def test_a_held_out_piece_needs_the_words_of_training(tmp_path: Path, capsys: py
         together.mkdir(exist_ok=True)
         (together / f"{number}.mid").write_bytes((tmp_path / "midi" / split / "1.mid").read_bytes())
     prepare("midi", together, tmp_path / "out", [*options, "dev_share=0.3", "test_share=0.3"])
-    assert "pieces are for training, since no other training piece has all their words" in capsys.readouterr().err
+    assert "1 piece is for training, since no other training piece has all the words" in capsys.readouterr().err
 
 
 def test_keys_are_refused_without_development_pieces(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_keys_are_refused_without_development_pieces(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no piece for development; .*transpose=false"):
         prepare("midi", tmp_path / "midi", tmp_path / "out")
     (found,) = prepare("midi", tmp_path / "midi", tmp_path / "out", ["transpose=false", "dev_share=0", "test_share=0"])
-    assert found.summary == "1 documents"
+    assert found.summary == "1 document"
 
 
 # --- Sound and page ---

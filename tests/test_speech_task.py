@@ -303,8 +303,8 @@ def test_all_splits_are_checked_at_the_start(
 @pytest.mark.parametrize(
     ("wanted_hz", "message"),
     [
-        (16000, "4 of 4 recordings have 8000 samples a second, and are resampled"),
-        (4000, "4 of 4 recordings have more than 4000 samples a second: their sound above 2000 Hz is lost"),
+        (16000, "8000 samples a second in 4 of 4 recordings; after resampling"),
+        (4000, "more than 4000 samples a second in 4 of 4 recordings; sound above 2000 Hz is lost"),
         (RATE, ""),
     ],
 )

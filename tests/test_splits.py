@@ -58,7 +58,7 @@ def test_the_split_of_speakers_is_reported(capsys: pytest.CaptureFixture[str]) -
     found = splits_of(utterances({"ann": 20, "bob": 20, "eve": 20}), dev_share=0.2, test_share=0.2)
     assert sorted(map(len, map(speakers, found.values()))) == [1, 1, 1]
     splits_of(utterances({"ann": 20}))
-    assert "one speaker: too few" in capsys.readouterr().err
+    assert "1 speaker: too few" in capsys.readouterr().err
 
 
 def test_examples_without_speaker_are_for_training(capsys: pytest.CaptureFixture[str]) -> None:

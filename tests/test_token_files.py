@@ -158,8 +158,8 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     with gathered() as warned:
         files = build(found)
     assert [message.partition("\n")[0] for message, _ in warned] == [
-        "1 documents left out:",
-        "1 documents left out that repeat others",
+        "1 document left out:",
+        "1 document that repeats another one left out",
     ]
     facts = files["train"].facts
     assert facts is not None
@@ -301,7 +301,7 @@ def test_tokens_of_another_vocabulary_or_tokenizer_are_refused(tmp_path: Path) -
         file.check(299, 0, "")
     with gathered() as warned:
         file.check(300, 5, "")
-    assert "2 of 2 documents do not end with the end token (5)" in warned[0].message
+    assert "without the end token (5) at the end: 2 of 2 documents" in warned[0].message
     own = build(corpus(tmp_path))["train"]
     own.path.rename(own.path.with_name("b.idx"))
     for suffix in (".bin", ".json"):

@@ -25,7 +25,7 @@ def test_folders_are_walked_in_order(tmp_path: Path, capsys: pytest.CaptureFixtu
     """What is left out is said."""
     paths = touched(tmp_path, "b/2.WAV", "b/10.mp3", "b/deep/1.m4a", "b/notes.txt", "b/.hidden.wav", "a.flac")
     assert recordings([tmp_path / "b", tmp_path / "a.flac"]) == [paths[1], paths[0], paths[2], paths[5]]
-    assert f"1 files that are not recordings left out:\n{paths[3]}" in capsys.readouterr().err
+    assert f"1 file that is not a recording left out:\n{paths[3]}" in capsys.readouterr().err
     touched(tmp_path, "c/notes.txt")
     with pytest.raises(UserError, match="c: a folder without recordings"):
         recordings([tmp_path / "c"])

@@ -66,7 +66,7 @@ def test_what_a_model_invents_is_not_used(capsys: pytest.CaptureFixture[str]) ->
     assert aligned(words, "") is None
     writer = Rewriting(we_met_in_berlin_last_may="No no no no no no.")
     assert restored(Transcript("a.wav", 9.0, text_of(words), words), writer).words == words
-    assert "a.wav: 1 of 1 passages stay as recognized" in capsys.readouterr().err
+    assert "a.wav: left as recognized: 1 of 1 passage, in which" in capsys.readouterr().err
 
 
 def test_a_digit_does_not_stand_for_a_passage() -> None:
@@ -116,6 +116,6 @@ def test_the_command_takes_a_model_for_writing(
     assert main([*command, "--written", str(trained_translator)]) == 0
     said = capsys.readouterr()
     assert said.out == text
-    assert "1 of 1 passages stay as recognized" in said.err
+    assert "left as recognized: 1 of 1 passage" in said.err
     assert main([*command, "--written", str(exported_recognizer)]) == 2
     assert "this model does not translate" in capsys.readouterr().err

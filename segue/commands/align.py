@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from segue import progress
 from segue.commands import options
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.files import replacing
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(given: Namespace) -> int:
             else:
                 progress.say(text, sys.stdout)
     if given.skip_bad and (failed or num_skipped):
-        warn(f"{len(failed) + num_skipped} of {len(tasks) + num_skipped} recordings left out")
+        warn(f"{len(failed) + num_skipped} of {count_of(len(tasks) + num_skipped, 'recording')} left out")
     return 2 if failed and not given.skip_bad else 0
 
 
@@ -119,9 +119,8 @@ def _write_utterances(given: Namespace, results: "Iterator[tuple[Task, Aligned]]
     longest = given.longest or cutting.LONGEST_SECONDS
     least = max(cutting.LEAST_SCORE, given.least_score or 0.0)
     made = align_files.write_utterances(path, results, longest, least, given.channel, given.language)
-    progress.say(
-        f"{path}: {made.num_utterances:,} utterances, {made.seconds / 60:.1f} of {made.of_seconds / 60:.1f} minutes",
-        sys.stdout,
-    )
+    minutes = f"{made.seconds / 60:.1f} of {made.of_seconds / 60:.1f} minutes"
+    progress.say(f"{path}: {count_of(made.num_utterances, 'utterance')}, {minutes}", sys.stdout)
     for problem, stretches in made.left_out.items():
-        progress.say(f"left out: {len(stretches):,} that {problem}, {sum(stretches) / 60:.1f} minutes", sys.stdout)
+        said = f"{count_of(len(stretches), 'stretch', 'stretches')}, {sum(stretches) / 60:.1f} minutes"
+        progress.say(f"left out: {said}: {problem}", sys.stdout)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.commands import options, speech_options
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 
 SUMMARY = "the task's metrics on manifests"
 EXAMPLE = "segue evaluate runs/digits data/fsdd/test.jsonl --json"
@@ -109,4 +109,5 @@ def _calibrate(model: Any, given: Namespace) -> None:
     before, after = (
         metrics.calibration_error(values, right) for values in (confidences, [curve.of(each) for each in confidences])
     )
-    note(f"{path}: fitted on {len(right):,} words; their calibration error was {before:.3f} and is {after:.3f}")
+    words = count_of(len(right), "word")
+    note(f"{path}: fitted on {words}; their calibration error was {before:.3f} and is {after:.3f}")

@@ -16,7 +16,7 @@ from segue.data import document_files
 from segue.data.document_files import KNOWN, Document, cuts
 from segue.data.manifest import unreadable
 from segue.data.manifests import Split
-from segue.errors import Problems, UserError, warn
+from segue.errors import Problems, UserError, count_of, warn
 from segue.files import PARTIAL
 from segue.progress import Bar
 from segue.recipe import Section
@@ -117,7 +117,8 @@ def files(section: DocumentsSection) -> Files:
     if strange:
         suffixes = Counter(path.suffix or "no suffix" for path in strange).most_common()
         listed = ", ".join(f"{suffix} ({count})" for suffix, count in suffixes[:_SHOWN])
-        warn(f"{len(strange)} files that are no texts by their names are left out: {listed}; texts: {KNOWN}")
+        said = count_of(len(strange), "file that is no text by its name", "files that are no texts by their names")
+        warn(f"{said} left out: {listed}; texts: {KNOWN}")
     train = [path for path in train if path.resolve() not in reserved]
     for key, paths in (("data.train", train), ("data.dev", dev)):
         if len(paths) > 1 and any(path.suffix == INDEX for path in paths):

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from segue.data.encodings import decode, is_wide
 from segue.data.examples import Example, Writable, other_content
-from segue.errors import Problems, UserError, warn
+from segue.errors import Problems, UserError, count_of, warn
 from segue.files import replacing
 from segue.progress import progress
 from segue.recipe import Section
@@ -98,9 +98,10 @@ class Manifest(Sequence[E]):
             raise UserError(problems.some() + "\n(--skip-bad leaves such lines out and counts them)")
         if problems:
             self.num_skipped = len(problems)
-            warn(f"{len(problems)} bad manifest lines left out:\n{problems.some(3)}", problems)
+            warn(f"{count_of(len(problems), 'bad manifest line')} left out:\n{problems.some(3)}", problems)
         if num_repeated and not problems:
-            warn(f"{num_repeated} lines of {', '.join(map(str, self.paths))} repeat {kind.repeats} of an earlier line")
+            said = count_of(num_repeated, "line repeats", "lines repeat")
+            warn(f"{', '.join(map(str, self.paths))}: {said} {kind.repeats} of an earlier line")
         if not sizes:
             raise UserError(f"{', '.join(map(str, self.paths))}: no examples in it")
         self._places = np.frombuffer(places, dtype=np.int64).reshape(-1, 4)

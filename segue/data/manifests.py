@@ -9,7 +9,7 @@ from segue.data import automatic
 from segue.data.corpora.splits import SplitOptions, divide
 from segue.data.examples import Example
 from segue.data.manifest import Manifest, ManifestsSection
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 
 Split = Literal["train", "dev"]
 FEW_DEV = 5
@@ -76,7 +76,7 @@ def splits(kind: type[E], data: ManifestsSection) -> Splits:
         raise UserError(f"{', '.join(map(str, train.paths))}: too few examples to hold some out for development")
     if len(chosen) < FEW_DEV:
         warn(
-            f"{len(chosen)} of {len(train)} examples {'is' if len(chosen) == 1 else 'are'} held out for development; "
+            f"held out for development: {len(chosen)} of {count_of(len(train), 'example')}; "
             "so few choose the best model by luck; more data help, or a model to start from (--from MODEL)"
         )
     return Splits(train.part(rest), train.part(chosen))

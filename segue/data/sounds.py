@@ -23,7 +23,7 @@ from segue.data.features import FeatureTensors, stacked
 from segue.data.front_ends import FeaturesSection
 from segue.data.manifest import ManifestsSection
 from segue.data.source import Lengths
-from segue.errors import warn
+from segue.errors import count_of, warn
 from segue.recipe import Section
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -148,18 +148,18 @@ def largest(budget: float, longest: float | None, section: AugmentationSection) 
 
 def say_rates(rates: Counter[int], wanted_hz: int) -> None:
     """Warns once if recordings have a lower or higher sample rate than the model, and what is missing or lost by it."""
-    lower = {rate: count for rate, count in rates.items() if rate < wanted_hz}
+    lower = Counter({rate: count for rate, count in rates.items() if rate < wanted_hz})
     if lower:
         warn(
-            f"{sum(lower.values())} of {rates.total()} recordings have {min(lower)} samples a second, and are "
-            f"resampled to features.sample_rate_hz ({wanted_hz}): there is no sound above {max(lower) // 2} Hz in them"
+            f"{min(lower)} samples a second in {lower.total():,} of {count_of(rates.total(), 'recording')}; after "
+            f"resampling to features.sample_rate_hz ({wanted_hz}), there is no sound above {max(lower) // 2} Hz"
             + f"; a new model would save time with features.sample_rate_hz={max(lower)}"
-            * (sum(lower.values()) == rates.total())
+            * (lower.total() == rates.total())
         )
-    higher = {rate: count for rate, count in rates.items() if rate > wanted_hz}
+    higher = Counter({rate: count for rate, count in rates.items() if rate > wanted_hz})
     if higher and wanted_hz < USUAL_RATE_HZ:
         warn(
-            f"{sum(higher.values())} of {rates.total()} recordings have more than {wanted_hz} samples a second: their "
+            f"more than {wanted_hz} samples a second in {higher.total():,} of {count_of(rates.total(), 'recording')}; "
             f"sound above {wanted_hz // 2} Hz is lost; features.sample_rate_hz={min(USUAL_RATE_HZ, min(higher))} "
             "would keep it"
         )

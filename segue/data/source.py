@@ -18,7 +18,7 @@ from segue.data.batching import BatchPlan, MicroBatch
 from segue.data.examples import Example
 from segue.data.manifest import Manifest
 from segue.data.manifests import Split
-from segue.errors import SKIP_BAD, Problems, UserError, warn
+from segue.errors import SKIP_BAD, Problems, UserError, count_of, warn
 from segue.progress import progress
 
 Lengths = NDArray[np.float64]
@@ -55,7 +55,7 @@ class Reader(Protocol[E, X, B_co]):
     """How a task reads its examples."""
 
     noun: str
-    """Plural noun for the examples, for messages."""
+    """Noun for an example, for messages; its plural has an s."""
     unit: str
     """Unit of lengths and budgets: "seconds", "tokens"."""
     examining: str
@@ -128,7 +128,7 @@ class ManifestSource(Generic[E, X, B]):
         for split, manifest in manifests.items():
             usable, unused = array("d"), array("q")
             self.mistakes[split], self.left_out[split] = Problems(), Counter()
-            examined = reader.examine(split, progress(manifest, reader.examining, unit=reader.noun))
+            examined = reader.examine(split, progress(manifest, reader.examining, unit=f"{reader.noun}s"))
             for index, each in enumerate(examined):
                 if not isinstance(each, Finding):
                     usable.append(each)
@@ -150,9 +150,9 @@ class ManifestSource(Generic[E, X, B]):
             if mistakes and not self._skip_bad:
                 raise UserError("\n".join([mistakes.some(), *self.reader.advice(), SKIP_BAD]))
             if mistakes:
-                warn(f"{len(mistakes)} unusable examples left out:\n{mistakes.some(3)}", mistakes)
+                warn(f"{count_of(len(mistakes), 'unusable example')} left out:\n{mistakes.some(3)}", mistakes)
             for problem, count in self.left_out[split].items():
-                warn(f"{count} {self.reader.noun} {problem} left out")
+                warn(f"{count_of(count, self.reader.noun)} {problem} left out")
             if not len(manifest):
                 raise UserError(f"{', '.join(map(str, manifest.paths))}: no usable example")
         for split in self.manifests:

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.files import PARTIAL
 from segue.progress import progress
 
@@ -148,8 +148,9 @@ class TokenFile:
         lasts = np.append(self.document_starts[1:], len(self)) - 1
         if len(lasts) and (num_others := int(np.count_nonzero(self.tokens[lasts] != end))):
             warn(
-                f"{self.path}: {num_others} of {len(lasts)} documents do not end with the end token ({end}), so "
-                "attention does not stop there; Megatron's preprocess_data.py writes it with --append-eod"
+                f"{self.path}: without the end token ({end}) at the end: {num_others:,} of "
+                f"{count_of(len(lasts), 'document')}, so attention does not stop there; "
+                "Megatron's preprocess_data.py writes it with --append-eod"
             )
 
 

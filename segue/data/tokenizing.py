@@ -23,7 +23,7 @@ from segue.data.documents import FEW_DOCUMENTS, INDEX, Corpus
 from segue.data.manifests import Split
 from segue.data.token_files import Facts, TokenFile, Writer, facts_of, sync
 from segue.data.tokenizer import Tokenizer
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.files import LOCK, PARTIAL, fcntl
 
 # Encodings need 20 times the memory of their text (tokenizers #665), and long texts take longer a character.
@@ -149,9 +149,9 @@ def _write(
             json.dump(facts._asdict(), file, indent=2)
             sync(file)
     if corpus.problems:
-        warn(f"{len(corpus.problems)} documents left out:\n{corpus.problems.some(3)}", corpus.problems)
+        warn(f"{count_of(len(corpus.problems), 'document')} left out:\n{corpus.problems.some(3)}", corpus.problems)
     if num_duplicates := corpus.num_duplicates.total():
-        warn(f"{num_duplicates} documents left out that repeat others")
+        warn(f"{count_of(num_duplicates, 'document that repeats', 'documents that repeat')} another one left out")
 
 
 def _tokenized(

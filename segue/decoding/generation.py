@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from segue.decoding.sampling import SamplingSection, Scores, Tokens, draw, penalized, row_generator
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 
 
 class Steps(Protocol):
@@ -154,8 +154,9 @@ def check(prompts: Sequence[Sequence[int]], limits: Limits, first_prompt: int = 
     for number, prompt in enumerate(prompts):
         if len(prompt) + limits.num_tokens - 1 > limits.context and not limits.is_sliding:
             raise UserError(
-                f"prompt {first_prompt + number + 1}: {len(prompt)} tokens and {limits.num_tokens} new ones are more "
-                f"than the model's context of {limits.context}; ask for fewer (--slide goes on past it)"
+                f"prompt {first_prompt + number + 1}: {count_of(len(prompt), 'token')} and "
+                f"{limits.num_tokens:,} new ones are more than the model's context of {limits.context}; "
+                "ask for fewer (--slide goes on past it)"
             )
 
 

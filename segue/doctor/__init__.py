@@ -24,7 +24,7 @@ from segue.doctor.looking import Split, over
 from segue.doctor.pairs import LEAST_PAIRS, LanguageCheck, PairCheck
 from segue.doctor.splits import SpeakerCheck
 from segue.doctor.texts import TextCheck
-from segue.errors import Problems, UserError, Warned, gathered
+from segue.errors import Problems, UserError, Warned, count_of, gathered
 from segue.recipe import AUTO
 
 MOST_CLIPS = 80
@@ -90,7 +90,7 @@ def of_recipe(
             _open_all(case, section.data, module.EXAMPLE, begun, is_error=is_error)
         else:  # texts of any kind, which training has read already
             if begun is not None:
-                sizes = (f"{file.num_tokens:,} tokens of {name}" for name, file in begun.own.files.items())
+                sizes = (f"{count_of(file.num_tokens, 'token')} of {name}" for name, file in begun.own.files.items())
                 case.facts["examined"] = ", ".join(sizes)
             case.unseen.append("what the texts say: only that they can be read and tokenized was examined")
         if section.data.rehearsal:
@@ -217,7 +217,7 @@ def _look(case: _Case, reader: Any, rate: int | None) -> None:
         )
         num_cut = sum(int(sounds.of(split.name)["is_cut"].sum()) for split in splits)
         if num_cut:
-            case.unseen.append(f"the rest of {num_cut:,} recordings after {LONGEST_SECONDS:g} s")
+            case.unseen.append(f"the rest of {count_of(num_cut, 'recording')} after {LONGEST_SECONDS:g} s")
     total = sum(len(split.examples) for split in splits)
     if pairs and total < LEAST_PAIRS:
         case.unseen.append(f"the languages of the sides: {total} pairs are too few to know them by")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from segue.data.examples import Labeled
 from segue.diagnosis import Sample, Symptom
 from segue.doctor.looking import Split, names
+from segue.errors import count_of
 
 FEW = 5
 """A class with fewer training examples is hardly learned."""
@@ -39,7 +40,7 @@ class ClassCheck:
     def symptoms(self) -> Iterator[Symptom]:
         """The findings."""
         for split, counts in self.counts.items():
-            yield Symptom("note", "classes", f"{split}: {len(counts)} classes: {names(counts)}")
+            yield Symptom("note", "classes", f"{split}: {count_of(len(counts), 'class', 'classes')}: {names(counts)}")
         every = sum(self.counts.values(), Counter[str]())
         alike: dict[str, list[str]] = {}
         for label in every:

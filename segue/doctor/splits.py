@@ -13,6 +13,7 @@ from segue.diagnosis import NUM_SAMPLES, Sample, Symptom
 from segue.doctor.audio import SoundCheck
 from segue.doctor.looking import Split, names, text_of
 from segue.doctor.texts import TextCheck
+from segue.errors import count_of
 
 SHARED_TEXTS = 0.01
 """Share of a split's texts that are also in the training data from which it is a warning."""
@@ -51,7 +52,7 @@ class SpeakerCheck:
             if split == "train" or not shared:
                 continue
             is_all = len(shared) == len(counts)
-            who = "all speakers" if is_all else f"{len(shared)} of {len(counts)} speakers"
+            who = "all speakers" if is_all else f"{len(shared)} of {count_of(len(counts), 'speaker')}"
             yield Symptom(
                 "note" if is_all else "warning",
                 "splits",

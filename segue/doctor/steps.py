@@ -19,7 +19,7 @@ from segue.engine import environment
 from segue.engine.distributed.parallel import choose_device
 from segue.engine.planning import trials
 from segue.engine.step import NotFiniteError
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 from segue.progress import Bar
 from segue.training import Begun
 
@@ -127,7 +127,7 @@ def _time(begun: Begun, trainer: Any, facts: dict[str, str], *, is_open: bool) -
         facts["time"] = f"about {_duration(seconds * an_epoch)} an epoch"
     else:
         facts["time"] = (
-            f"about {_duration(seconds * trainer.num_steps)} for {trainer.num_steps:,} steps "
+            f"about {_duration(seconds * trainer.num_steps)} for {count_of(trainer.num_steps, 'step')} "
             f"({trainer.num_steps / an_epoch:,.1f} epochs), without evaluations"
         )
 
@@ -153,8 +153,8 @@ def _by_heart(begun: Begun, trainer: Any, facts: dict[str, str]) -> Iterator[Sym
             bar.note(f"  loss {losses[-1]:.3g}")
     seconds, best = perf_counter() - since, min(losses)
     said = (
-        f"the loss of {len(batch.ids)} training examples fell from {losses[0]:.3g} to {best:.3g} in {len(losses)} "
-        f"steps, {seconds:.0f} s"
+        f"the loss of {count_of(len(batch.ids), 'training example')} fell from {losses[0]:.3g} to {best:.3g} in "
+        f"{count_of(len(losses), 'step')}, {seconds:.0f} s"
     )
     facts["by heart"] = said
     if best <= LEARNED:
@@ -184,5 +184,5 @@ def _shares(trainer: Any, share: float) -> tuple[float, ...]:
 def _duration(seconds: float) -> str:
     """For people."""
     if seconds < 120:
-        return f"{seconds:.0f} seconds"
+        return count_of(round(seconds), "second")
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -35,7 +35,7 @@ from segue.engine.state.averaging import MovingAverage, Snapshot, Snapshots, wei
 from segue.engine.state.checkpoint import Checkpoints, Tensors, gathered, is_readable, states, write_tensors
 from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
 from segue.engine.task import Batch, Source, Task
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.progress import progress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
@@ -189,7 +189,7 @@ class Trainer:
                     self._save()
             self.watchdog.note("saves")
         if self._num_skipped:
-            warn(f"{self._num_skipped} bad examples were left out while training")
+            warn(f"{count_of(self._num_skipped, 'bad example was', 'bad examples were')} left out while training")
         if self._num_overflows:
             warn(f"steps skipped because their gradients were not finite in float16: {self._num_overflows}")
         number = max(self.world.gather(self._noted[0] if self._noted else 0)) if is_interrupted else None
@@ -225,9 +225,7 @@ class Trainer:
         count = sum(parameter.numel() for parameter in parameters)
         num_frozen = sum(parameter.numel() for parameter in parameters if not parameter.requires_grad)
         frozen = f", {num_frozen:,} of them frozen" if num_frozen else ""
-        device = (
-            f"cpu, {self.threads} thread{'s' * (self.threads > 1)}" if self.device.type == "cpu" else str(self.device)
-        )
+        device = f"cpu, {count_of(self.threads, 'thread')}" if self.device.type == "cpu" else str(self.device)
         ranks = f", {self.world.size} ranks: {self.parallel.layout}" if self.world.size > 1 else ""
         per_epoch = self.source.plan("train").num_micro_batches / self.micro_batches
         way = f"on from step {self.step} to" if self.step else "up to"
@@ -393,7 +391,8 @@ class Trainer:
             self.task, self.source, model, engine, device, self.world, self.watchdog, self._noted, parallel
         )
         if num_bad:
-            warn(f"{num_bad} bad examples were left out of the evaluation at step {self.step}")
+            said = count_of(num_bad, "bad example was", "bad examples were")
+            warn(f"{said} left out of the evaluation at step {self.step}")
         self.watchdog.note("scores the evaluation" if self.world.is_first else WAITS)
         return self.world.first(lambda: self.task.score(found))
 
@@ -456,7 +455,8 @@ class Trainer:
                 "data back as they were"
             )
         if state["threads"] != self.threads:
-            warn(f"{self.threads} threads instead of {state['threads']}: results may differ in the last bits")
+            here = count_of(self.threads, "thread")
+            warn(f"{here} instead of {state['threads']}: results may differ in the last bits")
         if state["layout"] != list(self.parallel.layout):
             before = layout.Layout(*state["layout"])
             warn(f"{self.parallel.layout} instead of {before}: results may differ in the last bits")

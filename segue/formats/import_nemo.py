@@ -19,7 +19,7 @@ from segue import recipe
 from segue.data import tokenizer as tokenizers
 from segue.data.nemo_features import GUARD, NemoSection
 from segue.engine.distributed.materialize import blueprint
-from segue.errors import UserError, note, warn
+from segue.errors import UserError, count_of, note, warn
 from segue.formats import weights
 from segue.formats.archive import read_members
 from segue.formats.imported import Imported
@@ -125,7 +125,7 @@ def _labels(settings: Settings) -> list[str]:
         raise settings.error(key, "no labels")
     count = settings.get(f"{decoder}.num_classes", int, -1)
     if count > 0 and count != len(labels):
-        raise settings.error(f"{decoder}.num_classes", f"{count}, but {key} has {len(labels)} labels")
+        raise settings.error(f"{decoder}.num_classes", f"{count}, but {key} has {count_of(len(labels), 'label')}")
     return labels
 
 

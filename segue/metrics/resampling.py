@@ -178,7 +178,8 @@ class Scores(NamedTuple):
             if len(known) > 1:
                 blocks = blocks_of(speakers)
                 num_alone = sum(each is None for each in speakers)
-                drawn = f"{len(known):,} speakers" + (f" and {num_alone:,} {unit} without one" if num_alone else "")
+                alone = f" and {num_alone:,} of {num_examples:,} {unit} without one" if num_alone else ""
+                drawn = f"{len(known):,} speakers{alone}"
                 hint = "; few speakers: rough" if len(known) < FEW_SPEAKERS else ""
             else:
                 hint = "; " + ("all of one speaker" if known else "speakers are not known") + ": other voices vary more"

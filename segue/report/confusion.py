@@ -6,6 +6,7 @@ The darkness of a cell shows its share of the row.
 from collections import Counter
 from collections.abc import Sequence
 
+from segue.errors import count_of
 from segue.evaluation import Example
 from segue.report.page import Part, tag
 
@@ -36,7 +37,7 @@ def matrix(examples: Sequence[Example], classes: Sequence[str]) -> list[Part]:
         for said in classes:
             count = counts[right, said]
             share = count / max(totals[right], 1)
-            shade = {"style": f"--share: {share:.3f}", "title": f"{right}: {said} said {count:,} times"}
+            shade = {"style": f"--share: {share:.3f}", "title": f"{right}: {said} said {count_of(count, 'time')}"}
             cells.append(tag("td", f"{count:,}" if count else "", class_="most" if share > 0.5 else "some", **shade))
         rows.append(tag("tr", tag("th", right, dir="auto"), *cells))
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="confusion")

@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from segue.diagnosis import LEVELS, Diagnosis, Level, Symptom
+from segue.errors import count_of
 from segue.report import page
 from segue.report.page import Part, tag
 
@@ -112,9 +113,9 @@ def _article(symptom: Symptom) -> Element:
 def _counted(symptom: Symptom) -> str:
     if not symptom.num_affected:
         return ""
-    times = " time" if symptom.num_affected == 1 else " times"
-    of = f" of {symptom.num_examined:,}" if symptom.num_examined else times
-    return f" ({symptom.num_affected:,}{of})"
+    if symptom.num_examined:
+        return f" ({symptom.num_affected:,} of {symptom.num_examined:,})"
+    return f" ({count_of(symptom.num_affected, 'time')})"
 
 
 def _shown(text: str) -> str:

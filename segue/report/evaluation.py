@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from segue.errors import count_of
 from segue.evaluation import NUM_MAPS, AttentionMap, Evaluation, length_groups, shown
 from segue.metrics import describe
 from segue.report import confusion, page, table, terminal
@@ -41,7 +42,7 @@ def write(evaluation: Evaluation, path: Path) -> None:
         "Classes": confusion.matrix(evaluation.examples, classes) if classes else [],
         "Confusions": _errors(evaluation.confusions) if evaluation.confusions else _confusions(compared),
         **_examples(evaluation, compared),
-        f"All {len(evaluation.examples):,} examples": table.table(evaluation, compared),
+        f"All {count_of(len(evaluation.examples), 'example')}": table.table(evaluation, compared),
         "Attention": [_attention(each) for each in evaluation.attention[:NUM_MAPS]],
     }
     page.write(path, evaluation.title, evaluation.facts, sections, STYLE + table.STYLE + confusion.STYLE, table.SCRIPT)

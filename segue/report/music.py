@@ -7,6 +7,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from segue.data.music import Note
+from segue.errors import count_of
 from segue.report import page
 from segue.report.page import Part, svg_text, tag
 
@@ -60,7 +61,7 @@ def write(pieces: Sequence[Piece], facts: Mapping[str, str], path: Path) -> None
 def _figure(piece: Piece) -> Element:
     source = f"data:audio/ogg;base64,{b64encode(piece.audio).decode()}"
     seconds = max((note.start + note.seconds for note in piece.notes), default=0.0)
-    length = f"{len(piece.notes):,} notes, {seconds:.0f} seconds"
+    length = f"{count_of(len(piece.notes), 'note')}, {count_of(round(seconds), 'second')}"
     shown: list[Part] = [tag("p", length, class_="quiet"), tag("audio", controls="", preload="metadata", src=source)]
     if piece.notes:
         shown.append(tag("div", roll(piece.notes, piece.title), class_="wide", tabindex="0"))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segue.data import reading
 from segue.data.audio import Samples
 from segue.decoding import alignment
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.runtime import json_line
 from segue.runtime.recognizer import Recognizer
 from segue.runtime.scores import scored
@@ -332,13 +332,13 @@ def _warn_of(shown: str, wrong: Sequence[AlignedSentence], unknown: Sequence[Ali
     """Warns of what is badly placed."""
     if unknown:
         words = ", ".join(dict.fromkeys(each.word for each in unknown))
-        warn(
-            f"{shown}: {len(unknown)} words that the model cannot spell are placed between their neighbors (write them "
-            f"as they are said): {_start_of(words)}"
-        )
+        what = count_of(len(unknown), "word that the model cannot spell is", "words that the model cannot spell are")
+        warn(f"{shown}: {what} placed between the neighbors (write what is said instead): {_start_of(words)}")
     if wrong:
         some = "; ".join(f"{each.start:.1f} s {_start_of(each.text)!r}, {each.score:.2f}" for each in wrong[:3])
-        warn(f"{shown}: {len(wrong)} sentences do not sound like their text (score): {some}")
+        warn(
+            f"{shown}: {count_of(len(wrong), 'sentence does', 'sentences do')} not sound like the text (score): {some}"
+        )
 
 
 def _warn_of_more(

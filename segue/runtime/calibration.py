@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.files import replacing
 from segue.recipe import Section
 
@@ -45,7 +45,9 @@ def fit(confidences: Sequence[float], is_right: Sequence[bool], search: dict[str
     """The curve with the largest likelihood, for words that a search found. Raises a UserError if there are fewer than
     LEAST_WORDS words."""
     if len(confidences) < LEAST_WORDS:
-        raise UserError(f"{len(confidences)} words: to calibrate confidences, {LEAST_WORDS} or more are needed")
+        raise UserError(
+            f"{count_of(len(confidences), 'word')}: to calibrate confidences, {LEAST_WORDS} or more are needed"
+        )
     odds = _odds(np.array(confidences))
     inputs = np.stack([odds, np.ones(len(odds))], axis=1)
     right = np.array(is_right, np.float64)

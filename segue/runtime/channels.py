@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segue.data import audio
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 from segue.runtime.recognizer import Recognizer, Transcript, VoiceActivity
 from segue.runtime.words import Word, joined, text_of
 
@@ -28,11 +28,13 @@ def transcribe(
     """
     count = audio.properties(path).num_channels
     if not 2 <= count <= MOST_CHANNELS:
-        raise UserError(f"{path}: {count} channels; for each channel to be a speaker, 2 to {MOST_CHANNELS} are needed")
+        raise UserError(
+            f"{path}: {count_of(count, 'channel')}; for each channel to be a speaker, 2 to {MOST_CHANNELS} are needed"
+        )
     if names is None:
         names = SIDES if count == len(SIDES) else [f"channel {number}" for number in range(1, count + 1)]
     if len(names) != count:
-        raise UserError(f"{path}: {count} channels, but {len(names)} names: {', '.join(names)}")
+        raise UserError(f"{path}: {count_of(count, 'channel')}, but {count_of(len(names), 'name')}: {', '.join(names)}")
     transcripts = [model.transcribe(path, channel=n, voice_activity=voice_activity) for n in range(1, count + 1)]
     words = merged(
         [[word._replace(speaker=name) for word in each.words] for name, each in zip(names, transcripts, strict=True)]

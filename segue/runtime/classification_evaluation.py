@@ -10,7 +10,7 @@ from segue import metrics
 from segue.data import audio, reading
 from segue.data.examples import Labeled
 from segue.data.manifest import Manifest
-from segue.errors import SKIP_BAD, UserError, some_of, warn
+from segue.errors import SKIP_BAD, UserError, count_of, some_of, warn
 from segue.evaluation import Evaluation, Example, chosen
 from segue.progress import Bar, progress
 from segue.runtime.classifier import Classifier, Scores, problem
@@ -93,7 +93,7 @@ class ClassificationEvaluator:
         if problems and not examples.skip_bad:
             raise UserError(f"{some_of(listed)}\n{SKIP_BAD}")
         if problems:
-            warn(f"{len(problems)} unusable examples left out:\n{some_of(listed, 3)}")
+            warn(f"{count_of(len(problems), 'unusable example')} left out:\n{some_of(listed, 3)}")
             examples.without(problems)
         return examples
 

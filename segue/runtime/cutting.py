@@ -40,9 +40,9 @@ def cut(found: Aligned, longest_seconds: float = LONGEST_SECONDS, least_score: f
 
     def problem(sentence: AlignedSentence) -> str:
         if sentence.score < least_score:
-            return "do not sound like their text"
+            return "sound unlike the text"
         is_spelled = all(found.words[number].score is not None for number in sentence.words)
-        return "" if is_spelled else "have words that the model cannot spell"
+        return "" if is_spelled else "words that the model cannot spell"
 
     pieces: list[Piece] = []
     for wrong, group in groupby(found.sentences, problem):
@@ -53,9 +53,9 @@ def cut(found: Aligned, longest_seconds: float = LONGEST_SECONDS, least_score: f
         for first, end in _cuts(found.words, sentences, longest_seconds):
             piece = _piece(found, first, end)
             if piece.end - piece.start > longest_seconds + 2 * PAD_SECONDS:
-                piece = piece._replace(problem=f"are words longer than {longest_seconds:g} s")
+                piece = piece._replace(problem=f"words longer than {longest_seconds:g} s")
             elif piece.score < least_score:
-                piece = piece._replace(problem="do not sound like their text")
+                piece = piece._replace(problem="sound unlike the text")
             pieces.append(piece)
     return pieces
 

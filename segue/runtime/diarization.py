@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segue.data import reading
 from segue.data.audio import Samples
 from segue.data.turns import Turn, rttm
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.runtime import clustering, json_line, voice_activity
 from segue.runtime.speaker_embedder import Embedder
 
@@ -109,7 +109,9 @@ def named(turns: Sequence[Turn], names: Sequence[str], where: str) -> list[Turn]
     """The turns with names for their speakers, in the order of first turns. Warns if there are more or fewer names."""
     found = list(dict.fromkeys(turn.speaker for turn in turns))
     if names and len(names) != len(found):
-        warn(f"{where}: {len(found)} speakers were found, but {len(names)} names are given: {', '.join(names)}")
+        said = count_of(len(found), "speaker was found", "speakers were found")
+        given = count_of(len(names), "name is given", "names are given")
+        warn(f"{where}: {said}, but {given}: {', '.join(names)}")
     all_names = {
         speaker: names[number] if number < len(names) else f"Speaker {number + 1}"
         for number, speaker in enumerate(found)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.data import document_files
-from segue.errors import SKIP_BAD, Problems, UserError, warn
+from segue.errors import SKIP_BAD, Problems, UserError, count_of, warn
 from segue.evaluation import Evaluation, Example
 from segue.metrics.language import Counted, counted_words, of_counts
 from segue.progress import Bar
@@ -73,7 +73,7 @@ class LanguageEvaluator:
         if problems and not skip_bad:
             raise UserError(f"{problems.some()}\n{SKIP_BAD}")
         if problems:
-            warn(f"{len(problems)} unusable documents left out:\n{problems.some(3)}", problems)
+            warn(f"{count_of(len(problems), 'unusable document')} left out:\n{problems.some(3)}", problems)
         if not texts:
             raise UserError(f"{manifest}: no text to score")
         nats, ends, first, per_window = self._scored(rows, manifest)
@@ -94,8 +94,8 @@ class LanguageEvaluator:
             f"parts of {PART} windows" if is_in_parts else "documents"
         )
         examples = []
-        for each, row, counted, own, losses in zip(texts, rows, counts, found.of_each(), first, strict=True):
-            text, length = each.text[:SHOWN], float(counted.tokens)
+        for each, row, of_text, own, losses in zip(texts, rows, counts, found.of_each(), first, strict=True):
+            text, length = each.text[:SHOWN], float(of_text.tokens)
             example = Example(each.origin, text, text, own["bits_per_byte"], length=length, scores=own)
             examples.append(example._replace(pieces=self._pieces(row, losses) if has_media else ()))
         total = {"documents": len(texts), "skipped": len(problems)}

@@ -12,7 +12,7 @@ from segue.data import audio, reading
 from segue.data.audio import Samples
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
-from segue.errors import SKIP_BAD, UserError, some_of, warn
+from segue.errors import SKIP_BAD, UserError, count_of, some_of, warn
 from segue.evaluation import Evaluation, Example, chosen
 from segue.metrics import verification
 from segue.metrics.verification import Verification
@@ -90,7 +90,8 @@ class SpeakerEvaluator:
         if lacking and not recordings.skip_bad:
             raise UserError(f"{some_of(list(lacking.values()))}\n{SKIP_BAD}")
         if lacking:
-            warn(f"{len(lacking)} recordings without a speaker left out:\n{some_of(list(lacking.values()), 3)}")
+            said = count_of(len(lacking), "recording")
+            warn(f"{said} without a speaker left out:\n{some_of(list(lacking.values()), 3)}")
             recordings.without(lacking)
         return recordings
 
@@ -104,8 +105,8 @@ def score(vectors: Vectors, speakers: Sequence[str], manifest: Path | str) -> Ve
     found = verification.of_pairs(vectors, speakers)
     if found is None:
         raise UserError(
-            f"{manifest}: speaker: {len(set(speakers))} in {len(speakers)} recordings; pairs of two speakers and pairs "
-            "of one are needed: at least two speakers, one of them with two recordings"
+            f"{manifest}: speaker: {len(set(speakers))} in {count_of(len(speakers), 'recording')}; pairs of two "
+            "speakers and pairs of one are needed: at least two speakers, one of them with two recordings"
         )
     return found
 

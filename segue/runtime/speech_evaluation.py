@@ -12,7 +12,7 @@ from segue.data import text as texts
 from segue.data.audio import Samples
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.evaluation import Evaluation, Example, chosen, length_groups
 from segue.metrics.confusions import confusions, right_words
 from segue.metrics.normalizers import Normalize, Normalizer
@@ -270,8 +270,8 @@ class SpeechEvaluator:
             raise UserError(f"{manifest}: nothing to score: all references are empty after normalization")
         if num_empty:
             warn(
-                f"{manifest}: {num_empty} of {len(results)} references are empty after normalization; whatever is "
-                "recognized there counts as insertions"
+                f"{manifest}: empty after normalization: {num_empty:,} of {count_of(len(results), 'reference')}; "
+                "whatever is recognized there counts as insertions"
             )
 
     def score(self, results: Sequence[UtteranceResult], normalize: Normalize | None = None) -> metrics.Scores:

@@ -9,7 +9,7 @@ from segue.data.examples import Pair
 from segue.data.manifest import Manifest
 from segue.data.text import normalize
 from segue.data.vocabularies import END
-from segue.errors import SKIP_BAD, UserError, some_of, warn
+from segue.errors import SKIP_BAD, UserError, count_of, some_of, warn
 from segue.evaluation import NUM_MAPS, AttentionMap, Direction, Evaluation, Example, chosen
 from segue.progress import Bar
 from segue.runtime.translator import Translator
@@ -110,7 +110,7 @@ class TranslationEvaluator:
         if problems and not manifest.skip_bad:
             raise UserError(f"{some_of(problems)}\n{SKIP_BAD}")
         if problems:
-            warn(f"{len(problems)} unusable examples left out:\n{some_of(problems, 3)}")
+            warn(f"{count_of(len(problems), 'unusable example')} left out:\n{some_of(problems, 3)}")
         return found
 
     def score(self, results: Sequence[Translated]) -> metrics.Scores:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Protocol
 
-from segue.errors import warn
+from segue.errors import count_of, warn
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of, turns
 
@@ -44,8 +44,8 @@ def restored(transcript: Transcript, writer: Writer) -> Transcript:
         words += passage if found is None else found
     if num_kept:
         warn(
-            f"{transcript.audio}: {num_kept} of {len(passages)} passages stay as recognized: the model for writing "
-            "changed too many of their words"
+            f"{transcript.audio}: left as recognized: {num_kept} of {count_of(len(passages), 'passage')}, in which the "
+            "model for writing changed too many words"
         )
     return replace(transcript, text=text_of(words), words=words)
 

@@ -22,7 +22,7 @@ from segue.data.channels import Channel
 from segue.data.encodings import decode, split_lines
 from segue.data.examples import Labeled, Pair, Text, Utterance, sound_of
 from segue.data.manifest import open_manifest, read_content
-from segue.errors import SKIP_BAD, UserError, some_of, warn
+from segue.errors import SKIP_BAD, UserError, count_of, some_of, warn
 from segue.files import is_file
 from segue.progress import progress
 
@@ -51,25 +51,25 @@ CORPORA = {
 
 
 RECIPES = {
-    ("fsdd", "utterances"): "digits_jasper",
-    ("fsdd", "sounds"): "digits_sounds",
-    ("librispeech", "utterances"): "librispeech_jasper10x5",
-    ("multi30k", "pairs"): "multi30k_transformer",
-    ("multi30k", "texts"): "multi30k_languages",
-    ("wmt14", "pairs"): "wmt14_transformer_base",
-    ("written", "pairs"): "plain_to_written",
-    ("cmudict", "pairs"): "cmudict_grapheme_to_phoneme",
-    ("jsb", "documents"): "jsb_chorales",
+    ("fsdd", "utterance"): "digits_jasper",
+    ("fsdd", "sound"): "digits_sounds",
+    ("librispeech", "utterance"): "librispeech_jasper10x5",
+    ("multi30k", "pair"): "multi30k_transformer",
+    ("multi30k", "text"): "multi30k_languages",
+    ("wmt14", "pair"): "wmt14_transformer_base",
+    ("written", "pair"): "plain_to_written",
+    ("cmudict", "pair"): "cmudict_grapheme_to_phoneme",
+    ("jsb", "document"): "jsb_chorales",
 }
-"""(corpus, noun of its examples) -> the recipe made for it."""
+"""(corpus, noun for one of its examples) -> the recipe made for it."""
 YOURS = {
-    "utterances": "your_speech",
-    "pairs": "your_translation",
-    "sounds": "your_sounds",
-    "texts": "your_texts",
-    "documents": "your_music",
+    "utterance": "your_speech",
+    "pair": "your_translation",
+    "sound": "your_sounds",
+    "text": "your_texts",
+    "document": "your_music",
 }
-"""Noun of the examples -> the recipe for any other corpus."""
+"""Noun for an example -> the recipe for any other corpus."""
 
 
 class Written(NamedTuple):
@@ -78,9 +78,9 @@ class Written(NamedTuple):
     path: Path
     num_examples: int
     summary: str
-    """For example "2050 utterances, 15.2 minutes" or "29000 pairs"."""
+    """For example "2,050 utterances, 15.2 minutes" or "29,000 pairs"."""
     noun: str
-    """The kind of examples: a key of `YOURS`, if it is a manifest."""
+    """The kind of example: a key of `YOURS`, if it is a manifest."""
 
 
 def module_of(corpus: str) -> ModuleType:
@@ -125,7 +125,7 @@ def prepare(
         if problems and not skip_bad:
             raise UserError(f"{some_of(problems)}\n{SKIP_BAD}")
         if problems:
-            warn(f"{len(problems)} bad examples left out:\n{some_of(problems, 3)}")
+            warn(f"{count_of(len(problems), 'bad example')} left out:\n{some_of(problems, 3)}")
         if not splits:
             raise UserError(f"{source}: no usable example")
         if "train" not in splits:
@@ -175,11 +175,11 @@ class _Split:
         self.is_of_documents = isinstance(example, Text)
 
     def written(self) -> Written:
-        names = ("texts", "sounds") if self.labels else ("pairs", "utterances")
-        noun = "documents" if self.is_of_documents else names[self.seconds is not None]
-        summary = f"{self.count} {noun}"
+        names = ("text", "sound") if self.labels else ("pair", "utterance")
+        noun = "document" if self.is_of_documents else names[self.seconds is not None]
+        summary = count_of(self.count, noun)
         if self.labels:
-            summary += f" of {len(self.labels)} classes"
+            summary += f" of {count_of(len(self.labels), 'class', 'classes')}"
         if self.seconds is not None:
             summary += f", {self.seconds / 60:.1f} minutes"
         return Written(self.path, self.count, summary, noun)

@@ -10,7 +10,7 @@ from segue.data.corpora import Example, measured
 from segue.data.corpora.splits import SplitOptions, divide, sources
 from segue.data.examples import Labeled, Utterance
 from segue.data.media import SUFFIXES
-from segue.errors import UserError, note
+from segue.errors import UserError, count_of, note
 
 
 class Options(SplitOptions):
@@ -44,4 +44,5 @@ def _labeled(source: Path) -> Iterator[Labeled | UserError]:
         if not num_found:
             yield UserError(f"{folder}: no recording in it (files that end in wav, flac, ogg, mp3 ...)")
     if num_others:
-        note(f"{source}: {num_others} files that are not recordings left out")
+        said = count_of(num_others, "file that is not a recording", "files that are not recordings")
+        note(f"{source}: {said} left out")

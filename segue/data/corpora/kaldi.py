@@ -13,7 +13,7 @@ from segue.data.corpora import Example, checked, measured, read_lines
 from segue.data.corpora.splits import SplitOptions, divide, sources
 from segue.data.examples import Utterance
 from segue.data.text import seen
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.files import is_file
 
 
@@ -49,9 +49,9 @@ def _utterances(split: str, folder: Path) -> Iterator[Example]:
             problems.append(UserError(f"{origin}: one speaker of {name} wanted, got {who!r}"))
     texts = _table(folder / "text", problems)
     yield from ((split, problem) for problem in problems)
-    _say_unused(recordings if segments is None else segments, texts, "no line in text and are not used")
+    _say_unused(recordings if segments is None else segments, texts, "without a line in text left out")
     if has_speakers:
-        _say_unused(texts, speakers, "no line in utt2spk: their speakers are unknown")
+        _say_unused(texts, speakers, "without a line in utt2spk, so without a speaker")
     for name, (origin, text) in texts.items():
         speaker = speakers[name].rest if name in speakers else None
         try:
@@ -126,4 +126,4 @@ def _say_unused(all_entries: Table, others: Table, what: str) -> None:
     left = [(name, entry.origin) for name, entry in all_entries.items() if name not in others]
     if left:
         shown = ", ".join(f"{name} ({origin})" for name, origin in left[:3])
-        warn(f"{len(left)} entries have {what}: {shown}{', ...' if len(left) > 3 else ''}")
+        warn(f"{count_of(len(left), 'entry', 'entries')} {what}: {shown}{', ...' if len(left) > 3 else ''}")

@@ -11,7 +11,7 @@ from segue.data.encodings import lines_of
 from segue.data.examples import Labeled, Pair
 from segue.data.manifest import unreadable
 from segue.data.text import seen
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 
 
 class EmptyLineError(UserError):
@@ -87,6 +87,6 @@ def join(
             yield Pair(origin, text, translation, (), source_language, target_language, origin)
     if any(more.values()):
         raise UserError(
-            f"{source} has {count + more[source]} lines and {target} has {count + more[target]}: each line of one "
-            "needs a line of the other"
+            f"{source} has {count_of(count + more[source], 'line')} and {target} has {count + more[target]:,}: each "
+            "line of one needs a line of the other"
         )

@@ -11,7 +11,7 @@ from segue.data import music
 from segue.data.corpora import Example
 from segue.data.corpora.splits import SPLITS, SplitOptions, divide, sources
 from segue.data.examples import Text
-from segue.errors import UserError, note
+from segue.errors import UserError, count_of, note
 
 
 class Options(SplitOptions):
@@ -47,7 +47,8 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
                 shown = ", ".join(sorted(new)[:3])
                 yield split, UserError(f"{piece.origin}: words that no training piece has: {shown}")
     if num_moved:
-        note(f"{num_moved} pieces are for training, since no other training piece has all their words")
+        moved = count_of(num_moved, "piece is", "pieces are")
+        note(f"{moved} for training, since no other training piece has all the words")
     # A share that is held out of train.jsonl later would be of pieces that are also there in other keys.
     if options.transpose and train and not pieces["dev"]:
         raise UserError(f"{source}: no piece for development; it needs more pieces, or transpose=false")
@@ -81,7 +82,7 @@ def _unique(folders: dict[str, Path]) -> Iterator[Example]:
             seen.add(identity)
             yield split, Text(text, str(file))
     if num_repeated:
-        note(f"{num_repeated} pieces that repeat another one left out")
+        note(f"{count_of(num_repeated, 'piece that repeats', 'pieces that repeat')} another one left out")
 
 
 def _is_midi(path: Path) -> bool:

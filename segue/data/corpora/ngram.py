@@ -17,7 +17,7 @@ from segue.data import document_files
 from segue.data.corpora import Written
 from segue.data.sentences import split
 from segue.data.text import TextSection, normalize
-from segue.errors import Problems, UserError, missing_extra, warn
+from segue.errors import Problems, UserError, count_of, missing_extra, warn
 from segue.files import replacing
 from segue.progress import progress
 from segue.recipe import Section
@@ -52,8 +52,9 @@ class Estimated(NamedTuple):
 def write(source: Path, out: Path, options: Options, *, skip_bad: bool = False) -> list[Written]:
     """Writes the model to the file `out`."""
     found = estimate(source, out, options, skip_bad=skip_bad)
-    summary = f"{found.num_texts} texts, {found.num_words} words, {found.num_different} different ones"
-    return [Written(out, found.num_texts, summary, "words")]
+    num_different = count_of(found.num_different, "different one")
+    summary = f"{count_of(found.num_texts, 'text')}, {count_of(found.num_words, 'word')}, {num_different}"
+    return [Written(out, found.num_texts, summary, "word")]
 
 
 def next_command(out: Path) -> str:
@@ -98,7 +99,7 @@ def estimate(source: Path, out: Path, options: Options, *, skip_bad: bool = Fals
     if problems and not skip_bad:
         raise UserError(f"{problems.some()}\n(--skip-bad leaves such texts out and counts them)")
     if problems:
-        warn(f"{len(problems)} bad texts left out:\n{problems.some(3)}", problems)
+        warn(f"{count_of(len(problems), 'bad text')} left out:\n{problems.some(3)}", problems)
     if not num_words:
         raise UserError(f"{source}: no words in it")
     with redirect_stderr(io.StringIO()):  # its progress bars

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from segue.data.corpora import Example, Found
 from segue.data.examples import Labeled, Pair, Utterance, sound_of
-from segue.errors import UserError, note, warn
+from segue.errors import UserError, count_of, note, warn
 from segue.progress import progress
 from segue.recipe import Section
 
@@ -115,7 +115,8 @@ def _divided(
         ("development", options.dev_share, dev_end - test_end),
     ):
         if is_said and undivided and share and not size:
-            warn(f"{len(undivided)} examples{which} are too few to reserve one for {name}")
+            said = count_of(len(undivided), f"example{which} is", f"examples{which} are")
+            warn(f"{said} too few to reserve one for {name}")
     for number, example in enumerate(undivided):
         yield "test" if number < test_end else "dev" if number < dev_end else "train", example
 
@@ -195,7 +196,7 @@ def _by_speaker(
             split_of[name] = split
             sizes[split] += counts[name]
     if any(4 * size < wanted[split] for split, size in sizes.items()) or len(split_of) == len(names):
-        who = "one speaker" if len(names) == 1 else f"{len(names)} speakers"
+        who = count_of(len(names), "speaker")
         kept = " and ".join(split for split, _ in reversed(shares))
         if remedy is None and len(names) > len(shares):
             remedy = "larger dev_share and test_share leave room for whole speakers"
@@ -204,5 +205,6 @@ def _by_speaker(
         return None
     num_unknown = len(utterances) - counts.total()
     if num_unknown:
-        say(f"{num_unknown} utterances without a speaker are for training")
+        said = count_of(num_unknown, "utterance without a speaker is", "utterances without a speaker are")
+        say(f"{said} for training")
     return {name: split_of.get(name, "train") for name in names}

@@ -19,7 +19,7 @@ from segue.data.corpora.lines import EmptyLineError, lines
 from segue.data.corpora.splits import SplitOptions, divide
 from segue.data.examples import Pair
 from segue.data.plain import plain
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 
 
 class Options(SplitOptions):
@@ -51,7 +51,10 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
 
     yield from divide(pairs(), options)
     if num_plain > num_pairs / 2:
-        warn(f"{source}: {num_plain} of {num_pairs} texts have no capitals, punctuation or numbers to learn from")
+        warn(
+            f"{source}: no capitals, punctuation or numbers to learn from in "
+            f"{num_plain:,} of {count_of(num_pairs, 'text')}"
+        )
 
 
 def _pairs(file: Path, options: Options) -> Iterator[Pair | UserError]:

@@ -12,6 +12,7 @@ from segue.data.encodings import encoding_of
 from segue.data.subtitles import files, layout
 from segue.data.subtitles.lines import Form
 from segue.data.text import has_letters
+from segue.errors import count_of
 
 LONGEST_GAP_MS = 1500  # longest pause over which a sentence may continue in the next cue
 LONGEST_OVERLAP_MS = 200  # longest overlap of cues over which it may
@@ -286,7 +287,7 @@ def _told(numbers: Sequence[int], what: str, cues: Sequence[files.Cue], notes: S
         for at, number in enumerate(numbers[:SHOWN])
     ]
     more = ", ..." if len(numbers) > SHOWN else ""
-    return f"{'1 cue is' if len(numbers) == 1 else f'{len(numbers)} cues are'} {what}: {', '.join(named)}{more}"
+    return f"{count_of(len(numbers), 'cue is', 'cues are')} {what}: {', '.join(named)}{more}"
 
 
 def _clock(milliseconds: int) -> str:
@@ -340,10 +341,10 @@ def _of_shape(
         if not new.num_characters:
             empty.append(index)
         if new.widest > shape.line_length:
-            large[index] = f"{new.widest} characters"
+            large[index] = count_of(new.widest, "character")
         elif new.num_lines > shape.lines:
-            large[index] = f"{new.num_lines} lines"
-    limit = f"{shape.lines} lines of {shape.line_length} characters"
+            large[index] = count_of(new.num_lines, "line")
+    limit = f"{count_of(shape.lines, 'line')} of {count_of(shape.line_length, 'character')}"
     return [
         _told(list(fast), f"faster than {shape.reading_speed:g} characters a second", file_cues, list(fast.values())),
         _told(list(large), f"larger than {limit}", file_cues, list(large.values())),

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 
 BYTES_PER_PARAMETER = 16
 """float32 weights, gradients and two moments of AdamW."""
@@ -55,8 +55,8 @@ def choose(
     if remainder or (rest != 1 and data_parallel is not None and shard is not None):
         given = {"data_parallel": data_parallel, "shard": shard, "tensor_parallel": tensor_parallel}
         said = " x ".join(f"engine.{name} {value}" for name, value in given.items() if value is not None)
-        wrong = "does not divide" if remainder else f"makes {fixed} ranks, not"
-        raise UserError(f"{said} {wrong} the {num_ranks} ranks that were started")
+        wrong = "does not divide" if remainder else f"makes {count_of(fixed, 'rank')}, not"
+        raise UserError(f"{said} {wrong} the {count_of(num_ranks, 'rank that was', 'ranks that were')} started")
     if shard is None:
         shard = 1
         if data_parallel is not None:

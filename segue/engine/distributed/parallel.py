@@ -32,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segue.engine.distributed.layout import Layout
 from segue.engine.distributed.materialize import materialize
 from segue.engine.distributed.parts import batch_norms, units
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 from segue.layers import lora
 from segue.layers.residual import Ranks, Residual
 from segue.layers.rms_norm import RMSNorm
@@ -199,7 +199,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device(name)
     number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= count:
-        raise UserError(f"{number + 1} ranks or more on a machine with {count} GPUs; start at most {count} on it")
+        raise UserError(
+            f"{number + 1} ranks or more on a machine with {count_of(count, 'GPU')}; start at most {count} on it"
+        )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
 

@@ -13,7 +13,7 @@ from segue.engine.optimizer import MuonSection
 from segue.engine.planning.simulation import Pass, Simulation, simulate
 from segue.engine.settings import EngineSection
 from segue.engine.task import Batch, Task
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 
 GB = 1e9
 USABLE_SHARE = 0.9
@@ -280,7 +280,8 @@ def _tensor_parallel(engine: EngineSection, whole: Simulation, devices: int) -> 
     wished = engine.tensor_parallel
     if wished > 1 and not whole.forward_sums:
         raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")
-    counts = {f"{devices} devices": devices} | {f"the model's {what}": count for what, count in whole.dealt_out.items()}
+    counts = {f"the model's {what}": count for what, count in whole.dealt_out.items()}
+    counts = {count_of(devices, "device"): devices, **counts}
     for what, count in counts.items():
         if count % wished:
             raise UserError(f"engine.tensor_parallel: {wished} does not divide {what}")
@@ -298,7 +299,7 @@ def _layouts(engine: EngineSection, devices: int, tensor_parallel: int) -> list[
     found = [each for each in all_of_them if all(n in (None, getattr(each, name)) for name, n in wished.items())]
     if not found:
         given = " x ".join(f"engine.{name} {number}" for name, number in wished.items() if number is not None)
-        raise UserError(f"{given} x engine.tensor_parallel {tensor_parallel} is not {devices} devices")
+        raise UserError(f"{given} x engine.tensor_parallel {tensor_parallel} is not {count_of(devices, 'device')}")
     if engine.offload:
         found = [each for each in found if _is_gathered(each)]
         if not found:
@@ -342,7 +343,7 @@ def _remarks(result: Estimate, taking: "_Taking", devices: int, possible: list[i
             sums = 2 * own * (whole.forward_sums + whole.backward_sums) * _ring(2)
             yield f"{layouts}: not needed; with 2, each device would send {sums / GB:,.1f} GB a step for that alone"
         elif whole.dealt_out:
-            divided = ", ".join([f"{devices} devices", *whole.dealt_out])
+            divided = ", ".join([count_of(devices, "device"), *whole.dealt_out])
             yield f"tensor_parallel: nothing up to {MOST_TENSOR_PARALLEL} divides all of {divided}"
         else:
             yield "tensor_parallel: this model has no layers that it can split"

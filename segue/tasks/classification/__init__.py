@@ -37,7 +37,7 @@ from segue.engine.planning.estimate import Sketch
 from segue.engine.state.checkpoint import write_text
 from segue.engine.state.start import prepared, restore_weights
 from segue.engine.task import LOSS, Phase, Term
-from segue.errors import UserError, some_of, warn
+from segue.errors import UserError, count_of, some_of, warn
 from segue.layers.loss import cross_entropy
 from segue.models.transformer import EncoderSection
 from segue.parity import Circumstances, Parity
@@ -157,20 +157,20 @@ class Classifying:
     def _card(self, scores: dict[str, float]) -> str:
         section, (name, _), data = self.recipe, self.best_metric, self.recipe.data
         train, dev = self.source.manifests["train"], self.source.manifests["dev"]
-        noun, kind = ("sounds", "audio-classification") if section.is_of_sounds else ("texts", "text-classification")
+        noun, kind = ("sound", "audio-classification") if section.is_of_sounds else ("text", "text-classification")
         hours = f", {seconds_in(train) / 3600:.1f} hours" if section.is_of_sounds else ""
         rate = "" if section.features is None else f", resampled to {section.features.sample_rate_hz} Hz"
         return card(
-            f"Classifier of {noun}",
+            f"Classifier of {noun}s",
             kind=kind,
             license_id=section.license,
             languages=[],
             facts=[
-                f"Trained on {manifests.training_name(data)}: {len(train):,} {noun}{hours}.",
+                f"Trained on {manifests.training_name(data)}: {count_of(len(train), noun)}{hours}.",
                 *section.start.facts(),
-                f"Distinguishes {len(self.classes)} classes of {noun}{rate}: {', '.join(self.classes)}.",
+                f"Distinguishes {len(self.classes)} classes of {noun}s{rate}: {', '.join(self.classes)}.",
                 f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "
-                f"model: {scores[name]:.2%} ({len(dev):,} {noun}).",
+                f"model: {scores[name]:.2%} ({count_of(len(dev), noun)}).",
             ],
             use=use("model", is_of_sounds=section.is_of_sounds),
         )
@@ -330,7 +330,7 @@ def _sketch_of_sounds(section: Recipe, notes: tuple[str, ...]) -> Sketch:
 
     if section.data.longest_seconds is None:
         notes = (*notes, "one sound fills the budget, since data.longest_seconds is not given")
-    said = f"{rows} sounds of {seconds:.2f} s"
+    said = f"{count_of(rows, 'sound')} of {seconds:.2f} s"
     return Sketch(Classifying(silent, source), batch, "seconds", said, "batch.seconds", notes)
 
 
@@ -349,7 +349,7 @@ def _sketch_of_texts(section: Recipe, notes: tuple[str, ...]) -> Sketch:
         inputs = TextBatch(torch.zeros(rows, length, dtype=torch.int64), torch.full((rows,), length))
         return LabeledBatch([""] * rows, float(rows * length), 0, inputs, torch.zeros(rows, dtype=torch.int64))
 
-    said = f"{rows} texts of {length} tokens"
+    said = f"{count_of(rows, 'text')} of {count_of(length, 'token')}"
     return Sketch(Classifying(section, source), batch, "tokens", said, "batch.tokens", (*notes, *more))
 
 

@@ -63,7 +63,7 @@ LabeledSource = ManifestSource[Labeled, ReadExample, LabeledBatch]
 class SoundReader:
     """Reads labeled sounds, for a `ManifestSource` (`data/source.py`)."""
 
-    noun = "sounds"
+    noun = "sound"
     unit = "seconds"
     examining = "checks the examples"
     few = FEW_SECONDS
@@ -136,7 +136,7 @@ class SoundReader:
 class TextReader:
     """Reads labeled texts, for a `ManifestSource` (`data/source.py`)."""
 
-    noun = "texts"
+    noun = "text"
     unit = "tokens"
     examining = "counts tokens"
     few = FEW_TEXTS

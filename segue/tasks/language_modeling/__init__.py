@@ -31,7 +31,7 @@ from segue.engine.planning.estimate import Sketch
 from segue.engine.state.checkpoint import write_text
 from segue.engine.state.start import prepared, restore_weights
 from segue.engine.task import LOSS, Phase, Term
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 from segue.metrics.language import Counted, of_counts
 from segue.runtime.language_model import LanguageMetadata, LanguageModel, step_of
 from segue.tasks.language_modeling.backend import Model, TorchBackend
@@ -156,8 +156,8 @@ class LanguageModeling:
             license_id=self.recipe.license,
             languages=[],
             facts=[
-                f"Trained on {manifests.training_name(data)}: {train.num_documents:,} documents, "
-                f"{train.num_tokens:,} tokens.",
+                f"Trained on {manifests.training_name(data)}: {count_of(train.num_documents, 'document')}, "
+                f"{count_of(train.num_tokens, 'token')}.",
                 *self.recipe.start.facts(),
                 f"On {manifests.dev_name(data)} ({dev.num_tokens:,} tokens), which chose this state of the model: "
                 f"{scores['loss']:.4f} nats a token"
@@ -248,7 +248,8 @@ def sketch(section: Recipe) -> Sketch:
         lengths = torch.full((rows,), length)
         return WindowBatch([""] * rows, float(rows * length), 0, tokens, tokens.clone(), None, lengths)
 
-    return Sketch(task, batch, "tokens", f"{rows} windows of {length} tokens", "batch.tokens", note)
+    said = f"{count_of(rows, 'window')} of {count_of(length, 'token')}"
+    return Sketch(task, batch, "tokens", said, "batch.tokens", note)
 
 
 class Trained(NamedTuple):

@@ -32,7 +32,7 @@ from segue.engine.planning.estimate import Sketch
 from segue.engine.state.checkpoint import write_text
 from segue.engine.state.start import prepared, restore_weights
 from segue.engine.task import LOSS, Phase, Term
-from segue.errors import UserError, some_of, warn
+from segue.errors import UserError, count_of, some_of, warn
 from segue.layers.loss import cross_entropy
 from segue.parity import Circumstances, Parity
 from segue.progress import progress
@@ -135,8 +135,8 @@ class SpeakerEmbedding:
             license_id=section.license,
             languages=[],
             facts=[
-                f"Trained on {manifests.training_name(section.data)}: {len(section.speakers):,} speakers, "
-                f"{len(train):,} recordings, {seconds_in(train) / 3600:.1f} hours.",
+                f"Trained on {manifests.training_name(section.data)}: {count_of(len(section.speakers), 'speaker')}, "
+                f"{count_of(len(train), 'recording')}, {seconds_in(train) / 3600:.1f} hours.",
                 *section.start.facts(),
                 f"Input: speech, resampled to {section.features.sample_rate_hz} Hz. Output: {section.dimensions} "
                 "numbers, a unit vector; vectors of one voice have a large inner product.",
@@ -192,8 +192,8 @@ def _check_pairs(section: Recipe, dev: Manifest[Utterance]) -> None:
     counts = Counter(each.speaker for each in dev)
     if len(counts) < 2 or max(counts.values()) < 2:
         raise UserError(
-            f"{', '.join(map(str, dev.paths))}: speaker: {len(counts)} in {len(dev)} development recordings; at least "
-            "two are needed, one of them with two recordings (data.dev names the manifests)"
+            f"{', '.join(map(str, dev.paths))}: speaker: {len(counts)} in {count_of(len(dev), 'development recording')}"
+            "; at least two are needed, one of them with two recordings (data.dev names the manifests)"
         )
     if all(speaker in section.speakers for speaker in counts):
         warn(
@@ -242,7 +242,7 @@ def sketch(section: Recipe) -> Sketch:
         sounds = SoundBatch(torch.zeros(rows, samples), torch.full((rows,), samples), given)
         return VoiceBatch([""] * rows, float(budget), 0, [""] * rows, sounds, torch.zeros(rows, dtype=torch.int64))
 
-    said = f"{rows} parts of {seconds:.2f} s"
+    said = f"{count_of(rows, 'part')} of {seconds:.2f} s"
     return Sketch(SpeakerEmbedding(section, source), batch, "seconds", said, "batch.seconds", (*notes, *more))
 
 

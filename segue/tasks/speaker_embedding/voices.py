@@ -50,7 +50,7 @@ VoiceSource = ManifestSource[Utterance, ReadVoice, VoiceBatch]
 class VoiceReader:
     """Reads recordings of speakers, for a `ManifestSource` (`data/source.py`)."""
 
-    noun = "recordings"
+    noun = "recording"
     unit = "seconds"
     examining = "checks the examples"
     few = FEW_SECONDS

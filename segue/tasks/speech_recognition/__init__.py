@@ -33,7 +33,7 @@ from segue.engine.planning.estimate import Sketch
 from segue.engine.state.checkpoint import write_text
 from segue.engine.state.start import prepared, restore_weights
 from segue.engine.task import LOSS, Phase, Term
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 from segue.layers.mask import output_frames
 from segue.parity import Circumstances, Parity
 from segue.progress import progress
@@ -159,13 +159,13 @@ def _model_card(task: SpeechRecognition, scores: dict[str, float]) -> str:
         license_id=section.license,
         languages=sorted({utterance.language for utterance in dev if utterance.language is not None}),
         facts=[
-            f"Trained on {manifests.training_name(data)}: {len(train):,} utterances, "
+            f"Trained on {manifests.training_name(data)}: {count_of(len(train), 'utterance')}, "
             f"{train.sizes.sum() / 3600:.1f} hours.",
             *section.start.facts(),
             f"Input: speech, resampled to {rate} Hz. Output: text, {section.text.case} case.",
             f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "
             "model: "
-            f"{scores[name]:.2%} ({len(dev):,} utterances).",
+            f"{scores[name]:.2%} ({count_of(len(dev), 'utterance')}).",
         ],
         use=use("model"),
     )
@@ -257,14 +257,14 @@ def sketch(section: Recipe) -> Sketch:
             augmentation=None if drawn is None else stacked([drawn] * rows),
         )
 
-    notes = (f"{num_tokens} target tokens in each, {TOKENS_A_SECOND:g} a second at most", *assumed)
+    notes = (f"{count_of(num_tokens, 'target token')} in each, {TOKENS_A_SECOND:g} a second at most", *assumed)
     if longest is None:
         notes = (*notes, "one utterance fills the budget, since data.longest_seconds is not given")
     return Sketch(
         SpeechRecognition(silent, source_of(silent, reader, {})),
         batch,
         reader.unit,
-        f"{rows} utterances of {seconds:.2f} s",
+        f"{count_of(rows, 'utterance')} of {seconds:.2f} s",
         "batch.seconds",
         notes,
     )

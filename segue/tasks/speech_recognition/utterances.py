@@ -20,7 +20,7 @@ from segue.data.source import Finding, Lengths, ManifestSource, Seen
 from segue.data.text import normalize
 from segue.data.tokenizer import CharactersSection, Tokenizer
 from segue.engine.loading import holding
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 from segue.layers.mask import output_frames
 from segue.tasks.speech_recognition.settings import FEW_SECONDS, Recipe
 
@@ -60,7 +60,7 @@ SpeechSource = ManifestSource[Utterance, ReadUtterance, SpeechBatch]
 class UtteranceReader:
     """Reads utterances, for a `ManifestSource` (`data/source.py`)."""
 
-    noun = "utterances"
+    noun = "utterance"
     unit = "seconds"
     examining = "checks the examples"
     few = FEW_SECONDS
@@ -173,8 +173,8 @@ class UtteranceReader:
         frames = output_frames(self.sounds.front_end.num_frames(samples), self.recipe.model.subsampling)
         if frames < needed:
             return (
-                f"text: CTC needs {needed} frames for {len(tokens)} tokens, but {utterance.seconds} s at speed "
-                f"{fastest} give {frames}"
+                f"text: CTC needs {count_of(needed, 'frame')} for {count_of(len(tokens), 'token')}, but "
+                f"{utterance.seconds} s at speed {fastest} give {frames}"
             )
         return None
 

@@ -32,7 +32,7 @@ from segue.engine.planning.estimate import Sketch
 from segue.engine.state.checkpoint import write_text
 from segue.engine.state.start import prepared, restore_weights
 from segue.engine.task import LOSS, Phase, Term
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 from segue.layers.loss import cross_entropy
 from segue.models.transformer import Transformer
 from segue.parity import Circumstances, Parity
@@ -176,11 +176,11 @@ class Translation:
             license_id=self.recipe.license,
             languages=[*sources, *(each for each in languages if each not in sources)],
             facts=[
-                f"Trained on {manifests.training_name(data)}: {len(train):,} pairs.",
+                f"Trained on {manifests.training_name(data)}: {count_of(len(train), 'pair')}.",
                 *self.recipe.start.facts(),
                 f"From {', '.join(sources) or '(not said)'} to {', '.join(languages) or '(not said)'}.",
                 f"{'mean ' * is_mean}{plain} on {manifests.dev_name(data)}, which chose this state of the model: "
-                f"{shown(scores[name])} ({len(dev):,} pairs, one beam).",
+                f"{shown(scores[name])} ({count_of(len(dev), 'pair')}, one beam).",
                 *counted,
             ],
             use=use("model", languages),
@@ -281,7 +281,8 @@ def sketch(section: Recipe) -> Sketch:
             places=torch.arange(rows * length),
         )
 
-    return Sketch(task, batch, "tokens", f"{rows} pairs of {length} tokens on both sides", "batch.tokens", notes)
+    said = f"{count_of(rows, 'pair')} of {count_of(length, 'token')} on both sides"
+    return Sketch(task, batch, "tokens", said, "batch.tokens", notes)
 
 
 class Trained(NamedTuple):

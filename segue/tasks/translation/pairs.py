@@ -64,7 +64,7 @@ PairSource = ManifestSource[Pair, ReadPair, PairBatch]
 class PairReader:
     """Reads text pairs, for a `ManifestSource` (`data/source.py`)."""
 
-    noun = "pairs"
+    noun = "pair"
     unit = "tokens"
     examining = "counts tokens"
     few = FEW_PAIRS
