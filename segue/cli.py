@@ -11,11 +11,13 @@ import importlib
 import io
 import keyword
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from types import ModuleType
+from typing import NoReturn
 
 from segue import progress
 from segue.commands import COMMANDS
@@ -43,7 +45,11 @@ def main(words: Sequence[str] | None = None) -> int:
             hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(COMMANDS)}"
             print(f"segue: no such command: {name!r} ({hint})", file=sys.stderr)
             return 2
-        _contents().parse_args([name])  # prints help, the version or an error, and exits
+        if name not in ("-h", "--help", "--version"):
+            message = f"{name}: no such option; a command comes first: segue COMMAND ... (segue --help)"
+            print(f"segue: {message}", file=sys.stderr)
+            return 2
+        _contents().parse_args([name])  # prints help or the version, and exits
     progress.show()
     try:
         # Intermixed: options may come before, between and after positional arguments.
@@ -54,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
             raise train.explain_unknown(arguments, unknown[0], words)
         if unknown:
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+            raise _explain_unknown(name, parser, unknown[0])
         return _command(name).run(arguments) or 0
     except KeyboardInterrupt:  # a training handles the first one itself: it saves and says how to resume
         progress.stop()
@@ -101,4 +107,36 @@ def _parser(name: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     command.arguments(parser)
+    parser.error = _refusing(name, command.EXAMPLE)  # type: ignore[method-assign]
     return parser
+
+
+def _refusing(name: str, example: str) -> Callable[[str], NoReturn]:
+    """What a parser does with a wrong command line: raises a UserError of one line.
+
+    argparse would print the options before its line, and exit.
+    """
+    hint = f"(segue {name} --help)"
+
+    def refuse(message: str) -> NoReturn:
+        if found := re.fullmatch(r"the following arguments are required: (.*)", message):
+            *names, last = found[1].split(", ")
+            said = f"{', '.join(names)} and {last} are" if names else f"{last} is"
+            raise UserError(f"{said} missing, for example: {example} {hint}")
+        message = message.removeprefix("argument ").replace("expected one argument", "its value is missing")
+        message = message.replace("ignored explicit argument", "takes no value, but is given")
+        if found := re.fullmatch(r"(.*): invalid choice: (.*) \(choose from (.*)\)", message):
+            message = f"{found[1]}: should be one of {found[3]}, not {found[2]}"
+        raise UserError(f"{message} {hint}")
+
+    return refuse
+
+
+def _explain_unknown(name: str, parser: argparse.ArgumentParser, word: str) -> UserError:
+    """The error for an option that the command does not have, or for an argument too many."""
+    if not word.startswith("-"):
+        return UserError(f"{word!r}: one argument too many for {name} (segue {name} --help)")
+    option = word.partition("=")[0]
+    near = difflib.get_close_matches(option, re.findall(r"--[a-z-]+", parser.format_help()), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"segue {name} --help"
+    return UserError(f"{option}: no such option of {name} ({hint})")

@@ -169,6 +169,7 @@ def test_manifest_mistakes_name_line_and_key(
     [
         ("train digits_jaspr", "digits_jaspr: no such file, and no such recipe (did you mean 'digits_jasper'?)"),
         ("trian {recipe}", "no such command: 'trian' (did you mean 'train'?)"),
+        ("--fly", "--fly: no such option; a command comes first: segue COMMAND ... (segue --help)"),
         ("fly", "no such command: 'fly' (commands: quickstart, "),
         ("train", "RECIPE is missing: segue train RECIPE (segue recipes list)"),
         ("train engine.steps=140", "RECIPE is missing: segue train RECIPE (segue recipes list)"),
@@ -212,7 +213,8 @@ def test_manifest_mistakes_name_line_and_key(
         ("transcribe {trained} a.wav b.wav --format srt", "--format srt with several recordings needs --out DIR"),
         ("prepare csv {corpus}/no.csv {corpus}", "{corpus}/no.csv: no such file or folder"),
         ("prepare libri {corpus} {corpus}", "no such corpus: 'libri' (corpora: fsdd, "),
-        ("recipes show", "a recipe is missing"),
+        ("recipes show", "a recipe is missing: segue recipes show NAME"),
+        ("recipes schema", "a task is missing: segue recipes schema TASK (tasks: speech_recognition, "),
         ("recipes schema speech", "no such task: 'speech' (tasks: speech_recognition"),
     ],
 )
@@ -223,11 +225,31 @@ def test_command_line_mistakes_are_one_message(
     assert_mistake(segue(*words.format(**places).split()), message.format(**places))
 
 
-def test_unknown_devices_are_refused(segue: Segue, trained: Path) -> None:
-    """The message has those there are."""
-    outcome = segue("transcribe", trained, "some.wav", "--device", "tpu")
-    assert outcome.status == 2
-    assert "--device: invalid choice: 'tpu' (choose from " in outcome.err.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("transcribe m x.wav --device tpu", "--device: should be one of 'auto', 'cpu', 'cuda', 'mps', not 'tpu'"),
+        ("transcribe m x.wav --names Ann,Ann", "--names: should be different names, like Ann,Ben, not 'Ann,Ann'"),
+        ("transcribe m x.wav --speakers 0", "--speakers: should be a whole number above 0, or auto, not '0'"),
+        ("transcribe m x.wav --channel both", "--channel: should be left, right, mix or a number from 1, not 'both'"),
+        ("estimate r --memory nan", "--memory: should be a number above 0, not 'nan'"),
+        ("estimate r --memory 8x", "--memory: should be a number above 0, not '8x'"),
+        ("transcribe m x.wav --names", "--names: its value is missing"),
+        ("transcribe m x.wav --channels=2", "--channels: takes no value, but is given '2'"),
+        ("transcribe m", "AUDIO is missing, for example: segue transcribe runs/digits "),
+        ("transcribe", "MODEL and AUDIO are missing, for example: segue transcribe runs/digits "),
+        ("estimate r", "--memory is missing, for example: segue estimate "),
+        ("merge a b c", "'c': one argument too many for merge"),
+        ("transcribe m x.wav --fly", "--fly: no such option of transcribe (segue transcribe --help)"),
+        ("transcribe m x.wav --fromat=srt", "--fromat: no such option of transcribe (did you mean --format?)"),
+    ],
+)
+def test_wrong_options_are_one_line(segue: Segue, words: str, message: str) -> None:
+    """It says what to type."""
+    outcome = segue(*words.split())
+    assert_mistake(outcome, message)
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.endswith(f"(segue {words.split()[0]} --help)\n" if "did you mean" not in message else "?)\n")
 
 
 def test_another_recipes_run_is_refused(segue: Segue, tiny_recipe: Path, trained: Path) -> None:
@@ -449,9 +471,9 @@ def test_lower_sample_rates_give_one_warning(segue: Segue, trained: Path, corpus
     ],
 )
 def test_invalid_numbers_are_refused(segue: Segue, words: str) -> None:
-    outcome = segue(*words.split())
-    assert outcome.status == 2
-    assert f"argument {words.split()[-2]}: invalid " in outcome.err.splitlines()[-1]
+    *_, option, value = words.split()
+    assert_mistake(segue(*words.split()), f"segue: {option}: should be ")
+    assert f", not {value!r} (segue " in segue(*words.split()).err
 
 
 # --- recipes ---

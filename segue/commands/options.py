@@ -122,28 +122,34 @@ def _number(name: str, kind: Callable[[str], T], is_right: Callable[[T], bool]) 
     """A type for argparse; `name` is used in error messages."""
 
     def parse(text: str) -> T:
-        number = kind(text)
+        try:
+            number = kind(text)
+        except ValueError:
+            raise _wrong(name, text) from None
         if not is_right(number):
-            raise ValueError
+            raise _wrong(name, text)
         return number
 
-    parse.__name__ = name
     return parse
 
 
-positive = _number("whole number above 0", int, lambda number: number > 0)
-whole = _number("whole number from 0", int, lambda number: number >= 0)
-above_zero = _number("number above 0", float, lambda number: 0 < number < math.inf)
-number = _number("number from 0", float, lambda number: 0 <= number < math.inf)
-share = _number("number from 0 to 1", float, lambda number: 0 <= number <= 1)
-points = _number("number of points from 0", float, lambda number: 0 <= number < math.inf)
+def _wrong(wanted: str, text: str) -> ArgumentTypeError:
+    return ArgumentTypeError(f"should be {wanted}, not {text!r}")
+
+
+positive = _number("a whole number above 0", int, lambda number: number > 0)
+whole = _number("a whole number from 0", int, lambda number: number >= 0)
+above_zero = _number("a number above 0", float, lambda number: 0 < number < math.inf)
+number = _number("a number from 0", float, lambda number: 0 <= number < math.inf)
+share = _number("a number from 0 to 1", float, lambda number: 0 <= number <= 1)
+points = _number("a number of points from 0", float, lambda number: 0 <= number < math.inf)
 
 
 def names(text: str) -> list[str]:
     """Parses names that are separated by commas."""
     found = [" ".join(name.split()) for name in text.split(",")]
     if not all(found) or len(set(found)) < len(found):
-        raise ArgumentTypeError(f"{text!r}: different names with commas between them are wanted, as Ann,Ben")
+        raise _wrong("different names, like Ann,Ben", text)
     return found
 
 
@@ -152,15 +158,15 @@ AUTO = "auto"
 
 def speaker_count(text: str) -> int | str:
     """Parses a number of speakers."""
-    return text if text == AUTO else positive(text)
+    return text if text == AUTO else _speakers(text)
 
 
-speaker_count.__name__ = "number of speakers (a whole number above 0, or auto)"
+_speakers = _number("a whole number above 0, or auto", int, lambda number: number > 0)
 
 
 def channel(text: str) -> int | str:
     """Parses the channel of a recording."""
-    return text if text in ("left", "right", "mix") else positive(text)
+    return text if text in ("left", "right", "mix") else _channel(text)
 
 
-channel.__name__ = "channel (left, right, mix or a number from 1)"
+_channel = _number("left, right, mix or a number from 1", int, lambda number: number > 0)

@@ -30,7 +30,9 @@ def run(given: Namespace) -> None:
             print(f"{each:28} {first.removeprefix('#').strip()}")
         return
     if name is None:
-        raise UserError(f"segue recipes {action}: a {'task' if action == 'schema' else 'recipe'} is missing")
+        if action == "schema":
+            raise UserError(f"a task is missing: segue recipes schema TASK (tasks: {', '.join(tasks.TASKS)})")
+        raise UserError(f"a recipe is missing: segue recipes {action} NAME (segue recipes list)")
     if action == "schema":
         print(json.dumps(recipe.schema(tasks.recipe_type(name)), indent=2))
         return
