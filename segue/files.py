@@ -1,7 +1,7 @@
 """Atomic writing of files: a file is either complete or does not exist."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +56,14 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Writes a text file in UTF-8. Lone surrogates, which UTF-8 cannot encode, are escaped as in JSON."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(f"{line}\n" for line in lines)
+
+
+def say_replaced(paths: Sequence[Path], say: Callable[[str], None]) -> None:
+    """Says, in a line, which of the files that are to be written exist; nothing if none does."""
+    replaced = [path for path in paths if path.exists()]
+    if replaced:
+        more = f", and {len(replaced) - 1:,} more" if replaced[1:] else ""
+        say(f"{replaced[0]}: is replaced{more}")
 
 
 def check_targets(targets: Mapping[str, Path | None], sources: Sequence[Path] = ()) -> None:

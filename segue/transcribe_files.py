@@ -11,6 +11,7 @@ from pathlib import Path
 
 from segue.data.media import SUFFIXES
 from segue.errors import UserError, count_of, some_of, warn
+from segue.files import say_replaced
 
 STANDARD_INPUT = "-"
 
@@ -82,10 +83,7 @@ def targets(paths: Sequence[Path], out: Path, suffix: str, read: Sequence[Path] 
     for path in found:
         if path.resolve() in sources:
             raise UserError(f"{path}: is to be read; give another --out")
-    replaced = [path for path in found if path.exists()]
-    if replaced:
-        more = f", and {len(replaced) - 1:,} more" if replaced[1:] else ""
-        warn(f"{replaced[0]}: is replaced{more}")
+    say_replaced(found, warn)
     return found
 
 

@@ -405,6 +405,22 @@ def test_skip_bad_counts_and_keeps_the_rest(tmp_path: Path, capsys: pytest.Captu
         prepare("csv", tmp_path / "x.csv", tmp_path / "out", NO_SPLITS, skip_bad=True)
 
 
+def test_replaced_manifests_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what is replaced, and only if it is."""
+    for name in ("a", "b"):
+        record(tmp_path / f"{name}.wav")
+        (tmp_path / f"{name}.csv").write_text(f"audio,text\n{name}.wav,one\n")
+    out = tmp_path / "out"
+    prepare("csv", tmp_path / "a.csv", out, NO_SPLITS)
+    assert "is replaced" not in capsys.readouterr().err
+    prepare("csv", tmp_path / "a.csv", out, NO_SPLITS)
+    assert f"{out / 'train.jsonl'}: is replaced\n" in capsys.readouterr().err
+    (tmp_path / "b.csv").write_text("audio,text\ngone.wav,one\n")
+    with pytest.raises(UserError, match="no such file"):
+        prepare("csv", tmp_path / "b.csv", out, NO_SPLITS)
+    assert "is replaced" not in capsys.readouterr().err
+
+
 def test_an_error_leaves_the_old_manifests(tmp_path: Path) -> None:
     record(tmp_path / "a.wav")
     (tmp_path / "x.csv").write_text("audio,text\na.wav,one\n")

@@ -136,6 +136,8 @@ def test_prepare_ngram_reads_manifests(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["prepare", "ngram", str(tmp_path / "train.jsonl"), str(out), "order=2", "text.case=upper"]) == 0
     assert f"{out}: 2 texts, 4 words, 3 different ones" in capsys.readouterr().out
     assert set(NGram(out).words) == {"IT'S", "ONE", "TWO"}
+    assert main(["prepare", "ngram", str(tmp_path / "train.jsonl"), str(out), "order=2", "text.case=upper"]) == 0
+    assert f"{out}: is replaced\n" in capsys.readouterr().err
 
 
 def test_words_of_special_meaning_are_left_out(tmp_path: Path) -> None:

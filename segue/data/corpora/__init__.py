@@ -22,8 +22,8 @@ from segue.data.channels import Channel
 from segue.data.encodings import decode, split_lines
 from segue.data.examples import Labeled, Pair, Text, Utterance, sound_of
 from segue.data.manifest import open_manifest, read_content
-from segue.errors import SKIP_BAD, UserError, count_of, some_of, warn
-from segue.files import is_file
+from segue.errors import SKIP_BAD, UserError, count_of, note, some_of, warn
+from segue.files import is_file, say_replaced
 from segue.progress import progress
 
 Found = Utterance | Pair | Labeled | Text
@@ -98,7 +98,8 @@ def prepare(
     """Writes `out/SPLIT.jsonl` for each split of the corpus at `source`, or what else its module writes, to `out`;
     `overrides` are key=value options.
 
-    Raises a UserError that lists unusable examples, or with `skip_bad` leaves them out with a warning.
+    A note names what is replaced. Raises a UserError that lists unusable examples, or with `skip_bad` leaves them out
+    with a warning.
     """
     module = module_of(corpus)
     options = recipe.validate(recipe.from_overrides(overrides), module.Options)
@@ -130,6 +131,7 @@ def prepare(
             raise UserError(f"{source}: no usable example")
         if "train" not in splits:
             warn(f"no example for training: all are for {', '.join(splits)}")
+        say_replaced([split.path for split in splits.values()], note)
     return [split.written() for split in splits.values()]
 
 

@@ -17,8 +17,8 @@ from segue.data import document_files
 from segue.data.corpora import Written
 from segue.data.sentences import split
 from segue.data.text import TextSection, normalize
-from segue.errors import Problems, UserError, count_of, missing_extra, warn
-from segue.files import replacing
+from segue.errors import Problems, UserError, count_of, missing_extra, note, warn
+from segue.files import replacing, say_replaced
 from segue.progress import progress
 from segue.recipe import Section
 
@@ -102,6 +102,7 @@ def estimate(source: Path, out: Path, options: Options, *, skip_bad: bool = Fals
         warn(f"{count_of(len(problems), 'bad text')} left out:\n{problems.some(3)}", problems)
     if not num_words:
         raise UserError(f"{source}: no words in it")
+    say_replaced([out], note)
     with redirect_stderr(io.StringIO()):  # its progress bars
         if options.least_count > 1:
             counts.apply_count_cutoffs([0] + [options.least_count] * (options.order - 1))
