@@ -209,7 +209,7 @@ def test_unknown_columns_say_which_to_name(tmp_path: Path) -> None:
     table.write_text("sound,words,who\na.wav,one,ann\n")
     message = refused("csv", table)
     assert message.startswith(f"{table}:1: no column audio_filepath or audio or")
-    assert message.endswith("or for speech audio=NAME (columns, between commas: sound, words, who)")
+    assert message.endswith("or a first line with names (columns, between commas: sound, words, who)")
     prepare("csv", table, tmp_path / "out", ["audio=sound", "text=words", "speaker=who", *NO_SPLITS])
     assert Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])[0].speaker == "ann"
     assert "no column nobody; give speaker=NAME" in refused("csv", table, "audio=sound", "text=words", "speaker=nobody")
@@ -419,6 +419,50 @@ def test_replaced_manifests_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(UserError, match="no such file"):
         prepare("csv", tmp_path / "b.csv", out, NO_SPLITS)
     assert "is replaced" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a.wav\tone\nb.wav\ttwo\n", ":1: names of columns are wanted in the first line, not the recording a.wav"),
+        (b"path  text\na.wav  one\n", ":1: a single column, 'path  text'; columns are separated by tabs, commas, "),
+        (b"RIFF\xff\xff\xff\xffWAVEfmt ", ": a sound or video file, where a plain text in UTF-8 is wanted"),
+        (b"path\ttext\n", ": no example in it (segue prepare tsv says what it reads)"),
+    ],
+)
+def test_no_tables_are_refused_by_what_they_are(tmp_path: Path, content: bytes, message: str) -> None:
+    table = tmp_path / "x.tsv"
+    table.write_bytes(content)
+    assert refused("tsv", table).startswith(f"{table}{message}")
+
+
+@pytest.mark.parametrize("corpus", ["fsdd", "ljspeech", "librispeech", "kaldi", "multi30k", "wmt14"])
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path, corpus: str) -> None:
+    (tmp_path / "x.txt").write_text("one\n")
+    assert refused(corpus, tmp_path / "x.txt").startswith(f"{tmp_path / 'x.txt'}: not a folder; SOURCE is ")
+
+
+def test_prepare_never_replaces_what_it_reads(tmp_path: Path) -> None:
+    """Nor is OUT_DIR a file."""
+    record(tmp_path / "a.wav")
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_text('{"audio_filepath": "a.wav", "duration": 0.5, "text": "one", "note": "mine"}\n')
+    for source in (manifest, tmp_path):
+        with pytest.raises(UserError, match=f"{manifest}: is read, and would be replaced; give another OUT_DIR"):
+            prepare("nemo", source, tmp_path)
+    assert "mine" in manifest.read_text()
+    with pytest.raises(UserError, match=f"{manifest}: a file; OUT_DIR is the folder for the manifests"):
+        prepare("nemo", manifest, manifest)
+
+
+def test_an_error_comes_without_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """About examples that are left after it."""
+    record(tmp_path / "a.wav")
+    (tmp_path / "x.csv").write_text("audio,text\na.wav,one\ngone.wav,two\n")
+    assert refused("csv", tmp_path / "x.csv").startswith(f"{tmp_path / 'x.csv'}:3: no such file: ")
+    assert capsys.readouterr().err == ""
+    prepare("csv", tmp_path / "x.csv", tmp_path / "out", skip_bad=True)
+    assert "1 example is too few to reserve one for test" in capsys.readouterr().err
 
 
 def test_an_error_leaves_the_old_manifests(tmp_path: Path) -> None:

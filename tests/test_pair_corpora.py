@@ -9,7 +9,7 @@ import pytest
 from segue.data.corpora import Written, prepare
 from segue.data.examples import Pair
 from segue.data.manifest import Manifest
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 
 EN_DE = ("source_language=en", "target_language=de")
 NO_SPLITS = ("dev_share=0", "test_share=0")
@@ -29,7 +29,7 @@ def pairs(written: Sequence[Written]) -> dict[str, list[tuple[str, str]]]:
     for path, count, summary, _ in written:
         manifest = Manifest(Pair, [path])
         assert len(manifest) == count
-        assert summary == f"{count} pairs"
+        assert summary == count_of(count, "pair")
         found[path.stem] = [(pair.source, pair.target) for pair in manifest]
     return found
 
@@ -369,7 +369,7 @@ def test_a_table_without_a_header_is_refused(tmp_path: Path) -> None:
     table = write(tmp_path / "x" / "x.tsv", "a house\tein Haus\na tree\tein Baum\n")
     message = refused("tsv", table)
     assert message.startswith(f"{table}:1: no column ")
-    assert "; give a header line, or source=NAME target=NAME for text pairs" in message
+    assert "; give audio=NAME, for text pairs source=NAME target=NAME, or a first line with names" in message
     assert message.endswith("(columns, between tabs: a house, ein Haus)")
 
 

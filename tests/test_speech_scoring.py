@@ -247,6 +247,17 @@ def test_a_curve_of_another_search_is_warned_of(tmp_path: Path) -> None:
     assert wider.deciding != beam.deciding
 
 
+def test_a_curve_of_an_earlier_version_loads(tmp_path: Path) -> None:
+    """It does not say for which search it is, so it is warned of unless that of the model is greedy."""
+    (tmp_path / "confidence.json").write_text('{"slope": 1.5, "offset": 0.5, "words": 80}')
+    beam = SpeechSearch(SpeechSearchSection(beams=3), [b"a", b" "], TextSection())
+    for used, said in ((None, []), (beam.deciding, ["fitted by an earlier version, maybe with another search than"])):
+        with gathered() as warned:
+            curve = calibration.load(tmp_path, used)
+        assert curve == Calibration(slope=1.5, offset=0.5, words=80)
+        assert [any(each in one.message for each in said) for one in warned] == [True] * len(said)
+
+
 def test_a_model_compares_its_curve_with_its_own_search(trained: Path, tmp_path: Path) -> None:
     import shutil
 

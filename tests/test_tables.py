@@ -128,7 +128,7 @@ def test_columns_can_give_a_part_of_a_file(tmp_path: Path, capsys: pytest.Captur
         prepare("csv", table(tmp_path, content), tmp_path / "out", NO_SPLITS)
         [found] = Manifest(Utterance, [tmp_path / "out" / "train.jsonl"])
         assert (found.offset_seconds, found.seconds) == (0.5, 1.0)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == f"{tmp_path / 'out' / 'train.jsonl'}: is replaced\n"
     assert "2: duration: ends at 3.00 s, but " in refused(table(tmp_path, "audio,text,start,end\na.wav,hi,1,3\n"))
     assert "2: start and end: a part of" in refused(table(tmp_path, "audio,text,start,end\na.wav,hi,1,0.5\n"))
     assert "2: end: seconds wanted, got 'x'" in refused(table(tmp_path, "audio,text,start,end\na.wav,hi,1,x\n"))

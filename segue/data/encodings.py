@@ -30,6 +30,19 @@ _TURKISH = re.compile(rb"[\xf0\xfd\xfe]")  # ğ ı ş; or ð ý þ, beside á ã
 _NOT_ROMANIAN = re.compile(rb"[\xe6\xf0]")
 _NOT_HUNGARIAN = re.compile(rb"[\xe0\xe3\xe4\xe7\xe8\xea]")
 _NOT_TURKISH = re.compile(rb"[\xe1\xe3\xe6\xed\xf3]")
+_OTHER_KINDS = {
+    b"RIFF": "a sound or video file",
+    b"fLaC": "a sound file",
+    b"OggS": "a sound file",
+    b"ID3": "a sound file",
+    b"\xff\xfb": "a sound file",
+    b"\xff\xf3": "a sound file",
+    b"PK\x03\x04": "a file of an office program or a zip file",
+    b"\xd0\xcf\x11\xe0": "a file of an office program",
+    b"%PDF": "a PDF file",
+    b"\x1f\x8b": "a compressed file, whose name should end in .gz",
+}
+"""By the first bytes; a text could begin with most of them, but not go on as such a file does."""
 _CONTROLS = bytes(byte for byte in range(0x20) if byte not in b"\n\r")
 _LEAST_CONTROLS = 0.25  # fraction of control bytes in UTF-16 text of small alphabets, whose upper bytes are below 0x20
 
@@ -94,6 +107,11 @@ def _line(line: bytes, number: int, name: Path | str) -> str | UserError:
         return UserError(f"{name}:{number}: not UTF-8: {error.reason} at byte {error.start + 1}")
 
 
+def other_kind(content: bytes) -> str | None:
+    """What a file is whose `content` is no text, by its first bytes; None if that is not known."""
+    return next((kind for start, kind in _OTHER_KINDS.items() if content.startswith(start)), None)
+
+
 def decode(content: bytes, path: Path | str) -> str:
     """The text of a file in any Unicode encoding, without a byte order mark.
 
@@ -101,9 +119,13 @@ def decode(content: bytes, path: Path | str) -> str:
     """
     encoding = unicode_encoding(content)
     if encoding is None:
+        if kind := other_kind(content):
+            raise UserError(f"{path}: {kind}, where a plain text in UTF-8 is wanted")
         raise UserError(f"{path}:{_bad_line(content)}: not UTF-8; save the file as UTF-8")
     text = content.decode(encoding)
     if "\0" in text:
+        if kind := other_kind(content):
+            raise UserError(f"{path}: {kind}, where a plain text in UTF-8 is wanted")
         raise UserError(f"{path}:{_nul_line(text)}: contains a NUL character: not a text")
     return text
 

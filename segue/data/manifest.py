@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from segue.data.encodings import decode, is_wide
+from segue.data.encodings import decode, is_wide, other_kind
 from segue.data.examples import Example, Writable, other_content
 from segue.errors import Problems, UserError, count_of, warn
 from segue.files import replacing
@@ -224,6 +224,8 @@ def _read(path: Path) -> bytes:
             f"{path}: a table or a text, where a manifest is wanted, with one JSON object a line: `segue prepare csv "
             f"{path.name} OUT_DIR` makes manifests of a table, `segue prepare parallel` of two texts"
         )
+    if first and not first.startswith(b"{") and (what := other_kind(content)):
+        raise UserError(f"{path}: {what}, where a manifest is wanted, with one JSON object a line")
     return content
 
 
@@ -240,7 +242,8 @@ def unreadable(path: Path, name: str, error: Exception) -> UserError:
     is_none = isinstance(error, FileNotFoundError) and name == "manifest"
     hint = " (segue prepare writes manifests; for training, data.root is their folder)" if is_none else ""
     if isinstance(error, IsADirectoryError):
-        hint = f"; a file is wanted, not a folder, such as {path / 'test.jsonl'}" if name == "manifest" else ""
+        inside = sorted(path.glob("*.jsonl")) if name == "manifest" else []
+        hint = "; a file is wanted, not a folder" + (f", such as {inside[-1]}" if inside else "")
     return UserError(f"{path}: cannot read this {name}: {getattr(error, 'strerror', None) or error}{hint}")
 
 

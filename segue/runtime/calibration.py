@@ -70,7 +70,8 @@ def fit(confidences: Sequence[float], is_right: Sequence[bool], search: dict[str
 
 
 def load(folder: Path, search: dict[str, float] | None = None) -> Calibration | None:
-    """The curve that lies in a model directory or an export; warns if it was fitted with another search.
+    """The curve that lies in a model directory or an export; warns if it was fitted with another search, or
+    if it does not say with which, as those of earlier versions, and the model's is not greedy.
 
     Raises a UserError if it cannot be read.
     """
@@ -79,11 +80,15 @@ def load(folder: Path, search: dict[str, float] | None = None) -> Calibration | 
         return None
     try:
         found = Calibration.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError, ValueError):
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValidationError, ValueError):
         raise UserError(f"{path}: not written by `segue evaluate --calibrate`; remove it or write it anew") from None
     if found.search != search:
+        is_said = "search" in found.model_fields_set  # files of earlier versions lack it
+        fitted = "with another search than" if is_said else "by an earlier version, maybe with another search than"
         warn(
-            f"{path}: fitted with another search than the model's (search.json): its probabilities may be wrong; "
+            f"{path}: fitted {fitted} the model's (search.json): its probabilities may be wrong; "
             "`segue evaluate --calibrate` fits them anew"
         )
     return found

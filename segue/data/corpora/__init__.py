@@ -10,7 +10,7 @@ import difflib
 import importlib
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ from segue.data.channels import Channel
 from segue.data.encodings import decode, split_lines
 from segue.data.examples import Labeled, Pair, Text, Utterance, sound_of
 from segue.data.manifest import open_manifest, read_content
-from segue.errors import SKIP_BAD, UserError, count_of, note, some_of, warn
+from segue.errors import SKIP_BAD, UserError, count_of, gathered, note, some_of, warn
 from segue.files import is_file, say_replaced
 from segue.progress import progress
 
@@ -109,9 +109,12 @@ def prepare(
     if hasattr(module, "write"):
         written: list[Written] = module.write(source, out, options, skip_bad=skip_bad)
         return written
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: a file; OUT_DIR is the folder for the manifests")
     splits: dict[str, _Split] = {}
     problems: list[str] = []
-    with ExitStack() as stack:  # on an error, existing manifests stay unchanged
+    # On an error, existing manifests stay unchanged, and warnings about their content say nothing.
+    with ExitStack() as stack, _delayed_warnings():
         for split, found in progress(module.examples(source, out, options), f"prepares {source}", unit="examples"):
             if isinstance(found, UserError):
                 problems.append(str(found))
@@ -128,11 +131,27 @@ def prepare(
         if problems:
             warn(f"{count_of(len(problems), 'bad example')} left out:\n{some_of(problems, 3)}")
         if not splits:
-            raise UserError(f"{source}: no usable example")
+            wrong = "no usable example" if problems else f"no example in it (segue prepare {corpus} says what it reads)"
+            raise UserError(f"{source}: {wrong}")
         if "train" not in splits:
             warn(f"no example for training: all are for {', '.join(splits)}")
         say_replaced([split.path for split in splits.values()], note)
     return [split.written() for split in splits.values()]
+
+
+@contextmanager
+def _delayed_warnings() -> Iterator[None]:
+    """Prints the warnings of the block at its end, and none if it raises: the error is to be read first."""
+    with gathered() as warned:
+        yield
+    for each in warned:
+        warn(each.message, each.about)
+
+
+def check_folder(source: Path, what: str) -> None:
+    """Raises a UserError if `source` is not a folder; `what` says which one is wanted."""
+    if not source.is_dir():
+        raise UserError(f"{source}: not a folder; SOURCE is {what}")
 
 
 def next_command(corpus: str, written: Sequence[Written], out: Path) -> str | None:

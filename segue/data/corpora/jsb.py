@@ -34,6 +34,8 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     path = source / FILE if source.is_dir() else source
     try:
         corpus = json.loads(read_content(path, "file"))
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(corpus, dict) or not all(isinstance(pieces, list) for pieces in corpus.values()):

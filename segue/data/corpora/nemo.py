@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segue.data.corpora import Example, checked
-from segue.data.corpora.splits import SplitOptions, divide, named, sources, unpacked_or_packed
+from segue.data.corpora.splits import SPLITS, SplitOptions, divide, named, sources, unpacked_or_packed
 from segue.data.examples import Utterance
 from segue.data.manifest import parse_with_values
 from segue.errors import UserError
@@ -20,9 +20,13 @@ class Options(SplitOptions):
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Lines of all manifests."""
-    del out
     suffix = ".json" if unpacked_or_packed(source / "train.json") else ".jsonl"
-    lines = (each for split, path in sources(source, suffix).items() for each in _lines(split, path))
+    found = sources(source, suffix)
+    written = [(out / f"{split}.jsonl").resolve() for split in SPLITS]
+    for path in found.values():
+        if path.resolve() in written:
+            raise UserError(f"{path}: is read, and would be replaced; give another OUT_DIR")
+    lines = (each for split, path in found.items() for each in _lines(split, path))
     yield from divide(lines, options)
 
 

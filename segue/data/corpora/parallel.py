@@ -25,8 +25,8 @@ class Options(SplitOptions):
 
 
 def is_there(source: Path) -> bool:
-    """Whether there is such a folder, or a file SOURCE.*."""
-    return source.is_dir() or any(source.parent.glob(f"{source.name}.*"))
+    """Whether there is such a folder or file, or a file SOURCE.*."""
+    return source.exists() or any(source.parent.glob(f"{source.name}.*"))
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
@@ -43,6 +43,11 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
 def _stems(source: Path, language: str) -> dict[str, Path]:
     """Stems by split; the first development set is dev, further ones and test sets keep their own names."""
     if not source.is_dir():
+        if source.is_file() and not stems(source.parent, source.name, language):
+            raise UserError(
+                f"{source}: a file; SOURCE is what the names of both have in common, {source.with_suffix('')} for "
+                f"{source.with_suffix('')}.{language} and the other"
+            )
         return {"": source}
     dev = [stem for stem in DEV if stems(source, stem, language)]
     names = {"train": "train"} if stems(source, "train", language) else {}

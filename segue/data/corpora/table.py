@@ -21,6 +21,7 @@ from segue.data.corpora.splits import SplitOptions, divide, named, sources, unpa
 from segue.data.encodings import decode, split_lines
 from segue.data.examples import Labeled, Pair, Utterance
 from segue.data.manifest import read_content
+from segue.data.media import SUFFIXES
 from segue.data.text import seen
 from segue.errors import UserError, note
 from segue.files import is_file
@@ -108,7 +109,7 @@ class _Header(NamedTuple):
                 return places[0]
         if is_needed or asked is not None:
             raise UserError(
-                f"{self.table}:{self.line}: no column {' or '.join(candidates)}; give {hint}{key}=NAME (columns, "
+                f"{self.table}:{self.line}: no column {' or '.join(candidates)}; give {key}=NAME{hint} (columns, "
                 f"between {SEPARATORS.get(self.separator, self.separator)}: {', '.join(self.names)})"
             )
         return None
@@ -125,6 +126,7 @@ def _rows(split: str, table: Path, options: Options) -> Iterator[Example]:
     if not names:
         raise UserError(f"{table}: empty: no column names, and no rows")
     header = _Header(table, line, separator, [seen(name) for name in names], set())
+    _check_header(header)
     if options.label is not None:
         read = _labeled_reader(header, options)
     else:
@@ -147,6 +149,21 @@ def _rows(split: str, table: Path, options: Options) -> Iterator[Example]:
             yield named(_cell(row, splits) or "", f"{origin}: {header.names[splits]}"), read(row, origin)
         except UserError as problem:
             yield split, problem
+
+
+def _check_header(header: _Header) -> None:
+    """Raises a UserError if it is a row of data, or not divided into columns."""
+    origin = f"{header.table}:{header.line}"
+    recording = next((name for name in header.names if Path(name).suffix.lower() in SUFFIXES), None)
+    if recording is not None:
+        raise UserError(
+            f"{origin}: names of columns are wanted in the first line, not the recording {recording}: put a line above "
+            "it, such as path, sentence, with the same separator"
+        )
+    if len(header.names) == 1:
+        raise UserError(
+            f"{origin}: a single column, {header.names[0]!r}; columns are separated by tabs, commas, semicolons or |"
+        )
 
 
 def _text(table: Path) -> str:
@@ -272,7 +289,7 @@ def _labeled_reader(header: _Header, options: Options) -> Reader:
 
 def _utterance_reader(header: _Header, options: Options, text: str | None, usual: tuple[str, ...]) -> Reader:
     """A reader for recordings; their transcripts are in the column `text`, or else in one of the `usual` ones."""
-    hint = "a header line, or source=NAME target=NAME for text pairs, or for speech "
+    hint = ", for text pairs source=NAME target=NAME, or a first line with names"
     audio_column = header.column("audio", options.audio, AUDIO, hint=hint)
     text_column = header.column("text", text, usual)
     speaker_column = header.column("speaker", options.speaker, SPEAKER, is_needed=False)
