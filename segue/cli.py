@@ -107,7 +107,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     command.arguments(parser)
-    parser.error = _refusing(name, command.EXAMPLE)  # type: ignore[method-assign]
+    parser.error = _refusing(name, command.EXAMPLE)  # type: ignore[method-assign, assignment]
     return parser
 
 

@@ -42,6 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
         except FileExistsError:  # left by a process that was killed; its permissions may differ
             partial.unlink()
             partial.touch()
+        except PermissionError as error:  # the user knows nothing of the temporary file
+            raise PermissionError(error.errno, error.strerror, str(path)) from None
         mode = partial.stat().st_mode  # from the umask, which os.umask could only read by changing it for all threads
         yield partial
         if partial.stat().st_mode != mode:
@@ -64,6 +66,15 @@ def say_replaced(paths: Sequence[Path], say: Callable[[str], None]) -> None:
     if replaced:
         more = f", and {len(replaced) - 1:,} more" if replaced[1:] else ""
         say(f"{replaced[0]}: is replaced{more}")
+
+
+def check_folder(option: str, path: Path) -> None:
+    """Raises a UserError if the folder to write into, named by `option`, is a file or cannot be written to."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{option} {path}: a file; the name of a folder is wanted")
+    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"{option} {path}: {nearest} may not be written to")
 
 
 def check_targets(targets: Mapping[str, Path | None], sources: Sequence[Path] = ()) -> None:

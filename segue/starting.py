@@ -42,12 +42,12 @@ def own_recipe(base: str, overrides: Sequence[str], command: str = "train") -> t
     The changes are other data, a number of steps that depends on them, and lower learning rates, except for an adapter
     or other tokens. Raises a UserError, which names `command`, if `overrides` lack data.root.
     """
+    path = tasks.folder_of(Path(base)) / "recipe.toml"
     if not any(each.startswith("data.root=") for each in overrides):
         raise UserError(
             f"data.root is missing: segue {command} --from {base} data.root=FOLDER, "
             "where `segue prepare` wrote train.jsonl"
         )
-    path = tasks.folder_of(Path(base)) / "recipe.toml"
     optimizer = recipe.read(path).values["optimizer"]
     # An adapter's matrices, one of which is zero at first, and rows of new tokens learn at the rates of a new model.
     given = [each.partition("=") for each in overrides]

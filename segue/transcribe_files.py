@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segue.data.media import SUFFIXES
 from segue.errors import UserError, count_of, some_of, warn
-from segue.files import say_replaced
+from segue.files import check_folder, say_replaced
 
 STANDARD_INPUT = "-"
 
@@ -29,7 +29,7 @@ def recordings(named: Sequence[Path]) -> list[Path]:
             continue
         inside: list[Path] = []
         others: list[Path] = []
-        for folder, folders, names in os.walk(path):
+        for folder, folders, names in os.walk(path, onerror=_refuse):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 if not name.startswith("."):
@@ -46,6 +46,11 @@ def recordings(named: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
+def _refuse(error: OSError) -> None:
+    """Folders that cannot be read are not skipped silently."""
+    raise UserError(f"{error.filename}: cannot read this folder: {error.strerror}")
+
+
 def targets(paths: Sequence[Path], out: Path, suffix: str, read: Sequence[Path] = ()) -> list[Path]:
     """A file in the folder `out` for the result of each recording, all of them different.
 
@@ -54,8 +59,7 @@ def targets(paths: Sequence[Path], out: Path, suffix: str, read: Sequence[Path] 
     numbered. Raises a UserError if a result would overwrite a recording, or one of the other files that are `read`;
     warns of other files that are replaced.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: a file; the name of a folder is wanted")
+    check_folder("--out", out)
     files = list(dict.fromkeys(paths))
     names = [Path("standard_input") if str(path) == STANDARD_INPUT else Path(path.name) for path in files]
     stems = [name.with_suffix("") for name in names]

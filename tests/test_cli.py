@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jsonschema
@@ -18,7 +19,7 @@ import soundfile
 from segue import recipe, tasks, training
 from segue.cli import main
 from segue.commands import COMMANDS
-from segue.data import audio
+from segue.data import audio, corpora
 
 
 class Outcome(NamedTuple):
@@ -214,6 +215,16 @@ def test_manifest_mistakes_name_line_and_key(
         ("prepare csv {corpus}/no.csv {corpus}", "{corpus}/no.csv: no such file or folder"),
         ("prepare libri {corpus} {corpus}", "no such corpus: 'libri' (corpora: fsdd, "),
         ("recipes show", "a recipe is missing: segue recipes show NAME"),
+        ("recipes list more", "'more': one argument too many for segue recipes list"),
+        ("recipes copy a b c", "'c': one argument too many for segue recipes copy"),
+        ("train {recipe} --out {recipe}", "--out {recipe}: a file; the name of a folder is wanted"),
+        ("train --from nowhere", "nowhere: no such folder; a run, model or exported directory is wanted"),
+        ("evaluate {recipe} {corpus}/test.jsonl", "{recipe}: a file; a run, model or exported directory is wanted"),
+        ("transcribe {trained}/model/recipe.toml x.wav", "recipe.toml: a file; give its folder: {trained}/model"),
+        ("import {trained}/model new", "{trained}/model: a model of Segue already; all commands take it as it is"),
+        ("report {trained}/model", "{trained}/model: a model, not a run directory, which has metrics.jsonl"),
+        ("serve {trained} --keys {corpus}/test_00.wav", "test_00.wav: a sound or video file, where a plain text in "),
+        ("align {trained} x.wav {corpus}/test_00.wav", "test_00.wav: a sound or video file, where a plain text in "),
         ("recipes schema", "a task is missing: segue recipes schema TASK (tasks: speech_recognition, "),
         ("recipes schema speech", "no such task: 'speech' (tasks: speech_recognition"),
     ],
@@ -250,6 +261,41 @@ def test_wrong_options_are_one_line(segue: Segue, words: str, message: str) -> N
     assert_mistake(outcome, message)
     assert outcome.err.count("\n") == 1
     assert outcome.err.endswith(f"(segue {words.split()[0]} --help)\n" if "did you mean" not in message else "?)\n")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["recipe.toml"],
+            "incomplete: it has recipe.toml, but not model.safetensors or adapter.safetensors; copy the ",
+        ),
+        (["recipe.toml", "checkpoints"], "no model in it yet; training writes one at its first evaluation"),
+        (["model.safetensors"], "incomplete: it has model.safetensors, but not recipe.toml; copy the whole folder"),
+        (["model.onnx"], "incomplete: it has model.onnx, but not segue.json; copy the whole folder"),
+        (["config.json", "model.safetensors"], "a model of another toolkit; import it first: segue import "),
+        ([], "not a run, model or exported directory (it has no recipe.toml and no segue.json)"),
+    ],
+)
+def test_half_copied_models_say_what_is_missing(segue: Segue, tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert_mistake(segue("transcribe", tmp_path, "x.wav"), f"{tmp_path}: {message}")
+
+
+def test_models_of_two_tasks_are_not_compared(segue: Segue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said before the first one is evaluated."""
+    models = {"a": SimpleNamespace(transcribe=None), "b": SimpleNamespace(translate=None)}
+    monkeypatch.setattr(
+        "segue.tasks.load", lambda path, device: SimpleNamespace(evaluate=None, **vars(models[path.name]))
+    )
+    outcome = segue("evaluate", "a", "x.jsonl", "--against", "b")
+    assert_mistake(outcome, "--against b: a model of another task than a")
+
+
+def test_help_of_prepare_names_all_corpora(segue: Segue) -> None:
+    said = set(segue("prepare", "--help").out.replace(",", " ").replace(";", " ").split())
+    assert set(corpora.CORPORA) <= said
 
 
 def test_another_recipes_run_is_refused(segue: Segue, tiny_recipe: Path, trained: Path) -> None:

@@ -451,7 +451,7 @@ def test_prepare_never_replaces_what_it_reads(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"{manifest}: is read, and would be replaced; give another OUT_DIR"):
             prepare("nemo", source, tmp_path)
     assert "mine" in manifest.read_text()
-    with pytest.raises(UserError, match=f"{manifest}: a file; OUT_DIR is the folder for the manifests"):
+    with pytest.raises(UserError, match=f"OUT_DIR {manifest}: a file; the name of a folder is wanted"):
         prepare("nemo", manifest, manifest)
 
 

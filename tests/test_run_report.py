@@ -387,9 +387,9 @@ def test_other_folders_and_empty_runs_are_refused(tmp_path: Path) -> None:
     broken = run(tmp_path / "broken", [record(1)])
     (broken / "environment.json").write_text("{")
     for path, message in (
-        (tmp_path / "none", "none: not a run directory"),
-        (tmp_path, "not a run directory"),
-        (model, "model: not a run directory"),
+        (tmp_path / "none", "none: no such folder; a run directory is wanted"),
+        (tmp_path, "not a run directory (it has no recipe.toml)"),
+        (model, "model: a model, not a run directory, which has metrics.jsonl"),
         (empty, "nothing was logged yet"),
         (broken, "environment.json: not JSON"),
     ):
@@ -423,6 +423,6 @@ def test_the_command_prints_where_the_page_is(
         assert capsys.readouterr().out == f"{path}\n"
         assert path.is_file()
     assert main(["report", "c"]) == 2
-    assert capsys.readouterr().err == "segue: c: not a run directory\n"
+    assert capsys.readouterr().err == "segue: c: no such folder; a run directory is wanted\n"
     assert main(["report", "a", "--out", "b"]) == 2
     assert capsys.readouterr().err == "segue: b: a folder; the page needs the name of a file\n"

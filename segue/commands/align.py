@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from segue import progress
 from segue.commands import options
 from segue.errors import UserError, count_of, warn
-from segue.files import replacing
+from segue.files import check_folder, replacing
 
 if TYPE_CHECKING:
     from segue.align_files import Task
@@ -113,6 +113,7 @@ def _write_utterances(given: Namespace, results: "Iterator[tuple[Task, Aligned]]
     from segue import align_files
     from segue.runtime import cutting
 
+    check_folder("--utterances", given.utterances)
     path = given.utterances / "train.jsonl"
     if path.exists():
         raise UserError(f"{path}: exists; give another folder to --utterances")

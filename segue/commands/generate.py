@@ -148,6 +148,8 @@ def _lines(path: Path) -> list[str]:
             raise UserError("standard input is closed; name a file")
         found = list(translate_files.lines(sys.stdin.buffer, "standard input"))
     else:
+        if path.is_dir():
+            raise UserError(f"--prompts {path}: a folder; a file with a prompt a line is wanted")
         found = list(translate_files.of_file(path))
     if not found:
         raise UserError(f"{path}: no prompt in it")

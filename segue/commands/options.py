@@ -70,8 +70,9 @@ def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:
     path = path or given.model
     model = tasks.load(path, given.device)
     if not hasattr(model, ability):
-        can = [name for name in COMMANDS if hasattr(model, name)]
-        raise UserError(f"{path}: this model does not {ability}; it is for segue {' and segue '.join(can)}")
+        *others, last = (f"segue {name}" for name in COMMANDS if hasattr(model, name))
+        can = f"{', '.join(others)} and {last}" if others else last
+        raise UserError(f"{path}: this model does not {ability}; it is for {can}")
     return model
 
 

@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from segue.commands import options
+from segue.files import check_folder
 
 SUMMARY = "all steps on synthesized speech: train, evaluate, export, transcribe"
 EXAMPLE = "segue quickstart --out quickstart"
@@ -22,4 +23,5 @@ def run(given: Namespace) -> int:
     options.import_formats()
     from segue import quickstart
 
+    check_folder("--out", given.out)
     return quickstart.run(given.out, given.recordings)

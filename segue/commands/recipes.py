@@ -15,15 +15,19 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "show", "copy", "schema"), nargs="?", default="list")
     parser.add_argument("name", metavar="NAME", nargs="?", help="recipe (show, copy) or task (schema)")
     parser.add_argument(
-        "rest", metavar="...", nargs="*", default=[], help="show: KEY=VALUE changes; copy: the new file"
+        "rest", metavar="MORE", nargs="*", default=[], help="show: KEY=VALUE changes; copy: the new file"
     )
 
 
 def run(given: Namespace) -> None:
     """Runs the command; returns the exit status, None for 0."""
     from segue import recipe, tasks
+    from segue.runtime.table import TASKS
 
     action, name, rest = given.action, given.name, given.rest
+    extra = {"list": [each for each in (name, *rest) if each], "schema": rest, "copy": rest[1:], "show": []}[action]
+    if extra:
+        raise UserError(f"{extra[0]!r}: one argument too many for segue recipes {action}")
     if action == "list":
         for each, path in recipe.shipped().items():
             first = path.read_text(encoding="utf-8").partition("\n")[0]
@@ -31,7 +35,7 @@ def run(given: Namespace) -> None:
         return
     if name is None:
         if action == "schema":
-            raise UserError(f"a task is missing: segue recipes schema TASK (tasks: {', '.join(tasks.TASKS)})")
+            raise UserError(f"a task is missing: segue recipes schema TASK (tasks: {', '.join(TASKS)})")
         raise UserError(f"a recipe is missing: segue recipes {action} NAME (segue recipes list)")
     if action == "schema":
         print(json.dumps(recipe.schema(tasks.recipe_type(name)), indent=2))

@@ -26,7 +26,9 @@ def arguments(parser: ArgumentParser) -> None:
         help="run, model or exported directories; NAME=DIRECTORY gives one a name other than the directory's",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1; all: 0.0.0.0)")
-    parser.add_argument("--port", type=options.whole, default=8000, help="(default: 8000; 0: any that is free)")
+    parser.add_argument(
+        "--port", type=options.whole, default=8000, help="port to listen on (default: 8000; 0: any that is free)"
+    )
     parser.add_argument(
         "--pair",
         metavar="NAME=SOURCE:TARGET",
@@ -131,12 +133,15 @@ def _sources(given: Namespace) -> "list[Source]":
 
 def _keys(path: Path | None, variable: str) -> tuple[str, ...]:
     """The keys in a file, one a line, or in a variable of the environment, separated by commas."""
+    from segue.data.encodings import decode
+    from segue.data.manifest import read_content
+
     if path is None:
         if variable not in os.environ:
             return ()
         found = [each.strip() for each in os.environ[variable].split(",")]
     else:
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [line.strip() for line in decode(read_content(path, "file of keys"), path).splitlines()]
     keys = tuple(each for each in found if each and not each.startswith("#"))
     if not keys:
         raise UserError(f"{path or variable}: holds no key; without it, no key is asked for")

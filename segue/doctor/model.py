@@ -12,7 +12,7 @@ from segue import tasks
 from segue.data.manifest import write_manifest
 from segue.diagnosis import Sample, Symptom
 from segue.doctor.looking import Split, cut
-from segue.errors import gathered
+from segue.errors import UserError, gathered
 from segue.evaluation import Evaluation, Example, shown
 from segue.metrics import describe
 
@@ -33,7 +33,12 @@ def symptoms(model: Path, splits: Sequence[Split], device: str) -> Iterator[Symp
         chosen = [split.examples[place] for place in places]
         # As ids, the places in the manifests: they come back with the outputs.
         write_manifest(path, (_named(each) for each in chosen))
-        found: Evaluation = tasks.load(model, device).evaluator.explain(path, skip_bad=True, has_media=True)
+        evaluator = tasks.load(model, device).evaluator
+        try:
+            found: Evaluation = evaluator.explain(path, skip_bad=True, has_media=True)
+        except UserError as problem:
+            names = ", ".join(map(str, split.examples.paths))
+            raise UserError(f"--model {model}: {str(problem).replace(str(path), names)}") from None
     worst = [found.examples[index] for index in shown(found.examples, found.direction)["worst"]]
     name, is_share = found.score_name, describe(found.score_name).is_share
     overall = next((value for key, value in found.scores.items() if key.replace("_", " ") == name), "?")

@@ -213,10 +213,12 @@ def _publishing(out: Path, force: bool) -> Iterator[Path]:
     out = out.resolve()
 
     def check() -> None:
-        if out.exists() and not force:
+        if not out.exists():
+            return
+        if not (out / exported.NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: exists already, and is not an exported model, which --force would replace")
+        if not force:
             raise UserError(f"{out}: exists already; --force replaces it")
-        if out.exists() and not (out / exported.NAME).is_file() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out}: not an exported model: --force does not remove it")
 
     check()
     # Separate folders per process, so that two exports to the same directory do not mix.

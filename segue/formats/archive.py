@@ -40,10 +40,12 @@ def read_members(path: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
             bounded: Any = _Bounded(inner, EXPANSION * size + SPARE_BYTES, path)
             with tarfile.open(fileobj=bounded, mode="r|", bufsize=_BLOCK) as archive:
                 found = _read(archive, wanted, size, path)
-    except UserError:
+    except (UserError, PermissionError):
         raise
     except Exception as problem:  # tarfile and gzip also raise EOFError, ValueError, RecursionError for odd headers
-        raise UserError(f"{path}: not a complete tar archive ({problem}); download it again") from None
+        raise UserError(
+            f"{path}: not a complete tar archive, as .nemo files are ({problem}); download it again"
+        ) from None
     missing = [name for name in wanted if name not in found]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} is not in it; a model that NeMo saved has it")

@@ -23,6 +23,8 @@ def import_model(source: Path, out: Path, nemo_version: str | None = None, base:
         )
     if base is not None:
         found = peft.read(source, base)
+    elif (source / "recipe.toml").is_file():
+        raise UserError(f"{source}: a model of Segue already; all commands take it as it is")
     elif source.is_dir():
         if not (source / import_marian.CONFIG).is_file():
             raise UserError(

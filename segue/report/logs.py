@@ -90,8 +90,12 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 
 def _run(path: Path, label: str) -> Run:
-    if not (path / "recipe.toml").is_file() or any(path.glob("*.safetensors")):
-        raise UserError(f"{path}: not a run directory")
+    if not path.exists():
+        raise UserError(f"{path}: no such folder; a run directory is wanted")
+    if any(path.glob("*.safetensors")):
+        raise UserError(f"{path}: a model, not a run directory, which has metrics.jsonl")
+    if not (path / "recipe.toml").is_file():
+        raise UserError(f"{path}: not a run directory (it has no recipe.toml)")
     values = recipe.read_alone(path / "recipe.toml")
     records = _records(path / "metrics.jsonl")
     scores: Record = next((each["dev"] for each in records if each.get("dev")), {})

@@ -19,7 +19,7 @@ from segue.data import sentences
 from segue.data.text import TextSection, has_letters, normalize
 from segue.data.vocabularies import Vocabularies
 from segue.decoding.search import Hypothesis, SearchSection
-from segue.errors import UserError, count_of, warn
+from segue.errors import UserError, warn
 from segue.recipe import Section
 
 if TYPE_CHECKING:
@@ -236,5 +236,4 @@ class Translator:
         )
         if unknown:
             shown = " ".join(map(repr, list(unknown)[:10])) + (" ..." if len(unknown) > 10 else "")
-            said = count_of(len(unknown), "character")
-            warn(f"{said} not in the model's vocabulary, to be guessed from context: {shown}")
+            warn(f"not in the model's vocabulary ({len(unknown):,}), to be guessed from context: {shown}")

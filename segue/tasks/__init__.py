@@ -15,6 +15,9 @@ from segue.errors import UserError, missing_extra
 from segue.runtime import exported
 from segue.runtime.table import TASKS
 
+WEIGHTS = ("model.safetensors", "adapter.safetensors")
+"""Of a model directory; one of them."""
+
 
 def module_of(draft: recipe.Draft) -> ModuleType:
     """The module of a recipe's task. Raises a UserError if the recipe names no known task."""
@@ -63,14 +66,33 @@ def folder_of(model: Path) -> Path:
     if (model / exported.NAME).is_file():
         raise UserError(f"{model}: an exported model; the run or model directory that it came from is needed here")
     folder = model / "model" if (model / "model").is_dir() else model
-    weights = ("model.safetensors", "adapter.safetensors")
-    if not (folder / "recipe.toml").is_file() or not any((folder / name).is_file() for name in weights):
-        if (model / "recipe.toml").is_file() or (model / "checkpoints").is_dir():
-            raise UserError(f"{model}: no model in it yet; training writes one at its first evaluation")
-        if model.suffix == ".nemo" or any((model / name).is_file() for name in ("config.json", "adapter_config.json")):
-            raise UserError(f"{model}: a model of another toolkit; import it first: segue import {model} OUT")
-        raise UserError(f"{model}: not a run, model or exported directory (it has no recipe.toml and no segue.json)")
+    if not (folder / "recipe.toml").is_file() or not _has(folder, *WEIGHTS):
+        raise UserError(f"{model}: {_without_model(model, folder)}")
     return folder
+
+
+def _without_model(model: Path, folder: Path) -> str:
+    """What is wrong with a path that has no model; `folder` is its model directory if it has one, else itself."""
+    wanted = "a run, model or exported directory is wanted"
+    if not model.exists():
+        return f"no such folder; {wanted}"
+    if model.suffix == ".nemo" or _has(model, "config.json", "adapter_config.json"):
+        return f"a model of another toolkit; import it first: segue import {model} OUT"
+    if not model.is_dir():
+        is_part = _has(model.parent, "recipe.toml", exported.NAME)
+        return f"a file; give its folder: {model.parent}" if is_part else f"a file; {wanted}"
+    if folder == model and _has(model, "checkpoints", "environment.json"):
+        return "no model in it yet; training writes one at its first evaluation"
+    if _has(folder, "recipe.toml"):
+        return f"incomplete: it has recipe.toml, but not {' or '.join(WEIGHTS)}; copy the whole folder"
+    for found, lacking in ((WEIGHTS[0], "recipe.toml"), (WEIGHTS[1], "recipe.toml"), ("model.onnx", exported.NAME)):
+        if _has(folder, found):
+            return f"incomplete: it has {found}, but not {lacking}; copy the whole folder"
+    return f"not a run, model or exported directory (it has no recipe.toml and no {exported.NAME})"
+
+
+def _has(folder: Path, *names: str) -> bool:
+    return any((folder / name).exists() for name in names)
 
 
 def estimate(

@@ -255,7 +255,7 @@ def test_unusable_bases_are_refused(
         return capsys.readouterr().err.strip()
 
     assert said(barely_trained_translator).endswith("is a model of translation; this recipe is of speech_recognition")
-    assert "nothing: not a run, model or exported directory" in said(tmp_path / "nothing")
+    assert "nothing: no such folder; a run, model or exported directory is wanted" in said(tmp_path / "nothing")
     assert "reads other input than this recipe (features.mel_bins: " in said(trained, "features.mel_bins=33")
     (tmp_path / "base").mkdir()
     shutil.copytree(trained / "model", tmp_path / "base" / "model")

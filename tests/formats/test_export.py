@@ -499,6 +499,10 @@ def test_missing_and_broken_models_are_refused(
     half = tmp_path / "half"
     half.mkdir()
     shutil.copy(trained / "recipe.toml", half)
+    assert "half: incomplete: it has recipe.toml, but not model.safetensors or adapter.safetensors" in refused(
+        half, "onnx", tmp_path / "out", capsys=capsys
+    )
+    (half / "checkpoints").mkdir()
     assert "no model in it yet" in refused(half, "onnx", tmp_path / "out", capsys=capsys)
     capsys.readouterr()
     shutil.copytree(trained / "model", half / "model")

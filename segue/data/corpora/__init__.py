@@ -8,6 +8,7 @@ than manifests has, in place of `examples`, `write(source, out, options, skip_ba
 
 import difflib
 import importlib
+import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,14 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from segue import recipe
+from segue import files, recipe
 from segue.data import audio
 from segue.data.channels import Channel
 from segue.data.encodings import decode, split_lines
 from segue.data.examples import Labeled, Pair, Text, Utterance, sound_of
 from segue.data.manifest import open_manifest, read_content
 from segue.errors import SKIP_BAD, UserError, count_of, gathered, note, some_of, warn
-from segue.files import is_file, say_replaced
 from segue.progress import progress
 
 Found = Utterance | Pair | Labeled | Text
@@ -109,8 +109,7 @@ def prepare(
     if hasattr(module, "write"):
         written: list[Written] = module.write(source, out, options, skip_bad=skip_bad)
         return written
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: a file; OUT_DIR is the folder for the manifests")
+    files.check_folder("OUT_DIR", out)
     splits: dict[str, _Split] = {}
     problems: list[str] = []
     # On an error, existing manifests stay unchanged, and warnings about their content say nothing.
@@ -135,7 +134,7 @@ def prepare(
             raise UserError(f"{source}: {wrong}")
         if "train" not in splits:
             warn(f"no example for training: all are for {', '.join(splits)}")
-        say_replaced([split.path for split in splits.values()], note)
+        files.say_replaced([split.path for split in splits.values()], note)
     return [split.written() for split in splits.values()]
 
 
@@ -149,9 +148,11 @@ def _delayed_warnings() -> Iterator[None]:
 
 
 def check_folder(source: Path, what: str) -> None:
-    """Raises a UserError if `source` is not a folder; `what` says which one is wanted."""
+    """Raises a UserError if `source` is not a folder, or may not be read; `what` says which one is wanted."""
     if not source.is_dir():
         raise UserError(f"{source}: not a folder; SOURCE is {what}")
+    if not os.access(source, os.R_OK | os.X_OK):
+        raise UserError(f"{source}: Permission denied")
 
 
 def next_command(corpus: str, written: Sequence[Written], out: Path) -> str | None:
@@ -222,7 +223,7 @@ def measured(
     manifest. A UserError is returned, not raised.
     """
     try:
-        if not is_file(file):
+        if not files.is_file(file):
             raise UserError(f"no such file: {file}")
         if channel is None:
             found, channel = audio.inspect(file)

@@ -268,6 +268,7 @@ def load_weights(
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; was the model trained to its first evaluation?")
+    path.open("rb").close()  # without permission to read, safetensors says that there is no such file
     try:
         with safe_open(path, framework="pt") as file:
             problem = _fill(model.state_dict(), file, renamed(file.keys()))
