@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from segue.engine.state.checkpoint import write_tensors
-from segue.files import replacing
+from segue.errors import UserError
+from segue.files import check_folder, replacing
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
@@ -44,3 +45,14 @@ def test_failed_writes_keep_the_old_file(tmp_path: Path) -> None:
         interrupted(partial)
     assert path.read_text() == "before"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_folders_to_write_into_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in their place, and a folder above them without permission."""
+    (tmp_path / "file").touch()
+    check_folder("--out", tmp_path / "a" / "b")
+    with pytest.raises(UserError, match=f"--out {tmp_path / 'file'}: a file; the name of a folder is wanted"):
+        check_folder("--out", tmp_path / "file")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match=f"--out {tmp_path / 'a' / 'b'}: {tmp_path} may not be written to"):
+        check_folder("--out", tmp_path / "a" / "b")

@@ -92,3 +92,14 @@ def test_standard_input_and_pipes_are_copied(tmp_path: Path, monkeypatch: pytest
     with local(Path(f"/dev/fd/{read}")) as file:
         assert file.read_bytes() == b"sound"
     os.close(read)
+
+
+def test_folders_without_permission_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were skipped like empty ones."""
+
+    def scandir(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(UserError, match=f"{tmp_path}: cannot read this folder: Permission denied"):
+        recordings([tmp_path])

@@ -193,7 +193,8 @@ def _header(index: Path) -> _Header:
     if code not in _TYPES:
         raise UserError(f"{index}: type {code} of tokens; known: {', '.join(map(str, _TYPES))} (whole numbers)")
     if size < _HEADER.size + 12 * num_sequences + 8 * num_documents:
-        raise UserError(f"{index}: cut off: {size:,} bytes are too few for {num_sequences:,} sequences; copy it again")
+        sequences = count_of(num_sequences, "sequence")
+        raise UserError(f"{index}: cut off: {size:,} bytes are too few for {sequences}; copy it again")
     if not num_sequences:
         raise UserError(f"{index}: no document in it")
     lengths = np.fromfile(index, np.int32, num_sequences, offset=_HEADER.size)

@@ -220,7 +220,9 @@ def _look(case: _Case, reader: Any, rate: int | None) -> None:
             case.unseen.append(f"the rest of {count_of(num_cut, 'recording')} after {LONGEST_SECONDS:g} s")
     total = sum(len(split.examples) for split in splits)
     if pairs and total < LEAST_PAIRS:
-        case.unseen.append(f"the languages of the sides: {total} pairs are too few to know them by")
+        case.unseen.append(
+            f"the languages of the sides: {count_of(total, 'pair is', 'pairs are')} too few to know them by"
+        )
     known = {each.what for each in case.symptoms}  # what training checks as well
     case.symptoms += [each for each in _listed(sounds.problems, "audio", is_error=True) if each.what not in known]
     for check in (*checks, *languages):

@@ -298,8 +298,10 @@ class Trainer:
                 record["dev"] = self._evaluate_and_keep()
                 if self._has_lost_patience() and self.step < self.num_steps:
                     self.last_step, record["is_last"] = self.step, True
+                    assert self.engine.patience is not None
+                    said = count_of(self.engine.patience, "evaluation was", "evaluations were")
                     self.log.say(
-                        f"step {self.step}: the last {self.engine.patience} evaluations were not better than the best, "
+                        f"step {self.step}: the last {said} not better than the best, "
                         "and the training ends here (engine.patience)"
                     )
             if self.step == self.last_step and self.engine.average_count > 1:

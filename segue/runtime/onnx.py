@@ -23,10 +23,15 @@ def session(path: Path, threads: int | None = None) -> Any:
     # Waiting threads sleep: spinning takes time from other processes, and slows down itself if all cores are busy.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; copy the whole folder")
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # onnxruntime's exceptions have no common base class
-        raise UserError(f"{path}: onnxruntime cannot load it: {str(problem).splitlines()[0]}") from None
+        why = str(problem).splitlines()[0]
+        if "INVALID_PROTOBUF" in why:
+            raise UserError(f"{path}: not an ONNX file, or one that is cut off; copy or export it again") from None
+        raise UserError(f"{path}: onnxruntime cannot load it: {why}") from None
 
 
 def open_recognizer(folder: Path, metadata: SpeechMetadata, threads: int | None = None) -> Recognizer:

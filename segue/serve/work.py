@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 from segue.serve.batching import FullError, LeftError, Ticket, working
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError, without_options
@@ -145,7 +145,8 @@ def admitted(models: Sequence[Loaded]) -> Ticket:
         seconds = max(1, math.ceil(busy.batcher.seconds_until_free))
         raise RefusedError(
             429,
-            f"the model {busy.name!r} has {busy.batcher.bounds.requests} requests already; try again in {seconds} s",
+            f"the model {busy.name!r} has {count_of(busy.batcher.bounds.requests, 'request')} already; "
+            f"try again in {seconds} s",
             "queue_full",
             headers={"retry-after": str(seconds)},
         ) from None
