@@ -116,7 +116,9 @@ def test_each_model_says_what_it_cannot_do(
     assert main(["transcribe", str(trained_classifiers[kind]), "x.wav"]) == 2
     assert "this model does not transcribe; it is for segue evaluate and segue classify" in capsys.readouterr().err
     assert main(["classify", str(trained), "x.wav"]) == 2
-    assert "this model does not classify; it is for segue evaluate and segue transcribe" in capsys.readouterr().err
+    assert (
+        "this model does not classify; it is for segue evaluate, segue transcribe and segue " in capsys.readouterr().err
+    )
     if kind == "texts":
         assert main(["classify", str(trained_classifiers[kind]), "--channel", "left"]) == 2
         assert "--channel: this model classifies texts" in capsys.readouterr().err
@@ -209,7 +211,7 @@ def test_the_report_shows_class_confusions(kind: str, trained_classifiers: dict[
     page = (tmp_path / "page.html").read_text()
     right = lines[1]["label"]
     said = {"sounds": "tone a", "texts": "small"}[kind]
-    assert f'title="{right}: {said} said 1 times"' in page
+    assert f'title="{right}: {said} said 1 time"' in page
     assert f'title="{said}: {right} said 0 times"' in page
     assert "Probability of the reference by" in page
     assert "another word" not in page

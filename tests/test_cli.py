@@ -7,7 +7,6 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jsonschema
@@ -281,16 +280,6 @@ def test_half_copied_models_say_what_is_missing(segue: Segue, tmp_path: Path, na
     for name in names:
         (tmp_path / name).touch()
     assert_mistake(segue("transcribe", tmp_path, "x.wav"), f"{tmp_path}: {message}")
-
-
-def test_models_of_two_tasks_are_not_compared(segue: Segue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said before the first one is evaluated."""
-    models = {"a": SimpleNamespace(transcribe=None), "b": SimpleNamespace(translate=None)}
-    monkeypatch.setattr(
-        "segue.tasks.load", lambda path, device: SimpleNamespace(evaluate=None, **vars(models[path.name]))
-    )
-    outcome = segue("evaluate", "a", "x.jsonl", "--against", "b")
-    assert_mistake(outcome, "--against b: a model of another task than a")
 
 
 def test_help_of_prepare_names_all_corpora(segue: Segue) -> None:

@@ -144,7 +144,7 @@ def test_models_of_other_examples_are_not_compared(
 ) -> None:
     words = ["evaluate", str(trained), str(corpus / "test.jsonl"), "--against", str(trained_translator)]
     assert main(words) == 2
-    assert "where pairs of texts (source, target) are needed" in capsys.readouterr().err
+    assert f"--against {trained_translator}: a model of another task than {trained}" in capsys.readouterr().err
 
 
 def test_several_manifests_are_scored_one_by_one(

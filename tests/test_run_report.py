@@ -388,7 +388,7 @@ def test_other_folders_and_empty_runs_are_refused(tmp_path: Path) -> None:
     (broken / "environment.json").write_text("{")
     for path, message in (
         (tmp_path / "none", "none: no such folder; a run directory is wanted"),
-        (tmp_path, "not a run directory (it has no recipe.toml)"),
+        (tmp_path, r"not a run directory \(it has no recipe\.toml\)"),
         (model, "model: a model, not a run directory, which has metrics.jsonl"),
         (empty, "nothing was logged yet"),
         (broken, "environment.json: not JSON"),

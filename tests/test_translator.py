@@ -86,7 +86,7 @@ def test_100000_characters_are_translated_whole(translator: Any, capsys: pytest.
     assert "".join(pieces) == line
     assert max(translator.vocabularies.source.num_tokens(pieces)) <= translator.metadata.longest_tokens
     assert translator.translate([line])[0]
-    assert "1 character not in the model's vocabulary" in capsys.readouterr().err
+    assert "not in the model's vocabulary (1)" in capsys.readouterr().err
 
 
 def test_the_best_translations_come_best_first(translator: Any) -> None:
@@ -130,7 +130,7 @@ def test_context_that_is_too_long_is_shortened(copied: Path) -> None:
 
 def test_unknown_characters_are_warned_about(translator: Any, capsys: pytest.CaptureFixture[str]) -> None:
     translator.translate(["one Zwei three", "one Drei"])
-    assert "2 characters not in the model's vocabulary" in capsys.readouterr().err
+    assert "not in the model's vocabulary (2)" in capsys.readouterr().err
 
 
 def test_a_tokenizer_of_other_weights_is_refused(copied: Path) -> None:

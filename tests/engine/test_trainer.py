@@ -583,9 +583,9 @@ def test_bad_examples_are_counted_over_the_whole_run(tmp_path: Path, capsys: pyt
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     # Micro-batches 1, 4 and 7 hold the bad example.
     assert said == [
-        "warning: 1 bad examples were left out of the evaluation at step 4",
-        "warning: 1 bad examples were left out while training",
-        "warning: 1 bad examples were left out of the evaluation at step 9",
+        "warning: 1 bad example was left out of the evaluation at step 4",
+        "warning: 1 bad example was left out while training",
+        "warning: 1 bad example was left out of the evaluation at step 9",
         "warning: 3 bad examples were left out while training",
     ]
 
