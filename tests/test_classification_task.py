@@ -184,7 +184,7 @@ def test_unknown_dev_classes_are_refused(
     assert str(raised.value).startswith(message)
     task = task_of(path, tmp_path / "run", f"data.root={data}", "data.skip_bad=true")
     assert len(task.source.manifests["dev"]) == len(lines) - 1
-    assert "1 unusable examples left out" in capsys.readouterr().err
+    assert "1 unusable example left out" in capsys.readouterr().err
 
 
 def test_a_single_class_is_refused(path: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

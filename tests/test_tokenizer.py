@@ -360,5 +360,5 @@ def test_byte_bpe_has_as_many_tokens_as_asked_for() -> None:
     assert len(tokenizers.build(ByteBPESection(kind="byte_bpe", size=600), texts, ["<|endoftext|>"])) == 600
     resolved = tokenizers.resolved(ByteBPESection(kind="byte_bpe", size="auto"), ["a" * 500, "b" * 500], 1)
     assert resolved.size == 1 + 256 + 500
-    with pytest.raises(UserError, match=r"tokenizer\.size: 256 is less than the 256 bytes and 1 special tokens"):
+    with pytest.raises(UserError, match=r"tokenizer\.size: 256 is less than the 256 bytes and 1 special token"):
         tokenizers.build(ByteBPESection(kind="byte_bpe", size=256), texts, ["<|endoftext|>"])

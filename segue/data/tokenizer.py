@@ -16,7 +16,7 @@ from pydantic import Field
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from segue.data import automatic
-from segue.errors import UserError
+from segue.errors import UserError, count_of
 from segue.progress import Bar
 from segue.recipe import AUTO, Section
 
@@ -381,7 +381,9 @@ def _train(
     alphabet = sorted({c for text in texts for c in text if c != " "})
     assert isinstance(section.size, int)
     if section.size < len(alphabet) + 2 + len(special):
-        raise UserError(f"tokenizer.size: {section.size} is less than the {len(alphabet)} characters of the texts")
+        raise UserError(
+            f"tokenizer.size: {section.size} is less than the {count_of(len(alphabet), 'character')} of the texts"
+        )
     options: dict[str, Any] = {
         "vocab_size": section.size,
         "initial_alphabet": alphabet,
@@ -418,7 +420,8 @@ def _train_on_bytes(section: ByteBPESection, texts: Iterable[str], special: Sequ
     assert isinstance(section.size, int)
     if section.size < NUM_BYTES + len(special):
         raise UserError(
-            f"tokenizer.size: {section.size} is less than the {NUM_BYTES} bytes and {len(special)} special tokens"
+            f"tokenizer.size: {section.size} is less than the {NUM_BYTES} bytes and "
+            f"{count_of(len(special), 'special token')}"
         )
     inner = hf.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

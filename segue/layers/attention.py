@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segue.errors import count_of
 from segue.layers.positions import rotate
 from segue.layers.splits import Split
 
@@ -41,7 +42,7 @@ class Attention(nn.Module):
 
     def dealt_out(self) -> dict[str, int]:
         """The numbers of heads."""
-        return {f"{number} heads": number for number in (self.heads, self.key_value_heads)}
+        return {count_of(number, "head"): number for number in (self.heads, self.key_value_heads)}
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None, *, is_causal: bool = False) -> Tensor:
         """(B, T, D) queries, (B, S, D) keys and values, (B, 1, 1, S) mask -> (B, T, D). Positions count from 0."""

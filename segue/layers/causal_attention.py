@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segue.errors import count_of
 from segue.layers.fused import Fused, at_once, side_by_side
 from segue.layers.residual import Portion, by_rows
 from segue.layers.rms_norm import RMSNorm
@@ -146,7 +147,7 @@ class CausalAttention(nn.Module):
 
     def dealt_out(self) -> dict[str, int]:
         """The numbers of heads."""
-        return {f"{number} heads": number for number in (self.heads, self.key_value_heads)}
+        return {count_of(number, "head"): number for number in (self.heads, self.key_value_heads)}
 
     def forward(
         self,

@@ -113,7 +113,7 @@ def test_uneven_micro_batches_are_refused(given: tuple[Any, ...], data_ranks: in
 # --- On ranks ---
 
 MISTAKES = {
-    "heads": (["model.key_value_heads=1"], "engine.tensor_parallel: 2 does not divide the model's 1 heads"),
+    "heads": (["model.key_value_heads=1"], "engine.tensor_parallel: 2 does not divide the model's 1 head"),
     "feed_forward": (
         ["model.feed_forward=63"],
         "engine.tensor_parallel: 2 does not divide the model's feed_forward of 63",

@@ -71,7 +71,7 @@ def test_rows_are_kept_averaged_or_drawn(tmp_path: Path) -> None:
     base, model = nn.Sequential(nn.Linear(3, 4)), nn.Sequential(nn.Linear(3, 2000))
     rows: list[tuple[int, ...]] = [(2,), (0, 1, 1), (3,), *[()] * 1997]
     (weight, bias) = begin.load(model, base_of(base, tmp_path, {"0.weight": rows, "0.bias": rows}), 7)
-    assert weight.detail == bias.detail == "2 kept, 1 begin as a mean of others, 1,997 drawn (rows)"
+    assert weight.detail == bias.detail == "2 kept, 1 from a mean of others, 1,997 drawn (rows)"
     for name in ("0.weight", "0.bias"):
         old, new = base.get_parameter(name), model.get_parameter(name)
         assert torch.equal(new[0], old[2])

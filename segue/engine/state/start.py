@@ -185,7 +185,7 @@ def _counted(rows: Rows) -> str:
     """The numbers of rows that are kept, averaged and drawn, as text."""
     kept, means = sum(len(row) == 1 for row in rows), sum(len(row) > 1 for row in rows)
     drawn = len(rows) - kept - means
-    said = ((kept, "kept"), (means, "begin as a mean of others"), (drawn, "drawn"))
+    said = ((kept, "kept"), (means, "from a mean of others"), (drawn, "drawn"))
     return ", ".join(f"{count:,} {what}" for count, what in said if count) + " (rows)"
 
 
