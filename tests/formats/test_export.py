@@ -466,10 +466,11 @@ def test_only_exports_are_overwritten(
     out, words = tmp_path / "out", (trained_translator, "ctranslate2", tmp_path / "out")
     out.mkdir()
     (out / "diary.txt").write_text("dear diary")
-    assert "exists already; --force replaces it" in refused(*words, capsys=capsys)
-    assert "not an exported model: --force does not remove it" in refused(*words, "--force", capsys=capsys)
+    for force in ((), ("--force",)):
+        assert "exists already, and is not an exported model, which" in refused(*words, *force, capsys=capsys)
     assert (out / "diary.txt").is_file()
     (out / "diary.txt").unlink()
+    assert "exists already; --force replaces it" in refused(*words, capsys=capsys)
     for _ in range(2):  # into an empty folder, then over an export
         formats.export(*words, force=True)
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
