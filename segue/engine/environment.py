@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def write(run: Path, device: torch.device, layout: Layout) -> None:
         "host": socket.gethostname(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": _versions(),
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "cuda": torch.version.cuda if cuda else None,
         "cores": os.cpu_count(),
@@ -63,6 +64,12 @@ def write(run: Path, device: torch.device, layout: Layout) -> None:
         (run / DIFFERENCE).write_bytes(difference)  # bytes: the files may be in any encoding
     else:
         (run / DIFFERENCE).unlink(missing_ok=True)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of packages, by name: the same as long as the process lasts, and torch's metadata are long."""
+    return {name: metadata.version(name) for name in _PACKAGES}
 
 
 def forget_peak_memory(device: torch.device) -> None:

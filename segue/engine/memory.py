@@ -25,11 +25,24 @@ def keep_freed_memory() -> None:
         library.mallopt(_TRIM_THRESHOLD, _LARGEST_TRIM)
 
 
+_is_aside = False
+"""Whether a block of `old_objects_aside` lasts."""
+
+
 @contextmanager
 def old_objects_aside() -> Iterator[None]:
-    """Inside the block, garbage collection skips objects created before it: importing torch creates very many."""
+    """Inside the block, garbage collection skips objects created before it: importing torch creates very many.
+
+    A block inside another changes nothing, since `gc.unfreeze` would also end the outer one's.
+    """
+    global _is_aside
+    if _is_aside:
+        yield
+        return
+    _is_aside = True
     gc.freeze()
     try:
         yield
     finally:
         gc.unfreeze()
+        _is_aside = False

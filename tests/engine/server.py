@@ -3,7 +3,6 @@
 A line is an order, a line answers it: the numbers of the processes, or, where it is told to wait, their statuses.
 """
 
-import gc
 import importlib
 import json
 import os
@@ -21,6 +20,7 @@ import torch._dynamo  # noqa: F401  # what a step imports late, in two seconds
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
 import segue.training  # noqa: F401
+from segue.engine import memory
 
 
 def work(order: dict[str, Any], rank: int, port: str) -> NoReturn:
@@ -64,14 +64,14 @@ def begin(order: dict[str, Any]) -> list[int]:
 
 
 def main() -> None:
-    gc.freeze()
-    for line in sys.stdin:
-        order = json.loads(line)
-        if "wait" in order:
-            answer = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in order["wait"]]
-        else:
-            answer = begin(order)
-        print(json.dumps(answer), flush=True)
+    with memory.old_objects_aside():  # in ranks, too, which would copy the pages of what they look through
+        for line in sys.stdin:
+            order = json.loads(line)
+            if "wait" in order:
+                answer = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in order["wait"]]
+            else:
+                answer = begin(order)
+            print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

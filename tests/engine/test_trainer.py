@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import segue
+from segue.engine import memory
 from segue.engine.distributed.parallel import choose_device
 from segue.engine.optimizer import AdamWSection, LocalGroup
 from segue.engine.schedule import ConstantSection
@@ -174,8 +175,12 @@ def test_micro_batches_equal_one_big_batch(tmp_path: Path) -> None:
         assert of_one == pytest.approx(of_many, rel=1e-5), key
 
 
-def test_garbage_collection_skips_imported_objects(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_garbage_collection_skips_imported_objects(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Garbage is collected once before; what importing left is frozen while the run lasts."""
+    monkeypatch.setattr(memory, "_is_aside", False)  # that of the whole session
+    request.addfinalizer(gc.freeze)
     training = trainer(ToyTask(network(), 2), tmp_path)
     garbage = network()
     vars(garbage)["itself"] = [garbage]
@@ -189,6 +194,13 @@ def test_garbage_collection_skips_imported_objects(tmp_path: Path, request: pyte
     assert min(count for count, _ in found) > 10_000
     assert {weight for _, weight in found} == {None}  # it would have stayed
     assert gc.get_freeze_count() == 0
+
+
+def test_a_training_leaves_frozen_what_others_froze(tmp_path: Path) -> None:
+    with memory.old_objects_aside():
+        before = gc.get_freeze_count()
+        trainer(ToyTask(network(), 2), tmp_path).train()
+        assert gc.get_freeze_count() > before / 2 > 5_000  # some have been deleted
 
 
 def test_loss_is_divided_by_targets_of_the_step(tmp_path: Path) -> None:
