@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Threads that wait should sleep: spinning ones cost up to six times on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Each process would compile the tests and the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 # What `make test-fast` runs: these neither train nor export a model.
 FAST := $(addprefix tests/test_,$(addsuffix .py,align alignment architecture audio batching channels containers corpora conversations \
 	ctc docs documents dropout encodings errors features files loss manifest metrics nemo_features paragraphs readers recipe recordings report segments sentences \

@@ -10,6 +10,8 @@ import io
 import json
 import pickle
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     Nor in trainings, which look for garbage before they begin: that took half of a short one's time.
     """
     gc.collect()
-    aside = memory.old_objects_aside()
-    aside.__enter__()
-    session.config.add_cleanup(lambda: aside.__exit__(None, None, None))
+    aside = ExitStack()
+    aside.enter_context(memory.old_objects_aside())
+    session.config.add_cleanup(aside.close)
 
 
 SAMPLE_RATE_HZ = 8000
@@ -605,9 +607,13 @@ def _digest(value: object) -> str:
 
 @pytest.fixture(scope="session")
 def traced_once() -> Iterator[None]:
-    """Models are traced once: that takes ten seconds, and the graph of equal weights and settings is the same."""
+    """Models are traced once: that takes ten seconds, and the graph of equal weights and settings is the same.
+
+    What torch translates operations with is read once, too, and not for each graph.
+    """
     import torch
     from torch import nn
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     from segue.formats import onnx
 
@@ -625,4 +631,5 @@ def traced_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx, "traced", traced)
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         yield

@@ -33,16 +33,14 @@ _is_aside = False
 def old_objects_aside() -> Iterator[None]:
     """Inside the block, garbage collection skips objects created before it: importing torch creates very many.
 
-    A block inside another changes nothing, since `gc.unfreeze` would also end the outer one's.
+    Of blocks inside one another, the outermost ends it, since `gc.unfreeze` cannot tell them apart.
     """
     global _is_aside
-    if _is_aside:
-        yield
-        return
-    _is_aside = True
+    is_outermost, _is_aside = not _is_aside, True
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
-        _is_aside = False
+        if is_outermost:
+            gc.unfreeze()
+            _is_aside = False

@@ -13,9 +13,10 @@ import traceback
 from typing import Any, NoReturn
 
 import forked  # noqa: F401
+import jiwer  # noqa: F401  # what a training imports late
 import pytest  # noqa: F401  # of the files whose functions `forked` runs
 import sabotage
-import sacrebleu  # noqa: F401  # what a training imports late
+import sacrebleu  # noqa: F401  # the same
 import torch._dynamo  # noqa: F401  # what a step imports late, in two seconds
 from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
