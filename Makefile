@@ -17,7 +17,8 @@ FAST := $(addprefix tests/test_,$(addsuffix .py,align alignment architecture aud
 	$(addprefix tests/engine/test_,$(addsuffix .py,optimizer schedule))
 
 # What `make test` runs beside all other tests: those of the engine, and as many others as make both take as long.
-BESIDE := tests/engine $(addprefix tests/test_,$(addsuffix .py,autoregressive automatic classification_task classify doctor readers recipe_mistakes subtitle_translation transformer))
+BESIDE := tests/engine $(addprefix tests/test_,$(addsuffix .py,autoregressive automatic classification_task classify doctor marian mixture readers recipe_mistakes subtitle_translation \
+	transformer tutorial))
 
 .PHONY: install quickstart lint types test-fast test test-beside test-rest test-slow clean
 
