@@ -32,7 +32,7 @@ from segue.engine.schedule import rate_share
 from segue.engine.settings import EngineSection, counted
 from segue.engine.state import adapter, averaging, replay
 from segue.engine.state.averaging import MovingAverage, Snapshot, Snapshots, weights_of
-from segue.engine.state.checkpoint import Checkpoints, Tensors, gathered, is_readable, states, write_tensors
+from segue.engine.state.checkpoint import Checkpoints, Tensors, is_readable, states, write_whole
 from segue.engine.step import NotFiniteError, Outcome, Steps, mixed
 from segue.engine.task import Batch, Source, Task
 from segue.errors import UserError, count_of, warn
@@ -323,8 +323,7 @@ class Trainer:
             if gain >= 0:  # on a tie, prefer the later weights, which were trained for longer
                 self._keep(model, scores)
             if self.engine.average_count > 1:
-                tensors = gathered(model.state_dict(), self.world)
-                self.snapshots.add(self.step, scores[self.metric_name], tensors)
+                self.snapshots.add(self.step, scores[self.metric_name], model.state_dict())
         return scores
 
     def _gain(self, scores: dict[str, float]) -> float:
@@ -402,16 +401,10 @@ class Trainer:
         """Writes the model to `model/` as the best so far."""
         self.best, self._best_loss = Best(self.step, scores[self.metric_name]), scores.get("loss", math.nan)
 
+        folder = self.run / "model"
         name, own = adapter.shipped(model)
-        tensors = gathered(own, self.world)
-
-        def write() -> None:
-            folder = self.run / "model"
-            folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(folder / name, tensors)
-            self.task.save_assets(folder, scores)
-
-        self.world.first(write)
+        write_whole(folder / name, own, self.world)
+        self.world.first(lambda: self.task.save_assets(folder, scores))
 
     def _state(self) -> dict[str, Tensors]:
         """All tensors of a checkpoint, grouped by what they belong to."""
@@ -435,9 +428,7 @@ class Trainer:
             "num_overflows": self._num_overflows,
             "loss_scale": self.steps.scale_states,
         }
-        self.checkpoints.save(self.step, _flat(self._state()), state)
-        if self.step == self.last_step:
-            self.checkpoints.wait()
+        self.checkpoints.save(self.step, _flat(self._state()), state, in_background=self.step < self.last_step)
         # Snapshots that any kept checkpoint refers to are kept as well: a run resumed from it averages them.
         self.snapshots.drop_others(*(state["snapshots"] for state in states(self.checkpoints.folder)))
 

@@ -4,6 +4,7 @@ import itertools
 import os
 import resource
 import shutil
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from segue.engine.distributed.parallel import World
+from segue.engine.distributed import parts
+from segue.engine.distributed.parallel import ALONE, World
 from segue.engine.state import checkpoint
 from segue.engine.state.checkpoint import Checkpoints
+from segue.engine.state.tensor_files import in_order
 from segue.errors import UserError
 from segue.files import LOCK
 
@@ -263,20 +267,65 @@ def test_saves_hold_the_weights_at_the_call(tmp_path: Path) -> None:
     assert not read["weight"].any()
 
 
-def test_every_kind_of_tensor_round_trips(tmp_path: Path) -> None:
-    tensors = {
-        "scalar": torch.tensor(2.5),
-        "count": torch.tensor(7),
-        "empty": torch.zeros(0, 3),
-        "half": torch.randn(3, 2).bfloat16(),
-        "turned": torch.arange(6.0).view(2, 3).t(),
-    }
+KINDS = {
+    "scalar": torch.tensor(2.5),
+    "count": torch.tensor(7),
+    "empty": torch.zeros(0, 3),
+    "half": torch.randn(3, 2).bfloat16(),
+    "turned": torch.arange(6.0).view(2, 3).t(),
+    "ä": torch.tensor([True, False, True]),
+}
+
+
+@pytest.mark.parametrize("in_background", [True, False])
+def test_every_kind_of_tensor_round_trips(tmp_path: Path, in_background: bool) -> None:
     checkpoints = Checkpoints(tmp_path, 2, World())
-    checkpoints.save(1, tensors, {})
+    checkpoints.save(1, KINDS, {}, in_background=in_background)
     checkpoints.wait()
-    read = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    read = {name: torch.zeros_like(tensor) for name, tensor in KINDS.items()}
     checkpoints.read(tmp_path / "step_00000001", read)
-    torch.testing.assert_close(read, tensors, rtol=0, atol=0)
+    torch.testing.assert_close(read, KINDS, rtol=0, atol=0)
+
+
+def test_files_are_those_of_safetensors(tmp_path: Path) -> None:
+    """Byte for byte."""
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    checkpoint.write_tensors(ours, KINDS, {"format": "pt"})
+    save_file({name: tensor.contiguous() for name, tensor in KINDS.items()}, theirs, {"format": "pt"})
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_one_whole_tensor_at_a_time_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that ranks gather: the one that is written, and the next one."""
+    alive = weakref.WeakSet[torch.Tensor]()
+    most = 0
+
+    def gathered(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        found = tensor.clone()
+        alive.add(found)
+        most = max(most, len(alive))
+        return found
+
+    monkeypatch.setattr(parts, "whole", gathered)
+    checkpoint.write_whole(tmp_path / "model.safetensors", {str(number): torch.zeros(5) for number in range(9)}, ALONE)
+    assert most == 2
+
+
+def test_all_is_gathered_though_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other ranks wait for the first in each gathering."""
+    tensors = {name: torch.zeros(size) for name, size in (("a", 8), ("b", 50_000), ("c", 8), ("d", 8))}
+    asked = list[int]()
+
+    def gathered(tensor: torch.Tensor) -> torch.Tensor:
+        asked.append(len(tensor))
+        return tensor
+
+    monkeypatch.setattr(parts, "whole", gathered)
+    with largest_file(20_000), pytest.raises(OSError, match=r"File too large.*model\.safetensors"):
+        checkpoint.write_whole(tmp_path / "model.safetensors", tensors, ALONE)
+    assert asked == [len(tensor) for tensor in in_order(tensors).values()]
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class Snapshots:
         self.kept: list[Snapshot] = []
 
     def add(self, step: int, score: float, tensors: Tensors) -> None:
-        """Writes these whole weights if they are among the last or best `count`. Collective."""
+        """Writes these weights, which may be sharded, if they are among the last or best `count`. Collective."""
         others = [each for each in self.kept if each.step != step]
         found = sorted([*others, Snapshot(step, score, "")])
         if self.by == "best":
@@ -99,12 +99,12 @@ class Snapshots:
         else:
             found = found[-self.count :]
 
-        def write() -> str:
-            checkpoint.write_tensors(self._path(step), tensors)
-            return checkpoint.checksum_of(self._path(step))
+        def written() -> str:
+            checkpoint.write_whole(self._path(step), tensors, self._world)
+            return self._world.first(lambda: checkpoint.checksum_of(self._path(step)))
 
         # Only the new one has no checksum yet and is written.
-        self.kept = [each if each.sha256 else each._replace(sha256=self._world.first(write)) for each in found]
+        self.kept = [each if each.sha256 else each._replace(sha256=written()) for each in found]
 
     def drop_others(self, *states: Sequence[Sequence[Any]]) -> None:
         """Deletes files that neither `kept` nor any of these lists, from kept checkpoints, refers to."""

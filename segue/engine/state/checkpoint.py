@@ -3,7 +3,7 @@
 A checkpoint is a folder `step_N` with safetensors files, one from each rank, and `state.json`, which contains their
 SHA-256 and its own. It is written under another name, flushed to disk and renamed: if the process is killed at any
 moment, the previous checkpoint remains. Ranks write and read their own parts (torch.distributed.checkpoint); the layout
-may change in between.
+may change in between. No rank ever holds the whole model, nor a file's content, in memory (`tensor_files.py`).
 """
 
 import errno
@@ -22,16 +22,19 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load as distributed_load
 from torch.distributed.checkpoint.state_dict_saver import save as distributed_save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from segue.engine.distributed import parts
 from segue.engine.distributed.parallel import World, is_lost
+from segue.engine.state import tensor_files
 from segue.errors import UserError, some_of, warn
 from segue.files import PARTIAL, replacing
 
@@ -51,12 +54,17 @@ class Checkpoints:
         self._thread: Thread | None = None
         self._problem: UserError | SystemExit | None = None
 
-    def save(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
+    def save(self, step: int, tensors: Tensors, state: dict[str, Any], *, in_background: bool = True) -> None:
         """Copies `tensors`, which may be sharded, and writes them in a background thread; `state` is JSON-serializable.
 
-        A UserError of the previous save, for instance a full disk, is raised here or by `wait`.
+        Otherwise they are written before it returns, without a copy. A UserError of the previous save, for instance a
+        full disk, is raised here or by `wait`.
         """
         self.wait()
+        if not in_background:
+            self._save(step, tensors, state)
+            self.wait()
+            return
         copies = {name: parts.spread_like(_copied(tensor), tensor) for name, tensor in tensors.items()}
         is_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         device = torch.cuda.current_device() if is_cuda else None
@@ -166,7 +174,7 @@ class Checkpoints:
         if self._group is None:  # one file, named as the distributed writer would name it
             write_tensors(partial / "shard-00001-model-00001-of-00001.safetensors", tensors)
             return
-        writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
+        writer = _Writer(str(partial), save_distributed=True)
         distributed_save(tensors, storage_writer=writer, process_group=self._group)
 
     def _together(self, act: Any) -> list[Any]:
@@ -204,6 +212,27 @@ class Checkpoints:
             _remove(path)
 
 
+class _Writer(HuggingFaceStorageWriter):
+    """Writes a rank's tensors one after the other; torch's own first makes two copies of the file in memory."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """The file of this rank, named and with metadata as torch's reader expects them."""
+        found, metadata = dict[str, Tensor](), dict[str, object]()
+        for item in plan.items:  # no tensor has two parts on a rank
+            assert item.tensor_data is not None
+            found[item.index.fqn] = planner.resolve_data(item)  # type: ignore[assignment]
+            metadata[item.index.fqn] = {"saved_offsets": list(item.tensor_data.chunk.offsets)}
+        assert len(found) == len(plan.items)
+        if found:
+            path = Path(self.path) / f"shard-{plan.storage_data['shard_index']:05d}-model-00001-of-00001.safetensors"
+            tensors = tensor_files.in_order(found)
+            told = {"DCP_SHARDING_INFO": json.dumps(metadata), "DCP_VERSION": "1.0", "format": "pt"}
+            tensor_files.write(path, tensors, tensors.values(), told)
+        done: Future[list[WriteResult]] = Future()
+        done.set_result([])  # `finish` needs none, where each rank's file stays
+        return done
+
+
 def saved(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of the checkpoints in a folder, newest first; other files are ignored."""
     found = ((re.fullmatch(r"step_(\d{8,})", path.name), path) for path in folder.glob("step_*") if path.is_dir())
@@ -221,23 +250,39 @@ def states(folder: Path) -> Iterator[dict[str, Any]]:
 
 def write_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file atomically and flushes it to disk."""
-    with replacing(path) as partial:
+    tensors = tensor_files.in_order(tensors)
+    _write_values(path, tensors, tensors.values(), metadata)
+
+
+def write_whole(path: Path, tensors: Tensors, world: World, metadata: dict[str, str] | None = None) -> None:
+    """Rank 0 writes the whole tensors, which may be sharded, like `write_tensors`. Collective.
+
+    They are gathered one at a time.
+    """
+    tensors = tensor_files.in_order(tensors)
+    wholes = (parts.whole(tensor) for tensor in tensors.values())
+    problem: OSError | None = None
+    if world.is_first:
         try:
-            # Contiguous copies: safetensors refuses views that share memory.
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, metadata)
-        except SafetensorError as error:  # also raised for a full disk
-            raise OSError(errno.EIO, str(error), str(path)) from None
+            _write_values(path, tensors, wholes, metadata)
+        except OSError as error:
+            problem = error
+    for _ in wholes:  # of the other ranks; and if rank 0 could not write all, the others still gather with it
+        pass
+
+    def finish() -> None:
+        if problem is not None:
+            raise problem
+
+    world.first(finish)
+
+
+def _write_values(
+    path: Path, tensors: Tensors, values: Iterable[Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    with replacing(path) as partial:
+        tensor_files.write(partial, tensors, values, metadata)
         _flush(partial)
-
-
-def gathered(tensors: Tensors, world: World) -> Tensors:
-    """The whole tensors, in CPU memory, on rank 0; an empty dict on the others. Collective."""
-    found = {}
-    for name, tensor in tensors.items():
-        whole = parts.whole(tensor)  # one at a time
-        if world.is_first:
-            found[name] = whole.cpu()
-    return found
 
 
 def is_readable(path: Path) -> bool:

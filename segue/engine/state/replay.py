@@ -15,7 +15,7 @@ from segue.engine.distributed.materialize import blueprint, make_room
 from segue.engine.distributed.parallel import World, choose_device
 from segue.engine.loading import moved
 from segue.engine.settings import EngineSection
-from segue.engine.state.checkpoint import Tensors, gathered, write_tensors
+from segue.engine.state.checkpoint import Tensors, write_whole
 from segue.engine.step import NotFiniteError, mixed, objective
 from segue.engine.task import Source, Task, Term
 from segue.errors import UserError, some_of
@@ -38,8 +38,7 @@ def keep(
     `data` is the source's fingerprint. Collective, since weights may be sharded.
     """
     path = run / f"replay_step_{step + 1:08d}.safetensors"
-    weights = gathered(state["model"], world)
-    world.first(lambda: write_tensors(path, weights, {_STEP: json.dumps(step), _DATA: data}))
+    write_whole(path, state["model"], world, {_STEP: json.dumps(step), _DATA: data})
     more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
     return world.told_once(
         UserError(
