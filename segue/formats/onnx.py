@@ -7,6 +7,7 @@ Shape letters: B batch, S samples or source tokens, T frames, F mel bins, V voca
 search, P tokens so far, H' heads of keys, d width of a head.
 """
 
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -197,7 +198,11 @@ def traced(
     except ImportError:
         raise missing_extra("onnxscript", "export") from None
     device = next(model.parameters()).device
-    shapes = tuple({n: name for n, name in enumerate(d) if isinstance(name, str)} for d in dimensions.values())
+    shapes: list[Any] = [{n: name for n, name in enumerate(d) if isinstance(name, str)} for d in dimensions.values()]
+    named = inspect.getfullargspec(model.forward)
+    if named.varargs is not None:  # further inputs are its
+        fixed = len(named.args) - 1
+        shapes = [*shapes[:fixed], tuple(shapes[fixed:])]
     with _quietly():
         program = torch.onnx.export(
             model,
@@ -207,7 +212,7 @@ def traced(
             verbose=False,
             input_names=list(dimensions),
             output_names=list(outputs),
-            dynamic_shapes=shapes,
+            dynamic_shapes=tuple(shapes),
         )
     assert program is not None
     common.ClearMetadataAndDocStringPass()(program.model)  # the exporter's metadata contain local paths

@@ -152,6 +152,26 @@ def test_smaller_weights_are_guarded_by_perplexity(llama: Path, target: str, wei
         formats.export(llama, target, tmp_path / "strict", weights=weights, max_metric_loss=-50)
 
 
+@pytest.mark.parametrize(
+    "name", ["llama", *(pytest.param(each, marks=pytest.mark.slow) for each in ("gpt2", "characters"))]
+)
+def test_all_matrices_of_a_graph_have_8_bits(name: str, tmp_path: Path) -> None:
+    """Also the embedding, which is stored once if it is the output layer, too."""
+    import onnx
+
+    formats.export(taught(name, tmp_path / name), "onnx", tmp_path / "out", weights="int8", max_metric_loss=3)
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    section = MODELS[name][0]
+    of_layer = 4  # queries, keys and values; output; gate and up; down
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "MatMulNBits")]
+    assert [node.op_type for node in products] == ["MatMulNBits"] * (of_layer * section["layers"] + 1)
+    stored = [each.name for each in graph.initializer if each.data_type == onnx.TensorProto.UINT8]
+    others = {"gpt2": 1, "characters": 1}.get(name, 0)  # positions; the embedding
+    assert len(stored) == len(products) + others
+    large = [each.name for each in graph.initializer if len(each.dims) > 1 and each.name not in stored]
+    assert all(each.endswith(".scales") or each in ("cosines", "sines") for each in large), large
+
+
 def test_unknown_weights_and_targets_are_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--quantize q8_0: onnx has no such weights .*int8, float16"):
         formats.export(llama, "onnx", tmp_path / "out", weights="q8_0")

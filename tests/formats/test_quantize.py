@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from segue.compress import quantize
 from segue.compress.quantize import float16_weights, layer_errors, quantize_int8
 from segue.errors import UserError
 from segue.formats.onnx import write_recognizer
@@ -144,3 +145,17 @@ def test_float16_halves_weights_and_changes_little(source: Path, tmp_path: Path)
     assert after["front_end.spectrum"].dtype == np.float32
     for inputs in examples(2):
         np.testing.assert_allclose(log_probs(target, inputs), log_probs(source, inputs), atol=0.05)
+
+
+@pytest.mark.parametrize("size", [1, quantize.BLOCK, 3 * quantize.BLOCK + 5])
+def test_blocks_are_rounded_to_half_a_step(size: int) -> None:
+    """Each block of an output by its own largest number; zeros stay zeros."""
+    matrix = np.random.default_rng(size).standard_normal((7, size)).astype(np.float32)
+    matrix[3] = 0
+    matrix[:, : quantize.BLOCK] *= 100
+    blocks, scales = quantize._in_blocks(matrix)
+    assert scales.shape == (7, -(-size // quantize.BLOCK))
+    restored = ((blocks.astype(np.float32) - 128) * scales[:, :, None]).reshape(7, -1)[:, :size]
+    step = np.repeat(scales, quantize.BLOCK, axis=1)[:, :size]
+    assert (np.abs(restored - matrix) <= step * 0.501).all()
+    assert not restored[3].any()
