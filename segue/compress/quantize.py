@@ -19,7 +19,9 @@ FRONT_END = "front_end."
 """Prefix of nodes and weights that stay in float: spectra span too many orders of magnitude for eight bits."""
 ALONE = "alone."  # prefix of the names of tensors that are affected by the rounding of one layer only
 LARGE = 1024  # elements; smaller tensors, such as biases, are not converted
-BLOCK = 128  # numbers with a scale of their own; with 32 a product of one row takes a fifth longer
+BLOCKS = 128, 64, 32
+"""Numbers with a scale of their own: the first that divides the inputs of a matrix, since others are filled up with
+zeros, or the last. With 32 a product of one row takes a fifth longer than with 128."""
 
 Inputs = Mapping[str, NDArray[Any]]
 
@@ -134,7 +136,7 @@ def layer_errors(source: Path, quantized: Path, examples: Iterable[Inputs]) -> d
 
 
 def int8_blocks(source: Path, target: Path) -> None:
-    """Writes `source` with 8-bit matrices and embeddings: one scale for each BLOCK numbers of the same output.
+    """Writes `source` with 8-bit matrices and embeddings: one scale for each block of BLOCKS numbers of an output.
 
     The inputs of products are rounded in blocks as they come: activations of Transformers vary too much for ranges that
     are fixed in advance. Needs onnxruntime 1.22 (MatMulNBits with 8 bits).
@@ -150,7 +152,7 @@ def int8_blocks(source: Path, target: Path) -> None:
     rounded, nodes = dict[str, tuple[str, str, int, int]](), list[Any]()
 
     def stored(name: str, is_turned: bool) -> tuple[str, str, int, int] | None:
-        """The names of blocks (N, K / BLOCK, BLOCK) and scales, N outputs and K inputs of a matrix of this name."""
+        """The names of blocks (N, K / block, block) and scales, N outputs and K inputs of a matrix of this name."""
         if name not in weights or len(weights[name].dims) != 2 or weights[name].data_type != onnx.TensorProto.FLOAT:
             return None
         if name not in rounded:
@@ -172,7 +174,7 @@ def int8_blocks(source: Path, target: Path) -> None:
                 blocks, scales, outputs, inputs = found
                 product = make("MatMulNBits", [node.input[0], blocks, scales], node.output, node.name)
                 product.domain = "com.microsoft"
-                sizes = {"N": outputs, "K": inputs, "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
+                sizes = {"N": outputs, "K": inputs, "bits": 8, "block_size": _block(inputs), "accuracy_level": 4}
                 product.attribute.extend(onnx.helper.make_attribute(*each) for each in sizes.items())
                 nodes.append(product)
         elif node.op_type == "Gather":
@@ -193,9 +195,14 @@ def int8_blocks(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
+def _block(inputs: int) -> int:
+    return next((block for block in BLOCKS if inputs % block == 0), BLOCKS[-1])
+
+
 def _in_blocks(matrix: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """(N, K) -> (N, K / BLOCK, BLOCK) from 1 to 255, with 128 for 0; (N, K / BLOCK) scales."""
-    padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % BLOCK))).reshape(len(matrix), -1, BLOCK)
+    """(N, K) -> (N, K / block, block) from 1 to 255, with 128 for 0; (N, K / block) scales."""
+    block = _block(matrix.shape[1])
+    padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % block))).reshape(len(matrix), -1, block)
     scales = np.maximum(np.abs(padded).max(axis=2), np.finfo(np.float32).tiny) / 127
     return (np.rint(padded / scales[:, :, None]) + 128).astype(np.uint8), scales.astype(np.float32)
 
@@ -204,11 +211,11 @@ def _gathered(node: Any, blocks: str, scales: str, inputs: int, make: Any) -> li
     """Rows of a table of blocks in float, as the node has them."""
     tokens, output = node.input[1], node.output[0]
     steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
-        ("Gather", [blocks, tokens], "blocks", {}),  # (..., K / BLOCK, BLOCK)
+        ("Gather", [blocks, tokens], "blocks", {}),  # (..., K / block, block)
         ("Cast", [f"{output}.blocks"], "float", {"to": 1}),
         ("Constant", [], "zero", {"value_float": 128.0}),
         ("Sub", [f"{output}.float", f"{output}.zero"], "centered", {}),
-        ("Gather", [scales, tokens], "scales", {}),  # (..., K / BLOCK)
+        ("Gather", [scales, tokens], "scales", {}),  # (..., K / block)
         ("Constant", [], "last", {"value_ints": [-1]}),
         ("Unsqueeze", [f"{output}.scales", f"{output}.last"], "scale", {}),
         ("Mul", [f"{output}.centered", f"{output}.scale"], "scaled", {}),

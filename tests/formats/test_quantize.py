@@ -147,15 +147,15 @@ def test_float16_halves_weights_and_changes_little(source: Path, tmp_path: Path)
         np.testing.assert_allclose(log_probs(target, inputs), log_probs(source, inputs), atol=0.05)
 
 
-@pytest.mark.parametrize("size", [1, quantize.BLOCK, 3 * quantize.BLOCK + 5])
-def test_blocks_are_rounded_to_half_a_step(size: int) -> None:
+@pytest.mark.parametrize(("size", "block"), [(1, 32), (64, 64), (256, 128), (3 * 128 + 5, 32)])
+def test_blocks_are_rounded_to_half_a_step(size: int, block: int) -> None:
     """Each block of an output by its own largest number; zeros stay zeros."""
     matrix = np.random.default_rng(size).standard_normal((7, size)).astype(np.float32)
     matrix[3] = 0
-    matrix[:, : quantize.BLOCK] *= 100
+    matrix[:, :block] *= 100
     blocks, scales = quantize._in_blocks(matrix)
-    assert scales.shape == (7, -(-size // quantize.BLOCK))
+    assert scales.shape == (7, -(-size // block))
     restored = ((blocks.astype(np.float32) - 128) * scales[:, :, None]).reshape(7, -1)[:, :size]
-    step = np.repeat(scales, quantize.BLOCK, axis=1)[:, :size]
+    step = np.repeat(scales, block, axis=1)[:, :size]
     assert (np.abs(restored - matrix) <= step * 0.501).all()
     assert not restored[3].any()
