@@ -239,7 +239,7 @@ def fail_in_evaluation() -> None:
 def fail_to_save() -> None:
     """A mistake of a user, in the trainer."""
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_named: object) -> None:
         Path("/no such folder/x").read_bytes()
 
     replace(Checkpoints, "save", fail)
