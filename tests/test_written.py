@@ -1,9 +1,12 @@
 # ruff: noqa: RUF001 (quotes and dashes, on purpose)
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segue.cli import main
 from segue.data.plain import plain
@@ -21,8 +24,8 @@ def said(text: str, start: float = 0.0, speaker: str | None = None) -> list[Word
 class Rewriting:
     """A writer that looks texts up; others begin with a capital and end with a stop."""
 
-    def __init__(self, **known: str) -> None:
-        self.known = known
+    def __init__(self, languages: Sequence[str] = ("en",), **known: str) -> None:
+        self.languages, self.known = list(languages), known
         self.seen: list[str] = []
 
     def translate(self, texts: Sequence[str]) -> list[str]:
@@ -53,10 +56,11 @@ def test_written_words_keep_their_times() -> None:
     words = said("in nineteen eighty four doctor smith said yes")
     found = aligned(words, "In 1984, Doctor Smith said: yes.")
     assert found is not None
-    assert [each.word for each in found] == ["In", "1984,", "Doctor", "Smith", "said:", "yes."]
-    assert [(each.start, each.end) for each in found] == [
+    assert [each.word for each in found.words] == ["In", "1984,", "Doctor", "Smith", "said:", "yes."]
+    assert [(each.start, each.end) for each in found.words] == [
         pytest.approx(times) for times in [(0, 0.8), (1, 3.8), (4, 4.8), (5, 5.8), (6, 6.8), (7, 7.8)]
     ]
+    assert found.num_kept == 0
 
 
 def test_what_a_model_invents_is_not_used(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,6 +71,74 @@ def test_what_a_model_invents_is_not_used(capsys: pytest.CaptureFixture[str]) ->
     writer = Rewriting(we_met_in_berlin_last_may="No no no no no no.")
     assert restored(Transcript("a.wav", 9.0, text_of(words), words), writer).words == words
     assert "a.wav: left as recognized: 1 of 1 passage, in which" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoken", "text", "wanted", "num_kept"),
+    [
+        ("we met jon in the old town last may", "We met John, in the old town, last May.",
+         "We met Jon, in the old town, last May.", 1),
+        ("he said no no no to all of us that day", "He said no, no to all of us that day.",
+         "He said no no, no to all of us that day.", 1),
+        ("he went home by train", "Yesterday he went home by train.", "he went home by train.", 1),
+        ("in nineteen eighty four mr jonson left the band", "In 1984, Mr. Johnson left the band.",
+         "In 1984, Mr. Jonson left the band.", 1),
+        ("it was nineteen eighty four when he left us", "It was 1985 when he left us.", None, 0),
+        ("it took us twenty one days to get there by car", "It took us 22 days to get there by car.",
+         "It took us twenty one days to get there by car.", 2),
+    ],
+)  # fmt: skip
+def test_other_words_stay_as_they_were_said(spoken: str, text: str, wanted: str | None, num_kept: int) -> None:
+    found = aligned(said(spoken), text)
+    assert (None if found is None else (text_of(found.words), found.num_kept)) == (wanted and (wanted, num_kept))
+
+
+@pytest.mark.parametrize(
+    ("spoken", "text"),
+    [
+        ("three hundred and five of them left", "305 of them left."),
+        ("three hundred five of them left", "305 of them left."),
+        ("three point five percent left", "3.5 % left."),
+        ("he re entered one to two years later", "He re-entered 1 – 2 years later."),
+        ("they came any more or not", "They came anymore, or not."),
+        ("the twenty first of may", "The 21st of May."),
+    ],
+)
+def test_numbers_are_read_as_they_were_said(spoken: str, text: str) -> None:
+    found = aligned(said(spoken), text)
+    if "–" in text:  # a dash is not "to"
+        assert found is not None
+        assert text_of(found.words) == "He re-entered 1 – to 2 years later."
+        return
+    assert found is not None
+    assert text_of(found.words) == text
+    assert found.num_kept == 0
+    assert all(one.end <= other.start for one, other in pairwise(found.words))
+
+
+def test_numbers_are_read_in_the_model_s_language() -> None:
+    words = said("es sind einundzwanzig tage")
+    transcript, text = Transcript("a.wav", 9.0, text_of(words), words), "Es sind 21 Tage."
+    assert restored(transcript, Rewriting(("de",), es_sind_einundzwanzig_tage=text)).text == text
+    assert restored(transcript, Rewriting((), es_sind_einundzwanzig_tage=text)).text == "Es sind einundzwanzig Tage."
+    with pytest.raises(UserError, match="num2words cannot read numbers in 'xx'"):
+        restored(transcript, Rewriting(("xx",)))
+
+
+SAID = ("a", "be", "one", "two", "hundred", "and", "nineteen", "it's")
+WRITTEN = ("A", "be.", "One,", "2", "119", "200", "and", "19", "It's", "–", "the", "%", "1,000")
+
+
+@given(st.lists(st.sampled_from(SAID), min_size=1, max_size=9), st.lists(st.sampled_from(WRITTEN), max_size=9))
+def test_no_word_is_lost_and_none_invented(said_words: list[str], text: list[str]) -> None:
+    """Read aloud, the written text is what was said, but for the "and" of numbers."""
+    words = said(" ".join(said_words))
+    found = aligned(words, " ".join(text))
+    if found is not None:
+        read = plain(text_of(found.words)).split()
+        assert [word for word in read if word != "and"] == [word for word in said_words if word != "and"]
+        assert len(read) >= len(said_words)
+        assert [each.start for each in found.words] == sorted(each.start for each in found.words)
 
 
 def test_a_digit_does_not_stand_for_a_passage() -> None:
@@ -99,7 +171,8 @@ def test_texts_become_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["prepare", "written", str(tmp_path / "a.txt"), str(tmp_path / "out")]) == 0
     assert "segue train plain_to_written" in capsys.readouterr().out
     pairs = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
-    assert {"source": "yes in may", "target": "Yes, in May."} in pairs
+    languages = {"source_language": "en", "target_language": "en"}
+    assert {"source": "yes in may", "target": "Yes, in May.", **languages} in pairs
     assert all(plain(each["target"]) == each["source"] for each in pairs)
     assert not any("Far" in each["target"] for each in pairs)
     (tmp_path / "empty").mkdir()

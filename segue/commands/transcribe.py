@@ -64,6 +64,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(given: Namespace) -> int:
     """Runs the command; returns the exit status, None for 0."""
     from segue import transcribe_files
+    from segue.runtime.written import language_of
 
     if given.names is not None and not given.channels and given.speakers is None:
         raise UserError("--names: names for whom? It needs --speakers or --channels")
@@ -82,6 +83,8 @@ def run(given: Namespace) -> int:
     model = speech_options.searching(options.load_model(given, "transcribe"), given)
     voices = None if given.speakers is None else options.load_voices(given.speaker_model, given.device)
     writer = None if given.written is None else options.load_model(given, "translate", given.written)
+    if writer is not None:
+        language_of(writer)  # what is missing is said now, not after the recognition
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")
     has_failed = False
     for number, path in enumerate(progress.progress(paths, "transcribes", unit="recordings")):

@@ -4,12 +4,14 @@ The model is one for translation (`segue prepare written`, recipes/translation/p
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from segue.errors import count_of, warn
+from segue.data.plain import plain
+from segue.errors import warn
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of, turns
 
@@ -20,69 +22,127 @@ PAUSE_SECONDS = 0.3
 LARGEST_CHANGE = 0.3
 """If more of the words are others, the model did not rewrite, but invent: the words stay as they are."""
 
-WORDS_A_DIGIT = 2
-"""Most words that a digit stands for: "one hundred and one" are four for three digits."""
+_TOKEN = re.compile(r"\S+(?: %(?!\S))?")
 
 
 class Writer(Protocol):
     """A model for text to text."""
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages that it was trained to write, if they are known."""
+        ...
 
     def translate(self, texts: Sequence[str]) -> list[str]:
         """The written form of each text."""
         ...
 
 
+class Aligned(NamedTuple):
+    """A passage as it is written."""
+
+    words: list[Word]
+    num_kept: int
+    """So many words stand for others that the model wrote, or for none."""
+
+
+def language_of(writer: Writer) -> str:
+    """The language in which its numbers are read: its own if it has one, else English, as of pairs without a language.
+
+    Raises a UserError if num2words is not installed or does not know it: numbers could not be checked.
+    """
+    language = writer.languages[0] if len(writer.languages) == 1 else "en"
+    plain("1", language)
+    return language
+
+
 def restored(transcript: Transcript, writer: Writer) -> Transcript:
-    """The transcript as it would be written; times, speakers and confidences are those of the recognized words."""
+    """The transcript as it would be written; times, speakers and confidences are those of the recognized words.
+
+    What the model writes is only used where it is read as what was said, so that no word is lost, and none invented.
+    """
+    language = language_of(writer)
     passages = [passage for turn in turns(transcript.words) for passage in _passages(turn)]
     texts = writer.translate([text_of(passage).lower() for passage in passages])
     words: list[Word] = []
-    num_kept = 0
+    num_whole = num_kept = 0
     for passage, text in zip(passages, texts, strict=True):
-        found = aligned(passage, text)
-        num_kept += found is None
-        words += passage if found is None else found
-    if num_kept:
-        warn(
-            f"{transcript.audio}: left as recognized: {num_kept} of {count_of(len(passages), 'passage')}, in which the "
-            "model for writing changed too many words"
-        )
+        found = aligned(passage, text, language)
+        if found is None:
+            num_whole += 1
+            words += passage
+        else:
+            num_kept += found.num_kept
+            words += found.words
+    kept = [f"{num_whole:,} of {len(passages):,} passages"] if num_whole else []
+    kept += [f"{num_kept:,} words{' of others' if num_whole else ''}"] if num_kept else []
+    if kept:
+        warn(f"{transcript.audio}: {' and '.join(kept)} stay as recognized: the model for writing has other words")
     return replace(transcript, text=text_of(words), words=words)
 
 
-def aligned(words: Sequence[Word], text: str) -> list[Word] | None:
+def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned | None:
     """The words of a written text, with the times of the recognized words that they stand for.
 
-    Words that are equal but for case and punctuation are the same; what is between them stands for what is between
-    them, as "1984" for "nineteen eighty four", and shares its time by letters. None if the texts differ too much.
+    Each written word is read as the training data of such a model were: "1984," as "nineteen eighty four". If that is
+    what was said, the word stands for it. Else what was said stays, with the case and punctuation of the other words if
+    these are as many. None if too many are others.
     """
-    written = text.split()
-    said, keys = [_key(word.word) for word in words], [_key(token) for token in written]
-    found: list[Word] = []
-    num_changed = 0
-    for kind, first, last, start, end in SequenceMatcher(None, said, keys, autojunk=False).get_opcodes():
-        if kind == "equal":
-            found += [words[first + n]._replace(word=token) for n, token in enumerate(written[start:end])]
-            continue
-        part, tokens = words[first:last], written[start:end]
-        num_digits = sum(character.isdigit() for token in tokens for character in token)
-        if not num_digits:
-            num_changed += max(last - first, end - start)
-        elif not part:
-            num_changed += end - start
-        else:  # "three hundred and five" is 305, but 20 words are not
-            num_changed += max(0, last - first - WORDS_A_DIGIT * num_digits - len(tokens))
-        if not tokens:
-            continue
-        if not part:  # nothing was said for them; their place is between the words around them
-            place = found[-1].end if found else words[0].start
-            part = [Word("", place, place, 0.5, speaker=words[0].speaker)]
-        found += _shared(part, tokens)
-    is_other = num_changed > LARGEST_CHANGE * max(len(words), 1)
-    if is_other or not found:
+    said = [_key(word.word) for word in words]
+    tokens = [(token, _reading(token, " ".join(said), language)) for token in _TOKEN.findall(text)]
+    owners = [number for number, (_, reading) in enumerate(tokens) for _ in reading]
+    places: list[list[int]] = [[] for _ in tokens]
+    matcher = SequenceMatcher(None, said, [word for _, reading in tokens for word in reading], autojunk=False)
+    for first, start, size in matcher.get_matching_blocks():
+        for number in range(size):
+            places[owners[start + number]].append(first + number)
+    found, others, place, num_kept = list[Word](), list[str](), 0, 0
+
+    def keep(end: int) -> None:
+        """Words up to `end`, in place of tokens that are others."""
+        nonlocal num_kept
+        part = words[place:end]
+        if part and _key("".join(others)) == "".join(said[place:end]):  # divided in another way
+            found.extend(_shared(part, others))
+        else:
+            num_kept += max(len(part), len(others))
+            found.extend(_dressed(part, others))
+        others.clear()
+
+    for (token, reading), own in zip(tokens, places, strict=True):
+        if not _key(token):  # a dash between words
+            if found and not others:
+                found.append(found[-1]._replace(word=token, start=found[-1].end))
+        elif own and len(own) == len(reading) == own[-1] + 1 - own[0]:
+            keep(own[0])
+            place = own[-1] + 1
+            found.extend(_shared(words[own[0] : place], [token]))
+        else:
+            others.append(token)
+    keep(len(words))
+    if num_kept > LARGEST_CHANGE * len(words):
         return None
     found = [word._replace(follows_space=True) for word in found]
-    return [found[0]._replace(follows_space=words[0].follows_space), *found[1:]]
+    return Aligned([found[0]._replace(follows_space=words[0].follows_space), *found[1:]], num_kept)
+
+
+def _reading(token: str, said: str, language: str) -> list[str]:
+    """What is said for a written word. English numbers have an "and" or not, as in what was said."""
+    read = [key for word in plain(token, language).split() if (key := _key(word))]
+    is_number = language.startswith("en") and any(character.isdigit() for character in token)
+    return [word for word in read if word != "and"] if is_number and " ".join(read) not in said else read
+
+
+def _dressed(part: Sequence[Word], others: Sequence[str]) -> Sequence[Word]:
+    """Words with case and punctuation of others, if these are as many."""
+    if len(part) != len(others):
+        return part
+    found = []
+    for word, other in zip(part, others, strict=True):
+        letters = [place for place, character in enumerate(other) if character.isalnum()]
+        text = word.word[:1].upper() + word.word[1:] if other[letters[0]].isupper() else word.word
+        found.append(word._replace(word=other[: letters[0]] + text + other[letters[-1] + 1 :]))
+    return found
 
 
 def _shared(part: Sequence[Word], tokens: Sequence[str]) -> Iterator[Word]:

@@ -26,7 +26,7 @@ class Options(SplitOptions):
     """Written texts."""
 
     language: str = "en"
-    """How numbers are read."""
+    """How numbers are read; the trained model keeps it, to check the numbers that it writes."""
     longest_words: Annotated[int, Field(gt=0)] = 30
     """Most words of a pair; longer sentences are left out."""
     seed: int = 0
@@ -72,7 +72,7 @@ def _pairs(file: Path, options: Options) -> Iterator[Pair | UserError]:
             except UserError as problem:
                 raise UserError(f"{origin}: {problem}") from None
             if said:
-                yield Pair(origin, said, text, (), None, None, origin)
+                yield Pair(origin, said, text, (), options.language, options.language, origin)
 
 
 def _passages(found: list[str], draw: random.Random, longest: int) -> Iterator[str]:
