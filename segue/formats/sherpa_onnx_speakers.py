@@ -121,9 +121,25 @@ for name in ("one.wav", "other.wav"):  # mono, any rate
     stream.input_finished()
     vectors.append(numpy.array(extractor.compute(stream)))
 print("one voice" if 1 - vectors[0] @ vectors[1] <= {trained.threshold:.3f} else "two voices")"""
+    who = f"""import sherpa_onnx
+import soundfile
+
+pyannote = sherpa_onnx.OfflineSpeakerSegmentationPyannoteModelConfig(model="segmentation.onnx")
+config = sherpa_onnx.OfflineSpeakerDiarizationConfig(
+    segmentation=sherpa_onnx.OfflineSpeakerSegmentationModelConfig(pyannote=pyannote),
+    embedding=sherpa_onnx.SpeakerEmbeddingExtractorConfig(model="{folder}/model.onnx"),
+    # or num_clusters=2: a number of speakers that is known is better
+    clustering=sherpa_onnx.FastClusteringConfig(num_clusters=-1, threshold={trained.threshold:.3f}),
+)
+diarization = sherpa_onnx.OfflineSpeakerDiarization(config)
+samples, rate = soundfile.read("conversation.wav", dtype="float32")  # mono
+assert rate == diarization.sample_rate
+for turn in diarization.process(samples).sort_by_start_time():
+    print(turn.start, turn.end, turn.speaker)"""
     return (
-        "With [sherpa-onnx](https://k2-fsa.github.io/sherpa/onnx/), which also takes it as the embedding model of "
-        f"`OfflineSpeakerDiarization`:\n\n{card.python(code)}"
+        f"With [sherpa-onnx](https://k2-fsa.github.io/sherpa/onnx/):\n\n{card.python(code)}\n\n"
+        "Who speaks when, with a segmentation model in pyannote's form, which sherpa-onnx offers "
+        f"(`speaker-segmentation-models` among its releases):\n\n{card.python(who)}"
     )
 
 
