@@ -86,6 +86,30 @@ def test_an_outlier_is_no_speaker(count: int | None) -> None:
     assert np.bincount(plain).max() > 30 or count is None
 
 
+@pytest.mark.parametrize("spread", [0.1, 0.3])
+def test_close_voices_of_little_spread_are_two(spread: float) -> None:
+    """Their distance is below the threshold, which allows for voices of more spread."""
+    draw = np.random.default_rng(0)
+    middle, way = np.eye(16)[:2]
+    centers = np.repeat([middle + 0.5 * way, middle - 0.5 * way], [40, 30], axis=0)
+    vectors = unit(centers + spread * draw.standard_normal(centers.shape) / 4)
+    between = 1 - (vectors[:40] @ vectors[40:].T).mean()
+    assert between < 0.5
+    found = clustering.clusters(vectors, np.full(70, 0.75), 0.5, None)
+    assert same_groups(found, np.repeat([0, 1], [40, 30]))
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.7, 0.9])
+def test_a_voice_of_any_spread_is_one(spread: float) -> None:
+    vectors = voices([120], 2, spread)
+    assert not clustering.clusters(vectors, np.full(120, 0.75), 0.5, None).any()
+
+
+def test_no_more_voices_than_ten_are_counted() -> None:
+    vectors = unit(np.repeat(np.eye(16)[:12], 10, axis=0) + 0.01)
+    assert len(set(clustering.clusters(vectors, np.full(120, 0.75), 0.5, None))) == 10
+
+
 def test_somebody_who_says_little_is_found_if_asked_for() -> None:
     vectors = voices([100, 3], 1, 0.3)
     labels = clustering.clusters(vectors, np.full(103, 0.75), 0.5, 2)

@@ -56,6 +56,14 @@ def test_a_long_recording_is_measured_to_its_end(tmp_path: Path) -> None:
     assert audio.inspect(encode(tmp_path / "x.m4a", "aac", tone(25.0)))[0].seconds == pytest.approx(25.0, abs=0.2)
 
 
+def test_a_recording_without_its_index_is_truncated(tmp_path: Path) -> None:
+    """Recorders write it last."""
+    path = encode(tmp_path / "x.m4a", "aac", tone(3.0))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"x\.m4a: truncated: it has no index \(moov\), which programs write last"):
+        audio.read(path, RATE)
+
+
 @pytest.mark.parametrize("kind", ["m4a", "webm", "mkv"])
 def test_truncated_files_are_refused(tmp_path: Path, kind: str) -> None:
     path = encode(tmp_path / f"x.{kind}", KINDS[kind], np.random.default_rng(0).uniform(-0.4, 0.4, 64000).astype("f"))

@@ -118,7 +118,24 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
     except (av.FFmpegError, ValueError, MemoryError) as error:
         if isinstance(error, UserError):
             raise
+        if _lacks_index(path):
+            raise UserError(f"{path}: truncated: it has no index (moov), which programs write last") from None
         raise UserError(f"{path}: not audio that can be read ({KINDS}, {MORE_KINDS}): {_reason(error)}") from None
+
+
+def _lacks_index(path: Path) -> bool:
+    """Whether a file is an MP4 file (m4a) without a `moov` box (ISO/IEC 14496-12, sections 4.2 and 8.2)."""
+    place, kinds = 0, list[bytes]()
+    with path.open("rb") as file:
+        while len(head := file.read(16)) >= 8 and b"moov" not in kinds:
+            size = int.from_bytes(head[:4], "big")
+            size = int.from_bytes(head[8:], "big") if size == 1 else size
+            kinds.append(head[4:8])
+            if size < 8:  # 0: up to the end of the file
+                break
+            place += size
+            file.seek(place)
+    return kinds[:1] == [b"ftyp"] and b"moov" not in kinds
 
 
 def _reason(error: Exception) -> str:

@@ -19,6 +19,9 @@ MOST_SPLITS = 200
 """So many outliers, at most, are looked at to find speakers whose voices are alike."""
 MOST_SPEAKERS = 10
 """More are never found without being asked for."""
+FINE, APART = 0.65, 0.43
+"""Shares of the threshold, for an unknown number of speakers: a cluster is divided where its parts, if they are large,
+are farther than FINE from each other; two are one voice if they are at most APART farther apart than those inside."""
 
 
 class Merge(NamedTuple):
@@ -87,17 +90,12 @@ def clusters(
 
     With a `count`, so many, or fewer if there are not as many vectors: the first cut with so many large clusters, if
     possible at distances above `threshold`, then also small ones; only then are voices divided that sound like
-    one. Otherwise the large clusters whose distance is above `threshold`, at most MOST_SPEAKERS. Vectors of other
-    clusters go to the nearest of these, so that an outlier does not become a speaker.
+    one. Otherwise as many as `_voices` finds, at most MOST_SPEAKERS. Vectors of small clusters go to the nearest of
+    the large ones, so that an outlier does not become a speaker.
     """
-    merges, total = average_linkage(vectors), float(seconds.sum())
-    smallest = max(SMALLEST_SHARE * total, SMALLEST_SECONDS)
+    merges, smallest = average_linkage(vectors), _smallest(seconds)
     if count is None:
-        labels = cut(merges, sum(merge.distance <= threshold for merge in merges))
-        large = _large(labels, seconds, smallest)
-        if len(large) <= MOST_SPEAKERS:
-            return _reassigned(vectors, labels, large if len(large) else _large(labels, seconds, 0.0)[:1])
-        count = MOST_SPEAKERS
+        return _voices(vectors, seconds, threshold, merges)
     count = min(count, len(vectors))
     num_apart = 1 + sum(merge.distance > threshold for merge in merges)
     for most, least in ((num_apart, smallest), (num_apart, LEAST_SECONDS), (count + MOST_SPLITS, smallest)):
@@ -108,6 +106,52 @@ def clusters(
             if len(large) == count:
                 return _reassigned(vectors, labels, large)
     return cut(merges, len(vectors) - count)
+
+
+def _voices(
+    vectors: NDArray[np.floating], seconds: NDArray[np.floating], threshold: float, merges: Sequence[Merge]
+) -> Labels:
+    """(N) speakers, however many there are.
+
+    How far apart the parts of one voice are depends on the voice and the channel, so that there is no threshold for
+    all: two clusters are one voice if their distance is hardly larger than those inside of them.
+    """
+    limits, smallest = (threshold, FINE * threshold), _smallest(seconds)
+    coarse, fine = (cut(merges, sum(merge.distance <= limit for merge in merges)) for limit in limits)
+    labels, count = np.full(len(vectors), -1), 0
+    large, parts = _large(coarse, seconds, smallest), _large(fine, seconds, smallest)
+    for cluster in large if len(large) else _large(coarse, seconds, 0.0)[:1]:
+        inside = [fine == part for part in parts if coarse[fine == part][0] == cluster]
+        for members in inside if len(inside) > 1 else [coarse == cluster]:
+            labels[members], count = count, count + 1
+    means = centers(vectors, labels, labels >= 0, count)
+    found: Labels = np.where(labels >= 0, labels, (vectors @ means.T).argmax(axis=1))
+    while count > 1:
+        excess = _excess(vectors, found, count)
+        one, other = sorted(divmod(int(excess.argmin()), count))
+        if excess[one, other] > APART * threshold and count <= MOST_SPEAKERS:
+            break
+        found[found == other] = one
+        found, count = found - (found > other), count - 1
+    return found
+
+
+def _excess(vectors: NDArray[np.floating], labels: Labels, count: int) -> NDArray[np.floating]:
+    """(K, K) mean distance of two clusters, less that inside of them; infinite on the diagonal.
+
+    It is half the squared distance of their means, without bias.
+    """
+    sums = np.stack([vectors[labels == number].sum(axis=0) for number in range(count)])
+    sizes, similarities = np.bincount(labels, minlength=count), sums @ sums.T
+    inside = (similarities.diagonal() - sizes) / np.maximum(sizes * (sizes - 1), 1)
+    excess: NDArray[np.floating] = (inside[:, None] + inside) / 2 - similarities / np.outer(sizes, sizes)
+    np.fill_diagonal(excess, np.inf)
+    return excess
+
+
+def _smallest(seconds: NDArray[np.floating]) -> float:
+    """Seconds of a large cluster."""
+    return max(SMALLEST_SHARE * float(seconds.sum()), SMALLEST_SECONDS)
 
 
 def _large(labels: Labels, seconds: NDArray[np.floating], smallest: float) -> Labels:
