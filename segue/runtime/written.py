@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
+from functools import cache
 from typing import NamedTuple, Protocol
 
 from segue.data.plain import plain
@@ -22,6 +23,7 @@ PAUSE_SECONDS = 0.3
 LARGEST_CHANGE = 0.3
 """If more of the words are others, the model did not rewrite, but invent: the words stay as they are."""
 
+_SIGNS = re.compile(r"(?<=\w)[.,;:!?]+$")
 _TOKEN = re.compile(r"\S+(?: %(?!\S))?")
 
 
@@ -96,7 +98,16 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
     for first, start, size in matcher.get_matching_blocks():
         for number in range(size):
             places[owners[start + number]].append(first + number)
+    same = [
+        bool(own) and len(own) == len(reading) == own[-1] + 1 - own[0]
+        for (_, reading), own in zip(tokens, places, strict=True)
+    ]
+    taken = {place for is_same, own in zip(same, places, strict=True) if is_same for place in own}
     found, others, place, num_kept = list[Word](), list[str](), 0, 0
+
+    def is_left(near: int) -> bool:
+        """Whether a word that no token stands for is of a number: "twenty five" is not "20 five"."""
+        return 0 <= near < len(said) and near not in taken and said[near] in _numbers(language)
 
     def keep(end: int) -> None:
         """Words up to `end`, in place of tokens that are others."""
@@ -106,14 +117,18 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
             found.extend(_shared(part, others))
         else:
             num_kept += max(len(part), len(others))
+            if len(part) > len(others):  # what ends a sentence stands after the words that the model left out
+                part = [*part[:-1], _signed(part[-1], others[-1] if others else found[-1].word if found else "")]
+                if not others and found:
+                    found[-1] = found[-1]._replace(word=_SIGNS.sub("", found[-1].word))
             found.extend(_dressed(part, others))
         others.clear()
 
-    for (token, reading), own in zip(tokens, places, strict=True):
+    for (token, _), own, is_same in zip(tokens, places, same, strict=True):
         if not _key(token):  # a dash between words
             if found and not others:
                 found.append(found[-1]._replace(word=token, start=found[-1].end))
-        elif own and len(own) == len(reading) == own[-1] + 1 - own[0]:
+        elif is_same and not (_has_digit(token) and any(is_left(near) for near in (own[0] - 1, own[-1] + 1))):
             keep(own[0])
             place = own[-1] + 1
             found.extend(_shared(words[own[0] : place], [token]))
@@ -129,8 +144,26 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
 def _reading(token: str, said: str, language: str) -> list[str]:
     """What is said for a written word. English numbers have an "and" or not, as in what was said."""
     read = [key for word in plain(token, language).split() if (key := _key(word))]
-    is_number = language.startswith("en") and any(character.isdigit() for character in token)
-    return [word for word in read if word != "and"] if is_number and " ".join(read) not in said else read
+    is_english_number = language.startswith("en") and _has_digit(token)
+    return [word for word in read if word != "and"] if is_english_number and " ".join(read) not in said else read
+
+
+@cache
+def _numbers(language: str) -> frozenset[str]:
+    """Words of which numbers consist."""
+    values = (*range(101), 10**3, 10**6, 10**9)
+    return frozenset(_key(word) for value in values for word in plain(str(value), language).split())
+
+
+def _has_digit(text: str) -> bool:
+    """Whether a text has a digit."""
+    return any(character.isdigit() for character in text)
+
+
+def _signed(word: Word, other: str) -> Word:
+    """A word with the punctuation at the end of another."""
+    signs = _SIGNS.search(other)
+    return word._replace(word=word.word + signs[0]) if signs and word.word[-1:].isalnum() else word
 
 
 def _dressed(part: Sequence[Word], others: Sequence[str]) -> Sequence[Word]:
