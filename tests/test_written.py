@@ -70,7 +70,7 @@ def test_what_a_model_invents_is_not_used(capsys: pytest.CaptureFixture[str]) ->
     assert aligned(words, "") is None
     writer = Rewriting(we_met_in_berlin_last_may="No no no no no no.")
     assert restored(Transcript("a.wav", 9.0, text_of(words), words), writer).words == words
-    assert "a.wav: left as recognized: 1 of 1 passage, in which" in capsys.readouterr().err
+    assert "a.wav: left as recognized: 1 of 1 passage, where" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def transcribe(
     """
     count = audio.properties(path).num_channels
     if not 2 <= count <= MOST_CHANNELS:
-        raise UserError(f"{path}: channels: {count}; for each channel to be a speaker, 2 to {MOST_CHANNELS} are needed")
+        raise UserError(
+            f"{path}: {count_of(count, 'channel')}; for each channel to be a speaker, 2 to {MOST_CHANNELS} are needed"
+        )
     if names is None:
         names = SIDES if count == len(SIDES) else [f"channel {number}" for number in range(1, count + 1)]
     if len(names) != count:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple, Protocol
 
 from segue.data.plain import plain
-from segue.errors import warn
+from segue.errors import count_of, warn
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of, turns
 
@@ -76,10 +76,13 @@ def restored(transcript: Transcript, writer: Writer) -> Transcript:
         else:
             num_kept += found.num_kept
             words += found.words
-    kept = [f"{num_whole:,} of {len(passages):,} passages"] if num_whole else []
-    kept += [f"{num_kept:,} words{' of others' if num_whole else ''}"] if num_kept else []
+    kept = [f"{num_whole} of {count_of(len(passages), 'passage')}"] if num_whole else []
+    if num_kept:
+        kept.append(f"{count_of(num_kept, 'word')}{' of others' if num_whole else ''}")
     if kept:
-        warn(f"{transcript.audio}: {' and '.join(kept)} stay as recognized: the model for writing has other words")
+        warn(
+            f"{transcript.audio}: left as recognized: {' and '.join(kept)}, where the model for writing has other words"
+        )
     return replace(transcript, text=text_of(words), words=words)
 
 
