@@ -80,8 +80,13 @@ class Watchdog:
         self._noted = monotonic()
 
     def _watch(self) -> None:
-        interval = min(1.0, self._patience / 4)
+        interval, before = min(1.0, self._patience / 4), monotonic()
         while not self._is_over.wait(interval):
+            # For so long, this thread did not run either: the process was stopped (Ctrl-Z), or its whole machine.
+            missed = monotonic() - before - 2 * interval
+            if missed > 0:
+                self._noted += missed
+            before = monotonic()
             if self._world.size > 1:  # even if nothing is new: it distinguishes a waiting process from a frozen one
                 # The disk may be full, or another rank may be creating or deleting the folder.
                 with suppress(OSError), replacing(self._path(self._world.rank)) as partial:
