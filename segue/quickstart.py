@@ -9,27 +9,15 @@ from time import perf_counter
 import numpy as np
 
 from segue import formats, recipe, tasks, training
-from segue.data import audio, corpora
+from segue.data import corpora
 from segue.data.corpora.fsdd import WORDS as DIGITS
+from segue.data.corpora.synthesized import VOICES, spoken
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest, write_manifest
 from segue.data.synthesis import Synthesizer
 
 SAMPLE_RATE_HZ = 8000  # that of telephones and of fsdd
 NUM_UTTERANCES = {"train": 2400, "dev": 150, "test": 200}
-
-# Voice variants of espeak-ng; each is used in one split only.
-VOICES = {
-    split: tuple(names.split())
-    for split, names in {
-        "train": "m1 m2 m3 m4 m6 m8 f1 f2 f4 f5 Alex Alicia Andrea Andy Diogo Gene Henrique Hugo Jacky Marco Michael "
-        "Mike Reed adam anika antonio belinda benjamin boris caleb david edward gustave iven linda marcelo max miguel "
-        "pablo paul quincy robert sandro shelby steph travis",
-        "dev": "m5 Annie iven2",
-        "test": "m7 f3 Lee Mario steph2 victor",
-    }.items()
-}
-ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc")
 
 VERBS = ("turn on", "turn off", "open", "close", "check", "find")
 THINGS = ("the light", "the door", "the window", "the heating", "the radio", "the kitchen light", "my phone", "the car")
@@ -88,18 +76,8 @@ def synthesize(folder: Path, num_utterances: dict[str, int] | None = None) -> No
         utterances = []
         for number in range(count):
             draw = np.random.default_rng([list(NUM_UTTERANCES).index(split), number])
-            text, speaker = _text(draw), str(draw.choice(VOICES[split]))
-            spoken = voice.say(
-                text,
-                voice=f"{draw.choice(ACCENTS)}+{speaker}",
-                words_per_minute=int(draw.integers(120, 220)),
-                pitch=int(draw.integers(30, 71)),
-            )
-            samples = audio.resample(spoken, voice.sample_rate_hz, SAMPLE_RATE_HZ)
             file = folder / split / f"{number:05d}.flac"
-            audio.write(file, samples, SAMPLE_RATE_HZ)
-            seconds = len(samples) / SAMPLE_RATE_HZ
-            utterances.append(Utterance(file.stem, file, seconds, text, speaker=speaker, language="en"))
+            utterances.append(spoken(voice, _text(draw), split, file, draw, SAMPLE_RATE_HZ))
         write_manifest(folder / f"{split}.jsonl", utterances)
 
 

@@ -37,6 +37,7 @@ LOUD_NATS = 1.0
 SPEECH_NATS = 3.0
 RANGE_NATS = 7.0  # floor, below the loudness of an average bin
 SPEECH_VARIANCE_EPSILON = 0.1  # so that a bin mostly at the floor is not amplified
+USUAL_DEVIATION_NATS = 3.0  # of a bin, where all are divided by the same number
 
 Normalization = Literal["utterance", "speech"]
 
@@ -64,6 +65,11 @@ class LogMelSection(Section):
     loudness. "speech" also floors features 30 dB below the loudness, so that the features of speech depend neither on
     pauses, however long and quiet, nor on the level of a recording."""
 
+    unit_variance: bool = True
+    """Whether each bin is divided by its own standard deviation, or, only with normalization over speech, all by the
+    same number. In a single word a bin's deviation says which word it is; without the division, far more of the words of
+    new voices are recognized."""
+
     @property
     def highest_hz(self) -> float:
         """Upper end of the highest mel filter."""
@@ -77,6 +83,12 @@ class LogMelSection(Section):
     def _is_below_half_the_rate(self) -> Self:
         if self.highest_hz > self.sample_rate_hz / 2:
             raise ValueError(f"top_hz: {self.top_hz:g} is above half the sample rate ({self.sample_rate_hz / 2:g})")
+        return self
+
+    @model_validator(mode="after")
+    def _is_over_speech(self) -> Self:
+        if not self.unit_variance and self.normalization != "speech":
+            raise ValueError('unit_variance: false needs normalization = "speech"')
         return self
 
 
@@ -107,6 +119,7 @@ class LogMel(nn.Module):
         self.window = section.sample_rate_hz * FRAME_MS // 1000  # rounded down, as Kaldi does
         self.shift = section.sample_rate_hz * SHIFT_MS // 1000
         self.normalization = section.normalization
+        self.unit_variance = section.unit_variance
         self._floor = QUIET_FLOOR if section.normalization == "speech" else FLOOR
         self.filters: Tensor
         self.spectrum: Tensor
@@ -123,7 +136,7 @@ class LogMel(nn.Module):
 
     def normalize(self, features: Tensor, frames: Tensor) -> Tensor:
         """(B, F, T), (B) -> (B, F, T): see `normalize`."""
-        return normalize(features, frames, self.normalization)
+        return normalize(features, frames, self.normalization, unit_variance=self.unit_variance)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) samples, (B) lengths -> (B, F, T) log-mel features, (B) numbers of frames.
@@ -171,11 +184,11 @@ def transformed(framed: Tensor, spectrum: Tensor, shift: int) -> Tensor:
     return F.conv1d(framed, spectrum, stride=shift)
 
 
-def normalize(features: Tensor, frames: Tensor, over: Normalization) -> Tensor:
+def normalize(features: Tensor, frames: Tensor, over: Normalization, *, unit_variance: bool = True) -> Tensor:
     """(B, F, T), (B) -> (B, F, T): each bin to mean 0 and variance 1 over an utterance's frames; padding becomes 0.
 
-    `over` is `LogMelSection.normalization`. The variance is biased, plus an epsilon, so that a silent recording gives
-    zeros.
+    `over` and `unit_variance` are those of `LogMelSection`. The variance is biased, plus an epsilon, so that a silent
+    recording gives zeros.
     """
     mask = length_mask(frames, features.shape[2])
     weight, epsilon = mask.to(features.dtype), VARIANCE_EPSILON
@@ -193,6 +206,8 @@ def normalize(features: Tensor, frames: Tensor, over: Normalization) -> Tensor:
     count = weight.sum(dim=2, keepdim=True).clamp(min=1)
     mean = (features * weight).sum(dim=2, keepdim=True) / count
     centered = (features - mean).masked_fill(~mask, 0.0)
+    if not unit_variance:
+        return centered / USUAL_DEVIATION_NATS
     variance = (centered.square() * weight).sum(dim=2, keepdim=True) / count
     return centered * torch.rsqrt(variance + epsilon)
 

@@ -38,6 +38,7 @@ CORPORA = {
     "nemo": "nemo",
     "kaldi": "kaldi",
     "folders": "folders",
+    "synthesized": "synthesized",
     "multi30k": "multi30k",
     "parallel": "parallel",
     "written": "written",
