@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch.nn.utils.rnn import pad_sequence
 
 from segue.data.features import LogMel, LogMelSection, Normalization, normalize
@@ -147,3 +148,17 @@ def test_speech_normalization_ignores_pauses(name: str) -> None:
 def test_normalization_removes_loudness() -> None:
     loud, quiet = normalized(spoken(8000), "speech"), normalized(spoken(8000) * np.float32(0.1), "speech")
     assert (loud - quiet).abs().max() < 0.01
+
+
+def test_bins_can_keep_their_deviations() -> None:
+    """All of them are divided by the same number; means are removed as ever."""
+    frames, spread = torch.tensor([400]), torch.tensor([1.0, 0.25, 0.5]).unsqueeze(1)
+    features = spread * torch.randn(1, 3, 400, generator=torch.Generator().manual_seed(0)) - 5
+    same, kept = (normalize(features, frames, "speech", unit_variance=each)[0] for each in (True, False))
+    torch.testing.assert_close(kept.std(dim=1)[1:] / kept.std(dim=1)[0], torch.tensor([0.25, 0.5]), atol=0.1, rtol=0)
+    assert (same.std(dim=1)[1:] / same.std(dim=1)[0]).min() > 0.6
+
+
+def test_deviations_are_kept_only_over_speech() -> None:
+    with pytest.raises(ValidationError, match='unit_variance: false needs normalization = "speech"'):
+        LogMelSection(unit_variance=False)

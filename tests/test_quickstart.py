@@ -7,6 +7,7 @@ import pytest
 from segue import metrics, quickstart, recipe, tasks, training
 from segue.cli import main
 from segue.data import audio
+from segue.data.corpora.synthesized import VOICES
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.data.synthesis import Synthesizer
@@ -15,8 +16,8 @@ from segue.errors import UserError
 
 
 def test_no_voice_is_in_two_splits() -> None:
-    heard = [voice for voices in quickstart.VOICES.values() for voice in voices]
-    assert len(heard) == len(set(heard))
+    names = [voice for voices in VOICES.values() for voice in voices]
+    assert len(names) == len(set(names))
 
 
 def test_each_split_has_its_own_voices(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_each_split_has_its_own_voices(tmp_path: Path) -> None:
         manifest = Manifest(Utterance, [tmp_path / f"{split}.jsonl"])
         assert len(manifest) == count
         for utterance in manifest:
-            assert utterance.speaker in quickstart.VOICES[split]
+            assert utterance.speaker in VOICES[split]
             assert 0.03 < utterance.seconds / len(utterance.text) < 0.3
             assert np.abs(audio.read(utterance.audio, quickstart.SAMPLE_RATE_HZ)).max() > 0.05
 

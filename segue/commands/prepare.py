@@ -13,10 +13,10 @@ EXAMPLE = "segue prepare fsdd recordings/ data/fsdd longest=5 seed=0"
 def arguments(parser: ArgumentParser) -> None:
     """Declares the arguments."""
     speech, pairs = (
-        "fsdd, ljspeech, librispeech, csv, tsv, nemo, kaldi",
+        "fsdd, ljspeech, librispeech, csv, tsv, nemo, kaldi, synthesized",
         "multi30k, wmt14, parallel, written, cmudict, csv, tsv",
     )
-    classes = "folders; with label=...: csv, tsv, fsdd, multi30k"
+    classes = "folders; with label=...: csv, tsv, fsdd, multi30k, synthesized"
     kinds = f"speech: {speech}; text pairs: {pairs}; classes: {classes}; music: jsb, midi; words of a language: ngram"
     parser.add_argument("corpus", metavar="CORPUS", help=kinds)
     parser.add_argument("source", metavar="SOURCE", type=Path, nargs="?", help="file or folder of the corpus")
