@@ -24,11 +24,11 @@ from segue import metrics
 from segue.data import audio
 from segue.data.audio import Samples
 from segue.data.corpora.fsdd import WORDS
+from segue.data.corpora.synthesized import VOICES
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.data.synthesis import Synthesizer
 from segue.data.text import normalize
-from segue.quickstart import VOICES
 from segue.runtime.recognizer import Recognizer, VoiceActivity
 from segue.runtime.words import text_of
 

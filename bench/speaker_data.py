@@ -15,11 +15,11 @@ import numpy as np
 
 from segue.data import audio
 from segue.data.audio import Samples
+from segue.data.corpora.synthesized import ENGLISH, VOICES
 from segue.data.examples import Utterance
 from segue.data.manifest import write_manifest
 from segue.data.synthesis import Synthesizer
 from segue.data.turns import Turn, write_rttm
-from segue.quickstart import ACCENTS, VOICES
 
 RATE = 16000
 TRAINED_FSDD = ("george", "jackson", "yweweler")
@@ -62,7 +62,7 @@ def voices(out: Path, data: Path) -> None:
 
         for name in names:
             for pitch in PITCHES[split]:
-                accent = str(draw.choice(ACCENTS))
+                accent = str(draw.choice(ENGLISH))
                 for _ in range(PER_SPEAKER):
                     rate, own = int(draw.integers(130, 210)), pitch + int(draw.integers(-4, 5))
                     spoken = voice.say(str(draw.choice(phrases)), f"{accent}+{name}", rate, own)
