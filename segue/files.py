@@ -73,7 +73,9 @@ def check_folder(option: str, path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"{option} {path}: a file; the name of a folder is wanted")
     nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if not os.access(nearest, os.W_OK):
+    if not nearest.is_dir():
+        raise UserError(f"{option} {path}: {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"{option} {path}: {nearest} may not be written to")
 
 

@@ -125,17 +125,18 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
 
 def _lacks_index(path: Path) -> bool:
     """Whether a file is an MP4 file (m4a) without a `moov` box (ISO/IEC 14496-12, sections 4.2 and 8.2)."""
-    place, kinds = 0, list[bytes]()
+    place, end = 0, path.stat().st_size
     with path.open("rb") as file:
-        while len(head := file.read(16)) >= 8 and b"moov" not in kinds:
-            size = int.from_bytes(head[:4], "big")
+        while len(head := file.read(16)) >= 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if kind == b"moov" or (place == 0 and kind != b"ftyp"):
+                return False
             size = int.from_bytes(head[8:], "big") if size == 1 else size
-            kinds.append(head[4:8])
-            if size < 8:  # 0: up to the end of the file
-                break
             place += size
+            if size < 8 or place >= end:  # 0: up to the end of the file
+                return True
             file.seek(place)
-    return kinds[:1] == [b"ftyp"] and b"moov" not in kinds
+    return place > 0
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,8 @@ _NUMBER = re.compile(
     r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)(?:\.(?P<rest>\d+))?(?P<ordinal>st|nd|rd|th)?(?P<percent> ?%)?"
     r"(?![^\W_])"
 )
+_SIGNS = "%&#@/\\*"
+_DASHED = re.compile(r"[-\u2010-\u2015]\d")
 _MONEY = {"$": "dollars", "£": "pounds", "€": "euros"}
 _APOSTROPHES = str.maketrans("’ʼ", "''")  # noqa: RUF001
 
@@ -27,6 +29,13 @@ def plain(text: str, language: str = "en") -> str:
     is_letter = {c: c.isalnum() or unicodedata.category(c)[0] == "M" or c == "'" for c in set(spoken.lower())}
     letters = "".join(c if is_letter[c] else " " for c in spoken.lower())
     return " ".join(word for word in (each.strip("'") for each in letters.split()) if word)
+
+
+def has_unread(text: str, language: str = "en") -> bool:
+    """Whether `plain` drops signs of a text that are more than punctuation: the minus of "-5", the slash of "5/6"."""
+    rest = _NUMBER.sub("0", text) if language.startswith("en") else text
+    has_sign = any(unicodedata.category(c)[0] == "S" or c in _SIGNS for c in rest)
+    return has_sign or _DASHED.search(text) is not None
 
 
 def _said(found: re.Match[str], language: str) -> str:
@@ -56,7 +65,9 @@ def _words(number: int, language: str, kind: str) -> str:
     convert: Any = num2words.num2words
     try:
         return str(convert(number, lang=language, to=kind))
-    except NotImplementedError:
-        if kind == "cardinal":
+    except (AttributeError, NotImplementedError, OverflowError) as error:
+        if kind != "cardinal":
+            return _words(number, language, "cardinal")
+        if isinstance(error, NotImplementedError):
             raise UserError(f"language: num2words cannot read numbers in {language!r}") from None
-        return _words(number, language, "cardinal")
+        return str(number)  # larger than it can read

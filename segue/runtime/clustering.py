@@ -143,7 +143,7 @@ def _excess(vectors: NDArray[np.floating], labels: Labels, count: int) -> NDArra
     """
     sums = np.stack([vectors[labels == number].sum(axis=0) for number in range(count)])
     sizes, similarities = np.bincount(labels, minlength=count), sums @ sums.T
-    inside = (similarities.diagonal() - sizes) / np.maximum(sizes * (sizes - 1), 1)
+    inside = np.where(sizes > 1, (similarities.diagonal() - sizes) / np.maximum(sizes * (sizes - 1), 1), 1.0)
     excess: NDArray[np.floating] = (inside[:, None] + inside) / 2 - similarities / np.outer(sizes, sizes)
     np.fill_diagonal(excess, np.inf)
     return excess

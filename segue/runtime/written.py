@@ -5,13 +5,14 @@ The model is one for translation (`segue prepare written`, recipes/translation/p
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from functools import cache
 from typing import NamedTuple, Protocol
 
-from segue.data.plain import plain
+from segue.data.plain import has_unread, plain
 from segue.errors import count_of, warn
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of, turns
@@ -105,18 +106,24 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
         bool(own) and len(own) == len(reading) == own[-1] + 1 - own[0]
         for (_, reading), own in zip(tokens, places, strict=True)
     ]
-    taken = {place for is_same, own in zip(same, places, strict=True) if is_same for place in own}
+    as_digits = {
+        place
+        for (token, _), is_same, own in zip(tokens, same, places, strict=True)
+        if is_same and _has_digit(token)
+        for place in own
+    }
     found, others, place, num_kept = list[Word](), list[str](), 0, 0
 
     def is_left(near: int) -> bool:
-        """Whether a word that no token stands for is of a number: "twenty five" is not "20 five"."""
-        return 0 <= near < len(said) and near not in taken and said[near] in _numbers(language)
+        """Whether a word for which no digits stand is of a number: "twenty five" is not "20 five"."""
+        return 0 <= near < len(said) and near not in as_digits and said[near] in _numbers(language)
 
     def keep(end: int) -> None:
         """Words up to `end`, in place of tokens that are others."""
         nonlocal num_kept
         part = words[place:end]
-        if part and _key("".join(others)) == "".join(said[place:end]):  # divided in another way
+        is_same = _key("".join(others)) == "".join(said[place:end])
+        if part and is_same and not any(has_unread(other, language) for other in others):  # divided in another way
             found.extend(_shared(part, others))
         else:
             num_kept += max(len(part), len(others))
@@ -129,7 +136,7 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
 
     for (token, _), own, is_same in zip(tokens, places, same, strict=True):
         if not _key(token):  # a dash between words
-            if found and not others:
+            if found and not others and not has_unread(token, language):
                 found.append(found[-1]._replace(word=token, start=found[-1].end))
         elif is_same and not (_has_digit(token) and any(is_left(near) for near in (own[0] - 1, own[-1] + 1))):
             keep(own[0])
@@ -145,7 +152,10 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
 
 
 def _reading(token: str, said: str, language: str) -> list[str]:
-    """What is said for a written word. English numbers have an "and" or not, as in what was said."""
+    """What is said for a written word; nothing if it has signs that are not read. English numbers have an "and" or not,
+    as in what was said."""
+    if has_unread(token, language):
+        return []
     read = [key for word in plain(token, language).split() if (key := _key(word))]
     is_english_number = language.startswith("en") and _has_digit(token)
     return [word for word in read if word != "and"] if is_english_number and " ".join(read) not in said else read
@@ -175,10 +185,18 @@ def _dressed(part: Sequence[Word], others: Sequence[str]) -> Sequence[Word]:
         return part
     found = []
     for word, other in zip(part, others, strict=True):
+        if has_unread(other):  # the dash of "-5" is none before a word
+            found.append(word)
+            continue
         letters = [place for place, character in enumerate(other) if character.isalnum()]
         text = word.word[:1].upper() + word.word[1:] if other[letters[0]].isupper() else word.word
-        found.append(word._replace(word=other[: letters[0]] + text + other[letters[-1] + 1 :]))
+        found.append(word._replace(word=_marks(other[: letters[0]]) + text + _marks(other[letters[-1] + 1 :])))
     return found
+
+
+def _marks(text: str) -> str:
+    """Punctuation of a text."""
+    return "".join(c for c in text if unicodedata.category(c)[0] == "P" and not has_unread(c))
 
 
 def _shared(part: Sequence[Word], tokens: Sequence[str]) -> Iterator[Word]:
@@ -193,8 +211,9 @@ def _shared(part: Sequence[Word], tokens: Sequence[str]) -> Iterator[Word]:
 
 
 def _key(text: str) -> str:
-    """What of a word is heard."""
-    return "".join(character for character in text.lower() if character.isalnum())
+    """What of a word is said: its letters, with their marks, and digits."""
+    letters = unicodedata.normalize("NFC", text.lower())
+    return "".join(c for c in letters if c.isalnum() or unicodedata.category(c)[0] == "M")
 
 
 def _passages(words: Sequence[Word]) -> Iterator[Sequence[Word]]:

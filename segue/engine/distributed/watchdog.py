@@ -85,7 +85,7 @@ class Watchdog:
             # For so long, this thread did not run either: the process was stopped (Ctrl-Z), or its whole machine.
             missed = monotonic() - before - 2 * interval
             if missed > 0:
-                self._noted += missed
+                self._noted = min(self._noted + missed, monotonic())
             before = monotonic()
             if self._world.size > 1:  # even if nothing is new: it distinguishes a waiting process from a frozen one
                 # The disk may be full, or another rank may be creating or deleting the folder.

@@ -280,8 +280,8 @@ def _tensor_parallel(engine: EngineSection, whole: Simulation, devices: int) -> 
     wished = engine.tensor_parallel
     if wished > 1 and not whole.forward_sums:
         raise UserError("engine.tensor_parallel: this model has no attention or feed-forward layers to split")
-    counts = {f"the model's {what}": count for what, count in whole.dealt_out.items()}
-    counts = {count_of(devices, "device"): devices, **counts}
+    counts = {count_of(devices, "device"): devices}
+    counts |= {f"the model's {what}": count for what, count in whole.dealt_out.items()}
     for what, count in counts.items():
         if count % wished:
             raise UserError(f"engine.tensor_parallel: {wished} does not divide {what}")

@@ -261,11 +261,11 @@ def write_whole(path: Path, tensors: Tensors, world: World, metadata: dict[str, 
     """
     tensors = tensor_files.in_order(tensors)
     wholes = (parts.whole(tensor) for tensor in tensors.values())
-    problem: OSError | None = None
+    problem: Exception | None = None
     if world.is_first:
         try:
             _write_values(path, tensors, wholes, metadata)
-        except OSError as error:
+        except Exception as error:  # raised below, on all ranks
             problem = error
     for _ in wholes:  # of the other ranks; and if rank 0 could not write all, the others still gather with it
         pass

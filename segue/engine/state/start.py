@@ -69,7 +69,7 @@ class StartSection(Section):
         frozen = f", and these parts as they were: {', '.join(self.freeze)}" if self.freeze else ""
         kept = ", with its BatchNorm statistics" * (self.statistics == "keep")
         slower = f", with {self.depth_ratio:g} of the learning rate a layer downwards" * (self.depth_ratio < 1)
-        later = f", unfrozen one layer each {count_of(self.thaw_steps, 'step')}" * (self.thaw_steps > 0)
+        later = f", unfrozen one layer every {count_of(self.thaw_steps, 'step')}" * (self.thaw_steps > 0)
         adapted = f"; low-rank matrices of rank {self.adapter.rank} learned beside them" if self.adapter else ""
         return [f"Begun with the weights of {self.story}{frozen}{kept}{slower}{later}{adapted}."] if self.story else []
 
