@@ -147,6 +147,16 @@ def test_models_of_other_examples_are_not_compared(
     assert f"--against {trained_translator}: a model of another task than {trained}" in capsys.readouterr().err
 
 
+def test_one_example_shows_no_difference(
+    trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = json.loads((corpus / "test.jsonl").read_text().splitlines()[0])
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({**line, "audio_filepath": str(corpus / line["audio_filepath"])}) + "\n")
+    assert main(["evaluate", str(trained), str(path), "--against", str(trained)]) == 0
+    assert f"compared with {trained}: too few examples to say whether a difference is" in capsys.readouterr().out
+
+
 def test_several_manifests_are_scored_one_by_one(
     trained: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

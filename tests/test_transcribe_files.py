@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from segue.cli import main
 from segue.errors import UserError
 from segue.transcribe_files import local, recordings, targets
 
@@ -103,3 +104,10 @@ def test_folders_without_permission_are_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("os.scandir", scandir)
     with pytest.raises(UserError, match=f"{tmp_path}: cannot read this folder: Permission denied"):
         recordings([tmp_path])
+
+
+def test_out_is_no_file_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [sound] = touched(tmp_path, "a.wav")
+    assert main(["transcribe", str(tmp_path), str(sound), "--out", str(tmp_path / "a.srt")]) == 2
+    assert f"--out {tmp_path / 'a.srt'}: the name of a folder is wanted; --format" in capsys.readouterr().err
+    assert not (tmp_path / "a.srt").exists()

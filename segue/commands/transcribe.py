@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "speech to text"
 FORMATS = ("text", "json", "srt", "vtt", "interview", "html")
+_SUFFIXES = (".txt", ".json", ".srt", ".vtt", ".html")
 EXAMPLE = "segue transcribe runs/digits lecture.mp3 --format srt"
 
 
@@ -69,15 +70,17 @@ def run(given: Namespace) -> int:
     if given.names is not None and not given.channels and given.speakers is None:
         raise UserError("--names: names for whom? It needs --speakers or --channels")
     _check_speakers(given)
-    if given.channels and given.format == "text":
-        raise UserError("--channels: --format text shows no speakers; interview, html, json, srt and vtt do")
     if given.channels and given.channel is not None:
         raise UserError("--channel is one channel, --channels are all of them: give one of both")
+    if given.channels and given.format == "text":
+        raise UserError("--channels: --format text shows no speakers; interview, html, json, srt and vtt do")
     paths = transcribe_files.recordings(given.audio)
     if given.format == "html" and given.out is None:
         raise UserError("--format html needs --out DIR")
     if given.format not in ("text", "json") and len(paths) > 1 and given.out is None:
         raise UserError(f"--format {given.format} with several recordings needs --out DIR")
+    if given.out is not None and not given.out.is_dir() and given.out.suffix.lower() in _SUFFIXES:
+        raise UserError(f"--out {given.out}: the name of a folder is wanted; --format says what its files are")
     suffix = "txt" if given.format in ("text", "interview") else given.format
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
     model = speech_options.searching(options.load_model(given, "transcribe"), given)

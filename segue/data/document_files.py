@@ -79,8 +79,8 @@ def read(
             yield each
     except UnicodeDecodeError as error:
         yield UserError(
-            f"{path}: not UTF-8: {error.reason} at byte {error.start}; the file is not used from there on: save it as "
-            "UTF-8 (`iconv -f ENCODING -t UTF-8`)"
+            f"{path}: not UTF-8: {error.reason} at byte {error.start}; this part of the file and what follows are not "
+            "used: save it as UTF-8 (`iconv -f ENCODING -t UTF-8`)"
         )
         return
     if is_empty:

@@ -153,10 +153,11 @@ def check(prompts: Sequence[Sequence[int]], limits: Limits, first_prompt: int = 
     """Raises a UserError for a prompt that does not fit with its new tokens."""
     for number, prompt in enumerate(prompts):
         if len(prompt) + limits.num_tokens - 1 > limits.context and not limits.is_sliding:
+            mend = "ask for fewer" if len(prompt) < limits.context else "shorten it"
             raise UserError(
                 f"prompt {first_prompt + number + 1}: {count_of(len(prompt), 'token')} and "
                 f"{limits.num_tokens:,} new ones are more than the model's context of {limits.context}; "
-                "ask for fewer (--slide goes on past it)"
+                f"{mend} (--slide goes on past it)"
             )
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from segue.data import audio
 from segue.data.audio import USUAL_RATE_HZ, Samples
 from segue.data.examples import Utterance, sound_of
-from segue.diagnosis import NUM_SAMPLES, Level, Sample, Symptom
-from segue.doctor.looking import Split, Tallies, Tally, hashed, joined
+from segue.diagnosis import Level, Sample, Symptom
+from segue.doctor.looking import Split, Tallies, Tally, cut, hashed, joined
 from segue.errors import Problems, UserError
 
 LONGEST_SECONDS = 60.0
@@ -188,11 +188,9 @@ class SoundCheck:
         ]
         suspects = [each for each in suspects if each[0] > UNUSUAL_DEVIATIONS]
         suspects.sort(key=lambda each: -each[0])
-        samples = [
-            Sample(split.examples[index].origin, f"{rate:.1f} characters a second: {split.examples[index].text}")
-            for _, _, split, index, rate in suspects[:NUM_OUTLIERS]
-        ]
         wrong = [each for each in suspects if each[0] > MOST_DEVIATIONS and each[1] > LEAST_FACTOR]
+        rest = [each for each in suspects if each not in wrong][: max(0, NUM_OUTLIERS - len(wrong))]
+        named, unusual = ([_sample(*each[2:]) for each in found] for found in (wrong[:NUM_OUTLIERS], rest))
         total = sum(len(table) for (_, table), said in zip(tables, is_said, strict=True) if said)
         if wrong:
             yield Symptom(
@@ -202,16 +200,21 @@ class SoundCheck:
                 "listen to them (--report FILE.html); correct the text, or leave the line out",
                 len(wrong),
                 total,
-                samples[: max(NUM_SAMPLES, len(wrong))],
+                named,
             )
-        if len(samples) > len(wrong):
+        if unusual:
             yield Symptom(
                 "note",
                 "audio",
-                f"the {len(samples) - len(wrong)} most unusual numbers of characters a second among the rest",
+                f"the {len(unusual)} most unusual numbers of characters a second among the rest",
                 "worth a listen (--report FILE.html)",
-                samples=samples[len(wrong) :],
+                samples=unusual,
             )
+
+
+def _sample(split: Split, index: int, rate: float) -> Sample:
+    example = split.examples[index]
+    return Sample(example.origin, f"{rate:.1f} characters a second: {cut(example.text)}")
 
 
 def _outliers(table: NDArray[Any]) -> Iterator[tuple[float, float, Any]]:

@@ -33,6 +33,8 @@ def between(ours: Evaluation, theirs: Evaluation) -> dict[str, Difference]:
 
 def lines(found: Mapping[str, Difference], other: str) -> list[str]:
     """Lines for the terminal."""
+    if not found:
+        return [f"compared with {other}: too few examples to say whether a difference is more than chance"]
     rows = [f"compared with {other} (95 % intervals of the difference, paired bootstrap):"]
     for name, each in found.items():
         value, low, high = (_signed(name, number) for number in each)

@@ -221,7 +221,7 @@ def _warn_of_likeness(
     if alike:
         warn(
             f"{where}: {count} speakers asked for, but the voices sound like those of {alike}: some are one voice, "
-            f"divided; without a number, they are counted"
+            f"divided; --speakers auto counts them"
         )
 
 

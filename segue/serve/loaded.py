@@ -110,7 +110,7 @@ class Models:
     def find(self, name: str | None, task: str) -> Loaded:
         """The model of this name, which must be of the task; with None, the only one. Raises a RefusedError."""
         found = self.of(task)
-        names = ", ".join(each.name for each in found)
+        names = f"models for this: {', '.join(each.name for each in found)}"
         if not found:
             raise RefusedError(
                 404, f"this server has no model for this: {WORDS[task]} is needed", "model_not_found", "model"

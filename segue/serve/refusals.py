@@ -63,10 +63,13 @@ class RefusedError(Exception):
 
 def of_fields(problem: ValidationError) -> RefusedError:
     """The refusal of a request with wrong fields: it names the first."""
-    first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = ".".join(str(each) for each in first["loc"]) or None
-    more = problem.error_count() - 1
-    message = f"{param}: {first['msg']}" if param else str(first["msg"])
+    first, *others = problem.errors(include_url=False, include_context=False, include_input=False)
+    is_one_of_two = first["loc"][-1:] == ("str",)  # a text, or a list of texts
+    names = first["loc"][:-1] if is_one_of_two else first["loc"]
+    param = ".".join(str(each) for each in names) or None
+    wanted = "a text or a list of texts is wanted" if is_one_of_two else str(first["msg"])
+    message = f"{param}: {wanted}" if param else wanted
+    more = sum(each["loc"][: len(names)] != names for each in others) if is_one_of_two else len(others)
     if more:
         message += f" (and {more} more)"
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
