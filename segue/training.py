@@ -15,7 +15,7 @@ from segue import progress, recipe, tasks
 from segue.data import automatic, manifests
 from segue.data.mixture import Mixture
 from segue.errors import UserError, missing_extra, warn
-from segue.files import LOCK, PARTIAL, fcntl
+from segue.files import LOCK, PARTIAL, check_folder, fcntl
 
 try:
     import torch
@@ -50,6 +50,7 @@ def train(path: Path, run: Path, overrides: Sequence[str] = (), loggers: Sequenc
     """
     progress.show()
     with _told_once_a_machine():
+        check_folder("--out", run)
         section, module = read(path, overrides)
         module.check_data(section.data)  # first: if they are missing, differences from the run do not matter
     with (

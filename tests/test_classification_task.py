@@ -281,7 +281,7 @@ def test_estimate_needs_no_data(kind: str, path: Path, capsys: pytest.CaptureFix
     assert main(["estimate", str(path), "--memory", "8", "data.root=nowhere"]) == 0
     said = capsys.readouterr().out
     assert "10 classes, since nowhere/train.jsonl does not exist" in said
-    assert {"sounds": "sounds of", "texts": "17 texts of 11 tokens"}[kind] in said
+    assert {"sounds": "1 sound of 4.00 s", "texts": "17 texts of 11 tokens"}[kind] in said
 
 
 def test_a_base_with_other_input_is_refused(

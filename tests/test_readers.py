@@ -105,6 +105,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "midi": ("1.mid", "2.midi"),
     "written": ("texts.txt",),
     "ngram": ("texts.txt",),
+    "synthesized": ("texts.txt",),
 }
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from segue.commands import options
 from segue.errors import UserError, warn
-from segue.files import check_folder
 from segue.progress import Bar
 
 SUMMARY = "train a recipe; run it again to resume"
@@ -75,7 +74,6 @@ def run(given: Namespace) -> int:
     overrides = [*given.overrides, *skip_bad]
     path, overrides, name = options.chosen_recipe(given.recipe, overrides, given.base, "train")
     folder = given.out or Path("runs") / name
-    check_folder("--out", folder)
     if given.find_learning_rate:
         rates, suggested = training.learning_rates(path, overrides)
         print(f"{'rate':>10} {'loss':>10} {'smoothed':>10}")

@@ -116,7 +116,7 @@ def test_a_mistake_on_the_first_rank_ends_all(start: Start, recipe: Path, tmp_pa
     """With one line."""
     (tmp_path / "file").write_text("")
     ended = start(2, training(recipe, tmp_path / "file" / "run")).end()
-    assert ended == ([2, 2], [f"segue: {tmp_path}/file/run: Not a directory\n", ""])
+    assert ended == ([2, 2], [f"segue: --out {tmp_path}/file/run: {tmp_path}/file is a file\n", ""])
 
 
 @pytest.mark.parametrize(
