@@ -93,6 +93,8 @@ def run(given: Namespace) -> None:
             print("\n".join([f"{manifest}:", *lines, ""] if len(given.manifest) > 1 else lines), flush=True)
     if given.json:
         print(json.dumps(of_each if len(given.manifest) > 1 else scores))
+    elif has_report:
+        print(given.report)
 
 
 def _calibrate(model: Any, given: Namespace) -> None:

@@ -290,13 +290,19 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 # --- Exporter ---
 
 
+def loaded(kind: str, folder: Path) -> Any:
+    """A model of a class of transformers, for the comparison; without its progress bars, which would stay in logs."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    return getattr(transformers, kind).from_pretrained(folder).eval()
+
+
 class TransformersBackend:
     """Runs an export with the search of transformers."""
 
     def __init__(self, folder: Path, end: int) -> None:
-        from transformers import AutoModelForSeq2SeqLM
-
-        self.model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+        self.model = loaded("AutoModelForSeq2SeqLM", folder)
         self._end = end
 
     def search(

@@ -25,6 +25,7 @@ from segue.data.tokenizer import Tokenizer
 from segue.decoding.sampling import SamplingSection
 from segue.engine.state.checkpoint import write_tensors, write_text
 from segue.formats.exporter import Exporter
+from segue.formats.huggingface import loaded
 from segue.models.decoder_only import DecoderOnlySection
 from segue.models.gpt2 import GPT2Section
 from segue.tasks.language_modeling import Trained
@@ -215,10 +216,7 @@ class TransformersRuntime:
     """Runs an export with transformers, for the comparison."""
 
     def __init__(self, folder: Path, end: int, longest: int) -> None:
-        from transformers import AutoModelForCausalLM
-
-        model: Any = AutoModelForCausalLM
-        self.model = model.from_pretrained(folder).eval()
+        self.model = loaded("AutoModelForCausalLM", folder)
         self._end, self.longest = end, longest
 
     @torch.inference_mode()
