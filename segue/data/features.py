@@ -67,8 +67,8 @@ class LogMelSection(Section):
 
     unit_variance: bool = True
     """Whether each bin is divided by its own standard deviation, or, only with normalization over speech, all by the
-    same number. A bin's deviation in a single word tells which word it is: single words of new voices are recognized
-    far better without the division."""
+    same number. A bin's deviation in a single word tells which word it is: classes of single words of new
+    voices are found far better without the division (bench/RESULTS.md)."""
 
     @property
     def highest_hz(self) -> float:

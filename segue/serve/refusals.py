@@ -69,7 +69,7 @@ def of_fields(problem: ValidationError) -> RefusedError:
     param = ".".join(str(each) for each in names) or None
     wanted = "a text or a list of texts is wanted" if is_one_of_two else str(first["msg"])
     message = f"{param}: {wanted}" if param else wanted
-    more = sum(each["loc"][: len(names)] != names for each in others) if is_one_of_two else len(others)
+    more = sum(each["loc"][: len(names)] != names for each in others)
     if more:
         message += f" (and {more} more)"
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"

@@ -1,7 +1,7 @@
 """Texts said by the voices of espeak-ng: for words of which there are few recordings, or recordings of few people.
 
 SOURCE is a text file, a text a line. Voices differ between train, dev and test. A model of synthesized speech alone
-does not recognize people; beside recordings of people it may help (recipes/classification/digits_sounds.toml). Needs
+does not recognize people; beside recordings of people it may help (recipes/classification/digits_anyone.toml). Needs
 the package espeakng-loader.
 """
 

@@ -86,13 +86,13 @@ class Watchdog:
             missed = monotonic() - before - 2 * interval
             if missed > 0:
                 self._noted = min(self._noted + missed, monotonic())
-            before = monotonic()
             if self._world.size > 1:  # even if nothing is new: it distinguishes a waiting process from a frozen one
                 # The disk may be full, or another rank may be creating or deleting the folder.
                 with suppress(OSError), replacing(self._path(self._world.rank)) as partial:
                     partial.write_text(json.dumps(self._here()), encoding="utf-8")
             if monotonic() - self._noted > self._patience:
                 self._stop()
+            before = monotonic()  # not before a file was written: a file system that hangs is no stopped process
 
     def _stop(self) -> None:
         places = self._places()
