@@ -148,7 +148,7 @@ def _delayed_warnings() -> Iterator[None]:
         warn(each.message, each.about)
 
 
-def check_folder(source: Path, what: str) -> None:
+def check_source(source: Path, what: str) -> None:
     """Raises a UserError if `source` is not a folder, or may not be read; `what` says which one is wanted."""
     if not source.is_dir():
         raise UserError(f"{source}: not a folder; SOURCE is {what}")

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from segue.data import audio
-from segue.data.corpora import Example, check_folder, measured
+from segue.data.corpora import Example, check_source, measured
 from segue.data.examples import Labeled, Utterance
 from segue.errors import UserError
 from segue.recipe import Section
@@ -47,7 +47,7 @@ class Options(Section):
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Single recordings as train, dev and test; strings as train_strings, dev_strings and test_strings."""
-    check_folder(source, "the folder recordings of the corpus")
+    check_source(source, "the folder recordings of the corpus")
     files: dict[tuple[int, str], dict[int, Path]] = {}  # by digit and speaker, then index
     for file in sorted(source.glob("*.wav")):
         name = re.fullmatch(r"(\d)_(\w+)_(\d+)", file.stem)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segue.data import audio
-from segue.data.corpora import Example, check_folder, checked, measured, read_lines
+from segue.data.corpora import Example, check_source, checked, measured, read_lines
 from segue.data.corpora.splits import SplitOptions, divide, sources
 from segue.data.examples import Utterance
 from segue.data.text import seen
@@ -34,7 +34,7 @@ Table = dict[str, _Entry]
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Utterances in the order of `text`."""
     del out
-    check_folder(source, "a folder with wav.scp and text, or with train, dev and test, which have them")
+    check_source(source, "a folder with wav.scp and text, or with train, dev and test, which have them")
     utterances = (each for split, folder in sources(source, "").items() for each in _utterances(split, folder))
     yield from divide(utterances, options)
 

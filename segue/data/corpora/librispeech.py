@@ -7,7 +7,7 @@ become dev_other and test_other.
 from collections.abc import Iterator
 from pathlib import Path
 
-from segue.data.corpora import Example, check_folder, measured, read_lines
+from segue.data.corpora import Example, check_source, measured, read_lines
 from segue.errors import UserError
 from segue.recipe import Section
 
@@ -21,7 +21,7 @@ class Options(Section):
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Utterances, chapter by chapter."""
     del out, options
-    check_folder(source, "the unpacked LibriSpeech folder")
+    check_source(source, "the unpacked LibriSpeech folder")
     parts = [part for part in sorted(source.iterdir()) if part.name in EVALUATION or part.name.startswith("train-")]
     if not parts:
         raise UserError(

@@ -6,7 +6,7 @@ SOURCE contains `metadata.csv` (id|text|normalized text) and the clips in `wavs/
 from collections.abc import Iterator
 from pathlib import Path
 
-from segue.data.corpora import Example, check_folder, measured, read_lines
+from segue.data.corpora import Example, check_source, measured, read_lines
 from segue.errors import UserError
 from segue.recipe import Section
 
@@ -23,7 +23,7 @@ class Options(Section):
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Clips with the normalized text, in which numbers are spelled out."""
     del out
-    check_folder(source, "the unpacked LJSpeech folder, with metadata.csv")
+    check_source(source, "the unpacked LJSpeech folder, with metadata.csv")
     if not options.dev_from < options.test_from:
         raise UserError(f"test_from: {options.test_from} should come after dev_from, {options.dev_from}")
     splits = set()

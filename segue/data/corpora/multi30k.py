@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from segue.data.corpora import Example, check_folder
+from segue.data.corpora import Example, check_source
 from segue.data.corpora.lines import labeled, pairs, stems
 from segue.data.examples import Labeled, Pair
 from segue.errors import UserError, warn
@@ -31,7 +31,7 @@ class Options(Section):
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Captions in the order of the files, one target language after the other."""
     del out
-    check_folder(source, "the folder data/task1/raw of Multi30k")
+    check_source(source, "the folder data/task1/raw of Multi30k")
     found: Iterator[Pair | Labeled | UserError]
     tests = stems(source, "test_*", options.source_language)
     for split, stem in (("train", "train"), ("dev", "val"), *zip(tests, tests, strict=True)):

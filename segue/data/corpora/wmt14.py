@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from segue.data.corpora import Example, check_folder
+from segue.data.corpora import Example, check_source
 from segue.data.corpora.lines import EmptyLineError, Line, join, lines
 from segue.data.examples import Pair
 from segue.data.manifest import read_content
@@ -44,7 +44,7 @@ class Options(Section):
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     """Lines in the order of the files. Training lines without text on a side are left out and counted."""
     del out
-    check_folder(source, "a folder with the unpacked corpora")
+    check_source(source, "a folder with the unpacked corpora")
     files = _files(source, options)
     num_empty, num_long, num_uneven = 0, 0, 0
     for split, first, second in files:
