@@ -8,15 +8,13 @@ twice: in the background of a training, and at its end. Linux only. Needs 4 GB.
 
 import argparse
 import gc
-import multiprocessing
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from starting import MB, forget_peak, status
+from starting import MB, forget_peak, of_ranks, status
 
 from segue.engine import memory
 from segue.engine.distributed.layout import Layout
@@ -93,19 +91,9 @@ def main() -> None:
     count = sum(each.numel() for each in blueprint(lambda: section.build(VOCABULARY)).parameters())
     print(f"{count:,} parameters, {4 * count / MB:,.0f} MB of weights; MB of each rank, peaks above what is held")
     print(f"{'layout':56}{'rank':>6}{'held':>8}{'model':>8}{'checkpoint':>12}{'the last':>10}")
-    context = multiprocessing.get_context("fork")
     for layout in LAYOUTS:
-        answers = context.Queue()
-        with tempfile.TemporaryDirectory() as folder:
-            rest = (section, layout, folder, answers)
-            ranks = [context.Process(target=be_rank, args=(rank, *rest)) for rank in range(layout.size)]
-            for each in ranks:
-                each.start()
-            found = dict(answers.get(timeout=600) for _ in ranks)
-            for each in ranks:
-                each.join()
-        for rank in range(layout.size):
-            held, model, checkpoint, last = (each / MB for each in found[rank])
+        for rank, found in enumerate(of_ranks(be_rank, section, layout)):
+            held, model, checkpoint, last = (each / MB for each in found)
             print(f"{layout!s:56}{rank:6}{held:8,.0f}{model:8,.0f}{checkpoint:12,.0f}{last:10,.0f}", flush=True)
 
 

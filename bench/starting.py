@@ -9,6 +9,7 @@ of AdamW. Ranks are forked processes that communicate over gloo. Linux only.
 import argparse
 import multiprocessing
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -65,10 +66,10 @@ def started(section: TransformerSection, parallel: Parallel) -> Peaks:
     return Peaks(peak, held, status("VmHWM") - before, seconds)
 
 
-def be_rank(rank: int, section: TransformerSection, layout: Layout, meeting: str, answers: Any) -> None:
+def be_rank(rank: int, section: TransformerSection, layout: Layout, folder: str, answers: Any) -> None:
     torch.set_num_threads(1)
     if layout.size > 1:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=layout.size)
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=layout.size)
     parallel = Parallel(World(rank, layout.size), layout, torch.device("cpu"))
     small = section.model_copy(update={"width": 64, "feed_forward": 64, "heads": 4})
     started(small, parallel)  # warm-up: torch imports many modules lazily
@@ -79,19 +80,19 @@ def be_rank(rank: int, section: TransformerSection, layout: Layout, meeting: str
     answers.put((rank, tuple(peaks)))
 
 
-def measure(section: TransformerSection, layout: Layout) -> list[Peaks]:
-    """The peaks of each rank."""
+def of_ranks(be_rank: Callable[..., None], section: Any, layout: Layout) -> list[Any]:
+    """What each rank, `be_rank(rank, section, layout, folder, answers)`, puts into `answers` beside its number."""
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        rest = (section, layout, f"{folder}/meeting", answers)
+        rest = (section, layout, folder, answers)
         ranks = [context.Process(target=be_rank, args=(rank, *rest)) for rank in range(layout.size)]
         for each in ranks:
             each.start()
         found = dict(answers.get(timeout=600) for _ in ranks)
         for each in ranks:
             each.join()
-    return [Peaks(*found[rank]) for rank in range(layout.size)]
+    return [found[rank] for rank in range(layout.size)]
 
 
 def main() -> None:
@@ -106,7 +107,7 @@ def main() -> None:
     print(f"{'layout':56}{'starting':>10}{'held':>8}{'with AdamW':>12}{'seconds':>9}")
     alone: Peaks | None = None
     for layout in LAYOUTS:
-        ranks = measure(section, layout)
+        ranks = [Peaks(*each) for each in of_ranks(be_rank, section, layout)]
         worst = Peaks(*(max(each) for each in zip(*ranks, strict=True)))
         alone = alone or worst
         shares = f"{worst.model / alone.model:10.1%} of one rank's, {worst.optimizer / alone.optimizer:.1%} with AdamW"
