@@ -145,7 +145,7 @@ def test_ranks_without_good_examples_stay_in_step(
 def test_a_compiled_layout_takes_the_same_steps(
     recipe: Path, runs: Runs, run_ranks: RunRanks, tmp_path: Path, name: str
 ) -> None:
-    overrides = ("batch.tokens=100", "model.positions=sinusoidal", "engine.compile=true")
+    overrides = ("batch.tokens=100", *TRANSLATOR, "engine.compile=true")
     statuses, said = run_ranks([command(recipe, tmp_path / "run", LAYOUTS[name], "float32", *overrides)])
     assert statuses == [[0, 0]], said
     for expected, found in zip(
