@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     progress.show()
     try:
         # Intermixed: options may come before, between and after positional arguments.
-        parser = _parser(name)
+        parser = _parser(name, words[1:])
         arguments, unknown = parser.parse_known_intermixed_args(words[1:])
         if unknown and name == "train":
             from segue.commands import train
@@ -97,7 +97,7 @@ def _contents() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser(name: str) -> argparse.ArgumentParser:
+def _parser(name: str, words: Sequence[str]) -> argparse.ArgumentParser:
     command = _command(name)
     parser = argparse.ArgumentParser(
         prog=f"segue {name}",
@@ -107,11 +107,13 @@ def _parser(name: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     command.arguments(parser)
-    parser.error = _refusing(name, command.EXAMPLE)  # type: ignore[method-assign, assignment]
+    parser.error = _refusing(name, command.EXAMPLE, parser, words)  # type: ignore[method-assign, assignment]
     return parser
 
 
-def _refusing(name: str, example: str) -> Callable[[str], NoReturn]:
+def _refusing(
+    name: str, example: str, parser: argparse.ArgumentParser, words: Sequence[str]
+) -> Callable[[str], NoReturn]:
     """What a parser does with a wrong command line: raises a UserError of one line.
 
     argparse would print the options before its line, and exit.
@@ -120,6 +122,9 @@ def _refusing(name: str, example: str) -> Callable[[str], NoReturn]:
 
     def refuse(message: str) -> NoReturn:
         if found := re.fullmatch(r"the following arguments are required: (.*)", message):
+            options = (word for word in words if re.fullmatch(r"--[a-z-]+(=.*)?", word))
+            if unknown := next((word for word in options if word.partition("=")[0] not in _options(parser)), None):
+                raise _explain_unknown(name, parser, unknown)
             *names, last = found[1].split(", ")
             said = f"{', '.join(names)} and {last} are" if names else f"{last} is"
             raise UserError(f"{said} missing, for example: {example} {hint}")
@@ -137,6 +142,10 @@ def _explain_unknown(name: str, parser: argparse.ArgumentParser, word: str) -> U
     if not word.startswith("-"):
         return UserError(f"{word!r}: one argument too many for {name} (segue {name} --help)")
     option = word.partition("=")[0]
-    near = difflib.get_close_matches(option, re.findall(r"--[a-z-]+", parser.format_help()), n=1)
+    near = difflib.get_close_matches(option, _options(parser), n=1)
     hint = f"did you mean {near[0]}?" if near else f"segue {name} --help"
     return UserError(f"{option}: no such option of {name} ({hint})")
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    return re.findall(r"--[a-z-]+", parser.format_help())

@@ -248,6 +248,7 @@ def test_command_line_mistakes_are_one_message(
         ("transcribe m x.wav --channels=2", "--channels: takes no value, but is given '2'"),
         ("transcribe m", "AUDIO is missing, for example: segue transcribe runs/digits "),
         ("transcribe", "MODEL and AUDIO are missing, for example: segue transcribe runs/digits "),
+        ("transcribe m --jsonn", "--jsonn: no such option of transcribe"),
         ("estimate r", "--memory is missing, for example: segue estimate "),
         ("merge a b c", "'c': one argument too many for merge"),
         ("transcribe m x.wav --fly", "--fly: no such option of transcribe (segue transcribe --help)"),
