@@ -68,7 +68,8 @@ class EngineSection(Section):
     """Evaluate the sharded model, all ranks in lockstep: slower, but no rank ever needs memory for a whole model.
     Without it each rank evaluates with a whole model."""
     threads: Annotated[int, Field(gt=0)] | None = None
-    """CPU threads of the model; by default the number of usable cores."""
+    """CPU threads of the model; by default the usable cores, shared by the processes of a machine. OMP_NUM_THREADS is
+    not read: torchrun sets it to 1."""
     workers: Annotated[int, Field(ge=0)] = 1
     """Processes per rank that prefetch data; 0 reads in the training process. Results do not depend on it."""
     log_every: Steps = 10
