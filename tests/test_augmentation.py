@@ -23,14 +23,20 @@ def augmentation(mel_bins: int = 64, root: Path = Path(), **changes: Any) -> Aug
 
 def test_the_same_draw_gives_the_same_result() -> None:
     varied = augmentation(
-        speeds=(0.9, 1.0, 1.1), noise_probability=0.5, vocal_tract_warp=0.2, frequency_masks=2, time_masks=2
+        speeds=(0.9, 1.0, 1.1),
+        noise_probability=0.5,
+        vocal_tract_warp=0.2,
+        fricatives_db=9,
+        frequency_masks=2,
+        time_masks=2,
     )
     sounds, spans = set(), set()
     for seed in [*range(10), *range(10)]:
         sounds.add(varied.waveform(SPEECH, np.random.default_rng(seed)).tobytes())
         drawn = varied.features(200, np.random.default_rng(seed))
         assert drawn is not None
-        spans.add((drawn.warp, drawn.frequency_spans.tobytes(), drawn.time_spans.tobytes()))
+        assert 0 < abs(drawn.fricatives_db) < 9
+        spans.add((drawn.warp, drawn.fricatives_db, drawn.frequency_spans.tobytes(), drawn.time_spans.tobytes()))
     assert len(sounds) > 5  # the speed alone makes three
     assert len(spans) == 10
 

@@ -159,6 +159,18 @@ def test_bins_can_keep_their_deviations() -> None:
     assert (same.std(dim=1)[1:] / same.std(dim=1)[0]).min() > 0.6
 
 
+def test_half_of_the_mean_spectrum_can_stay() -> None:
+    """Of the level nothing stays: a louder recording gives the same features."""
+    features = torch.randn(1, 4, 300, generator=torch.Generator().manual_seed(0))
+    spectrum = torch.tensor([3.0, 1.0, -1.0, -3.0]).view(1, 4, 1)
+    half, louder = (
+        normalize(features + spectrum + gain, torch.tensor([300]), "utterance", removed_spectrum=0.5)[0]
+        for gain in (0.0, 7.0)
+    )
+    torch.testing.assert_close(half.mean(dim=1), spectrum[0, :, 0] / 2, atol=0.2, rtol=0)
+    torch.testing.assert_close(half, louder)
+
+
 def test_deviations_are_kept_only_over_speech() -> None:
     with pytest.raises(ValidationError, match='unit_variance: false needs normalization = "speech"'):
         LogMelSection(unit_variance=False)

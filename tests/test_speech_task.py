@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from segue.data import audio
 from segue.data import tokenizer as tokenizers
 from segue.data.batching import MicroBatch
 from segue.data.examples import Utterance
-from segue.data.features import FeatureTensors, LogMel, mask, warp
+from segue.data.features import FeatureTensors, LogMel, balance, mask, warp
 from segue.data.manifest import Manifest
 from segue.decoding.confidence import of_frames
 from segue.decoding.emissions import Emission
@@ -329,7 +330,16 @@ def test_masks_set_only_their_spans_to_zero() -> None:
     wanted = features.clone()
     wanted[0, 1:3] = wanted[0, 5] = 0
     wanted[1, :, 2:7] = 0
-    assert torch.equal(mask(features, FeatureTensors(torch.ones(2), bands, spans)), wanted)
+    assert torch.equal(mask(features, FeatureTensors(torch.ones(2), torch.zeros(2), bands, spans)), wanted)
+
+
+def test_fricatives_change_their_level_and_vowels_do_not() -> None:
+    vowel, fricative = torch.tensor([0.0, 0, -20, -20]), torch.tensor([-20.0, -20, 0, 0])
+    features = torch.stack([vowel, fricative], dim=1).repeat(2, 1, 1)  # (2, 4, 2)
+    changed = balance(features, torch.tensor([10.0, 0.0])) - features
+    wanted = torch.zeros(2, 4, 2)
+    wanted[0, :, 1] = math.log(10)
+    torch.testing.assert_close(changed, wanted, atol=1e-4, rtol=0)
 
 
 def test_a_warp_scales_the_positions_of_bins() -> None:

@@ -83,6 +83,10 @@ class AugmentationSection(Section):
     vocal_tract_warp: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """The mel axis is stretched by a factor from 1 - this to 1 + this (after Jaitly and Hinton 2013)."""
 
+    fricatives_db: Annotated[float, Field(ge=0, le=30)] = 0.0
+    """Frames with most of their power in the upper half of the mel bins, fricatives and the bursts of stops, become up
+    to this much louder or quieter: how loud they are beside vowels differs between voices."""
+
     frequency_masks: Count = 0
     """SpecAugment (Park et al. 2019, arXiv:1904.08779): number of masked bands."""
 
@@ -108,6 +112,8 @@ class FeatureAugmentation(NamedTuple):
 
     warp: float
     """Factor on the mel axis."""
+    fricatives_db: float
+    """Added to the level of fricatives."""
     frequency_spans: NDArray[np.int64]
     """(masks, 2): first bin (inclusive), last bin (exclusive)."""
     time_spans: NDArray[np.int64]
@@ -175,13 +181,15 @@ class Augmentation:
         return np.pad(coded, (0, len(samples) - len(coded)))
 
     def features(self, num_frames: int, draw: np.random.Generator) -> FeatureAugmentation | None:
-        """Warp and masks for features of `num_frames` frames; None if the section has neither."""
+        """What is done to features of `num_frames` frames; None if the section has none of it."""
         section = self.section
-        if not (section.vocal_tract_warp or section.frequency_masks or section.time_masks):
+        if not (section.vocal_tract_warp or section.fricatives_db or section.frequency_masks or section.time_masks):
             return None
         longest = min(section.time_width, num_frames // 5)
         return FeatureAugmentation(
             warp=1.0 + section.vocal_tract_warp * float(draw.uniform(-1, 1)),
+            # Drawn only where it is used: other recipes' random numbers stay what they were.
+            fricatives_db=section.fricatives_db and section.fricatives_db * float(draw.uniform(-1, 1)),
             frequency_spans=_spans(section.frequency_masks, section.frequency_width, self.mel_bins, draw),
             time_spans=_spans(section.time_masks, longest, num_frames, draw),
         )

@@ -70,6 +70,11 @@ class LogMelSection(Section):
     same number. A bin's deviation in a single word tells which word it is: classes of single words of new
     voices are found far better without the division (bench/RESULTS.md)."""
 
+    removed_spectrum: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of an utterance's mean spectrum that is subtracted: 1 makes the mean of each bin 0, which removes what a
+    microphone adds; 0 subtracts the mean of all bins, the level, alone. In a single word the mean spectrum is largely
+    that of its vowel: subtracting all of it leaves little of a word like "two"."""
+
     @property
     def highest_hz(self) -> float:
         """Upper end of the highest mel filter."""
@@ -119,7 +124,7 @@ class LogMel(nn.Module):
         self.window = section.sample_rate_hz * FRAME_MS // 1000  # rounded down, as Kaldi does
         self.shift = section.sample_rate_hz * SHIFT_MS // 1000
         self.normalization = section.normalization
-        self.unit_variance = section.unit_variance
+        self.unit_variance, self.removed_spectrum = section.unit_variance, section.removed_spectrum
         self._floor = QUIET_FLOOR if section.normalization == "speech" else FLOOR
         self.filters: Tensor
         self.spectrum: Tensor
@@ -136,7 +141,13 @@ class LogMel(nn.Module):
 
     def normalize(self, features: Tensor, frames: Tensor) -> Tensor:
         """(B, F, T), (B) -> (B, F, T): see `normalize`."""
-        return normalize(features, frames, self.normalization, unit_variance=self.unit_variance)
+        return normalize(
+            features,
+            frames,
+            self.normalization,
+            unit_variance=self.unit_variance,
+            removed_spectrum=self.removed_spectrum,
+        )
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) samples, (B) lengths -> (B, F, T) log-mel features, (B) numbers of frames.
@@ -168,7 +179,7 @@ def prepare(
     with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
         features, frames = front_end(waveforms, lengths)
         if augmentation is not None:
-            features = warp(features, augmentation.warps)
+            features = balance(warp(features, augmentation.warps), augmentation.fricatives_db)
         features = front_end.normalize(features, frames)
         if augmentation is not None:
             features = mask(features, augmentation)
@@ -184,11 +195,18 @@ def transformed(framed: Tensor, spectrum: Tensor, shift: int) -> Tensor:
     return F.conv1d(framed, spectrum, stride=shift)
 
 
-def normalize(features: Tensor, frames: Tensor, over: Normalization, *, unit_variance: bool = True) -> Tensor:
+def normalize(
+    features: Tensor,
+    frames: Tensor,
+    over: Normalization,
+    *,
+    unit_variance: bool = True,
+    removed_spectrum: float = 1.0,
+) -> Tensor:
     """(B, F, T), (B) -> (B, F, T): each bin to mean 0 and variance 1 over an utterance's frames; padding becomes 0.
 
-    `over` and `unit_variance` are those of `LogMelSection`. The variance is biased, plus an epsilon, so that a silent
-    recording gives zeros.
+    `over`, `unit_variance` and `removed_spectrum` are those of `LogMelSection`. The variance is biased, plus an
+    epsilon, so that a silent recording gives zeros.
     """
     mask = length_mask(frames, features.shape[2])
     weight, epsilon = mask.to(features.dtype), VARIANCE_EPSILON
@@ -205,11 +223,14 @@ def normalize(features: Tensor, frames: Tensor, over: Normalization, *, unit_var
         epsilon = SPEECH_VARIANCE_EPSILON
     count = weight.sum(dim=2, keepdim=True).clamp(min=1)
     mean = (features * weight).sum(dim=2, keepdim=True) / count
-    centered = (features - mean).masked_fill(~mask, 0.0)
-    if not unit_variance:
-        return centered / USUAL_DEVIATION_NATS
-    variance = (centered.square() * weight).sum(dim=2, keepdim=True) / count
-    return centered * torch.rsqrt(variance + epsilon)
+    centered = features - mean
+    scale: Tensor | float = 1 / USUAL_DEVIATION_NATS
+    if unit_variance:
+        variance = (centered.square() * weight).sum(dim=2, keepdim=True) / count
+        scale = torch.rsqrt(variance + epsilon)
+    if removed_spectrum < 1:
+        centered = centered + (1 - removed_spectrum) * (mean - mean.mean(dim=1, keepdim=True))
+    return centered.masked_fill(~mask, 0.0) * scale
 
 
 def _above(level: Tensor, threshold: Tensor) -> Tensor:
@@ -222,6 +243,8 @@ class FeatureTensors(NamedTuple):
 
     warps: Tensor
     """(B)"""
+    fricatives_db: Tensor
+    """(B)"""
     frequency_spans: Tensor
     """(B, masks, 2)"""
     time_spans: Tensor
@@ -232,6 +255,7 @@ def stacked(drawn: Sequence[FeatureAugmentation]) -> FeatureTensors:
     """The augmentations of a batch as tensors."""
     return FeatureTensors(
         torch.tensor([each.warp for each in drawn], dtype=torch.float32),
+        torch.tensor([each.fricatives_db for each in drawn], dtype=torch.float32),
         torch.from_numpy(np.stack([each.frequency_spans for each in drawn])),
         torch.from_numpy(np.stack([each.time_spans for each in drawn])),
     )
@@ -246,6 +270,16 @@ def warp(features: Tensor, warps: Tensor) -> Tensor:
     below = below.unsqueeze(2).expand_as(features)
     above = (below + 1).clamp(max=bins - 1)
     return torch.lerp(features.gather(1, below), features.gather(1, above), share)
+
+
+def balance(features: Tensor, fricatives_db: Tensor) -> Tensor:
+    """(B, F, T), (B) -> (B, F, T): frames with more power in the upper half of the bins are changed by that many dB.
+
+    Frames with equal power in both halves are changed by half of it, vowels hardly.
+    """
+    lower, upper = (half.logsumexp(dim=1, keepdim=True) for half in features.chunk(2, dim=1))
+    nats = fricatives_db.view(-1, 1, 1) * (math.log(10) / 10)
+    return features + nats * torch.sigmoid(upper - lower)
 
 
 def mask(features: Tensor, augmentation: FeatureTensors) -> Tensor:
