@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import subprocess
 from base64 import b64decode
 from html import unescape
 from io import BytesIO
@@ -11,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from playwright.sync_api import sync_playwright
 
 from segue.cli import main
 from segue.data import audio
 from segue.report import transcript as page
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of
+
+CHROMIUM = shutil.which("chromium")
 
 
 def said() -> list[Word]:
@@ -100,15 +102,18 @@ setTimeout(() => { document.body.textContent = JSON.stringify(saved); }, 500);
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_a_browser_saves_what_was_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved as a page, it can be mended again."""
     monkeypatch.setattr(page, "SCRIPT", page.SCRIPT + CLICKS)
     written(tmp_path, audio.encoded(np.zeros(32_000, np.float32), 8000))
-    command = ["chromium", "--headless", "--no-sandbox", "--virtual-time-budget=5000", "--dump-dom"]
-    dom = subprocess.run([*command, f"file://{tmp_path}/talk.html"], capture_output=True, text=True, check=True).stdout
-    (text,) = re.findall(r"<body[^>]*>(.*)</body>", dom, re.DOTALL)
-    saved = json.loads(unescape(text))
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page()
+        opened.goto(f"file://{tmp_path}/talk.html")
+        opened.wait_for_selector("body:not(:has(*))", state="attached")
+        saved = json.loads(opened.text_content("body") or "")
+        browser.close()
     words = said()
     first = words[0].word
     assert saved["text/plain"] == f"Anna  0:00\n{first} whole world.\n\nBen <x>  0:01\nFine -> thanks & you\n"
