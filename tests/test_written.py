@@ -214,4 +214,4 @@ def test_the_command_takes_a_model_for_writing(
     assert said.out == text
     assert "left as recognized: 1 of 1 passage" in said.err
     assert main([*command, "--written", str(exported_recognizer)]) == 2
-    assert "this model does not translate" in capsys.readouterr().err
+    assert "this model does not translate; --written takes one from plain to written text" in capsys.readouterr().err
