@@ -14,7 +14,7 @@ from segue.data.audio import Samples
 
 ON, OFF = 0.5, 0.35
 """Speech begins at a frame with this probability, and lasts until one with less than the other: silero's defaults."""
-LOW_ON, LOW_OFF = 0.3, 0.2
+LOW_ON, LOW_OFF = 0.2, 0.15
 """The same for recognition: a short word that is missed is worse than silence that is heard (bench/RESULTS.md)."""
 PAUSE_SECONDS = 0.2
 """A shorter silence is a part of speech, as that of a stop consonant; a longer one may be cut."""
