@@ -140,7 +140,8 @@ def errors_of(references: Sequence[str], hypotheses: Sequence[str]) -> NDArray[n
 def by_chance(better: int, worse: int) -> float:
     """The probability of a difference like this or larger if both were equally likely (sign test, two-sided)."""
     count = better + worse
-    return min(1.0, 2 * sum(comb(count, n) for n in range(min(better, worse) + 1)) / 2**count)
+    tail = sum(comb(count, n) for n in range(min(better, worse) + 1))
+    return min(1.0, float(2 * tail / 2**count))
 
 
 def joined(manifest: Path, path: Path, rate: int, seconds: float, seed: int, snr: float | None) -> list[Said]:
