@@ -11,13 +11,15 @@ should be equal to. One core; seconds are CPU-seconds.
 import argparse
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import comb
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from segue import metrics
 from segue.data import audio
@@ -26,6 +28,7 @@ from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
 from segue.data.text import normalize
 from segue.runtime import exported, voice_activity
+from segue.runtime.words import Word
 
 NOISE = 0.002
 AROUND_SECONDS = 0.3
@@ -89,8 +92,16 @@ def compare(model: Any, path: Path, said: list[Said], whole: dict[str, Any]) -> 
         return 100 * metrics.error_rates(joined, normal)["word_error_rate"]
 
     print(f"| each utterance alone | {errors(texts):.2f} |")
+    single = errors_of(references, [normalize(each, model.metadata.text) for each in texts])
     for mode, transcript in whole.items():
-        print(f"| the whole, voice activity {mode} | {errors([transcript.text]):.2f} |")
+        parts = [normalize(each, model.metadata.text) for each in divided(transcript.words, said, rate)]
+        more = errors_of(references, parts) - single
+        better, worse = int((more < 0).sum()), int((more > 0).sum())
+        print(
+            f"| the whole, voice activity {mode} | {errors([transcript.text]):.2f} | {better} utterances with "
+            f"{-more[more < 0].sum()} errors less than alone, {worse} with {more[more > 0].sum()} more: p = "
+            f"{by_chance(better, worse):.2f}; {sum(not each for each in parts)} without a word |"
+        )
     # Words that both found, by time: nearest in the whole with the same text, within half a second.
     ours = [(word.word, (word.start + word.end) / 2) for word in whole["auto"].words]
     centers = np.array([center for _, center in ours])
@@ -105,6 +116,32 @@ def compare(model: Any, path: Path, said: list[Said], whole: dict[str, Any]) -> 
         f"{len(late):,} of {len(alone):,} words in both: {1000 * np.abs(shifts[:, 1]).mean():.1f} ms apart on average; "
         f"in the last minute {1000 * np.median(last):+.1f} ms (median of {len(last)})"
     )
+
+
+def divided(words: Sequence[Word], said: Sequence[Said], rate: int) -> list[str]:
+    """The text of each utterance; a word belongs to the nearest one."""
+    starts, ends = (np.array([each[place] for each in said]) / rate for place in (0, 1))
+    texts: list[list[str]] = [[] for _ in said]
+    for word in words:
+        middle = (word.start + word.end) / 2
+        texts[int(np.maximum(starts - middle, middle - ends).argmin())].append(word.word)
+    return [" ".join(each) for each in texts]
+
+
+def errors_of(references: Sequence[str], hypotheses: Sequence[str]) -> NDArray[np.int64]:
+    """Wrong words of each utterance."""
+    rates = [
+        metrics.error_rates([one], [other])["word_error_rate"]
+        for one, other in zip(references, hypotheses, strict=True)
+    ]
+    return np.array([round(rate * len(one.split())) for rate, one in zip(rates, references, strict=True)])
+
+
+def by_chance(better: int, worse: int) -> float:
+    """The probability of a difference like this or larger if both were equally likely (sign test, two-sided)."""
+    count = better + worse
+    tail = sum(comb(count, n) for n in range(min(better, worse) + 1))
+    return min(1.0, float(2 * tail / 2**count))
 
 
 def joined(manifest: Path, path: Path, rate: int, seconds: float, seed: int, snr: float | None) -> list[Said]:

@@ -437,6 +437,7 @@ def test_unreadable_recordings_do_not_stop_others(segue: Segue, corpus: Path, tr
     of_missing, of_text_file = outcome.err.splitlines()
     assert of_missing == f"segue: {missing}: cannot read this audio file: No such file or directory"
     assert of_text_file.startswith(f"segue: {text_file}: not audio that can be read")
+    assert of_text_file.endswith(": it is a text file")
 
 
 def test_recordings_of_one_name_do_not_collide(segue: Segue, corpus: Path, trained: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_greedy_drops_repeats_and_blanks(path: list[int], blank: int, first_fram
     assert [emission.token for emission in emissions] == [token for token, _ in groupby(path) if token != blank]
     frames = [token for emission in emissions for token in [emission.token] * (emission.end - emission.start)]
     assert frames == [token for token in path if token != blank]
-    for token, start, end, confidence in emissions:
+    for token, start, end, confidence, _ in emissions:
         run = slice(start - first_frame, end - first_frame)
         assert path[run] == [token] * (end - start)
         assert confidence == pytest.approx(of_frames(log_probs)[run].max())
@@ -65,7 +65,7 @@ def heard(
     first, last = number * STEP, number * STEP + WINDOW
     edge = OVERLAP // 4 - 2 * jitter if is_noisy else 0
     found, free = list[Emission](), first
-    for token, start, end, confidence in emissions:
+    for token, start, end, confidence, _ in emissions:
         if not first <= start < last:
             continue
         is_at_edge = (start < first + edge and number > 0) or (start >= last - edge and number < NUM_WINDOWS - 1)

@@ -25,7 +25,7 @@ from segue.errors import UserError
 from segue.metrics import verification
 from segue.metrics.diarization import best_pairs, diarization_error
 from segue.runtime import clustering, voice_activity
-from segue.runtime.diarization import _parts, _Recent, named
+from segue.runtime.diarization import Part, _parts, _Recent, named, turns
 from segue.runtime.onnx_embedder import open_graph
 from segue.runtime.speaker_embedder import SpeakerEmbedder, SpeakerMetadata
 from segue.runtime.speaker_words import assigned
@@ -123,6 +123,17 @@ def test_fewer_parts_than_speakers_are_a_speaker_each() -> None:
 
 
 # --- Words ---
+
+
+def test_vectors_without_numbers_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    vectors = voices([4, 4], seed=0).astype(np.float32)
+    parts = [Part(2.0 * n, 2.0 * n + 1.5, True, vector) for n, vector in enumerate(vectors)]
+    wanted = turns(parts, 20.0, 0.4, 2, "it")
+    broken = Part(16.0, 17.5, True, np.full_like(vectors[0], np.nan))
+    assert turns([*parts, broken], 20.0, 0.4, 2, "it") == wanted
+    assert "it: left out: 1 of 9 parts of the speech, for which the model of voices gives no" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"it: the model of voices gives no numbers \(NaN\) for any speech"):
+        turns([broken], 20.0, 0.4, None, "it")
 
 
 def words(text: str, seconds: float = 0.3) -> list[Word]:

@@ -81,6 +81,15 @@ def test_a_playlist_is_refused_in_one_line(tmp_path: Path) -> None:
         audio.read(tmp_path / "x.m4a", RATE)
 
 
+def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "x.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
+        container.mux(stream.encode(None))
+    with pytest.raises(UserError, match=r"x\.mp4: no sound track in it; give a file with the sound"):
+        audio.read(tmp_path / "x.mp4", RATE)
+
+
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "x.m4a", "aac", tone(1.0))
     monkeypatch.setitem(sys.modules, "av", None)

@@ -87,7 +87,7 @@ def test_strange_phrases_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as found:
         Phrases(read(path), LETTERS, 1.0, str.lower, scripts.is_unspaced)
     assert str(found.value) == (
-        f"{path}:4: 'Škoda': the model has no 'š' in its alphabet\n"
+        f"{path}:4: 'Škoda': the model has no 'š' in its alphabet; spell it with others\n"
         f"{path}:5: '5G': the model has no '5' in its alphabet; write numbers as they are spoken"
     )
 

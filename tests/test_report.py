@@ -404,12 +404,13 @@ def test_a_failed_write_leaves_the_old_report(path: Path, monkeypatch: pytest.Mo
     report.write(evaluation(examples(3)), path)
     before = path.read_bytes()
 
-    def full(self: Path, data: bytes) -> int:
-        self.open("wb").close()  # cut off, as a full disk does
+    def full(self: Path, mode: str) -> None:
+        open(self, mode).close()  # cut off, as a full disk does
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="no space left"):
-        report.write(evaluation(examples(5)), path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        with pytest.raises(OSError, match="no space left"):
+            report.write(evaluation(examples(5)), path)
     assert [each.name for each in path.parent.iterdir()] == ["report.html"]
     assert path.read_bytes() == before

@@ -14,6 +14,7 @@ from segue.data.segments import (
     Lengths,
     Segment,
     regions,
+    silences,
     speech,
     windows,
 )
@@ -203,3 +204,19 @@ def test_a_quieter_voice_is_kept() -> None:
     found = cut([Frames(samples.astype(np.float32), np.where(heard, 0.9, 0.1).astype(np.float32))])
     assert found[0].start / RATE <= 1
     assert found[-1].start + len(found[-1].samples) >= 6.5 * RATE
+
+
+@pytest.mark.parametrize(("noise", "wanted"), [(0.0, 2), (0.003, 2), (0.3, 0)])
+def test_silence_is_found_by_level(noise: float, wanted: int) -> None:
+    """Speech, with silence of 0.3, 0.15 and 0.25 s in it, in noise; loud noise has no silence."""
+    draw = np.random.default_rng(0)
+    parts = [(0.5, 0.3), (0.3, 0.0), (0.5, 0.3), (0.15, 0.0), (0.5, 0.3), (0.25, 0.0), (0.5, 0.3)]
+    level = np.concatenate([np.full(round(seconds * 8000), size) for seconds, size in parts])
+    found = silences(
+        (level * draw.standard_normal(len(level)) + noise * draw.standard_normal(len(level))).astype("f4"), 8000
+    )
+    assert len(found) == wanted
+    for (start, end), (true_start, true_end) in zip(found, ((0.5, 0.8), (1.95, 2.2)), strict=False):
+        assert start / 8000 == pytest.approx(true_start, abs=0.011)
+        assert end / 8000 == pytest.approx(true_end, abs=0.011)
+    assert silences(np.zeros(10, np.float32), 8000) == []

@@ -15,6 +15,7 @@ from playwright.sync_api import sync_playwright
 from segue.cli import main
 from segue.data import audio
 from segue.report import transcript as page
+from segue.report.page import BASE64_BYTES
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of
 
@@ -68,6 +69,9 @@ def test_a_page_has_the_whole_sound(tmp_path: Path) -> None:
     assert isinstance(sound, bytes)
     (source,) = re.findall(r'src="data:audio/ogg;base64,([^"]*)"', written(tmp_path, sound))
     assert soundfile.info(BytesIO(b64decode(unescape(source)))).duration == pytest.approx(8.125, abs=0.001)
+    longer = bytes(range(256)) * (BASE64_BYTES // 128) + b"x"  # written in three pieces
+    (source,) = re.findall(r'src="data:audio/ogg;base64,([^"]*)"', written(tmp_path, longer))
+    assert b64decode(source) == longer
 
 
 def test_a_very_long_recording_stays_beside_its_page(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segue.data.segments import Region
 from segue.decoding.emissions import Emission
-from segue.runtime.words import PAUSE_SECONDS, Word, text_of, words
+from segue.runtime.words import PAUSE_SECONDS, Word, after_silence, text_of, words
 
 PIECES = [b" ", b"a", b"b", b"ab", b" a", b"b a", "é".encode(), "é".encode()[:1], "é".encode()[1:], b""]
 FRAME = 0.04
@@ -82,6 +83,14 @@ def test_long_tokens_tolerate_longer_pauses() -> None:
         emissions = [Emission(0, 0, 1, 0.9), Emission(1, round(gap / FRAME), round(gap / FRAME) + 1, 0.9)]
         assert text_of(words(emissions, pieces, FRAME)) == wanted
     assert text_of(words([Emission(2, 0, 1, 0.9), Emission(3, 14, 15, 0.9)], pieces, FRAME)) == "s o"
+
+
+@pytest.mark.parametrize(("start", "end", "wanted"), [(0.1, 0.34, "no on"), (0.14, 0.3, "noon"), (0.21, 0.6, "noon")])
+def test_silence_between_tokens_ends_a_word(start: float, end: float, wanted: str) -> None:
+    """Of letters 0.34 s apart, of which 0.24, 0.16 and 0.19 s are silent."""
+    emissions = [Emission(token, start, start + 1, 0.9) for token, start in ((0, 0), (1, 5), (1, 40), (0, 45))]
+    found = after_silence(emissions, [Region(1000 * start, 1000 * end)], samples_per_frame=10, rate_hz=1000)
+    assert text_of(words(found, [b"n", b"o"], 0.01)) == wanted
 
 
 def test_a_pause_is_no_part_of_a_word() -> None:

@@ -63,8 +63,9 @@ def chosen_recipe(
     return path, overrides, path.stem
 
 
-def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:
-    """Loads the model of the command line, or at `path`. Raises a UserError if it lacks the method `ability`."""
+def load_model(given: Namespace, ability: str, path: Path | None = None, wanted: str = "") -> Any:
+    """Loads the model of the command line, or at `path`. Raises a UserError if it lacks the method `ability`, and says
+    which model is `wanted` there, or what this one is for."""
     from segue import tasks
 
     path = path or given.model
@@ -72,7 +73,7 @@ def load_model(given: Namespace, ability: str, path: Path | None = None) -> Any:
     if not hasattr(model, ability):
         *others, last = (f"segue {name}" for name in COMMANDS if hasattr(model, name))
         can = f"{', '.join(others)} and {last}" if others else last
-        raise UserError(f"{path}: this model does not {ability}; it is for {can}")
+        raise UserError(f"{path}: this model does not {ability}; {wanted or f'it is for {can}'}")
     return model
 
 
@@ -86,7 +87,7 @@ def speakers(parser: ArgumentParser) -> None:
 def check_names(names: Sequence[str] | None, count: int | str | None) -> None:
     """Raises a UserError if there are not as many --names as --speakers."""
     if names is not None and isinstance(count, int) and len(names) != count:
-        raise UserError(f"--speakers {count}, but --names gives {len(names)}: {', '.join(names)}")
+        raise UserError(f"--speakers {count}, but --names gives {len(names)}: {', '.join(names)}; give as many")
 
 
 def load_voices(path: Path, device: str = "auto") -> Any:

@@ -85,7 +85,8 @@ def run(given: Namespace) -> int:
     targets = [] if given.out is None else transcribe_files.targets(paths, given.out, suffix)
     model = speech_options.searching(options.load_model(given, "transcribe"), given)
     voices = None if given.speakers is None else options.load_voices(given.speaker_model, given.device)
-    writer = None if given.written is None else options.load_model(given, "translate", given.written)
+    wanted = "--written takes one from plain to written text (segue prepare written)"
+    writer = None if given.written is None else options.load_model(given, "translate", given.written, wanted)
     if writer is not None:
         language_of(writer)  # what is missing is said now, not after the recognition
     rates = transcribe_files.LowRates(model.metadata.sample_rate_hz, "words may be wrong because of that")

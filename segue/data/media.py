@@ -111,7 +111,7 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
             source = Stretch(file, 0, path.stat().st_size)
             with av.open(source, "r", metadata_errors="replace") as container:
                 if not container.streams.audio:
-                    raise UserError(f"{path}: not audio that can be read ({KINDS}, {MORE_KINDS}): no sound in it")
+                    raise UserError(f"{path}: no sound track in it; give a file with the sound")
                 if container.streams.audio[0].codec_context is None:
                     raise UserError(f"{path}: its codec is one that FFmpeg does not know")
                 yield container
@@ -120,7 +120,17 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
             raise
         if _lacks_index(path):
             raise UserError(f"{path}: truncated: it has no index (moov), which programs write last") from None
-        raise UserError(f"{path}: not audio that can be read ({KINDS}, {MORE_KINDS}): {_reason(error)}") from None
+        reason = "it is a text file" if _is_text(path) else _reason(error)
+        raise UserError(f"{path}: not audio that can be read ({KINDS}, {MORE_KINDS}): {reason}") from None
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file begins like a text."""
+    with path.open("rb") as file:
+        start = file.read(1024)
+    text = start.decode(errors="ignore")
+    is_whole = 0 < len(start) <= len(text.encode()) + 3  # the last character may be cut off
+    return is_whole and all(character.isprintable() or character.isspace() for character in text)
 
 
 def _lacks_index(path: Path) -> bool:

@@ -14,7 +14,7 @@ from segue.data.audio import Samples
 
 ON, OFF = 0.5, 0.35
 """Speech begins at a frame with this probability, and lasts until one with less than the other: silero's defaults."""
-LOW_ON, LOW_OFF = 0.3, 0.2
+LOW_ON, LOW_OFF = 0.2, 0.15
 """The same for recognition: a short word that is missed is worse than silence that is heard (bench/RESULTS.md)."""
 PAUSE_SECONDS = 0.2
 """A shorter silence is a part of speech, as that of a stop consonant; a longer one may be cut."""
@@ -129,6 +129,40 @@ def speech(stream: Iterable[Frames], frame_samples: float, rate_hz: int, lengths
     yield from cutter.finish(hysteresis.frame, hysteresis.end())
 
 
+def silences(samples: Samples, rate_hz: int) -> list[Region]:
+    """The silence of at least PAUSE_SECONDS in a recording (S), in samples, by its level alone; none in loud noise."""
+    decibels = _decibels(samples, size := _level_size(rate_hz))
+    if not len(decibels):
+        return []
+    noise, level = (float(each) for each in np.quantile(decibels, (NOISE_QUANTILE, LOUD_QUANTILE)))
+    is_silent = decibels <= _silence(noise, level)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent, [False]]).astype(np.int8))) * size
+    return [
+        Region(start, end)
+        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        if end - start >= PAUSE_SECONDS * rate_hz
+    ]
+
+
+def _level_size(rate_hz: int) -> int:
+    """Samples of a level."""
+    return max(1, rate_hz // LEVELS_A_SECOND)
+
+
+def _decibels(samples: Samples, size: int) -> NDArray[np.float32]:
+    """(S) samples -> the level of each whole `size` of them, relative to full scale."""
+    count = len(samples) // size
+    power = np.square(samples[: count * size].reshape(count, size)).mean(axis=1)
+    return np.asarray(10 * np.log10(np.maximum(power, np.float32(1e-10))), np.float32)
+
+
+def _silence(noise: float, level: float) -> float:
+    """The level up to which there is silence beside speech of `level`; -inf if the noise is too loud to say."""
+    if noise + ABOVE_NOISE_DB > level - LEAST_BELOW_LOUD_DB:
+        return -np.inf
+    return max(noise + ABOVE_NOISE_DB, level - BELOW_LOUD_DB)
+
+
 class _Hysteresis:
     """Turns probabilities into runs of speech, in frames."""
 
@@ -170,7 +204,7 @@ class _Levels:
     """The level of a recording, LEVELS_A_SECOND times a second: where speech begins and ends, and how loud it is."""
 
     def __init__(self, rate_hz: int) -> None:
-        self._size = max(1, rate_hz // LEVELS_A_SECOND)
+        self._size = _level_size(rate_hz)
         self._rest = np.zeros(0, np.float32)
         self._decibels, self._first = np.zeros(0, np.float32), 0
         """Levels that are kept, and the number of the first."""
@@ -182,10 +216,8 @@ class _Levels:
     def add(self, samples: Samples) -> None:
         """Adds samples."""
         joined = np.concatenate([self._rest, samples])
-        count = len(joined) // self._size
-        power = np.square(joined[: count * self._size].reshape(count, self._size)).mean(axis=1)
-        self._decibels = np.concatenate([self._decibels, 10 * np.log10(np.maximum(power, np.float32(1e-10)))])
-        self._rest = joined[count * self._size :]
+        self._decibels = np.concatenate([self._decibels, _decibels(joined, self._size)])
+        self._rest = joined[len(joined) // self._size * self._size :]
 
     def forget(self, sample: int) -> None:
         """Drops levels that speech from `sample` on does not need."""
@@ -205,9 +237,9 @@ class _Levels:
         level = float(np.quantile(own, LOUD_QUANTILE))
         low = max(begin - self._early, -(-earliest // self._size) - self._first, 0)
         noise = float(np.quantile(known[max(0, low - self._around) : stop + self._around], NOISE_QUANTILE))
-        if noise + ABOVE_NOISE_DB <= level - LEAST_BELOW_LOUD_DB:
+        if (silence := _silence(noise, level)) > -np.inf:
             near = known[low : stop + self._late]
-            loud = np.flatnonzero(near > max(noise + ABOVE_NOISE_DB, level - BELOW_LOUD_DB))
+            loud = np.flatnonzero(near > silence)
             end = (self._first + max(low + int(loud[-1]) + 1, stop - self._inside)) * self._size
             if begin >= 0:  # else the start is not kept any more
                 start = (self._first + min(low + int(loud[0]), begin + self._inside)) * self._size

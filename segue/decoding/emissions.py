@@ -19,6 +19,8 @@ class Emission(NamedTuple):
     """Frame after the last."""
     confidence: float
     """From 0 to 1."""
+    follows_silence: bool = False
+    """Whether there is silence between the token before and this one."""
 
     def later(self, frames: int) -> "Emission":
         """The same token, shifted by `frames`."""

@@ -103,7 +103,9 @@ class NGram:
             if line == "\\data\\":
                 break
         else:
-            raise lines.error("not an ARPA file: it has no line \\data\\")
+            raise lines.error(
+                "not an ARPA file: it has no line \\data\\ (segue prepare ngram TEXTS FILE.arpa makes one)"
+            )
         header: str | None = None
         for line in lines:
             if line.startswith("\\"):

@@ -191,8 +191,8 @@ class Spelling:
         if not strange:
             return "the tokens of the model cannot spell it"
         named = ", ".join(map(repr, strange))
-        digits = "; write numbers as they are spoken" if any(map(str.isdigit, strange)) else ""
-        return f"the model has no {named} in its alphabet{digits}"
+        mend = "write numbers as they are spoken" if any(map(str.isdigit, strange)) else "spell it with others"
+        return f"the model has no {named} in its alphabet; {mend}"
 
     def _divides(self, text: bytes) -> bool:
         ends = [True] + [False] * len(text)

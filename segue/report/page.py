@@ -48,6 +48,9 @@ summary { cursor: pointer; margin: .5rem 0; }
   details::details-content { content-visibility: visible; block-size: auto; } }
 """
 
+BASE64_BYTES = 3 << 18
+"""So many bytes are encoded at once: a multiple of three, so that the pieces are one Base64 text."""
+
 Part = Element | str
 
 
@@ -59,10 +62,12 @@ def write(
     style: str,
     script: str = "",
     media: str = "data:",
+    sound: bytes = b"",
 ) -> None:
     """Writes an HTML file, atomically: a title, facts, and the sections that have content.
 
-    `script` is the only script that the page permits, `media` where sounds may be.
+    `script` is the only script that the page permits, `media` where sounds may be. `sound` is written in Base64 where
+    an element has its `marker`.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder; the page needs the name of a file")
@@ -92,9 +97,18 @@ def write(
     scripts = [tag("script", script)] if script else []
     root = tag("html", head, tag("body", header, tag("main", *body), *scripts), lang="en")
     html = f"<!doctype html>\n{tostring(root, encoding='unicode', method='html')}\n"
-    with replacing(path) as partial:
-        # Lone surrogates, which JSON may contain, cannot be encoded; browsers show them as replacement characters.
-        partial.write_bytes(html.encode("utf-8", "xmlcharrefreplace"))
+    # Lone surrogates, which JSON may contain, cannot be encoded; browsers show them as replacement characters.
+    before, mark, after = html.encode("utf-8", "xmlcharrefreplace").partition(marker(sound).encode())
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(before)
+        for start in range(0, len(sound) if mark else 0, BASE64_BYTES):
+            file.write(b64encode(sound[start : start + BASE64_BYTES]))
+        file.write(after)
+
+
+def marker(sound: bytes) -> str:
+    """What stands for the Base64 form of a sound in an element until the page is written: no copy of it is made."""
+    return hashlib.sha256(sound).hexdigest()
 
 
 def _permitted(script: str) -> str:

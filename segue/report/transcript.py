@@ -4,7 +4,6 @@ The script `transcript.js` plays the sound, follows it word by word, and saves w
 """
 
 import os
-from base64 import b64encode
 from collections.abc import Sequence
 from importlib import resources
 from itertools import accumulate
@@ -63,6 +62,7 @@ RATE_HZ, COMPRESSION = 16000, 0.8
 """Of the sound in the page: 15 MB an hour (33 kbit/s), and a third more as text."""
 MOST_SECONDS = 7200.0
 """Browsers open larger pages slowly. The page of a longer recording plays its file, which has to stay where it is."""
+_DATA = "data:audio/ogg;base64,"
 SPEEDS = ("0.75", "1", "1.25", "1.5", "2")
 HEAR = "Click a word to hear it. Keys: space plays and pauses, p plays from the chosen word. "
 MEND = (
@@ -78,8 +78,8 @@ def write(path: Path, transcript: Transcript, sound: bytes | str | None) -> None
     """
     title = Path(transcript.audio).name or "Transcript"
     facts = {"duration": paragraphs.clock(transcript.duration), "words": f"{len(transcript.words):,}"}
-    source = f"data:audio/ogg;base64,{b64encode(sound).decode()}" if isinstance(sound, bytes) else sound
-    media = "data:" if source is None or isinstance(sound, bytes) else "'self' file:"
+    inside, source = (sound, _DATA + page.marker(sound)) if isinstance(sound, bytes) else (b"", sound)
+    media = "data:" if source is None or inside else "'self' file:"
     body = tag(
         "div",
         _tools(source),
@@ -92,7 +92,7 @@ def write(path: Path, transcript: Transcript, sound: bytes | str | None) -> None
         data_stem=path.stem,
     )
     block = tag("script", page.json(_data(transcript)), type="application/json", id="data")
-    page.write(path, title, facts, {"Transcript": [body, block]}, STYLE, SCRIPT, media)
+    page.write(path, title, facts, {"Transcript": [body, block]}, STYLE, SCRIPT, media, inside)
 
 
 def sound_of(recording: Path, channel: int | str | None, seconds: float, page_path: Path) -> bytes | str:

@@ -28,13 +28,15 @@ def transcribe(
     """
     count = audio.properties(path).num_channels
     if not 2 <= count <= MOST_CHANNELS:
+        mend = "; --speakers N tells voices in one channel apart" if count == 1 else ""
         raise UserError(
-            f"{path}: {count_of(count, 'channel')}; for each channel to be a speaker, 2 to {MOST_CHANNELS} are needed"
+            f"{path}: {count_of(count, 'channel')}; for each to be a speaker, 2 to {MOST_CHANNELS} are needed{mend}"
         )
     if names is None:
         names = SIDES if count == len(SIDES) else [f"channel {number}" for number in range(1, count + 1)]
     if len(names) != count:
-        raise UserError(f"{path}: {count_of(count, 'channel')}, but {count_of(len(names), 'name')}: {', '.join(names)}")
+        given = f"{count_of(len(names), 'name')}: {', '.join(names)}"
+        raise UserError(f"{path}: {count_of(count, 'channel')}, but {given}; give a name for each channel")
     transcripts = [model.transcribe(path, channel=n, voice_activity=voice_activity) for n in range(1, count + 1)]
     words = merged(
         [[word._replace(speaker=name) for word in each.words] for name, each in zip(names, transcripts, strict=True)]

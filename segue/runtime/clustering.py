@@ -19,7 +19,7 @@ MOST_SPLITS = 200
 """So many outliers, at most, are looked at to find speakers whose voices are alike."""
 MOST_SPEAKERS = 10
 """More are never found without being asked for."""
-FINE, APART = 0.65, 0.41
+FINE, APART = 0.65, 0.40
 """Shares of the threshold, for an unknown number of speakers: a cluster is divided where its parts, if they are large,
 are farther than FINE from each other; two are one voice if they are at most APART farther apart than those inside."""
 

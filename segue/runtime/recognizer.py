@@ -19,7 +19,7 @@ from pydantic import Field
 from segue import metrics
 from segue.data import audio, paragraphs, reading
 from segue.data.audio import Samples
-from segue.data.segments import LONGEST_SILENCE_SECONDS, SILENCE_SECONDS, Lengths, Segment, windows
+from segue.data.segments import LONGEST_SILENCE_SECONDS, SILENCE_SECONDS, Lengths, Segment, silences, windows
 from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
@@ -29,7 +29,7 @@ from segue.recipe import Section
 from segue.runtime import json_line
 from segue.runtime.calibration import Calibration
 from segue.runtime.speech_search import SpeechSearch, SpeechSearchSection
-from segue.runtime.words import Word, joined, named, text_of, words
+from segue.runtime.words import Word, after_silence, joined, named, text_of, words
 
 if TYPE_CHECKING:
     from segue.runtime.alignment import Aligned
@@ -340,9 +340,17 @@ class Recognizer:
         found = iter(self.backend.recognize(sounding) if (sounding := [w for w in waveforms if w.any()]) else [])
         nothing = Recognized([], np.zeros((0, len(self._pieces) + 1), np.float32))
         results = [next(found) if waveform.any() else nothing for waveform in waveforms]
-        if self.search.is_greedy:  # the backend's own
-            return results
-        return [each._replace(emissions=self.search.emissions(each.scores)) for each in results]
+        if not self.search.is_greedy:  # else the backend's own
+            results = [each._replace(emissions=self.search.emissions(each.scores)) for each in results]
+        return [
+            each._replace(emissions=self.parted(each.emissions, waveform))
+            for each, waveform in zip(results, waveforms, strict=True)
+        ]
+
+    def parted(self, emissions: Sequence[Emission], waveform: Samples) -> list[Emission]:
+        """The tokens of a waveform (S); those with silence before them say so: models may output no space there."""
+        rate = self.metadata.sample_rate_hz
+        return after_silence(emissions, silences(waveform, rate), self.metadata.samples_per_frame, rate)
 
 
 class _Hearing:

@@ -139,7 +139,8 @@ class Stream:
         window = self._sound[: self._read - start * self._frame]
         found: list[Emission] = []
         if window.any():  # as in `Recognizer`: digital silence does not occur in training data
-            found = [each.later(start) for each in self._recognizer.backend.recognize([window])[0].emissions]
+            [recognized] = self._recognizer.backend.recognize([window])
+            found = [each.later(start) for each in self._recognizer.parted(recognized.emissions, window)]
         self._open = [each for each in found if each.start + each.end >= 2 * self._cut]
         end = -(-self._read // self._frame)
         if is_last:

@@ -4,15 +4,19 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from segue.data import scripts
+from segue.data.segments import Region
 from segue.decoding.emissions import Emission
 
 PAUSE_SECONDS = 0.5
-"""A longer gap between tokens ends a word, even if the model outputs no space. Slow speech has a syllable, with at
-least one letter, every 0.4 s; 99 % of the gaps in spoken digits (FSDD) are below 0.05 s."""
+"""A longer gap between tokens ends a word, even if the model outputs no space, and so does a shorter one with silence
+(`after_silence`). Slow speech has a syllable, with at least one letter, every 0.4 s; 99 % of the gaps in spoken digits
+(FSDD) are below 0.05 s."""
+SILENCE_SECONDS = 0.2
+"""So much silence between two tokens ends a word. That of a stop consonant is shorter."""
 LETTER_SECONDS = 0.1
 """Allowance per further letter: a token of several letters may be emitted anywhere in the time of these letters."""
 
@@ -56,11 +60,23 @@ class _Character(NamedTuple):
     tokens: range
 
 
+def after_silence(
+    emissions: Sequence[Emission], silences: Sequence[Region], samples_per_frame: int, rate_hz: int
+) -> list[Emission]:
+    """The emissions of a waveform; those with SILENCE_SECONDS of its `silences`, in samples, before them say so."""
+    found = list(emissions)
+    for number, (one, other) in enumerate(pairwise(emissions), 1):
+        start, end = one.end * samples_per_frame, other.start * samples_per_frame
+        if any(min(end, each.end) - max(start, each.start) >= SILENCE_SECONDS * rate_hz for each in silences):
+            found[number] = other._replace(follows_silence=True)
+    return found
+
+
 def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_frame: float) -> list[Word]:
     """Groups emissions into words. `pieces` is each token's text in UTF-8.
 
-    Words are separated by spaces or pauses. In scripts without spaces each character is a word, with its marks and
-    punctuation.
+    Words are separated by spaces, silence or longer pauses. In scripts without spaces each character is a word, with
+    its marks and punctuation.
     """
     drafts: list[_Draft] = []
     num_letters = [max(1, len(pieces[each.token].decode(errors="replace").strip())) for each in emissions]
@@ -76,7 +92,8 @@ def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_fr
             last = drafts[-1]
             is_sign = scripts.extends(last.text, text)
             longest = PAUSE_SECONDS + LETTER_SECONDS * (num_letters[last.tokens[-1]] + num_letters[tokens.start] - 2)
-            has_pause = (start - last.end) * seconds_per_frame > longest
+            is_after_silence = emissions[tokens.start].follows_silence and tokens.start != last.tokens[-1]
+            has_pause = is_after_silence or (start - last.end) * seconds_per_frame > longest
             opens = unicodedata.category(text) in ("Ps", "Pi")
             may_start = not is_sign and ((is_letter and last.has_letter) or opens)
             starts = may_start and (has_pause or last.is_unspaced or is_unspaced or text in scripts.WIDE_OPENING)
@@ -144,7 +161,7 @@ def _characters(emissions: Sequence[Emission], pieces: Sequence[bytes]) -> Itera
     owners: list[int] = []
     starts: list[float] = []
     ends: list[float] = []
-    for number, (token, start, end, _) in enumerate(emissions):
+    for number, (token, start, end, *_) in enumerate(emissions):
         piece = pieces[token]
         if len(piece) == 1:  # most tokens of small models
             owners.append(number)

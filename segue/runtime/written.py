@@ -21,6 +21,8 @@ LONGEST_WORDS = 30
 """Most words that are rewritten at once."""
 PAUSE_SECONDS = 0.3
 """They are divided at the longest of their pauses above this; models of written text do best with whole sentences."""
+BATCH = 16
+"""Passages that are rewritten at once. With 32, an hour took 16 MB more (of 49), and no less time."""
 LARGEST_CHANGE = 0.3
 """If more of the words are others, the model did not rewrite, but invent: the words stay as they are."""
 
@@ -66,7 +68,7 @@ def restored(transcript: Transcript, writer: Writer) -> Transcript:
     """
     language = language_of(writer)
     passages = [passage for turn in turns(transcript.words) for passage in _passages(turn)]
-    texts = writer.translate([text_of(passage).lower() for passage in passages])
+    texts = _rewritten([text_of(passage).lower() for passage in passages], writer)
     words: list[Word] = []
     num_whole = num_kept = 0
     for passage, text in zip(passages, texts, strict=True):
@@ -87,6 +89,15 @@ def restored(transcript: Transcript, writer: Writer) -> Transcript:
     return replace(transcript, text=text_of(words), words=words)
 
 
+def _rewritten(texts: Sequence[str], writer: Writer) -> list[str]:
+    """What the model writes for each text; few texts of similar length at once, which takes less memory."""
+    order, found = sorted(range(len(texts)), key=lambda number: len(texts[number])), dict[int, str]()
+    for start in range(0, len(order), BATCH):
+        numbers = order[start : start + BATCH]
+        found.update(zip(numbers, writer.translate([texts[number] for number in numbers]), strict=True))
+    return [found[number] for number in range(len(texts))]
+
+
 def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned | None:
     """The words of a written text, with the times of the recognized words that they stand for.
 
@@ -94,61 +105,65 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
     what was said, the word stands for it. Else what was said stays, with the case and punctuation of the other words if
     these are as many. None if too many are others.
     """
-    said = [_key(word.word) for word in words]
-    tokens = [(token, _reading(token, " ".join(said), language)) for token in _TOKEN.findall(text)]
-    owners = [number for number, (_, reading) in enumerate(tokens) for _ in reading]
-    places: list[list[int]] = [[] for _ in tokens]
-    matcher = SequenceMatcher(None, said, [word for _, reading in tokens for word in reading], autojunk=False)
-    for first, start, size in matcher.get_matching_blocks():
-        for number in range(size):
-            places[owners[start + number]].append(first + number)
-    same = [
-        bool(own) and len(own) == len(reading) == own[-1] + 1 - own[0]
-        for (_, reading), own in zip(tokens, places, strict=True)
-    ]
-    as_digits = {
-        place
-        for (token, _), is_same, own in zip(tokens, same, places, strict=True)
-        if is_same and _has_digit(token)
-        for place in own
-    }
-    found, others, place, num_kept = list[Word](), list[str](), 0, 0
-
-    def is_left(near: int) -> bool:
-        """Whether a word for which no digits stand is of a number: "twenty five" is not "20 five"."""
-        return 0 <= near < len(said) and near not in as_digits and said[near] in _numbers(language)
-
-    def keep(end: int) -> None:
-        """Words up to `end`, in place of tokens that are others."""
-        nonlocal num_kept
-        part = words[place:end]
-        is_same = _key("".join(others)) == "".join(said[place:end])
-        if part and is_same and not any(has_unread(other, language) for other in others):  # divided in another way
-            found.extend(_shared(part, others))
-        else:
-            num_kept += max(len(part), len(others))
-            if len(part) > len(others):  # what ends a sentence stands after the words that the model left out
-                part = [*part[:-1], _signed(part[-1], others[-1] if others else found[-1].word if found else "")]
-                if not others and found:
-                    found[-1] = found[-1]._replace(word=_SIGNS.sub("", found[-1].word))
-            found.extend(_dressed(part, others))
-        others.clear()
-
-    for (token, _), own, is_same in zip(tokens, places, same, strict=True):
+    found, others = list[Word](), list[str]()
+    place = num_kept = 0
+    for token, own in _stands(text, [_key(word.word) for word in words], language):
         if not _key(token):  # a dash between words
             if found and not others and not has_unread(token, language):
                 found.append(found[-1]._replace(word=token, start=found[-1].end))
-        elif is_same and not (_has_digit(token) and any(is_left(near) for near in (own[0] - 1, own[-1] + 1))):
-            keep(own[0])
-            place = own[-1] + 1
-            found.extend(_shared(words[own[0] : place], [token]))
+        elif own:
+            num_kept += _keep(found, words[place : own.start], others, language)
+            others = []
+            found.extend(_shared(words[own.start : own.stop], [token]))
+            place = own.stop
         else:
             others.append(token)
-    keep(len(words))
+    num_kept += _keep(found, words[place:], others, language)
     if num_kept > LARGEST_CHANGE * len(words):
         return None
     found = [word._replace(follows_space=True) for word in found]
     return Aligned([found[0]._replace(follows_space=words[0].follows_space), *found[1:]], num_kept)
+
+
+def _stands(text: str, said: Sequence[str], language: str) -> Iterator[tuple[str, range]]:
+    """The words of a written text, each with the places of the said words that it stands for; with none if it is read
+    as others, or is a part of a number: "twenty five" is not "20 five"."""
+    tokens = _TOKEN.findall(text)
+    places = _matched([_reading(token, " ".join(said), language) for token in tokens], said)
+    as_digits = {place for token, own in zip(tokens, places, strict=True) if _has_digit(token) for place in own}
+    for token, own in zip(tokens, places, strict=True):
+        beside = {own.start - 1, own.stop} & set(range(len(said))) - as_digits if own and _has_digit(token) else set()
+        yield token, range(0) if any(said[near] in _numbers(language) for near in beside) else own
+
+
+def _matched(readings: Sequence[Sequence[str]], said: Sequence[str]) -> list[range]:
+    """The places at which the words of each reading were said; none if not all of them were, one after the other."""
+    owners = [number for number, reading in enumerate(readings) for _ in reading]
+    places: list[list[int]] = [[] for _ in readings]
+    matcher = SequenceMatcher(None, said, [word for reading in readings for word in reading], autojunk=False)
+    for first, start, size in matcher.get_matching_blocks():
+        for number in range(size):
+            places[owners[start + number]].append(first + number)
+    return [
+        range(own[0], own[-1] + 1) if own and len(own) == len(reading) == own[-1] + 1 - own[0] else range(0)
+        for reading, own in zip(readings, places, strict=True)
+    ]
+
+
+def _keep(found: list[Word], part: Sequence[Word], others: Sequence[str], language: str) -> int:
+    """Adds recognized words in place of written ones that are others; returns how many stay as they were recognized, or
+    are left out."""
+    is_same = _key("".join(others)) == "".join(_key(word.word) for word in part)
+    if part and is_same and not any(has_unread(other, language) for other in others):  # divided in another way
+        found.extend(_shared(part, others))
+        return 0
+    num_kept = max(len(part), len(others))
+    if len(part) > len(others):  # what ends a sentence stands after the words that the model left out
+        part = [*part[:-1], _signed(part[-1], others[-1] if others else found[-1].word if found else "")]
+        if not others and found:
+            found[-1] = found[-1]._replace(word=_SIGNS.sub("", found[-1].word))
+    found.extend(_dressed(part, others))
+    return num_kept
 
 
 def _reading(token: str, said: str, language: str) -> list[str]:
