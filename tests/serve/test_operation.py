@@ -123,6 +123,17 @@ def test_mistakes_are_named(words: list[str], message: str, tmp_path: Path, caps
     assert message in capsys.readouterr().err
 
 
+def test_it_says_what_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Before it does, which may take long."""
+    said: list[str] = []
+    monkeypatch.setattr("segue.serve.app.start", lambda *_: said.append(capsys.readouterr().err))
+    monkeypatch.setattr("segue.serve.server.run", lambda *_: None)
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["serve", f"a={tmp_path}", "b", "--port", "0"]) == 0
+    assert said == [f"loads a ({tmp_path}), b\n"]
+
+
 def test_a_port_that_is_taken_is_named(trained_translator: Path, capsys: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
