@@ -7,7 +7,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
+from starlette.routing import Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from segue.serve import openapi
@@ -25,9 +25,10 @@ from segue.serve.endpoints import (
     transcriptions,
     translations,
 )
-from segue.serve.guard import Guard
+from segue.serve.guard import Access, Guard
 from segue.serve.loaded import Models, Source
 from segue.serve.metrics import Metrics
+from segue.serve.refusals import RefusedError
 from segue.serve.settings import Settings
 from segue.serve.work import Workers
 
@@ -64,7 +65,7 @@ def application(server: Server) -> ASGIApp:
     """The ASGI application of a server."""
     has_admin = server.settings.admin_key is not None
     offered = [each for each in ENDPOINTS if has_admin or each not in admin.ENDPOINTS]
-    routes: list[BaseRoute] = [Route(each.path, each.answer, methods=[each.method]) for each in ENDPOINTS]
+    routes: list[Route | WebSocketRoute] = [Route(each.path, each.answer, methods=[each.method]) for each in ENDPOINTS]
     described = openapi.document(offered, bool(server.settings.keys))
     shown = openapi.page(described)
 
@@ -81,13 +82,21 @@ def application(server: Server) -> ASGIApp:
     if has_page:
         routes += [Route(path, _file(PAGE / name)) for path, name in PAGE_FILES.items()]
     is_open = [each.path for each in ENDPOINTS if each.is_open] + ["/openapi.json", "/docs"]
-    own_keys = [each.path for each in ENDPOINTS if each.has_own_key]
-    return Guard(Router(routes, default=_nothing), server, [*is_open, *(PAGE_FILES if has_page else ())], own_keys)
+    access = Access(
+        {route.path: route.path_regex for route in routes},
+        open=frozenset([*is_open, *(PAGE_FILES if has_page else ())]),
+        own_keys=frozenset(each.path for each in ENDPOINTS if each.has_own_key),
+        plain_errors=frozenset(each.path for each in ENDPOINTS if each.has_plain_errors),
+    )
+    # A redirect to a path without its last slash would lead to http, also where a proxy has TLS.
+    return Guard(Router(routes, redirect_slashes=False, default=_nothing), server, access)
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """No route: also for WebSockets, which starlette's own would close without a word."""
-    del scope, receive, send
+    del receive, send
+    if scope["type"] == "http" and scope["path"] == stream.PATH:
+        raise RefusedError(426, "this path takes WebSockets only", "not_a_websocket", headers={"upgrade": "websocket"})
     raise HTTPException(404)
 
 

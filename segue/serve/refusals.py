@@ -1,4 +1,4 @@
-"""How does a client learn that its request failed? By a status and OpenAI's form of an error."""
+"""How does a client learn that its request failed? By a status and an error, in OpenAI's form or LibreTranslate's."""
 
 import json
 import re
@@ -17,6 +17,7 @@ TYPES: Mapping[int, str] = {
     413: "invalid_request_error",
     415: "invalid_request_error",
     422: "invalid_request_error",
+    426: "invalid_request_error",
     429: "rate_limit_error",
     431: "invalid_request_error",
     499: "client_error",
@@ -55,10 +56,9 @@ class RefusedError(Exception):
         error = {"message": self.message, "type": TYPES[self.status], "param": self.param, "code": self.code}
         return {"error": error}
 
-    @property
-    def written(self) -> bytes:
-        """The body in bytes."""
-        return json.dumps(self.body).encode()
+    def written(self, *, is_plain: bool = False) -> bytes:
+        """The body in bytes; `is_plain`: as LibreTranslate writes it, with the message alone."""
+        return json.dumps({"error": self.message} if is_plain else self.body).encode()
 
 
 def of_fields(problem: ValidationError) -> RefusedError:

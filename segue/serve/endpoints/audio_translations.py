@@ -105,6 +105,8 @@ def _answer(
         else []
     )
     text = " ".join(filter(None, plain))
+    if server.settings.logs_texts:
+        note(request, text=[transcript.text, text])
 
     def verbose() -> VerboseTranscription:
         shown: list[Segment] = [

@@ -16,6 +16,7 @@ from segue.serve import bodies
 from segue.serve.endpoint import Endpoint, Server, note, server_of
 from segue.serve.endpoints.transcriptions import event, headers_of
 from segue.serve.endpoints.translations import check_length, most_bytes
+from segue.serve.guard import failed
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError
 
@@ -132,8 +133,8 @@ async def complete(request: Request) -> Response:
                 piece = await anext(pieces)
             yield chunk("", _reason(piece))
             yield event(b"[DONE]")
-        except RefusedError as problem:
-            yield event(problem.body)
+        except Exception as problem:
+            yield event(failed(request, problem).body)
         finally:
             await pieces.aclose()
 

@@ -1,4 +1,7 @@
-"""How do clients of LibreTranslate translate? `POST /translate` and `GET /languages`, as LibreTranslate has them."""
+"""How do clients of LibreTranslate translate? `POST /translate` and `GET /languages`, as LibreTranslate has them.
+
+Errors have its form, too: {"error": "text"}.
+"""
 
 import asyncio
 import re
@@ -99,6 +102,8 @@ async def translate(request: Request) -> Response:
     target = check_languages(loaded, asked.source, asked.target)
     work = partial(translated, loaded, texts, target, 1 + asked.alternatives)
     found, _ = await server.workers.answer(request, [loaded], work)
+    if server.settings.logs_texts:
+        note(request, text=[each.text for each in found])
     others = [[each.text for each in (one.alternatives or [])[1:]] for one in found]
     is_one = isinstance(asked.q, str)
     shown = LibreTranslation(
@@ -149,8 +154,15 @@ ENDPOINTS = [
         kinds=(bodies.JSON, bodies.FORM, bodies.MULTIPART),
         results={"application/json": LibreTranslation},
         has_own_key=True,
+        has_plain_errors=True,
     ),
     Endpoint(
-        "GET", "/languages", languages, "LibreTranslate's list of languages", results={"application/json": Languages}
+        "GET",
+        "/languages",
+        languages,
+        "LibreTranslate's list of languages",
+        results={"application/json": Languages},
+        is_open=True,  # as LibreTranslate's, whose clients send their key in a body here, or not at all
+        has_plain_errors=True,
     ),
 ]

@@ -9,25 +9,27 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from segue.data import media
 from segue.errors import UserError
 from segue.runtime.streaming import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, Final, Stream
 from segue.serve import batching
 from segue.serve.endpoint import Server, note, server_of
+from segue.serve.guard import failed
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError, of_fields
 from segue.serve.work import of_mistake
 
 PATH = "/v1/audio/stream"
 PROTOCOL = "segue"
-LATER, RESTART, POLICY, TOO_LARGE = 1013, 1012, 1008, 1009
+LATER, RESTART, POLICY, TOO_LARGE, INTERNAL = 1013, 1012, 1008, 1009, 1011
 """Codes of closed WebSockets (RFC 6455 and the registry of IANA)."""
 UNTAKEN = 256
 """Blocks of decoded sound, of at most 120 ms each, that may wait to be recognized."""
@@ -88,6 +90,8 @@ class _Talk:
         self._odd = b""
         """Half of a sample at the end of a message."""
         self._ignored: list[str] = []
+        self._texts: list[str] = []
+        """For the log, if it has texts."""
         self._ticket = batching.Ticket()
         loaded.batcher.enter(self._ticket, is_counted=False)
 
@@ -101,11 +105,12 @@ class _Talk:
                     break
             is_stopping = self._server.stopping.is_set()
             await self._answer(await self._work(self._finish), is_last=True)
-            await self._websocket.close(RESTART if is_stopping else 1000)
-        except UserError as problem:
-            await self._refuse(of_mistake(problem))
-        except RefusedError as problem:
-            await self._refuse(problem)
+            await self._close(RESTART if is_stopping else 1000)
+        except WebSocketDisconnect:
+            raise
+        except Exception as problem:
+            known = of_mistake(problem) if isinstance(problem, UserError) else problem
+            await self._refuse(failed(self._websocket, known))
 
     def close(self) -> None:
         """Frees what it holds."""
@@ -211,17 +216,24 @@ class _Talk:
                     for word in each.words
                 ]
             if self._server.settings.logs_texts:
-                note(self._websocket, text=said["text"])
+                self._texts.append(said["text"])
+                note(self._websocket, text=self._texts)
         else:
             said = {"partial": self.stream.partial.text, "committed": self.stream.partial.committed}
         if self._ignored:
             said["ignored"], self._ignored = self._ignored, []
-        await self._websocket.send_text(json.dumps(said, ensure_ascii=False))
+        await self._send(said)
 
     async def _refuse(self, problem: RefusedError) -> None:
-        if self._websocket.application_state == WebSocketState.CONNECTED:
-            await self._websocket.send_text(json.dumps(problem.body))
-            code = {413: TOO_LARGE, 429: LATER, 503: LATER}.get(problem.status, POLICY)
+        await self._send(problem.body)
+        await self._close({413: TOO_LARGE, 429: LATER, 500: INTERNAL, 503: LATER}.get(problem.status, POLICY))
+
+    async def _send(self, values: Any) -> None:
+        with _open():
+            await self._websocket.send_text(json.dumps(values, ensure_ascii=False))
+
+    async def _close(self, code: int) -> None:
+        with _open():
             await self._websocket.close(code)
 
 
@@ -307,6 +319,16 @@ class _Decoder:
             with self._changed:
                 self._is_over = True
                 self._changed.notify_all()
+
+
+@contextmanager
+def _open() -> Iterator[None]:
+    """Inside, something is sent. Raises a WebSocketDisconnect also if uvicorn has closed the socket itself, because no
+    pong came, which is a RuntimeError."""
+    try:
+        yield
+    except RuntimeError:
+        raise WebSocketDisconnect(1006) from None
 
 
 def _too_long(seconds: float) -> RefusedError:

@@ -20,6 +20,7 @@ from segue.runtime.recognizer import Recognizer, Transcript
 from segue.runtime.words import Word
 from segue.serve import batching, bodies
 from segue.serve.endpoint import Endpoint, Server, note, server_of
+from segue.serve.guard import failed
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError
 
@@ -275,8 +276,8 @@ async def transcribe(request: Request) -> Response:
                 }
             )
             yield event(b"[DONE]")
-        except RefusedError as problem:
-            yield event(problem.body)
+        except Exception as problem:
+            yield event(failed(request, problem).body)
         finally:
             await pieces.aclose()
 

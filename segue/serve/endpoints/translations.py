@@ -203,6 +203,8 @@ async def _translate_file(request: Request, server: Server, asked: FileRequest, 
     text, count, warnings = await server.workers.answer(
         request, [loaded], partial(_file, server, loaded, content, form, target, shape)
     )
+    if server.settings.logs_texts:
+        note(request, text=text)
     if asked.response_format == "file":
         kind = f"{MEDIA[form]}; charset=utf-8"
         return PlainTextResponse(text, headers=headers_of([], warnings), media_type=kind)
