@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from segue.errors import UserError, note
 from segue.serve import app, logs
-from segue.serve.connections import TimedConnection
+from segue.serve.connections import TimedConnection, TimedSocket
 from segue.serve.endpoint import Server
 
 POLL_SECONDS = 0.05
@@ -46,14 +46,15 @@ def listening(host: str, port: int) -> socket.socket:
 def config(server: Server, application: ASGIApp) -> uvicorn.Config:
     """Settings of uvicorn."""
     settings = server.settings
-    http: Any = partial(TimedConnection, settings.head_seconds, server.metrics)
+    http: Any = partial(TimedConnection, settings, server.metrics)
+    sockets: Any = partial(TimedSocket, settings)
     return uvicorn.Config(
         application,
         settings.host,
         settings.port,
         lifespan="off",
         http=http,
-        ws="websockets-sansio",
+        ws=sockets,
         ws_max_size=1 << 22,
         log_config=None,
         access_log=False,
