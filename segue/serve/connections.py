@@ -10,6 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request, Response
 
 from segue.serve import logs
 from segue.serve.guard import UNKNOWN
@@ -65,7 +66,9 @@ class TimedConnection:
         self._size = self._size + len(data) if is_same else 0
         if self._size > HEAD_BYTES:
             self._stop()
-            self._refuse(RefusedError(431, f"the head of the request is larger than {HEAD_BYTES} bytes", "large_head"))
+            self._refuse(
+                RefusedError(431, f"the head of the request is larger than {HEAD_BYTES:,} bytes", "large_head")
+            )
         elif not self._waits:
             self._stop()
         elif self._timer is None:
@@ -117,18 +120,11 @@ class TimedConnection:
         self._refuse(RefusedError(400, "the request is not HTTP", "invalid_http"))
 
     def _refuse(self, refused: RefusedError | None) -> None:
-        """Closes the connection; says why, unless another answer is under way."""
+        """Closes the connection; says why, unless another answer has begun, or comes first."""
         assert self._transport is not None
-        if refused is not None and self._waits:
-            phrase, written = HTTPStatus(refused.status).phrase, refused.written()
-            head = (
-                f"HTTP/1.1 {refused.status} {phrase}\r\nconnection: close\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(written)}\r\n\r\n"
-            )
-            self._transport.write(head.encode() + written)
-            client = self._transport.get_extra_info("peername") or ("",)
-            self._metrics.requests.labels(UNKNOWN, "", str(refused.status)).inc()
-            logs.say("request", path=UNKNOWN, status=refused.status, client=client[0], error=refused.code)
+        is_free = self._waits or not (self._inner.cycle.response_started or self._inner.pipeline)
+        if refused is not None and is_free:
+            _answer(self._transport, refused, self._metrics)
         self._transport.close()
         asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)
 
@@ -136,9 +132,12 @@ class TimedConnection:
 class TimedSocket:
     """A WebSocket of uvicorn's, as `asyncio.Protocol`, whose client reads what it gets."""
 
-    def __init__(self, settings: Settings, **given: Any) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, **given: Any) -> None:
         """`given` is what uvicorn gives its protocols."""
+        self._metrics = metrics
         self._inner = WebSocketsSansIOProtocol(**given)
+        self._accept = self._inner.conn.accept
+        self._inner.conn.accept = self._accepted  # type: ignore[method-assign]
         self._transport: asyncio.Transport | None = None
         self._unread = _Unread(settings)
 
@@ -155,9 +154,16 @@ class TimedSocket:
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """More bytes of a message."""
+        """The whole head at first, then more bytes of messages."""
         assert self._transport is not None
-        self._inner.data_received(data)
+        try:
+            self._inner.data_received(data)
+            if not self._inner.handshake_initiated:  # of which uvicorn takes no notice
+                raise self._no_handshake
+        except RefusedError as refused:
+            _answer(self._transport, refused, self._metrics)
+            self._transport.close()
+            return
         if self._unread.is_waiting:  # each ping would be answered, and the answers kept
             self._transport.pause_reading()
 
@@ -177,6 +183,31 @@ class TimedSocket:
         self._inner.resume_writing()
         if not self._inner.read_paused:
             self._transport.resume_reading()
+
+    def _accepted(self, request: Request) -> Response:
+        """Instead of an answer of websockets', which is a line of text, and which nobody counts."""
+        response = self._accept(request)
+        if response.status_code != 101:
+            raise self._no_handshake
+        return response
+
+    @property
+    def _no_handshake(self) -> RefusedError:
+        message = f"this is no handshake of a WebSocket: {self._inner.conn.handshake_exc}"
+        return RefusedError(400, message, "invalid_handshake")
+
+
+def _answer(transport: asyncio.Transport, refused: RefusedError, metrics: Metrics) -> None:
+    """Answers, counts and logs what no application sees."""
+    phrase, written = HTTPStatus(refused.status).phrase, refused.written()
+    head = (
+        f"HTTP/1.1 {refused.status} {phrase}\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(written)}\r\n\r\n"
+    )
+    transport.write(head.encode() + written)
+    client = transport.get_extra_info("peername") or ("",)
+    metrics.requests.labels(UNKNOWN, "", str(refused.status)).inc()
+    logs.say("request", path=UNKNOWN, status=refused.status, client=client[0], error=refused.code)
 
 
 class _Unread:

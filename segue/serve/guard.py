@@ -97,7 +97,7 @@ class Guard:
         """Raises a RefusedError for a request that no endpoint should see."""
         self._check_host(headers.get("host", ""))
         origin = headers.get("origin")
-        if origin and not self._cross_origin(headers) and urlsplit(origin).netloc != headers.get("host"):
+        if origin and not self._cross_origin(headers) and _host_of(origin) != headers.get("host"):
             raise RefusedError(403, "pages of other origins may not use this server (--allow-origin)", "wrong_origin")
         if self._server.stopping.is_set() and path not in self._access.open:
             raise RefusedError(
@@ -231,8 +231,16 @@ def key_in(headers: Headers) -> str | None:
     return next((each.removeprefix(KEY_PROTOCOL) for each in protocols if each.startswith(KEY_PROTOCOL)), None)
 
 
+def _host_of(origin: str) -> str | None:
+    """The name and port of an origin; None if it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # a bracket that does not close
+        return None
+
+
 def _too_large(most: int) -> RefusedError:
-    message = f"the body is larger than {most} bytes"
+    message = f"the body is larger than {most:,} bytes"
     return RefusedError(413, message, "body_too_large", headers={"connection": "close"})
 
 

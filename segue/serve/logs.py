@@ -34,9 +34,16 @@ class _Lines(logging.Formatter):
         return json.dumps(values, ensure_ascii=False, default=str)
 
 
-def _is_true(record: logging.LogRecord) -> bool:
-    """False for what uvicorn says of each WebSocket that was refused with a status and a body."""
-    return record.msg != "ASGI callable returned without completing handshake."
+SAID = (
+    "ASGI callable returned without completing handshake.",  # of each WebSocket that is refused
+    "Invalid HTTP request received.",
+    "Invalid UTF-8 sequence received from client.",
+)
+"""What uvicorn says of requests that have a line of their own."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.msg not in SAID
 
 
 def _places(problem: BaseException | None) -> str:
@@ -52,10 +59,11 @@ def start(*, has_texts: bool) -> None:
     """Turns the lines on; `has_texts`: with the messages of exceptions, which may have texts of requests."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(has_texts=has_texts))
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # it quotes bodies; refusals have their line
     for name in ("segue.serve", "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.addFilter(_is_true)
+        logger.addFilter(_is_news)
         logger.setLevel(logging.INFO if name == "segue.serve" else logging.WARNING)
 
 

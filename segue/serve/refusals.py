@@ -27,6 +27,11 @@ TYPES: Mapping[int, str] = {
 """The type of an error by its status."""
 
 
+WANTED: Mapping[str, str] = {
+    "missing": "it is missing",
+    "extra_forbidden": "there is no such field here",
+}
+"""What pydantic's messages leave open, by their types."""
 _OPTION = re.compile(r" \(--[^)]*\)")
 
 
@@ -67,7 +72,7 @@ def of_fields(problem: ValidationError) -> RefusedError:
     is_one_of_two = first["loc"][-1:] == ("str",)  # a text, or a list of texts
     names = first["loc"][:-1] if is_one_of_two else first["loc"]
     param = ".".join(str(each) for each in names) or None
-    wanted = "a text or a list of texts is wanted" if is_one_of_two else str(first["msg"])
+    wanted = "a text or a list of texts is wanted" if is_one_of_two else WANTED.get(first["type"], str(first["msg"]))
     message = f"{param}: {wanted}" if param else wanted
     more = sum(each["loc"][: len(names)] != names for each in others)
     if more:

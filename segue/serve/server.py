@@ -47,7 +47,7 @@ def config(server: Server, application: ASGIApp) -> uvicorn.Config:
     """Settings of uvicorn."""
     settings = server.settings
     http: Any = partial(TimedConnection, settings, server.metrics)
-    sockets: Any = partial(TimedSocket, settings)
+    sockets: Any = partial(TimedSocket, settings, server.metrics)
     return uvicorn.Config(
         application,
         settings.host,

@@ -27,10 +27,11 @@ TRANSLATED = "ten eleven twelve"
 @contextmanager
 def written(monkeypatch: pytest.MonkeyPatch, *, has_texts: bool) -> Iterator[io.StringIO]:
     """All that goes to standard error, while the log is on as in `segue serve`."""
-    names, file = ("segue.serve", "uvicorn.error", "asyncio"), io.StringIO()
+    names, file = ("segue.serve", "uvicorn.error", "asyncio", "python_multipart"), io.StringIO()
     before = {name: vars(logging.getLogger(name)).copy() for name in names}
     with monkeypatch.context() as patched:
         patched.setattr("sys.stderr", file)
+        patched.setattr(logging.getLogger(), "handlers", [])  # pytest's, which keep other loggers from writing
         logs.start(has_texts=has_texts)
         try:
             yield file
@@ -38,7 +39,7 @@ def written(monkeypatch: pytest.MonkeyPatch, *, has_texts: bool) -> Iterator[io.
             for name, values in before.items():
                 logger = logging.getLogger(name)
                 logger.handlers, logger.propagate = values["handlers"], values["propagate"]
-                logger.filters = values["filters"]
+                logger.filters, logger.disabled = values["filters"], values["disabled"]
                 logger.setLevel(values["level"])
 
 
@@ -65,6 +66,11 @@ def talked(served: Running, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> li
             ask("/v1/audio/transcriptions", files={"file": recording}, data={"stream": "true", "language": SAID})
             ask("/v1/audio/transcriptions", files={"file": (SAID, SAID.encode())}, data={"phrases": SAID})
             ask("/v1/audio/translations", files={"file": recording})
+            ask(
+                "/v1/audio/transcriptions",
+                content=SAID.encode(),
+                headers={"content-type": "multipart/form-data; boundary=x"},
+            )
             ask(f"/{SAID}", json={SAID: SAID})
 
         every()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -47,6 +47,11 @@ class CompletionRequest(BaseModel, extra="allow", frozen=True):
     """Whether the text comes in pieces, as server-sent events; for one prompt and one choice."""
     echo: bool = False
     """Whether choices begin with the prompt."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: object) -> object:
+        return bodies.without_nulls(values)
 
     @property
     def ignored(self) -> list[str]:

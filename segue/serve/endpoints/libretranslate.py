@@ -9,7 +9,7 @@ from functools import cache, partial
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, Field, RootModel, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -45,6 +45,11 @@ class LibreRequest(BaseModel, extra="forbid", frozen=True):
     """So many translations besides the best."""
     api_key: str | None = None
     """Instead of a bearer's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: object) -> object:
+        return bodies.without_nulls(values)
 
 
 class LibreTranslation(BaseModel):

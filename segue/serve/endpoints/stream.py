@@ -1,7 +1,8 @@
 """How is speech recognized over a WebSocket while it is spoken? `WS /v1/audio/stream`, with Vosk's messages.
 
 A client sends sound in binary messages, and gets exactly one answer to each: a partial result, or a final one after a
-pause. `{"config": {...}}` before the sound says what it is, `{"eof": 1}` ends it.
+pause. `{"config": {...}}` before the sound says what it is. `{"eof": 1}` ends it; so does `{"reset": 1}`, after
+which other sound may follow.
 """
 
 import asyncio
@@ -51,6 +52,7 @@ class StreamMessage(BaseModel, extra="forbid", frozen=True):
 
     config: StreamConfig | None = None
     eof: int | None = None
+    reset: int | None = None
 
 
 async def stream(websocket: WebSocket) -> None:
@@ -74,9 +76,8 @@ async def stream(websocket: WebSocket) -> None:
         server.num_sockets -= 1
         server.metrics.sockets.dec()
         talk.close()
-        seconds = talk.stream.seconds if talk.stream is not None else 0.0
-        server.metrics.audio_seconds.labels(loaded.name).inc(seconds)
-        note(websocket, audio_seconds=round(seconds, 3))
+        server.metrics.audio_seconds.labels(loaded.name).inc(talk.seconds)
+        note(websocket, audio_seconds=round(talk.seconds, 3))
 
 
 class _Talk:
@@ -86,6 +87,8 @@ class _Talk:
         self._websocket, self._server, self._loaded = websocket, server, loaded
         self._config = StreamConfig()
         self.stream: Stream | None = None
+        self.seconds = 0.0
+        """Of sound that has ended."""
         self._decoder: _Decoder | None = None
         self._odd = b""
         """Half of a sample at the end of a message."""
@@ -101,8 +104,11 @@ class _Talk:
             while (message := await self._next()) is not None:
                 if isinstance(message, bytes):
                     await self._answer(await self._work(lambda data=message: self._accept(data)))  # type: ignore[misc]
-                elif self._is_eof(message):
+                elif (end := self._end_in(message)) == "eof":
                     break
+                elif end == "reset":
+                    await self._answer(await self._work(self._finish), is_last=True)
+                    self._forget()
             is_stopping = self._server.stopping.is_set()
             await self._answer(await self._work(self._finish), is_last=True)
             await self._close(RESTART if is_stopping else 1000)
@@ -116,8 +122,16 @@ class _Talk:
         """Frees what it holds."""
         self._ticket.cancel(batching.LeftError())
         self._loaded.batcher.leave(self._ticket)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Ends the sound; other sound may follow."""
+        if self.stream is not None:
+            self.seconds += self.stream.seconds
         if self._decoder is not None:
             self._decoder.close()
+        self.stream = self._decoder = None
+        self._odd = b""
 
     async def _next(self) -> str | bytes | None:
         """The next message; None if the server stops. Raises a RefusedError if there is none for too long."""
@@ -139,8 +153,8 @@ class _Talk:
         data: str | bytes | None = message.get("bytes")
         return data if data is not None else str(message.get("text") or "")
 
-    def _is_eof(self, text: str) -> bool:
-        """Takes a text message; whether it is the end."""
+    def _end_in(self, text: str) -> Literal["eof", "reset"] | None:
+        """Takes a text message; which end it is."""
         try:
             message = StreamMessage.model_validate_json(text)
         except ValidationError as problem:
@@ -150,7 +164,7 @@ class _Talk:
                 raise RefusedError(400, "config: it has to come before the sound", "invalid_value", "config")
             self._config = message.config
             self._ignored = sorted(message.config.model_extra or {})
-        return bool(message.eof)
+        return "eof" if message.eof else "reset" if message.reset else None
 
     def _begin(self) -> Stream:
         if self.stream is None:
@@ -192,7 +206,7 @@ class _Talk:
 
     def _check_length(self, found: Stream) -> None:
         most = self._server.settings.audio_seconds
-        if found.seconds > most:
+        if self.seconds + found.seconds > most:
             raise _too_long(most)
 
     async def _work(self, function: Callable[[], list[Final]]) -> list[Final]:
