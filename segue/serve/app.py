@@ -51,6 +51,8 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src 'self' blob:; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+CLOSING_SECONDS = 0.5
+"""A model that is idle ends sooner."""
 DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 
 
@@ -112,9 +114,10 @@ def _file(path: Path) -> Callable[[Request], Any]:
     return answer
 
 
-def close(server: Server) -> None:
-    """Ends the threads of a server and removes its files."""
+def close(server: Server) -> bool:
+    """Ends the threads of a server and removes its files. Whether all have ended: a batch cannot be stopped."""
     for loaded in server.models:
         loaded.batcher.close()
     server.workers.close()
     server.uploads.close()
+    return all(loaded.batcher.is_over(CLOSING_SECONDS) for loaded in server.models)

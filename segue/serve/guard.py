@@ -86,6 +86,10 @@ class Guard:
             refused = _of(problem)
             if refused.status == 500:
                 logs.fail("error", problem, id=identity)
+        except asyncio.CancelledError:
+            if not self._server.stopping.is_set():
+                raise
+            refused = _stopping()  # the time for what is under way is over
         finally:
             if refused is not None and not answer.has_started and refused.status != GONE:
                 await _refuse(scope, answer, refused, is_plain=path in self._access.plain_errors)
@@ -100,9 +104,7 @@ class Guard:
         if origin and not self._cross_origin(headers) and _host_of(origin) != headers.get("host"):
             raise RefusedError(403, "pages of other origins may not use this server (--allow-origin)", "wrong_origin")
         if self._server.stopping.is_set() and path not in self._access.open:
-            raise RefusedError(
-                503, "the server is stopping", "stopping", headers={"retry-after": "5", "connection": "close"}
-            )
+            raise _stopping()
         if path not in self._access.open | self._access.own_keys and scope.get("method") != "OPTIONS":
             check_key(key_in(headers), self._server.settings.keys)
         length = headers.get("content-length", "")
@@ -237,6 +239,11 @@ def _host_of(origin: str) -> str | None:
         return urlsplit(origin).netloc
     except ValueError:  # a bracket that does not close
         return None
+
+
+def _stopping() -> RefusedError:
+    headers = {"retry-after": "5", "connection": "close"}
+    return RefusedError(503, "the server is stopping", "stopping", headers=headers)
 
 
 def _too_large(most: int) -> RefusedError:

@@ -37,9 +37,10 @@ class _Lines(logging.Formatter):
 SAID = (
     "ASGI callable returned without completing handshake.",  # of each WebSocket that is refused
     "Invalid HTTP request received.",
+    "Cancel %s running task(s), timeout graceful shutdown exceeded",
     "Invalid UTF-8 sequence received from client.",
 )
-"""What uvicorn says of requests that have a line of their own."""
+"""What uvicorn says of what has a line of its own."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -86,6 +86,31 @@ def test_a_stop_finishes_what_is_under_way(trained_translator: Path, pairs: Path
 
 
 @pytest.mark.slow
+def test_a_stop_drops_what_takes_too_long(trained_translator: Path, pairs: Path) -> None:
+    lines = [json.loads(line)["source"] for line in (pairs / "train.jsonl").read_text().splitlines()] * 20
+    answers: list[httpx.Response] = []
+    with command(trained_translator, "--grace-seconds", 0.2, "--characters", 10**7) as (process, url):
+
+        def ask() -> None:
+            answers.append(httpx.post(f"{url}/v1/translations", json={"input": lines}, timeout=100))
+
+        working = threading.Thread(target=ask)
+        working.start()
+        while "segue_requests_under_way 2.0" not in httpx.get(f"{url}/metrics").text:  # with this one
+            assert working.is_alive()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=20)[1]
+        working.join(20)
+    assert process.returncode == 0
+    assert answers[0].status_code == 503
+    assert answers[0].json()["error"]["code"] == "stopping"
+    events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert {each["level"] for each in events} == {"info"}
+    assert [each["status"] for each in events if each.get("path") == "/v1/translations"] == [503]
+
+
+@pytest.mark.slow
 def test_sighup_takes_up_a_new_version(trained_translator: Path, tmp_path: Path) -> None:
     link = tmp_path / "current"
     link.symlink_to(trained_translator)
