@@ -182,6 +182,16 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "pip install 'segue[serve]'" in capsys.readouterr().err
 
 
+def test_onnxruntime_reports_nothing(exported_recognizer: Path, tmp_path: Path) -> None:
+    """It would keep what it reports, and an id of the machine, in the home directory."""
+    program = f"import segue; segue.load({str(exported_recognizer)!r})"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_serving_imports_no_torch() -> None:
     program = "import sys; from segue.serve import app, server; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
