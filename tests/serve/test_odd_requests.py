@@ -103,7 +103,7 @@ def test_a_byte_order_mark_is_no_mistake(served: Running) -> None:
 def test_null_is_not_given(served: Running) -> None:
     fields = ("prompt", "max_tokens", "temperature", "top_p", "stop", "n", "seed", "stream", "echo", "logprobs")
     found = ask(served, "/v1/completions", json=dict.fromkeys(fields)).json()
-    assert found["usage"]["completion_tokens"] == 16
+    assert 0 < found["usage"]["completion_tokens"] <= 16
     assert found["ignored"] == []
     libre = {"q": "one two three", "target": "en", "source": None, "format": None, "alternatives": None}
     assert ask(served, "/translate", json=libre).json() == {"translatedText": "three two one"}
