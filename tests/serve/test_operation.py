@@ -153,6 +153,7 @@ def test_it_says_what_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     said: list[str] = []
     monkeypatch.setattr("segue.serve.app.start", lambda *_: said.append(capsys.readouterr().err))
     monkeypatch.setattr("segue.serve.server.run", lambda *_: None)
+    monkeypatch.setattr("segue.serve.logs.start", lambda **_: None)
     (tmp_path / "b").mkdir()
     monkeypatch.chdir(tmp_path)
     assert cli.main(["serve", f"a={tmp_path}", "b", "--port", "0"]) == 0
