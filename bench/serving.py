@@ -8,7 +8,8 @@
 - throughput: recordings a second for 1, 8 and 64 clients, each of which sends the next request when it has its answer.
   Sides take turns: `Recognizer.transcribe` in a loop in a process of its own, the server, and the server with one
   recording a batch. Clients and server share the machine, so the server's CPU time for each request is given, too.
-- fairness: latency of short recordings alone, and while a long one (an hour) is transcribed.
+- fairness: latency of recordings of about two seconds, one after the other, alone, and all the time while a long one
+  (an hour, of all recordings) is transcribed.
 - streams: a WebSocket in real time: from the start of speech to the first partial result with text, from its end to the
   final one, and the word errors compared with those of whole recordings.
 - startup: seconds from typing `segue serve` to the first answer.
@@ -32,6 +33,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 BOUNDARY = "segue-bench"
+SHORT = 100
+"""Recordings whose latency is measured beside a long one."""
 
 
 def main() -> None:
@@ -217,6 +220,8 @@ def fairness(given: argparse.Namespace) -> None:
 
     found = rows(given)
     rate = audio.properties(found[0].path).sample_rate_hz
+    seconds_of = {row.path: audio.properties(row.path).seconds for row in found}
+    short = sorted(seconds_of, key=lambda path: abs(seconds_of[path] - 2.0))[:SHORT]
     with tempfile.TemporaryDirectory() as folder, served(given.model) as server:
         sound, pieces = 0, list[audio.Samples]()
         while sound < given.seconds * rate:
@@ -224,29 +229,26 @@ def fairness(given: argparse.Namespace) -> None:
             sound += len(pieces[-1])
         long = Path(folder, "hour.flac")
         audio.write(long, np.concatenate(pieces), rate)
-        requests = [request_of(row.path, server.port) for row in found]
+        requests = [request_of(path, server.port) for path in short]
 
         async def beside() -> tuple[list[Answer], float]:
             started = time.perf_counter()
             hour = asyncio.create_task(asked(server.port, [request_of(long, server.port)], 1))
             await asyncio.sleep(0.5)
             answers: list[Answer] = []
-            for request in requests:
-                answers += await asked(server.port, [request], 1)
-                if hour.done():
-                    break
+            while not hour.done():
+                answers += await asked(server.port, [requests[len(answers) % len(requests)]], 1)
             await hour
             return answers, time.perf_counter() - started
 
         asyncio.run(asked(server.port, requests[:20], 1))
-        alone = [each.seconds for each in asyncio.run(asked(server.port, requests, 1))]
+        alone = [each.seconds for _ in range(5) for each in asyncio.run(asked(server.port, requests, 1))]
         answers, seconds = asyncio.run(beside())
+        lengths = sorted(seconds_of[path] for path in short)
+        print(f"{len(short)} short recordings of {lengths[0]:.2f} to {lengths[-1]:.2f} s, again and again")
         for name, each in (("alone", alone), ("beside it", [answer.seconds for answer in answers])):
             shown = np.percentile(np.array(each) * 1000, [50, 95, 100])
-            print(
-                f"{name:15} {len(each):4} short recordings: p50, p95, longest: "
-                + " ".join(f"{x:.0f} ms" for x in shown)
-            )
+            print(f"{name:15} {len(each):4} requests: p50, p95, longest: " + " ".join(f"{x:.0f} ms" for x in shown))
         print(f"{given.seconds} s of audio took {seconds:.1f} s")
 
 

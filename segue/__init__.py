@@ -1,10 +1,14 @@
 """Segue: sequence models from your own data to a deployed model. `load`, `train`; everything else is private."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 __all__ = ["load", "train"]
+
+# Before it is imported: onnxruntime 1.32 then writes an id of the machine, and what it reports to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def load(model: str | Path, device: str = "auto", threads: int | None = None) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segue.commands import options
-from segue.errors import UserError, missing_extra
+from segue.errors import UserError, missing_extra, note
 
 if TYPE_CHECKING:
     from segue.serve.loaded import Source
@@ -92,8 +92,9 @@ def run(given: Namespace) -> int:
     progress.hide()  # bars of requests would be drawn over the log
     sources = _sources(given)
     with server.listening(settings.host, settings.port) as listening:  # before models are loaded, which takes longer
+        note(f"loads {', '.join(_shown(source) for source in sources)}")
         loaded = app.start(sources, lambda path: tasks.load(path, given.device), settings)
-        logs.start()
+        logs.start(has_texts=settings.logs_texts)
         server.run(loaded, listening)
     return 0
 
@@ -129,6 +130,11 @@ def _sources(given: Namespace) -> "list[Source]":
             f"--pair {next(iter(pairs))}: no model has this name ({', '.join(each.name for each in sources)})"
         )
     return sources
+
+
+def _shown(source: "Source") -> str:
+    """A model with its directory, if that says more than its name."""
+    return source.name if source.name == str(source.path) else f"{source.name} ({source.path})"
 
 
 def _keys(path: Path | None, variable: str) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ SUFFIXES = frozenset((
 ))
 # fmt: on
 """Suffixes of files in folders that count as recordings."""
+ALONE = {"protocol_whitelist": ""}
+"""Nothing else is opened: a text that is called a recording may name other files (ffconcat) or ports (SDP)."""
 Samples = NDArray[np.float32]
 
 
@@ -106,10 +108,10 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
             "pip install 'segue[media]'"
         ) from None
     try:
-        # As a file object: a file name need not be valid Unicode, and references to other files are not followed.
+        # As a file object: a file name need not be valid Unicode.
         with path.open("rb") as file:
             source = Stretch(file, 0, path.stat().st_size)
-            with av.open(source, "r", metadata_errors="replace") as container:
+            with av.open(source, "r", options=ALONE, metadata_errors="replace") as container:
                 if not container.streams.audio:
                     raise UserError(f"{path}: no sound track in it; give a file with the sound")
                 if container.streams.audio[0].codec_context is None:

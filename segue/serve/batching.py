@@ -119,7 +119,8 @@ class Batcher(Generic[Item, Result]):
         self._guests: set[Ticket] = set()
         self._is_closed = False
         self._seconds = 0.0
-        threading.Thread(target=self._work, name=f"batches of {name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name=f"batches of {name}", daemon=True)
+        self._thread.start()
 
     @property
     def num_requests(self) -> int:
@@ -177,6 +178,11 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether the thread has ended, or does so in this time."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _drop(self, ticket: Ticket, reason: Exception) -> None:
         with self._changed:

@@ -1,5 +1,6 @@
 """How is the body of a request read? JSON or a form, checked by a model of its fields; a recording within limits."""
 
+import codecs
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -9,8 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from segue.data import audio
-from segue.data.channels import DifferentChannelsError
+from segue.data import audio, channels
+from segue.data.channels import Channel, DifferentChannelsError
 from segue.errors import UserError, Warned, gathered
 from segue.serve import forms
 from segue.serve.forms import Upload
@@ -28,8 +29,10 @@ def kind_of(request: Request) -> str:
 
 
 def check_kind(request: Request, *kinds: str) -> str:
-    """The type of the body. Raises a RefusedError if it is none of these."""
-    kind = kind_of(request)
+    """The type of the body. Raises a RefusedError if it is none of these, or compressed."""
+    kind, encoding = kind_of(request), request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise RefusedError(415, f"bodies are read as they are, not {encoding[:50]!r}", "unsupported_media_type")
     if kind not in kinds:
         given = f"not {kind[:100]!r}" if kind else "which the Content-Type must say"
         raise RefusedError(415, f"the body must be {' or '.join(kinds)}, {given}", "unsupported_media_type")
@@ -39,9 +42,14 @@ def check_kind(request: Request, *kinds: str) -> str:
 async def of_json(request: Request, fields: type[Fields], longest: int) -> Fields:
     """The fields of a JSON body of at most `longest` bytes."""
     try:
-        return fields.model_validate_json(await _whole(request, longest))
+        return fields.model_validate_json((await _whole(request, longest)).removeprefix(codecs.BOM_UTF8))
     except ValidationError as problem:
         raise of_fields(problem) from None
+
+
+def without_nulls(given: object) -> object:
+    """Fields without those that are null, which OpenAI's and LibreTranslate's clients send for what is not asked."""
+    return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 @asynccontextmanager
@@ -94,7 +102,7 @@ async def _parts(request: Request, longest: int | None) -> AsyncIterator[bytes]:
     async for part in request.stream():
         size += len(part)
         if longest is not None and size > longest:
-            raise RefusedError(413, f"the body is longer than {longest} bytes", "body_too_large")
+            raise RefusedError(413, f"the body is longer than {longest:,} bytes", "body_too_large")
         yield part
 
 
@@ -129,11 +137,11 @@ class Uploads:
 
 
 @contextmanager
-def recording(path: Path, longest_seconds: float, check: Any) -> Iterator[list[Warned]]:
+def recording(path: Path, longest_seconds: float, check: Any, channel: Channel) -> Iterator[list[Warned]]:
     """Inside, in the same thread, a recording is read: the warnings about it, which do not name its path.
 
-    `check` is called for each block. Raises a RefusedError for one that cannot be read, or is too long,
-    whatever its headers say.
+    `check` is called for each block. Raises a RefusedError for one that cannot be read, has no such channel, or is too
+    long, whatever its headers say.
     """
     decoded = 0.0
 
@@ -146,7 +154,10 @@ def recording(path: Path, longest_seconds: float, check: Any) -> Iterator[list[W
 
     try:
         with gathered() as warned, audio.watched(count):
-            seconds = audio.properties(path).seconds
+            _, num_channels, seconds = audio.properties(path)
+            if isinstance(channel, int) and channel > num_channels:
+                message = f"channel: there is no channel {channel}: the file has {num_channels}"
+                raise RefusedError(400, message, "invalid_value", "channel")
             if seconds > longest_seconds:
                 raise too_long(longest_seconds, seconds)
             yield warned
@@ -155,6 +166,17 @@ def recording(path: Path, longest_seconds: float, check: Any) -> Iterator[list[W
         raise RefusedError(400, f"{said(problem.fact, path)}; {advice}", "different_channels", "channel") from None
     except UserError as problem:
         raise RefusedError(400, said(str(problem), path), "invalid_audio", "file") from None
+
+
+def channel_of(given: str | None) -> Channel:
+    """The channel that a form asks for. Raises a RefusedError."""
+    if not given:
+        return None
+    try:
+        return channels.parse(given[:10])
+    except ValueError:
+        message = f"channel: left, right, mix or a number from 1 wanted, got {given[:50]!r}"
+        raise RefusedError(400, message, "invalid_value", "channel") from None
 
 
 def too_long(longest_seconds: float, seconds: float | None = None) -> RefusedError:

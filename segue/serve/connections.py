@@ -1,7 +1,7 @@
-"""How long may the head of a request take, and how large may it be? Beyond that, connections are closed: 408 or 431.
+"""How slow may a client be? What it sends of a head, and how it reads, have limits: 408 or 431, or the end.
 
-uvicorn has a time limit between requests only, and a single byte ends it; it has none for the size of a head. Bodies
-have theirs in `guard.py`.
+uvicorn has a time limit between requests only, and a single byte ends it; it has none for the size of a head, and waits
+for ever until a client reads what was sent to it. Bodies have their limits in `guard.py`.
 """
 
 import asyncio
@@ -9,10 +9,14 @@ from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request, Response
 
 from segue.serve import logs
+from segue.serve.guard import UNKNOWN
 from segue.serve.metrics import Metrics
 from segue.serve.refusals import RefusedError
+from segue.serve.settings import Settings
 
 HEAD_BYTES = 1 << 16
 """Largest head, beyond what the first read of it brings."""
@@ -21,14 +25,16 @@ CLOSING_SECONDS = 1.0
 
 
 class TimedConnection:
-    """A connection of uvicorn's, as `asyncio.Protocol`, whose requests begin in time."""
+    """A connection of uvicorn's, as `asyncio.Protocol`, whose requests begin in time, and whose answers are read."""
 
-    def __init__(self, seconds: float, metrics: Metrics, **given: Any) -> None:
-        """A head may take `seconds`; `given` is what uvicorn gives its protocols."""
-        self._seconds, self._metrics = seconds, metrics
+    def __init__(self, settings: Settings, metrics: Metrics, **given: Any) -> None:
+        """`given` is what uvicorn gives its protocols."""
+        self._seconds, self._metrics = settings.head_seconds, metrics
         self._inner = HttpToolsProtocol(**given)
+        self._inner.send_400_response = self._is_no_http  # type: ignore[method-assign]
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._unread = _Unread(settings)
         self._size = 0
         """Bytes of the head that is not complete, but for the first ones."""
 
@@ -36,12 +42,14 @@ class TimedConnection:
         """The first head may begin."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._unread.watch(transport)
         self._inner.connection_made(transport)
         self._start()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
         self._stop()
+        self._unread.stop()
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -52,12 +60,15 @@ class TimedConnection:
         current: object = self._transport.get_protocol()
         if self._transport.is_closing() or current is not self:  # it is a WebSocket now
             self._stop()
+            self._unread.stop()
             return
         is_same = before is not None and self._head is before
         self._size = self._size + len(data) if is_same else 0
         if self._size > HEAD_BYTES:
             self._stop()
-            self._close(RefusedError(431, f"the head of the request is larger than {HEAD_BYTES} bytes", "large_head"))
+            self._refuse(
+                RefusedError(431, f"the head of the request is larger than {HEAD_BYTES:,} bytes", "large_head")
+            )
         elif not self._waits:
             self._stop()
         elif self._timer is None:
@@ -69,10 +80,12 @@ class TimedConnection:
 
     def pause_writing(self) -> None:
         """The client reads more slowly than the server writes."""
+        self._unread.start()
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
         """It has caught up."""
+        self._unread.stop()
         self._inner.resume_writing()
 
     @property
@@ -98,20 +111,133 @@ class TimedConnection:
 
     def _is_late(self) -> None:
         self._timer = None
-        self._close(RefusedError(408, f"the head of the request took more than {self._seconds:g} s", "slow_head"))
+        late = RefusedError(408, f"the head of the request took more than {self._seconds:g} s", "slow_head")
+        self._refuse(late if self._head is not None else None)
 
-    def _close(self, refused: RefusedError) -> None:
-        """Closes the connection; says why if there is a head to answer, and no other answer under way."""
+    def _is_no_http(self, msg: str) -> None:
+        """Instead of uvicorn's answer, which is a line of text, and which nobody counts."""
+        del msg
+        self._refuse(RefusedError(400, "the request is not HTTP", "invalid_http"))
+
+    def _refuse(self, refused: RefusedError | None) -> None:
+        """Closes the connection; says why, unless another answer has begun, or comes first."""
         assert self._transport is not None
-        if self._head is not None and self._waits:
-            phrase = HTTPStatus(refused.status).phrase
-            head = (
-                f"HTTP/1.1 {refused.status} {phrase}\r\nconnection: close\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(refused.written)}\r\n\r\n"
-            )
-            self._transport.write(head.encode() + refused.written)
-            self._metrics.requests.labels("unknown", "", str(refused.status)).inc()
-            client = self._transport.get_extra_info("peername") or ("",)
-            logs.say("request", path="unknown", status=refused.status, client=client[0], error=refused.code)
+        is_free = self._waits or not (self._inner.cycle.response_started or self._inner.pipeline)
+        if refused is not None and is_free:
+            _answer(self._transport, refused, self._metrics)
         self._transport.close()
         asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)
+
+
+class TimedSocket:
+    """A WebSocket of uvicorn's, as `asyncio.Protocol`, whose client reads what it gets."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, **given: Any) -> None:
+        """`given` is what uvicorn gives its protocols."""
+        self._metrics = metrics
+        self._inner = WebSocketsSansIOProtocol(**given)
+        self._accept = self._inner.conn.accept
+        self._inner.conn.accept = self._accepted  # type: ignore[method-assign]
+        self._transport: asyncio.Transport | None = None
+        self._unread = _Unread(settings)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It begins."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._unread.watch(transport)
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self._unread.stop()
+        self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """The whole head at first, then more bytes of messages."""
+        assert self._transport is not None
+        try:
+            self._inner.data_received(data)
+            if not self._inner.handshake_initiated:  # of which uvicorn takes no notice
+                raise self._no_handshake
+        except RefusedError as refused:
+            _answer(self._transport, refused, self._metrics)
+            self._transport.close()
+            return
+        if self._unread.is_waiting:  # each ping would be answered, and the answers kept
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """The client sends no more."""
+        self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than the server writes."""
+        self._unread.start()
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        assert self._transport is not None
+        self._unread.stop()
+        self._inner.resume_writing()
+        if not self._inner.read_paused:
+            self._transport.resume_reading()
+
+    def _accepted(self, request: Request) -> Response:
+        """Instead of an answer of websockets', which is a line of text, and which nobody counts."""
+        response = self._accept(request)
+        if response.status_code != 101:
+            raise self._no_handshake
+        return response
+
+    @property
+    def _no_handshake(self) -> RefusedError:
+        message = f"this is no handshake of a WebSocket: {self._inner.conn.handshake_exc}"
+        return RefusedError(400, message, "invalid_handshake")
+
+
+def _answer(transport: asyncio.Transport, refused: RefusedError, metrics: Metrics) -> None:
+    """Answers, counts and logs what no application sees."""
+    phrase, written = HTTPStatus(refused.status).phrase, refused.written()
+    head = (
+        f"HTTP/1.1 {refused.status} {phrase}\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(written)}\r\n\r\n"
+    )
+    transport.write(head.encode() + written)
+    client = transport.get_extra_info("peername") or ("",)
+    metrics.requests.labels(UNKNOWN, "", str(refused.status)).inc()
+    logs.say("request", path=UNKNOWN, status=refused.status, client=client[0], error=refused.code)
+
+
+class _Unread:
+    """Ends a connection whose client does not read what is sent to it, or more slowly than bodies may come."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something is left to be sent."""
+        return self._timer is not None
+
+    def watch(self, transport: asyncio.Transport) -> None:
+        """From now on, the connection tells as soon as something is left to be sent, and when nothing is."""
+        self._transport = transport
+        transport.set_write_buffer_limits(0)
+
+    def start(self) -> None:
+        """Something is left."""
+        assert self._transport is not None
+        settings = self._settings
+        needed = settings.head_seconds + self._transport.get_write_buffer_size() / settings.bytes_per_second
+        seconds = min(settings.timeout_seconds, needed)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._transport.abort)
+
+    def stop(self) -> None:
+        """Nothing is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

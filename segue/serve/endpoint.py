@@ -53,6 +53,8 @@ class Endpoint:
     """Whether no key is needed."""
     has_own_key: bool = False
     """Whether the endpoint itself checks the key."""
+    has_plain_errors: bool = False
+    """Whether its errors have LibreTranslate's form."""
 
 
 def server_of(request: Any) -> Server:

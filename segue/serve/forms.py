@@ -143,7 +143,7 @@ class MultipartForm:
             return
         self._text += data[start:end]
         if len(self._text) > FIELD_BYTES:
-            raise RefusedError(413, f"{self._name[:100]}: longer than {FIELD_BYTES} bytes", "body_too_large")
+            raise RefusedError(413, f"{self._name[:100]}: longer than {FIELD_BYTES:,} bytes", "body_too_large")
 
     def _on_part_end(self) -> None:
         if self._open is not None:

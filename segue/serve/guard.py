@@ -7,20 +7,22 @@ import ipaddress
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, State
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segue.serve import logs
-from segue.serve.endpoint import Server
+from segue.serve.endpoint import Server, note
 from segue.serve.refusals import RefusedError
 from segue.serve.work import GONE
 
+UNKNOWN = "unknown"
+"""Name of all paths that no route has, and of requests whose head never became complete."""
 _ID = re.compile(r"[\w.:-]{1,100}\Z", re.ASCII)
 KEY_PROTOCOL = "openai-insecure-api-key."
 """Begins the WebSocket subprotocol that has a key: browsers cannot send headers with WebSockets."""
@@ -33,13 +35,28 @@ HEADERS = (
 )
 
 
+class Access(NamedTuple):
+    """The paths of an application, by their names in routes, as /v1/models/{model}."""
+
+    patterns: Mapping[str, re.Pattern[str]]
+    """What the paths of each name match."""
+    open: frozenset[str]
+    """Those that need no key."""
+    own_keys: frozenset[str]
+    """Those that check it themselves."""
+    plain_errors: frozenset[str]
+    """Those whose errors have LibreTranslate's form."""
+
+    def name_of(self, path: str) -> str:
+        """The name of a path. There are few of them, whatever clients ask for."""
+        return next((name for name, pattern in self.patterns.items() if pattern.match(path)), UNKNOWN)
+
+
 class Guard:
     """An ASGI application around another."""
 
-    def __init__(self, app: ASGIApp, server: Server, open_paths: Iterable[str], own_keys: Iterable[str]) -> None:
-        """Paths in `open_paths` need no key; those in `own_keys` check it themselves."""
-        self._app, self._server = app, server
-        self._open, self._own = frozenset(open_paths), frozenset(own_keys)
+    def __init__(self, app: ASGIApp, server: Server, access: Access) -> None:
+        self._app, self._server, self._access = app, server, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request or a WebSocket."""
@@ -52,6 +69,7 @@ class Guard:
         scope["state"] = {**scope.get("state", {}), "request_id": identity}
         scope["segue"] = self._server
         scope["app"] = self
+        path = self._access.name_of(scope["path"])
         answer = _Answer(send, identity, self._cross_origin(headers))
         started = time.monotonic()
         is_http = scope["type"] == "http"
@@ -59,7 +77,7 @@ class Guard:
         self._server.metrics.under_way.inc(is_http)
         refused: RefusedError | None = None
         try:
-            self._check(scope, headers)
+            self._check(scope, headers, path)
             if is_http and scope["method"] == "OPTIONS" and answer.origin:
                 await _preflight(answer)
             else:
@@ -68,34 +86,31 @@ class Guard:
             refused = _of(problem)
             if refused.status == 500:
                 logs.fail("error", problem, id=identity)
+        except asyncio.CancelledError:
+            if not self._server.stopping.is_set():
+                raise
+            refused = _stopping()  # the time for what is under way is over
         finally:
             if refused is not None and not answer.has_started and refused.status != GONE:
-                await _refuse(scope, answer, refused)
+                await _refuse(scope, answer, refused, is_plain=path in self._access.plain_errors)
             self._server.num_under_way -= is_http
             self._server.metrics.under_way.dec(is_http)
-        self._tell(scope, identity, answer, refused, time.monotonic() - started)
+        self._tell(scope, path, identity, answer, refused, time.monotonic() - started)
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
+    def _check(self, scope: Scope, headers: Headers, path: str) -> None:
         """Raises a RefusedError for a request that no endpoint should see."""
-        path = scope["path"]
         self._check_host(headers.get("host", ""))
         origin = headers.get("origin")
-        if origin and not self._cross_origin(headers) and urlsplit(origin).netloc != headers.get("host"):
+        if origin and not self._cross_origin(headers) and _host_of(origin) != headers.get("host"):
             raise RefusedError(403, "pages of other origins may not use this server (--allow-origin)", "wrong_origin")
-        if self._server.stopping.is_set() and path not in self._open:
-            raise RefusedError(
-                503, "the server is stopping", "stopping", headers={"retry-after": "5", "connection": "close"}
-            )
-        if path not in self._open and path not in self._own and scope.get("method") != "OPTIONS":
-            self.check_key(key_in(headers))
+        if self._server.stopping.is_set() and path not in self._access.open:
+            raise _stopping()
+        if path not in self._access.open | self._access.own_keys and scope.get("method") != "OPTIONS":
+            check_key(key_in(headers), self._server.settings.keys)
         length = headers.get("content-length", "")
         most = self._server.settings.body_megabytes * 10**6
         if length.isascii() and length.isdigit() and int(length[:20]) > most:
             raise _too_large(most)
-
-    def check_key(self, given: str | None) -> None:
-        """Raises a RefusedError with 401 if this is none of the API keys."""
-        check_key(given, self._server.settings.keys)
 
     def _check_host(self, given: str) -> None:
         settings = self._server.settings
@@ -116,10 +131,8 @@ class Guard:
         return origin if origin and ("*" in known or origin in known) else None
 
     def _tell(
-        self, scope: Scope, identity: str, answer: "_Answer", refused: RefusedError | None, seconds: float
+        self, scope: Scope, path: str, identity: str, answer: "_Answer", refused: RefusedError | None, seconds: float
     ) -> None:
-        route = scope.get("route")
-        path = getattr(route, "path", None) or "unknown"
         state = State(scope["state"])
         noted: dict[str, Any] = getattr(state, "noted", {})
         status = refused.status if refused is not None and not answer.has_started else answer.status
@@ -136,8 +149,7 @@ class Guard:
             status=status,
             seconds=round(seconds, 4),
             client=client[0],
-            **noted,
-            **({"error": refused.code or refused.message} if refused is not None and refused.status != 500 else {}),
+            **noted | ({"error": refused.code or refused.message} if refused is not None else {}),
         )
 
 
@@ -221,8 +233,21 @@ def key_in(headers: Headers) -> str | None:
     return next((each.removeprefix(KEY_PROTOCOL) for each in protocols if each.startswith(KEY_PROTOCOL)), None)
 
 
+def _host_of(origin: str) -> str | None:
+    """The name and port of an origin; None if it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # a bracket that does not close
+        return None
+
+
+def _stopping() -> RefusedError:
+    headers = {"retry-after": "5", "connection": "close"}
+    return RefusedError(503, "the server is stopping", "stopping", headers=headers)
+
+
 def _too_large(most: int) -> RefusedError:
-    message = f"the body is larger than {most} bytes"
+    message = f"the body is larger than {most:,} bytes"
     return RefusedError(413, message, "body_too_large", headers={"connection": "close"})
 
 
@@ -239,13 +264,23 @@ def _of(problem: Exception) -> RefusedError:
     return RefusedError(500, "an error of the server; its log has more under the id of this request", "internal_error")
 
 
-async def _refuse(scope: Scope, send: Callable[[Message], Any], refused: RefusedError) -> None:
+def failed(request: HTTPConnection, problem: Exception) -> RefusedError:
+    """What a client is told of an exception once its answer has begun; the log has it, too."""
+    refused = _of(problem)
+    if refused.status == 500:
+        logs.fail("error", problem, id=request.state.request_id)
+    note(request, error=refused.code or refused.message)
+    return refused
+
+
+async def _refuse(scope: Scope, send: Callable[[Message], Any], refused: RefusedError, *, is_plain: bool) -> None:
     kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008, "reason": refused.message[:100]})
         return
-    body = b"" if scope.get("method") == "HEAD" else refused.written
-    headers = {"content-type": "application/json", "content-length": str(len(refused.written)), **refused.headers}
+    written = refused.written(is_plain=is_plain)
+    body = b"" if scope.get("method") == "HEAD" else written
+    headers = {"content-type": "application/json", "content-length": str(len(written)), **refused.headers}
     pairs = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
     await send({"type": f"{kind}.start", "status": refused.status, "headers": pairs})
     await send({"type": f"{kind}.body", "body": body})

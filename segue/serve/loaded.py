@@ -107,24 +107,27 @@ class Models:
         """The models of a task."""
         return [each for each in self._loaded.values() if each.task == task]
 
-    def find(self, name: str | None, task: str) -> Loaded:
-        """The model of this name, which must be of the task; with None, the only one. Raises a RefusedError."""
+    def find(self, name: str | None, task: str, param: str = "model") -> Loaded:
+        """The model of this name, which must be of the task; with None, the only one.
+
+        Raises a RefusedError, which names the field `param`.
+        """
         found = self.of(task)
         names = f"models for this: {', '.join(each.name for each in found)}"
         if not found:
             raise RefusedError(
-                404, f"this server has no model for this: {WORDS[task]} is needed", "model_not_found", "model"
+                404, f"this server has no model for this: {WORDS[task]} is needed", "model_not_found", param
             )
         if not name:
             if len(found) > 1:
-                raise RefusedError(400, f"model: which one? ({names})", "missing_required_parameter", "model")
+                raise RefusedError(400, f"{param}: which one? ({names})", "missing_required_parameter", param)
             return found[0]
         loaded = self._loaded.get(name)
         if loaded is None:
-            raise RefusedError(404, f"there is no model {name[:100]!r} ({names})", "model_not_found", "model")
+            raise RefusedError(404, f"there is no model {name[:100]!r} ({names})", "model_not_found", param)
         if loaded.task != task:
             message = f"the model {name!r} is {WORDS[loaded.task]}, not {WORDS[task]} ({names})"
-            raise RefusedError(400, message, "model_not_supported", "model")
+            raise RefusedError(400, message, "model_not_supported", param)
         return loaded
 
     def named(self, name: str) -> Loaded:
@@ -166,6 +169,9 @@ class Models:
             )
         if source.languages and task != "translation":
             raise UserError(f"--pair {source.name}: only a model that translates has languages")
+        if source.languages and model.languages and source.languages[1] not in model.languages:
+            known = ", ".join(model.languages)
+            raise UserError(f"--pair {source.name}: this model writes {known}, not {source.languages[1]}")
         settings, backend = self._settings, model.backend
         samples, filled = settings.batch_seconds, batching.LEAST_FILLED
         if task == "speech_recognition":

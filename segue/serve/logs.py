@@ -1,4 +1,7 @@
-"""What does a server write while it runs? A line of JSON for each request and event, on standard error."""
+"""What does a server write while it runs? A line of JSON for each request and event, on standard error.
+
+Exceptions quote what they choke on, so their messages are left out like texts: what remains is where it happened.
+"""
 
 import json
 import logging
@@ -13,31 +16,55 @@ LOGGER = logging.getLogger("segue.serve")
 class _Lines(logging.Formatter):
     """Records as JSON."""
 
+    def __init__(self, *, has_texts: bool) -> None:
+        super().__init__()
+        self._has_texts = has_texts
+
     def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
         values: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            "event": message if self._has_texts else message.partition("\n")[0],  # asyncio goes on with an exception
             **getattr(record, "values", {}),
         }
         if record.exc_info and record.exc_info[1] is not None:
-            values["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
+            problem = record.exc_info[1]
+            values["traceback"] = "".join(traceback.format_exception(problem)) if self._has_texts else _places(problem)
         return json.dumps(values, ensure_ascii=False, default=str)
 
 
-def _is_true(record: logging.LogRecord) -> bool:
-    """False for what uvicorn says of each WebSocket that was refused with a status and a body."""
-    return record.msg != "ASGI callable returned without completing handshake."
+SAID = (
+    "ASGI callable returned without completing handshake.",  # of each WebSocket that is refused
+    "Invalid HTTP request received.",
+    "Cancel %s running task(s), timeout graceful shutdown exceeded",
+    "Invalid UTF-8 sequence received from client.",
+)
+"""What uvicorn says of what has a line of its own."""
 
 
-def start() -> None:
-    """Turns the lines on."""
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.msg not in SAID
+
+
+def _places(problem: BaseException | None) -> str:
+    """The traceback of an exception and of those before it, without their messages."""
+    found = []
+    while problem is not None:
+        found.append(f"{''.join(traceback.format_tb(problem.__traceback__))}{type(problem).__qualname__}\n")
+        problem = problem.__cause__ or (None if problem.__suppress_context__ else problem.__context__)
+    return "\n".join(reversed(found))
+
+
+def start(*, has_texts: bool) -> None:
+    """Turns the lines on; `has_texts`: with the messages of exceptions, which may have texts of requests."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines())
+    handler.setFormatter(_Lines(has_texts=has_texts))
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # it quotes bodies; refusals have their line
     for name in ("segue.serve", "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.addFilter(_is_true)
+        logger.addFilter(_is_news)
         logger.setLevel(logging.INFO if name == "segue.serve" else logging.WARNING)
 
 

@@ -42,11 +42,17 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
+class PlainError(BaseModel):
+    """An error, in LibreTranslate's form."""
+
+    error: str
+
+
 def document(endpoints: Sequence[Endpoint], has_keys: bool) -> dict[str, Any]:
     """The OpenAPI 3.1 document of endpoints."""
     inputs = [each for endpoint in endpoints for each in (endpoint.body, endpoint.form) if each is not None]
     outputs = [each for endpoint in endpoints for each in _results(endpoint)]
-    results: list[type[BaseModel]] = [*outputs, Error]
+    results: list[type[BaseModel]] = [*outputs, Error, PlainError]
     asked: list[tuple[type[BaseModel], Any]] = [(each, "validation") for each in dict.fromkeys(inputs)]
     asked += [(each, "serialization") for each in dict.fromkeys(results)]
     references, definitions = models_json_schema(asked, ref_template=SCHEMAS)
@@ -85,7 +91,8 @@ def _operation(endpoint: Endpoint, references: Any, has_keys: bool) -> dict[str,
             answers[kind] = {}
             continue
         answers[kind] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
-    error = {"application/json": {"schema": references[Error, "serialization"]}}
+    kind_of_error = PlainError if endpoint.has_plain_errors else Error
+    error = {"application/json": {"schema": references[kind_of_error, "serialization"]}}
     statuses = [400, 403, 404, 408, 413, 429, 503] + [401] * has_keys + [415] * bool(endpoint.kinds)
     statuses += [401, 422] if endpoint.path.startswith("/admin") else []
     found: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""How does a client learn that its request failed? By a status and OpenAI's form of an error."""
+"""How does a client learn that its request failed? By a status and an error, in OpenAI's form or LibreTranslate's."""
 
 import json
 import re
@@ -17,6 +17,7 @@ TYPES: Mapping[int, str] = {
     413: "invalid_request_error",
     415: "invalid_request_error",
     422: "invalid_request_error",
+    426: "invalid_request_error",
     429: "rate_limit_error",
     431: "invalid_request_error",
     499: "client_error",
@@ -26,6 +27,11 @@ TYPES: Mapping[int, str] = {
 """The type of an error by its status."""
 
 
+WANTED: Mapping[str, str] = {
+    "missing": "it is missing",
+    "extra_forbidden": "there is no such field here",
+}
+"""What pydantic's messages leave open, by their types."""
 _OPTION = re.compile(r" \(--[^)]*\)")
 
 
@@ -55,10 +61,9 @@ class RefusedError(Exception):
         error = {"message": self.message, "type": TYPES[self.status], "param": self.param, "code": self.code}
         return {"error": error}
 
-    @property
-    def written(self) -> bytes:
-        """The body in bytes."""
-        return json.dumps(self.body).encode()
+    def written(self, *, is_plain: bool = False) -> bytes:
+        """The body in bytes; `is_plain`: as LibreTranslate writes it, with the message alone."""
+        return json.dumps({"error": self.message} if is_plain else self.body).encode()
 
 
 def of_fields(problem: ValidationError) -> RefusedError:
@@ -67,7 +72,7 @@ def of_fields(problem: ValidationError) -> RefusedError:
     is_one_of_two = first["loc"][-1:] == ("str",)  # a text, or a list of texts
     names = first["loc"][:-1] if is_one_of_two else first["loc"]
     param = ".".join(str(each) for each in names) or None
-    wanted = "a text or a list of texts is wanted" if is_one_of_two else str(first["msg"])
+    wanted = "a text or a list of texts is wanted" if is_one_of_two else WANTED.get(first["type"], str(first["msg"]))
     message = f"{param}: {wanted}" if param else wanted
     more = sum(each["loc"][: len(names)] != names for each in others)
     if more:

@@ -1,6 +1,7 @@
 """How does a server run, stop and take up new models? With uvicorn; SIGTERM stops it, SIGHUP reloads models."""
 
 import asyncio
+import os
 import signal
 import socket
 from functools import partial
@@ -11,19 +12,24 @@ from starlette.types import ASGIApp
 
 from segue.errors import UserError, note
 from segue.serve import app, logs
-from segue.serve.connections import TimedConnection
+from segue.serve.connections import TimedConnection, TimedSocket
 from segue.serve.endpoint import Server
 
 POLL_SECONDS = 0.05
 
 
 def run(server: Server, listening: socket.socket) -> None:
-    """Serves until SIGTERM or SIGINT, and then until what is under way is finished, or the grace time is over."""
+    """Serves until SIGTERM or SIGINT, and then until what is under way is finished, or the grace time is over.
+
+    A batch that is still running then ends with the process, which this function ends in that case.
+    """
     runner = uvicorn.Server(config(server, app.application(server)))
     try:
         asyncio.run(_serve(runner, server, listening))
     finally:
-        app.close(server)
+        is_over = app.close(server)
+    if not is_over:  # a runtime's threads would abort an interpreter that ends in the usual way
+        os._exit(0)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -46,14 +52,15 @@ def listening(host: str, port: int) -> socket.socket:
 def config(server: Server, application: ASGIApp) -> uvicorn.Config:
     """Settings of uvicorn."""
     settings = server.settings
-    http: Any = partial(TimedConnection, settings.head_seconds, server.metrics)
+    http: Any = partial(TimedConnection, settings, server.metrics)
+    sockets: Any = partial(TimedSocket, settings, server.metrics)
     return uvicorn.Config(
         application,
         settings.host,
         settings.port,
         lifespan="off",
         http=http,
-        ws="websockets-sansio",
+        ws=sockets,
         ws_max_size=1 << 22,
         log_config=None,
         access_log=False,

@@ -86,6 +86,31 @@ def test_a_stop_finishes_what_is_under_way(trained_translator: Path, pairs: Path
 
 
 @pytest.mark.slow
+def test_a_stop_drops_what_takes_too_long(trained_translator: Path, pairs: Path) -> None:
+    lines = [json.loads(line)["source"] for line in (pairs / "train.jsonl").read_text().splitlines()] * 20
+    answers: list[httpx.Response] = []
+    with command(trained_translator, "--grace-seconds", 0.2, "--characters", 10**7) as (process, url):
+
+        def ask() -> None:
+            answers.append(httpx.post(f"{url}/v1/translations", json={"input": lines}, timeout=100))
+
+        working = threading.Thread(target=ask)
+        working.start()
+        while "segue_requests_under_way 2.0" not in httpx.get(f"{url}/metrics").text:  # with this one
+            assert working.is_alive()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=20)[1]
+        working.join(20)
+    assert process.returncode == 0
+    assert answers[0].status_code == 503
+    assert answers[0].json()["error"]["code"] == "stopping"
+    events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert {each["level"] for each in events} == {"info"}
+    assert [each["status"] for each in events if each.get("path") == "/v1/translations"] == [503]
+
+
+@pytest.mark.slow
 def test_sighup_takes_up_a_new_version(trained_translator: Path, tmp_path: Path) -> None:
     link = tmp_path / "current"
     link.symlink_to(trained_translator)
@@ -123,6 +148,18 @@ def test_mistakes_are_named(words: list[str], message: str, tmp_path: Path, caps
     assert message in capsys.readouterr().err
 
 
+def test_it_says_what_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Before it does, which may take long."""
+    said: list[str] = []
+    monkeypatch.setattr("segue.serve.app.start", lambda *_: said.append(capsys.readouterr().err))
+    monkeypatch.setattr("segue.serve.server.run", lambda *_: None)
+    monkeypatch.setattr("segue.serve.logs.start", lambda **_: None)
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["serve", f"a={tmp_path}", "b", "--port", "0"]) == 0
+    assert said == [f"loads a ({tmp_path}), b\n"]
+
+
 def test_a_port_that_is_taken_is_named(trained_translator: Path, capsys: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -144,6 +181,16 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setitem(sys.modules, "starlette", None)
     assert cli.main(["serve", str(tmp_path)]) == 2
     assert "pip install 'segue[serve]'" in capsys.readouterr().err
+
+
+def test_onnxruntime_reports_nothing(exported_recognizer: Path, tmp_path: Path) -> None:
+    """It would keep what it reports, and an id of the machine, in the home directory."""
+    program = f"import segue; segue.load({str(exported_recognizer)!r})"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_serving_imports_no_torch() -> None:

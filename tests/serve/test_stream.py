@@ -202,6 +202,24 @@ def test_confidences_are_calibrated(trained: Path, speech: Samples) -> None:
     assert all(word.confidence < 1e-9 for word in words)
 
 
+def test_a_reset_begins_anew(served: Running, corpus: Path) -> None:
+    """As in Vosk's server: the rest of the sound as a final result, and times from zero."""
+    sound = pcm(audio.read(corpus / "dev_00.wav", SAMPLE_RATE_HZ))
+    [line, *_] = (json.loads(line) for line in (corpus / "dev.jsonl").read_text().splitlines())
+
+    async def talk() -> list[Any]:
+        async with websockets.connect(served.socket_url) as socket:
+            answers = []
+            for message in (sound, '{"reset" : 1}', sound + b"\0", '{"reset": 1}', '{"eof" : 1}'):
+                await socket.send(message)
+                answers.append(json.loads(await socket.recv()))
+            return answers
+
+    answers = asyncio.run(talk())
+    assert [each.get("text") for each in answers] == [None, line["text"], None, line["text"], ""]
+    assert answers[1]["result"] == answers[3]["result"]
+
+
 def test_an_empty_stream_has_an_empty_text(served: Running) -> None:
     answers = asyncio.run(vosk(served.socket_url, b"", SAMPLE_RATE_HZ))
     assert answers == [{"text": "", "result": []}]

@@ -23,6 +23,7 @@ from segue.serve.endpoints.transcriptions import (
     transcribed,
     usage_of,
 )
+from segue.serve.endpoints.translations import check_languages
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError
 
@@ -54,7 +55,7 @@ class AudioTranslationRequest(BaseModel, extra="allow", frozen=True):
 def english(server: Server, name: str | None) -> Loaded:
     """The model of this name, which must translate into English; with None, the only one that does."""
     if name:
-        loaded = server.models.find(name, "translation")
+        loaded = server.models.find(name, "translation", "translator")
         if ENGLISH not in loaded.target_languages:
             message = f"translator: {name!r} is not known to write English (segue serve --pair {name}=SOURCE:en)"
             raise RefusedError(400, message, "invalid_value", "translator")
@@ -93,18 +94,23 @@ def _answer(
     observe(request, server, loaded, transcript)
     form: Literal["srt", "vtt"] = "vtt" if asked.response_format == "vtt" else "srt"
     said = cues.write(cues.cut(transcript.words, transcript.duration), form)
-    target = None if translator.source.languages else ENGLISH
+    target = check_languages(translator, None, ENGLISH)
     with gathered() as warned:
         found = translation.translate(
             said.encode(), form, lambda texts: list(translator.model.translate(texts, target)), translation.Shape()
         )
     recognized.warnings.extend(each.message for each in warned)
     plain = (
-        [layout.read(cue.body, "srt").plain for cue in files.read(found.text, "srt", "the translation").cues]
+        [
+            " ".join(layout.read(cue.body, "srt").plain.split())
+            for cue in files.read(found.text, "srt", "the translation").cues
+        ]
         if said and form == "srt"
         else []
     )
     text = " ".join(filter(None, plain))
+    if server.settings.logs_texts:
+        note(request, text=[transcript.text, text])
 
     def verbose() -> VerboseTranscription:
         shown: list[Segment] = [

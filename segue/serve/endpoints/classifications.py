@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 from segue.runtime.classifier import Classification
 from segue.serve import batching, bodies
 from segue.serve.endpoint import Endpoint, Server, note, server_of
-from segue.serve.endpoints.transcriptions import parsed
 from segue.serve.endpoints.translations import check_length, most_bytes
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError
@@ -92,8 +91,9 @@ async def classify(request: Request) -> Response:
 
 
 def _of_sound(server: Server, loaded: Loaded, path: Path, channel: str | None) -> Classification:
-    with bodies.recording(path, server.settings.audio_seconds, batching.current().check):
-        found: Classification = loaded.model.classify(path, channel=parsed(channel))
+    number = bodies.channel_of(channel)
+    with bodies.recording(path, server.settings.audio_seconds, batching.current().check, number):
+        found: Classification = loaded.model.classify(path, channel=number)
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -16,6 +16,7 @@ from segue.serve import bodies
 from segue.serve.endpoint import Endpoint, Server, note, server_of
 from segue.serve.endpoints.transcriptions import event, headers_of
 from segue.serve.endpoints.translations import check_length, most_bytes
+from segue.serve.guard import failed
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError
 
@@ -46,6 +47,11 @@ class CompletionRequest(BaseModel, extra="allow", frozen=True):
     """Whether the text comes in pieces, as server-sent events; for one prompt and one choice."""
     echo: bool = False
     """Whether choices begin with the prompt."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: object) -> object:
+        return bodies.without_nulls(values)
 
     @property
     def ignored(self) -> list[str]:
@@ -132,8 +138,8 @@ async def complete(request: Request) -> Response:
                 piece = await anext(pieces)
             yield chunk("", _reason(piece))
             yield event(b"[DONE]")
-        except RefusedError as problem:
-            yield event(problem.body)
+        except Exception as problem:
+            yield event(failed(request, problem).body)
         finally:
             await pieces.aclose()
 

@@ -1,4 +1,7 @@
-"""How do clients of LibreTranslate translate? `POST /translate` and `GET /languages`, as LibreTranslate has them."""
+"""How do clients of LibreTranslate translate? `POST /translate` and `GET /languages`, as LibreTranslate has them.
+
+Errors have its form, too: {"error": "text"}.
+"""
 
 import asyncio
 import re
@@ -6,7 +9,7 @@ from functools import cache, partial
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, Field, RootModel, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -42,6 +45,11 @@ class LibreRequest(BaseModel, extra="forbid", frozen=True):
     """So many translations besides the best."""
     api_key: str | None = None
     """Instead of a bearer's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: object) -> object:
+        return bodies.without_nulls(values)
 
 
 class LibreTranslation(BaseModel):
@@ -99,6 +107,8 @@ async def translate(request: Request) -> Response:
     target = check_languages(loaded, asked.source, asked.target)
     work = partial(translated, loaded, texts, target, 1 + asked.alternatives)
     found, _ = await server.workers.answer(request, [loaded], work)
+    if server.settings.logs_texts:
+        note(request, text=[each.text for each in found])
     others = [[each.text for each in (one.alternatives or [])[1:]] for one in found]
     is_one = isinstance(asked.q, str)
     shown = LibreTranslation(
@@ -149,8 +159,15 @@ ENDPOINTS = [
         kinds=(bodies.JSON, bodies.FORM, bodies.MULTIPART),
         results={"application/json": LibreTranslation},
         has_own_key=True,
+        has_plain_errors=True,
     ),
     Endpoint(
-        "GET", "/languages", languages, "LibreTranslate's list of languages", results={"application/json": Languages}
+        "GET",
+        "/languages",
+        languages,
+        "LibreTranslate's list of languages",
+        results={"application/json": Languages},
+        is_open=True,  # as LibreTranslate's, whose clients send their key in a body here, or not at all
+        has_plain_errors=True,
     ),
 ]

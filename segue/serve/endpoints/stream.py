@@ -1,7 +1,8 @@
 """How is speech recognized over a WebSocket while it is spoken? `WS /v1/audio/stream`, with Vosk's messages.
 
 A client sends sound in binary messages, and gets exactly one answer to each: a partial result, or a final one after a
-pause. `{"config": {...}}` before the sound says what it is, `{"eof": 1}` ends it.
+pause. `{"config": {...}}` before the sound says what it is. `{"eof": 1}` ends it; so does `{"reset": 1}`, after
+which other sound may follow.
 """
 
 import asyncio
@@ -9,25 +10,27 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from segue.data import media
 from segue.errors import UserError
 from segue.runtime.streaming import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, Final, Stream
 from segue.serve import batching
 from segue.serve.endpoint import Server, note, server_of
+from segue.serve.guard import failed
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError, of_fields
 from segue.serve.work import of_mistake
 
 PATH = "/v1/audio/stream"
 PROTOCOL = "segue"
-LATER, RESTART, POLICY, TOO_LARGE = 1013, 1012, 1008, 1009
+LATER, RESTART, POLICY, TOO_LARGE, INTERNAL = 1013, 1012, 1008, 1009, 1011
 """Codes of closed WebSockets (RFC 6455 and the registry of IANA)."""
 UNTAKEN = 256
 """Blocks of decoded sound, of at most 120 ms each, that may wait to be recognized."""
@@ -49,6 +52,7 @@ class StreamMessage(BaseModel, extra="forbid", frozen=True):
 
     config: StreamConfig | None = None
     eof: int | None = None
+    reset: int | None = None
 
 
 async def stream(websocket: WebSocket) -> None:
@@ -72,9 +76,8 @@ async def stream(websocket: WebSocket) -> None:
         server.num_sockets -= 1
         server.metrics.sockets.dec()
         talk.close()
-        seconds = talk.stream.seconds if talk.stream is not None else 0.0
-        server.metrics.audio_seconds.labels(loaded.name).inc(seconds)
-        note(websocket, audio_seconds=round(seconds, 3))
+        server.metrics.audio_seconds.labels(loaded.name).inc(talk.seconds)
+        note(websocket, audio_seconds=round(talk.seconds, 3))
 
 
 class _Talk:
@@ -84,10 +87,14 @@ class _Talk:
         self._websocket, self._server, self._loaded = websocket, server, loaded
         self._config = StreamConfig()
         self.stream: Stream | None = None
+        self.seconds = 0.0
+        """Of sound that has ended."""
         self._decoder: _Decoder | None = None
         self._odd = b""
         """Half of a sample at the end of a message."""
         self._ignored: list[str] = []
+        self._texts: list[str] = []
+        """For the log, if it has texts."""
         self._ticket = batching.Ticket()
         loaded.batcher.enter(self._ticket, is_counted=False)
 
@@ -97,22 +104,34 @@ class _Talk:
             while (message := await self._next()) is not None:
                 if isinstance(message, bytes):
                     await self._answer(await self._work(lambda data=message: self._accept(data)))  # type: ignore[misc]
-                elif self._is_eof(message):
+                elif (end := self._end_in(message)) == "eof":
                     break
+                elif end == "reset":
+                    await self._answer(await self._work(self._finish), is_last=True)
+                    self._forget()
             is_stopping = self._server.stopping.is_set()
             await self._answer(await self._work(self._finish), is_last=True)
-            await self._websocket.close(RESTART if is_stopping else 1000)
-        except UserError as problem:
-            await self._refuse(of_mistake(problem))
-        except RefusedError as problem:
-            await self._refuse(problem)
+            await self._close(RESTART if is_stopping else 1000)
+        except WebSocketDisconnect:
+            raise
+        except Exception as problem:
+            known = of_mistake(problem) if isinstance(problem, UserError) else problem
+            await self._refuse(failed(self._websocket, known))
 
     def close(self) -> None:
         """Frees what it holds."""
         self._ticket.cancel(batching.LeftError())
         self._loaded.batcher.leave(self._ticket)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Ends the sound; other sound may follow."""
+        if self.stream is not None:
+            self.seconds += self.stream.seconds
         if self._decoder is not None:
             self._decoder.close()
+        self.stream = self._decoder = None
+        self._odd = b""
 
     async def _next(self) -> str | bytes | None:
         """The next message; None if the server stops. Raises a RefusedError if there is none for too long."""
@@ -134,8 +153,8 @@ class _Talk:
         data: str | bytes | None = message.get("bytes")
         return data if data is not None else str(message.get("text") or "")
 
-    def _is_eof(self, text: str) -> bool:
-        """Takes a text message; whether it is the end."""
+    def _end_in(self, text: str) -> Literal["eof", "reset"] | None:
+        """Takes a text message; which end it is."""
         try:
             message = StreamMessage.model_validate_json(text)
         except ValidationError as problem:
@@ -145,7 +164,7 @@ class _Talk:
                 raise RefusedError(400, "config: it has to come before the sound", "invalid_value", "config")
             self._config = message.config
             self._ignored = sorted(message.config.model_extra or {})
-        return bool(message.eof)
+        return "eof" if message.eof else "reset" if message.reset else None
 
     def _begin(self) -> Stream:
         if self.stream is None:
@@ -187,7 +206,7 @@ class _Talk:
 
     def _check_length(self, found: Stream) -> None:
         most = self._server.settings.audio_seconds
-        if found.seconds > most:
+        if self.seconds + found.seconds > most:
             raise _too_long(most)
 
     async def _work(self, function: Callable[[], list[Final]]) -> list[Final]:
@@ -211,17 +230,24 @@ class _Talk:
                     for word in each.words
                 ]
             if self._server.settings.logs_texts:
-                note(self._websocket, text=said["text"])
+                self._texts.append(said["text"])
+                note(self._websocket, text=self._texts)
         else:
             said = {"partial": self.stream.partial.text, "committed": self.stream.partial.committed}
         if self._ignored:
             said["ignored"], self._ignored = self._ignored, []
-        await self._websocket.send_text(json.dumps(said, ensure_ascii=False))
+        await self._send(said)
 
     async def _refuse(self, problem: RefusedError) -> None:
-        if self._websocket.application_state == WebSocketState.CONNECTED:
-            await self._websocket.send_text(json.dumps(problem.body))
-            code = {413: TOO_LARGE, 429: LATER, 503: LATER}.get(problem.status, POLICY)
+        await self._send(problem.body)
+        await self._close({413: TOO_LARGE, 429: LATER, 500: INTERNAL, 503: LATER}.get(problem.status, POLICY))
+
+    async def _send(self, values: Any) -> None:
+        with _open():
+            await self._websocket.send_text(json.dumps(values, ensure_ascii=False))
+
+    async def _close(self, code: int) -> None:
+        with _open():
             await self._websocket.close(code)
 
 
@@ -307,6 +333,16 @@ class _Decoder:
             with self._changed:
                 self._is_over = True
                 self._changed.notify_all()
+
+
+@contextmanager
+def _open() -> Iterator[None]:
+    """Inside, something is sent. Raises a WebSocketDisconnect also if uvicorn has closed the socket itself, because no
+    pong came, which is a RuntimeError."""
+    try:
+        yield
+    except RuntimeError:
+        raise WebSocketDisconnect(1006) from None
 
 
 def _too_long(seconds: float) -> RefusedError:

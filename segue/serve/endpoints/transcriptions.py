@@ -20,6 +20,7 @@ from segue.runtime.recognizer import Recognizer, Transcript
 from segue.runtime.words import Word
 from segue.serve import batching, bodies
 from segue.serve.endpoint import Endpoint, Server, note, server_of
+from segue.serve.guard import failed
 from segue.serve.loaded import Loaded
 from segue.serve.refusals import RefusedError
 
@@ -71,7 +72,14 @@ class TranscriptionRequest(BaseModel, extra="allow", frozen=True):
     @property
     def ignored(self) -> list[str]:
         """Fields that were given and mean nothing here."""
-        given = {"language": self.language, "prompt": self.prompt, "temperature": self.temperature}
+        given = {
+            "language": self.language,
+            "prompt": self.prompt,
+            "temperature": self.temperature,
+            "response_format": self.stream and self.response_format != "json",
+            "timestamp_granularities": "timestamp_granularities" in self.model_fields_set
+            and (self.stream or self.response_format != "verbose_json"),
+        }
         return [*(name for name, value in given.items() if value), *sorted(self.model_extra or {})]
 
 
@@ -275,8 +283,8 @@ async def transcribe(request: Request) -> Response:
                 }
             )
             yield event(b"[DONE]")
-        except RefusedError as problem:
-            yield event(problem.body)
+        except Exception as problem:
+            yield event(failed(request, problem).body)
         finally:
             await pieces.aclose()
 
@@ -311,9 +319,9 @@ def transcribed(
     server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()
 ) -> Recognized:
     """The transcript of a file, and warnings about it."""
-    model = _expecting(loaded.model, phrases)
-    with bodies.recording(path, server.settings.audio_seconds, batching.current().check) as warned:
-        transcript = model.transcribe(path, channel=parsed(channel))
+    model, number = _expecting(loaded.model, phrases), bodies.channel_of(channel)
+    with bodies.recording(path, server.settings.audio_seconds, batching.current().check, number) as warned:
+        transcript = model.transcribe(path, channel=number)
     return Recognized(transcript, [bodies.said(each.message, path) for each in warned])
 
 
@@ -321,9 +329,9 @@ def in_pieces(
     server: Server, loaded: Loaded, path: Path, channel: str | None, phrases: Sequence[str] = ()
 ) -> Iterator[str | Recognized]:
     """The text piece by piece, and then all of it."""
-    model = _expecting(loaded.model, phrases)
-    with bodies.recording(path, server.settings.audio_seconds, batching.current().check) as warned:
-        for piece in model.pieces(path, channel=parsed(channel)):
+    model, number = _expecting(loaded.model, phrases), bodies.channel_of(channel)
+    with bodies.recording(path, server.settings.audio_seconds, batching.current().check, number) as warned:
+        for piece in model.pieces(path, channel=number):
             if isinstance(piece, str):
                 yield piece
             else:
@@ -338,12 +346,6 @@ def _expecting(model: Recognizer, phrases: Sequence[str]) -> Recognizer:
         return model.with_search(model.search.with_phrases(phrases))
     except UserError as problem:
         raise RefusedError(400, str(problem), "invalid_value", "phrases") from None
-
-
-def parsed(channel: str | None) -> int | str | None:
-    """A channel of a form."""
-    is_number = channel and len(channel) < 10 and channel.isascii() and channel.isdigit()
-    return int(channel) if channel and is_number else channel or None
 
 
 def observe(request: Request, server: Server, loaded: Loaded, transcript: Transcript) -> None:

@@ -107,7 +107,7 @@ def check_languages(loaded: Loaded, source: str | None, target: str | None) -> s
         if target and target != loaded.source.languages[1]:
             message = f"target: the model {loaded.name!r} writes {loaded.source.languages[1]}, not {target[:50]!r}"
             raise RefusedError(400, message, "invalid_value", "target")
-        return None
+        return loaded.source.languages[1] if loaded.model.languages else None
     if target and not loaded.model.languages:
         message = (
             f"target: the languages of {loaded.name!r} are not known (segue serve --pair {loaded.name}=SOURCE:TARGET)"
@@ -129,7 +129,7 @@ def check_length(server: Server, count: int, param: str = "input") -> None:
     """Raises a RefusedError for too many characters."""
     most = server.settings.characters
     if count > most:
-        raise RefusedError(413, f"{count} characters; at most {most} are accepted", "text_too_long", param)
+        raise RefusedError(413, f"{count:,} characters; at most {most:,} are accepted", "text_too_long", param)
 
 
 async def translate(request: Request) -> Response:
@@ -194,7 +194,7 @@ async def _translate_file(request: Request, server: Server, asked: FileRequest, 
     if form not in MEDIA:
         raise RefusedError(400, "format: srt, vtt, ass or txt wanted", "invalid_value", "format")
     if upload.size > 8 * server.settings.characters:
-        raise RefusedError(413, f"file: larger than {8 * server.settings.characters} bytes", "text_too_long", "file")
+        raise RefusedError(413, f"file: larger than {8 * server.settings.characters:,} bytes", "text_too_long", "file")
     content = upload.path.read_bytes()
     loaded = server.models.find(asked.model, "translation")
     target = check_languages(loaded, asked.source, asked.target)
@@ -203,6 +203,8 @@ async def _translate_file(request: Request, server: Server, asked: FileRequest, 
     text, count, warnings = await server.workers.answer(
         request, [loaded], partial(_file, server, loaded, content, form, target, shape)
     )
+    if server.settings.logs_texts:
+        note(request, text=text)
     if asked.response_format == "file":
         kind = f"{MEDIA[form]}; charset=utf-8"
         return PlainTextResponse(text, headers=headers_of([], warnings), media_type=kind)

@@ -1,0 +1,223 @@
+"""Odd requests, each of which was once answered wrongly, or not at all."""
+
+import io
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from segue import tasks
+from segue.errors import UserError
+from segue.runtime.translator import Translator
+from segue.serve import logs
+from segue.serve.endpoints import completions, transcriptions
+from segue.serve.endpoints.stream import PATH as STREAM
+from segue.serve.loaded import Models, Source
+from segue.serve.metrics import Metrics
+from segue.serve.settings import Settings
+
+from .running import Running
+
+TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
+UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\n"
+VERSION, KEY = "Sec-WebSocket-Version: 13\r\n", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
+@pytest.fixture
+def recording(corpus: Path) -> dict[str, bytes]:
+    return {"file": (corpus / "test_01.wav").read_bytes()}
+
+
+def ask(served: Running, path: str, **more: Any) -> httpx.Response:
+    return httpx.post(served.url + path, timeout=30, **more)
+
+
+def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    found: dict[str, Any] = answer.json()["error"]
+    return found
+
+
+def closed(served: Running, sent: str) -> bytes:
+    """What the server says to bytes, after which it closes the connection."""
+    host, port = served.url.removeprefix("http://").split(":")
+    answer = b""
+    with socket.create_connection((host, int(port)), timeout=5) as raw:
+        raw.sendall(sent.encode())
+        while part := raw.recv(4096):
+            answer += part
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "message"),
+    [
+        (f"GET {STREAM}", VERSION, "missing Sec-WebSocket-Key"),
+        (f"GET {STREAM}", KEY + "Sec-WebSocket-Version: 8\r\n", "invalid Sec-WebSocket-Version"),
+        (f"POST {STREAM}", KEY + VERSION, "unsupported HTTP method"),
+        (f"GET {STREAM}", f"{KEY}{VERSION}X: {'x' * 9000}\r\n", "8192 bytes"),
+        (f"GET {STREAM}?{'x' * 9000}", KEY + VERSION, "8192 bytes"),
+        (f"GET {STREAM}", KEY + VERSION + "X: x\r\n" * 200, "128 headers"),
+        (f"GET {STREAM}", f"{KEY}{VERSION}Content-Length: 1\r\n", "valid HTTP request"),
+    ],
+)
+def test_a_broken_handshake_is_refused(served: Running, start: str, more: str, message: str) -> None:
+    """Several of these kept their connection for ever, without an answer."""
+    head, _, body = closed(served, f"{start} HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}{more}\r\n").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    error = json.loads(body)["error"]
+    assert error["code"] == "invalid_handshake"
+    assert message in error["message"]
+
+
+@pytest.mark.parametrize("chunk", ["zz\r\n", "F" * 17 + "\r\n"])
+def test_broken_chunks_are_refused(served: Running, chunk: str) -> None:
+    head = "POST /v1/translations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    answer = closed(served, f"{head}Transfer-Encoding: chunked\r\n\r\n{chunk}")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
+
+
+def test_an_origin_that_is_none_is_refused(served: Running) -> None:
+    answer = httpx.get(f"{served.url}/v1/models", headers={"origin": "http://[::1"})
+    assert error_of(answer, 403)["code"] == "wrong_origin"
+
+
+def test_a_compressed_body_is_refused(served: Running) -> None:
+    answer = ask(served, "/v1/translations", json={"input": "one"}, headers={"content-encoding": "gzip"})
+    assert "'gzip'" in error_of(answer, 415)["message"]
+
+
+def test_a_byte_order_mark_is_no_mistake(served: Running) -> None:
+    body = b'\xef\xbb\xbf{"input": "one two three"}'
+    answer = ask(served, "/v1/translations", content=body, headers={"content-type": "application/json"})
+    assert answer.json()["translations"][0]["text"] == "three two one"
+
+
+def test_null_is_not_given(served: Running) -> None:
+    fields = ("prompt", "max_tokens", "temperature", "top_p", "stop", "n", "seed", "stream", "echo", "logprobs")
+    found = ask(served, "/v1/completions", json=dict.fromkeys(fields)).json()
+    assert 0 < found["usage"]["completion_tokens"] <= 16
+    assert found["ignored"] == []
+    libre = {"q": "one two three", "target": "en", "source": None, "format": None, "alternatives": None}
+    assert ask(served, "/translate", json=libre).json() == {"translatedText": "three two one"}
+
+
+def test_fields_are_named_plainly(served: Running) -> None:
+    assert error_of(ask(served, "/v1/translations", json={}), 400)["message"] == "input: it is missing"
+    answer = ask(served, "/v1/translations", json={"input": "one", "tone": "x"})
+    assert error_of(answer, 400)["message"] == "tone: there is no such field here"
+
+
+@pytest.mark.parametrize("channel", ["0", "-1", "both", "²", "1" * 5000, "3"])
+def test_a_wrong_channel_is_the_channels_mistake(served: Running, recording: Any, channel: str) -> None:
+    for data in ({"channel": channel}, {"channel": channel, "stream": "true"}):
+        error = error_of(ask(served, TRANSCRIPTIONS, files=recording, data=data), 400)
+        assert error["param"] == "channel"
+        assert len(error["message"]) < 150
+
+
+def test_what_a_stream_cannot_do_is_named(served: Running, recording: Any) -> None:
+    asked = {"response_format": "srt", "timestamp_granularities[]": "word"}
+    streamed = ask(served, TRANSCRIPTIONS, files=recording, data={"stream": "true", **asked})
+    assert streamed.headers["segue-ignored"] == "response_format, timestamp_granularities"
+    plain = ask(served, TRANSCRIPTIONS, files=recording, data=asked)
+    assert plain.headers["segue-ignored"] == "timestamp_granularities"
+    verbose = ask(served, TRANSCRIPTIONS, files=recording, data={**asked, "response_format": "verbose_json"})
+    assert "segue-ignored" not in verbose.headers
+
+
+def test_a_translation_has_no_lines(served: Running, recording: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cue may have two, the text of all of them has none."""
+    long = "one two three four five six seven eight nine ten eleven twelve"
+    translator = served.server.models.named("reversal").model
+    monkeypatch.setattr(translator, "translate", lambda texts, *_: [long] * len(texts), raising=False)
+    found = ask(served, TRANSLATIONS, files=recording, data={"response_format": "verbose_json"}).json()
+    assert found["text"] == long
+    assert found["segments"][0]["text"] == long
+
+
+def test_a_wrong_translator_is_named(served: Running, recording: Any) -> None:
+    answer = ask(served, TRANSLATIONS, files=recording, data={"translator": "tones"})
+    assert error_of(answer, 400)["param"] == "translator"
+
+
+def test_a_pair_is_not_against_its_model(trained_translator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Translator, "languages", property(lambda _: ["de", "fr"]))
+    with pytest.raises(UserError, match="--pair m: this model writes de, fr, not en"):
+        Models([Source("m", trained_translator, ("xx", "en"))], tasks.load, Settings(), Metrics())
+
+
+def test_the_page_has_no_ranges(served: Running) -> None:
+    for value in ("bytes=99999999-", "lines=1-2", "bytes=0-5"):
+        answer = httpx.get(f"{served.url}/page.js", headers={"range": value})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/javascript")
+    assert httpx.get(f"{served.url}/page.css").headers["content-type"].startswith("text/css")
+
+
+def test_a_path_with_a_slash_is_another(served: Running) -> None:
+    """A redirect would name http, whatever the proxy before the server has."""
+    assert error_of(httpx.get(f"{served.url}/v1/models/"), 404)["code"] == "unknown_path"
+
+
+def test_a_get_of_the_stream_says_what_it_takes(served: Running) -> None:
+    answer = httpx.get(served.url + STREAM)
+    assert "WebSockets" in error_of(answer, 426)["message"]
+    assert answer.headers["upgrade"] == "websocket"
+
+
+@pytest.mark.parametrize(
+    "line", ["ffconcat version 1.0\nfile secret.wav\n", "v=0\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n"]
+)
+def test_a_recording_names_no_other(
+    served: Running, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    samples, rate = soundfile.read(corpus / "test_01.wav")
+    soundfile.write(tmp_path / "secret.wav", samples, rate)
+    monkeypatch.chdir(tmp_path)
+    assert error_of(ask(served, TRANSCRIPTIONS, files={"file": line.encode()}), 400)["code"] == "invalid_audio"
+
+
+@pytest.fixture
+def bugs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    found: list[Any] = []
+    monkeypatch.setattr(logs, "fail", lambda event, problem, **_: found.append(problem))
+    return found
+
+
+def broken(*_: Any) -> Iterator[str]:
+    yield "one"
+    raise ValueError("two")
+
+
+def test_a_stream_that_fails_says_so(
+    served: Running, recording: Any, bugs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcriptions, "in_pieces", broken)
+    monkeypatch.setattr(completions, "_pieces", broken)
+    asked: list[tuple[str, Any]] = [
+        (TRANSCRIPTIONS, {"files": recording, "data": {"stream": "true"}}),
+        ("/v1/completions", {"json": {"prompt": "one", "stream": True}}),
+    ]
+    for path, more in asked:
+        answer = ask(served, path, **more)
+        first, last = answer.text.strip().split("\n\n")
+        assert "one" in first
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "internal_error"
+    assert [str(each) for each in bugs] == ["two", "two"]
+
+
+def test_silence_is_an_answer(served: Running) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(16000), 8000, format="WAV")
+    for form in ("json", "text", "srt", "vtt", "verbose_json"):
+        for path in (TRANSCRIPTIONS, TRANSLATIONS):
+            answer = ask(served, path, files={"file": file.getvalue()}, data={"response_format": form})
+            assert answer.status_code == 200
