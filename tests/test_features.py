@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch.nn.utils.rnn import pad_sequence
 
-from segue.data.features import LogMel, LogMelSection, Normalization, normalize
+from segue.data.features import USUAL_DEVIATION_NATS, LogMel, LogMelSection, Normalization, normalize
 
 Array = NDArray[np.float32]
 
@@ -162,15 +162,20 @@ def test_bins_can_keep_their_deviations() -> None:
 def test_half_of_the_mean_spectrum_can_stay() -> None:
     """Of the level nothing stays: a louder recording gives the same features."""
     features = torch.randn(1, 4, 300, generator=torch.Generator().manual_seed(0))
-    spectrum = torch.tensor([3.0, 1.0, -1.0, -3.0]).view(1, 4, 1)
-    half, louder = (
-        normalize(features + spectrum + gain, torch.tensor([300]), "utterance", removed_spectrum=0.5)[0]
-        for gain in (0.0, 7.0)
+    spectrum = torch.tensor([1.5, 0.5, -0.5, -1.5]).view(1, 4, 1)
+    whole, half, louder = (
+        normalize(
+            features + spectrum + gain, torch.tensor([300]), "speech", unit_variance=False, removed_spectrum=share
+        )[0]
+        for gain, share in ((0.0, 1.0), (0.0, 0.5), (7.0, 0.5))
     )
-    torch.testing.assert_close(half.mean(dim=1), spectrum[0, :, 0] / 2, atol=0.2, rtol=0)
+    stays = (half - whole) * USUAL_DEVIATION_NATS
+    torch.testing.assert_close(stays, (spectrum[0] / 2).expand(4, 300), atol=0.2, rtol=0)
     torch.testing.assert_close(half, louder)
 
 
 def test_deviations_are_kept_only_over_speech() -> None:
     with pytest.raises(ValidationError, match='unit_variance: false needs normalization = "speech"'):
         LogMelSection(unit_variance=False)
+    with pytest.raises(ValidationError, match="removed_spectrum: below 1 it needs unit_variance = false"):
+        LogMelSection(normalization="speech", removed_spectrum=0.5)

@@ -17,6 +17,7 @@ from segue.data import audio
 from segue.data.audio import Codec, Samples
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
+from segue.errors import UserError
 from segue.recipe import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -124,6 +125,8 @@ class Augmentation:
     """Draws and applies the augmentation that a section describes."""
 
     def __init__(self, section: AugmentationSection, sample_rate_hz: int, mel_bins: int, root: Path) -> None:
+        if section.fricatives_db and mel_bins < 2:
+            raise UserError("augmentation.fricatives_db needs two mel bins (features.mel_bins)")
         self.section = section
         self.sample_rate_hz = sample_rate_hz
         self.mel_bins = mel_bins
@@ -189,7 +192,7 @@ class Augmentation:
         return FeatureAugmentation(
             warp=1.0 + section.vocal_tract_warp * float(draw.uniform(-1, 1)),
             # Drawn only where it is used: other recipes' random numbers stay what they were.
-            fricatives_db=section.fricatives_db and section.fricatives_db * float(draw.uniform(-1, 1)),
+            fricatives_db=section.fricatives_db * float(draw.uniform(-1, 1)) if section.fricatives_db else 0.0,
             frequency_spans=_spans(section.frequency_masks, section.frequency_width, self.mel_bins, draw),
             time_spans=_spans(section.time_masks, longest, num_frames, draw),
         )

@@ -72,8 +72,8 @@ class LogMelSection(Section):
 
     removed_spectrum: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of an utterance's mean spectrum that is subtracted: 1 makes the mean of each bin 0, which removes what a
-    microphone adds; 0 subtracts the mean of all bins, the level, alone. In a single word the mean spectrum is largely
-    that of its vowel: subtracting all of it leaves little of a word like "two"."""
+    microphone adds; 0, only without unit variance, subtracts the mean of all bins, the level, alone. In a single word
+    the mean spectrum is largely that of its vowel: subtracting all of it leaves little of a word like "two"."""
 
     @property
     def highest_hz(self) -> float:
@@ -94,6 +94,8 @@ class LogMelSection(Section):
     def _is_over_speech(self) -> Self:
         if not self.unit_variance and self.normalization != "speech":
             raise ValueError('unit_variance: false needs normalization = "speech"')
+        if self.unit_variance and self.removed_spectrum < 1:  # a quiet bin's mean would be multiplied by hundreds
+            raise ValueError("removed_spectrum: below 1 it needs unit_variance = false")
         return self
 
 
@@ -224,13 +226,13 @@ def normalize(
     count = weight.sum(dim=2, keepdim=True).clamp(min=1)
     mean = (features * weight).sum(dim=2, keepdim=True) / count
     centered = features - mean
-    scale: Tensor | float = 1 / USUAL_DEVIATION_NATS
     if unit_variance:
         variance = (centered.square() * weight).sum(dim=2, keepdim=True) / count
-        scale = torch.rsqrt(variance + epsilon)
-    if removed_spectrum < 1:
-        centered = centered + (1 - removed_spectrum) * (mean - mean.mean(dim=1, keepdim=True))
-    return centered.masked_fill(~mask, 0.0) * scale
+        found = centered * torch.rsqrt(variance + epsilon)
+    else:
+        found = centered + (1 - removed_spectrum) * (mean - mean.mean(dim=1, keepdim=True))
+        found = found / USUAL_DEVIATION_NATS
+    return found.masked_fill(~mask, 0.0)
 
 
 def _above(level: Tensor, threshold: Tensor) -> Tensor:
@@ -283,7 +285,7 @@ def balance(features: Tensor, fricatives_db: Tensor) -> Tensor:
 
 
 def mask(features: Tensor, augmentation: FeatureTensors) -> Tensor:
-    """(B, F, T) -> (B, F, T) with masked bands and spans set to 0, the mean of normalized features."""
+    """(B, F, T) -> (B, F, T) with masked bands and spans set to 0, the level of normalized features."""
     for axis, spans in ((1, augmentation.frequency_spans), (2, augmentation.time_spans)):
         place = torch.arange(features.shape[axis], device=features.device)
         inside = (place >= spans[..., :1]) & (place < spans[..., 1:])  # (B, masks, size)
