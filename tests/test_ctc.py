@@ -151,6 +151,14 @@ def test_tokens_after_the_overlap_are_unmatched() -> None:
     assert merge([left, right], [(10, 30)]) == [*placed((1, 4, 9)), *right]
 
 
+def test_a_window_may_begin_in_a_silence() -> None:
+    """That is known from the window before."""
+    left = [Emission(1, 90, 91, 1.0), Emission(2, 140, 141, 1.0, follows_silence=True)]
+    right = placed((2, 141, 142), (1, 143, 144))
+    merged = merge([left, right], [(100, 160)])
+    assert merged == [left[0], Emission(2, 141, 142, 1.0, follows_silence=True), right[1]]
+
+
 def test_empty_windows_are_merged() -> None:
     assert merge([emitted(1, 2)], []) == emitted(1, 2)
     assert merge([[], []], [(0, 10)]) == []

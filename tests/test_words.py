@@ -93,6 +93,33 @@ def test_silence_between_tokens_ends_a_word(start: float, end: float, wanted: st
     assert text_of(words(found, [b"n", b"o"], 0.01)) == wanted
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a_.b", "a. b"),
+        ("a._b", "a. b"),
+        ("a_0b", "a b"),  # a token without text
+        ("a_.00,b", "a., b"),
+        ("a_.(b", "a. (b"),
+        ("a(_b", "a( b"),
+        ("a_.", "a."),
+        ("a_. b'c", "a. b'c"),
+        ("a_.b'c", "a. b'c"),
+        ("a_\u0301b", "a\u0301b"),
+        ("我_。b", "我。b"),
+    ],
+)
+def test_a_silence_lasts_until_the_next_letter(text: str, wanted: str) -> None:
+    """A "_" is silence, though too short for a pause: punctuation is emitted before it, in it or after it."""
+    tokens = sorted({*text} - {"_"})
+    sounds = [(each, at) for at, each in enumerate(text) if each != "_"]
+    emissions = [
+        Emission(tokens.index(each), 3 * at, 3 * at + 1, 0.9, text[at - 1] == "_" and at > 0) for each, at in sounds
+    ]
+    pieces = [each.replace("0", "").encode() for each in tokens]
+    assert text_of(words(emissions, pieces, 0.01)) == wanted
+
+
 def test_a_pause_is_no_part_of_a_word() -> None:
     found = said("ab|c|.")
     assert [each.word for each in found] == ["ab", "c."]

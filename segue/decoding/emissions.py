@@ -41,7 +41,11 @@ def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, i
             num_before -= 1
         num_shared = next((n for n, e in enumerate(following) if e.start >= end), len(following))
         left, right = merged[num_before:], list(following[:num_shared])
-        left_places, right_places = _places(left, right)
+        left_places, right_places = ([(e.start + e.end) / 2 for e in side] for side in (left, right))
+        for i, j in _matches(left, left_places, right, right_places):
+            left_places[i] = right_places[j] = (left_places[i] + right_places[j]) / 2
+            # The window that follows may begin in the silence.
+            right[j] = right[j]._replace(follows_silence=right[j].follows_silence or left[i].follows_silence)
         cut = _widest_gap([*left, *right], start, end)
         merged[num_before:] = [e for e, place in zip(left, left_places, strict=True) if place < cut]
         for emission in [
@@ -54,12 +58,13 @@ def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, i
     return merged
 
 
-def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[float], list[float]]:
-    """The middle of each emission in frames; for a token in both windows, the mean of its two middles.
+def _matches(
+    left: Sequence[Emission], left_places: Sequence[float], right: Sequence[Emission], right_places: Sequence[float]
+) -> list[tuple[int, int]]:
+    """The indices of each token that is in both windows, whose middles are at these frames.
 
     Tokens are matched by the alignment of least cost: the shift in frames, and ALONE_FRAMES for an unmatched token.
     """
-    left_places, right_places = ([(e.start + e.end) / 2 for e in side] for side in (left, right))
     # Least costs of aligning the first i with the first j.
     costs = [[float(ALONE_FRAMES * (i + j)) for j in range(len(right) + 1)] for i in range(len(left) + 1)]
     for i, (a, a_place) in enumerate(zip(left, left_places, strict=True)):
@@ -67,6 +72,7 @@ def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[f
             alone = min(costs[i][j + 1], costs[i + 1][j]) + ALONE_FRAMES
             together = costs[i][j] + abs(a_place - b_place) if a.token == b.token else alone
             costs[i + 1][j + 1] = min(alone, together)
+    found: list[tuple[int, int]] = []
     i, j = len(left), len(right)
     while i and j:
         if costs[i][j] == costs[i - 1][j] + ALONE_FRAMES:
@@ -75,8 +81,8 @@ def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[f
             j -= 1
         else:
             i, j = i - 1, j - 1
-            left_places[i] = right_places[j] = (left_places[i] + right_places[j]) / 2
-    return left_places, right_places
+            found.append((i, j))
+    return found
 
 
 def _widest_gap(emissions: Sequence[Emission], start: int, end: int) -> float:

@@ -4,7 +4,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 from segue.data import scripts
@@ -47,6 +47,8 @@ class _Draft:
     """End of its last letter, since punctuation may be emitted late."""
     tokens: list[int]
     """Indices of its emissions."""
+    letter: int
+    """Index of the emission of its last letter."""
     follows_space: bool
     has_letter: bool = False
     is_unspaced: bool = False
@@ -79,6 +81,7 @@ def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_fr
     its marks and punctuation.
     """
     drafts: list[_Draft] = []
+    num_silences = list(accumulate(each.follows_silence for each in emissions))
     num_letters = [max(1, len(pieces[each.token].decode(errors="replace").strip())) for each in emissions]
     follows_space = True
     for text, start, end, tokens in _characters(emissions, pieces):
@@ -92,19 +95,20 @@ def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_fr
             last = drafts[-1]
             is_sign = scripts.extends(last.text, text)
             longest = PAUSE_SECONDS + LETTER_SECONDS * (num_letters[last.tokens[-1]] + num_letters[tokens.start] - 2)
-            is_after_silence = emissions[tokens.start].follows_silence and tokens.start != last.tokens[-1]
+            # Punctuation may be emitted anywhere in a silence.
+            is_after_silence = num_silences[tokens.start] > num_silences[last.letter]
             has_pause = is_after_silence or (start - last.end) * seconds_per_frame > longest
             opens = unicodedata.category(text) in ("Ps", "Pi")
             may_start = not is_sign and ((is_letter and last.has_letter) or opens)
             starts = may_start and (has_pause or last.is_unspaced or is_unspaced or text in scripts.WIDE_OPENING)
             is_apart = has_pause and not (last.is_unspaced or is_unspaced or text in scripts.WIDE_OPENING)
         if starts:
-            drafts.append(_Draft(text, start, end, [*tokens], is_apart, is_letter, is_unspaced))
+            drafts.append(_Draft(text, start, end, [*tokens], tokens[-1], is_apart, is_letter, is_unspaced))
         else:
             last.text += text
             last.tokens += [token for token in tokens if token != last.tokens[-1]]
             if is_letter or is_sign or not last.has_letter:
-                last.end = end
+                last.end, last.letter = end, tokens[-1]
             if is_letter:
                 last.has_letter, last.is_unspaced = True, is_unspaced
         follows_space = False
