@@ -5,6 +5,7 @@ import shutil
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import segue
@@ -20,6 +21,7 @@ DOUBTS = {5: ("o", 0.6)}
 def development() -> Development:
     return Development(
         [spoken(text, DOUBTS if len(text) > 5 else None) for text in REFERENCES],
+        [np.zeros(0, np.float32)] * len(REFERENCES),
         REFERENCES,
         [None] * len(REFERENCES),
         3.0,

@@ -1,11 +1,11 @@
 # ruff: noqa: RUF001 (letters and punctuation of many scripts, on purpose)
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.data.segments import Region
 from segue.decoding.emissions import Emission
 from segue.runtime.words import PAUSE_SECONDS, Word, after_silence, text_of, words
 
@@ -89,7 +89,9 @@ def test_long_tokens_tolerate_longer_pauses() -> None:
 def test_silence_between_tokens_ends_a_word(start: float, end: float, wanted: str) -> None:
     """Of letters 0.34 s apart, of which 0.24, 0.16 and 0.19 s are silent."""
     emissions = [Emission(token, start, start + 1, 0.9) for token, start in ((0, 0), (1, 5), (1, 40), (0, 45))]
-    found = after_silence(emissions, [Region(1000 * start, 1000 * end)], samples_per_frame=10, rate_hz=1000)
+    seconds = np.arange(100) / 100
+    decibels = np.where((seconds >= start - 1e-9) & (seconds < end - 1e-9), -80, -20).astype(np.float32)
+    found = after_silence(emissions, decibels, samples_per_frame=10, rate_hz=1000)
     assert text_of(words(found, [b"n", b"o"], 0.01)) == wanted
 
 

@@ -44,6 +44,9 @@ AROUND_SECONDS = 2.0
 NOISE_QUANTILE, LOUD_QUANTILE = 0.1, 0.9
 """The levels of noise and of speech are these quantiles."""
 
+Levels = NDArray[np.float32]
+"""LEVELS_A_SECOND levels, in dB relative to full scale."""
+
 
 class Region(NamedTuple):
     """Speech without a pause; in seconds, or in samples, as said."""
@@ -129,14 +132,24 @@ def speech(stream: Iterable[Frames], frame_samples: float, rate_hz: int, lengths
     yield from cutter.finish(hysteresis.frame, hysteresis.end())
 
 
-def silences(samples: Samples, rate_hz: int) -> list[Region]:
-    """The silence of at least PAUSE_SECONDS in a recording (S), in samples, by its level alone; none in loud noise."""
-    decibels = _decibels(samples, size := _level_size(rate_hz))
+def levels(samples: Samples, rate_hz: int) -> Levels:
+    """The levels of a recording (S), for `silences`."""
+    return _decibels(samples, _level_size(rate_hz))
+
+
+def silences(decibels: Levels, rate_hz: int, start: int, end: int) -> list[Region]:
+    """The silence of at least PAUSE_SECONDS in the speech between two samples, by the `levels` of a recording alone.
+
+    In samples; none in loud noise. What is before and after the speech has no part in it: there may be much silence.
+    """
+    size = _level_size(rate_hz)
+    first = start // size
+    decibels = decibels[first : -(-end // size)]
     if not len(decibels):
         return []
     noise, level = (float(each) for each in np.quantile(decibels, (NOISE_QUANTILE, LOUD_QUANTILE)))
-    is_silent = decibels <= _silence(noise, level)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent, [False]]).astype(np.int8))) * size
+    is_silent = np.concatenate([[False], decibels <= _silence(noise, level), [False]])
+    edges = (first + np.flatnonzero(np.diff(is_silent.astype(np.int8)))) * size
     return [
         Region(start, end)
         for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
@@ -149,7 +162,7 @@ def _level_size(rate_hz: int) -> int:
     return max(1, rate_hz // LEVELS_A_SECOND)
 
 
-def _decibels(samples: Samples, size: int) -> NDArray[np.float32]:
+def _decibels(samples: Samples, size: int) -> Levels:
     """(S) samples -> the level of each whole `size` of them, relative to full scale."""
     count = len(samples) // size
     power = np.square(samples[: count * size].reshape(count, size)).mean(axis=1)

@@ -8,7 +8,7 @@ from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 from segue.data import scripts
-from segue.data.segments import Region
+from segue.data.segments import Levels, silences
 from segue.decoding.emissions import Emission
 
 PAUSE_SECONDS = 0.5
@@ -63,13 +63,16 @@ class _Character(NamedTuple):
 
 
 def after_silence(
-    emissions: Sequence[Emission], silences: Sequence[Region], samples_per_frame: int, rate_hz: int
+    emissions: Sequence[Emission], decibels: Levels, samples_per_frame: int, rate_hz: int
 ) -> list[Emission]:
-    """The emissions of a waveform; those with SILENCE_SECONDS of its `silences`, in samples, before them say so."""
+    """The emissions of a waveform with these `levels`; those with SILENCE_SECONDS of silence before them say so."""
     found = list(emissions)
+    if not found:
+        return found
+    quiet = silences(decibels, rate_hz, found[0].start * samples_per_frame, found[-1].end * samples_per_frame)
     for number, (one, other) in enumerate(pairwise(emissions), 1):
         start, end = one.end * samples_per_frame, other.start * samples_per_frame
-        if any(min(end, each.end) - max(start, each.start) >= SILENCE_SECONDS * rate_hz for each in silences):
+        if any(min(end, each.end) - max(start, each.start) >= SILENCE_SECONDS * rate_hz for each in quiet):
             found[number] = other._replace(follows_silence=True)
     return found
 
