@@ -8,7 +8,7 @@ from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 from segue.data import scripts
-from segue.data.segments import Levels, silences
+from segue.data.segments import Levels, Region, silences
 from segue.decoding.emissions import Emission
 
 PAUSE_SECONDS = 0.5
@@ -69,7 +69,8 @@ def after_silence(
     found = list(emissions)
     if not found:
         return found
-    quiet = silences(decibels, rate_hz, found[0].start * samples_per_frame, found[-1].end * samples_per_frame)
+    said = [Region(each.start * samples_per_frame, each.end * samples_per_frame) for each in found]
+    quiet = silences(decibels, rate_hz, said)
     for number, (one, other) in enumerate(pairwise(emissions), 1):
         start, end = one.end * samples_per_frame, other.start * samples_per_frame
         if any(min(end, each.end) - max(start, each.start) >= SILENCE_SECONDS * rate_hz for each in quiet):
