@@ -488,6 +488,25 @@ def test_unwritable_references_count_as_errors(model_folder: Path, tmp_path: Pat
     assert scores["substitutions"] + scores["deletions"] >= 2
 
 
+@torch.inference_mode()
+def test_dev_scores_are_of_the_texts_one_gets(model_folder: Path, tmp_path: Path) -> None:
+    """Words that only silence parts are words, too."""
+    manifest = write_lines(tmp_path, [("ab ca", 40 * FRAME)])
+    samples = np.zeros(40 * FRAME, np.float32)
+    for token, frame in ((1, 5), (2, 8), (3, 24), (1, 27)):  # 0.3 s between b and c
+        samples[frame * FRAME : (frame + 1) * FRAME] = (token + 1) / 10
+    (name,) = (json.loads(line)["audio_filepath"] for line in manifest.read_text().splitlines())
+    soundfile.write(tmp_path / name, samples, RATE, subtype="FLOAT")
+    transcriber = load(model_folder, "cpu")
+    read_off(transcriber)
+    assert transcriber.transcribe(tmp_path / name).text == "ab ca"
+    task = task_of(manifest, split="dev")
+    model: Any = random_model(task)
+    model.forward = Reader(model.front_end).forward
+    (prediction,) = task.predict(model, task.source.load("dev", micro_batch(0)))
+    assert prediction.hypothesis == "ab ca"
+
+
 def test_evaluation_does_not_depend_on_the_batch(model_folder: Path, tmp_path: Path) -> None:
     manifest = write_lines(tmp_path, [(text, 4000 + 777 * n) for n, text in enumerate(TEXTS)])
     transcriber = load(model_folder, "cpu")
