@@ -151,6 +151,21 @@ def test_tokens_after_the_overlap_are_unmatched() -> None:
     assert merge([left, right], [(10, 30)]) == [*placed((1, 4, 9)), *right]
 
 
+def test_a_window_may_begin_in_a_silence() -> None:
+    """That is known from the window before."""
+    left = [Emission(1, 90, 91, 1.0), Emission(2, 140, 141, 1.0, follows_silence=True)]
+    right = placed((2, 141, 142), (1, 143, 144))
+    merged = merge([left, right], [(100, 160)])
+    assert merged == [left[0], Emission(2, 141, 142, 1.0, follows_silence=True), right[1]]
+
+
+def test_a_window_that_ends_amid_a_word_parts_it_not() -> None:
+    """At its edge it misses a token, so that there seems to be silence before the next one."""
+    left = [Emission(1, 90, 91, 1.0), Emission(2, 158, 159, 1.0, follows_silence=True)]
+    right = [Emission(3, 155, 156, 1.0, follows_silence=True), Emission(2, 158, 159, 1.0)]
+    assert merge([left, right], [(100, 160)]) == [left[0], *right]
+
+
 def test_empty_windows_are_merged() -> None:
     assert merge([emitted(1, 2)], []) == emitted(1, 2)
     assert merge([[], []], [(0, 10)]) == []

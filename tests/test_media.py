@@ -81,6 +81,29 @@ def test_a_playlist_is_refused_in_one_line(tmp_path: Path) -> None:
         audio.read(tmp_path / "x.m4a", RATE)
 
 
+SUBTITLES = "1\n00:00:01,000 --> 00:00:02,000\nSo it is.\n\n"
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.mp4"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("text", ["So it is. ", "a\u00ad\u200bb\u2060 ", "naïve \U0001f600", SUBTITLES, "\t\r\n-"])
+@pytest.mark.parametrize("times", [1, 200])
+def test_a_text_is_called_a_text(tmp_path: Path, name: str, encoding: str, text: str, times: int) -> None:
+    """Whatever its name, encoding and length; UTF-16 with its mark."""
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / name).write_bytes((mark + times * text).encode(encoding))
+    with pytest.raises(UserError, match=rf"{name}: not audio that can be read \(.*\): it is a text file$"):
+        audio.read(tmp_path / name, RATE)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff\xfe", b"\xef\xbb\xbf", b"a\x00"])
+def test_noise_is_not_called_a_text(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "x.wav").write_bytes(start + np.random.default_rng(0).bytes(3000))
+    with pytest.raises(UserError, match=r"x\.wav: not audio that can be read") as raised:
+        audio.read(tmp_path / "x.wav", RATE)
+    assert "text" not in str(raised.value)
+
+
 def test_a_video_without_sound_is_refused(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "x.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")

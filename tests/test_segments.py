@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,9 @@ from segue.data.segments import (
     SHORTEST_SECONDS,
     Frames,
     Lengths,
+    Region,
     Segment,
+    levels,
     regions,
     silences,
     speech,
@@ -212,11 +215,22 @@ def test_silence_is_found_by_level(noise: float, wanted: int) -> None:
     draw = np.random.default_rng(0)
     parts = [(0.5, 0.3), (0.3, 0.0), (0.5, 0.3), (0.15, 0.0), (0.5, 0.3), (0.25, 0.0), (0.5, 0.3)]
     level = np.concatenate([np.full(round(seconds * 8000), size) for seconds, size in parts])
-    found = silences(
-        (level * draw.standard_normal(len(level)) + noise * draw.standard_normal(len(level))).astype("f4"), 8000
-    )
+    samples = level * draw.standard_normal(len(level)) + noise * draw.standard_normal(len(level))
+    found = silences(levels(samples.astype("f4"), 8000), 8000, [Region(0, len(samples))])
     assert len(found) == wanted
     for (start, end), (true_start, true_end) in zip(found, ((0.5, 0.8), (1.95, 2.2)), strict=False):
         assert start / 8000 == pytest.approx(true_start, abs=0.011)
         assert end / 8000 == pytest.approx(true_end, abs=0.011)
-    assert silences(np.zeros(10, np.float32), 8000) == []
+    assert silences(levels(np.zeros(10, np.float32), 8000), 8000, [Region(0, 10)]) == []
+
+
+@pytest.mark.parametrize("words", [((10.0, 10.4), (10.65, 11.0)), ((2.0, 2.3), (2.55, 2.8), (18.0, 18.3))])
+def test_much_silence_hides_no_other(words: Sequence[tuple[float, float]]) -> None:
+    """Two words, a quarter of a second apart, in 20 s of quiet noise, without and with a third one far away."""
+    draw = np.random.default_rng(0)
+    samples = 0.0005 * draw.standard_normal(20 * 8000)
+    for start, end in words:
+        samples[round(start * 8000) : round(end * 8000)] += 0.3 * draw.standard_normal(round((end - start) * 8000))
+    said = [Region(round(8000 * (start + end) / 2), round(8000 * (start + end) / 2) + 160) for start, end in words]
+    first = silences(levels(samples.astype("f4"), 8000), 8000, said)[0]
+    assert [each / 8000 for each in first] == pytest.approx([words[0][1], words[1][0]], abs=0.011)

@@ -19,13 +19,14 @@ from segue.data.batching import MicroBatch
 from segue.data.examples import Utterance
 from segue.data.features import FeatureTensors, LogMel, balance, mask, warp
 from segue.data.manifest import Manifest
+from segue.data.segments import levels
 from segue.decoding.confidence import of_frames
 from segue.decoding.emissions import Emission
 from segue.engine.distributed.parallel import ALONE
 from segue.engine.task import LOSS, Split
 from segue.errors import UserError
 from segue.runtime.recognizer import Recognizer, Transcript
-from segue.runtime.words import Word, text_of, words
+from segue.runtime.words import Word, after_silence, text_of, words
 from segue.tasks.speech_recognition import (
     AcousticModel,
     Recipe,
@@ -405,6 +406,7 @@ def test_windows_transcribe_like_one_window(
         transcripts.append(transcriber.transcribe(model_folder / "long.wav", voice_activity="off"))  # tones
     assert transcripts[0] == transcripts[1]
     assert transcripts[0].duration == num_samples / RATE
+    emissions = after_silence(emissions, levels(samples, RATE), FRAME, RATE)
     said = words(emissions, [letter.encode() for letter in ALPHABET], FRAME / RATE)
     wanted = [word._replace(end=min(word.end, num_samples / RATE)) for word in said]
     assert transcripts[0].words == [
@@ -484,6 +486,25 @@ def test_unwritable_references_count_as_errors(model_folder: Path, tmp_path: Pat
     scores = transcriber.evaluate(write_lines(tmp_path, [("ab", 8000), ("Zoo, zebra!", 8000), ("", 8000)]))
     assert (scores["utterances"], scores["words"], scores["skipped"]) == (3, 3, 0)
     assert scores["substitutions"] + scores["deletions"] >= 2
+
+
+@torch.inference_mode()
+def test_dev_scores_are_of_the_texts_one_gets(model_folder: Path, tmp_path: Path) -> None:
+    """Words that only silence parts are words, too."""
+    manifest = write_lines(tmp_path, [("ab ca", 40 * FRAME)])
+    samples = np.zeros(40 * FRAME, np.float32)
+    for token, frame in ((1, 5), (2, 8), (3, 24), (1, 27)):  # 0.3 s between b and c
+        samples[frame * FRAME : (frame + 1) * FRAME] = (token + 1) / 10
+    (name,) = (json.loads(line)["audio_filepath"] for line in manifest.read_text().splitlines())
+    soundfile.write(tmp_path / name, samples, RATE, subtype="FLOAT")
+    transcriber = load(model_folder, "cpu")
+    read_off(transcriber)
+    assert transcriber.transcribe(tmp_path / name).text == "ab ca"
+    task = task_of(manifest, split="dev")
+    model: Any = random_model(task)
+    model.forward = Reader(model.front_end).forward
+    (prediction,) = task.predict(model, task.source.load("dev", micro_batch(0)))
+    assert prediction.hypothesis == "ab ca"
 
 
 def test_evaluation_does_not_depend_on_the_batch(model_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 from segue.cli import main
 from segue.data import audio
 from segue.report import transcript as page
-from segue.report.page import BASE64_BYTES
+from segue.report.page import BASE64_BYTES, marker, write
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of
 
@@ -52,6 +52,12 @@ def test_a_page_holds_words_speakers_and_cues(tmp_path: Path) -> None:
     assert (len(data["cues"]), data["starts"]) == (2, [0, 2])
     assert "<b>" not in html
     assert "<audio" not in html
+
+
+def test_a_page_without_sound_keeps_every_text(tmp_path: Path) -> None:
+    """The SHA-256 sum of nothing, too."""
+    write(tmp_path / "x.html", "Sums", {"of nothing": marker(b"")}, {}, "")
+    assert marker(b"") in (tmp_path / "x.html").read_text(encoding="utf-8")
 
 
 def test_a_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

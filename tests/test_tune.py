@@ -5,21 +5,24 @@ import shutil
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 import segue
 from segue.cli import main
 from segue.data.audio import properties
-from segue.runtime.search_tuning import Development, Tuning
+from segue.runtime.search_tuning import Development, Tuning, development
 from tests.test_speech_search import arpa, recognizer, searching, spoken
 
 REFERENCES = ["the cat sat", "the cat sat the cat", "cat"]
 DOUBTS = {5: ("o", 0.6)}
 
 
-def development() -> Development:
+def made_up() -> Development:
     return Development(
         [spoken(text, DOUBTS if len(text) > 5 else None) for text in REFERENCES],
+        [np.zeros(0, np.float32)] * len(REFERENCES),
         REFERENCES,
         [None] * len(REFERENCES),
         3.0,
@@ -28,7 +31,7 @@ def development() -> Development:
 
 def test_language_model_is_weighed(tmp_path: Path) -> None:
     ticks = count()
-    tuning = Tuning(recognizer(spoken("")), development(), lambda: float(next(ticks)))
+    tuning = Tuning(recognizer(spoken("")), made_up(), lambda: float(next(ticks)))
     trials = list(tuning.run(searching().with_language_model(arpa(tmp_path / "words.arpa"))))
     assert trials == tuning.trials
     assert len({trial.section for trial in trials}) == len(trials) > 20
@@ -45,10 +48,27 @@ def test_language_model_is_weighed(tmp_path: Path) -> None:
 
 def test_greedy_search_stays_where_beams_gain_nothing() -> None:
     tuning = Tuning(
-        recognizer(spoken("")), development()._replace(references=["the cot sat", "the cot sat the cat", "cat"]), float
+        recognizer(spoken("")), made_up()._replace(references=["the cot sat", "the cot sat the cat", "cat"]), float
     )
     list(tuning.run(searching()))
     assert tuning.best.section.kind == "greedy"
+
+
+def test_trials_score_the_texts_that_one_gets(tmp_path: Path) -> None:
+    """Words that only silence parts, in tuning, evaluation and transcripts."""
+    scores = spoken("thecat")
+    blanks = np.repeat(scores[6:7], 15, axis=0)  # 0.3 s
+    model = recognizer(np.concatenate([scores[:6], blanks, scores[7:]]))
+    sound = np.random.default_rng(0).normal(0, 0.1, 27 * 160).astype(np.float32)
+    sound[6 * 160 : 21 * 160] *= 0.001
+    soundfile.write(tmp_path / "x.wav", sound, 8000, subtype="FLOAT")
+    manifest = tmp_path / "dev.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": "x.wav", "duration": len(sound) / 8000, "text": "the cat"}))
+    assert model.transcribe(tmp_path / "x.wav").text == "the cat"
+    assert model.evaluate(manifest)["word_error_rate"] == 0.0
+    tuning = Tuning(model, development(model, manifest, 60.0), float)
+    for kind in ("greedy", "beam"):
+        assert tuning.try_(searching(kind=kind)).scores["word_error_rate"] == 0.0
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 # ruff: noqa: RUF001 (letters and punctuation of many scripts, on purpose)
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.data.segments import Region
 from segue.decoding.emissions import Emission
 from segue.runtime.words import PAUSE_SECONDS, Word, after_silence, text_of, words
 
@@ -89,8 +89,37 @@ def test_long_tokens_tolerate_longer_pauses() -> None:
 def test_silence_between_tokens_ends_a_word(start: float, end: float, wanted: str) -> None:
     """Of letters 0.34 s apart, of which 0.24, 0.16 and 0.19 s are silent."""
     emissions = [Emission(token, start, start + 1, 0.9) for token, start in ((0, 0), (1, 5), (1, 40), (0, 45))]
-    found = after_silence(emissions, [Region(1000 * start, 1000 * end)], samples_per_frame=10, rate_hz=1000)
+    seconds = np.arange(100) / 100
+    decibels = np.where((seconds >= start - 1e-9) & (seconds < end - 1e-9), -80, -20).astype(np.float32)
+    found = after_silence(emissions, decibels, samples_per_frame=10, rate_hz=1000)
     assert text_of(words(found, [b"n", b"o"], 0.01)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a_.b", "a. b"),
+        ("a._b", "a. b"),
+        ("a_0b", "a b"),  # a token without text
+        ("a_.00,b", "a., b"),
+        ("a_.(b", "a. (b"),
+        ("a(_b", "a( b"),
+        ("a_.", "a."),
+        ("a_. b'c", "a. b'c"),
+        ("a_.b'c", "a. b'c"),
+        ("a_\u0301b", "a\u0301b"),
+        ("我_。b", "我。b"),
+    ],
+)
+def test_a_silence_lasts_until_the_next_letter(text: str, wanted: str) -> None:
+    """A "_" is silence, though too short for a pause: punctuation is emitted before it, in it or after it."""
+    tokens = sorted({*text} - {"_"})
+    sounds = [(each, at) for at, each in enumerate(text) if each != "_"]
+    emissions = [
+        Emission(tokens.index(each), 3 * at, 3 * at + 1, 0.9, text[at - 1] == "_" and at > 0) for each, at in sounds
+    ]
+    pieces = [each.replace("0", "").encode() for each in tokens]
+    assert text_of(words(emissions, pieces, 0.01)) == wanted
 
 
 def test_a_pause_is_no_part_of_a_word() -> None:

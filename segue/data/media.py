@@ -1,9 +1,11 @@
 """How are formats read that libsndfile does not know: m4a, webm, wma, amr, video? By FFmpeg, if PyAV is installed."""
 
+import codecs
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ SUFFIXES = frozenset((
 """Suffixes of files in folders that count as recordings."""
 ALONE = {"protocol_whitelist": ""}
 """Nothing else is opened: a text that is called a recording may name other files (ffconcat) or ports (SDP)."""
+TEXT = "it is a text file"
 Samples = NDArray[np.float32]
 
 
@@ -113,6 +116,8 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
             source = Stretch(file, 0, path.stat().st_size)
             with av.open(source, "r", options=ALONE, metadata_errors="replace") as container:
                 if not container.streams.audio:
+                    if _is_text(path):  # FFmpeg knows subtitles, too
+                        raise _no_audio(path, TEXT)
                     raise UserError(f"{path}: no sound track in it; give a file with the sound")
                 if container.streams.audio[0].codec_context is None:
                     raise UserError(f"{path}: its codec is one that FFmpeg does not know")
@@ -122,17 +127,24 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
             raise
         if _lacks_index(path):
             raise UserError(f"{path}: truncated: it has no index (moov), which programs write last") from None
-        reason = "it is a text file" if _is_text(path) else _reason(error)
-        raise UserError(f"{path}: not audio that can be read ({KINDS}, {MORE_KINDS}): {reason}") from None
+        raise _no_audio(path, TEXT if _is_text(path) else _reason(error)) from None
+
+
+def _no_audio(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: not audio that can be read ({KINDS}, {MORE_KINDS}): {reason}")
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file begins like a text."""
+    """Whether a file begins like a text: in UTF-8, or in UTF-16 with a byte order mark."""
     with path.open("rb") as file:
         start = file.read(1024)
-    text = start.decode(errors="ignore")
-    is_whole = 0 < len(start) <= len(text.encode()) + 3  # the last character may be cut off
-    return is_whole and all(character.isprintable() or character.isspace() for character in text)
+    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(start)  # the last character may be cut off
+    except UnicodeDecodeError:
+        return False
+    # Cf: characters that are not seen, such as soft hyphens.
+    return bool(text) and all(each.isprintable() or each.isspace() or category(each) == "Cf" for each in text)
 
 
 def _lacks_index(path: Path) -> bool:

@@ -4,7 +4,7 @@ Where speech is, a voice activity detector says (`runtime/voice_activity.py`), f
 streams: memory does not grow with the recording.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +41,13 @@ BELOW_LOUD_DB, ABOVE_NOISE_DB, LEAST_BELOW_LOUD_DB = 30.0, 4.0, 6.0
 speech than LEAST_BELOW_LOUD_DB, levels do not tell where speech begins."""
 AROUND_SECONDS = 2.0
 """So much around speech tells the level of the noise."""
+NEAR_SECONDS = 0.1
+"""So near to a token is speech: models may emit it anywhere in its sound."""
 NOISE_QUANTILE, LOUD_QUANTILE = 0.1, 0.9
 """The levels of noise and of speech are these quantiles."""
+
+Levels = NDArray[np.float32]
+"""LEVELS_A_SECOND levels, in dB relative to full scale."""
 
 
 class Region(NamedTuple):
@@ -129,14 +134,30 @@ def speech(stream: Iterable[Frames], frame_samples: float, rate_hz: int, lengths
     yield from cutter.finish(hysteresis.frame, hysteresis.end())
 
 
-def silences(samples: Samples, rate_hz: int) -> list[Region]:
-    """The silence of at least PAUSE_SECONDS in a recording (S), in samples, by its level alone; none in loud noise."""
-    decibels = _decibels(samples, size := _level_size(rate_hz))
-    if not len(decibels):
+def levels(samples: Samples, rate_hz: int) -> Levels:
+    """The levels of a recording (S), for `silences`."""
+    return _decibels(samples, _level_size(rate_hz))
+
+
+def silences(decibels: Levels, rate_hz: int, said: Sequence[Region]) -> list[Region]:
+    """The silence of at least PAUSE_SECONDS in speech, by the `levels` of a recording alone; none in loud noise.
+
+    `said` is when tokens were said, in samples, as the result: near them is speech, however much silence is between
+    them, and what is before and after them has no part in it.
+    """
+    size = _level_size(rate_hz)
+    # Whole levels, in numbers of them from the start of the recording.
+    first, last = int(said[0].start) // size, -(-int(said[-1].end) // size)
+    near = round(NEAR_SECONDS * rate_hz / size)
+    is_near = np.zeros(len(decibels), bool)
+    for start, end in said:
+        is_near[max(int(start) // size - near, 0) : -(-int(end) // size) + near] = True
+    inside = decibels[first:last]
+    if not len(inside):
         return []
-    noise, level = (float(each) for each in np.quantile(decibels, (NOISE_QUANTILE, LOUD_QUANTILE)))
-    is_silent = decibels <= _silence(noise, level)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent, [False]]).astype(np.int8))) * size
+    noise, level = np.quantile(inside, NOISE_QUANTILE), np.quantile(decibels[is_near], LOUD_QUANTILE)
+    is_silent = np.concatenate([[False], inside <= _silence(float(noise), float(level)), [False]])
+    edges = (first + np.flatnonzero(np.diff(is_silent.astype(np.int8)))) * size
     return [
         Region(start, end)
         for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
@@ -149,7 +170,7 @@ def _level_size(rate_hz: int) -> int:
     return max(1, rate_hz // LEVELS_A_SECOND)
 
 
-def _decibels(samples: Samples, size: int) -> NDArray[np.float32]:
+def _decibels(samples: Samples, size: int) -> Levels:
     """(S) samples -> the level of each whole `size` of them, relative to full scale."""
     count = len(samples) // size
     power = np.square(samples[: count * size].reshape(count, size)).mean(axis=1)

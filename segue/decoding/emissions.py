@@ -41,8 +41,16 @@ def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, i
             num_before -= 1
         num_shared = next((n for n, e in enumerate(following) if e.start >= end), len(following))
         left, right = merged[num_before:], list(following[:num_shared])
-        left_places, right_places = _places(left, right)
+        left_places, right_places = ([(e.start + e.end) / 2 for e in side] for side in (left, right))
+        matches = _matches(left, left_places, right, right_places)
+        for j, i in matches.items():
+            left_places[i] = right_places[j] = (left_places[i] + right_places[j]) / 2
         cut = _widest_gap([*left, *right], start, end)
+        first_kept = next((j for j, place in enumerate(right_places) if place >= cut), None)
+        if first_kept is not None and first_kept in matches:
+            # The token before it is of the left window, and so is what is known of the gap between them.
+            silent = left[matches[first_kept]].follows_silence
+            right[first_kept] = right[first_kept]._replace(follows_silence=silent)
         merged[num_before:] = [e for e, place in zip(left, left_places, strict=True) if place < cut]
         for emission in [
             *(e for e, place in zip(right, right_places, strict=True) if place >= cut),
@@ -54,12 +62,13 @@ def merge(windows: Sequence[Sequence[Emission]], overlaps: Sequence[tuple[int, i
     return merged
 
 
-def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[float], list[float]]:
-    """The middle of each emission in frames; for a token in both windows, the mean of its two middles.
+def _matches(
+    left: Sequence[Emission], left_places: Sequence[float], right: Sequence[Emission], right_places: Sequence[float]
+) -> dict[int, int]:
+    """The right index of each token that is in both windows, whose middles are at these frames, and its left one.
 
     Tokens are matched by the alignment of least cost: the shift in frames, and ALONE_FRAMES for an unmatched token.
     """
-    left_places, right_places = ([(e.start + e.end) / 2 for e in side] for side in (left, right))
     # Least costs of aligning the first i with the first j.
     costs = [[float(ALONE_FRAMES * (i + j)) for j in range(len(right) + 1)] for i in range(len(left) + 1)]
     for i, (a, a_place) in enumerate(zip(left, left_places, strict=True)):
@@ -67,6 +76,7 @@ def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[f
             alone = min(costs[i][j + 1], costs[i + 1][j]) + ALONE_FRAMES
             together = costs[i][j] + abs(a_place - b_place) if a.token == b.token else alone
             costs[i + 1][j + 1] = min(alone, together)
+    found: dict[int, int] = {}
     i, j = len(left), len(right)
     while i and j:
         if costs[i][j] == costs[i - 1][j] + ALONE_FRAMES:
@@ -75,8 +85,8 @@ def _places(left: Sequence[Emission], right: Sequence[Emission]) -> tuple[list[f
             j -= 1
         else:
             i, j = i - 1, j - 1
-            left_places[i] = right_places[j] = (left_places[i] + right_places[j]) / 2
-    return left_places, right_places
+            found[j] = i
+    return found
 
 
 def _widest_gap(emissions: Sequence[Emission], start: int, end: int) -> float:

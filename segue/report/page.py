@@ -98,7 +98,9 @@ def write(
     root = tag("html", head, tag("body", header, tag("main", *body), *scripts), lang="en")
     html = f"<!doctype html>\n{tostring(root, encoding='unicode', method='html')}\n"
     # Lone surrogates, which JSON may contain, cannot be encoded; browsers show them as replacement characters.
-    before, mark, after = html.encode("utf-8", "xmlcharrefreplace").partition(marker(sound).encode())
+    encoded = html.encode("utf-8", "xmlcharrefreplace")
+    # Without a sound the marker is a text like any other: what was said, or is known, may be just this.
+    before, mark, after = encoded.partition(marker(sound).encode()) if sound else (encoded, b"", b"")
     with replacing(path) as partial, partial.open("wb") as file:
         file.write(before)
         for start in range(0, len(sound) if mark else 0, BASE64_BYTES):

@@ -19,7 +19,7 @@ from pydantic import Field
 from segue import metrics
 from segue.data import audio, paragraphs, reading
 from segue.data.audio import Samples
-from segue.data.segments import LONGEST_SILENCE_SECONDS, SILENCE_SECONDS, Lengths, Segment, silences, windows
+from segue.data.segments import LONGEST_SILENCE_SECONDS, SILENCE_SECONDS, Lengths, Segment, levels, windows
 from segue.data.subtitles import cues
 from segue.data.text import TextSection
 from segue.decoding.emissions import Emission, merge
@@ -350,7 +350,7 @@ class Recognizer:
     def parted(self, emissions: Sequence[Emission], waveform: Samples) -> list[Emission]:
         """The tokens of a waveform (S); those with silence before them say so: models may output no space there."""
         rate = self.metadata.sample_rate_hz
-        return after_silence(emissions, silences(waveform, rate), self.metadata.samples_per_frame, rate)
+        return after_silence(emissions, levels(waveform, rate), self.metadata.samples_per_frame, rate)
 
 
 class _Hearing:

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from segue import metrics
 from segue.data.examples import Utterance
 from segue.data.manifest import Manifest
+from segue.data.segments import Levels, levels
 from segue.data.text import normalize
 from segue.errors import UserError
 from segue.progress import progress
 from segue.runtime.recognizer import Recognizer
 from segue.runtime.speech_search import SpeechSearch, SpeechSearchSection
-from segue.runtime.words import text_of, words
+from segue.runtime.words import after_silence, text_of, words
 
 WEIGHTS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
 BONUSES = (0.0, 0.75, 1.5, 2.5)
@@ -29,6 +30,8 @@ class Development(NamedTuple):
     """What a model computed for development data."""
 
     scores: list[NDArray[np.float32]]
+    levels: list[Levels]
+    """Of each waveform: silence ends words."""
     references: list[str]
     """Normalized."""
     languages: list[str | None]
@@ -56,7 +59,7 @@ def development(model: Recognizer, manifest: Path, most_seconds: float, skip_bad
         utterances = utterances.part(_evenly(len(utterances), most_seconds / total))
     greedy = SpeechSearchSection(kind="greedy")  # quick, and the scores are the same
     model = model.with_search(SpeechSearch(greedy, model.metadata.pieces, model.metadata.text))
-    found = Development([], [], [], float(utterances.sizes.sum()))
+    found = Development([], [], [], [], float(utterances.sizes.sum()))
     scores, references = found.scores, found.references
     groups = progress(
         model.evaluator.sounds(utterances),
@@ -67,6 +70,7 @@ def development(model: Recognizer, manifest: Path, most_seconds: float, skip_bad
     )
     for group, waveforms in groups:
         scores.extend(model.recognize(waveforms)[1])
+        found.levels.extend(levels(each, model.metadata.sample_rate_hz) for each in waveforms)
         references.extend(normalize(each.text, model.metadata.text, each.language) for each in group)
         found.languages.extend(each.language for each in group)
     if not any(references):
@@ -84,11 +88,12 @@ class Tuning:
     def try_(self, search: SpeechSearch) -> Trial:
         """How many errors a search makes."""
         metadata = self._model.metadata
-        seconds_per_frame = metadata.samples_per_frame / metadata.sample_rate_hz
+        frame, rate = metadata.samples_per_frame, metadata.sample_rate_hz
         before = self._clock()
         found = [search.emissions(each) for each in self._data.scores]
         seconds = self._clock() - before
-        texts = [text_of(words(each, search.pieces, seconds_per_frame)) for each in found]
+        parted = (after_silence(*each, frame, rate) for each in zip(found, self._data.levels, strict=True))
+        texts = [text_of(words(each, search.pieces, frame / rate)) for each in parted]
         languages = self._data.languages
         texts = [normalize(text, metadata.text, each) for text, each in zip(texts, languages, strict=True)]
         scored = metrics.speech(metadata.metric, self._data.references, texts)

@@ -4,11 +4,11 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 from segue.data import scripts
-from segue.data.segments import Region
+from segue.data.segments import Levels, Region, silences
 from segue.decoding.emissions import Emission
 
 PAUSE_SECONDS = 0.5
@@ -47,6 +47,8 @@ class _Draft:
     """End of its last letter, since punctuation may be emitted late."""
     tokens: list[int]
     """Indices of its emissions."""
+    letter: int
+    """Index of the emission of its last letter."""
     follows_space: bool
     has_letter: bool = False
     is_unspaced: bool = False
@@ -61,13 +63,17 @@ class _Character(NamedTuple):
 
 
 def after_silence(
-    emissions: Sequence[Emission], silences: Sequence[Region], samples_per_frame: int, rate_hz: int
+    emissions: Sequence[Emission], decibels: Levels, samples_per_frame: int, rate_hz: int
 ) -> list[Emission]:
-    """The emissions of a waveform; those with SILENCE_SECONDS of its `silences`, in samples, before them say so."""
+    """The emissions of a waveform with these `levels`; those with SILENCE_SECONDS of silence before them say so."""
     found = list(emissions)
+    if not found:
+        return found
+    said = [Region(each.start * samples_per_frame, each.end * samples_per_frame) for each in found]
+    quiet = silences(decibels, rate_hz, said)
     for number, (one, other) in enumerate(pairwise(emissions), 1):
         start, end = one.end * samples_per_frame, other.start * samples_per_frame
-        if any(min(end, each.end) - max(start, each.start) >= SILENCE_SECONDS * rate_hz for each in silences):
+        if any(min(end, each.end) - max(start, each.start) >= SILENCE_SECONDS * rate_hz for each in quiet):
             found[number] = other._replace(follows_silence=True)
     return found
 
@@ -79,6 +85,7 @@ def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_fr
     its marks and punctuation.
     """
     drafts: list[_Draft] = []
+    num_silences = list(accumulate(each.follows_silence for each in emissions))
     num_letters = [max(1, len(pieces[each.token].decode(errors="replace").strip())) for each in emissions]
     follows_space = True
     for text, start, end, tokens in _characters(emissions, pieces):
@@ -92,19 +99,20 @@ def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_fr
             last = drafts[-1]
             is_sign = scripts.extends(last.text, text)
             longest = PAUSE_SECONDS + LETTER_SECONDS * (num_letters[last.tokens[-1]] + num_letters[tokens.start] - 2)
-            is_after_silence = emissions[tokens.start].follows_silence and tokens.start != last.tokens[-1]
+            # Punctuation may be emitted anywhere in a silence.
+            is_after_silence = num_silences[tokens.start] > num_silences[last.letter]
             has_pause = is_after_silence or (start - last.end) * seconds_per_frame > longest
             opens = unicodedata.category(text) in ("Ps", "Pi")
             may_start = not is_sign and ((is_letter and last.has_letter) or opens)
             starts = may_start and (has_pause or last.is_unspaced or is_unspaced or text in scripts.WIDE_OPENING)
             is_apart = has_pause and not (last.is_unspaced or is_unspaced or text in scripts.WIDE_OPENING)
         if starts:
-            drafts.append(_Draft(text, start, end, [*tokens], is_apart, is_letter, is_unspaced))
+            drafts.append(_Draft(text, start, end, [*tokens], tokens[-1], is_apart, is_letter, is_unspaced))
         else:
             last.text += text
             last.tokens += [token for token in tokens if token != last.tokens[-1]]
             if is_letter or is_sign or not last.has_letter:
-                last.end = end
+                last.end, last.letter = end, tokens[-1]
             if is_letter:
                 last.has_letter, last.is_unspaced = True, is_unspaced
         follows_space = False

@@ -23,6 +23,7 @@ from segue.data import tokenizer as tokenizers
 from segue.data.examples import Utterance
 from segue.data.features import stacked
 from segue.data.manifest import Manifest
+from segue.data.segments import levels
 from segue.data.sizes import stand_in, stand_in_model
 from segue.data.sounds import largest, say_rates
 from segue.data.text import normalize
@@ -39,7 +40,7 @@ from segue.parity import Circumstances, Parity
 from segue.progress import progress
 from segue.runtime import calibration, speech_search
 from segue.runtime.recognizer import Recognized, Recognizer, SpeechMetadata, written
-from segue.runtime.words import text_of, words
+from segue.runtime.words import after_silence, text_of, words
 from segue.tasks.speech_recognition import comparison
 from segue.tasks.speech_recognition.comparison import LEAST_IDENTICAL, Recognize
 from segue.tasks.speech_recognition.ctc import CTC
@@ -125,11 +126,13 @@ class SpeechRecognition:
         losses = self.objective.loss(log_probs, frames, targets, lengths, zero_infinity=True) * (lengths > 0)
         scores, num_frames = log_probs.cpu().numpy(), frames.tolist()
         assert isinstance(model, AcousticModel)
-        seconds_per_frame = model.samples_per_frame / self.recipe.features.sample_rate_hz
-        hypotheses = [
-            text_of(words(self.objective.recognize(row[:length]), self.tokenizer.pieces, seconds_per_frame))
-            for row, length in zip(scores, num_frames, strict=True)
-        ]
+        frame, rate = model.samples_per_frame, self.recipe.features.sample_rate_hz
+        rows = zip(scores, num_frames, batch.waveforms.cpu().numpy(), batch.lengths.tolist(), strict=True)
+        found = (
+            after_silence(self.objective.recognize(row[:length]), levels(waveform[:size], rate), frame, rate)
+            for row, length, waveform, size in rows
+        )
+        hypotheses = [text_of(words(each, self.tokenizer.pieces, frame / rate)) for each in found]
         columns = zip(batch.ids, batch.texts, hypotheses, losses.tolist(), lengths.tolist(), strict=True)
         return [SpeechPrediction(*row) for row in columns]
 
