@@ -5,7 +5,7 @@ import gc
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,54 @@ def test_the_log_has_texts_if_asked(
     log = file.getvalue()
     for text in (f"RuntimeError: {SAID}", f"KeyError: '{SAID}'", TRANSLATED, *texts_of(answers)):
         assert text in log
+
+
+def of_itself() -> None:
+    problem = ValueError(SAID)
+    raise problem from problem
+
+
+def of_each_other() -> None:
+    try:
+        raise KeyError(SAID)
+    except KeyError as first:
+        try:
+            raise ValueError(SAID) from first
+        except ValueError:
+            raise first  # noqa: B904
+
+
+def of_parts() -> None:
+    parts = list[Exception]()
+    for fail in (of_itself, of_each_other):
+        try:
+            fail()
+        except (KeyError, ValueError) as problem:
+            parts.append(problem)
+    raise ExceptionGroup(SAID, parts)
+
+
+@pytest.mark.parametrize(
+    ("fail", "kinds"),
+    [
+        (of_itself, ["ValueError"]),
+        (of_each_other, ["ValueError", "KeyError"]),
+        (of_parts, ["ValueError", "ValueError", "KeyError", "ExceptionGroup"]),
+    ],
+)
+def test_each_exception_is_shown_once(
+    monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None], kinds: list[str]
+) -> None:
+    """Also if it is its own cause, or a part of a group."""
+    with written(monkeypatch, has_texts=False) as file:
+        try:
+            fail()
+        except Exception as problem:
+            logs.fail("error", problem)
+    lines = json.loads(file.getvalue())["traceback"].splitlines()
+    assert [line for line in lines if line and not line.startswith(" ")] == kinds
+    assert sum(f"in {fail.__name__}" in line for line in lines) >= 1
+    assert SAID not in file.getvalue()
 
 
 def test_other_loggers_say_where_alone(monkeypatch: pytest.MonkeyPatch) -> None:
