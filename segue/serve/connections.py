@@ -32,6 +32,7 @@ class TimedConnection:
         self._seconds, self._metrics = settings.head_seconds, metrics
         self._inner = HttpToolsProtocol(**given)
         self._inner.send_400_response = self._is_no_http  # type: ignore[method-assign]
+        self._inner._should_upgrade_to_ws = self._may_upgrade  # type: ignore[method-assign]
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unread = _Unread(settings)
@@ -60,7 +61,6 @@ class TimedConnection:
         current: object = self._transport.get_protocol()
         if self._transport.is_closing() or current is not self:  # it is a WebSocket now
             self._stop()
-            self._unread.stop()
             return
         is_same = before is not None and self._head is before
         self._size = self._size + len(data) if is_same else 0
@@ -93,6 +93,10 @@ class TimedConnection:
         """Whether no request is under way: what comes belongs to a head, or to a body that nobody reads any more."""
         cycle = self._inner.cycle
         return cycle is None or cycle.response_complete
+
+    def _may_upgrade(self) -> bool:
+        """Whether a WebSocket may begin: not before all answers are read, of which it would not know."""
+        return self._waits and not self._unread.is_waiting
 
     @property
     def _head(self) -> object:

@@ -39,6 +39,9 @@ SAID = (
     "Invalid HTTP request received.",
     "Cancel %s running task(s), timeout graceful shutdown exceeded",
     "Invalid UTF-8 sequence received from client.",
+    "Unsupported upgrade request.",  # it is answered as if it asked for none, as that of curl --http2
+    "No supported WebSocket library detected. Please use \"pip install 'uvicorn[standard]'\", or install 'websockets' "
+    "or 'wsproto' manually.",  # there is one, but answers are unread
 )
 """What uvicorn says of what has a line of its own."""
 
