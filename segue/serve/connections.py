@@ -38,6 +38,9 @@ class TimedConnection:
         self._unread = _Unread(settings)
         self._size = 0
         """Bytes of the head that is not complete, but for the first ones."""
+        self._is_last = False
+        """Whether the connection is closed after this answer. What comes until then is dropped, not left: else
+        the server would not see that the client leaves."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The first head may begin."""
@@ -56,6 +59,8 @@ class TimedConnection:
     def data_received(self, data: bytes) -> None:
         """More bytes of a head, or of a body."""
         assert self._transport is not None
+        if self._is_last:
+            return
         before = self._head
         self._inner.data_received(data)
         current: object = self._transport.get_protocol()
@@ -124,10 +129,13 @@ class TimedConnection:
         self._refuse(RefusedError(400, "the request is not HTTP", "invalid_http"))
 
     def _refuse(self, refused: RefusedError | None) -> None:
-        """Closes the connection; says why, unless another answer has begun, or comes first."""
+        """Closes the connection; says why, unless another answer has begun, or comes first: then it closes after it."""
         assert self._transport is not None
-        is_free = self._waits or not (self._inner.cycle.response_started or self._inner.pipeline)
-        if refused is not None and is_free:
+        cycle = self._inner.cycle
+        if not self._waits and (self._inner.pipeline or not cycle.more_body):  # of complete requests
+            self._is_last, cycle.keep_alive = True, False
+            return
+        if refused is not None and (self._waits or not cycle.response_started):
             _answer(self._transport, refused, self._metrics)
         self._transport.close()
         asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)

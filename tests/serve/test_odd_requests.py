@@ -84,6 +84,15 @@ def test_broken_chunks_are_refused(served: Running, chunk: str) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("after", ["GARBAGE\r\n\r\n", "GET / HTTP/1.1\r\nno header\r\n\r\n"])
+def test_requests_before_a_broken_one_are_answered(served: Running, count: int, after: str) -> None:
+    """Each gets its own answer, and none that of the broken one."""
+    answer = closed(served, "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n" * count + after)
+    assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 200 OK\r\n") == answer.count(b'"reversal"') == count
+    assert answer.rpartition(b"HTTP/1.1 ")[2].count(b"connection: close\r\n") == 1
+
+
 def test_an_origin_that_is_none_is_refused(served: Running) -> None:
     answer = httpx.get(f"{served.url}/v1/models", headers={"origin": "http://[::1"})
     assert error_of(answer, 403)["code"] == "wrong_origin"
