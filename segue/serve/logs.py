@@ -38,6 +38,7 @@ SAID = (
     "ASGI callable returned without completing handshake.",  # of each WebSocket that is refused
     "Invalid HTTP request received.",
     "Cancel %s running task(s), timeout graceful shutdown exceeded",
+    "ASGI callable returned without completing response.",  # of each answer that is cut then
     "Invalid UTF-8 sequence received from client.",
     "Unsupported upgrade request.",  # it is answered as if it asked for none, as that of curl --http2
     "No supported WebSocket library detected. Please use \"pip install 'uvicorn[standard]'\", or install 'websockets' "

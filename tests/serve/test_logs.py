@@ -5,6 +5,8 @@ import gc
 import io
 import json
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 import websockets
 
 from segue.serve import logs
+from segue.serve.endpoints import transcriptions
 from segue.serve.loaded import Source
 
 from .running import Running, running
@@ -137,6 +140,38 @@ def test_the_log_has_texts_if_asked(
     log = file.getvalue()
     for text in (f"RuntimeError: {SAID}", f"KeyError: '{SAID}'", TRANSLATED, *texts_of(answers)):
         assert text in log
+
+
+def test_a_stop_that_cuts_a_stream_is_no_bug(trained: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer has begun, so that there is no other status for it."""
+    pieces, has_begun = list[bytes](), threading.Event()
+
+    def slow(*_: Any) -> Iterator[str]:
+        yield "one"
+        time.sleep(3)  # longer than the second that uvicorn waits
+
+    def ask(url: str) -> None:
+        more: Any = {"files": {"file": (corpus / "test_01.wav").read_bytes()}, "data": {"stream": "true"}}
+        with httpx.stream("POST", f"{url}/v1/audio/transcriptions", **more, timeout=30) as answer:
+            assert answer.status_code == 200
+            with suppress(httpx.RemoteProtocolError):
+                for piece in answer.iter_raw():
+                    pieces.append(piece)
+                    has_begun.set()
+
+    monkeypatch.setattr(transcriptions, "in_pieces", slow)
+    with written(monkeypatch, has_texts=False) as file:
+        with running([Source("tones", trained)]) as served:
+            asking = threading.Thread(target=ask, args=(served.url,))
+            asking.start()
+            assert has_begun.wait(30)
+            served.server.stopping.set()
+        asking.join(30)
+    assert b"one" in pieces[0]
+    assert b"[DONE]" not in b"".join(pieces)
+    events = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert [(each["event"], each["level"]) for each in events] == [("request", "info")]
+    assert events[0]["error"] == "stopping"
 
 
 def of_itself() -> None:
