@@ -52,7 +52,7 @@ PAGE_POLICY = (
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 CLOSING_SECONDS = 0.5
-"""A model that is idle ends sooner."""
+"""So long a batch may still run at the end; the thread of an idle model ends at once."""
 DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 
 

@@ -21,6 +21,8 @@ Fields = TypeVar("Fields", bound=BaseModel)
 JSON, FORM, MULTIPART = "application/json", "application/x-www-form-urlencoded", "multipart/form-data"
 DECODED = 3.5
 """A file may be decoded up to three times."""
+MOST_DIGITS = 10
+"""Of the number of a channel."""
 
 
 def kind_of(request: Request) -> str:
@@ -30,9 +32,10 @@ def kind_of(request: Request) -> str:
 
 def check_kind(request: Request, *kinds: str) -> str:
     """The type of the body. Raises a RefusedError if it is none of these, or compressed."""
-    kind, encoding = kind_of(request), request.headers.get("content-encoding", "identity")
+    kind, encoding = kind_of(request), request.headers.get("content-encoding") or "identity"
     if encoding.lower() != "identity":
-        raise RefusedError(415, f"bodies are read as they are, not {encoding[:50]!r}", "unsupported_media_type")
+        message = f"compressed bodies are not accepted (Content-Encoding: {encoding[:50]})"
+        raise RefusedError(415, message, "unsupported_media_type")
     if kind not in kinds:
         given = f"not {kind[:100]!r}" if kind else "which the Content-Type must say"
         raise RefusedError(415, f"the body must be {' or '.join(kinds)}, {given}", "unsupported_media_type")
@@ -173,7 +176,9 @@ def channel_of(given: str | None) -> Channel:
     if not given:
         return None
     try:
-        return channels.parse(given[:10])
+        if len(given) > MOST_DIGITS or not (given.isascii() and given.isalnum()):
+            raise ValueError(given)
+        return channels.parse(given)
     except ValueError:
         message = f"channel: left, right, mix or a number from 1 wanted, got {given[:50]!r}"
         raise RefusedError(400, message, "invalid_value", "channel") from None

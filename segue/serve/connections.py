@@ -32,11 +32,15 @@ class TimedConnection:
         self._seconds, self._metrics = settings.head_seconds, metrics
         self._inner = HttpToolsProtocol(**given)
         self._inner.send_400_response = self._is_no_http  # type: ignore[method-assign]
+        self._inner._should_upgrade_to_ws = self._may_upgrade  # type: ignore[method-assign]
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unread = _Unread(settings)
         self._size = 0
         """Bytes of the head that is not complete, but for the first ones."""
+        self._is_last = False
+        """Whether the connection is closed after this answer. What comes until then is dropped, not left: else
+        the server would not see that the client leaves."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The first head may begin."""
@@ -55,12 +59,13 @@ class TimedConnection:
     def data_received(self, data: bytes) -> None:
         """More bytes of a head, or of a body."""
         assert self._transport is not None
+        if self._is_last:
+            return
         before = self._head
         self._inner.data_received(data)
         current: object = self._transport.get_protocol()
         if self._transport.is_closing() or current is not self:  # it is a WebSocket now
             self._stop()
-            self._unread.stop()
             return
         is_same = before is not None and self._head is before
         self._size = self._size + len(data) if is_same else 0
@@ -94,6 +99,10 @@ class TimedConnection:
         cycle = self._inner.cycle
         return cycle is None or cycle.response_complete
 
+    def _may_upgrade(self) -> bool:
+        """Whether a WebSocket may begin: not before all answers are read, of which it would not know."""
+        return self._waits and not self._unread.is_waiting
+
     @property
     def _head(self) -> object:
         """A head that has begun and is not complete, if there is one: it has no cycle yet."""
@@ -120,10 +129,13 @@ class TimedConnection:
         self._refuse(RefusedError(400, "the request is not HTTP", "invalid_http"))
 
     def _refuse(self, refused: RefusedError | None) -> None:
-        """Closes the connection; says why, unless another answer has begun, or comes first."""
+        """Closes the connection; says why, unless another answer has begun, or comes first: then it closes after it."""
         assert self._transport is not None
-        is_free = self._waits or not (self._inner.cycle.response_started or self._inner.pipeline)
-        if refused is not None and is_free:
+        cycle = self._inner.cycle
+        if not self._waits and (self._inner.pipeline or not cycle.more_body):  # of complete requests
+            self._is_last, cycle.keep_alive = True, False
+            return
+        if refused is not None and (self._waits or not cycle.response_started):
             _answer(self._transport, refused, self._metrics)
         self._transport.close()
         asyncio.get_running_loop().call_later(CLOSING_SECONDS, self._transport.abort)

@@ -38,7 +38,11 @@ SAID = (
     "ASGI callable returned without completing handshake.",  # of each WebSocket that is refused
     "Invalid HTTP request received.",
     "Cancel %s running task(s), timeout graceful shutdown exceeded",
+    "ASGI callable returned without completing response.",  # of each answer that is cut then
     "Invalid UTF-8 sequence received from client.",
+    "Unsupported upgrade request.",  # it is answered as if it asked for none, as that of curl --http2
+    "No supported WebSocket library detected. Please use \"pip install 'uvicorn[standard]'\", or install 'websockets' "
+    "or 'wsproto' manually.",  # there is one, but answers are unread
 )
 """What uvicorn says of what has a line of its own."""
 
@@ -47,12 +51,21 @@ def _is_news(record: logging.LogRecord) -> bool:
     return record.msg not in SAID
 
 
-def _places(problem: BaseException | None) -> str:
-    """The traceback of an exception and of those before it, without their messages."""
-    found = []
-    while problem is not None:
-        found.append(f"{''.join(traceback.format_tb(problem.__traceback__))}{type(problem).__qualname__}\n")
-        problem = problem.__cause__ or (None if problem.__suppress_context__ else problem.__context__)
+def _places(problem: BaseException) -> str:
+    """The tracebacks, without messages, of an exception and, before it, of its causes and of the parts of a group.
+
+    Each comes once: exceptions may be causes of each other.
+    """
+    found, seen, left = list[str](), set[int](), [problem]
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        found.append(f"{''.join(traceback.format_tb(each.__traceback__))}{type(each).__qualname__}\n")
+        before = each.__cause__ or (None if each.__suppress_context__ else each.__context__)
+        left += [before] if before is not None else []
+        left += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
     return "\n".join(reversed(found))
 
 

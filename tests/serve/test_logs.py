@@ -5,7 +5,9 @@ import gc
 import io
 import json
 import logging
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import websockets
 
 from segue.serve import logs
+from segue.serve.endpoints import transcriptions
 from segue.serve.loaded import Source
 
 from .running import Running, running
@@ -137,6 +140,86 @@ def test_the_log_has_texts_if_asked(
     log = file.getvalue()
     for text in (f"RuntimeError: {SAID}", f"KeyError: '{SAID}'", TRANSLATED, *texts_of(answers)):
         assert text in log
+
+
+def test_a_stop_that_cuts_a_stream_is_no_bug(trained: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer has begun, so that there is no other status for it."""
+    pieces, has_begun = list[bytes](), threading.Event()
+
+    def slow(*_: Any) -> Iterator[str]:
+        yield "one"
+        time.sleep(3)  # longer than the second that uvicorn waits
+
+    def ask(url: str) -> None:
+        more: Any = {"files": {"file": (corpus / "test_01.wav").read_bytes()}, "data": {"stream": "true"}}
+        with httpx.stream("POST", f"{url}/v1/audio/transcriptions", **more, timeout=30) as answer:
+            assert answer.status_code == 200
+            with suppress(httpx.RemoteProtocolError):
+                for piece in answer.iter_raw():
+                    pieces.append(piece)
+                    has_begun.set()
+
+    monkeypatch.setattr(transcriptions, "in_pieces", slow)
+    with written(monkeypatch, has_texts=False) as file:
+        with running([Source("tones", trained)]) as served:
+            asking = threading.Thread(target=ask, args=(served.url,))
+            asking.start()
+            assert has_begun.wait(30)
+            served.server.stopping.set()
+        asking.join(30)
+    assert b"one" in pieces[0]
+    assert b"[DONE]" not in b"".join(pieces)
+    events = [json.loads(line) for line in file.getvalue().splitlines()]
+    assert [(each["event"], each["level"]) for each in events] == [("request", "info")]
+    assert events[0]["error"] == "stopping"
+
+
+def of_itself() -> None:
+    problem = ValueError(SAID)
+    raise problem from problem
+
+
+def of_each_other() -> None:
+    try:
+        raise KeyError(SAID)
+    except KeyError as first:
+        try:
+            raise ValueError(SAID) from first
+        except ValueError:
+            raise first  # noqa: B904
+
+
+def of_parts() -> None:
+    parts = list[Exception]()
+    for fail in (of_itself, of_each_other):
+        try:
+            fail()
+        except (KeyError, ValueError) as problem:
+            parts.append(problem)
+    raise ExceptionGroup(SAID, parts)
+
+
+@pytest.mark.parametrize(
+    ("fail", "kinds"),
+    [
+        (of_itself, ["ValueError"]),
+        (of_each_other, ["ValueError", "KeyError"]),
+        (of_parts, ["ValueError", "ValueError", "KeyError", "ExceptionGroup"]),
+    ],
+)
+def test_each_exception_is_shown_once(
+    monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None], kinds: list[str]
+) -> None:
+    """Also if it is its own cause, or a part of a group."""
+    with written(monkeypatch, has_texts=False) as file:
+        try:
+            fail()
+        except Exception as problem:
+            logs.fail("error", problem)
+    lines = json.loads(file.getvalue())["traceback"].splitlines()
+    assert [line for line in lines if line and not line.startswith(" ")] == kinds
+    assert sum(f"in {fail.__name__}" in line for line in lines) >= 1
+    assert SAID not in file.getvalue()
 
 
 def test_other_loggers_say_where_alone(monkeypatch: pytest.MonkeyPatch) -> None:

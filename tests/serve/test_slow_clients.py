@@ -52,7 +52,9 @@ def answered(raw: socket.socket) -> bytes:
     raw.settimeout(10)
     found = b""
     while b"\r\n\r\n" not in found:
-        found += raw.recv(4096)
+        part = raw.recv(4096)
+        assert part, "closed"
+        found += part
     start, _, body = found.partition(b"\r\n\r\n")
     length = next(int(line[15:]) for line in start.split(b"\r\n") if line.lower().startswith(b"content-length:"))
     while len(body) < length:
@@ -94,6 +96,16 @@ def test_a_slow_head_after_an_answer_gets_408(hurried: Running) -> None:
         assert answered(raw).startswith(b"HTTP/1.1 200")
         _, answer = trickled(raw, b"GET /v1/models HTTP/1.1\r\nX: " + b"x" * 1000)
     assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_broken_body_waits_for_its_turn(hurried: Running) -> None:
+    """The request before it is answered first."""
+    with connected(hurried) as raw:
+        broken = head("/v1/translations", 9).replace(b"Content-Length: 9", b"Transfer-Encoding: chunked") + b"zz\r\n"
+        raw.sendall(head("/health") + broken)
+        assert answered(raw).startswith(b"HTTP/1.1 200")
+        assert answered(raw).startswith(b"HTTP/1.1 408")
+        assert raw.recv(1) == b""
 
 
 def test_a_connection_that_says_nothing_is_closed(hurried: Running) -> None:

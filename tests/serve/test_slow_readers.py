@@ -114,6 +114,40 @@ def test_pings_that_are_not_read_fill_no_memory(hurried: Running) -> None:
     until(lambda: not hurried.server.num_sockets)
 
 
+@pytest.mark.parametrize("between", ["", "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_no_socket_begins_before_answers_are_read(
+    hurried: Running, between: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would not know that it has to wait; the request in between, which waits, would do so for ever."""
+    state = hurried.runner.server_state
+    with connected(hurried, "/openapi.json") as (raw, transport):
+        until(lambda: transport.get_write_buffer_size() > 0)
+        if between:
+            raw.sendall(between.encode())
+            until(lambda: hurried.server.num_under_way == 1)
+        raw.sendall(f"GET {STREAM} HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n".encode())
+        before = transport.get_write_buffer_size()
+        pushed(raw, frame(PING, bytes(125)) * 200_000, LIMIT / 2)
+        assert transport.get_write_buffer_size() <= before + 1000
+        until(transport.is_closing)
+        assert not hurried.server.num_sockets
+    until(lambda: not (state.connections or state.tasks or hurried.server.num_under_way))
+    assert not [each for each in caplog.records if each.name == "uvicorn.error" and each.msg not in logs.SAID]
+
+
+def test_a_socket_begins_once_answers_are_read(hurried: Running) -> None:
+    """On the same connection; until then it is answered as a request."""
+    upgrade = f"GET {STREAM} HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n".encode()
+    with connected(hurried, "/openapi.json") as (raw, transport):
+        until(lambda: transport.get_write_buffer_size() > 0)
+        raw.sendall(upgrade)
+        found = b""
+        while b"HTTP/1.1 426 " not in found or not found.endswith(b"}"):
+            found += raw.recv(1000)
+        raw.sendall(upgrade)
+        assert raw.recv(1000).startswith(b"HTTP/1.1 101 ")
+
+
 def test_a_socket_that_is_read_late_goes_on(hurried: Running) -> None:
     """Within the limit, again and again: all answers come, each once."""
     count, answers = 400, b""

@@ -110,21 +110,26 @@ def test_what_is_committed_never_changes(recognizer: Recognizer, corpus: Path) -
     assert times == sorted(times)
 
 
-def test_a_browsers_recording_is_decoded_as_it_arrives(served: Running, speech: Samples) -> None:
+def opus(samples: Samples, form: str) -> bytes:
+    """A container, as a browser records it."""
     file = io.BytesIO()
-    with av.open(file, "w", format="webm") as container:
-        track = container.add_stream("libopus", rate=48000, layout="mono")
-        data = np.repeat(speech, 6)[None]
+    with av.open(file, "w", format=form) as container:
+        track: Any = container.add_stream("libopus", rate=48000, layout="mono")
+        data = np.repeat(samples, 6)[None]
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data, np.float32), "fltp", "mono")
         frame.sample_rate = 48000
         container.mux(track.encode(frame))
         container.mux(track.encode(None))
+    return file.getvalue()
+
+
+def test_a_browsers_recording_is_decoded_as_it_arrives(served: Running, speech: Samples) -> None:
+    content = opus(speech, "webm")
 
     async def talk() -> list[dict[str, Any]]:
         answers = []
         async with websockets.connect(served.socket_url + "?model=tones") as socket:
             await socket.send(json.dumps({"config": {"format": "webm"}}))
-            content = file.getvalue()
             for start in range(0, len(content), 1000):
                 await socket.send(content[start : start + 1000])
                 answers.append(json.loads(await socket.recv()))
@@ -218,6 +223,28 @@ def test_a_reset_begins_anew(served: Running, corpus: Path) -> None:
     answers = asyncio.run(talk())
     assert [each.get("text") for each in answers] == [None, line["text"], None, line["text"], ""]
     assert answers[1]["result"] == answers[3]["result"]
+
+
+def test_a_container_ends_after_a_reset(served: Running, speech: Samples) -> None:
+    """Without other sound, and with another container."""
+    content, config = opus(speech[: 3 * SAMPLE_RATE_HZ], "ogg"), '{"config": {"format": "ogg"}}'
+
+    async def talk(*messages: str | bytes) -> tuple[list[str], int | None]:
+        answers = list[str]()
+        async with websockets.connect(served.socket_url) as socket:
+            await socket.send(config)
+            for message in messages:
+                await socket.send(message)
+                answers.append(json.loads(await socket.recv()).get("text"))
+            await socket.wait_closed()
+            return answers, socket.close_code
+
+    reset, eof = '{"reset": 1}', '{"eof": 1}'
+    ends = asyncio.run(talk(content, eof))
+    assert any(ends[0])
+    assert asyncio.run(talk(content, reset, eof)) == ([*ends[0], ""], 1000)
+    assert asyncio.run(talk(content, reset, content, eof)) == (ends[0] * 2, 1000)
+    assert asyncio.run(talk(eof)) == ([""], 1000)
 
 
 def test_an_empty_stream_has_an_empty_text(served: Running) -> None:

@@ -200,9 +200,10 @@ class _Talk:
 
     def _finish(self) -> list[Final]:
         """Ends the sound; blocks."""
-        found = self._begin()
-        finals = self._decoded(found, self._decoder, b"") if self._decoder is not None else []
-        return finals + found.finish()
+        if self.stream is None:  # no sound has come, or none since the last reset
+            return []
+        finals = self._decoded(self.stream, self._decoder, b"") if self._decoder is not None else []
+        return finals + self.stream.finish()
 
     def _check_length(self, found: Stream) -> None:
         most = self._server.settings.audio_seconds
@@ -214,7 +215,6 @@ class _Talk:
 
     async def _answer(self, finals: list[Final], *, is_last: bool = False) -> None:
         """Sends one message: what became final, else what is heard so far."""
-        assert self.stream is not None
         said: dict[str, Any]
         if finals or is_last:
             said = {"text": " ".join(each.text for each in finals)}
@@ -233,6 +233,7 @@ class _Talk:
                 self._texts.append(said["text"])
                 note(self._websocket, text=self._texts)
         else:
+            assert self.stream is not None
             said = {"partial": self.stream.partial.text, "committed": self.stream.partial.committed}
         if self._ignored:
             said["ignored"], self._ignored = self._ignored, []
