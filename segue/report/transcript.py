@@ -79,7 +79,7 @@ def write(path: Path, transcript: Transcript, sound: bytes | str | None) -> None
     title = Path(transcript.audio).name or "Transcript"
     facts = {"duration": paragraphs.clock(transcript.duration), "words": f"{len(transcript.words):,}"}
     inside, source = (sound, _DATA + page.marker(sound)) if isinstance(sound, bytes) else (b"", sound)
-    media = "data:" if source is None or inside else "'self' file:"
+    media = "'self' file:" if isinstance(sound, str) else "data:"
     body = tag(
         "div",
         _tools(source),

@@ -51,9 +51,9 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src 'self' blob:; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 CLOSING_SECONDS = 0.5
 """So long a batch may still run at the end; the thread of an idle model ends at once."""
-DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
 
 
 def start(sources: Sequence[Source], load: Callable[[Path], Any], settings: Settings) -> Server:

@@ -54,20 +54,26 @@ def command(*words: object, **environment: str) -> Iterator[tuple[subprocess.Pop
         process.communicate()
 
 
+def under_way(url: str, lines: list[str], answers: list[httpx.Response]) -> threading.Thread:
+    """A translation that has begun; its answer is appended."""
+
+    def ask() -> None:
+        answers.append(httpx.post(f"{url}/v1/translations", json={"input": lines}, timeout=100))
+
+    working = threading.Thread(target=ask)
+    working.start()
+    while "segue_requests_under_way 2.0" not in httpx.get(f"{url}/metrics").text:  # with this one
+        assert working.is_alive()
+        time.sleep(0.01)
+    return working
+
+
 @pytest.mark.slow
 def test_a_stop_finishes_what_is_under_way(trained_translator: Path, pairs: Path) -> None:
     lines = [json.loads(line)["source"] for line in (pairs / "train.jsonl").read_text().splitlines()[:1500]]
     answers: list[httpx.Response] = []
     with command(trained_translator, "--grace-seconds", 60) as (process, url):
-
-        def ask() -> None:
-            answers.append(httpx.post(f"{url}/v1/translations", json={"input": lines}, timeout=100))
-
-        working = threading.Thread(target=ask)
-        working.start()
-        while "segue_requests_under_way 2.0" not in httpx.get(f"{url}/metrics").text:  # with this one
-            assert working.is_alive()
-            time.sleep(0.01)
+        working = under_way(url, lines, answers)
         process.send_signal(signal.SIGTERM)
         with httpx.Client() as client:  # from now on new requests are refused
             while client.get(f"{url}/ready").status_code == 200:
@@ -90,15 +96,7 @@ def test_a_stop_drops_what_takes_too_long(trained_translator: Path, pairs: Path)
     lines = [json.loads(line)["source"] for line in (pairs / "train.jsonl").read_text().splitlines()] * 20
     answers: list[httpx.Response] = []
     with command(trained_translator, "--grace-seconds", 0.2, "--characters", 10**7) as (process, url):
-
-        def ask() -> None:
-            answers.append(httpx.post(f"{url}/v1/translations", json={"input": lines}, timeout=100))
-
-        working = threading.Thread(target=ask)
-        working.start()
-        while "segue_requests_under_way 2.0" not in httpx.get(f"{url}/metrics").text:  # with this one
-            assert working.is_alive()
-            time.sleep(0.01)
+        working = under_way(url, lines, answers)
         process.send_signal(signal.SIGTERM)
         log = process.communicate(timeout=20)[1]
         working.join(20)
