@@ -29,7 +29,7 @@ from segue.recipe import Section
 from segue.runtime import json_line
 from segue.runtime.calibration import Calibration
 from segue.runtime.speech_search import SpeechSearch, SpeechSearchSection
-from segue.runtime.words import Word, after_silence, joined, named, text_of, words
+from segue.runtime.words import Word, after_silence, has_gap, joined, named, text_of, words
 
 if TYPE_CHECKING:
     from segue.runtime.alignment import Aligned
@@ -349,8 +349,10 @@ class Recognizer:
 
     def parted(self, emissions: Sequence[Emission], waveform: Samples) -> list[Emission]:
         """The tokens of a waveform (S); those with silence before them say so: models may output no space there."""
-        rate = self.metadata.sample_rate_hz
-        return after_silence(emissions, levels(waveform, rate), self.metadata.samples_per_frame, rate)
+        frame, rate = self.metadata.samples_per_frame, self.metadata.sample_rate_hz
+        if not has_gap(emissions, frame, rate):
+            return list(emissions)
+        return after_silence(emissions, levels(waveform, rate), frame, rate)
 
 
 class _Hearing:

@@ -78,6 +78,12 @@ def after_silence(
     return found
 
 
+def has_gap(emissions: Sequence[Emission], samples_per_frame: int, rate_hz: int) -> bool:
+    """Whether there may be SILENCE_SECONDS between two tokens: else levels need not be computed."""
+    least = SILENCE_SECONDS * rate_hz
+    return any((other.start - one.end) * samples_per_frame >= least for one, other in pairwise(emissions))
+
+
 def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_frame: float) -> list[Word]:
     """Groups emissions into words. `pieces` is each token's text in UTF-8.
 
