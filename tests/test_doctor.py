@@ -412,6 +412,13 @@ def test_bad_lines_are_grouped_by_kind(speech: Path) -> None:
     assert "not JSON" in found[1].what
 
 
+def test_a_file_of_bad_lines_alone_is_refused_by_line(tmp_path: Path) -> None:
+    manifest = tmp_path / "bad.jsonl"
+    manifest.write_text(3 * "{'text': 'a'}\n")
+    with pytest.raises(UserError, match=r"bad\.jsonl:1: not JSON: "):
+        doctor.of_manifests([manifest])
+
+
 @pytest.mark.parametrize("has_fault", [False, True])
 def test_the_exit_status_says_whether_to_train(
     speech: Path, capsys: pytest.CaptureFixture[str], has_fault: bool

@@ -139,8 +139,13 @@ class Manifest(Sequence[E]):
 
 
 def first_values(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects among the first lines of a manifest. Raises a UserError if it is no manifest at all."""
-    return _first_values(_read(path), path)
+    """The JSON objects among the first lines of a manifest. Raises a UserError if none of them is one."""
+    content = _read(path)
+    found = _first_values(content, path)
+    if not found:
+        for number, start, end in islice(_lines(content), 1):
+            _values(content[start:end], f"{path}:{number}")  # raises
+    return found
 
 
 def _first_values(content: bytes, path: Path) -> list[dict[str, Any]]:
