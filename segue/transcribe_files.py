@@ -80,9 +80,10 @@ def targets(paths: Sequence[Path], out: Path, suffix: str, read: Sequence[Path] 
     again = _several(found)
     if again:
         raise UserError(f"{found[again[0]]}: the result of two recordings; give one of them another name")
-    for index in several:
-        target = found[paths.index(files[index])]
-        warn(f"{files[index]}: another recording has the same name; its result is {target}")
+    if several:
+        target = found[paths.index(files[several[0]])]
+        more = f"; so it is with {len(several) - 1:,} more" if several[1:] else ""
+        warn(f"{files[several[0]]}: another recording has the same name; its result is {target}{more}")
     sources = {path.resolve() for path in (*paths, *read)}
     for path in found:
         if path.resolve() in sources:

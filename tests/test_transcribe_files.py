@@ -45,6 +45,13 @@ def test_no_two_recordings_share_a_transcript(tmp_path: Path) -> None:
     assert targets([Path("-")], out, "srt") == [out / "standard_input.srt"]
 
 
+def test_recordings_of_one_name_are_named_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets([tmp_path / f"d{number}/a.wav" for number in range(3)], tmp_path / "o", "txt")
+    result = tmp_path / "o" / "d0" / "a.txt"
+    wanted = f"d0/a.wav: another recording has the same name; its result is {result}; so it is with 2 more\n"
+    assert capsys.readouterr().err.endswith(wanted)
+
+
 def test_parts_of_a_recording_are_numbered(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("d1/a.wav", "b.wav", "d1/a.wav", "d2/a.wav")]
     wanted = ["d1/a_0001.srt", "b.srt", "d1/a_0002.srt", "d2/a.srt"]

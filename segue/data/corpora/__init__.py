@@ -136,6 +136,8 @@ def prepare(
         if "train" not in splits:
             warn(f"no example for training: all are for {', '.join(splits)}")
         files.say_replaced([split.path for split in splits.values()], note)
+        if kept := sorted(set(out.glob("[!.]*.jsonl")) - {split.path for split in splits.values()}):
+            note(f"{out}: manifests from before that stay as they are: {', '.join(path.name for path in kept)}")
     return [split.written() for split in splits.values()]
 
 
