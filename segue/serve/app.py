@@ -81,15 +81,16 @@ def application(server: Server) -> ASGIApp:
         return HTMLResponse(shown, headers={"content-security-policy": DOCS_POLICY})
 
     routes += [Route("/openapi.json", document), Route("/docs", docs), WebSocketRoute(stream.PATH, stream.stream)]
+    routes += [Route(path, libretranslate.absent, methods=["GET", "POST"]) for path in libretranslate.ABSENT]
     has_page = PAGE.is_dir()
     if has_page:
         routes += [Route(path, _file(PAGE / name)) for path, name in PAGE_FILES.items()]
     is_open = [each.path for each in ENDPOINTS if each.is_open] + ["/openapi.json", "/docs"]
     access = Access(
         {route.path: route.path_regex for route in routes},
-        open=frozenset([*is_open, *(PAGE_FILES if has_page else ())]),
+        open=frozenset([*is_open, *libretranslate.ABSENT, *(PAGE_FILES if has_page else ())]),
         own_keys=frozenset(each.path for each in ENDPOINTS if each.has_own_key),
-        plain_errors=frozenset(each.path for each in ENDPOINTS if each.has_plain_errors),
+        plain_errors=frozenset([*libretranslate.ABSENT, *(each.path for each in ENDPOINTS if each.has_plain_errors)]),
     )
     # A redirect to a path without its last slash would lead to http, also where a proxy has TLS.
     return Guard(Router(routes, redirect_slashes=False, default=_nothing), server, access)

@@ -74,17 +74,26 @@ async def of_form(
         else:
             pairs = forms.of_line(await _whole(request, forms.FIELD_BYTES))
         if any(name == forms.FILE for name, _ in pairs):
-            message = "file: a file is wanted, with a filename in its Content-Disposition"
-            raise RefusedError(400, message, "invalid_value", "file")
+            raise forms.no_filename()
         if form.file is not None and not form.file.size:
             raise RefusedError(400, "file: it is empty", "invalid_value", "file")
         try:
             found = fields.model_validate(_values(pairs))
         except ValidationError as problem:
+            _check_once(problem, pairs)
             raise of_fields(problem) from None
         yield found, form.file
     finally:
         form.close()
+
+
+def _check_once(problem: ValidationError, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raises a RefusedError if the first wrong field is wrong because it is there several times."""
+    name, *inside = problem.errors()[0]["loc"]
+    count = sum(each == name for each, _ in pairs)
+    if count > 1 and not inside:
+        message = f"{name}: one value is wanted, not {count}"
+        raise RefusedError(400, message, "invalid_value", str(name))
 
 
 def _values(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:

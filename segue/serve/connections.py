@@ -5,9 +5,11 @@ for ever until a client reads what was sent to it. Bodies have their limits in `
 """
 
 import asyncio
+import sys
 from http import HTTPStatus
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request, Response
@@ -20,6 +22,8 @@ from segue.serve.settings import Settings
 
 HEAD_BYTES = 1 << 16
 """Largest head, beyond what the first read of it brings."""
+MOST_SAID = 100
+"""Characters of what a parser says: it quotes addresses."""
 CLOSING_SECONDS = 1.0
 """A client that does not read the answer in this time does not get it."""
 
@@ -124,16 +128,20 @@ class TimedConnection:
         self._refuse(late if self._head is not None else None)
 
     def _is_no_http(self, msg: str) -> None:
-        """Instead of uvicorn's answer, which is a line of text, and which nobody counts."""
+        """Instead of uvicorn's answer, which is a line of text without the reason, and which nobody counts."""
         del msg
-        self._refuse(RefusedError(400, "the request is not HTTP", "invalid_http"))
+        problem = sys.exception()  # uvicorn handles httptools' while it calls this
+        reason = problem and (problem.__context__ or problem)  # what uvicorn raises in a callback comes before it
+        self._refuse(RefusedError(400, f"the request is not HTTP/1.1: {str(reason)[:MOST_SAID]}", "invalid_http"))
 
     def _refuse(self, refused: RefusedError | None) -> None:
         """Closes the connection; says why, unless another answer has begun, or comes first: then it closes after it."""
         assert self._transport is not None
-        cycle = self._inner.cycle
-        if not self._waits and (self._inner.pipeline or not cycle.more_body):  # of complete requests
+        cycle, pipeline = self._inner.cycle, self._inner.pipeline
+        if not self._waits and (pipeline or not cycle.more_body):  # of complete requests
             self._is_last, cycle.keep_alive = True, False
+            if refused is not None and cycle.more_body:  # the newest one is not: this is its answer, in its turn
+                pipeline[0] = (cycle, _Refusal(refused, self._transport, self._metrics))
             return
         if refused is not None and (self._waits or not cycle.response_started):
             _answer(self._transport, refused, self._metrics)
@@ -209,6 +217,22 @@ class TimedSocket:
         return RefusedError(400, message, "invalid_handshake")
 
 
+class _Refusal:
+    """Instead of the application, for a request whose body is broken before its turn comes."""
+
+    def __init__(self, refused: RefusedError, transport: asyncio.Transport, metrics: Metrics) -> None:
+        self._refused, self._transport, self._metrics = refused, transport, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers."""
+        del scope, receive
+        status, written = self._refused.status, self._refused.written()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(written)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": written})
+        _tell(self._transport, self._refused, self._metrics)
+
+
 def _answer(transport: asyncio.Transport, refused: RefusedError, metrics: Metrics) -> None:
     """Answers, counts and logs what no application sees."""
     phrase, written = HTTPStatus(refused.status).phrase, refused.written()
@@ -217,6 +241,10 @@ def _answer(transport: asyncio.Transport, refused: RefusedError, metrics: Metric
         f"content-length: {len(written)}\r\n\r\n"
     )
     transport.write(head.encode() + written)
+    _tell(transport, refused, metrics)
+
+
+def _tell(transport: asyncio.Transport, refused: RefusedError, metrics: Metrics) -> None:
     client = transport.get_extra_info("peername") or ("",)
     metrics.requests.labels(UNKNOWN, "", str(refused.status)).inc()
     logs.say("request", path=UNKNOWN, status=refused.status, client=client[0], error=refused.code)

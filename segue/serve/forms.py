@@ -91,7 +91,7 @@ class MultipartForm:
                 parser.write(part)
             parser.finalize()
         except (FormParserError, ValueError) as problem:
-            raise _broken(str(problem)) from None
+            raise _broken(f"it does not keep to its boundary ({problem})") from None
         if not self._is_complete:
             raise _broken("it ends before its last boundary")
 
@@ -127,6 +127,8 @@ class MultipartForm:
             raise _broken("a field has no name")
         self._name = parameters[b"name"].decode("utf-8", "replace")
         if b"filename" not in parameters:
+            if self._name == FILE:  # before its content is found to be no text
+                raise no_filename()
             return
         if self._name != FILE:
             message = f"{self._name[:100]}: a text, not a file; the field of the file is called {FILE!r}"
@@ -167,6 +169,12 @@ def of_line(body: bytes) -> list[tuple[str, str]]:
         return parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError as problem:
         raise _broken(str(problem)) from None
+
+
+def no_filename() -> RefusedError:
+    """The refusal of a file that is sent as a text."""
+    message = f"{FILE}: a file is wanted, with a filename in its Content-Disposition"
+    return RefusedError(400, message, "invalid_value", FILE)
 
 
 def _broken(problem: str) -> RefusedError:

@@ -99,7 +99,7 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Headers, path: str) -> None:
         """Raises a RefusedError for a request that no endpoint should see."""
-        self._check_host(headers.get("host", ""))
+        self._check_host(headers.getlist("host"))
         origin = headers.get("origin")
         if origin and not self._cross_origin(headers) and _host_of(origin) != headers.get("host"):
             raise RefusedError(403, "pages of other origins may not use this server (--allow-origin)", "wrong_origin")
@@ -112,7 +112,10 @@ class Guard:
         if length.isascii() and length.isdigit() and int(length[:20]) > most:
             raise _too_large(most)
 
-    def _check_host(self, given: str) -> None:
+    def _check_host(self, every: list[str]) -> None:
+        if len(every) != 1 or not every[0]:  # RFC 9112, 3.2
+            raise RefusedError(400, f"one Host header is wanted, not {len(every) or 'none'}", "wrong_host")
+        [given] = every
         settings = self._server.settings
         name = given.rpartition(":")[0] if re.search(r":\d*\Z", given) else given
         known = {"localhost", settings.host, *settings.hosts}
@@ -258,7 +261,10 @@ def _of(problem: Exception) -> RefusedError:
     if isinstance(problem, ClientDisconnect):
         return RefusedError(GONE, "the client left")
     if isinstance(problem, HTTPException) and problem.status_code in (404, 405):
-        messages = {404: "there is nothing at this path", 405: "this path does not have that method"}
+        messages = {
+            404: "there is nothing at this path; /docs names those that there are",
+            405: "this path does not have that method",
+        }
         code = {404: "unknown_path", 405: "method_not_allowed"}[problem.status_code]
         return RefusedError(problem.status_code, messages[problem.status_code], code, headers=problem.headers)
     return RefusedError(500, "an error of the server; its log has more under the id of this request", "internal_error")

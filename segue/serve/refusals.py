@@ -30,6 +30,7 @@ TYPES: Mapping[int, str] = {
 WANTED: Mapping[str, str] = {
     "missing": "it is missing",
     "extra_forbidden": "there is no such field here",
+    "model_type": "a JSON object is wanted",
 }
 """What pydantic's messages leave open, by their types."""
 _OPTION = re.compile(r" \(--[^)]*\)")

@@ -36,7 +36,7 @@ class Settings(Section):
     sockets: Positive = 64
     """Most WebSockets at a time."""
     idle_seconds: Seconds = 60.0
-    """A WebSocket that sends nothing for so long is closed."""
+    """A WebSocket that completes no message in this time is closed, and one that brings far too little sound."""
     grace_seconds: Seconds = 30.0
     """When it is stopped, the server finishes what is under way for at most this long."""
     wait_milliseconds: Annotated[float, Field(ge=0)] = 5.0

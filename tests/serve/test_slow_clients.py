@@ -1,5 +1,7 @@
 """Clients that send a byte now and then, over raw sockets: they lose their place, and others are served meanwhile."""
 
+import json
+import select
 import socket
 import threading
 import time
@@ -8,7 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
+from segue.serve.endpoints.stream import PATH as STREAM
 from segue.serve.loaded import Source
 
 from .running import Running, running
@@ -103,14 +107,63 @@ def test_a_broken_body_waits_for_its_turn(hurried: Running) -> None:
     with connected(hurried) as raw:
         broken = head("/v1/translations", 9).replace(b"Content-Length: 9", b"Transfer-Encoding: chunked") + b"zz\r\n"
         raw.sendall(head("/health") + broken)
-        assert answered(raw).startswith(b"HTTP/1.1 200")
-        assert answered(raw).startswith(b"HTTP/1.1 408")
-        assert raw.recv(1) == b""
+        answers = b""
+        while part := raw.recv(4096):
+            answers += part
+    _, first, second = answers.split(b"HTTP/1.1 ")
+    assert first.startswith(b"200 ")
+    assert second.startswith(b"400 ")
+    assert second.count(b"connection: close") == 1
+    assert b"Invalid character in chunk size" in second
 
 
 def test_a_connection_that_says_nothing_is_closed(hurried: Running) -> None:
     with connected(hurried) as raw:
         assert raw.recv(1) == b""
+
+
+@pytest.fixture(scope="module")
+def impatient(trained: Path) -> Iterator[Running]:
+    """A server whose WebSockets may be idle for 0.4 s."""
+    with running([Source("m", trained)], idle_seconds=LIMIT) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("sent", "at_once", "message"),
+    [
+        (b"\x82\xfe\x10\x00mask" + b"x" * 1000, 1, b"no whole message came for 0.4 s"),
+        (b"\x82\x81mask\0" * 1000, 7, b"only 0.0 s of sound came in "),  # half a sample at a time
+        (b"\x81\x82mask\x16\x1c" * 1000, 8, b"only 0.0 s of sound came in "),  # {}, masked
+    ],
+)
+def test_a_byte_now_and_then_keeps_no_socket(impatient: Running, sent: bytes, at_once: int, message: bytes) -> None:
+    upgrade = (
+        f"GET {STREAM} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    with connected(impatient) as raw:
+        raw.sendall(upgrade.encode())
+        answer = raw.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 101")
+        for place in range(0, len(sent), at_once):
+            raw.sendall(sent[place : place + at_once])
+            time.sleep(PAUSE)
+            if select.select([raw], [], [], 0)[0]:
+                answer += raw.recv(4096)
+            if message in answer:
+                break
+    assert message in answer
+    assert not impatient.server.num_sockets
+
+
+def test_sound_keeps_a_socket(impatient: Running) -> None:
+    """0.1 s of it each 0.1 s, for longer than a socket may be idle."""
+    with connect(impatient.socket_url) as one:
+        for _ in range(10):
+            time.sleep(0.1)
+            one.send(bytes(1600))
+            assert "partial" in json.loads(one.recv(10))
 
 
 def test_a_slow_body_gets_408(hurried: Running) -> None:

@@ -1,6 +1,6 @@
 """How do clients of LibreTranslate translate? `POST /translate` and `GET /languages`, as LibreTranslate has them.
 
-Errors have its form, too: {"error": "text"}.
+`GET /frontend/settings` is there, too; its other paths refuse plainly. Errors have its form: {"error": "text"}.
 """
 
 import asyncio
@@ -31,6 +31,15 @@ if find_spec("iso639") is None:
 
 UNKNOWN = "und"
 """ISO 639's code for a language that is not known."""
+TYPING_MILLISECONDS = 500
+"""LibreTranslate's default."""
+ABSENT = {
+    "/detect": "this server does not recognize languages: name the source of a text, or leave it to /translate (auto)",
+    "/translate_file": "files are translated by POST /v1/translations",
+    "/suggest": "this server takes no suggestions",
+    "/spec": "GET /openapi.json describes the endpoints",
+}
+"""Paths of LibreTranslate's that are not here, and what clients are told instead."""
 
 
 class LibreRequest(BaseModel, extra="forbid", frozen=True):
@@ -65,6 +74,35 @@ class Language(BaseModel):
     code: str
     name: str
     targets: list[str]
+
+
+class NamedLanguage(BaseModel):
+    """A language."""
+
+    code: str
+    name: str
+
+
+class LanguagePair(BaseModel):
+    """What is chosen at first."""
+
+    source: NamedLanguage
+    target: NamedLanguage
+
+
+class FrontendSettings(BaseModel):
+    """What a client should know before it asks, by LibreTranslate's names."""
+
+    charLimit: int  # noqa: N815
+    """Longest text of a request, in characters."""
+    frontendTimeout: int  # noqa: N815
+    """Milliseconds to wait for more typing, as LibreTranslate has them."""
+    apiKeys: bool  # noqa: N815
+    keyRequired: bool  # noqa: N815
+    suggestions: bool
+    filesTranslation: bool  # noqa: N815
+    supportedFilesFormat: list[str]  # noqa: N815
+    language: LanguagePair
 
 
 class Languages(RootModel[list[Language]]):
@@ -149,6 +187,32 @@ async def languages(request: Request) -> Response:
     return JSONResponse([each.model_dump() for each in shown])
 
 
+async def settings(request: Request) -> Response:
+    """Answers `GET /frontend/settings`. Raises a RefusedError if no model translates."""
+    server = server_of(request)
+    known = server.models.of("translation")
+    first = known[0] if known else server.models.find(None, "translation")  # refuses
+    codes = first.source_language or UNKNOWN, next(iter(first.target_languages), UNKNOWN)
+    source, target = await asyncio.to_thread(lambda: [NamedLanguage(code=each, name=name_of(each)) for each in codes])
+    has_keys = bool(server.settings.keys)
+    found = FrontendSettings(
+        charLimit=server.settings.characters,
+        frontendTimeout=TYPING_MILLISECONDS,
+        apiKeys=has_keys,
+        keyRequired=has_keys,
+        suggestions=False,
+        filesTranslation=False,
+        supportedFilesFormat=[],
+        language=LanguagePair(source=source, target=target),
+    )
+    return JSONResponse(found.model_dump())
+
+
+async def absent(request: Request) -> Response:
+    """Answers the paths in `ABSENT`."""
+    raise RefusedError(404, ABSENT[request.scope["path"]], "unknown_path")
+
+
 ENDPOINTS = [
     Endpoint(
         "POST",
@@ -168,6 +232,15 @@ ENDPOINTS = [
         "LibreTranslate's list of languages",
         results={"application/json": Languages},
         is_open=True,  # as LibreTranslate's, whose clients send their key in a body here, or not at all
+        has_plain_errors=True,
+    ),
+    Endpoint(
+        "GET",
+        "/frontend/settings",
+        settings,
+        "LibreTranslate's limits",
+        results={"application/json": FrontendSettings},
+        is_open=True,
         has_plain_errors=True,
     ),
 ]

@@ -32,6 +32,9 @@ PATH = "/v1/audio/stream"
 PROTOCOL = "segue"
 LATER, RESTART, POLICY, TOO_LARGE, INTERNAL = 1013, 1012, 1008, 1009, 1011
 """Codes of closed WebSockets (RFC 6455 and the registry of IANA)."""
+PATIENCE = 100
+"""Seconds that a client may keep the server waiting for each second of its sound, besides its first ones: whoever sends
+a byte now and then, to keep a place, loses it."""
 UNTAKEN = 256
 """Blocks of decoded sound, of at most 120 ms each, that may wait to be recognized."""
 
@@ -89,6 +92,8 @@ class _Talk:
         self.stream: Stream | None = None
         self.seconds = 0.0
         """Of sound that has ended."""
+        self._waited = 0.0
+        """Seconds that the server has waited for messages."""
         self._decoder: _Decoder | None = None
         self._odd = b""
         """Half of a sample at the end of a message."""
@@ -134,16 +139,23 @@ class _Talk:
         self._odd = b""
 
     async def _next(self) -> str | bytes | None:
-        """The next message; None if the server stops. Raises a RefusedError if there is none for too long."""
+        """The next message; None if the server stops. Raises a RefusedError if there is none for too long, or if they
+        bring too little sound."""
         receiving = asyncio.ensure_future(self._websocket.receive())
         stopping = asyncio.ensure_future(self._server.stopping.wait())
-        seconds = self._server.settings.idle_seconds
+        loop, idle = asyncio.get_running_loop(), self._server.settings.idle_seconds
+        sound = self.seconds + (self.stream.seconds if self.stream is not None else 0.0)
+        left = idle + PATIENCE * sound - self._waited
+        started = loop.time()
         try:
-            await asyncio.wait((receiving, stopping), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((receiving, stopping), timeout=min(idle, left), return_when=asyncio.FIRST_COMPLETED)
+            self._waited += loop.time() - started
             if not receiving.done():
                 if stopping.done():
                     return None
-                raise RefusedError(408, f"nothing came for {seconds:g} s", "idle")
+                if idle <= left:
+                    raise RefusedError(408, f"no whole message came for {idle:g} s", "idle")
+                raise RefusedError(408, f"only {sound:.1f} s of sound came in {self._waited:.0f} s", "idle")
             message = receiving.result()
         finally:
             receiving.cancel()
