@@ -93,7 +93,14 @@ def application(server: Server) -> ASGIApp:
         plain_errors=frozenset([*libretranslate.ABSENT, *(each.path for each in ENDPOINTS if each.has_plain_errors)]),
     )
     # A redirect to a path without its last slash would lead to http, also where a proxy has TLS.
-    return Guard(Router(routes, redirect_slashes=False, default=_nothing), server, access)
+    guarded = Guard(Router(routes, redirect_slashes=False, default=_nothing), server, access)
+
+    async def found(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and scope["path"] == "/":  # where Vosk's clients look for it
+            scope = {**scope, "path": stream.PATH}
+        await guarded(scope, receive, send)
+
+    return found
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:

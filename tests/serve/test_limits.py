@@ -212,9 +212,10 @@ def test_no_file_is_left(strict: Running) -> None:
 
 def test_sockets_need_a_key_and_a_place(strict: Running) -> None:
     async def talk() -> None:
-        with pytest.raises(websockets.InvalidStatus) as refusal:
-            await websockets.connect(strict.socket_url)
-        assert refusal.value.response.status_code == 401
+        for url in (strict.socket_url, strict.url.replace("http:", "ws:")):
+            with pytest.raises(websockets.InvalidStatus) as refusal:
+                await websockets.connect(url)
+            assert refusal.value.response.status_code == 401
         with pytest.raises(websockets.InvalidStatus) as refusal:
             await websockets.connect(f"{strict.socket_url}/nowhere", subprotocols=protocols)
         assert json.loads(refusal.value.response.body or b"")["error"]["code"] == "unknown_path"

@@ -130,6 +130,44 @@ def test_fields_are_named_plainly(served: Running) -> None:
     assert error_of(answer, 400)["message"] == "tone: there is no such field here"
 
 
+def test_a_field_that_comes_twice_is_named(served: Running, recording: Any) -> None:
+    answer = ask(served, TRANSCRIPTIONS, files=recording, data={"response_format": ["text", "srt"]})
+    assert error_of(answer, 400)["message"] == "response_format: one value is wanted, not 2"
+
+
+def test_a_body_that_is_no_object_is_named(served: Running) -> None:
+    assert error_of(ask(served, "/v1/translations", json=["one"]), 400)["message"] == "a JSON object is wanted"
+
+
+@pytest.mark.parametrize("more", ["", "; filename*=UTF-8''%C3%A4.wav"])
+def test_a_file_without_a_name_is_named(served: Running, recording: Any, more: str) -> None:
+    """RFC 7578 forbids filename*; the content is no text."""
+    head = f'--x\r\nContent-Disposition: form-data; name="file"{more}\r\n\r\n'.encode()
+    body = head + recording["file"] + b"\r\n--x--\r\n"
+    answer = ask(served, TRANSCRIPTIONS, content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert error_of(answer, 400)["message"] == "file: a file is wanted, with a filename in its Content-Disposition"
+
+
+@pytest.mark.parametrize(("hosts", "count"), [("", "none"), ("Host: localhost\r\nHost: evil.example\r\n", "2")])
+def test_a_request_names_one_host(served: Running, hosts: str, count: str) -> None:
+    answer = closed(served, f"GET /health HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"] == f"one Host header is wanted, not {count}"
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ("POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n", "Duplicate Content-Length"),
+        ("GET / HTTP/3.0\r\n", "Invalid HTTP version"),
+        (f"CONNECT {'a' * 1000}:443 HTTP/1.1\r\n", "invalid url b'aaaa"),
+    ],
+)
+def test_what_is_no_http_is_told_why(served: Running, head: str, reason: str) -> None:
+    message = json.loads(closed(served, f"{head}\r\n").partition(b"\r\n\r\n")[2])["error"]["message"]
+    assert message.startswith(f"the request is not HTTP/1.1: {reason}")
+    assert len(message) < 150
+
+
 @pytest.mark.parametrize("channel", ["0", "-1", "both", "²", "1" * 5000, "3", "0000000001x", "\u0661", "1 "])
 def test_a_wrong_channel_is_the_channels_mistake(served: Running, recording: Any, channel: str) -> None:
     for data in ({"channel": channel}, {"channel": channel, "stream": "true"}):

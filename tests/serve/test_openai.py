@@ -22,6 +22,7 @@ from segue.decoding.sampling import SamplingSection
 from segue.runtime.recognizer import Transcript
 from segue.serve.batched import BatchedGeneration
 from segue.serve.batching import Batcher, Bounds, Ticket, working
+from segue.serve.endpoints import libretranslate
 from segue.serve.endpoints.libretranslate import name_of
 from segue.serve.loaded import Source
 
@@ -356,6 +357,17 @@ def test_libretranslates_client_translates(served: Running) -> None:
     assert found["translatedText"] == ["three two one", "six five four"]
     assert [len(each) for each in found["alternatives"]] == [1, 1]
     assert httpx.post(f"{served.url}/translate", json={**ask, "target": "de"}).status_code == 400
+
+
+def test_libretranslates_other_paths_say_why_not(served: Running) -> None:
+    settings = httpx.get(f"{served.url}/frontend/settings", timeout=30).json()  # reads a table the first time
+    assert settings["charLimit"] == served.server.settings.characters
+    assert not settings["keyRequired"]
+    assert settings["language"]["target"] == {"code": "en", "name": "English"}
+    for path in libretranslate.ABSENT:
+        for answer in (httpx.get(served.url + path), httpx.post(served.url + path, data={"q": "one"})):
+            assert answer.status_code == 404
+            assert answer.json() == {"error": libretranslate.ABSENT[path]}
 
 
 def test_languages_have_names() -> None:

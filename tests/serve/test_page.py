@@ -122,7 +122,9 @@ def test_mistakes_are_shown_where_they_are_made(page: Page, tmp_path: Path) -> N
     (tmp_path / "notes.wav").write_text("no audio")
     page.set_input_files("#recording", tmp_path / "notes.wav")
     page.wait_for_selector("#speech-status.trouble")
-    assert "not audio" in page.inner_text("#speech-status")
+    assert page.inner_text("#speech-status").startswith("notes.wav: not audio")
+    for each in ("#player", "#wave"):  # there is nothing to play
+        page.wait_for_selector(each, state="hidden")
 
 
 def test_an_old_result_does_not_stand_under_a_mistake(page: Page, tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ async def vosk(url: str, data: bytes, rate: int, step: float = 0.2) -> list[dict
     return answers
 
 
+def test_vosks_own_path_leads_here(served: Running, speech: Samples) -> None:
+    """Its clients know no other."""
+    root = served.url.replace("http:", "ws:")
+    answers = asyncio.run(vosk(root, pcm(speech), SAMPLE_RATE_HZ))
+    assert answers == asyncio.run(vosk(served.socket_url, pcm(speech), SAMPLE_RATE_HZ))
+
+
 def said(answers: list[dict[str, Any]]) -> list[str]:
     return [each["text"] for each in answers if each.get("text")]
 

@@ -192,7 +192,8 @@ async def _translate_file(request: Request, server: Server, asked: FileRequest, 
         raise RefusedError(400, "file: a file is needed", "missing_required_parameter", "file")
     form = asked.format or upload.suffix.replace("ssa", "ass")
     if form not in MEDIA:
-        raise RefusedError(400, "format: srt, vtt, ass or txt wanted", "invalid_value", "format")
+        message = "format: srt, vtt, ass or txt wanted, here or as the ending of the file's name"
+        raise RefusedError(400, message, "invalid_value", "format")
     if upload.size > 8 * server.settings.characters:
         raise RefusedError(413, f"file: larger than {8 * server.settings.characters:,} bytes", "text_too_long", "file")
     content = upload.path.read_bytes()

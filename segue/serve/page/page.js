@@ -142,9 +142,9 @@
     recording = { blob, name };
     if (player.src) URL.revokeObjectURL(player.src);
     player.src = URL.createObjectURL(blob);
-    find("heard").hidden = false;
+    find("heard").hidden = player.hidden = wave.hidden = false;
     find("result").hidden = true;
-    say("speech-status", "Transcribing ...");
+    say("speech-status", `Transcribing ${name} ...`);
     drawWave(blob);
     const started = performance.now();
     try {
@@ -153,10 +153,10 @@
       drawWords(found);
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
       const warned = (found.warnings ?? []).map((each) => ` Note: ${each}.`).join("");
-      say("speech-status", `${found.duration.toFixed(1)} s of sound in ${seconds} s.${warned}`);
+      say("speech-status", `${name}: ${found.duration.toFixed(1)} s of sound in ${seconds} s.${warned}`);
     } catch (problem) {
       if (problem.name === "AbortError") return;
-      say("speech-status", problem.message, true);
+      say("speech-status", problem.message.replace(/^the file:/, () => `${name}:`), true);
       if (problem.code === "different_channels") find("channels").hidden = false;
     }
   };
@@ -169,10 +169,15 @@
     spans[current].tabIndex = 0;
     spans[current].focus();
   };
+  const start = () => {
+    if (player.error) say("speech-status", "The browser cannot play this recording.", true);
+    else player.play();
+  };
   const play = (at) => {
     player.currentTime = words[at].start;
-    player.play();
+    start();
   };
+  player.addEventListener("error", () => (player.hidden = true)); // the server reads more formats than browsers
   find("transcript").addEventListener("click", (event) => {
     const at = spans.indexOf(event.target.closest(".word"));
     if (at >= 0) {
@@ -187,7 +192,7 @@
       Home: () => select(0),
       End: () => select(spans.length - 1),
       Enter: () => play(current),
-      " ": () => (player.paused ? player.play() : player.pause()),
+      " ": () => (player.paused ? start() : player.pause()),
     };
     if (!spans.length || !(event.key in actions)) return;
     event.preventDefault();
@@ -228,7 +233,8 @@
   const drawWave = async (blob) => {
     peaks = [];
     paint();
-    if (blob.size > LONGEST_DRAWN) return;
+    wave.hidden = blob.size > LONGEST_DRAWN;
+    if (wave.hidden) return;
     try {
       const context = new OfflineAudioContext(1, 1, 8000);
       const sound = await context.decodeAudioData(await blob.arrayBuffer());
@@ -245,7 +251,7 @@
       });
       paint();
     } catch {
-      // The server reads more formats than browsers: without a waveform, the rest works.
+      if (recording.blob === blob) wave.hidden = true; // as above: without a waveform, the rest works
     }
   };
   const paint = () => {
