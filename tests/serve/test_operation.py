@@ -142,7 +142,7 @@ def test_sighup_takes_up_a_new_version(trained_translator: Path, tmp_path: Path)
 def test_mistakes_are_named(words: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "keys").write_text("# none\n")
     (tmp_path / "two").write_text("one\ntwo\n")
-    assert cli.main(["serve", *(word.format(folder=tmp_path) for word in words)]) == 2
+    assert cli.main(["serve", "--port", "0", *(word.format(folder=tmp_path) for word in words)]) == 2
     assert message in capsys.readouterr().err
 
 
