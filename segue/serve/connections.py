@@ -141,7 +141,8 @@ class TimedConnection:
         if not self._waits and (pipeline or not cycle.more_body):  # of complete requests
             self._is_last, cycle.keep_alive = True, False
             if refused is not None and cycle.more_body:  # the newest one is not: this is its answer, in its turn
-                pipeline[0] = (cycle, _Refusal(refused, self._transport, self._metrics))
+                refusal: Any = _Refusal(refused, self._transport, self._metrics)
+                pipeline[0] = (cycle, refusal)
             return
         if refused is not None and (self._waits or not cycle.response_started):
             _answer(self._transport, refused, self._metrics)
