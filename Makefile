@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 # What `make test-fast` runs: these neither train nor export a model.
 FAST := $(addprefix tests/test_,$(addsuffix .py,align alignment architecture audio batching channels containers corpora conversations \
-	ctc docs documents dropout encodings errors features files loss manifest metrics nemo_features paragraphs readers recipe recordings report segments sentences \
+	ctc distinct docs documents dropout encodings errors features files loss manifest metrics nemo_features paragraphs readers recipe recordings report segments sentences \
 	splits subtitle_files subtitle_lines subtitle_tags subtitles subwords tables text token_files tokenizer windows words)) \
 	$(addprefix tests/engine/test_,$(addsuffix .py,optimizer schedule))
 

@@ -1,13 +1,14 @@
 """Benchmark: tokenizing a text into a token file, against a plain loop over `tokenizers.encode_batch`.
 
-    python bench/tokenizing.py TEXT MEGABYTES
+    python bench/tokenizing.py MEGABYTES TEXT... [--split paragraph] [--kinds segue]
 
-A text of so many megabytes is made of TEXT's lines again and again, with about 7 % of the words varied. The peer reads
-it by lines, encodes 2 MB at a time, as blocks of 16 kB ("blocks") or as single lines ("lines"), and writes the numbers
-to one file; Segue also looks for repeated documents, holds out a twentieth, counts words and writes an index. Each
-runs in a process of its own; it prints seconds, CPU-seconds and peak memory.
+A text of so many megabytes is made of the lines of TEXT again and again, with about 7 % of the words varied. The peer
+reads it by lines, encodes 2 MB at a time, as blocks of 16 kB ("blocks") or as single lines ("lines"), and writes the
+numbers to one file; Segue also looks for repeated documents, holds out a twentieth, counts words and writes an index.
+Each runs in a process of its own; it prints seconds, CPU-seconds and peak memory.
 """
 
+import argparse
 import random
 import resource
 import subprocess
@@ -16,11 +17,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import tokenizers as hf
 
 from segue.data import tokenizing
+from segue.data.document_files import Split
 from segue.data.documents import END, Corpus, DocumentsSection
 from segue.data.tokenizer import ByteBPESection, Tokenizer, build
 
@@ -30,8 +33,9 @@ BATCH, BLOCK = 2_000_000, 16_384
 KINDS = ("segue", "blocks", "lines")
 
 
-def make(source: Path, megabytes: float, path: Path) -> None:
-    lines, draw, size = source.read_text("utf-8").splitlines(), random.Random(0), 0
+def make(sources: list[Path], megabytes: float, path: Path) -> None:
+    lines = [line for source in sources for line in source.read_text("utf-8").splitlines()]
+    draw, size = random.Random(0), 0
     with path.open("w", encoding="utf-8") as file:
         while size < megabytes * 1e6:
             for line in lines:
@@ -73,11 +77,11 @@ def loop(path: Path, tokenizer: hf.Tokenizer, size: int) -> int:
         return count + (write() if batch else 0)
 
 
-def run(kind: str, root: Path) -> None:
+def run(kind: str, root: Path, split: Split) -> None:
     path, since, used = root / "train.txt", time.perf_counter(), time.process_time()
     if kind == "segue":
         tokenizer = Tokenizer.load(root / "tokenizer.json")
-        corpus = Corpus(DocumentsSection(root=str(root), train=("train.txt",)))
+        corpus = Corpus(DocumentsSection(root=str(root), train=("train.txt",), split=split))
         count = sum(map(len, tokenizing.build(corpus, tokenizer, 0, root).values()))
     else:
         inner = hf.Tokenizer.from_file(str(root / "tokenizer.json"))
@@ -92,19 +96,25 @@ def run(kind: str, root: Path) -> None:
 
 
 def main() -> None:
-    source, megabytes = Path(sys.argv[1]), float(sys.argv[2])
-    if len(sys.argv) > 3:
-        run(sys.argv[3], source)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("megabytes", type=float)
+    parser.add_argument("texts", type=Path, nargs="+")
+    parser.add_argument("--split", choices=get_args(Split), default="file")
+    parser.add_argument("--kinds", choices=KINDS, nargs="+", default=KINDS)
+    args = parser.parse_args()
+    if not args.megabytes:
+        run(args.kinds[0], args.texts[0], args.split)
         return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        make(source, megabytes, root / "train.txt")
+        make(args.texts, args.megabytes, root / "train.txt")
         corpus = Corpus(DocumentsSection(root=str(root), train=("train.txt",)))
         build(ByteBPESection(kind="byte_bpe", size=SIZE), corpus.sample(LEARNED_FROM), [END]).save(
             root / "tokenizer.json"
         )
-        for kind in KINDS:
-            subprocess.run([sys.executable, __file__, str(root), "0", kind], check=True)
+        for kind in args.kinds:
+            command = [sys.executable, __file__, "0", str(root), "--split", args.split, "--kinds", kind]
+            subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

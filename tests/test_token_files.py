@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.data import document_files, tokenizing
+from segue.data import document_files, token_files, tokenizing
 from segue.data import tokenizer as tokenizers
 from segue.data.document_files import Document
 from segue.data.documents import END, Corpus, DocumentsSection
@@ -88,6 +88,7 @@ def test_a_token_file_travels_without_its_tokens(tmp_path: Path) -> None:
 def test_token_files_hold_the_texts(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizing, "_PIECE_CHARACTERS", 10)
     monkeypatch.setattr(tokenizing, "_BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(token_files, "_BLOCK_DOCUMENTS", 7)
     found = corpus(tmp_path)
     expected: dict[Split, list[str]] = {"train": [], "dev": []}
     for split, document in found.read():

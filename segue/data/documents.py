@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from segue.data import document_files
+from segue.data.distinct import Distinct
 from segue.data.document_files import KNOWN, Document, cuts
 from segue.data.manifest import unreadable
 from segue.data.manifests import Split
@@ -216,18 +217,16 @@ class Corpus:
     def _unique(self, bar: Bar) -> Iterator[tuple[Split, Document]]:
         """The documents without repeated ones, in the part where their hash puts them."""
         self.num_duplicates = Counter()
-        limit, seen = round(self.section.held_out_share * 2**64), set[int]()
+        limit, seen = round(self.section.held_out_share * 2**64), Distinct()
         goes_to: Split = "train"
         for split, document in self._good(bar):
             if document.is_first:
                 # Of a long document, the first part is enough to choose its place, and it is never a repeated one.
                 identity, place = _hashes(document.text if document.is_last else document.text[:_BEGINNING])
                 goes_to = "dev" if self.is_held_out and not self._lengths and place < limit else split
-                if document.is_last and identity in seen:
+                if document.is_last and not seen.add(identity):
                     self.num_duplicates[goes_to] += 1
                     continue
-                if document.is_last:
-                    seen.add(identity)
             yield goes_to, document
 
     def _good(self, bar: Bar) -> Iterator[tuple[Split, Document]]:

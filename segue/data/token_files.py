@@ -34,6 +34,7 @@ _SMALL_VOCABULARY = 65_500  # Megatron's, below 2 ** 16
 _LONGEST = 2**31 - 1  # a length is int32: a longer document is divided
 _LARGEST_FACTS = 10_000  # bytes
 _BLOCK = 1 << 22  # tokens that are checked at a time
+_BLOCK_DOCUMENTS = 1 << 16  # that are written to the index at a time
 _BUFFER_BYTES = 1 << 20
 
 
@@ -256,15 +257,21 @@ class Writer:
             self._length = 0
 
     def close(self) -> None:
-        """Writes NAME.idx."""
-        lengths, count = np.frombuffer(self._lengths, np.int32), len(self._lengths)
-        ends = np.cumsum(lengths, dtype=np.int64)
+        """Writes NAME.idx, by blocks of documents."""
+        count, done = len(self._lengths), 0
+        blocks = range(0, count, _BLOCK_DOCUMENTS)
         sync(self._file)
         with self._path.open("wb") as file:
             file.write(_HEADER.pack(_MAGIC, _VERSION, self._code, count, count + 1))
-            file.write(lengths.tobytes())
-            file.write(((ends - lengths) * self._type.itemsize).tobytes())
-            file.write(np.arange(count + 1, dtype=np.int64).tobytes())
+            self._lengths.tofile(file)
+            for place in blocks:
+                lengths = np.frombuffer(self._lengths[place : place + _BLOCK_DOCUMENTS], np.int32)
+                ends = done + np.cumsum(lengths, dtype=np.int64)
+                file.write(((ends - lengths) * self._type.itemsize).tobytes())
+                done = int(ends[-1])
+            for place in blocks:
+                file.write(np.arange(place, min(place + _BLOCK_DOCUMENTS, count), dtype=np.int64).tobytes())
+            file.write(np.int64(count).tobytes())
             sync(file)
 
 
