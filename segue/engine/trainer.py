@@ -305,7 +305,7 @@ class Trainer:
                         "and the training ends here (engine.patience)"
                     )
             if self.step == self.last_step and self.engine.average_count > 1:
-                average = self.snapshots.average()
+                average = self.snapshots.average(self.model.state_dict())
                 if average is None:
                     warn("nothing is left to average; the model stays that of the best evaluation")
                 else:

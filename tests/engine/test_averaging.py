@@ -1,10 +1,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import torch
+from ranks import Start
 from torch import Tensor, nn
 
+from segue.engine.distributed import parts
+from segue.engine.distributed.layout import Layout
+from segue.engine.distributed.materialize import blueprint
+from segue.engine.distributed.parallel import Parallel, World
 from segue.engine.state.averaging import MovingAverage, Snapshots, reestimate_batch_norms, weights_of
 
 
@@ -54,7 +60,7 @@ def test_average_is_of_last_or_best_evaluations(tmp_path: Path, by: str, directi
     snapshots.drop_others()
     assert [each.step for each in snapshots.kept] == kept
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:08d}.safetensors" for step in sorted(kept)]
-    average = snapshots.average()
+    average = snapshots.average(weights(0.0))
     assert average is not None
     torch.testing.assert_close(average["weight"].float(), torch.full((2, 3), sum(kept) / 7 / 3), rtol=1e-6, atol=0)
 
@@ -85,14 +91,35 @@ def test_bad_snapshots_are_left_out_of_the_average(tmp_path: Path, capsys: pytes
     content[-1] ^= 0x80  # a sign
     flipped.write_bytes(content)
     missing.unlink()
-    average = snapshots.average()
+    average = snapshots.average(weights(0.0))
     assert average is not None
     assert average["weight"].unique().tolist() == [30.0]  # type: ignore[no-untyped-call]
     assert capsys.readouterr().err == (
         f"warning: {flipped}: damaged; left out of the average\nwarning: {missing}: missing; left out of the average\n"
     )
     (tmp_path / "step_00000030.safetensors").unlink()
-    assert snapshots.average() is None
+    assert snapshots.average(weights(0.0)) is None
+
+
+def shares(rank: int, folder: Path) -> list[tuple[int, Tensor]]:
+    """Numbers that a rank holds of an average of shards, and all of them together."""
+    model = blueprint(small_model)
+    Parallel(World(rank, 2), Layout(1, 2, 1), torch.device("cpu")).spread(model, torch.float32, is_offloaded=False)
+    snapshots = Snapshots(folder, 2, "last", "min", World(rank, 2))
+    with torch.no_grad():
+        for step in (1, 2):
+            for tensor in model.state_dict().values():
+                parts.local(tensor).copy_(torch.full_like(parts.local(tensor), step))
+            snapshots.add(step, 0.0, model.state_dict())
+    found = snapshots.average(model.state_dict())
+    assert found is not None
+    return [(parts.local(found[name]).numel(), parts.whole(found[name])) for name in ("0.weight", "0.bias")]
+
+
+def test_a_rank_averages_its_own_parts_only(start: Start, tmp_path: Path) -> None:
+    for of_rank in forked.run(start, __file__, "shares", 2, tmp_path):
+        assert [size for size, _ in of_rank] == [6, 2]  # of 4 x 3 and 4
+        assert all((whole == 1.5).all() for _, whole in of_rank)
 
 
 def test_reestimated_batch_norm_equals_full_pass() -> None:

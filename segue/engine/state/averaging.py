@@ -1,14 +1,13 @@
 """Which weights are evaluated and shipped? Moving averages, averages of evaluated weights, new BatchNorm statistics."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from segue.engine.distributed import parts
 from segue.engine.distributed.parallel import ALONE, World
@@ -41,25 +40,17 @@ class MovingAverage:
 
 @contextmanager
 def weights_of(model: nn.Module, tensors: Tensors | None) -> Iterator[None]:
-    """Inside the block `model` has these weights, after it its own again; None changes nothing.
-
-    `tensors` are sharded as the model is, or whole on every rank.
-    """
+    """Inside the block `model` has these weights, sharded as it is; after it its own again. None changes nothing."""
     if tensors is None:
         yield
         return
     state = model.state_dict()
     own = {name: parts.local(tensor).clone() for name, tensor in state.items()}
-    _set(state, {name: _own_part(tensor, state[name]) for name, tensor in tensors.items()})
+    _set(state, {name: parts.local(tensor) for name, tensor in tensors.items()})
     try:
         yield
     finally:
         _set(model.state_dict(), own)
-
-
-def _own_part(tensor: Tensor, spread: Tensor) -> Tensor:
-    """This rank's part of a tensor that is sharded, or whole on every rank."""
-    return parts.local(tensor) if isinstance(tensor, DTensor) else parts.own_part(tensor.detach(), spread)
 
 
 @torch.no_grad()
@@ -115,14 +106,15 @@ class Snapshots:
             if path not in needed:
                 path.unlink()
 
-    def average(self) -> Tensors | None:
-        """The mean of the kept weights, as float64. Damaged files are skipped with a warning; None if none is left."""
+    def average(self, model: Tensors) -> Tensors | None:
+        """The mean of the kept weights, sharded as those of the model: each rank reads and averages its own parts.
+
+        Damaged files are skipped with a warning; None if none is left. Collective.
+        """
         whole = self._world.first(lambda: [each for each in self.kept if self._is_whole(each)])
-        total: dict[str, Tensor] = {}
-        for each in whole:
-            for name, value in load_file(self._path(each.step)).items():
-                total[name] = value.double() + total[name] if name in total else value.double()
-        return {name: value / len(whole) for name, value in total.items()} or None
+        with ExitStack() as stack:
+            files = [stack.enter_context(safe_open(self._path(each.step), framework="pt")) for each in whole]
+            return {name: _mean(files, name, tensor) for name, tensor in model.items()} if files else None
 
     def _is_whole(self, snapshot: Snapshot) -> bool:
         path = self._path(snapshot.step)
@@ -133,6 +125,15 @@ class Snapshots:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}.safetensors"
+
+
+@torch.no_grad()
+def _mean(files: Sequence[Any], name: str, tensor: Tensor) -> Tensor:
+    """The mean of a tensor in several files, summed in float64; sharded like `tensor`."""
+    total = torch.zeros_like(parts.local(tensor), dtype=torch.float64, device="cpu")
+    for file in files:
+        total += checkpoint.part_of(file, name, tensor)
+    return parts.spread_like((total / len(files)).to(parts.local(tensor)), tensor)
 
 
 @torch.no_grad()

@@ -335,12 +335,18 @@ def _fill(tensors: Tensors, file: Any, saved: Mapping[str, str]) -> str | None:
     if wrong:
         return some_of(sorted(wrong), 3)
     for name, tensor in tensors.items():
-        part = parts.local(tensor)
-        if not part.ndim:
-            part.copy_(file.get_tensor(saved[name]))
-        elif part.numel():
-            part.copy_(file.get_slice(saved[name])[parts.own_slices(tensor)])
+        parts.local(tensor).copy_(part_of(file, saved[name], tensor))
     return None
+
+
+def part_of(file: Any, name: str, tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor in an open safetensors file, sharded like `tensor`; no more of it is read."""
+    part = parts.local(tensor)
+    if not part.ndim:
+        return file.get_tensor(name)  # type: ignore[no-any-return]
+    if not part.numel():
+        return torch.empty_like(part, device="cpu")
+    return file.get_slice(name)[parts.own_slices(tensor)]  # type: ignore[no-any-return]
 
 
 def write_text(path: Path, text: str) -> None:
