@@ -179,7 +179,7 @@ def test_packed_files_that_are_cut_off_are_refused(name: str, suffix: str, tmp_p
     content = json_lines(str(number**7) for number in range(3000)).encode()
     content = gzip.compress(content) if suffix == ".gz" else zstandard.compress(content)
     *_, problem = texts(read(write(tmp_path / f"{name}{suffix}", content[:-9]), "file", "text"))
-    assert f"{name}{suffix}: cannot read this text" in problem
+    assert f"{name}{suffix}: cannot read this text: the file is cut off" in problem
     *_, problem = texts(read(write(tmp_path / f"{name}{suffix}", b"not packed"), "file", "text"))
     assert f"{name}{suffix}: cannot read this text" in problem
 
@@ -325,7 +325,7 @@ def test_the_end_of_each_document_is_held_out_if_they_are_few(
 
 def test_a_corpus_without_documents_for_both_parts_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", "indivisible")
-    with pytest.raises(UserError, match="no development text; more documents are needed"):
+    with pytest.raises(UserError, match="no development text; too little to hold some out"):
         by_split(Corpus(section(tmp_path, train=("train.txt",))))
 
 

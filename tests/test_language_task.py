@@ -139,14 +139,16 @@ def test_the_command_streams_and_prints_json(
     [
         (["--top-p", "1.5"], "--top-p 1.5: Input should be less than or equal to 1"),
         (["a", "--prompts", "b.txt"], "give PROMPT or --prompts"),
-        (["--tokens", "100"], "--slide"),
+        (["one two", "--tokens", "100"], "--slide"),
     ],
 )
 def test_mistakes_are_explained(
     trained_language_model: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert main(["generate", str(trained_language_model), *words]) == 2
-    assert message in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out  # nor the prompt
 
 
 def test_training_goes_on_from_another_vocabulary(

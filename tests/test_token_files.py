@@ -146,6 +146,14 @@ def test_a_token_file_that_has_lost_a_part_is_made_again(tmp_path: Path) -> None
     assert build(corpus(tmp_path))["dev"].path.with_suffix(".bin").read_bytes() == content
 
 
+def test_damaged_tokens_of_texts_may_be_deleted(tmp_path: Path) -> None:
+    first = build(corpus(tmp_path))["train"]
+    path = first.path.with_suffix(".bin")
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"train\.bin: cut off: .*; or delete .*made anew from the texts"):
+        build(corpus(tmp_path))
+
+
 def test_a_folder_that_may_not_be_written_to_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = corpus(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: False)

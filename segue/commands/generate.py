@@ -94,8 +94,9 @@ def run(given: Namespace) -> None:
         for number, found in enumerate(each, 1):
             print(f"--- {number} of {given.samples}\n{prompt}{found.text}", flush=True)
         return
+    pieces = model.stream(prompt, **how)
     print(prompt, end="", flush=True)
-    for piece in model.stream(prompt, **how):
+    for piece in pieces:
         print(piece, end="", flush=True)
     print(flush=True)
 

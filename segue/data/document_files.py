@@ -28,6 +28,7 @@ KNOWN = f"{', '.join((*TEXT_SUFFIXES, *JSON_SUFFIXES))} (each also with {' or '.
 _CHUNK_BYTES = 1 << 20
 _PART_CHARACTERS = 4_000_000
 _ROWS = 256
+_CUT_OFF = "cannot read this text: the file is cut off"
 # Where a tokenizer splits in any case: GPT-2's pattern has white space only at the start of a token or as a whole one,
 # and a single space or line end between two other characters is never part of a longer run. Python's white space has
 # all characters of Unicode's, and four more.
@@ -250,7 +251,9 @@ def _chunks(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
                 yield chunk
                 advance(raw.tell() - done)
                 done = raw.tell()
-    except (OSError, EOFError, zlib.error) as error:
+    except EOFError:
+        raise UserError(f"{path}: {_CUT_OFF}") from None
+    except (OSError, zlib.error) as error:
         raise unreadable(path, "text", error) from None
 
 
@@ -275,7 +278,7 @@ def _unpacked(raw: BinaryIO, path: Path) -> Iterator[bytes]:
     except zstandard.ZstdError as error:
         raise UserError(f"{path}: cannot read this text: {error}") from None
     if is_begun:
-        raise UserError(f"{path}: cannot read this text: the file is cut off")
+        raise UserError(f"{path}: {_CUT_OFF}")
 
 
 def _decoded(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -181,7 +181,12 @@ class Corpus:
                 yield split, document
         for split in ("train", "dev") if self.is_held_out else self.paths:
             if not num_read[split]:
-                raise UserError(f"{self.section.root}: no {_PURPOSE[split]} text; more documents are needed")
+                why = (
+                    "too little to hold some out: add texts, or name others in data.dev"
+                    if self.is_held_out
+                    else "what is there repeats other documents, or cannot be read"
+                )
+                raise UserError(f"{self.section.root}: no {_PURPOSE[split]} text; {why}")
 
     def texts(self, *splits: Split) -> Iterator[str]:
         """The texts of the documents of these parts (default: of all), long ones in several pieces.

@@ -70,7 +70,10 @@ def build(corpus: Corpus, tokenizer: Tokenizer, end: int, folder: Path) -> dict[
 
 
 def _opened(place: Path, splits: Sequence[Split]) -> dict[Split, TokenFile]:
-    return {split: TokenFile(place / f"{split}{INDEX}") for split in splits}
+    try:
+        return {split: TokenFile(place / f"{split}{INDEX}") for split in splits}
+    except UserError as error:
+        raise UserError(f"{error}; or delete {place}: then it is made anew from the texts") from None
 
 
 def _may_be_written(folder: Path) -> bool:

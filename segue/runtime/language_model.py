@@ -136,10 +136,12 @@ class LanguageModel:
     ) -> Generator[str, None, Generated]:
         """The continuation of one prompt, piece by piece as it is made: the pieces of `generate`'s text.
 
-        The generator returns what `generate` does.
+        The generator returns what `generate` does. The prompt is checked before there is one.
         """
         asked = self._asked(tokens, 1, stop, sampling, is_sliding)
-        rows = self._read([prompt], asked)
+        return self._streamed(self._read([prompt], asked), asked)
+
+    def _streamed(self, rows: Sequence[Sequence[int]], asked: "_Asked") -> Generator[str, None, Generated]:
         pieces: SimpleQueue[str | BaseException | Generated] = SimpleQueue()
         is_left = False
 
