@@ -138,6 +138,11 @@ def test_a_meter_that_remi_lacks_is_refused(tmp_path: Path) -> None:
         music.read(tmp_path / "odd.mid", "remi")
 
 
+def test_a_missing_midi_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.mid: no such file$"):
+        music.read(tmp_path / "none.mid", "remi")
+
+
 def test_a_time_without_end_is_refused(tmp_path: Path) -> None:
     score([(0, 1, 60), (500_000, 1, 60)]).dump_midi(tmp_path / "long.mid")
     with pytest.raises(UserError, match=r"long\.mid: lasts 500,001 quarter notes"):
@@ -258,6 +263,21 @@ def test_a_held_out_piece_needs_the_words_of_training(tmp_path: Path, capsys: py
         (together / f"{number}.mid").write_bytes((tmp_path / "midi" / split / "1.mid").read_bytes())
     prepare("midi", together, tmp_path / "out", [*options, "dev_share=0.3", "test_share=0.3"])
     assert "1 piece is for training, since no other training piece has all the words" in capsys.readouterr().err
+
+
+def test_a_known_piece_replaces_held_out_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of pieces that are held out, each has a word of its own; of the others, one has none."""
+    folder = tmp_path / "midi"
+    folder.mkdir()
+    score([(0, 1, 60), (1, 1, 64)]).dump_midi(folder / "known.mid")
+    score([(0, 1, 60), (1, 1, 64), (2, 1, 67)]).dump_midi(folder / "more.mid")
+    for number in range(3):
+        score([(0, 0.5 + number / 4, 62)]).dump_midi(folder / f"{number}.mid")
+    found = {each.path.stem: texts(each.path) for each in prepare("midi", folder, tmp_path / "out")}
+    said = capsys.readouterr().err
+    assert "known.mid is for development: other pieces have all its words" in said, said
+    assert len(found["dev"]) == 1
+    assert set(found["dev"][0].split()) <= {word for text in found["train"] for word in text.split()}
 
 
 def test_keys_are_refused_without_development_pieces(tmp_path: Path) -> None:

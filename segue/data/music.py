@@ -113,6 +113,8 @@ def _is_step_word(word: str) -> bool:
 def read_midi(path: Path) -> Any:
     """A symusic Score. Raises a UserError for a file that cannot be read or has no notes."""
     symusic = _symusic()
+    if not path.is_file():
+        raise UserError(f"{path}: {'a folder, not a MIDI file' if path.is_dir() else 'no such file'}")
     try:
         score = symusic.Score(path)
     except Exception as error:  # a corrupt file raises RuntimeError, ValueError and others

@@ -4,6 +4,7 @@ SOURCE is a folder with .mid and .midi files, or with folders train, dev and tes
 whatever key, is taken once.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from segue.data import music
 from segue.data.corpora import Example
 from segue.data.corpora.splits import SPLITS, SplitOptions, divide, sources
 from segue.data.examples import Text
-from segue.errors import UserError, count_of, note
+from segue.errors import Problems, UserError, count_of, note
 
 
 class Options(SplitOptions):
@@ -27,11 +28,13 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
     del out
     folders = sources(source, "")
     pieces: dict[str, list[Text]] = {split: [] for split in SPLITS}
+    problems = Problems()
     for split, found in divide(_unique(folders), options):
         if isinstance(found, Text):
             pieces[split].append(found)
         else:
             yield split, found
+            problems.add(str(found))
     train, num_moved = pieces["train"], 0
     words = {word for piece in _written(train, options) for word in piece.text.split()}
     for split in ("dev", "test"):
@@ -51,10 +54,22 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
         note(f"{moved} for training, since no other training piece has all the words")
     # A share that is held out of train.jsonl later would be of pieces that are also there in other keys.
     if options.transpose and train and not pieces["dev"]:
-        raise UserError(f"{source}: no piece for development; it needs more pieces, or transpose=false")
+        known = _known(train) if "" in folders and options.dev_share else None
+        if known is None:
+            bad = f"\n{problems.some()}" if problems else ""
+            raise UserError(f"{source}: no piece for development; it needs more pieces, or transpose=false{bad}")
+        train.remove(known)
+        pieces["dev"].append(known)
+        note(f"{known.origin} is for development: other pieces have all its words")
     for split in ("dev", "test"):
         yield from ((split, piece) for piece in pieces[split])
     yield from (("train", piece) for piece in _written(train, options))
+
+
+def _known(pieces: list[Text]) -> Text | None:
+    """The first piece of whose words each is in another one as well; None if there is none."""
+    counts = Counter(word for piece in pieces for word in set(piece.text.split()))
+    return next((piece for piece in pieces if all(counts[word] > 1 for word in piece.text.split())), None)
 
 
 def _written(train: list[Text], options: Options) -> Iterator[Text]:
