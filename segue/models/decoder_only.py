@@ -14,22 +14,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from segue.layers.causal_attention import CausalAttention, Documents, Memory, Rotation, rotation, separated
+from segue.layers.causal_attention import CausalAttention, Rotation, rotation
 from segue.layers.dropout import Dropout
 from segue.layers.feed_forward import FeedForward
 from segue.layers.fused import are_plain
-from segue.layers.loss import total_cross_entropy
-from segue.layers.residual import Portion, Residual, all_positions
+from segue.layers.residual import Portion, Residual
 from segue.layers.rms_norm import RMSNorm
 from segue.layers.splits import Split
-from segue.layers.vocabulary import TokenEmbedding, token_scores
+from segue.models.decoder import Count, Decoder, DecoderLayer, Share, Size
 from segue.models.decoding import Layer, Shape, decoded
-from segue.models.generating import Cache, Prompts
+from segue.models.generating import Cache
 from segue.recipe import Section
-
-Size = Annotated[int, Field(gt=0, le=1 << 20)]
-Count = Annotated[int, Field(gt=0, le=1000)]
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DecoderOnlySection(Section):
@@ -87,7 +82,7 @@ class DecoderOnlySection(Section):
         return DecoderOnly(self, vocabulary)
 
 
-class DecoderOnly(nn.Module):
+class DecoderOnly(Decoder):
     """Tokens to the loss of each next token, or to its scores."""
 
     splits: ClassVar[Mapping[str, Split]] = {
@@ -95,63 +90,22 @@ class DecoderOnly(nn.Module):
         "head": "vocabulary",
         "residual": "positions",
     }
-    forwards: ClassVar[tuple[str, ...]] = ("scores", "begin", "step")
+    section: DecoderOnlySection
+    norm: RMSNorm
 
     def __init__(self, section: DecoderOnlySection, vocabulary: int) -> None:
-        super().__init__()
-        self.section, self.vocabulary = section, vocabulary
-        rows = -(-vocabulary // section.padded_vocabulary) * section.padded_vocabulary
-        self.embedding = TokenEmbedding(rows, section.width)
+        super().__init__(section, vocabulary)
         self.layers = nn.ModuleList(DecoderOnlyLayer(section) for _ in range(section.layers))
         self.norm = RMSNorm(section.width, section.norm_epsilon)
-        self.head = None if section.is_tied else nn.Linear(section.width, rows, bias=False)
+        self.head = None if section.is_tied else nn.Linear(section.width, self.num_rows, bias=False)
         self.dropout = Dropout(section.dropout)
         self.residual = Residual()
         self._layers: list[Layer] | None = None
 
-    def dealt_out(self) -> dict[str, int]:
-        """Nothing: vocabularies and positions may be split unevenly."""
-        return {}
-
-    def initialize(self) -> None:
-        """Normal with std 0.02; what is added to the residual stream is less by sqrt(2 * layers) (GPT-2)."""
-        into_residual = 0.02 / (2 * self.section.layers) ** 0.5
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                is_last = name.endswith((".output", ".down"))
-                nn.init.normal_(module.weight, std=into_residual if is_last else 0.02)
-
-    def forward(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, T) tokens, (B, T) next tokens -> the sum of the losses, scalar float32; (B, T) losses, without gradient.
-
-        `documents`, (B, T), are numbers that change where a document begins: attention does not cross it. None: each
-        row is of one document.
-        """
-        portion = self.residual.portion(tokens)
-        x = self._hidden(tokens, documents, portion).flatten(0, -2)
-        total, each = total_cross_entropy(x, self.table(), targets.flatten(), self.vocabulary, portion)
-        return total, each.view_as(targets)
-
-    def scores(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """(B, T) tokens -> (B, T, V) scores of the next tokens; of a split vocabulary a DTensor."""
-        portion = self.residual.portion(tokens)
-        x = self._hidden(tokens, documents, portion)
-        return self._scores(x if portion is None else all_positions(x, portion))
-
-    def begin(self, tokens: Tensor, lengths: Tensor, capacity: int) -> tuple[Tensor, Cache]:
-        """(B, T) prompts, padded on the left, and their (B) lengths -> (B, V) scores of the next tokens, cache.
-
-        The cache has room for `capacity` positions, those of the longest prompt included.
-        """
-        prompts = Prompts(tokens.shape[1], lengths)
-        heads = self.section.key_value_heads or self.section.heads
-        cache = Cache(prompts, capacity, self.section.layers, heads, self.section.size_of_head, self.embedding.weight)
-        return self._extended(tokens, cache), cache
-
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """(B) newest tokens -> (B, V) scores of the next ones; extends the cache."""
         if self._layers is None:
-            return self._extended(tokens.unsqueeze(1), cache)
+            return super().step(tokens, cache)
         assert cache.rotation is not None
         first, by = cache.num_positions, cache.rotation.of(cache.newest(1))
         by = Rotation(*(each.squeeze(-3) for each in by))  # (..., 1, 1, d) -> (..., 1, d)
@@ -168,26 +122,19 @@ class DecoderOnly(nn.Module):
         is_whole = len(found) == len(self.layers) and self.norm.weight.device.type == "cpu"
         self._layers = found if is_whole else None
 
-    def _extended(self, tokens: Tensor, cache: Cache) -> Tensor:
-        mask = cache.mask(tokens.shape[1])
+    def embedded(
+        self, tokens: Tensor, documents: Tensor | None, portion: Portion | None
+    ) -> tuple[Tensor, Rotation | None]:
+        """(B, T) -> (B, T, D), or (p, D) of a portion, and the rotation of the positions."""
+        del documents  # only differences of positions count
+        by = self.rotation(torch.arange(tokens.shape[1], device=tokens.device))
+        return self.embedding(tokens, portion), by
+
+    def embedded_newest(self, tokens: Tensor, cache: Cache) -> tuple[Tensor, Rotation | None]:
+        """The same for the newest tokens of a generation."""
         if cache.rotation is None:
             cache.rotation = self.rotation(torch.arange(cache.capacity, device=tokens.device))
-        by = cache.rotation.of(cache.newest(tokens.shape[1]))
-        x = self.embedding(tokens)
-        for layer, memory in zip(self.layers, cache.memories, strict=True):
-            assert isinstance(layer, DecoderOnlyLayer)
-            x = layer.step(x, by, memory, cache.num_positions, mask)
-        cache.num_positions += tokens.shape[1]
-        return self._scores(self.norm(x[:, -1]))
-
-    def _hidden(self, tokens: Tensor, documents: Tensor | None, portion: Portion | None) -> Tensor:
-        """(B, T) -> (B, T, D), or (p, D) of a portion."""
-        by = self.rotation(torch.arange(tokens.shape[1], device=tokens.device))
-        found = None if documents is None else separated(documents)
-        x = self.dropout(self.embedding(tokens, portion), portion)
-        for layer in self.layers:
-            x = layer(x, by, found, portion)
-        return self.norm(x, portion)  # type: ignore[no-any-return]
+        return self.embedding(tokens), cache.rotation.of(cache.newest(tokens.shape[1]))
 
     def rotation(self, positions: Tensor) -> Rotation:
         """(..., T) positions -> their rotation."""
@@ -199,15 +146,9 @@ class DecoderOnly(nn.Module):
         """The weights of the output layer."""
         return (self.embedding if self.head is None else self.head).weight
 
-    def _scores(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., V)."""
-        return token_scores(x, self.table())[..., : self.vocabulary]
 
-
-class DecoderOnlyLayer(nn.Module):
+class DecoderOnlyLayer(DecoderLayer):
     """Attention to earlier tokens, then a position-wise network, each added to its input."""
-
-    forwards: ClassVar[tuple[str, ...]] = ("step",)
 
     def __init__(self, section: DecoderOnlySection) -> None:
         super().__init__()
@@ -223,13 +164,6 @@ class DecoderOnlyLayer(nn.Module):
         self.feed_forward_norm = RMSNorm(section.width, section.norm_epsilon)
         self.feed_forward = FeedForward(section.width, section.feed_forward, "swiglu", dropout=0.0, has_biases=False)
         self.dropout = Dropout(section.dropout)
-
-    def forward(self, x: Tensor, by: Rotation, documents: Documents | None, portion: Portion | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D); of a portion, (p, D) -> (p, D)."""
-        found = self.attention(self.attention_norm(x, portion), by, documents, portion=portion)
-        x = x + self.dropout(found, portion)
-        found = self.feed_forward(self.feed_forward_norm(x, portion), portion)
-        return x + self.dropout(found, portion)  # type: ignore[no-any-return]
 
     def collected(self) -> Layer | None:
         """The tensors of the layer once it is fused; None if it has adapters."""
@@ -248,8 +182,3 @@ class DecoderOnlyLayer(nn.Module):
             network.fused[0].t(),
             network.down.weight.t(),
         )
-
-    def step(self, x: Tensor, by: Rotation, memory: Memory, first: int, mask: Tensor | None) -> Tensor:
-        """(B, T, D) newest positions -> (B, T, D); writes into the memory from position `first` on."""
-        x = x + self.attention(self.attention_norm(x), by, None, memory, first, mask)
-        return x + self.feed_forward(self.feed_forward_norm(x))  # type: ignore[no-any-return]
