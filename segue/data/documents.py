@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import os
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -36,6 +37,7 @@ SAMPLE_BYTES = 1_000_000_000
 _SAMPLE_PIECE = 100_000  # characters of a long document that are drawn together
 _BEGINNING = 10_000
 _SHOWN = 10
+_TWO = struct.Struct("<QQ")
 _PURPOSE: dict[Split, str] = {"train": "training", "dev": "development"}
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -330,7 +332,7 @@ def _content_hash(path: Path, bar: Bar) -> str:
 def _hashes(text: str) -> tuple[int, int]:
     """Two numbers of 64 bits for a text, whatever white space divides its words: which one it is, and where it goes."""
     both = hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest()
-    return int.from_bytes(both[:8], "little"), int.from_bytes(both[8:], "little")
+    return _TWO.unpack(both)
 
 
 def _packing(path: Path) -> int:

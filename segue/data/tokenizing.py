@@ -194,16 +194,21 @@ def _batches(found: Iterable[tuple[Split, Document]]) -> Iterator[list[tuple[Spl
     """Documents, long ones in pieces, in batches of a few megabytes."""
     batch, size = list[tuple[Split, Document]](), 0
     for split, document in found:
-        pieces = list(cuts(document.text, _PIECE_CHARACTERS)) or [""]
-        for number, piece in enumerate(pieces, 1):
-            is_last = document.is_last and number == len(pieces)
-            batch.append((split, Document(piece, document.origin, document.is_first and number == 1, is_last)))
-            size += len(piece)
+        for piece in [document] if len(document.text) <= _PIECE_CHARACTERS else _pieces(document):
+            batch.append((split, piece))
+            size += len(piece.text)
             if size >= _BATCH_CHARACTERS:
                 yield batch
                 batch, size = [], 0
     if batch:
         yield batch
+
+
+def _pieces(document: Document) -> Iterator[Document]:
+    pieces = list(cuts(document.text, _PIECE_CHARACTERS))
+    for number, piece in enumerate(pieces, 1):
+        is_last = document.is_last and number == len(pieces)
+        yield Document(piece, document.origin, document.is_first and number == 1, is_last)
 
 
 class _TextCount:
