@@ -406,8 +406,9 @@ def test_windows_transcribe_like_one_window(
         transcripts.append(transcriber.transcribe(model_folder / "long.wav", voice_activity="off"))  # tones
     assert transcripts[0] == transcripts[1]
     assert transcripts[0].duration == num_samples / RATE
-    emissions = after_silence(emissions, levels(samples, RATE), FRAME, RATE)
-    said = words(emissions, [letter.encode() for letter in ALPHABET], FRAME / RATE)
+    pieces = [letter.encode() for letter in ALPHABET]
+    emissions = after_silence(emissions, pieces, levels(samples, RATE), FRAME, RATE)
+    said = words(emissions, pieces, FRAME / RATE)
     wanted = [word._replace(end=min(word.end, num_samples / RATE)) for word in said]
     assert transcripts[0].words == [
         word._replace(confidence=each.confidence) for word, each in zip(wanted, transcripts[0].words, strict=True)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.decoding.emissions import Emission
-from segue.runtime.words import PAUSE_SECONDS, Word, after_silence, text_of, words
+from segue.runtime.words import PAUSE_SECONDS, Word, after_silence, has_gap, text_of, words
 
 PIECES = [b" ", b"a", b"b", b"ab", b" a", b"b a", "é".encode(), "é".encode()[:1], "é".encode()[1:], b""]
 FRAME = 0.04
@@ -91,8 +91,22 @@ def test_silence_between_tokens_ends_a_word(start: float, end: float, wanted: st
     emissions = [Emission(token, start, start + 1, 0.9) for token, start in ((0, 0), (1, 5), (1, 40), (0, 45))]
     seconds = np.arange(100) / 100
     decibels = np.where((seconds >= start - 1e-9) & (seconds < end - 1e-9), -80, -20).astype(np.float32)
-    found = after_silence(emissions, decibels, samples_per_frame=10, rate_hz=1000)
+    found = after_silence(emissions, [b"n", b"o"], decibels, samples_per_frame=10, rate_hz=1000)
     assert text_of(words(found, [b"n", b"o"], 0.01)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("sign", "wanted"),
+    [(".", "a. b"), ("(", "a (b"), ("।", "a। b"), ("o", "aob"), ("\u0301", "a\u0301b")],
+)
+def test_a_sign_in_silence_is_silent(sign: str, wanted: str) -> None:
+    """In the middle of 0.3 s: there are 0.14 s before and after it."""
+    emissions = [Emission(token, start, start + 1, 0.9) for token, start in ((0, 4), (1, 20), (2, 36))]
+    decibels = np.where((np.arange(60) >= 6) & (np.arange(60) < 35), -80, -20).astype(np.float32)
+    pieces = [b"a", sign.encode(), b"b"]
+    assert has_gap(emissions, pieces, samples_per_frame=10, rate_hz=1000) == (" " in wanted)
+    found = after_silence(emissions, pieces, decibels, samples_per_frame=10, rate_hz=1000)
+    assert text_of(words(found, pieces, 0.01)) == wanted
 
 
 @pytest.mark.parametrize(

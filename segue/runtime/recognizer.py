@@ -350,9 +350,9 @@ class Recognizer:
     def parted(self, emissions: Sequence[Emission], waveform: Samples) -> list[Emission]:
         """The tokens of a waveform (S); those with silence before them say so: models may output no space there."""
         frame, rate = self.metadata.samples_per_frame, self.metadata.sample_rate_hz
-        if not has_gap(emissions, frame, rate):
+        if not has_gap(emissions, self._pieces, frame, rate):
             return list(emissions)
-        return after_silence(emissions, levels(waveform, rate), frame, rate)
+        return after_silence(emissions, self._pieces, levels(waveform, rate), frame, rate)
 
 
 class _Hearing:

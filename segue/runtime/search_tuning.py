@@ -92,8 +92,9 @@ class Tuning:
         before = self._clock()
         found = [search.emissions(each) for each in self._data.scores]
         seconds = self._clock() - before
-        parted = (after_silence(*each, frame, rate) for each in zip(found, self._data.levels, strict=True))
-        texts = [text_of(words(each, search.pieces, frame / rate)) for each in parted]
+        pieces, each_level = search.pieces, zip(found, self._data.levels, strict=True)
+        parted = (after_silence(each, pieces, decibels, frame, rate) for each, decibels in each_level)
+        texts = [text_of(words(each, pieces, frame / rate)) for each in parted]
         languages = self._data.languages
         texts = [normalize(text, metadata.text, each) for text, each in zip(texts, languages, strict=True)]
         scored = metrics.speech(metadata.metric, self._data.references, texts)

@@ -4,8 +4,9 @@ import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from segue.data import scripts
 from segue.data.segments import Levels, Region, silences
@@ -63,25 +64,57 @@ class _Character(NamedTuple):
 
 
 def after_silence(
-    emissions: Sequence[Emission], decibels: Levels, samples_per_frame: int, rate_hz: int
+    emissions: Sequence[Emission], pieces: Sequence[bytes], decibels: Levels, samples_per_frame: int, rate_hz: int
 ) -> list[Emission]:
-    """The emissions of a waveform with these `levels`; those with SILENCE_SECONDS of silence before them say so."""
+    """The emissions of a waveform with these `levels`; those with SILENCE_SECONDS of silence before them say so.
+
+    Punctuation makes no sound: silence in which it was emitted is silence before the next letter or opening bracket.
+    `pieces` is each token's text in UTF-8.
+    """
     found = list(emissions)
     if not found:
         return found
     said = [Region(each.start * samples_per_frame, each.end * samples_per_frame) for each in found]
     quiet = silences(decibels, rate_hz, said)
-    for number, (one, other) in enumerate(pairwise(emissions), 1):
-        start, end = one.end * samples_per_frame, other.start * samples_per_frame
-        if any(min(end, each.end) - max(start, each.start) >= SILENCE_SECONDS * rate_hz for each in quiet):
-            found[number] = other._replace(follows_silence=True)
+
+    def is_silent(one: int, other: int) -> bool:
+        start, end = emissions[one].end * samples_per_frame, emissions[other].start * samples_per_frame
+        return any(min(end, each.end) - max(start, each.start) >= SILENCE_SECONDS * rate_hz for each in quiet)
+
+    for number in range(1, len(found)):
+        if is_silent(number - 1, number):
+            found[number] = found[number]._replace(follows_silence=True)
+    for one, other in pairwise(_letters(emissions, pieces)):
+        is_marked = other == one + 1 or any(each.follows_silence for each in found[one + 1 : other + 1])
+        if not is_marked and is_silent(one, other):
+            signs = range(one + 1, other)
+            first = next((n for n in signs if _kind(pieces[found[n].token]) == "opening"), other)
+            found[first] = found[first]._replace(follows_silence=True)
     return found
 
 
-def has_gap(emissions: Sequence[Emission], samples_per_frame: int, rate_hz: int) -> bool:
-    """Whether there may be SILENCE_SECONDS between two tokens: else levels need not be computed."""
-    least = SILENCE_SECONDS * rate_hz
-    return any((other.start - one.end) * samples_per_frame >= least for one, other in pairwise(emissions))
+def has_gap(emissions: Sequence[Emission], pieces: Sequence[bytes], samples_per_frame: int, rate_hz: int) -> bool:
+    """Whether there may be SILENCE_SECONDS between two letters: else levels need not be computed."""
+    least, letters = SILENCE_SECONDS * rate_hz, _letters(emissions, pieces)
+    gaps = ((emissions[other].start - emissions[one].end) * samples_per_frame for one, other in pairwise(letters))
+    return any(gap >= least for gap in gaps)
+
+
+def _letters(emissions: Sequence[Emission], pieces: Sequence[bytes]) -> list[int]:
+    """Indices of the emissions that are more than punctuation and spaces."""
+    return [number for number, each in enumerate(emissions) if _kind(pieces[each.token]) == "letters"]
+
+
+@lru_cache(1 << 16)
+def _kind(piece: bytes) -> Literal["letters", "opening", "signs"]:
+    """What a token is: a part of a character may be that of a letter."""
+    try:
+        categories = [unicodedata.category(character) for character in piece.decode()]
+    except UnicodeDecodeError:
+        return "letters"
+    if any(category[0] not in "PSZC" for category in categories):
+        return "letters"
+    return "opening" if categories and categories[0] in ("Ps", "Pi") else "signs"
 
 
 def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_frame: float) -> list[Word]:

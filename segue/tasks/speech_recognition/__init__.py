@@ -127,12 +127,13 @@ class SpeechRecognition:
         scores, num_frames = log_probs.cpu().numpy(), frames.tolist()
         assert isinstance(model, AcousticModel)
         frame, rate = model.samples_per_frame, self.recipe.features.sample_rate_hz
+        pieces = self.tokenizer.pieces
         rows = zip(scores, num_frames, batch.waveforms.cpu().numpy(), batch.lengths.tolist(), strict=True)
         found = (
-            after_silence(self.objective.recognize(row[:length]), levels(waveform[:size], rate), frame, rate)
+            after_silence(self.objective.recognize(row[:length]), pieces, levels(waveform[:size], rate), frame, rate)
             for row, length, waveform, size in rows
         )
-        hypotheses = [text_of(words(each, self.tokenizer.pieces, frame / rate)) for each in found]
+        hypotheses = [text_of(words(each, pieces, frame / rate)) for each in found]
         columns = zip(batch.ids, batch.texts, hypotheses, losses.tolist(), lengths.tolist(), strict=True)
         return [SpeechPrediction(*row) for row in columns]
 
