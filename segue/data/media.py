@@ -135,12 +135,19 @@ def _no_audio(path: Path, reason: str) -> UserError:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a file begins like a text: in UTF-8, or in UTF-16 with a byte order mark."""
+    """Whether a file begins like a text: in UTF-8, or in UTF-16, which without a byte order mark has zeros."""
     with path.open("rb") as file:
         start = file.read(1024)
-    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return _is_seen(start, "utf-16")
+    wide = ("utf-16-le", "utf-16-be") if b"\0" in start else ()
+    return any(_is_seen(start, encoding) for encoding in ("utf-8-sig", *wide))
+
+
+def _is_seen(start: bytes, encoding: str) -> bool:
+    """Whether bytes are a text in this encoding, whose last character may be cut off."""
     try:
-        text = codecs.getincrementaldecoder(encoding)().decode(start)  # the last character may be cut off
+        text = codecs.getincrementaldecoder(encoding)().decode(start)
     except UnicodeDecodeError:
         return False
     # Cf: characters that are not seen, such as soft hyphens.
