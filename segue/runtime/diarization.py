@@ -230,26 +230,11 @@ def _warn_of_likeness(
     """Warns if voices that count as different are as alike as one voice is to itself."""
     sums = np.stack([vectors[labels == number].mean(axis=0) for number in range(count)])
     distances = 1 - sums @ sums.T  # mean cosine distances of the pairs
-    alike = int((distances[np.triu_indices(count, 1)] <= threshold).any() and _num_apart(distances, threshold))
-    if alike:
+    if (distances[np.triu_indices(count, 1)] <= threshold).any():
         warn(
-            f"{where}: {count} speakers asked for, but the voices sound like those of {alike}: some are one voice, "
-            f"divided; --speakers auto counts them"
+            f"{where}: {count} speakers asked for, but some of the voices are as alike as one is to itself: one was "
+            "probably divided; ask for fewer, or let --speakers auto count them"
         )
-
-
-def _num_apart(distances: NDArray[np.floating], threshold: float) -> int:
-    """Number of voices if those that are near each other are one."""
-    left, count = set(range(len(distances))), 0
-    while left:
-        reached = [left.pop()]
-        count += 1
-        while reached:
-            near = {other for other in left if distances[reached[-1], other] <= threshold}
-            reached.pop()
-            reached += near
-            left -= near
-    return count
 
 
 def smoothed(parts: Sequence[Part], means: NDArray[np.floating], threshold: float) -> list[int]:
