@@ -241,6 +241,11 @@ def test_strange_settings_are_refused(tmp_path: Path, content: str, message: str
     ("words", "message"),
     [
         ({"AH0": 0.4, "N0": 0.3, "a": 0.1}, "of other tokens: the speech model can spell 1 of its 3"),
+        (
+            {"\u2581the": 0.4, "\u2581c": 0.3, "at": 0.1},
+            "of other tokens, pieces of words such as '\u2581the', '\u2581c'; one",
+        ),
+        ({"ca@@": 0.4, "t": 0.3}, "pieces of words such as 'ca@@'"),
         ({"a": 0.4, "b": 0.3}, "single letters"),
         ({}, "without words"),
     ],

@@ -20,6 +20,10 @@ _LEAST = -99.0
 """What stands for the logarithm of 0; some programs write -inf."""
 _COUNT = re.compile(r"ngram\s+(\d+)\s*=\s*(\d+)")
 _SECTION = re.compile(r"\\(\d+)-grams:")
+_PIECE = re.compile("^\u2581|^##|@@$")
+"""Marks of sentencepiece, WordPiece and subword-nmt; the first would be removed with punctuation."""
+_FEW_PIECES = 0.1
+"""Share of words that may look like pieces."""
 
 Context = tuple[int, ...]
 """The last words, at most one fewer than the order; the state of a model."""
@@ -127,6 +131,13 @@ class NGram:
                 instead = f", not {header!r}" if header else ""
                 raise lines.error(f"cut off: \\{length}-grams: is expected here{instead}")
             header = self._section(lines, length, length == order, counts[length], form, written)
+            pieces = [word for word in written if _PIECE.search(word)] if length == 1 else []
+            if len(pieces) > _FEW_PIECES * len(written):
+                some = ", ".join(map(repr, pieces[:3]))
+                raise UserError(
+                    f"{self.path}: a language model of other tokens, pieces of words such as {some}; one of words is "
+                    "wanted: `segue prepare ngram` makes one of texts"
+                )
         if header != "\\end\\":
             raise lines.error("cut off: it does not end with \\end\\")
         return order
