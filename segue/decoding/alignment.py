@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from segue.errors import UserError
 
-BLOCK_FRAMES = 512
+BLOCK_FRAMES = 1024
+"""A block's scores are kept: 64 kB of WIDTH tokens; its back-pointers take 2 MB, one block after the other."""
 TRIM_FRAMES = 16
 """States are dropped, and scores brought near 0, after so many frames: float32 has 7 digits."""
 BEAM = 5000.0

@@ -205,14 +205,15 @@ def align(
     shown = name or "the recording"
     plan = _planned(text, model, language, shown)
     listener = _Listener(metadata.sample_rate_hz)
-    columns: list[NDArray[np.float16]] = []
+    # One block of memory that grows: arrays put together at the end would be there twice.
+    columns = bytearray()
     best: list[NDArray[np.float32]] = []
     heard: list[NDArray[np.bool_]] = []
     seconds_per_frame = metadata.samples_per_frame / metadata.sample_rate_hz
     for scores in scored(model, listener.of(blocks)):
         best.append(scores.max(axis=1))
         heard.append(scores[:, -1] < best[-1])
-        columns.append(_in_columns(scores, best[-1], plan, STAR_NATS * seconds_per_frame))
+        columns += _in_columns(scores, best[-1], plan, STAR_NATS * seconds_per_frame).tobytes()
     duration = listener.num_samples / metadata.sample_rate_hz
     num_frames = sum(map(len, best))
     needed = alignment.frames_needed(plan.columns)
@@ -221,8 +222,9 @@ def align(
             f"{shown}: the text needs {needed * seconds_per_frame:.1f} s or more, and there are {duration:.1f} s: it "
             f"does not belong to this sound: {_start_of(text)!r}"
         )
-    # All of it is put together once: an hour of frames of 20 ms with 30 columns is 11 MB.
-    matrix, joined = np.concatenate(columns), np.concatenate(best)
+    # (T, C) of an hour of frames of 20 ms with 30 columns are 11 MB.
+    matrix = np.frombuffer(columns, np.float16).reshape(num_frames, -1)
+    joined = np.concatenate(best)
     found = _found(plan, alignment.align(matrix, plan.columns, 0, gaps=plan.gaps, anything=2), joined)
     if found[0] < least_score and len(plan.columns) > alignment.WIDTH:
         size = len(plan.columns)
