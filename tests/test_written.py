@@ -1,5 +1,7 @@
 # ruff: noqa: RUF001 (quotes and dashes, on purpose)
 import json
+import random
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.cli import main
-from segue.data.plain import plain
+from segue.data.plain import plain, with_other_numbers
 from segue.errors import UserError
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of
@@ -50,6 +52,43 @@ def test_plain_numbers_follow_the_language() -> None:
     assert plain("Es sind 21.", "de") == "es sind einundzwanzig"
     with pytest.raises(UserError, match="num2words cannot read numbers in 'xx'"):
         plain("21", "xx")
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("In 1984, on 30 October", r"In (18|19|20)\d\d, on [123]\d October"),
+        ("$3,500 or 12.5 %", r"\$[1-9],\d00 or [123]\d\.\d %"),
+        ("at 12:30, at 23:05", r"at 1?\d:[1-5]\d, at (1[3-9]|2[0-3]):05"),
+        ("the 21st of 1,000,000", r"the ([23]1st|22nd|23rd|(1\d|20|2[4-9]|30)th) of [1-9],000,000"),
+        ("1 man, 007, R2D2", "1 man, 007, R2D2"),
+        ("a few", "a few"),
+    ],
+)
+def test_other_numbers_are_of_the_same_kind(text: str, form: str) -> None:
+    found = {with_other_numbers(text, random.Random(seed)) for seed in range(100)}
+    assert all(re.fullmatch(form, each) for each in found), found
+    assert (len(found) > 1) == (text != re.sub(r"\\(.)", r"\1", form))
+    for each in found:
+        assert not re.search(r"\d", plain(each.replace("R2D2", "")))
+
+
+def test_only_training_pairs_have_other_numbers(tmp_path: Path) -> None:
+    """So that no text of the test data was seen with other numbers."""
+    (tmp_path / "a.txt").write_text("".join(f"Room {n} is free.\nRoom service is free.\n" for n in range(40, 60)))
+    for copies, name in ((0, "none"), (3, "three")):
+        out = tmp_path / name
+        assert main(["prepare", "written", str(tmp_path / "a.txt"), str(out), f"number_copies={copies}"]) == 0
+    for split in ("dev", "test"):
+        assert (tmp_path / f"none/{split}.jsonl").read_text() == (tmp_path / f"three/{split}.jsonl").read_text()
+    plain_pairs, pairs = (
+        [json.loads(line) for line in (tmp_path / name / "train.jsonl").read_text().splitlines()]
+        for name in ("none", "three")
+    )
+    numbers = [pair for pair in plain_pairs if re.search(r"\d", pair["target"])]
+    assert len(plain_pairs) + len(numbers) < len(pairs) <= len(plain_pairs) + 3 * len(numbers)
+    for pair in pairs:
+        assert pair["source"] == plain(pair["target"])
 
 
 def test_written_words_keep_their_times() -> None:

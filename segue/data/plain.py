@@ -1,5 +1,6 @@
 """What does a recognizer write of a text? Lower case, no punctuation, and numbers as words."""
 
+import random
 import re
 import unicodedata
 from typing import Any
@@ -38,6 +39,49 @@ def has_unread(text: str, language: str = "en") -> bool:
     return has_sign or _DASHED.search(text) is not None
 
 
+def with_other_numbers(text: str, draw: random.Random) -> str:
+    """The text with others of the same kind in place of its numbers: "In 1984, $3,500 at 12:30" -> "In 1907, $8,100 at
+    4:52".
+
+    Years are less than a century apart; other numbers have as many digits and zeros at their end, and stay at most 31
+    if they are, as days are. 1 and what begins with 0 stay.
+    """
+    return _NUMBER.sub(lambda found: _another(found, draw), text)
+
+
+def _another(found: re.Match[str], draw: random.Random) -> str:
+    digits, before, after = found["whole"].replace(",", ""), found.string[: found.start()], found.string[found.end() :]
+    value, size = int(digits), len(digits)
+    if digits[0] == "0" or (digits == "1" and found["rest"] is None):
+        return found[0]
+    zeros = 10 ** (size - len(digits.rstrip("0")))
+    if _is_year(found):
+        other = draw.randint(max(1100, value - 99), min(2099, value + 99))
+    elif re.search(r"\d:$", before) and size == 2:  # minutes
+        other = draw.randint(10, 59)
+    elif re.match(r":\d\d", after) and value < 24:  # hours
+        other = draw.randint(1, 12) if value <= 12 else draw.randint(13, 23)
+    elif value <= 31:
+        other = draw.randint(2, 9) if size == 1 else draw.randint(10, 31)
+    else:
+        other = draw.randint(10 ** (size - 1) // zeros, (10**size - 1) // zeros) * zeros
+    rest = "." + "".join(draw.choice("0123456789") for _ in found["rest"]) if found["rest"] is not None else ""
+    ordinal = _ordinal(other) if found["ordinal"] else ""
+    whole = f"{other:,}" if "," in found["whole"] else str(other)
+    return f"{found['money'] or ''}{whole}{rest}{ordinal}{found['percent'] or ''}"
+
+
+def _ordinal(number: int) -> str:
+    """The letters behind an ordinal number: st, nd, rd or th."""
+    return "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+
+
+def _is_year(found: re.Match[str]) -> bool:
+    """Whether a number is read as a year: four digits from 1100 to 2099."""
+    is_bare = not (found["rest"] or found["money"] or found["percent"] or found["ordinal"])
+    return is_bare and len(found["whole"]) == 4 and 1100 <= int(found["whole"]) <= 2099
+
+
 def _said(found: re.Match[str], language: str) -> str:
     whole, rest = found["whole"].replace(",", ""), found["rest"]
     if len(whole) > 15:
@@ -45,9 +89,7 @@ def _said(found: re.Match[str], language: str) -> str:
     is_english = language.startswith("en")
     if found["ordinal"] and is_english:
         return _words(int(whole), language, "ordinal")
-    is_year = "," not in found["whole"] and rest is None and 1100 <= int(whole) <= 2099
-    is_year = is_year and len(whole) == 4 and not found["money"] and not found["percent"]
-    words = _words(int(whole), language, "year" if is_year else "cardinal")
+    words = _words(int(whole), language, "year" if _is_year(found) else "cardinal")
     if rest is not None:
         point = "point" if is_english else ""
         words = " ".join([words, point, *(_words(int(digit), language, "cardinal") for digit in rest)])

@@ -2,12 +2,14 @@
 
 SOURCE is a text file or a folder of them (.txt). The source of each pair is what a recognizer would write, the target
 the text; a few sentences each, since transcripts have sentences together. Texts that already look like a recognizer's
-are pairs, too, as what needs no change is to stay; if most are, a warning says so. Such a model is for
-`segue transcribe --written`. Needs the package num2words.
+are pairs, too, as what needs no change is to stay; if most are, a warning says so. Passages with numbers, which are few
+in most texts, are trained on with other numbers, too. Such a model is for `segue transcribe --written`. Needs the
+package num2words.
 """
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,7 @@ from segue.data.corpora import Example
 from segue.data.corpora.lines import EmptyLineError, lines
 from segue.data.corpora.splits import SplitOptions, divide
 from segue.data.examples import Pair
-from segue.data.plain import plain
+from segue.data.plain import plain, with_other_numbers
 from segue.errors import UserError, count_of, warn
 
 
@@ -29,8 +31,10 @@ class Options(SplitOptions):
     """How numbers are read; the trained model keeps it, to check the numbers that it writes."""
     longest_words: Annotated[int, Field(gt=0)] = 30
     """Most words of a pair; longer sentences are left out."""
+    number_copies: Annotated[int, Field(ge=0)] = 5
+    """Further training pairs of each passage with numbers, which have others of the same kind in their place."""
     seed: int = 0
-    """Of the number of sentences in each pair, 1 to 3."""
+    """Of the number of sentences in each pair, 1 to 3, and of other numbers."""
 
 
 def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
@@ -49,7 +53,11 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
                     num_pairs, num_plain = num_pairs + 1, num_plain + (pair.source == pair.target)
                 yield "", pair
 
-    yield from divide(pairs(), options)
+    draw = random.Random(options.seed)
+    for split, example in divide(pairs(), options):
+        yield split, example
+        if split == "train" and isinstance(example, Pair):
+            yield from (("train", copy) for copy in _copies(example, draw, options))
     if num_plain > num_pairs / 2:
         warn(
             f"{source}: no capitals, punctuation or numbers to learn from in "
@@ -73,6 +81,15 @@ def _pairs(file: Path, options: Options) -> Iterator[Pair | UserError]:
                 raise UserError(f"{origin}: {problem}") from None
             if said:
                 yield Pair(origin, said, text, (), options.language, options.language, origin)
+
+
+def _copies(pair: Pair, draw: random.Random, options: Options) -> Iterator[Pair]:
+    """The pair with other numbers; none if it has no numbers."""
+    for number in range(options.number_copies):
+        target = with_other_numbers(pair.target, draw)
+        if target != pair.target:
+            source = plain(target, options.language)
+            yield replace(pair, id=f"{pair.id}, numbers {number + 1}", source=source, target=target)
 
 
 def _passages(found: list[str], draw: random.Random, longest: int) -> Iterator[str]:
