@@ -3,14 +3,20 @@
     python bench/alignment.py words MODEL                  # quickstart's: digits of espeak-ng's voices
     python bench/alignment.py words MODEL FSDD SPEAKER ... # digits of people: recordings 0 to 4
     python bench/alignment.py hour MODEL MANIFEST OUT      # an hour joined from utterances, with 0.2 to 5 s of silence
+    python bench/alignment.py peer MODEL MANIFEST PYTHON   # read English beside pocketsphinx's times
+    python bench/alignment.py peer-words PYTHON            # pocketsphinx on the words of `words`
 
-`words` joins single digits with pauses of several lengths, and prints the mean absolute error of starts and of ends,
-the largest tenth's least, and the shares within 50 and 100 ms, all in milliseconds. `hour` prints the errors and times
-of the hour and of its parts.
+PYTHON is the interpreter of an environment with pocketsphinx. `words` joins single digits with pauses of several
+lengths, and prints the mean absolute error of starts and of ends, the largest tenth's least, and the shares within 50
+and 100 ms, all in milliseconds. `hour` prints the errors and times of the hour and of its parts. `peer` prints the
+differences of starts and ends: of all words, of those beside which pocketsphinx has silence, and of the others.
 """
 
 import argparse
+import json
 import resource
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,19 +60,28 @@ class Place(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("words", "hour"):
+    for name in ("words", "hour", "peer", "peer-words"):
         command = commands.add_parser(name)
-        command.add_argument("model", type=Path)
+        if name != "peer-words":
+            command.add_argument("model", type=Path)
         if name == "words":
             command.add_argument("recordings", type=Path, nargs="?")
             command.add_argument("speakers", nargs="*")
-        else:
+        elif name != "peer-words":
             command.add_argument("manifest", type=Path)
+        if name == "hour":
             command.add_argument("out", type=Path)
+        elif name.startswith("peer"):
+            command.add_argument("python")
     given = parser.parse_args()
+    if given.command == "peer-words":
+        peer_words(given.python)
+        return
     model: Recognizer = segue.load(given.model)
     if given.command == "words":
         words(model, given.recordings, given.speakers)
+    elif given.command == "peer":
+        peer(model, given.manifest, given.python)
     else:
         hour(model, given.manifest, given.out)
 
@@ -92,6 +107,95 @@ def words(model: Recognizer, recordings: Path | None, speakers: Sequence[str]) -
             errors += [(a.start - b.start, a.end - b.end) for a, b in zip(found.words, places, strict=True)]
         starts, ends = np.array(errors).T
         print(f"| {name} | {summary(starts)} | {summary(ends)} | {min(scores):.2f} |", flush=True)
+
+
+POCKETSPHINX = """
+import json, re, sys
+import numpy as np
+from pocketsphinx import Decoder
+decoder = Decoder(samprate=16000, lm=None, loglevel="FATAL")
+for line in sys.stdin:
+    path, text = json.loads(line)
+    words = text.split()
+    if any(decoder.lookup_word(word) is None for word in words):
+        print("null", flush=True)
+        continue
+    decoder.set_align_text(text)
+    decoder.start_utt()
+    decoder.process_raw(np.load(path).tobytes(), full_utt=True)
+    decoder.end_utt()
+    found = [(each.word, each.start_frame, each.end_frame + 1) for each in decoder.seg() or []]
+    found = [(re.sub(r"\\(\\d+\\)$", "", word), start, end) for word, start, end in found]
+    found = [each for each in found if each[0][0] not in "<[("]
+    print(json.dumps(found if [each[0] for each in found] == words else None), flush=True)
+"""
+"""Lines of a file of 16-bit samples and a text -> words with frames of 10 ms; null if it has a word that it does not
+know, or finds no alignment."""
+
+
+def pocketsphinx(python: str, sounds: Sequence[tuple[Samples, str]]) -> list[list[Place] | None]:
+    """The words of each text in its sound at 16 kHz; None where it knows not all of them, or finds no alignment."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = []
+        for number, (samples, text) in enumerate(sounds):
+            path = f"{folder}/{number}.npy"
+            np.save(path, (np.clip(samples, -1, 1) * 32767).astype(np.int16))
+            lines.append(json.dumps([path, text]))
+        done = subprocess.run(
+            [python, "-c", POCKETSPHINX], input="\n".join(lines), capture_output=True, text=True, check=True
+        )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return [each and [Place(word, start / 100, end / 100) for word, start, end in each] for each in found]
+
+
+def peer(model: Recognizer, manifest: Path, python: str) -> None:
+    """Word times of read English and pocketsphinx's."""
+    utterances = list(Manifest(Utterance, [manifest]))
+    texts = [normalize(each.text, model.metadata.text) for each in utterances]
+    theirs = pocketsphinx(python, [(each.samples(16000), text) for each, text in zip(utterances, texts, strict=True)])
+    rows = list[tuple[float, float, bool, bool]]()
+    scores = list[float]()
+    for utterance, text, places in zip(utterances, texts, theirs, strict=True):
+        if places is None:
+            continue
+        rate = model.metadata.sample_rate_hz
+        found = model.align(utterance.samples(rate), text, rate, least_score=0.0)
+        scores.append(found.score)
+        for number, (a, b) in enumerate(zip(found.words, places, strict=True)):
+            is_first = number == 0 or places[number - 1].end < b.start
+            is_last = number + 1 == len(places) or b.end < places[number + 1].start
+            rows.append((a.start - b.start, a.end - b.end, is_first, is_last))
+    print(f"{len(scores)} of {len(utterances)} utterances, {len(rows)} words; lowest score {min(scores):.2f}")
+    starts, ends, firsts, lasts = (np.array(column) for column in zip(*rows, strict=True))
+    for name, errors, beside in (("starts", starts, firsts.astype(bool)), ("ends", ends, lasts.astype(bool))):
+        for title, own in (("all", errors), ("beside silence", errors[beside]), ("within speech", errors[~beside])):
+            middle = np.median(own)
+            print(
+                f"{name}, {title}: {len(own)}: {summary(own)}; median {1000 * middle:+.0f} ms, "
+                f"without it {summary(own - middle)}"
+            )
+
+
+def peer_words(python: str) -> None:
+    """Pocketsphinx on words whose times are exact."""
+    synthesizer = Synthesizer()
+    for name, (pauses, noise) in CONDITIONS.items():
+        sounds, truth = list[tuple[Samples, str]](), list[list[Place]]()
+        for seed in range(RECORDINGS):
+            draw = np.random.default_rng(seed)
+            rate = synthesizer.sample_rate_hz
+            samples, places = digits(synthesized(synthesizer, draw), rate, draw, pauses, noise)
+            sounds.append((audio.resample(samples, rate, 16000), " ".join(place.text for place in places)))
+            truth.append(places)
+        pairs = [
+            (a, b)
+            for found, places in zip(pocketsphinx(python, sounds), truth, strict=True)
+            if found
+            for a, b in zip(found, places, strict=True)
+        ]
+        starts = np.array([a.start - b.start for a, b in pairs])
+        ends = np.array([a.end - b.end for a, b in pairs])
+        print(f"| {name} | {summary(starts)} | {summary(ends)} | {len(pairs)} words |", flush=True)
 
 
 def synthesized(synthesizer: Synthesizer, draw: np.random.Generator) -> Callable[[str], Samples]:

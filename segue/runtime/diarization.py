@@ -232,8 +232,8 @@ def _warn_of_likeness(
     distances = 1 - sums @ sums.T  # mean cosine distances of the pairs
     if (distances[np.triu_indices(count, 1)] <= threshold).any():
         warn(
-            f"{where}: {count} speakers asked for, but some of the voices are as alike as one is to itself: one was "
-            "probably divided; ask for fewer, or let --speakers auto count them"
+            f"{where}: {count} speakers asked for, but some of the voices are as alike as one is to itself: one "
+            "may have been divided; if so, ask for fewer, or let --speakers auto count them"
         )
 
 
