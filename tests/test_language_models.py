@@ -13,7 +13,7 @@ from segue.layers import causal_attention
 from segue.layers.fused import fuse
 from segue.layers.loss import ROWS, total_cross_entropy
 from segue.layers.rms_norm import RMSNorm
-from segue.models import decoder_only, decoding
+from segue.models import decoder_only, decoding, generating
 from segue.models.decoder_only import DecoderOnly, DecoderOnlySection
 from segue.models.gpt2 import GPT2, GPT2Section
 
@@ -171,6 +171,7 @@ def test_steps_with_a_cache_equal_whole_passes(
     whole = model.scores(rows)
     if form != "modules":
         fuse(model)
+    monkeypatch.setattr(generating, "ROOM", 5)  # the cache grows once
     if form == "packed":
         monkeypatch.setattr(decoder_only, "PACKED_ROWS", 3)
         monkeypatch.setattr(decoding, "PACKED_SIZE", 0)
@@ -199,14 +200,17 @@ def test_several_rows_have_packed_matrices() -> None:
     assert torch.allclose(decoding.product(x, decoding.packed(large)), x @ large, atol=1e-3)
 
 
-def test_a_cache_is_written_in_place(model: DecoderOnly | GPT2) -> None:
+def test_a_cache_grows_in_steps(model: DecoderOnly | GPT2) -> None:
+    """Between them it is written in place; it ends at its capacity."""
     with torch.inference_mode():
-        _, cache = model.begin(tokens(2, 5), torch.tensor([5, 5]), capacity=20)
-        places = [memory.keys.data_ptr() for memory in cache.memories]
-        for _ in range(10):
+        _, cache = model.begin(tokens(2, 5), torch.tensor([5, 5]), capacity=30)
+        places = list[int]()
+        for _ in range(25):
             model.step(tokens(2), cache)
-    assert [memory.keys.data_ptr() for memory in cache.memories] == places
-    assert cache.num_positions == 15
+            places.append(cache.memories[0].keys.data_ptr())
+    assert len(set(places[:16])) == len(set(places[16:])) == 1
+    assert places[15] != places[16]
+    assert cache.memories[0].values.shape[2] == cache.num_positions == 30
 
 
 def test_rows_that_pad_the_vocabulary_change_nothing() -> None:

@@ -106,6 +106,7 @@ class DecoderOnly(Decoder):
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """(B) newest tokens -> (B, V) scores of the next ones; extends the cache."""
+        cache.make_room()
         if self._layers is None:
             return super().step(tokens, cache)
         assert cache.rotation is not None

@@ -67,7 +67,8 @@ def decoded(
     rows, width, last = x.shape[0], by.cosines.shape[-1], first + 1
     half, heads, own = width // 2, shape.heads, shape.key_value_heads
     mean, mean_of_head = _mean(x.shape[1], shape.epsilon, x), _mean(width, shape.epsilon, x)
-    bias = x.new_zeros(()) if mask is None else _bias(mask, own, x)
+    room = memories[0].keys.shape[2]
+    bias = _bias(mask, own, last, room, x)
     for layer, memory in zip(layers, memories, strict=True):
         whole = product(_normalized(x, layer.attention_norm, mean), layer.projections).view(rows, -1, width)
         both, values = whole.split_with_sizes([heads + own, own], dim=1)  # (N, H + K, d), (N, K, d)
@@ -83,11 +84,10 @@ def decoded(
         scores = torch.baddbmm(
             bias,
             queries.reshape(rows * own, -1, width),  # (N K, H / K, d)
-            memory.keys.view(rows * own, -1, width).narrow(1, 0, last).transpose(1, 2),
-            beta=0 if mask is None else 1,
+            memory.keys.view(rows * own, room, width).transpose(1, 2),
             alpha=width**-0.5,
         )
-        found = torch.bmm(scores.softmax(dim=-1), memory.values.view(rows * own, -1, width).narrow(1, 0, last))
+        found = torch.bmm(scores.softmax(dim=-1), memory.values.view(rows * own, room, width))
         x = _added(x, found.view(rows, -1), layer.output)
         gate, up = product(_normalized(x, layer.feed_forward_norm, mean), layer.up).chunk(2, dim=-1)
         x = _added(x, F.silu(gate).mul_(up), layer.down)
@@ -144,7 +144,11 @@ def _normalized(x: Tensor, weight: Tensor, mean: _Mean) -> Tensor:
     return (x * torch.addmm(mean.epsilon, x.square(), mean.column).rsqrt_()).mul_(weight)
 
 
-def _bias(mask: Tensor, heads: int, like: Tensor) -> Tensor:
-    """(N, 1, 1, S) -> (N K, 1, S): 0 where it is True, else -inf, for each head."""
-    found = like.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
-    return found.expand(-1, heads, -1, -1).reshape(-1, 1, mask.shape[-1])
+def _bias(mask: Tensor | None, heads: int, last: int, room: int, like: Tensor) -> Tensor:
+    """(N, 1, 1, S) -> (N K, 1, room), or (room) without a mask: 0 where it is True, else -inf, for each head."""
+    found = like.new_zeros(room)
+    found[last:] = -torch.inf
+    if mask is None:
+        return found
+    hidden = F.pad(~mask, (0, room - last))
+    return found.masked_fill(hidden, -torch.inf).expand(-1, heads, -1, -1).reshape(-1, 1, room)
