@@ -1,5 +1,6 @@
 """Decoder-only models: the same numbers as transformers' with the same weights, documents apart, caches exact."""
 
+from platform import machine
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from segue.layers import causal_attention
 from segue.layers.fused import fuse
 from segue.layers.loss import ROWS, total_cross_entropy
 from segue.layers.rms_norm import RMSNorm
+from segue.models import decoder_only, decoding, generating
 from segue.models.decoder_only import DecoderOnly, DecoderOnlySection
 from segue.models.gpt2 import GPT2, GPT2Section
 
@@ -160,13 +162,19 @@ def test_later_tokens_change_no_earlier_score(model: DecoderOnly | GPT2) -> None
     assert torch.equal(model.scores(rows)[0, :20], model.scores(changed)[0, :20])
 
 
-@pytest.mark.parametrize("is_fused", [False, True])
-def test_steps_with_a_cache_equal_whole_passes(model: DecoderOnly | GPT2, is_fused: bool) -> None:
+@pytest.mark.parametrize("form", ["modules", "fused", "packed"])
+def test_steps_with_a_cache_equal_whole_passes(
+    model: DecoderOnly | GPT2, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prompts of several lengths, padded on the left, in one batch."""
     rows, lengths = tokens(3, 30), [12, 7, 1]
     whole = model.scores(rows)
-    if is_fused:
+    if form != "modules":
         fuse(model)
+    monkeypatch.setattr(generating, "ROOM", 5)  # the cache grows once
+    if form == "packed":
+        monkeypatch.setattr(decoder_only, "PACKED_ROWS", 3)
+        monkeypatch.setattr(decoding, "PACKED_SIZE", 0)
     padded = torch.zeros(3, 12, dtype=torch.int64)
     for row, length in enumerate(lengths):
         padded[row, 12 - length :] = rows[row, :length]
@@ -182,14 +190,27 @@ def test_steps_with_a_cache_equal_whole_passes(model: DecoderOnly | GPT2, is_fus
     assert (scores[1] - whole[0, lengths[0] + 8]).abs().max() < 2e-5
 
 
-def test_a_cache_is_written_in_place(model: DecoderOnly | GPT2) -> None:
+def test_several_rows_have_packed_matrices() -> None:
+    """One of 512 x 512 is copied for oneDNN, a smaller one is not."""
+    large, small = torch.randn(512, 512), torch.randn(64, 64)
+    is_known = machine() in ("x86_64", "AMD64") and torch._C._has_mkldnn
+    assert decoding.packed(large).is_mkldnn == is_known
+    assert decoding.packed(small) is small
+    x = torch.randn(16, 512)
+    assert torch.allclose(decoding.product(x, decoding.packed(large)), x @ large, atol=1e-3)
+
+
+def test_a_cache_grows_in_steps(model: DecoderOnly | GPT2) -> None:
+    """Between them it is written in place; it ends at its capacity."""
     with torch.inference_mode():
-        _, cache = model.begin(tokens(2, 5), torch.tensor([5, 5]), capacity=20)
-        places = [memory.keys.data_ptr() for memory in cache.memories]
-        for _ in range(10):
+        _, cache = model.begin(tokens(2, 5), torch.tensor([5, 5]), capacity=30)
+        places = list[int]()
+        for _ in range(25):
             model.step(tokens(2), cache)
-    assert [memory.keys.data_ptr() for memory in cache.memories] == places
-    assert cache.num_positions == 15
+            places.append(cache.memories[0].keys.data_ptr())
+    assert len(set(places[:16])) == len(set(places[16:])) == 1
+    assert places[15] != places[16]
+    assert cache.memories[0].values.shape[2] == cache.num_positions == 30
 
 
 def test_rows_that_pad_the_vocabulary_change_nothing() -> None:

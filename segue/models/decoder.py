@@ -128,6 +128,7 @@ class Decoder(nn.Module):
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """(B) newest tokens -> (B, V) scores of the next ones; extends the cache."""
+        cache.make_room()
         return self._extended(tokens.unsqueeze(1), cache)
 
     def table(self) -> Tensor:

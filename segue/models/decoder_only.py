@@ -22,7 +22,7 @@ from segue.layers.residual import Portion, Residual
 from segue.layers.rms_norm import RMSNorm
 from segue.layers.splits import Split
 from segue.models.decoder import Count, Decoder, DecoderLayer, Share, Size
-from segue.models.decoding import Layer, Shape, decoded
+from segue.models.decoding import PACKED_ROWS, Layer, Shape, decoded, packed, packed_layer, product
 from segue.models.generating import Cache
 from segue.recipe import Section
 
@@ -101,26 +101,34 @@ class DecoderOnly(Decoder):
         self.dropout = Dropout(section.dropout)
         self.residual = Residual()
         self._layers: list[Layer] | None = None
+        self._packed: tuple[list[Layer], Tensor] | None = None
+        """For several rows: layers, table."""
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """(B) newest tokens -> (B, V) scores of the next ones; extends the cache."""
+        cache.make_room()
         if self._layers is None:
             return super().step(tokens, cache)
         assert cache.rotation is not None
         first, by = cache.num_positions, cache.rotation.of(cache.newest(1))
         by = Rotation(*(each.squeeze(-3) for each in by))  # (..., 1, 1, d) -> (..., 1, d)
         shape = Shape(self.section.heads, self.section.key_value_heads or self.section.heads, self.section.norm_epsilon)
+        layers, table = self._layers, self.table().t()
+        if len(tokens) >= PACKED_ROWS:
+            if self._packed is None:
+                self._packed = list(map(packed_layer, layers)), packed(table)
+            layers, table = self._packed
         x = self.embedding(tokens)
-        x = decoded(x, self._layers, self.norm.weight, cache.memories, first, by, cache.mask(1), shape)
+        x = decoded(x, layers, self.norm.weight, cache.memories, first, by, cache.mask(1), shape)
         cache.num_positions += 1
-        return self._scores(x)
+        return product(x, table)[:, : self.vocabulary]
 
     def fuse(self) -> None:
         """After the layers: collects their tensors for `step`, for inference on a CPU."""
         layers = [layer.collected() for layer in self.layers if isinstance(layer, DecoderOnlyLayer)]
         found = [layer for layer in layers if layer is not None]
         is_whole = len(found) == len(self.layers) and self.norm.weight.device.type == "cpu"
-        self._layers = found if is_whole else None
+        self._layers, self._packed = found if is_whole else None, None
 
     def embedded(
         self, tokens: Tensor, documents: Tensor | None, portion: Portion | None

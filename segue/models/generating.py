@@ -7,8 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from segue.layers.causal_attention import Memory, Rotation
+
+ROOM = 16
+"""Positions, or an eighth of those so far, by which the room of a cache grows."""
 
 
 class Prompts(NamedTuple):
@@ -21,21 +25,33 @@ class Prompts(NamedTuple):
 
 
 class Cache:
-    """Room for a number of positions, filled in place: it does not grow by copying."""
+    """Keys and values, with room for a few more positions, which grows up to a capacity.
+
+    Between heads lies what is not filled yet; a processor that reads ahead loses more there than reading it takes, so
+    the room is small, and `models/decoding.py` reads all of it. What is not filled is 0.
+    """
 
     def __init__(
         self, prompts: Prompts, capacity: int, layers: int, key_value_heads: int, head_width: int, like: Tensor
     ) -> None:
         """`like` has the type and device of the keys and values."""
         rows = len(prompts.lengths)
-        shape = (rows, key_value_heads, capacity, head_width)
-        self.memories = [Memory(like.new_empty(shape), like.new_empty(shape)) for _ in range(layers)]
+        shape = (rows, key_value_heads, min(capacity, prompts.size + ROOM), head_width)
+        self.memories = [Memory(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(layers)]
         self.num_positions = 0
         padding = prompts.size - prompts.lengths  # (B)
         self._padding = padding if bool(padding.any()) else None
         self.capacity = capacity
         self.rotation: Rotation | None = None
         """Of all positions, for models that rotate."""
+
+    def make_room(self) -> None:
+        """For one more position."""
+        room = self.memories[0].keys.shape[2]
+        if self.num_positions == room:
+            more = (0, 0, 0, min(self.capacity - room, max(ROOM, room // 8)))
+            for memory in self.memories:
+                memory.keys, memory.values = F.pad(memory.keys, more), F.pad(memory.values, more)
 
     def newest(self, num_new: int) -> slice | Tensor:
         """The positions of the newest tokens: all rows the same, or (B, T) if prompts have several lengths."""
