@@ -139,12 +139,13 @@ class Manifest(Sequence[E]):
 
 
 def first_values(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects among the first lines of a manifest. Raises a UserError if none of them is one."""
+    """The JSON objects among the first lines of a manifest. Raises a UserError if it has lines, and none is one."""
     content = _read(path)
     found = _first_values(content, path)
-    if not found:
-        for number, start, end in islice(_lines(content), 1):
-            _values(content[start:end], f"{path}:{number}")  # raises
+    first = next(_lines(content), None)
+    if first is not None and not found:
+        number, start, end = first
+        return [_values(content[start:end], f"{path}:{number}")]  # raises
     return found
 
 

@@ -84,7 +84,7 @@ def rotated(x: Tensor, by: Rotation) -> Tensor:
 
 
 class Memory:
-    """Keys and values of a layer while it generates: (B, K, capacity, d) each, written in place."""
+    """Keys and values of a layer while it generates: (B, K, room, d) each, written in place."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values

@@ -106,9 +106,9 @@ class DecoderOnly(Decoder):
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """(B) newest tokens -> (B, V) scores of the next ones; extends the cache."""
-        cache.make_room()
         if self._layers is None:
             return super().step(tokens, cache)
+        cache.make_room()
         assert cache.rotation is not None
         first, by = cache.num_positions, cache.rotation.of(cache.newest(1))
         by = Rotation(*(each.squeeze(-3) for each in by))  # (..., 1, 1, d) -> (..., 1, d)
@@ -124,7 +124,10 @@ class DecoderOnly(Decoder):
         return product(x, table)[:, : self.vocabulary]
 
     def fuse(self) -> None:
-        """After the layers: collects their tensors for `step`, for inference on a CPU."""
+        """After the layers: collects their tensors for `step`, for inference on a CPU.
+
+        Matrices may be copied: if weights change afterwards, it has to be called again.
+        """
         layers = [layer.collected() for layer in self.layers if isinstance(layer, DecoderOnlyLayer)]
         found = [layer for layer in layers if layer is not None]
         is_whole = len(found) == len(self.layers) and self.norm.weight.device.type == "cpu"
