@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from segue.runtime.words import after_silence, text_of, words
 
 WEIGHTS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
 BONUSES = (0.0, 0.75, 1.5, 2.5)
-UNKNOWN = (-16.0, -10.0, -7.0, -5.0)
+UNKNOWN = (-20.0, -40.0, -30.0, -14.0, -10.0)
+"""Log-probabilities of an unknown word, which count `weight` times, as those of known words do: with a fixed score, a
+large weight lets unknown words win. The first one is tried with all weights."""
 BEAMS = (8, 16, 32, 64)
 LEAST_GAIN = 0.01
 """More beams, which take more time, must leave out at least this share of the errors."""
@@ -105,7 +107,7 @@ class Tuning:
         return trial
 
     def run(self, search: SpeechSearch) -> Iterator[Trial]:
-        """Greedy search, then settings of a beam search, one key after the other, each with the best of the others.
+        """Greedy search, then weight and bonus of a beam search, unknown words, and beams, each with the best before.
 
         `search` has the language model, if there is one. The best settings are `best`.
         """
@@ -114,14 +116,15 @@ class Tuning:
         best = self.try_(search.with_section(section))
         yield best
         if search.words is not None:
-            for changes in _steps():
-                for values in changes:
-                    section = best.section.model_copy(update=values)
-                    if any(section == each.section for each in self.trials):
-                        continue
-                    trial = self.try_(search.with_section(section))
-                    yield trial
-                    best = min(best, trial, key=_errors)
+            for values in _of_words():
+                section = best.section.model_copy(update=values)
+                if not any(section == each.section for each in self.trials):
+                    yield self.try_(search.with_section(section))
+            best = min(self.trials[1:], key=_errors)
+            for score in UNKNOWN[1:]:
+                values = {"unknown_word_score": round(best.section.weight * score, 3)}
+                yield self.try_(search.with_section(best.section.model_copy(update=values)))
+            best = min(self.trials[1:], key=_errors)
         for beams in BEAMS:
             section = best.section.model_copy(update={"beams": beams})
             if not any(section == each.section for each in self.trials):
@@ -148,10 +151,11 @@ class Tuning:
         return min(enough, key=lambda each: 1 if each.section.kind == "greedy" else each.section.beams)
 
 
-def _steps() -> Iterator[Sequence[dict[str, Any]]]:
-    """What is tried one after the other: weight and bonus together, then unknown words."""
-    yield [{"weight": weight, "word_bonus": bonus} for weight in WEIGHTS for bonus in BONUSES]
-    yield [{"unknown_word_score": score} for score in UNKNOWN]
+def _of_words() -> Iterator[dict[str, float]]:
+    """Weights and bonuses."""
+    for weight in WEIGHTS:
+        unknown = round(weight * UNKNOWN[0], 3)
+        yield from ({"weight": weight, "word_bonus": bonus, "unknown_word_score": unknown} for bonus in BONUSES)
 
 
 def _errors(trial: Trial) -> tuple[float, float]:
