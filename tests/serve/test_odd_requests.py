@@ -176,6 +176,9 @@ def test_http_1_0_needs_no_host(served: Running, monkeypatch: pytest.MonkeyPatch
         ("POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n", "Duplicate Content-Length"),
         ("GET / HTTP/3.0\r\n", "Invalid HTTP version"),
         (f"CONNECT {'a' * 1000}:443 HTTP/1.1\r\n", "invalid url b'aaaa"),
+        ("\x16\x03\x01\x02\0\x01\0\x01", "it is TLS; type http:// for this port, not https://"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n", "it is HTTP/2; tell the client or proxy to use HTTP/1.1"),
+        ("*\r\n", "Invalid method"),
     ],
 )
 def test_what_is_no_http_is_told_why(served: Running, head: str, reason: str) -> None:
