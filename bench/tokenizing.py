@@ -101,9 +101,10 @@ def main() -> None:
     parser.add_argument("texts", type=Path, nargs="+")
     parser.add_argument("--split", choices=get_args(Split), default="file")
     parser.add_argument("--kinds", choices=KINDS, nargs="+", default=KINDS)
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)  # the folder of a process of its own
     args = parser.parse_args()
-    if not args.megabytes:
-        run(args.kinds[0], args.texts[0], args.split)
+    if args.run:
+        run(args.kinds[0], args.run, args.split)
         return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -113,7 +114,7 @@ def main() -> None:
             root / "tokenizer.json"
         )
         for kind in args.kinds:
-            command = [sys.executable, __file__, "0", str(root), "--split", args.split, "--kinds", kind]
+            command = [sys.executable, __file__, *sys.argv[1:], "--kinds", kind, "--run", str(root)]
             subprocess.run(command, check=True)
 
 

@@ -61,7 +61,7 @@ LIMITS = (
     ("--head-seconds", options.above_zero, 20.0, "longest time of a request's head"),
     ("--bytes-per-second", options.positive, 1000, "slowest body, after so many seconds"),
     ("--sockets", options.positive, 64, "most WebSockets at a time"),
-    ("--idle-seconds", options.above_zero, 60.0, "a WebSocket that is silent for so long is closed"),
+    ("--idle-seconds", options.above_zero, 60.0, "a WebSocket with no messages, or no sound, for so long is closed"),
     ("--grace-seconds", options.above_zero, 30.0, "when stopped, finish what is under way for at most so long"),
     ("--wait-milliseconds", options.number, 5.0, "longest wait of a batch for other requests"),
     ("--batch-seconds", options.above_zero, 48.0, "largest batch of sound"),

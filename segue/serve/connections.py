@@ -24,6 +24,12 @@ HEAD_BYTES = 1 << 16
 """Largest head, beyond what the first read of it brings."""
 MOST_SAID = 100
 """Characters of what a parser says: it quotes addresses."""
+OTHER_PROTOCOLS = (
+    (b"\x16\x03", "it is TLS; type http:// for this port, not https://"),
+    (b"PRI * HTTP/2.0\r\n", "it is HTTP/2; tell the client or proxy to use HTTP/1.1"),
+)
+"""How connections of these begin, and what is said to them instead of the parser's words."""
+FIRST_BYTES = max(len(start) for start, _ in OTHER_PROTOCOLS)
 CLOSING_SECONDS = 1.0
 """A client that does not read the answer in this time does not get it."""
 
@@ -40,6 +46,8 @@ class TimedConnection:
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unread = _Unread(settings)
+        self._first = b""
+        """What came first, `FIRST_BYTES` of it."""
         self._size = 0
         """Bytes of the head that is not complete, but for the first ones."""
         self._is_last = False
@@ -65,6 +73,8 @@ class TimedConnection:
         assert self._transport is not None
         if self._is_last:
             return
+        if len(self._first) < FIRST_BYTES:
+            self._first = (self._first + data)[:FIRST_BYTES]
         before = self._head
         self._inner.data_received(data)
         current: object = self._transport.get_protocol()
@@ -132,7 +142,9 @@ class TimedConnection:
         del msg
         problem = sys.exception()  # uvicorn handles httptools' while it calls this
         reason = problem and (problem.__context__ or problem)  # what uvicorn raises in a callback comes before it
-        self._refuse(RefusedError(400, f"the request is not HTTP/1.1: {str(reason)[:MOST_SAID]}", "invalid_http"))
+        told = [words for start, words in OTHER_PROTOCOLS if self._first.startswith(start)]
+        why = told[0] if told else str(reason)[:MOST_SAID]
+        self._refuse(RefusedError(400, f"the request is not HTTP/1.1: {why}", "invalid_http"))
 
     def _refuse(self, refused: RefusedError | None) -> None:
         """Closes the connection; says why, unless another answer has begun, or comes first: then it closes after it."""

@@ -99,7 +99,7 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Headers, path: str) -> None:
         """Raises a RefusedError for a request that no endpoint should see."""
-        self._check_host(headers.getlist("host"))
+        self._check_host(headers.getlist("host"), scope["http_version"])
         origin = headers.get("origin")
         if origin and not self._cross_origin(headers) and _host_of(origin) != headers.get("host"):
             raise RefusedError(403, "pages of other origins may not use this server (--allow-origin)", "wrong_origin")
@@ -112,8 +112,10 @@ class Guard:
         if length.isascii() and length.isdigit() and int(length[:20]) > most:
             raise _too_large(most)
 
-    def _check_host(self, every: list[str]) -> None:
-        if len(every) != 1 or not every[0]:  # RFC 9112, 3.2
+    def _check_host(self, every: list[str], version: str) -> None:
+        if not every and version == "1.0":  # which asks for none; probes of proxies send none
+            every = [""]
+        if len(every) != 1:  # RFC 9112, 3.2
             raise RefusedError(400, f"one Host header is wanted, not {len(every) or 'none'}", "wrong_host")
         [given] = every
         settings = self._server.settings

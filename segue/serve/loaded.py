@@ -107,17 +107,22 @@ class Models:
         """The models of a task."""
         return [each for each in self._loaded.values() if each.task == task]
 
+    def some(self, task: str, param: str = "model") -> list[Loaded]:
+        """The models of a task, one at least. Raises a RefusedError, which names the field `param`."""
+        found = self.of(task)
+        if not found:
+            raise RefusedError(
+                404, f"this server has no model for this: {WORDS[task]} is needed", "model_not_found", param
+            )
+        return found
+
     def find(self, name: str | None, task: str, param: str = "model") -> Loaded:
         """The model of this name, which must be of the task; with None, the only one.
 
         Raises a RefusedError, which names the field `param`.
         """
-        found = self.of(task)
+        found = self.some(task, param)
         names = f"models for this: {', '.join(each.name for each in found)}"
-        if not found:
-            raise RefusedError(
-                404, f"this server has no model for this: {WORDS[task]} is needed", "model_not_found", param
-            )
         if not name:
             if len(found) > 1:
                 raise RefusedError(400, f"{param}: which one? ({names})", "missing_required_parameter", param)

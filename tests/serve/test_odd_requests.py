@@ -154,12 +154,31 @@ def test_a_request_names_one_host(served: Running, hosts: str, count: str) -> No
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"] == f"one Host header is wanted, not {count}"
 
 
+def test_an_empty_host_is_a_wrong_name(served: Running) -> None:
+    for version, host in (("1.1", "Host:\r\n"), ("1.0", "")):
+        answer = closed(served, f"GET /health HTTP/{version}\r\n{host}Connection: close\r\n\r\n")
+        message = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+        assert message == "this server does not go by the name '' (--allow-host)"
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", "200 OK"), ("OPTIONS", "405 Method Not Allowed")])
+def test_http_1_0_needs_no_host(served: Running, monkeypatch: pytest.MonkeyPatch, method: str, status: str) -> None:
+    """Probes of HAProxy's send none."""
+    monkeypatch.setattr(served.server, "settings", served.server.settings.model_copy(update={"hosts": ("*",)}))
+    assert closed(served, f"{method} /health HTTP/1.0\r\n\r\n").startswith(f"HTTP/1.1 {status}\r\n".encode())
+    twice = closed(served, f"{method} /health HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n")
+    assert twice.startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
         ("POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n", "Duplicate Content-Length"),
         ("GET / HTTP/3.0\r\n", "Invalid HTTP version"),
         (f"CONNECT {'a' * 1000}:443 HTTP/1.1\r\n", "invalid url b'aaaa"),
+        ("\x16\x03\x01\x02\0\x01\0\x01", "it is TLS; type http:// for this port, not https://"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n", "it is HTTP/2; tell the client or proxy to use HTTP/1.1"),
+        ("*\r\n", "Invalid method"),
     ],
 )
 def test_what_is_no_http_is_told_why(served: Running, head: str, reason: str) -> None:

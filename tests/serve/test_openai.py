@@ -25,6 +25,7 @@ from segue.serve.batching import Batcher, Bounds, Ticket, working
 from segue.serve.endpoints import libretranslate
 from segue.serve.endpoints.libretranslate import name_of
 from segue.serve.loaded import Source
+from segue.serve.refusals import RefusedError
 
 from .running import Running, running
 
@@ -368,6 +369,20 @@ def test_libretranslates_other_paths_say_why_not(served: Running) -> None:
         for answer in (httpx.get(served.url + path), httpx.post(served.url + path, data={"q": "one"})):
             assert answer.status_code == 404
             assert answer.json() == {"error": libretranslate.ABSENT[path]}
+
+
+def test_without_a_translator_all_is_refused(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = {"tones": served.server.models.named("tones")}
+    monkeypatch.setattr(served.server.models, "_loaded", only)
+    asked = {"q": "one", "target": "en"}
+    for answer in (
+        httpx.get(f"{served.url}/frontend/settings"),
+        httpx.post(f"{served.url}/translate", json=asked),
+    ):
+        assert answer.status_code == 404
+        assert answer.json() == {"error": "this server has no model for this: a model that translates is needed"}
+    with pytest.raises(RefusedError, match="a model that translates is needed"):
+        served.server.models.some("translation")
 
 
 def test_languages_have_names() -> None:

@@ -36,6 +36,11 @@ def test_limits_have_their_defaults(parser: ArgumentParser) -> None:
     assert all(f"`--{flag}`" in PAGE for flag in others)
 
 
+def test_help_says_that_messages_need_sound(parser: ArgumentParser) -> None:
+    said = re.sub(r"\s+", " ", parser.format_help())
+    assert "a WebSocket with no messages, or no sound, for so long is closed" in said
+
+
 def test_options_on_the_page_exist(parser: ArgumentParser) -> None:
     own = PAGE.partition("## Docker")[0]
     known = {option for action in parser._actions for option in action.option_strings}

@@ -111,9 +111,7 @@ class Languages(RootModel[list[Language]]):
 
 def chosen(server: Server, source: str, target: str) -> Loaded:
     """The first model that translates between these languages. Raises a RefusedError."""
-    known = server.models.of("translation")
-    if not known:
-        return server.models.find(None, "translation")  # refuses
+    known = server.models.some("translation")
     for loaded in known:
         reads = loaded.source_language
         if target in loaded.target_languages and (source == "auto" or reads is None or source == reads):
@@ -190,8 +188,7 @@ async def languages(request: Request) -> Response:
 async def settings(request: Request) -> Response:
     """Answers `GET /frontend/settings`. Raises a RefusedError if no model translates."""
     server = server_of(request)
-    known = server.models.of("translation")
-    first = known[0] if known else server.models.find(None, "translation")  # refuses
+    first = server.models.some("translation")[0]
     codes = first.source_language or UNKNOWN, next(iter(first.target_languages), UNKNOWN)
     source, target = await asyncio.to_thread(lambda: [NamedLanguage(code=each, name=name_of(each)) for each in codes])
     has_keys = bool(server.settings.keys)
