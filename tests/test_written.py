@@ -73,6 +73,12 @@ def test_other_numbers_are_of_the_same_kind(text: str, form: str) -> None:
         assert not re.search(r"\d", plain(each.replace("R2D2", "")))
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 16])
+def test_numbers_that_are_not_read_stay(text: str) -> None:
+    assert with_other_numbers(text, random.Random(0)) == text
+    assert plain(text) == text
+
+
 def test_only_training_pairs_have_other_numbers(tmp_path: Path) -> None:
     """So that no text of the test data was seen with other numbers."""
     (tmp_path / "a.txt").write_text("".join(f"Room {n} is free.\nRoom service is free.\n" for n in range(40, 60)))

@@ -12,6 +12,8 @@ _NUMBER = re.compile(
     r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)(?:\.(?P<rest>\d+))?(?P<ordinal>st|nd|rd|th)?(?P<percent> ?%)?"
     r"(?![^\W_])"
 )
+LONGEST_DIGITS = 15
+"""Of a number that is read; Python refuses to convert thousands of them."""
 _SIGNS = "%&#@/\\*"
 _DASHED = re.compile(r"[-\u2010-\u2015]\d")
 _MONEY = {"$": "dollars", "£": "pounds", "€": "euros"}
@@ -51,7 +53,10 @@ def with_other_numbers(text: str, draw: random.Random) -> str:
 
 def _another(found: re.Match[str], draw: random.Random) -> str:
     digits, before, after = found["whole"].replace(",", ""), found.string[: found.start()], found.string[found.end() :]
-    value, size = int(digits), len(digits)
+    size = len(digits)
+    if size > LONGEST_DIGITS:
+        return found[0]
+    value = int(digits)
     if digits[0] == "0" or (digits == "1" and found["rest"] is None):
         return found[0]
     zeros = 10 ** (size - len(digits.rstrip("0")))
@@ -84,7 +89,7 @@ def _is_year(found: re.Match[str]) -> bool:
 
 def _said(found: re.Match[str], language: str) -> str:
     whole, rest = found["whole"].replace(",", ""), found["rest"]
-    if len(whole) > 15:
+    if len(whole) > LONGEST_DIGITS:
         return found[0]
     is_english = language.startswith("en")
     if found["ordinal"] and is_english:
