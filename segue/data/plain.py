@@ -46,7 +46,7 @@ def with_other_numbers(text: str, draw: random.Random) -> str:
     4:52".
 
     Years are less than a century apart; other numbers have as many digits and zeros at their end, and stay at most 31
-    if they are, as days are. 1 and what begins with 0 stay.
+    if they are, as days are. 1, what begins with 0 and digits of other scripts stay.
     """
     return _NUMBER.sub(lambda found: _another(found, draw), text)
 
@@ -54,7 +54,7 @@ def with_other_numbers(text: str, draw: random.Random) -> str:
 def _another(found: re.Match[str], draw: random.Random) -> str:
     digits, before, after = found["whole"].replace(",", ""), found.string[: found.start()], found.string[found.end() :]
     size = len(digits)
-    if size > LONGEST_DIGITS:
+    if size > LONGEST_DIGITS or not (digits + (found["rest"] or "")).isascii():
         return found[0]
     value = int(digits)
     if digits[0] == "0" or (digits == "1" and found["rest"] is None):
