@@ -20,6 +20,8 @@ SILENCE_SECONDS = 0.2
 """So much silence between two tokens ends a word. That of a stop consonant is shorter."""
 LETTER_SECONDS = 0.1
 """Allowance per further letter: a token of several letters may be emitted anywhere in the time of these letters."""
+_INSIDE = "'’-\u2010\u2011"  # noqa: RUF001
+"""Punctuation inside words."""
 
 
 class Word(NamedTuple):
@@ -107,12 +109,13 @@ def _letters(emissions: Sequence[Emission], pieces: Sequence[bytes]) -> list[int
 
 @lru_cache(1 << 16)
 def _kind(piece: bytes) -> Literal["letters", "opening", "signs"]:
-    """What a token is: a part of a character may be that of a letter."""
+    """What a token is: a part of a character may be that of a letter. Symbols are spoken, as "plus" is, and apostrophes
+    and hyphens are as the letters beside them."""
     try:
         text = piece.decode()
     except UnicodeDecodeError:
         return "letters"
-    if any(unicodedata.category(character)[0] not in "PSZC" for character in text):
+    if any(unicodedata.category(character)[0] not in "PZC" or character in _INSIDE for character in text):
         return "letters"
     return "opening" if text and scripts.opens(text[0]) else "signs"
 
