@@ -84,11 +84,11 @@ def test_some_numbers_stay(text: str) -> None:
 
 
 def test_only_training_pairs_have_other_numbers(tmp_path: Path) -> None:
-    """So that no text of the test data was seen with other numbers."""
+    """And no text of the development and test data is among them."""
     (tmp_path / "a.txt").write_text("".join(f"Room {n} is free.\nRoom service is free.\n" for n in range(40, 60)))
-    for copies, name in ((0, "none"), (3, "three")):
+    for number_copies, name in ((0, "none"), (3, "three")):
         out = tmp_path / name
-        assert main(["prepare", "written", str(tmp_path / "a.txt"), str(out), f"number_copies={copies}"]) == 0
+        assert main(["prepare", "written", str(tmp_path / "a.txt"), str(out), f"number_copies={number_copies}"]) == 0
     for split in ("dev", "test"):
         assert (tmp_path / f"none/{split}.jsonl").read_text() == (tmp_path / f"three/{split}.jsonl").read_text()
     plain_pairs, pairs = (
@@ -97,6 +97,13 @@ def test_only_training_pairs_have_other_numbers(tmp_path: Path) -> None:
     )
     numbers = [pair for pair in plain_pairs if re.search(r"\d", pair["target"])]
     assert len(plain_pairs) + len(numbers) < len(pairs) <= len(plain_pairs) + 3 * len(numbers)
+    for split in ("dev", "test"):
+        held_out = [json.loads(line)["target"] for line in (tmp_path / f"three/{split}.jsonl").read_text().splitlines()]
+        assert held_out
+        assert {pair["target"] for pair in pairs}.isdisjoint(held_out)
+    copies = pairs[len(plain_pairs) :]
+    assert pairs[: len(plain_pairs)] == plain_pairs
+    assert len({pair["source"] for pair in copies} - {pair["source"] for pair in plain_pairs}) == len(copies)
     for pair in pairs:
         assert pair["source"] == plain(pair["target"])
 

@@ -109,8 +109,10 @@ def _letters(emissions: Sequence[Emission], pieces: Sequence[bytes]) -> list[int
 
 @lru_cache(1 << 16)
 def _kind(piece: bytes) -> Literal["letters", "opening", "signs"]:
-    """What a token is: a part of a character may be that of a letter. Symbols are spoken, as "plus" is, and apostrophes
-    and hyphens are as the letters beside them."""
+    """What a token is: a part of a character may be that of a letter.
+
+    Symbols are spoken ("plus"); apostrophes and hyphens are as the letters beside them.
+    """
     try:
         text = piece.decode()
     except UnicodeDecodeError:
