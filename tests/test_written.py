@@ -108,6 +108,27 @@ def test_only_training_pairs_have_other_numbers(tmp_path: Path) -> None:
         assert pair["source"] == plain(pair["target"])
 
 
+@pytest.mark.parametrize(
+    ("num_texts", "overrides", "remedy"),
+    [
+        (30, ["dev_share=0"], "dev_share=0.1 puts some there"),
+        (1, [], "more texts help"),
+        (30, ["dev_share=0", "number_copies=0"], None),
+    ],
+)
+def test_without_dev_there_are_no_copies(
+    num_texts: int, overrides: list[str], remedy: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training then holds out some of train.jsonl, of which there would be copies with other numbers."""
+    text = tmp_path / "a.txt"
+    text.write_text("".join(f"Room {n} is free.\n" for n in range(40, 40 + num_texts)))
+    assert main(["prepare", "written", str(text), str(tmp_path / "out"), "test_share=0", *overrides]) == 0
+    assert len((tmp_path / "out/train.jsonl").read_text().splitlines()) == num_texts
+    said = capsys.readouterr().err
+    assert (f"{text}: no passages with other numbers, as none are in dev.jsonl" in said) == (remedy is not None)
+    assert (remedy or "") in said
+
+
 def test_written_words_keep_their_times() -> None:
     words = said("in nineteen eighty four doctor smith said yes")
     found = aligned(words, "In 1984, Doctor Smith said: yes.")

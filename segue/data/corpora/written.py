@@ -21,7 +21,7 @@ from segue.data.corpora.lines import EmptyLineError, lines
 from segue.data.corpora.splits import SplitOptions, divide
 from segue.data.examples import Pair
 from segue.data.plain import plain, with_other_numbers
-from segue.errors import UserError, count_of, warn
+from segue.errors import UserError, count_of, note, warn
 
 
 class Options(SplitOptions):
@@ -33,7 +33,7 @@ class Options(SplitOptions):
     """Most words of a pair; longer sentences are left out."""
     number_copies: Annotated[int, Field(ge=0)] = 5
     """Most further training pairs of each passage with numbers, which have others of the same kind in their place; none
-    that equals another text."""
+    that equals another text, and none at all without pairs for development."""
     seed: int = 0
     """Of the number of sentences in each pair, 1 to 3, and of other numbers."""
 
@@ -54,14 +54,22 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
                     num_pairs, num_plain = num_pairs + 1, num_plain + (pair.source == pair.target)
                 yield "", pair
 
-    sources, numbered = set[str](), list[Pair]()
+    sources, numbered, has_dev = set[str](), list[Pair](), False
     for split, example in divide(pairs(), options):
         yield split, example
+        has_dev |= split == "dev"
         if isinstance(example, Pair):
             sources.add(example.source)
             if split == "train" and any(map(str.isdigit, example.target)):
                 numbered.append(example)
-    yield from (("train", copy) for copy in _copies(numbered, sources, options))
+    if has_dev:
+        yield from (("train", copy) for copy in _copies(numbered, sources, options))
+    elif numbered and options.number_copies:
+        remedy = "more texts help" if options.dev_share else "dev_share=0.1 puts some there"
+        note(
+            f"{source}: no passages with other numbers, as none are in dev.jsonl: training holds out some of "
+            f"train.jsonl, and would train on these with other numbers; {remedy}"
+        )
     if num_plain > num_pairs / 2:
         warn(
             f"{source}: no capitals, punctuation or numbers to learn from in "
