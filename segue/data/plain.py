@@ -47,7 +47,8 @@ def with_other_numbers(text: str, draw: random.Random) -> str:
     4:52".
 
     Years are less than a century apart, hours stay in their half of the day, and what is no year becomes none. Other
-    numbers have as many digits and zeros at their end, and stay at most 31 if they are, as days are. 1, what begins with 0 and digits of other scripts stay.
+    numbers have as many digits and zeros at their end, and stay at most 31 if they are, as days are. 1, what
+    begins with 0, what has more digits than are read, and digits of other scripts stay.
     """
     return _NUMBER.sub(lambda found: _another(found, draw), text)
 
