@@ -415,9 +415,11 @@ def test_replaced_manifests_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "is replaced" not in capsys.readouterr().err
     prepare("csv", tmp_path / "a.csv", out, NO_SPLITS)
     assert f"{out / 'train.jsonl'}: is replaced\n" in capsys.readouterr().err
-    (out / "test.jsonl").touch()
+    kept = ["dev.jsonl", "test.jsonl", "test_noisy.jsonl.gz", "train.jsonl.gz"]
+    for name in (*kept, "notes.jsonl", "notes.jsonl.gz", "dev.txt"):
+        (out / name).touch()
     prepare("csv", tmp_path / "b.csv", out, NO_SPLITS)
-    assert f"{out}: manifests from before that stay as they are: test.jsonl\n" in capsys.readouterr().err
+    assert f"{out}: manifests from before that stay as they are: {', '.join(kept)}\n" in capsys.readouterr().err
     (tmp_path / "b.csv").write_text("audio,text\ngone.wav,one\n")
     with pytest.raises(UserError, match="no such file"):
         prepare("csv", tmp_path / "b.csv", out, NO_SPLITS)

@@ -97,7 +97,21 @@ def test_silence_between_tokens_ends_a_word(start: float, end: float, wanted: st
 
 @pytest.mark.parametrize(
     ("sign", "wanted"),
-    [(".", "a. b"), ("(", "a (b"), ("।", "a। b"), ("o", "aob"), ("\u0301", "a\u0301b")],
+    [
+        (".", "a. b"),
+        ("(", "a (b"),
+        ("¿", "a ¿b"),
+        ("¡", "a ¡b"),
+        ("।", "a। b"),
+        ("–", "a– b"),
+        ("+", "a+b"),
+        ("'", "a'b"),
+        ("’", "a’b"),
+        ("-", "a-b"),
+        ("\u2010", "a\u2010b"),
+        ("o", "aob"),
+        ("\u0301", "a\u0301b"),
+    ],
 )
 def test_a_sign_in_silence_is_silent(sign: str, wanted: str) -> None:
     """In the middle of 0.3 s: there are 0.14 s before and after it."""
@@ -117,6 +131,8 @@ def test_a_sign_in_silence_is_silent(sign: str, wanted: str) -> None:
         ("a_0b", "a b"),  # a token without text
         ("a_.00,b", "a., b"),
         ("a_.(b", "a. (b"),
+        ("a_¿b", "a ¿b"),
+        ("a_.¿b", "a. ¿b"),
         ("a(_b", "a( b"),
         ("a_.", "a."),
         ("a_. b'c", "a. b'c"),

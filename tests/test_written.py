@@ -60,6 +60,10 @@ def test_plain_numbers_follow_the_language() -> None:
         ("In 1984, on 30 October", r"In (18|19|20)\d\d, on [123]\d October"),
         ("$3,500 or 12.5 %", r"\$[1-9],\d00 or [123]\d\.\d %"),
         ("at 12:30, at 23:05", r"at 1?\d:[1-5]\d, at (1[3-9]|2[0-3]):05"),
+        ("at 10 pm, 9 a.m. or 11 o’clock", r"at (\d|1[012]) pm, (\d|1[012]) a\.m\. or (\d|1[012]) o’clock"),
+        ("in 1066, in 1350", r"in 10\d\d, in 1[1-4]\d\d"),
+        ("2500 or 3000 men", r"(2[1-9]|[3-9]\d)00 or [3-9]000 men"),
+        ("$2500, 2,500", r"\$[1-9]\d00, [1-9],\d00"),
         ("the 21st of 1,000,000", r"the ([23]1st|22nd|23rd|(1\d|20|2[4-9]|30)th) of [1-9],000,000"),
         ("1 man, 007, R2D2", "1 man, 007, R2D2"),
         ("a few", "a few"),
@@ -73,12 +77,18 @@ def test_other_numbers_are_of_the_same_kind(text: str, form: str) -> None:
         assert not re.search(r"\d", plain(each.replace("R2D2", "")))
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 16, "٥٠٠ ٠٥ ٠", "55.٥"])
+def test_some_numbers_stay(text: str) -> None:
+    """Too long, or of other digits."""
+    assert with_other_numbers(text, random.Random(0)) == text
+
+
 def test_only_training_pairs_have_other_numbers(tmp_path: Path) -> None:
-    """So that no text of the test data was seen with other numbers."""
+    """And no text of the development and test data is among them."""
     (tmp_path / "a.txt").write_text("".join(f"Room {n} is free.\nRoom service is free.\n" for n in range(40, 60)))
-    for copies, name in ((0, "none"), (3, "three")):
+    for number_copies, name in ((0, "none"), (3, "three")):
         out = tmp_path / name
-        assert main(["prepare", "written", str(tmp_path / "a.txt"), str(out), f"number_copies={copies}"]) == 0
+        assert main(["prepare", "written", str(tmp_path / "a.txt"), str(out), f"number_copies={number_copies}"]) == 0
     for split in ("dev", "test"):
         assert (tmp_path / f"none/{split}.jsonl").read_text() == (tmp_path / f"three/{split}.jsonl").read_text()
     plain_pairs, pairs = (
@@ -87,8 +97,36 @@ def test_only_training_pairs_have_other_numbers(tmp_path: Path) -> None:
     )
     numbers = [pair for pair in plain_pairs if re.search(r"\d", pair["target"])]
     assert len(plain_pairs) + len(numbers) < len(pairs) <= len(plain_pairs) + 3 * len(numbers)
+    for split in ("dev", "test"):
+        held_out = [json.loads(line)["target"] for line in (tmp_path / f"three/{split}.jsonl").read_text().splitlines()]
+        assert held_out
+        assert {pair["target"] for pair in pairs}.isdisjoint(held_out)
+    copies = pairs[len(plain_pairs) :]
+    assert pairs[: len(plain_pairs)] == plain_pairs
+    assert len({pair["source"] for pair in copies} - {pair["source"] for pair in plain_pairs}) == len(copies)
     for pair in pairs:
         assert pair["source"] == plain(pair["target"])
+
+
+@pytest.mark.parametrize(
+    ("num_texts", "overrides", "remedy"),
+    [
+        (30, ["dev_share=0"], "dev_share=0.1 puts some there"),
+        (1, [], "more texts help"),
+        (30, ["dev_share=0", "number_copies=0"], None),
+    ],
+)
+def test_without_dev_there_are_no_copies(
+    num_texts: int, overrides: list[str], remedy: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training then holds out some of train.jsonl, of which there would be copies with other numbers."""
+    text = tmp_path / "a.txt"
+    text.write_text("".join(f"Room {n} is free.\n" for n in range(40, 40 + num_texts)))
+    assert main(["prepare", "written", str(text), str(tmp_path / "out"), "test_share=0", *overrides]) == 0
+    assert len((tmp_path / "out/train.jsonl").read_text().splitlines()) == num_texts
+    said = capsys.readouterr().err
+    assert (f"{text}: no passages with other numbers, as none are in dev.jsonl" in said) == (remedy is not None)
+    assert (remedy or "") in said
 
 
 def test_written_words_keep_their_times() -> None:

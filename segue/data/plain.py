@@ -12,8 +12,11 @@ _NUMBER = re.compile(
     r"(?P<whole>\d{1,3}(?:,\d{3})+|\d+)(?:\.(?P<rest>\d+))?(?P<ordinal>st|nd|rd|th)?(?P<percent> ?%)?"
     r"(?![^\W_])"
 )
+LONGEST_DIGITS = 15
+"""Of a number that is read; Python refuses to convert thousands of them."""
 _SIGNS = "%&#@/\\*"
 _DASHED = re.compile(r"[-\u2010-\u2015]\d")
+_AFTER_HOURS = re.compile(r":\d\d|\s?(?:[ap]\.?\s?m|o['’]clock)\b", re.IGNORECASE)  # noqa: RUF001
 _MONEY = {"$": "dollars", "£": "pounds", "€": "euros"}
 _APOSTROPHES = str.maketrans("’ʼ", "''")  # noqa: RUF001
 
@@ -43,15 +46,19 @@ def with_other_numbers(text: str, draw: random.Random) -> str:
     """The text with others of the same kind in place of its numbers: "In 1984, $3,500 at 12:30" -> "In 1907, $8,100 at
     4:52".
 
-    Years are less than a century apart; other numbers have as many digits and zeros at their end, and stay at most 31
-    if they are, as days are. 1 and what begins with 0 stay.
+    Years are less than a century apart, hours stay in their half of the day, and what is no year becomes none. Other
+    numbers have as many digits and zeros at their end, and stay at most 31 if they are, as days are. 1, what
+    begins with 0, what has more digits than are read, and digits of other scripts stay.
     """
     return _NUMBER.sub(lambda found: _another(found, draw), text)
 
 
 def _another(found: re.Match[str], draw: random.Random) -> str:
     digits, before, after = found["whole"].replace(",", ""), found.string[: found.start()], found.string[found.end() :]
-    value, size = int(digits), len(digits)
+    size = len(digits)
+    if size > LONGEST_DIGITS or not (digits + (found["rest"] or "")).isascii():
+        return found[0]
+    value = int(digits)
     if digits[0] == "0" or (digits == "1" and found["rest"] is None):
         return found[0]
     zeros = 10 ** (size - len(digits.rstrip("0")))
@@ -59,12 +66,15 @@ def _another(found: re.Match[str], draw: random.Random) -> str:
         other = draw.randint(max(1100, value - 99), min(2099, value + 99))
     elif re.search(r"\d:$", before) and size == 2:  # minutes
         other = draw.randint(10, 59)
-    elif re.match(r":\d\d", after) and value < 24:  # hours
+    elif _AFTER_HOURS.match(after) and value < 24:
         other = draw.randint(1, 12) if value <= 12 else draw.randint(13, 23)
     elif value <= 31:
         other = draw.randint(2, 9) if size == 1 else draw.randint(10, 31)
     else:
-        other = draw.randint(10 ** (size - 1) // zeros, (10**size - 1) // zeros) * zeros
+        least, most = 10 ** (size - 1), 10**size - 1
+        if _is_bare(found) and size == 4:  # not read as a year, nor is the other
+            least, most = (1000, 1099) if value < 1100 else (2100, 9999)
+        other = draw.randint(-(-least // zeros), most // zeros) * zeros
     rest = "." + "".join(draw.choice("0123456789") for _ in found["rest"]) if found["rest"] is not None else ""
     ordinal = _ordinal(other) if found["ordinal"] else ""
     whole = f"{other:,}" if "," in found["whole"] else str(other)
@@ -78,13 +88,17 @@ def _ordinal(number: int) -> str:
 
 def _is_year(found: re.Match[str]) -> bool:
     """Whether a number is read as a year: four digits from 1100 to 2099."""
-    is_bare = not (found["rest"] or found["money"] or found["percent"] or found["ordinal"])
-    return is_bare and len(found["whole"]) == 4 and 1100 <= int(found["whole"]) <= 2099
+    return _is_bare(found) and len(found["whole"]) == 4 and 1100 <= int(found["whole"]) <= 2099
+
+
+def _is_bare(found: re.Match[str]) -> bool:
+    """Whether a number is nothing but digits."""
+    return found["whole"].isdigit() and not (found["rest"] or found["money"] or found["percent"] or found["ordinal"])
 
 
 def _said(found: re.Match[str], language: str) -> str:
     whole, rest = found["whole"].replace(",", ""), found["rest"]
-    if len(whole) > 15:
+    if len(whole) > LONGEST_DIGITS:
         return found[0]
     is_english = language.startswith("en")
     if found["ordinal"] and is_english:

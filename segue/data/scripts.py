@@ -32,6 +32,11 @@ def extends(before: str, character: str) -> bool:
     return unicodedata.category(character)[0] == "M" or character in _IS_MARK_LIKE or before[-1:] in _JOINS
 
 
+def opens(character: str) -> bool:
+    """Whether the character stands before what it belongs to: an opening bracket or quotation mark, ¿ or ¡."""
+    return unicodedata.category(character) in ("Ps", "Pi") or character in "¿¡"
+
+
 def may_break(before: str, after: str) -> bool:
     """Whether a line may be broken between two texts in a script without spaces."""
     return not (_STAYS_BEFORE.search(before) or _STAYS_BEHIND.match(after))

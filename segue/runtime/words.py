@@ -20,6 +20,8 @@ SILENCE_SECONDS = 0.2
 """So much silence between two tokens ends a word. That of a stop consonant is shorter."""
 LETTER_SECONDS = 0.1
 """Allowance per further letter: a token of several letters may be emitted anywhere in the time of these letters."""
+_INSIDE = "'’-\u2010\u2011"  # noqa: RUF001
+"""Punctuation inside words."""
 
 
 class Word(NamedTuple):
@@ -68,7 +70,7 @@ def after_silence(
 ) -> list[Emission]:
     """The emissions of a waveform with these `levels`; those with SILENCE_SECONDS of silence before them say so.
 
-    Punctuation makes no sound: silence in which it was emitted is silence before the next letter or opening bracket.
+    Punctuation makes no sound: silence in which it was emitted is silence before the next letter or opening sign.
     `pieces` is each token's text in UTF-8.
     """
     found = list(emissions)
@@ -107,14 +109,17 @@ def _letters(emissions: Sequence[Emission], pieces: Sequence[bytes]) -> list[int
 
 @lru_cache(1 << 16)
 def _kind(piece: bytes) -> Literal["letters", "opening", "signs"]:
-    """What a token is: a part of a character may be that of a letter."""
+    """What a token is: a part of a character may be that of a letter.
+
+    Symbols are spoken ("plus"); apostrophes and hyphens are as the letters beside them.
+    """
     try:
-        categories = [unicodedata.category(character) for character in piece.decode()]
+        text = piece.decode()
     except UnicodeDecodeError:
         return "letters"
-    if any(category[0] not in "PSZC" for category in categories):
+    if any(unicodedata.category(character)[0] not in "PZC" or character in _INSIDE for character in text):
         return "letters"
-    return "opening" if categories and categories[0] in ("Ps", "Pi") else "signs"
+    return "opening" if text and scripts.opens(text[0]) else "signs"
 
 
 def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_frame: float) -> list[Word]:
@@ -141,8 +146,7 @@ def words(emissions: Sequence[Emission], pieces: Sequence[bytes], seconds_per_fr
             # Punctuation may be emitted anywhere in a silence.
             is_after_silence = num_silences[tokens.start] > num_silences[last.letter]
             has_pause = is_after_silence or (start - last.end) * seconds_per_frame > longest
-            opens = unicodedata.category(text) in ("Ps", "Pi")
-            may_start = not is_sign and ((is_letter and last.has_letter) or opens)
+            may_start = not is_sign and ((is_letter and last.has_letter) or scripts.opens(text))
             starts = may_start and (has_pause or last.is_unspaced or is_unspaced or text in scripts.WIDE_OPENING)
             is_apart = has_pause and not (last.is_unspaced or is_unspaced or text in scripts.WIDE_OPENING)
         if starts:

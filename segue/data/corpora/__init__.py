@@ -71,6 +71,8 @@ YOURS = {
     "document": "your_music",
 }
 """Noun for an example -> the recipe for any other corpus."""
+_USED_BY_NAME = ("train.jsonl", "dev.jsonl", "test*.jsonl")
+"""Manifests in a folder that training and evaluation read by these names; each may be packed (.gz)."""
 
 
 class Written(NamedTuple):
@@ -136,7 +138,8 @@ def prepare(
         if "train" not in splits:
             warn(f"no example for training: all are for {', '.join(splits)}")
         files.say_replaced([split.path for split in splits.values()], note)
-        if kept := sorted(set(out.glob("[!.]*.jsonl")) - {split.path for split in splits.values()}):
+        there = {path for name in _USED_BY_NAME for path in (*out.glob(name), *out.glob(f"{name}.gz"))}
+        if kept := sorted(there - {split.path for split in splits.values()}):
             note(f"{out}: manifests from before that stay as they are: {', '.join(path.name for path in kept)}")
     return [split.written() for split in splits.values()]
 

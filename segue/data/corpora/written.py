@@ -8,7 +8,7 @@ package num2words.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,7 @@ from segue.data.corpora.lines import EmptyLineError, lines
 from segue.data.corpora.splits import SplitOptions, divide
 from segue.data.examples import Pair
 from segue.data.plain import plain, with_other_numbers
-from segue.errors import UserError, count_of, warn
+from segue.errors import UserError, count_of, note, warn
 
 
 class Options(SplitOptions):
@@ -32,7 +32,8 @@ class Options(SplitOptions):
     longest_words: Annotated[int, Field(gt=0)] = 30
     """Most words of a pair; longer sentences are left out."""
     number_copies: Annotated[int, Field(ge=0)] = 5
-    """Further training pairs of each passage with numbers, which have others of the same kind in their place."""
+    """Most further training pairs of each passage with numbers, which have others of the same kind in their place; none
+    that equals another text, and none at all without pairs for development."""
     seed: int = 0
     """Of the number of sentences in each pair, 1 to 3, and of other numbers."""
 
@@ -53,11 +54,22 @@ def examples(source: Path, out: Path, options: Options) -> Iterator[Example]:
                     num_pairs, num_plain = num_pairs + 1, num_plain + (pair.source == pair.target)
                 yield "", pair
 
-    draw = random.Random(options.seed)
+    sources, numbered, has_dev = set[str](), list[Pair](), False
     for split, example in divide(pairs(), options):
         yield split, example
-        if split == "train" and isinstance(example, Pair):
-            yield from (("train", copy) for copy in _copies(example, draw, options))
+        has_dev |= split == "dev"
+        if isinstance(example, Pair):
+            sources.add(example.source)
+            if split == "train" and any(map(str.isdigit, example.target)):
+                numbered.append(example)
+    if has_dev:
+        yield from (("train", copy) for copy in _copies(numbered, sources, options))
+    elif numbered and options.number_copies:
+        remedy = "more texts help" if options.dev_share else "dev_share=0.1 puts some there"
+        note(
+            f"{source}: no passages with other numbers, as none are in dev.jsonl: training holds out some of "
+            f"train.jsonl, and would train on these with other numbers; {remedy}"
+        )
     if num_plain > num_pairs / 2:
         warn(
             f"{source}: no capitals, punctuation or numbers to learn from in "
@@ -83,13 +95,18 @@ def _pairs(file: Path, options: Options) -> Iterator[Pair | UserError]:
                 yield Pair(origin, said, text, (), options.language, options.language, origin)
 
 
-def _copies(pair: Pair, draw: random.Random, options: Options) -> Iterator[Pair]:
-    """The pair with other numbers; none if it has no numbers."""
-    for number in range(options.number_copies):
-        target = with_other_numbers(pair.target, draw)
-        if target != pair.target:
+def _copies(numbered: Iterable[Pair], sources: set[str], options: Options) -> Iterator[Pair]:
+    """The pairs with other numbers, but for those whose source is among `sources`, in any split, to which theirs are
+    added.
+    """
+    draw = random.Random(options.seed)
+    for pair in numbered:
+        for number in range(options.number_copies):
+            target = with_other_numbers(pair.target, draw)
             source = plain(target, options.language)
-            yield replace(pair, id=f"{pair.id}, numbers {number + 1}", source=source, target=target)
+            if source not in sources:
+                sources.add(source)
+                yield replace(pair, id=f"{pair.id}, numbers {number + 1}", source=source, target=target)
 
 
 def _passages(found: list[str], draw: random.Random, longest: int) -> Iterator[str]:
