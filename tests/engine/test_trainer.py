@@ -554,7 +554,7 @@ def test_a_best_score_without_model_is_forgotten(tmp_path: Path) -> None:
 
 def test_without_snapshots_the_best_model_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training = trainer(ToyTask(network(), 4, [1.0, 2.0]), tmp_path, steps=4, evaluate_every=2, average_count=2)
-    training.snapshots.average = lambda: None  # type: ignore[method-assign]
+    training.snapshots.average = lambda model: None  # type: ignore[method-assign]
     assert training.train().best == (2, 1.0)
     assert "averaged" not in records(tmp_path)[-1]
     assert "warning: nothing is left to average; the model stays that of the best evaluation" in capsys.readouterr().err
