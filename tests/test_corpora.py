@@ -415,7 +415,7 @@ def test_replaced_manifests_are_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "is replaced" not in capsys.readouterr().err
     prepare("csv", tmp_path / "a.csv", out, NO_SPLITS)
     assert f"{out / 'train.jsonl'}: is replaced\n" in capsys.readouterr().err
-    kept = ["dev.jsonl", "test.jsonl", "test_noisy.jsonl.gz", "train.jsonl.gz"]
+    kept = ["train.jsonl.gz", "dev.jsonl", "test.jsonl", "test_noisy.jsonl.gz"]
     for name in (*kept, "notes.jsonl", "notes.jsonl.gz", "dev.txt"):
         (out / name).touch()
     prepare("csv", tmp_path / "b.csv", out, NO_SPLITS)

@@ -7,7 +7,7 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import copy
 from itertools import islice
 from pathlib import Path
@@ -138,28 +138,33 @@ class Manifest(Sequence[E]):
         return other
 
 
+def named(folder: Path, *stems: str) -> list[Path]:
+    """The manifests in a folder whose names, without their ends, match: those that are packed last."""
+    return [path for stem in stems for end in (".jsonl", ".jsonl.gz") for path in sorted(folder.glob(f"{stem}{end}"))]
+
+
 def first_values(path: Path) -> list[dict[str, Any]]:
     """The JSON objects among the first lines of a manifest. Raises a UserError if it has lines, and none is one."""
-    content = _read(path)
-    found = _first_values(content, path)
-    first = next(_lines(content), None)
-    if first is not None and not found:
-        number, start, end = first
-        return [_values(content[start:end], f"{path}:{number}")]  # raises
+    found, problems = _first_values(_read(path), path)
+    if problems and not found:
+        raise problems[0]
     return found
 
 
-def _first_values(content: bytes, path: Path) -> list[dict[str, Any]]:
-    found = list[dict[str, Any]]()
+def _first_values(content: bytes, path: Path) -> tuple[list[dict[str, Any]], list[UserError]]:
+    """The JSON objects among the first lines, and what is wrong with the other lines."""
+    found, problems = list[dict[str, Any]](), list[UserError]()
     for number, start, end in islice(_lines(content), _LINES_OF_KIND):
-        with suppress(UserError):
+        try:
             found.append(_values(content[start:end], f"{path}:{number}"))
-    return found
+        except UserError as problem:
+            problems.append(problem)
+    return found, problems
 
 
 def _refuse_another_kind(kind: type[Example], content: bytes, path: Path) -> None:
     """Raises a UserError if the first lines are all examples of one other kind: thousands would say the same."""
-    others = {other_content(kind, values) for values in _first_values(content, path)}
+    others = {other_content(kind, values) for values in _first_values(content, path)[0]}
     if len(others) == 1 and (other := others.pop()) is not None:
         raise UserError(f"{path}: {other}, where {' or '.join(kind.contents)} are needed")
 

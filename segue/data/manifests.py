@@ -8,7 +8,7 @@ import numpy as np
 from segue.data import automatic
 from segue.data.corpora.splits import SplitOptions, divide
 from segue.data.examples import Example
-from segue.data.manifest import Manifest, ManifestsSection
+from segue.data.manifest import Manifest, ManifestsSection, named
 from segue.errors import UserError, count_of, warn
 
 Split = Literal["train", "dev"]
@@ -99,8 +99,7 @@ def training_paths(data: ManifestsSection) -> list[Path]:
 
 def paths_of_test(data: ManifestsSection) -> list[Path]:
     """Paths of the test manifests in the folder of the training manifests."""
-    root = Path(data.root)
-    return sorted(root.glob("test*.jsonl")) + sorted(root.glob("test*.jsonl.gz"))
+    return named(Path(data.root), "test*")
 
 
 def for_comparison(kind: type[E], data: ManifestsSection, given: Path | None, skip_bad: bool) -> Manifest[E]:

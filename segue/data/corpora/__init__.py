@@ -22,7 +22,7 @@ from segue.data import audio
 from segue.data.channels import Channel
 from segue.data.encodings import decode, split_lines
 from segue.data.examples import Labeled, Pair, Text, Utterance, sound_of
-from segue.data.manifest import open_manifest, read_content
+from segue.data.manifest import named, open_manifest, read_content
 from segue.errors import SKIP_BAD, UserError, count_of, gathered, note, some_of, warn
 from segue.progress import progress
 
@@ -71,8 +71,6 @@ YOURS = {
     "document": "your_music",
 }
 """Noun for an example -> the recipe for any other corpus."""
-_USED_BY_NAME = ("train.jsonl", "dev.jsonl", "test*.jsonl")
-"""Manifests in a folder that training and evaluation read by these names; each may be packed (.gz)."""
 
 
 class Written(NamedTuple):
@@ -137,9 +135,10 @@ def prepare(
             raise UserError(f"{source}: {wrong}")
         if "train" not in splits:
             warn(f"no example for training: all are for {', '.join(splits)}")
-        files.say_replaced([split.path for split in splits.values()], note)
-        there = {path for name in _USED_BY_NAME for path in (*out.glob(name), *out.glob(f"{name}.gz"))}
-        if kept := sorted(there - {split.path for split in splits.values()}):
+        paths = [split.path for split in splits.values()]
+        files.say_replaced(paths, note)
+        # What training and evaluation would find by its name.
+        if kept := [path for path in named(out, "train", "dev", "test*") if path not in paths]:
             note(f"{out}: manifests from before that stay as they are: {', '.join(path.name for path in kept)}")
     return [split.written() for split in splits.values()]
 
