@@ -1,7 +1,7 @@
 """Where do words begin and end? The frames of CTC's tokens, moved to where the sound begins and ends.
 
 CTC emits a token once where it is sure, not for as long as it is spoken: words would end far too early. Where the sound
-falls silent, the word ends; else the next word begins there.
+falls silent, the word ends; else the next word begins there, a little before its first token.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,9 @@ LONGEST_END_IN_NOISE_SECONDS = 0.2
 """The same where speech is hardly louder than the noise around it."""
 LONGEST_START_SECONDS = 0.15
 """The same before its first token."""
+DELAY_SECONDS = 0.03
+"""Where the sound does not tell, a word begins so long before its first token: CTC is sure of a letter only after some
+of it (0 to 0.05 s with the models that were measured; see bench/RESULTS.md)."""
 LATEST_START_SECONDS = 0.05
 """The sound begins at most so much after the first token."""
 BELOW_PEAK_DB, ABOVE_NOISE_DB, LEAST_BELOW_PEAK_DB = 40.0, 4.0, 15.0
@@ -40,11 +43,13 @@ def spans(emitted: Sequence[tuple[float, float]], levels: Levels, duration: floa
     """Start and end of each word in seconds, from those of its tokens; in order, without overlap, none of length 0."""
     found: list[tuple[float, float]] = []
     for number, (start, end) in enumerate(emitted):
-        limit = emitted[number + 1][0] if number + 1 < len(emitted) else duration
+        middle = (start + end) / 2
+        limit = duration
+        if number + 1 < len(emitted):
+            limit = max((middle + end) / 2, emitted[number + 1][0] - DELAY_SECONDS)
         earliest = found[-1][1] if found else 0.0
         is_loud, first = _loudness(levels, start, end, earliest, limit)
         if len(is_loud):
-            middle = (start + end) / 2
             start = min(max(earliest, _start(is_loud, first, start, levels.seconds)), middle)
             end = min(limit, _end(is_loud, first, end, levels.seconds))
         found.append((start, end))
@@ -76,7 +81,7 @@ def _start(is_loud: NDArray[np.bool_], first: int, start: float, step: float) ->
     here = min(max(0, int(start / step) - first), len(is_loud) - 1)
     if is_loud[here]:
         silent = np.flatnonzero(~is_loud[:here])
-        return (first + int(silent[-1]) + 1) * step if len(silent) else start
+        return (first + int(silent[-1]) + 1) * step if len(silent) else start - DELAY_SECONDS
     loud = np.flatnonzero(is_loud[here : here + round(LATEST_START_SECONDS / step)])
     return (first + here + int(loud[0])) * step if len(loud) else start
 
