@@ -6,13 +6,12 @@ The model is one for translation (`segue prepare written`, recipes/translation/p
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
-from functools import cache
 from typing import NamedTuple, Protocol
 
-from segue.data.plain import has_unread, plain
+from segue.data.plain import digits_of, has_unread, number_words, plain
 from segue.errors import count_of, warn
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of, turns
@@ -23,6 +22,8 @@ PAUSE_SECONDS = 0.3
 """They are divided at the longest of their pauses above this; models of written text do best with whole sentences."""
 BATCH = 16
 """Passages that are rewritten at once. With 32, an hour took 16 MB more (of 49), and no less time."""
+LONGEST_NUMBER = 8
+"""Most words of a number that is written in digits: nine thousand nine hundred and ninety nine has seven."""
 LARGEST_CHANGE = 0.3
 """If more of the words are others, the model did not rewrite, but invent: the words stay as they are."""
 
@@ -103,37 +104,52 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
 
     Each written word is read as the training data of such a model were: "1984," as "nineteen eighty four". If that is
     what was said, the word stands for it. Else what was said stays, with the case and punctuation of the other words if
-    these are as many. None if too many are others.
+    these are as many; where the model has another number, the one that was said is written in digits. None if too many
+    are others.
     """
     found, others = list[Word](), list[str]()
     place = num_kept = 0
-    for token, own in _stands(text, [_key(word.word) for word in words], language):
+    said = [_key(word.word) for word in words]
+    numbers = dict(_numbers(said, language)) if _has_digit(text) else {}
+    for token, own in _stands(text, said, numbers, language):
         if not _key(token):  # a dash between words
             if found and not others and not has_unread(token, language):
                 found.append(found[-1]._replace(word=token, start=found[-1].end))
         elif own:
-            num_kept += _keep(found, words[place : own.start], others, language)
+            num_kept += _keep(found, words, range(place, own.start), numbers, others, language)
             others = []
             found.extend(_shared(words[own.start : own.stop], [token]))
             place = own.stop
         else:
             others.append(token)
-    num_kept += _keep(found, words[place:], others, language)
+    num_kept += _keep(found, words, range(place, len(words)), numbers, others, language)
     if num_kept > LARGEST_CHANGE * len(words):
         return None
     found = [word._replace(follows_space=True) for word in found]
     return Aligned([found[0]._replace(follows_space=words[0].follows_space), *found[1:]], num_kept)
 
 
-def _stands(text: str, said: Sequence[str], language: str) -> Iterator[tuple[str, range]]:
+def _stands(
+    text: str, said: Sequence[str], numbers: Mapping[int, "_Number"], language: str
+) -> Iterator[tuple[str, range]]:
     """The words of a written text, each with the places of the said words that it stands for; with none if it is read
-    as others, or is a part of a number: "twenty five" is not "20 five"."""
+    as others, or is a part of a number: "twenty five" is not "20 five", "two thousand and eight" not "2000 and eight".
+    """
     tokens = _TOKEN.findall(text)
     places = _matched([_reading(token, " ".join(said), language) for token in tokens], said)
-    as_digits = {place for token, own in zip(tokens, places, strict=True) if _has_digit(token) for place in own}
+    written = [own for token, own in zip(tokens, places, strict=True) if own and _has_digit(token)]
+    as_digits = {place for own in written for place in own}
+    parts = set[int]()
+    for own in written:
+        beside = {own.start - 1, own.stop} & set(range(len(said))) - as_digits
+        if any(said[near] in number_words(language) for near in beside):
+            parts.update(own)
+    for start, number in numbers.items():
+        whole = set(range(start, number.end))
+        if "and" in said[start : number.end] and any(whole & set(own) and whole - set(own) for own in written):
+            parts |= whole
     for token, own in zip(tokens, places, strict=True):
-        beside = {own.start - 1, own.stop} & set(range(len(said))) - as_digits if own and _has_digit(token) else set()
-        yield token, range(0) if any(said[near] in _numbers(language) for near in beside) else own
+        yield token, range(0) if parts.intersection(own) else own
 
 
 def _matched(readings: Sequence[Sequence[str]], said: Sequence[str]) -> list[range]:
@@ -150,20 +166,69 @@ def _matched(readings: Sequence[Sequence[str]], said: Sequence[str]) -> list[ran
     ]
 
 
-def _keep(found: list[Word], part: Sequence[Word], others: Sequence[str], language: str) -> int:
-    """Adds recognized words in place of written ones that are others; returns how many stay as they were recognized, or
-    are left out."""
+def _keep(
+    found: list[Word],
+    words: Sequence[Word],
+    own: range,
+    numbers: Mapping[int, "_Number"],
+    others: Sequence[str],
+    language: str,
+) -> int:
+    """Adds the recognized words at some places instead of written ones that are others; returns how many stay as they
+    were recognized, or are left out."""
+    part = words[own.start : own.stop]
     is_same = _key("".join(others)) == "".join(_key(word.word) for word in part)
     if part and is_same and not any(has_unread(other, language) for other in others):  # divided in another way
         found.extend(_shared(part, others))
         return 0
-    num_kept = max(len(part), len(others))
+    num_numbers = 0
+    if any(map(_has_digit, others)):
+        part, num_numbers = _with_digits(words, own, numbers)
+    num_kept = max(len(part), len(others)) - num_numbers
     if len(part) > len(others):  # what ends a sentence stands after the words that the model left out
         part = [*part[:-1], _signed(part[-1], others[-1] if others else found[-1].word if found else "")]
         if not others and found:
             found[-1] = found[-1]._replace(word=_SIGNS.sub("", found[-1].word))
     found.extend(_dressed(part, others))
     return num_kept
+
+
+def _with_digits(words: Sequence[Word], own: range, numbers: Mapping[int, "_Number"]) -> tuple[list[Word], int]:
+    """The words at some places, their numbers in digits, and how many numbers these are."""
+    found, place, count = list[Word](), own.start, 0
+    while place < own.stop:
+        number = numbers.get(place)
+        if number is not None and number.is_whole and number.end <= own.stop:
+            found.extend(_shared(words[place : number.end], [number.digits]))
+            place, count = number.end, count + 1
+        else:
+            found.append(words[place])
+            place += 1
+    return found, count
+
+
+class _Number(NamedTuple):
+    """A number that was said."""
+
+    end: int
+    """The place after its last word."""
+    digits: str
+    is_whole: bool
+    """Whether no other number is beside it, of which it may be a part."""
+
+
+def _numbers(said: Sequence[str], language: str) -> Iterator[tuple[int, _Number]]:
+    """The places at which numbers begin, from left to right, each as long as it can be."""
+    place = 0
+    while place < len(said):
+        for end in range(min(len(said), place + LONGEST_NUMBER), place, -1):
+            if digits := digits_of(said[place:end], language):
+                beside = [*said[max(0, place - 1) : place], *said[end : end + 1]]
+                yield place, _Number(end, digits, not number_words(language).intersection(beside))
+                place = end
+                break
+        else:
+            place += 1
 
 
 def _reading(token: str, said: str, language: str) -> list[str]:
@@ -174,13 +239,6 @@ def _reading(token: str, said: str, language: str) -> list[str]:
     read = [key for word in plain(token, language).split() if (key := _key(word))]
     is_english_number = language.startswith("en") and _has_digit(token)
     return [word for word in read if word != "and"] if is_english_number and " ".join(read) not in said else read
-
-
-@cache
-def _numbers(language: str) -> frozenset[str]:
-    """Words of which numbers consist."""
-    values = (*range(101), 10**3, 10**6, 10**9)
-    return frozenset(_key(word) for value in values for word in plain(str(value), language).split())
 
 
 def _has_digit(text: str) -> bool:
