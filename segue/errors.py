@@ -72,15 +72,17 @@ def count_of(number: int, one: str, several: str | None = None) -> str:
 
 
 def some_of(problems: list[str], shown: int = 10) -> str:
-    """The first `shown` problems, one per line, and the number of those left out."""
-    more = [f"... and {len(problems) - shown} more"] if len(problems) > shown else []
-    return "\n".join(problems[:shown] + more)
+    """The first `shown` problems, one per line, as `Problems.some`, and the number of those left out."""
+    found = Problems()
+    for problem in problems:
+        found.add(problem)
+    return found.some(shown)
 
 
 MOST_KINDS = 40
 """Kinds of problems that are told apart."""
 _FIRST = 10
-_ORIGIN = re.compile(r"^.*?:\d+: ")
+_ORIGIN = re.compile(r"^(.*?):(\d+): ")
 # Quoted texts, but not the names of missing keys; paths and file names; numbers.
 _PARTICULAR = re.compile(
     r"""(?<!\w)(?<!the key )'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|"""
@@ -97,13 +99,24 @@ class Kind:
     first: list[str] = field(default_factory=list)
     """The first few."""
 
+    def add(self, problem: str) -> None:
+        """Adds a problem."""
+        self.count += 1
+        if len(self.first) < _FIRST:
+            self.first.append(problem)
+
+    def merge(self, other: "Kind") -> None:
+        """Adds those of `other`."""
+        self.count += other.count
+        self.first = [*self.first, *other.first][:_FIRST]
+
 
 class Problems:
     """The problems of many lines or examples: all are counted, the first few are kept, so that memory is bounded."""
 
     def __init__(self) -> None:
-        self.first: list[str] = []
-        """The first few of all kinds."""
+        self.first: dict[str, Kind] = {}
+        """The first few that differ in more than the line, by their text without it."""
         self.kinds: dict[str, Kind] = {}
         """By what they have in common: their text without file, line, names and numbers."""
         self._count = 0
@@ -114,29 +127,40 @@ class Problems:
     def add(self, problem: str) -> None:
         """Adds a problem, which begins with `file:line: ` if it has these."""
         self._count += 1
-        if len(self.first) < _FIRST:
-            self.first.append(problem)
         name = _REPEATED.sub("…", _PARTICULAR.sub("…", _ORIGIN.sub("", problem[:500], count=1))).removeprefix("…: ")
-        kind = self._kind(name)
-        kind.count += 1
-        if len(kind.first) < _FIRST:
-            kind.first.append(problem)
+        self._kind(name).add(problem)
+        said = _ORIGIN.sub(r"\1: ", problem, count=1)
+        if said in self.first or len(self.first) < _FIRST:
+            self.first.setdefault(said, Kind()).add(problem)
 
     def merge(self, other: "Problems") -> None:
         """Adds those of `other`."""
         self._count += len(other)
-        self.first = [*self.first, *other.first][:_FIRST]
+        for said, new in other.first.items():
+            if said in self.first or len(self.first) < _FIRST:
+                self.first.setdefault(said, Kind()).merge(new)
         for name, new in other.kinds.items():
-            kind = self._kind(name)
-            kind.count += new.count
-            kind.first = [*kind.first, *new.first][:_FIRST]
+            self._kind(name).merge(new)
 
     def some(self, shown: int = _FIRST) -> str:
-        """The first `shown` problems, one per line, and the number of those left out."""
-        more = [f"... and {len(self) - shown} more"] if len(self) > shown else []
-        return "\n".join(self.first[:shown] + more)
+        """The first `shown` problems, one per line, and the number of those left out.
+
+        What is the same in several lines of a file is shown once, with their numbers.
+        """
+        first = list(self.first.values())[:shown]
+        num_left = len(self) - sum(each.count for each in first)
+        return "\n".join([*map(_with_lines, first), *([f"... and {num_left} more"] if num_left else [])])
 
     def _kind(self, name: str) -> Kind:
         if name not in self.kinds and len(self.kinds) >= MOST_KINDS:
             name = "others"
         return self.kinds.setdefault(name, Kind())
+
+
+def _with_lines(kind: Kind) -> str:
+    """The first of problems that differ only in the line, with the lines of the others."""
+    problem, *others = kind.first
+    lines = [found[2] for each in others if (found := _ORIGIN.match(each))]
+    num_more = kind.count - 1 - len(lines)
+    also = [f"line{'s' * (len(lines) > 1)} {', '.join(lines)}"] * bool(lines) + [f"{num_more:,} more"] * bool(num_more)
+    return f"{problem} (also {' and '.join(also)})" if also else problem

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segue.errors import count_of
+from segue.errors import Problems, count_of, some_of
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,17 @@ from segue.errors import count_of
 )
 def test_counts_agree_with_nouns_and_verbs(number: int, words: tuple[str, ...], said: str) -> None:
     assert count_of(number, *words) == said
+
+
+def test_what_many_lines_lack_is_said_once() -> None:
+    """Lines of other files, and other problems, are said themselves."""
+    same = [f"a.jsonl:{number}: lacks the key 'text'" for number in range(1, 31)]
+    problems = Problems()
+    for problem in (*same[:20], "b.jsonl:1: lacks the key 'text'", "a.jsonl:7: not JSON", *same[20:]):
+        problems.add(problem)
+    assert problems.some(2).split("\n") == [
+        f"{same[0]} (also lines 2, 3, 4, 5, 6, 7, 8, 9, 10 and 20 more)",
+        "b.jsonl:1: lacks the key 'text'",
+        "... and 1 more",
+    ]
+    assert some_of(["x:1: a", "x:5: a", "x:9: b", "c"]) == "x:1: a (also line 5)\nx:9: b\nc"
