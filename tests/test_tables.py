@@ -144,3 +144,28 @@ def test_a_column_of_splits_is_respected(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err == ""
     prepare("csv", table(tmp_path, "source,target,part\na,b,test\n"), tmp_path / "out", ["split=part"])
     assert "no example for training: all are for test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Datei;Wortlaut\na.wav;one\n", ":1: no column audio_filepath or "),
+        ("a.wav;one\nb.wav;two\n", ":1: names of columns are wanted in the first line, not the recording a.wav"),
+    ],
+)
+def test_unknown_columns_are_divided_too(tmp_path: Path, content: str, message: str) -> None:
+    """By the only separator that is there, whatever the file's name says."""
+    assert refused(table(tmp_path, content)).startswith(f"{tmp_path}/x.csv{message}")
+
+
+def test_folders_of_another_machine_are_said_once(tmp_path: Path) -> None:
+    rows = "".join(f"C:\\Users\\Jörg\\Ton\\{number}.wav;one\n" for number in range(40))
+    assert refused(table(tmp_path, f"Path;Text\n{rows}")).split("\n")[:-1] == [
+        f"{tmp_path}/x.csv:2: Path: no folder C:\\Users\\Jörg\\Ton here; remove it from the paths, which are "
+        "relative to the table (also lines 3, 4, 5, 6, 7, 8, 9, 10, 11 and 30 more)"
+    ]
+
+
+def test_a_folder_of_recordings_wants_a_table(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    assert refused(tmp_path).endswith("with a first line path,text and a line for each recording: a.wav,WHAT IS SAID")

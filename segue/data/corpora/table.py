@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from segue.data import channels
@@ -168,11 +168,14 @@ def _check_header(header: _Header) -> None:
 
 def _text(table: Path) -> str:
     if table.is_dir():
-        tables = [path.name for kind in ("csv", "tsv") for path in sorted(table.glob(f"*.{kind}*"))]
-        raise UserError(
-            f"{table}: a folder without train.csv or train.tsv (dev, test); SOURCE is one table"
-            + (f", such as {table / tables[0]}" if tables else "")
-        )
+        tables = [path for kind in ("csv", "tsv") for path in sorted(table.glob(f"*.{kind}*"))]
+        recording = next((path for path in sorted(table.iterdir()) if path.suffix.lower() in SUFFIXES), None)
+        hint = ""
+        if tables:
+            hint = f", such as {tables[0]}"
+        elif recording is not None:
+            hint = f", with a first line path,text and a line for each recording: {recording.name},WHAT IS SAID"
+        raise UserError(f"{table}: a folder without train.csv or train.tsv (dev, test); SOURCE is one table{hint}")
     content = read_content(table, "table")
     for start, what in OTHERS.items():
         if content.startswith(start):
@@ -181,15 +184,18 @@ def _text(table: Path) -> str:
 
 
 def _separator(table: Path, text: str, options: Options) -> str:
-    """The separator that gives the most known column names in the header; on a tie that of the file's suffix."""
+    """The separator that gives the most known column names in the header; on a tie that of the file's suffix, if the
+    header has it, else one that it has.
+    """
     header = next((line for line in split_lines(text[:100_000]) if any(map(str.isalnum, line))), "")
     asked = (options.audio, options.text, options.speaker, options.split, options.source, options.target, options.label)
     usual = (*AUDIO, *TEXT, *SPEAKER, *LANGUAGE, *SOURCE, *TARGET, "split", *filter(None, asked))
     known = {name.casefold() for name in usual}
     by_name = "\t" if table.name.removesuffix(".gz").lower().endswith(".tsv") else ","
 
-    def num_known(separator: str) -> int:
-        return len({seen(name.strip(' "')).casefold() for name in header.split(separator)} & known)
+    def num_known(separator: str) -> tuple[int, bool]:
+        names = {seen(name.strip(' "')).casefold() for name in header.split(separator)}
+        return len(names & known), len(names) > 1
 
     return max([by_name, *SEPARATORS], key=num_known)
 
@@ -312,7 +318,14 @@ def _utterance_reader(header: _Header, options: Options, text: str | None, usual
             return UserError(f"{origin}: {header.names[channel_column or 0]}: {problem}")
         paths = (name, name.replace("\\", "/"), seen(name))
         places = [header.table.parent / each / path for path in paths for each in ("", "clips")]
-        file = next((place for place in places if is_file(place)), places[0])
+        file = next((place for place in places if is_file(place)), None)
+        if file is None and PureWindowsPath(name).is_absolute():
+            folder = PureWindowsPath(name).parent
+            return UserError(
+                f"{origin}: {header.names[audio_column]}: no folder {folder} here; remove it from the paths, which are "
+                "relative to the table"
+            )
+        file = file or places[0]
         if part_columns is not None:
             try:
                 offset, seconds = _part(header, row, part_columns)
