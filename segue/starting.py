@@ -72,9 +72,10 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
         changed = recipe.differences(getattr(base, key), getattr(section, key))
         if changed:  # a line without a key: one of the two recipes has no such table
             before = ", ".join(f"{key}.{line}" if not line.startswith(":") else key for line in changed)
+            own = " (--from without RECIPE takes its recipe)" if base.task == section.task else ""
             raise UserError(
                 f"start.model: {folder} reads other input than this recipe ({before}); set the recipe's {key} to the "
-                "base's, or train from scratch"
+                f"base's{own}, or train from scratch"
             )
     checksum = checksum_of(folder / WEIGHTS)
     update: dict[str, Any] = {
@@ -170,7 +171,7 @@ def _report(found: Sequence[Inherited], rows: Mapping[str, start.Rows], section:
 def _base(section: Any, module: ModuleType) -> tuple[Path, Any]:
     """The base's model directory and recipe."""
     folder = tasks.folder_of(Path(section.start.model))
-    _refuse_running(Path(section.start.model))
+    _refuse_running(folder)
     draft = recipe.read(folder / "recipe.toml")
     task = draft.values.get("task")
     if task not in (section.task, *module.START.of_others):
@@ -180,9 +181,9 @@ def _base(section: Any, module: ModuleType) -> tuple[Path, Any]:
     return folder, recipe.validate(draft, tasks.recipe_type(str(task)))
 
 
-def _refuse_running(model: Path) -> None:
-    """Raises a UserError if a training is running in this directory: its model may change at any time."""
-    lock = model / LOCK
+def _refuse_running(folder: Path) -> None:
+    """Raises a UserError if a training is running in whose run directory this one is: its model may change any time."""
+    lock = folder.resolve().parent / LOCK
     if fcntl is None or not lock.is_file():
         return
     with lock.open(encoding="utf-8") as file:
@@ -190,8 +191,8 @@ def _refuse_running(model: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"start.model: {model}: {file.read().strip() or 'another process'} is training there, and its model "
-                f"may change; wait, or start from a copy of {model / 'model'}"
+                f"start.model: {folder}: {file.read().strip() or 'another process'} is training it, so it may change; "
+                "wait, or start from a copy of this folder"
             ) from None
 
 

@@ -409,10 +409,11 @@ def _refuse_another(run: Path, section: Any) -> None:
         changed = [line for line in recipe.differences(before, after) if not line.startswith(ignored)]
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
+        better = f", and with --from {run} it begins with the weights of this one" if (run / "model").is_dir() else ""
         raise UserError(
             f"{run}: belongs to another recipe. It differs in\n{listed}\n"
             f"{_progress(run)}; what a run learns cannot change once it has begun. --out {_free(run)} begins a new "
-            f"one, and with --from {run} it begins with the weights of this one"
+            f"one{better}"
         )
 
 

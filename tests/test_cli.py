@@ -271,6 +271,7 @@ def test_wrong_options_are_one_line(segue: Segue, words: str, message: str) -> N
             "incomplete: it has recipe.toml, but not model.safetensors or adapter.safetensors; copy the ",
         ),
         (["recipe.toml", "checkpoints"], "no model in it yet; training writes one at its first evaluation"),
+        (["recipe.toml", ".lock"], "no model in it yet; training writes one at its first evaluation"),
         (["model.safetensors"], "incomplete: it has model.safetensors, but not recipe.toml; copy the whole folder"),
         (["model.onnx"], "incomplete: it has model.onnx, but not segue.json; copy the whole folder"),
         (["config.json", "model.safetensors"], "a model of another toolkit; import it first: segue import "),
@@ -305,6 +306,12 @@ def test_another_recipes_run_is_refused(segue: Segue, tiny_recipe: Path, trained
         "augmentation.noise_probability: 0.0 -> 0.5",
     }
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_without_a_model_is_no_base(segue: Segue, tiny_recipe: Path, trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(run / "model")
+    assert segue("train", tiny_recipe, "--out", run).err.endswith(f"--out {run}_2 begins a new one\n")
 
 
 def test_two_trainings_never_share_a_run_directory(segue: Segue, tiny_recipe: Path, tmp_path: Path) -> None:

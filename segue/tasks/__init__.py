@@ -12,6 +12,7 @@ from typing import Any
 
 from segue import recipe
 from segue.errors import UserError, missing_extra
+from segue.files import LOCK
 from segue.runtime import exported
 from segue.runtime.table import TASKS
 
@@ -81,7 +82,8 @@ def _without_model(model: Path, folder: Path) -> str:
     if not model.is_dir():
         is_part = _has(model.parent, "recipe.toml", exported.NAME)
         return f"a file; give its folder: {model.parent}" if is_part else f"a file; {wanted}"
-    if folder == model and _has(model, "checkpoints", "environment.json"):
+    has_begun = _has(model, "checkpoints", "environment.json") or (_has(model, LOCK) and _has(model, "recipe.toml"))
+    if folder == model and has_begun:
         return "no model in it yet; training writes one at its first evaluation"
     if _has(folder, "recipe.toml"):
         return f"incomplete: it has recipe.toml, but not {' or '.join(WEIGHTS)}; copy the whole folder"

@@ -94,6 +94,9 @@ def test_the_command_replays_a_divergence(recipe: Path, tmp_path: Path, capsys: 
     assert module == "  first output that is not finite: encoder.0.attention_norm"  # 1e30, squared
     assert examples == [f"  {each} alone: loss nan" for each in ids]
     assert err == ""
+    (tmp_path / "model").mkdir()
+    assert main(["train", str(recipe), "--out", str(tmp_path), *overrides]) == 2
+    assert f"(in another --out; --from {tmp_path} begins with its best weights), or " in capsys.readouterr().err
 
 
 def test_faulty_module_and_examples_are_named(recipe: Path, tmp_path: Path) -> None:

@@ -39,11 +39,12 @@ def keep(
     """
     path = run / f"replay_step_{step + 1:08d}.safetensors"
     write_whole(path, state["model"], world, {_STEP: json.dumps(step), _DATA: data})
+    best = f"; --from {run} begins with its best weights" if (run / "model").is_dir() else ""
     more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
     return world.told_once(
         UserError(
             f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help (in another "
-            f"--out), or one of these examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} "
+            f"--out{best}), or one of these examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} "
             f"(segue train --replay {path} takes it again)"
         )
     )
