@@ -219,7 +219,9 @@ def test_held_out_data_are_announced_once(
     assert capsys.readouterr().err == ""
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:8]))
     manifests.splits(Utterance, data)
-    assert "; so few choose the best model by luck" in capsys.readouterr().err
+    assert "; so few choose the best model by luck; more data help, or a model to start" in capsys.readouterr().err
+    manifests.splits(Utterance, data, has_base=True)
+    assert capsys.readouterr().err.endswith("by luck; more data help\n")
     monkeypatch.setenv("RANK", "1")
     assert said(2) == []
 
@@ -278,7 +280,11 @@ def test_a_wider_model_is_restored_as_wide(tiny_recipe: Path, reversal_recipe: P
         ((), "data: no such folder; data.root={root} should name what `segue prepare` wrote"),
         (
             ("all.jsonl", "notes.txt"),
-            "data/train.jsonl: no such manifest (the folder has all.jsonl: data.train, dev and ",
+            "data/train.jsonl: no such manifest (the folder has all.jsonl: data.train names manifests; segue ",
+        ),
+        (
+            ("train.jsonl",),
+            "data/dev.jsonl: no such manifest (the folder has train.jsonl: data.dev names manifests; data.dev=held_",
         ),
         (("notes.txt",), "data/train.jsonl: no such manifest (the folder has no manifest; segue prepare writes them)"),
     ],

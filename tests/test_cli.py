@@ -147,7 +147,7 @@ def test_recipe_mistakes_name_file_line_and_key(
         ),
         (
             None,
-            "train.jsonl: no such manifest (the folder has dev.jsonl, test.jsonl: data.train, dev and ",
+            "train.jsonl: no such manifest (the folder has dev.jsonl, test.jsonl: data.train names ",
         ),
     ],
 )

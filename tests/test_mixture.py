@@ -90,6 +90,12 @@ def test_the_card_names_what_was_rehearsed(reversal_recipe: Path, tmp_path: Path
 def test_a_missing_rehearsal_manifest_is_named(
     reversal_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train", str(reversal_recipe), "--out", str(tmp_path / "run"), 'data.rehearsal=["old.jsonl"]']
-    assert main(words) == 2
-    assert "old.jsonl: no such manifest (the folder has dev.jsonl, test.jsonl, train.jsonl" in capsys.readouterr().err
+    def said(name: str) -> str:
+        words = ["train", str(reversal_recipe), "--out", str(tmp_path / "run"), f'data.rehearsal=["{name}"]']
+        assert main(words) == 2
+        return capsys.readouterr().err
+
+    assert "old.jsonl: no such manifest (the folder has dev.jsonl, test.jsonl, train.jsonl: data.rehearsal" in said(
+        "old.jsonl"
+    )
+    assert "/gone: no such folder; data.rehearsal names manifests, as seen from data.root=" in said("gone/old.jsonl")

@@ -61,7 +61,7 @@ def resolved(data: S) -> S:
     return data.model_copy(update={"dev": tuple(found[:1]) or "held_out"})
 
 
-def splits(kind: type[E], data: ManifestsSection) -> Splits:
+def splits(kind: type[E], data: ManifestsSection, *, has_base: bool = False) -> Splits:
     """The training and development examples. Raises a UserError for missing or unusable manifests.
 
     Warnings about held-out examples are given only here, at the start of a training.
@@ -77,7 +77,9 @@ def splits(kind: type[E], data: ManifestsSection) -> Splits:
     if len(chosen) < FEW_DEV:
         warn(
             f"held out for development: {len(chosen)} of {count_of(len(train), 'example')}; "
-            "so few choose the best model by luck; more data help, or a model to start from (--from MODEL)"
+            "so few choose the best model by luck; more data help"
+            + ", or a model to start from (--from MODEL)"
+            * (not has_base)
         )
     return Splits(train.part(rest), train.part(chosen))
 
@@ -141,22 +143,22 @@ def dev_name(data: Named) -> str:
 
 def check(data: ManifestsSection) -> None:
     """Raises a UserError if a manifest does not exist; it names the missing folder, or the manifests in it."""
-    paths = (*training_paths(data), *training_paths(rehearsal_of(data)), *dev_paths(data))
-    missing = [path for path in paths if not path.is_file()]
+    wanted = {"train": training_paths(data), "rehearsal": training_paths(rehearsal_of(data)), "dev": dev_paths(data)}
+    missing = [(key, path) for key, paths in wanted.items() for path in paths if not path.is_file()]
     if not missing:
         return
-    folder = missing[0].parent
+    key, path = missing[0]
+    folder = path.parent
     if not folder.is_dir():
         wrong = "not a folder" if folder.exists() else "no such folder"
+        if folder != Path(data.root):
+            raise UserError(f"{folder}: {wrong}; data.{key} names manifests, as seen from data.root={data.root}")
         raise UserError(f"{folder}: {wrong}; data.root={data.root} should name what `segue prepare` wrote")
     there = sorted(path.name for path in folder.iterdir() if path.name.endswith((".jsonl", ".json", ".jsonl.gz")))
     listed = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
-    has = (
-        f"the folder has {listed}: data.train, dev and rehearsal name manifests"
-        if there
-        else "the folder has no manifest"
-    )
-    raise UserError(f"{missing[0]}: no such manifest ({has}; segue prepare writes them)")
+    has = f"the folder has {listed}: data.{key} names manifests" if there else "the folder has no manifest"
+    remedy = "data.dev=held_out takes a tenth of the training examples" if key == "dev" else "segue prepare writes them"
+    raise UserError(f"{path}: no such manifest ({has}; {remedy})")
 
 
 def _held_out(manifest: Manifest[Any], *, is_said: bool) -> Any:

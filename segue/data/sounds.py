@@ -160,6 +160,6 @@ def say_rates(rates: Counter[int], wanted_hz: int) -> None:
     if higher and wanted_hz < USUAL_RATE_HZ:
         warn(
             f"more than {wanted_hz} samples a second in {higher.total():,} of {count_of(rates.total(), 'recording')}; "
-            f"sound above {wanted_hz // 2} Hz is lost; features.sample_rate_hz={min(USUAL_RATE_HZ, min(higher))} "
-            "would keep it"
+            f"sound above {wanted_hz // 2} Hz is lost; a new model with "
+            f"features.sample_rate_hz={min(USUAL_RATE_HZ, min(higher))} would keep it"
         )
