@@ -47,6 +47,11 @@ def with_use(text: str, use: str, more: str = "") -> str:
     return f"{before.rstrip()}\n{USE}\n{use.strip()}\n{mark}{others}{more}"
 
 
+def length(seconds: float) -> str:
+    """How much sound there is: "2.2 minutes", "1.5 hours"."""
+    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:,.1f} hours"
+
+
 def in_segue(folder: str, command: str, call: str) -> str:
     """How to use the model in `folder` with Segue: a command, and a method `call` of what `segue.load` returns."""
     code = f'import segue\n\nprint(segue.load("{folder}").{call})'

@@ -136,6 +136,7 @@ def test_clean_speech_is_advisable(speech: Path) -> None:
     found = examined(speech)
     assert serious(found) == []
     assert found.is_advisable
+    assert found.facts["sound"].endswith(" minutes, all decoded")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -437,5 +438,8 @@ def test_the_exit_status_says_whether_to_train(
 def test_other_files_are_refused(speech: Path, sides: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"missing\.jsonl: cannot read this manifest"):
         doctor.of_manifests([sides / "dev.jsonl", speech / "missing.jsonl"])
+    (sides / "dev.jsonl").write_text('{"audio": "a.wav", "transcript": "a"}\n')
+    with pytest.raises(UserError, match="examples: its first line has 'audio', 'transcript', where one of these is "):
+        doctor.of_manifests([sides / "dev.jsonl"])
     assert main(["doctor", str(speech / "train.jsonl"), "data.root=x"]) == 2
     assert "a key of a recipe" in capsys.readouterr().err

@@ -66,6 +66,12 @@ def test_what_training_stops_at_is_listed(speech: Path, tiny_recipe: Path) -> No
     assert not found.is_advisable
 
 
+def test_a_manifest_without_examples_is_listed_once(speech: Path, tiny_recipe: Path) -> None:
+    (speech / "train.jsonl").write_text(9 * '{"audio": "a.wav"}\n')
+    found = alone(tiny_recipe, speech).symptoms
+    assert [each.num_affected for each in found if each.what.startswith("lacks the key")] == [9]
+
+
 def test_bad_examples_that_are_skipped_are_warnings(speech: Path, tiny_recipe: Path) -> None:
     (speech / "train_07.wav").unlink()
     found = alone(tiny_recipe, speech, "data.skip_bad=true")

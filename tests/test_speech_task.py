@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segue import recipe
+from segue.card import length
 from segue.data import audio
 from segue.data import tokenizer as tokenizers
 from segue.data.batching import MicroBatch
@@ -204,6 +205,11 @@ def test_unspaced_texts_use_character_errors(tmp_path: Path) -> None:
     assert "- Character error rate on dev.jsonl, which chose this state of the model: 16.67%" in card
     assert task_of(manifest, alphabet, "metric=word_error_rate", split="dev").best_metric[0] == "word_error_rate"
     assert task_of(write_lines(tmp_path, [("abc cab", 8000)]), split="dev").best_metric[0] == "word_error_rate"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(132, "2.2 minutes"), (5400, "1.5 hours"), (7.2e6, "2,000.0 hours")])
+def test_cards_say_how_much_sound_there_was(seconds: float, said: str) -> None:
+    assert length(seconds) == said
 
 
 def test_joining_needs_a_space_to_write(tmp_path: Path) -> None:

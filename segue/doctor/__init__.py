@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from segue.card import length
 from segue.data import examples as kinds
 from segue.data import manifests
 from segue.data.examples import CONTENTS, Labeled, Pair, Utterance, sound_of
@@ -127,11 +128,13 @@ def _open_all(case: _Case, section: ManifestsSection, kind: Any, begun: Any, *, 
 
 def _kind_of(path: Path) -> Any:
     """The kind of examples in a manifest."""
-    contents = [kinds.content_of(values) for values in first_values(path)]
+    values = first_values(path)
+    contents = [kinds.content_of(each) for each in values]
     found = next((kind for each in contents if each is not None and (kind := kinds.kind_of(each)) is not None), None)
     if found is None:
         known = "; ".join(name for name in CONTENTS if kinds.kind_of(name) is not None)
-        raise UserError(f"{path}: not a manifest of examples ({known})")
+        has = f"its first line has {', '.join(map(repr, values[0]))[:200]}, where " if values else ""
+        raise UserError(f"{path}: not a manifest of examples: {has}one of these is needed: {known}")
     return found
 
 
@@ -151,7 +154,7 @@ def _open(case: _Case, kind: Any, name: str, paths: Sequence[Path], *, is_error:
         except UserError as problem:
             if all(each.what != str(problem) for each in case.symptoms):
                 case.symptoms.append(Symptom("error" if is_error else "warning", "manifests", str(problem)))
-    case.symptoms += _told(warned, is_error=is_error)
+    case.symptoms += [each for each in _told(warned, is_error=is_error) if each not in case.symptoms]
 
 
 def _told(warned: Sequence[Warned], *, is_error: bool) -> Iterator[Symptom]:
@@ -212,9 +215,8 @@ def _look(case: _Case, reader: Any, rate: int | None) -> None:
         over(splits, languages, "compares languages", TEXT_CHUNK)
     case.facts["examined"] = ", ".join(f"{len(split.examples):,} of {split.name}" for split in splits)
     if has_sound:
-        case.facts["sound"] = (
-            f"{sum(float(split.examples.sizes.sum()) for split in splits) / 3600:.2f} hours, all decoded"
-        )
+        seconds = sum(float(split.examples.sizes.sum()) for split in splits)
+        case.facts["sound"] = f"{length(seconds)}, all decoded"
         num_cut = sum(int(sounds.of(split.name)["is_cut"].sum()) for split in splits)
         if num_cut:
             case.unseen.append(f"the rest of {count_of(num_cut, 'recording')} after {LONGEST_SECONDS:g} s")

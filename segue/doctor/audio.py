@@ -150,16 +150,15 @@ class SoundCheck:
 
     def _find_longer(self) -> None:
         """Adds recordings of which only the beginning is used, by a single line."""
-        counts: dict[int, int] = {}
         tables = {name: self.of(name) for name in self.rows}
         files, numbers = np.unique(joined((each["file"] for each in tables.values()), "u8"), return_counts=True)
-        counts = dict(zip(files[numbers > 1].tolist(), numbers[numbers > 1].tolist(), strict=True))
+        of_several = set(files[numbers > 1].tolist())
         for name, table in tables.items():
             more = table["file_seconds"] - table["seconds"]
             is_longer = (more > LONGER_SECONDS) & (table["file_seconds"] > LONGER_SHARE * table["seconds"])
             tally = Tally()
             for row in table[is_longer & table["is_whole"]]:
-                if int(row["file"]) not in counts:
+                if int(row["file"]) not in of_several:
                     tally.add("longer", int(row["index"]), f"{row['seconds']:.2f} s of {row['file_seconds']:.2f} s")
             self.tallies.merge(self.rows[name][0], tally)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segue import metrics, recipe
-from segue.card import card, in_segue
+from segue.card import card, in_segue, length
 from segue.data import automatic, manifests, sounds
 from segue.data import tokenizer as tokenizers
 from segue.data.augmentation import AugmentationSection
@@ -158,7 +158,7 @@ class Classifying:
         section, (name, _), data = self.recipe, self.best_metric, self.recipe.data
         train, dev = self.source.manifests["train"], self.source.manifests["dev"]
         noun, kind = ("sound", "audio-classification") if section.is_of_sounds else ("text", "text-classification")
-        hours = f", {seconds_in(train) / 3600:.1f} hours" if section.is_of_sounds else ""
+        sound = f", {length(seconds_in(train))}" if section.is_of_sounds else ""
         rate = "" if section.features is None else f", resampled to {section.features.sample_rate_hz} Hz"
         return card(
             f"Classifier of {noun}s",
@@ -166,7 +166,7 @@ class Classifying:
             license_id=section.license,
             languages=[],
             facts=[
-                f"Trained on {manifests.training_name(data)}: {count_of(len(train), noun)}{hours}.",
+                f"Trained on {manifests.training_name(data)}: {count_of(len(train), noun)}{sound}.",
                 *section.start.facts(),
                 f"Distinguishes {len(self.classes)} classes of {noun}s{rate}: {', '.join(self.classes)}.",
                 f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segue import recipe
-from segue.card import card, in_segue
+from segue.card import card, in_segue, length
 from segue.data import audio, automatic, manifests
 from segue.data.examples import Utterance
 from segue.data.features import stacked
@@ -136,7 +136,7 @@ class SpeakerEmbedding:
             languages=[],
             facts=[
                 f"Trained on {manifests.training_name(section.data)}: {count_of(len(section.speakers), 'speaker')}, "
-                f"{count_of(len(train), 'recording')}, {seconds_in(train) / 3600:.1f} hours.",
+                f"{count_of(len(train), 'recording')}, {length(seconds_in(train))}.",
                 *section.start.facts(),
                 f"Input: speech, resampled to {section.features.sample_rate_hz} Hz. Output: {section.dimensions} "
                 "numbers, a unit vector; vectors of one voice have a large inner product.",

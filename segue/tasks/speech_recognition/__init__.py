@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from segue import metrics, recipe
-from segue.card import card, in_segue
+from segue.card import card, in_segue, length
 from segue.data import audio, automatic, manifests
 from segue.data import tokenizer as tokenizers
 from segue.data.examples import Utterance
@@ -164,7 +164,7 @@ def _model_card(task: SpeechRecognition, scores: dict[str, float]) -> str:
         languages=sorted({utterance.language for utterance in dev if utterance.language is not None}),
         facts=[
             f"Trained on {manifests.training_name(data)}: {count_of(len(train), 'utterance')}, "
-            f"{train.sizes.sum() / 3600:.1f} hours.",
+            f"{length(train.sizes.sum())}.",
             *section.start.facts(),
             f"Input: speech, resampled to {rate} Hz. Output: text, {section.text.case} case.",
             f"{name.replace('_', ' ').capitalize()} on {manifests.dev_name(data)}, which chose this state of the "
