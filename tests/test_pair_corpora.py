@@ -70,6 +70,15 @@ def test_a_second_development_set_keeps_its_name(tmp_path: Path) -> None:
     assert found == {"dev": [("dev", "dev")], "valid": [("valid", "valid")]}
 
 
+def test_pairs_stay_in_the_order_of_their_files(tmp_path: Path) -> None:
+    """`segue doctor` could not see that lines were moved, if they were shuffled."""
+    lines = [f"{number:03}" for number in range(60)]
+    write(tmp_path / "x.tsv", "source\ttarget\n" + "".join(f"{each}\t{each}\n" for each in lines))
+    found = pairs(prepare("tsv", tmp_path / "x.tsv", tmp_path / "out"))
+    assert {split: len(each) for split, each in found.items()} == {"train": 48, "dev": 6, "test": 6}
+    assert all(each == sorted(each) for each in found.values())
+
+
 def test_equal_sources_stay_in_one_split(tmp_path: Path) -> None:
     sources = [f"sentence {number % 40}" for number in range(200)]
     write(tmp_path / "news.v1.en.gz", "".join(f"{source}\n" for source in sources))

@@ -69,18 +69,19 @@ def divide(
     If speakers are known and there are enough of them, so that whole speakers are at most `most` times a share, each
     speaker is in one split only. Otherwise a hash decides,
     which is reproducible and does not depend on the folder: of a recording's file name and offset, or of a text (a
-    pair's source), so that examples with the same text stay together. Each class is divided separately.
+    pair's source), so that examples with the same text are in one split. Each class is divided separately.
 
     With `is_said`, messages report how speakers were treated, and if there are too few what helps: `remedy`, or larger
     shares.
     """
-    undivided: list[Found] = []
+    read: list[Found] = []
     for split, example in progress(examples, "reads", unit="examples"):
         if split or isinstance(example, UserError):
             yield split, example
         else:
-            undivided.append(example)
-    undivided.sort(key=_place)
+            read.append(example)
+    order = sorted(range(len(read)), key=lambda place: _place(read[place]))
+    undivided = [read[place] for place in order]
     sounds = [sound for each in undivided if (sound := sound_of(each)) is not None]
     split_of = _by_speaker(sounds, options, warn if is_said else _unsaid, remedy, most)
     if split_of is not None and not _all_are_learned(undivided, split_of):
@@ -95,6 +96,13 @@ def divide(
             for example in undivided:
                 if split == split_of.get(_speaker(example), "train"):
                     yield split, example
+        return
+    if undivided and isinstance(undivided[0], Pair):
+        # They stay in the order of their files, in which `segue doctor` sees whether lines were moved.
+        split_at = [""] * len(read)
+        for place, (split, _) in zip(order, _divided(undivided, options, "", is_said=is_said), strict=True):
+            split_at[place] = split
+        yield from zip(split_at, read, strict=True)
         return
     of_class: dict[str, list[Found]] = {}
     for example in undivided:
