@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from segue.errors import UserError
@@ -66,6 +67,12 @@ def say_replaced(paths: Sequence[Path], say: Callable[[str], None]) -> None:
     if replaced:
         more = f", and {len(replaced) - 1:,} more" if replaced[1:] else ""
         say(f"{replaced[0]}: is replaced{more}")
+
+
+def free(folder: Path) -> Path:
+    """A path next to `folder` that does not exist yet: runs/digits_2."""
+    named = (folder.with_name(f"{folder.resolve().name}_{number}") for number in count(2))
+    return next(path for path in named if not path.exists())
 
 
 def check_folder(option: str, path: Path) -> None:

@@ -11,12 +11,13 @@ from torch import nn
 
 from segue import progress, recipe, tasks
 from segue.data import manifests
+from segue.engine.distributed import parts
 from segue.engine.distributed.parallel import World
 from segue.engine.state import start
 from segue.engine.state.adapter import ADAPTER
 from segue.engine.state.checkpoint import WEIGHTS, checksum_of, write_tensors, write_text
 from segue.engine.state.start import Inherited
-from segue.errors import UserError, warn
+from segue.errors import UserError, count_of, warn
 from segue.files import LOCK, PARTIAL, fcntl
 from segue.layers import lora
 
@@ -126,6 +127,7 @@ def begin(
         _refuse_frozen(model, found, section.start)
         if world.is_first and is_reported:
             _report(found, rows, section, run)
+            _say_statistics(model)
 
     return give
 
@@ -143,8 +145,8 @@ def _refuse_frozen(model: nn.Module, found: Sequence[Inherited], section: start.
     named = f"{', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}: not as in the base, and have to be trained"
     if section.adapter is None:
         raise UserError(f"start.freeze: {named}")
-    parts = json.dumps(list(dict.fromkeys(name.partition(".")[0] for name in names)))
-    raise UserError(f"start.adapter: {named}: start.adapter.learn='{parts}'")
+    learned = json.dumps(list(dict.fromkeys(name.partition(".")[0] for name in names)))
+    raise UserError(f"start.adapter: {named}: start.adapter.learn='{learned}'")
 
 
 def _report(found: Sequence[Inherited], rows: Mapping[str, start.Rows], section: Any, run: Path) -> None:
@@ -166,6 +168,17 @@ def _report(found: Sequence[Inherited], rows: Mapping[str, start.Rows], section:
         num_drawn = sum(not row for row in rows[resized.name])
         if num_drawn > len(rows[resized.name]) / 2:
             warn(f"start.model: the base knows few of these tokens or classes; {resized.name}: {num_drawn} drawn")
+
+
+def _say_statistics(model: nn.Module) -> None:
+    """Says what becomes of the base's statistics in BatchNorm layers."""
+    count, num_learning = len(parts.batch_norms(model)), len(parts.learning_batch_norms(model))
+    if not count:
+        return
+    said = f"{num_learning} estimated anew, {count - num_learning} kept as in the base"
+    if num_learning in (0, count):
+        said = "estimated anew" if num_learning else "kept as in the base"
+    progress.say(f"statistics of {count_of(count, 'BatchNorm layer')}: {said}")
 
 
 def _base(section: Any, module: ModuleType) -> tuple[Path, Any]:

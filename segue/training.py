@@ -2,11 +2,12 @@
 
 import math
 import os
+import re
+import shlex
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Self
@@ -15,7 +16,7 @@ from segue import progress, recipe, tasks
 from segue.data import automatic, manifests
 from segue.data.mixture import Mixture
 from segue.errors import UserError, missing_extra, warn
-from segue.files import LOCK, PARTIAL, check_folder, fcntl
+from segue.files import LOCK, PARTIAL, check_folder, fcntl, free
 
 try:
     import torch
@@ -37,6 +38,7 @@ except ModuleNotFoundError as error:
         raise missing_extra(error.name, "train") from None
     raise
 
+_MOST_CHANGES = 4  # in a command that is proposed
 _STEP_COUNTS = ("steps", "evaluate_every", "save_every")  # of the engine
 RANKS = ".ranks"
 RECIPE = "recipe.toml"
@@ -409,12 +411,22 @@ def _refuse_another(run: Path, section: Any) -> None:
         changed = [line for line in recipe.differences(before, after) if not line.startswith(ignored)]
     if changed:
         listed = "\n".join(f"  {line}" for line in changed)
-        better = f", and with --from {run} it begins with the weights of this one" if (run / "model").is_dir() else ""
+        new = free(run)
+        better = ""
+        if (run / "model").is_dir():
+            better = f"; with the weights of this one: {_from(run, new, changed)}"
         raise UserError(
             f"{run}: belongs to another recipe. It differs in\n{listed}\n"
-            f"{_progress(run)}; what a run learns cannot change once it has begun. --out {_free(run)} begins a new "
-            f"one{better}"
+            f"{_progress(run)}; what a run learns cannot change once it has begun. --out {new} begins a new one{better}"
         )
+
+
+def _from(run: Path, new: Path, changed: Sequence[str]) -> str:
+    """The command that trains a changed recipe from the model of a run."""
+    pairs = [line.replace(": ", " -> ", 1).split(" -> ") for line in changed]
+    words = [f"{key}={value}" for key, *_, value in pairs if re.fullmatch(r"[a-z_.]+", key) and value != "(none)"]
+    recipe_of, changes = (run / RECIPE, words) if len(words) == len(changed) <= _MOST_CHANGES else ("RECIPE", [])
+    return shlex.join(["segue", "train", str(recipe_of), "--from", str(run), "--out", str(new), *changes])
 
 
 def _progress(run: Path) -> str:
@@ -422,8 +434,3 @@ def _progress(run: Path) -> str:
     step, _ = saved(run / "checkpoints")[0]
     planned = recipe.read(run / RECIPE).values.get("engine", {}).get("steps")
     return f"It is finished, at step {step}" if step == planned else f"It is at step {step} of {planned}"
-
-
-def _free(run: Path) -> Path:
-    """A directory next to `run` that does not exist yet."""
-    return next(path for number in count(2) if not (path := run.with_name(f"{run.resolve().name}_{number}")).exists())

@@ -298,7 +298,9 @@ def test_another_recipes_run_is_refused(segue: Segue, tiny_recipe: Path, trained
     differences = {line.strip() for line in differing}
     assert advice == (
         "It is finished, at step 120; what a run learns cannot change once it has begun. "
-        f"--out {trained}_2 begins a new one, and with --from {trained} it begins with the weights of this one"
+        f"--out {trained}_2 begins a new one; with the weights of this one: segue train {trained}/recipe.toml "
+        f"--from {trained} --out {trained}_2 augmentation.joined_utterances=2 "
+        "augmentation.noise_probability=0.5 engine.steps=30"
     )
     assert differences == {
         "engine.steps: 120 -> 30",

@@ -96,7 +96,8 @@ def test_the_command_replays_a_divergence(recipe: Path, tmp_path: Path, capsys: 
     assert err == ""
     (tmp_path / "model").mkdir()
     assert main(["train", str(recipe), "--out", str(tmp_path), *overrides]) == 2
-    assert f"(in another --out; --from {tmp_path} begins with its best weights), or " in capsys.readouterr().err
+    again = f"segue train {tmp_path}/recipe.toml --from {tmp_path} --out {tmp_path}_2 optimizer.learning_rate="
+    assert f"(--out {tmp_path}_2; with its best weights: {again}" in capsys.readouterr().err
 
 
 def test_faulty_module_and_examples_are_named(recipe: Path, tmp_path: Path) -> None:

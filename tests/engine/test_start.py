@@ -106,7 +106,9 @@ def test_new_tokens_are_spelled_in_old_tokens(new: str, old: str) -> None:
         assert all(found)
 
 
-def test_frozen_weights_do_not_change(tiny_recipe: Path, trained: Path, tmp_path: Path) -> None:
+def test_frozen_weights_do_not_change(
+    tiny_recipe: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     words = ["train", tiny_recipe, "--from", trained, "--out", run, 'start.freeze=["encoder.blocks.0", "*.bias"]']
     words += ["engine.steps=4", "engine.average_count=2", "engine.evaluate_every=2", "batch.micro_batches=2"]
@@ -118,6 +120,7 @@ def test_frozen_weights_do_not_change(tiny_recipe: Path, trained: Path, tmp_path
         is_frozen = name.startswith("encoder.blocks.0.") or name.endswith("bias")
         if is_frozen or tensor.ndim:  # of those that learn, counters of BatchNorm may be the same by chance
             assert torch.equal(tensor, before[name]) == is_frozen, name
+    assert "statistics of 4 BatchNorm layers: 3 estimated anew, 1 kept as in the base" in capsys.readouterr().err
     assert f"Begun with the weights of {trained / 'model'}" in (run / "model" / "README.md").read_text()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from segue import recipe
 from segue.engine import precision
 from segue.engine.distributed.materialize import blueprint, make_room
 from segue.engine.distributed.parallel import World, choose_device
@@ -19,6 +21,7 @@ from segue.engine.state.checkpoint import Tensors, write_whole
 from segue.engine.step import NotFiniteError, mixed, objective
 from segue.engine.task import Source, Task, Term
 from segue.errors import UserError, some_of
+from segue.files import free
 
 _SHOWN_IDS = 20
 _STEP, _DATA = "segue_step", "segue_data"
@@ -39,12 +42,17 @@ def keep(
     """
     path = run / f"replay_step_{step + 1:08d}.safetensors"
     write_whole(path, state["model"], world, {_STEP: json.dumps(step), _DATA: data})
-    best = f"; --from {run} begins with its best weights" if (run / "model").is_dir() else ""
+    new = free(run)
+    best = ""
+    if (run / "model").is_dir():
+        changed = recipe.read(run / "recipe.toml").values["optimizer"]["learning_rate"] / 3
+        words = ["segue", "train", str(run / "recipe.toml"), "--from", str(run), "--out", str(new)]
+        best = f"; with its best weights: {shlex.join(words)} optimizer.learning_rate={changed:.2g}"
     more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
     return world.told_once(
         UserError(
-            f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help (in another "
-            f"--out{best}), or one of these examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} "
+            f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help (--out {new}"
+            f"{best}), or one of these examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} "
             f"(segue train --replay {path} takes it again)"
         )
     )
