@@ -146,6 +146,7 @@ def greedily(letters: list[str]) -> Decoder:
 def segue_search(letters: list[str], language_model: Path | None, phrases: Path | None = None) -> Decoder:
     from segue.data.text import TextSection
     from segue.decoding.phrases import read
+    from segue.runtime.search_tuning import UNKNOWN
     from segue.runtime.speech_search import SpeechSearch, SpeechSearchSection
 
     base = SpeechSearch(SpeechSearchSection(), [letter.encode() for letter in letters], TextSection())
@@ -153,7 +154,8 @@ def segue_search(letters: list[str], language_model: Path | None, phrases: Path 
         base = base.with_language_model(language_model)
 
     def decode(settings: Settings, scores: Sequence[Scores]) -> list[str]:
-        changes = {"beams": settings.beams, "weight": settings.weight, "word_bonus": settings.bonus}
+        changes: dict[str, float] = {"beams": settings.beams, "weight": settings.weight, "word_bonus": settings.bonus}
+        changes["unknown_word_score"] = UNKNOWN[0] * settings.weight  # as `segue tune` does
         search = base.with_section(base.section.model_copy(update=changes))
         if phrases is not None:
             search = search.with_phrases(read(phrases))

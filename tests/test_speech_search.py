@@ -109,6 +109,25 @@ def test_words_of_pieces_are_the_same_words(tmp_path: Path) -> None:
         assert total + knowledge.finish(state) == pytest.approx(log(0.3) + log(0.2) + log(0.1) + 1.0, abs=1e-5)
 
 
+def test_beginnings_count_as_the_likeliest_word(tmp_path: Path) -> None:
+    """After the words before them, by brute force."""
+    model = NGram(arpa(tmp_path / "words.arpa", bigrams={"the cat": 0.5, "cat sat": 0.4, "<s> the": 0.6}))
+    pieces = [bytes([letter]) for letter in b" abcdefghijklmnopqrstuvwxyz"]
+    knowledge = WordKnowledge(model, pieces, weight=1.0, word_bonus=0.5, unknown_score=-9.0)
+    for before in ("", "the ", "cat ", "the cat ", "dog the "):
+        for beginning in ("t", "c", "ca", "s", "sa", "o", "x"):
+            state = knowledge.start
+            for letter in before:
+                state, _ = knowledge.extend(state, pieces.index(letter.encode()))
+            context, total = state[0], 0.0
+            for letter in beginning:
+                state, gain = knowledge.extend(state, pieces.index(letter.encode()))
+                total += gain
+            found = [model.score(context, word)[0] for word in model.words if word.startswith(beginning)]
+            likeliest = max([-9.0, *(each for each in found if each is not None)])
+            assert total == pytest.approx(0.5 + likeliest), (before, beginning)
+
+
 def test_phrases_are_preferred_but_not_elsewhere() -> None:
     scores = spoken("ask lotty or lotta", {7: ("i", 0.05), 8: ("e", 0.04)})
     search = searching().with_phrases(["Lottie"])

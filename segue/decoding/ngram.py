@@ -7,6 +7,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from io import TextIOWrapper
 from math import inf, log
 from pathlib import Path
@@ -67,6 +68,16 @@ class NGram:
             return None, () if self.unknown is None or self.order == 1 else (self.unknown,)
         return self._score(context, number), self._after(context, number)
 
+    def following(self, context: Context) -> Iterator[tuple[str, float]]:
+        """The words of the n-grams that begin with a context, and their log-probabilities in nats after it."""
+        for number in self._following.get(context, ()):
+            if (word := self._names[number]) not in (BEGIN, END, UNKNOWN):
+                yield word, self._probabilities[*context, number]
+
+    def shortened(self, context: Context) -> tuple[float, Context]:
+        """What other words after a context lose, in nats (negative), and the context that counts for them."""
+        return self._backoffs.get(context, 0.0), context[1:]
+
     def end(self, context: Context) -> float:
         """The log-probability in nats of the end of the text after a context; 0 if the model has no end."""
         return 0.0 if self._end is None else self._score(context, self._end)
@@ -82,6 +93,18 @@ class NGram:
             found.append(total + self.end(context))
         return found
 
+    @cached_property
+    def _following(self) -> dict[Context, list[int]]:
+        found: dict[Context, list[int]] = {}
+        for *context, number in self._probabilities:
+            if context:
+                found.setdefault(tuple(context), []).append(number)
+        return found
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self._numbers)
+
     def _score(self, context: Context, number: int) -> float:
         total = 0.0
         while True:
@@ -90,8 +113,8 @@ class NGram:
                 return total + found
             if not context:
                 return -inf
-            total += self._backoffs.get(context, 0.0)
-            context = context[1:]
+            more, context = self.shortened(context)
+            total += more
 
     def _after(self, context: Context, number: int) -> Context:
         """The longest end of the text that the model has seen: words before it cannot change a score."""

@@ -1,16 +1,20 @@
 """How does a language model of words take part in a search over tokens? As `Knowledge` (`decoding/prefix_beam.py`).
 
-A word counts when it ends. Until then it counts as the likeliest word that begins like it (as in Collobert et al. 2016,
-arXiv:1609.03193), or as an unknown word if there is none: so a beam compares beginnings of words with whole ones. No
-word counts less than an unknown one.
+A word counts when it ends. Until then it counts as the likeliest word that begins like it, after the words before it
+(as in Collobert et al. 2016, arXiv:1609.03193, but there without these), or as an unknown word if there is none: so a
+beam compares beginnings of words with whole ones. No word counts less than an unknown one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from math import inf
 from typing import Any
 
 from segue.decoding.ngram import Context, NGram
 from segue.decoding.prefix_beam import Knowledge
+
+CONTEXTS = 10_000
+"""Contexts whose words are kept by their beginnings."""
 
 State = tuple[Context, bytes, float]
 """The words before, the word that has begun, and by how much that raised the score."""
@@ -26,15 +30,10 @@ class WordKnowledge:
         unknown word is in nats and not weighted."""
         self.model, self._pieces = model, pieces
         self._weight, self._bonus, self._unknown = weight, word_bonus, unknown_score
-        self._begins: dict[bytes, float] = {}
-        for word, probability in model.words.items():
-            text = word.encode()
-            for size in range(1, len(text) + 1):
-                if probability > self._begins.get(text[:size], -inf):
-                    self._begins[text[:size]] = probability
+        self._begins = _beginnings(model.words.items())
+        self._begins_after = lru_cache(CONTEXTS)(lambda context: _beginnings(model.following(context)))
         self.start: State = (model.start, b"", 0.0)
-        # Inside a word a further letter gains nothing; its first one gains the bonus, less what the word itself costs.
-        within = max(0.0, word_bonus + max(unknown_score, weight * max(model.words.values(), default=0.0)))
+        within = max(0.0, word_bonus)  # inside a word a further letter gains nothing; its first one gains the bonus
         self.most = [inf if b" " in piece else within for piece in pieces]
 
     def extend(self, state: State, token: int) -> tuple[State, float]:
@@ -54,7 +53,7 @@ class WordKnowledge:
             word += piece
         ahead = 0.0
         if word:
-            known = self._begins.get(word)
+            known = self._likeliest(context, word)
             ahead = self._bonus + (self._unknown if known is None else max(self._unknown, self._weight * known))
         return (context, word, ahead), gain + ahead
 
@@ -67,10 +66,36 @@ class WordKnowledge:
             gain += more
         return gain + self._weight * self.model.end(context)
 
+    def _likeliest(self, context: Context, beginning: bytes) -> float | None:
+        """The log-probability after a context of the likeliest word that begins so; None if there is no such word.
+
+        It may be more: a word that was seen after the context counts there and, if it is likelier so, without it.
+        """
+        alone = self._begins.get(beginning)
+        if alone is None:
+            return None
+        found, less = -inf, 0.0
+        while context:
+            found = max(found, less + self._begins_after(context).get(beginning, -inf))
+            more, context = self.model.shortened(context)
+            less += more
+        return max(found, less + alone)
+
     def _ended(self, context: Context, word: bytes) -> tuple[Context, float]:
         probability, after = self.model.score(context, word.decode(errors="replace"))
         known = self._unknown if probability is None else max(self._unknown, self._weight * probability)
         return after, self._bonus + known
+
+
+def _beginnings(words: Iterable[tuple[str, float]]) -> dict[bytes, float]:
+    """The log-probability of the likeliest word for each beginning of a word."""
+    found: dict[bytes, float] = {}
+    for word, probability in words:
+        text = word.encode()
+        for size in range(1, len(text) + 1):
+            if probability > found.get(text[:size], -inf):
+                found[text[:size]] = probability
+    return found
 
 
 class Together:
