@@ -13,7 +13,7 @@ from typing import Any
 from segue.decoding.ngram import Context, NGram
 from segue.decoding.prefix_beam import Knowledge
 
-CONTEXTS = 10_000
+CONTEXTS = 1000
 """Contexts whose words are kept by their beginnings."""
 
 State = tuple[Context, bytes, float]
