@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.cli import main
-from segue.data.plain import plain, with_other_numbers
+from segue.data.plain import digits_of, plain, with_other_numbers
 from segue.errors import UserError
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of
@@ -226,9 +226,11 @@ def test_numbers_are_read_as_they_were_said(spoken: str, text: str) -> None:
 
 
 def test_numbers_that_num2words_cannot_read_stay() -> None:
-    """It has no years in Vietnamese, and ends at some length in others."""
+    """It has no years in Vietnamese, ends at some length in others, and fails at 2100 in Amharic."""
     assert plain("Năm 1984", "vi") != "năm 1984"
     assert plain("1" * 15, "kn") == "1" * 15
+    assert plain("2100", "am") == "2100"
+    assert digits_of(["አሥር"], "am") == "10"
 
 
 def test_numbers_are_read_in_the_model_s_language() -> None:

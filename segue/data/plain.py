@@ -158,9 +158,9 @@ def _words(number: int, language: str, kind: str) -> str:
     convert: Any = num2words.num2words
     try:
         return str(convert(number, lang=language, to=kind))
-    except (AttributeError, NotImplementedError, OverflowError) as error:
+    except (AttributeError, NotImplementedError, OverflowError, TypeError) as error:
         if kind != "cardinal":
             return _words(number, language, "cardinal")
         if isinstance(error, NotImplementedError):
             raise UserError(f"language: num2words cannot read numbers in {language!r}") from None
-        return str(number)  # larger than it can read
+        return str(number)  # it cannot read this one
