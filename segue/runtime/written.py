@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
+from itertools import takewhile
 from typing import NamedTuple, Protocol
 
 from segue.data.plain import digits_of, has_unread, number_words, plain
@@ -27,6 +28,7 @@ LONGEST_NUMBER = 8
 LARGEST_CHANGE = 0.3
 """If more of the words are others, the model did not rewrite, but invent: the words stay as they are."""
 
+_SCALES = ("thousand", "million", "billion")
 _SIGNS = re.compile(r"(?<=\w)[.,;:!?]+$")
 _TOKEN = re.compile(r"\S+(?: %(?!\S))?")
 
@@ -142,7 +144,10 @@ def _stands(
     parts = set[int]()
     for own in written:
         beside = {own.start - 1, own.stop} & set(range(len(said))) - as_digits
-        if any(said[near] in number_words(language) for near in beside):
+        is_part = any(said[near] in number_words(language) for near in beside)
+        is_part |= own.start - 2 not in as_digits and _goes_on(said, own.start - 1, language)
+        is_part |= own.stop + 1 not in as_digits and _goes_on(said, own.stop, language)
+        if is_part:
             parts.update(own)
     for start, number in numbers.items():
         whole = set(range(start, number.end))
@@ -214,7 +219,7 @@ class _Number(NamedTuple):
     """The place after its last word."""
     digits: str
     is_whole: bool
-    """Whether no other number is beside it, of which it may be a part."""
+    """Whether no other number is beside it, so that both may be parts of one."""
 
 
 def _numbers(said: Sequence[str], language: str) -> Iterator[tuple[int, _Number]]:
@@ -224,11 +229,26 @@ def _numbers(said: Sequence[str], language: str) -> Iterator[tuple[int, _Number]
         for end in range(min(len(said), place + LONGEST_NUMBER), place, -1):
             if digits := digits_of(said[place:end], language):
                 beside = [*said[max(0, place - 1) : place], *said[end : end + 1]]
-                yield place, _Number(end, digits, not number_words(language).intersection(beside))
+                is_part = any(_goes_on(said, near, language) for near in (place - 1, end))
+                yield place, _Number(end, digits, not is_part and not number_words(language).intersection(beside))
                 place = end
                 break
         else:
             place += 1
+
+
+def _goes_on(said: Sequence[str], place: int, language: str) -> bool:
+    """Whether an English number goes on after the "and" or "point" at a place: "a hundred and twenty", "nine point
+    twenty five", but not "fifty thousand and sixty thousand"."""
+    if not language.startswith("en") or not 0 < place < len(said) - 1 or said[place] not in ("and", "point"):
+        return False
+    before, words = said[place - 1], number_words(language)
+    more = list(takewhile(words.__contains__, said[place + 1 :]))
+    if said[place] == "point":
+        return before in words and bool(more)
+    if before == "hundred":
+        return bool(more) or digits_of(said[place + 1 : place + 2], language) is not None  # tenth
+    return before in _SCALES and bool(more) and not set(_SCALES[_SCALES.index(before) :]).intersection(more)
 
 
 def _reading(token: str, said: str, language: str) -> list[str]:
