@@ -128,6 +128,18 @@ def test_beginnings_count_as_the_likeliest_word(tmp_path: Path) -> None:
             assert total == pytest.approx(0.5 + likeliest), (before, beginning)
 
 
+def test_no_token_gains_more_than_its_bound(tmp_path: Path) -> None:
+    """Nor where nearly all words were seen after a context, so that its back-off weight is above 0."""
+    path = tmp_path / "backoff.arpa"
+    path.write_text(
+        "\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n-99 <s> 1\n-1.3 </s>\n-0.05 a 0\n-1.3 b 0\n\n"
+        "\\2-grams:\n-1.3 <s> a\n\n\\end\\\n"
+    )
+    knowledge = WordKnowledge(NGram(path), [b" ", b"a", b"b"], weight=1.0, word_bonus=0.5, unknown_score=-9.0)
+    gains = [knowledge.extend(knowledge.start, token)[1] for token in (1, 2)]
+    assert all(gain <= most for gain, most in zip(gains, knowledge.most[1:], strict=True))
+
+
 def test_phrases_are_preferred_but_not_elsewhere() -> None:
     scores = spoken("ask lotty or lotta", {7: ("i", 0.05), 8: ("e", 0.04)})
     search = searching().with_phrases(["Lottie"])

@@ -69,7 +69,8 @@ class WordKnowledge:
     def _likeliest(self, context: Context, beginning: bytes) -> float | None:
         """The log-probability after a context of the likeliest word that begins so; None if there is no such word.
 
-        It may be more: a word that was seen after the context counts there and, if it is likelier so, without it.
+        It may be more, but not above 0: a word that was seen after the context counts there and, if it is likelier so,
+        without it.
         """
         alone = self._begins.get(beginning)
         if alone is None:
@@ -79,7 +80,7 @@ class WordKnowledge:
             found = max(found, less + self._begins_after(context).get(beginning, -inf))
             more, context = self.model.shortened(context)
             less += more
-        return max(found, less + alone)
+        return min(0.0, max(found, less + alone))  # back-off weights may be above 0
 
     def _ended(self, context: Context, word: bytes) -> tuple[Context, float]:
         probability, after = self.model.score(context, word.decode(errors="replace"))
