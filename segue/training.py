@@ -413,11 +413,13 @@ def _refuse_another(run: Path, section: Any) -> None:
         listed = "\n".join(f"  {line}" for line in changed)
         new = free(run)
         better = ""
-        if (run / "model").is_dir():
+        others = ("task", "start.model", *tasks.module(section.task).START.same)  # with these, its weights are no start
+        if (run / "model").is_dir() and not any(line.startswith(others) for line in changed):
             better = f"; with the weights of this one: {_from(run, new, changed)}"
         raise UserError(
             f"{run}: belongs to another recipe. It differs in\n{listed}\n"
-            f"{_progress(run)}; what a run learns cannot change once it has begun. --out {new} begins a new one{better}"
+            f"{_progress(run)}; what a run learns cannot change once it has begun. "
+            f"--out {shlex.quote(str(new))} begins a new one{better}"
         )
 
 

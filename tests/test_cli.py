@@ -310,10 +310,25 @@ def test_another_recipes_run_is_refused(segue: Segue, tiny_recipe: Path, trained
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("change", ["features.mel_bins=20", "start.model=base"])
+def test_no_useless_start_is_proposed(segue: Segue, tiny_recipe: Path, trained: Path, change: str) -> None:
+    """A model that reads other features is no base, and there is only one base."""
+    base = trained if change.startswith("start.") else ""
+    outcome = segue("train", tiny_recipe, "--out", trained, change.replace("=base", f"={base}"))
+    assert f"  {change.partition('=')[0]}: " in outcome.err
+    assert outcome.err.endswith(f"--out {trained}_2 begins a new one\n")
+
+
+def test_another_tasks_run_is_refused(segue: Segue, reversal_recipe: Path, trained: Path) -> None:
+    outcome = segue("train", reversal_recipe, "--out", trained)
+    assert "  task: speech_recognition -> translation\n" in outcome.err
+    assert outcome.err.endswith(f"--out {trained}_2 begins a new one\n")
+
+
 def test_a_run_without_a_model_is_no_base(segue: Segue, tiny_recipe: Path, trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+    run = shutil.copytree(trained, tmp_path / "my run")
     shutil.rmtree(run / "model")
-    assert segue("train", tiny_recipe, "--out", run).err.endswith(f"--out {run}_2 begins a new one\n")
+    assert segue("train", tiny_recipe, "--out", run).err.endswith(f"--out '{run}_2' begins a new one\n")
 
 
 def test_two_trainings_never_share_a_run_directory(segue: Segue, tiny_recipe: Path, tmp_path: Path) -> None:

@@ -78,14 +78,15 @@ def test_a_replay_repeats_the_logged_step(
 
 def test_the_command_replays_a_divergence(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It shows losses, ids and the module where it began."""
+    run = tmp_path / "a run"
     overrides = ("optimizer.learning_rate=1e30", "batch.tokens=40", "engine.clip_norm=1.0")
-    assert main(["train", str(recipe), "--out", str(tmp_path), *overrides]) == 2
+    assert main(["train", str(recipe), "--out", str(run), *overrides]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    file = tmp_path / "replay_step_00000002.safetensors"
+    file = run / "replay_step_00000002.safetensors"
     assert said.startswith(
         "segue: step 2: the loss is nan; a lower optimizer.learning_rate or engine.clip_norm may help"
     )
-    assert said.endswith(f"(segue train --replay {file} takes it again)")
+    assert said.endswith(f"(segue train --replay '{file}' takes it again)")
     assert main(["train", "--replay", str(file)]) == 0
     out, err = capsys.readouterr()
     first, module, *examples = out.splitlines()
@@ -94,10 +95,10 @@ def test_the_command_replays_a_divergence(recipe: Path, tmp_path: Path, capsys: 
     assert module == "  first output that is not finite: encoder.0.attention_norm"  # 1e30, squared
     assert examples == [f"  {each} alone: loss nan" for each in ids]
     assert err == ""
-    (tmp_path / "model").mkdir()
-    assert main(["train", str(recipe), "--out", str(tmp_path), *overrides]) == 2
-    again = f"segue train {tmp_path}/recipe.toml --from {tmp_path} --out {tmp_path}_2 optimizer.learning_rate="
-    assert f"(--out {tmp_path}_2; with its best weights: {again}" in capsys.readouterr().err
+    (run / "model").mkdir()
+    assert main(["train", str(recipe), "--out", str(run), *overrides]) == 2
+    again = f"segue train '{run}/recipe.toml' --from '{run}' --out '{run}_2' optimizer.learning_rate="
+    assert f"(--out '{run}_2'; with its best weights: {again}" in capsys.readouterr().err
 
 
 def test_faulty_module_and_examples_are_named(recipe: Path, tmp_path: Path) -> None:

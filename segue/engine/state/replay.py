@@ -51,9 +51,9 @@ def keep(
     more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
     return world.told_once(
         UserError(
-            f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help (--out {new}"
-            f"{best}), or one of these examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more} "
-            f"(segue train --replay {path} takes it again)"
+            f"step {step + 1}: {problem}; a lower optimizer.learning_rate or engine.clip_norm may help (--out "
+            f"{shlex.quote(str(new))}{best}), or one of these examples is at fault: {', '.join(ids[:_SHOWN_IDS])}{more}"
+            f" ({shlex.join(['segue', 'train', '--replay', str(path)])} takes it again)"
         )
     )
 
