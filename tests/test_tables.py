@@ -166,6 +166,12 @@ def test_folders_of_another_machine_are_said_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("folder", ["C:/Users/Ann", "\\\\server\\sound", "//server/sound"])
+def test_other_folders_are_said_as_written(tmp_path: Path, folder: str) -> None:
+    said = refused(table(tmp_path, f"path,text\n{folder}/a.wav,one\n"))
+    assert said.startswith(f"{tmp_path}/x.csv:2: path: no folder {folder} here; ")
+
+
 def test_a_folder_of_recordings_wants_a_table(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     assert refused(tmp_path).endswith("with a first line path,text and a line for each recording: a.wav,WHAT IS SAID")

@@ -320,7 +320,7 @@ def _utterance_reader(header: _Header, options: Options, text: str | None, usual
         places = [header.table.parent / each / path for path in paths for each in ("", "clips")]
         file = next((place for place in places if is_file(place)), None)
         if file is None and PureWindowsPath(name).is_absolute():
-            folder = PureWindowsPath(name).parent
+            folder = name[: max(name.rfind("/"), name.rfind("\\"))]
             return UserError(
                 f"{origin}: {header.names[audio_column]}: no folder {folder} here; remove it from the paths, which are "
                 "relative to the table"
