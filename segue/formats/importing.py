@@ -15,6 +15,8 @@ def import_model(source: Path, out: Path, nemo_version: str | None = None, base:
     and writes nothing, if `source` is not a model that can be imported as it is, or `out` exists.
     """
     imported.check_out(out)
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder; Segue imports models that are on this machine")
     is_adapter = (source / peft.CONFIG).is_file()
     if is_adapter != (base is not None):
         wanted = f"segue import {source} {out} --base MODEL, the model that it belongs to, imported"
@@ -40,8 +42,6 @@ def import_model(source: Path, out: Path, nemo_version: str | None = None, base:
                 f"{source / import_marian.CONFIG}: model_type: {shown(kind)} cannot be imported, only {wanted}"
             )
         found = (import_language if kind in import_language.KINDS else import_marian).read(source)
-    elif source.is_file():
-        found = import_nemo.read(source, nemo_version)
     else:
-        raise UserError(f"{source}: no such file or folder; Segue imports models that are on this machine")
+        found = import_nemo.read(source, nemo_version)
     imported.write(found, source, out)

@@ -136,6 +136,8 @@ def test_an_adapter_needs_its_base(
     assert "PEFT's adapters are known for translators" in capsys.readouterr().err
     assert main(["import", str(base_hf), str(out), "--base", str(base)]) == 2
     assert f"--base: {base_hf} is no adapter of PEFT's" in capsys.readouterr().err
+    assert main(["import", str(tmp_path / "none"), str(out), "--base", str(base)]) == 2
+    assert f"{tmp_path / 'none'}: no such file or folder" in capsys.readouterr().err
 
 
 def test_a_trained_output_layer_is_refused(
