@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -460,10 +461,11 @@ def test_speakers_are_written_where_they_are_known() -> None:
 
 
 @pytest.mark.parametrize("num_samples", [1, 39, 40, 8000, 30 * RATE])
-def test_silence_gives_no_words(model_folder: Path, num_samples: int) -> None:
+def test_silence_gives_no_words(model_folder: Path, num_samples: int, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write(model_folder / "x.wav", np.zeros(num_samples), RATE)
     transcript = load(model_folder, "cpu").transcribe(model_folder / "x.wav")
     assert (transcript.text, transcript.words, transcript.duration) == ("", [], num_samples / RATE)
+    assert re.search(r"x\.wav: (nothing was recognized|no speech found)", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("num_samples", [1, 39, 40, 200, 8000, 30 * RATE])

@@ -391,4 +391,6 @@ class _Hearing:
         duration = self._counted.num_samples / self._model.metadata.sample_rate_hz
         found = joined([*done, *(self._model.words_of(part) for part in self.parts[len(done) :])])
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
+        if self.parts and not found:
+            warn(f"{self._name or 'samples'}: nothing was recognized: there is no speech that the model knows")
         return Transcript(self._name, duration, text_of(found), found)
