@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -158,8 +158,19 @@ def schema(recipe_type: type[Section]) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **described}
 
 
-def differences(a: Section, b: Section) -> list[str]:
-    """The differences between two recipes, one line each: `engine.steps: 100 -> 200`."""
+class Difference(NamedTuple):
+    """A key that differs between two recipes, and its values in TOML; an absent one is "(none)"."""
+
+    key: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before} -> {self.after}"
+
+
+def differences(a: Section, b: Section) -> list[Difference]:
+    """The differences between two recipes, which print as `engine.steps: 100 -> 200`."""
     return list(_differences((), a, b))
 
 
@@ -179,7 +190,7 @@ def _settled(table: Key, section: R, before: R, left_open: tuple[str, ...]) -> R
     return section.model_copy(update=changes)
 
 
-def _differences(key: Key, a: Any, b: Any) -> Iterator[str]:
+def _differences(key: Key, a: Any, b: Any) -> Iterator[Difference]:
     if isinstance(a, Section) and type(a) is type(b):
         for name in type(a).model_fields:
             yield from _differences((*key, name), getattr(a, name), getattr(b, name))
@@ -187,7 +198,8 @@ def _differences(key: Key, a: Any, b: Any) -> Iterator[str]:
         for index, (item_a, item_b) in enumerate(zip(a, b, strict=True)):
             yield from _differences((*key, str(index)), item_a, item_b)
     elif not _is_same(a, b):
-        yield f"{'.'.join(key)}: {' -> '.join('(none)' if value is None else _toml(value) for value in (a, b))}"
+        before, after = ("(none)" if value is None else _toml(value) for value in (a, b))
+        yield Difference(".".join(key), before, after)
 
 
 def _leaves(key: Key, value: Any) -> Iterator[tuple[str, Any]]:

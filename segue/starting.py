@@ -71,8 +71,8 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
     inheritance = module.START
     for key in inheritance.same:
         changed = recipe.differences(getattr(base, key), getattr(section, key))
-        if changed:  # a line without a key: one of the two recipes has no such table
-            before = ", ".join(f"{key}.{line}" if not line.startswith(":") else key for line in changed)
+        if changed:  # without a key: one of the two recipes has no such table
+            before = ", ".join(f"{key}.{each}" if each.key else key for each in changed)
             own = " (--from without RECIPE takes its recipe)" if base.task == section.task else ""
             raise UserError(
                 f"start.model: {folder} reads other input than this recipe ({before}); set the recipe's {key} to the "
@@ -92,9 +92,9 @@ def adopted(section: Any, module: ModuleType, run: Path) -> Any:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, run / name)
     with_base = section.model_copy(update=update)
-    for line in recipe.differences(section, with_base):
-        if not line.startswith(("start.story", "start.checksum")):
-            progress.say(f"{line} (the base's)")
+    for each in recipe.differences(section, with_base):
+        if each.key not in ("start.story", "start.checksum"):
+            progress.say(f"{each} (the base's)")
     return with_base
 
 

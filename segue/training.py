@@ -304,8 +304,8 @@ def _with_steps(section: Any, source: Any) -> Any:
 
 def _say_what_was_open(asked: Any, section: Any) -> None:
     """Prints each key that was chosen from the data."""
-    for line in recipe.differences(asked, section):
-        progress.say(line)
+    for each in recipe.differences(asked, section):
+        progress.say(str(each))
 
 
 _STAYS_OPEN = ("engine.device",)  # "auto" is resolved on each machine
@@ -402,19 +402,19 @@ def _refuse_another(run: Path, section: Any) -> None:
     draft = recipe.read(run / RECIPE)
     task = draft.values.get("task")
     if task != section.task:  # nothing else could be compared
-        changed = [f"task: {task} -> {section.task}"]
+        changed = [recipe.Difference("task", str(task), section.task)]
     else:
         before = recipe.validate(draft, type(section))
         after = recipe.settled(section, before, _STAYS_OPEN)
         waiting = [name for name in _STEP_COUNTS if settings.epochs(getattr(after.engine, name))]
-        ignored = (*_MAY_CHANGE, *(f"engine.{name}: " for name in waiting))
-        changed = [line for line in recipe.differences(before, after) if not line.startswith(ignored)]
+        ignored = (*_MAY_CHANGE, *(f"engine.{name}" for name in waiting))
+        changed = [each for each in recipe.differences(before, after) if not each.key.startswith(ignored)]
     if changed:
-        listed = "\n".join(f"  {line}" for line in changed)
+        listed = "\n".join(f"  {each}" for each in changed)
         new = free(run)
         better = ""
         others = ("task", "start.model", *tasks.module(section.task).START.same)  # with these, its weights are no start
-        if (run / "model").is_dir() and not any(line.startswith(others) for line in changed):
+        if (run / "model").is_dir() and not any(each.key.startswith(others) for each in changed):
             better = f"; with the weights of this one: {_from(run, new, changed)}"
         raise UserError(
             f"{run}: belongs to another recipe. It differs in\n{listed}\n"
@@ -423,10 +423,9 @@ def _refuse_another(run: Path, section: Any) -> None:
         )
 
 
-def _from(run: Path, new: Path, changed: Sequence[str]) -> str:
+def _from(run: Path, new: Path, changed: Sequence[recipe.Difference]) -> str:
     """The command that trains a changed recipe from the model of a run."""
-    pairs = [line.replace(": ", " -> ", 1).split(" -> ") for line in changed]
-    words = [f"{key}={value}" for key, *_, value in pairs if re.fullmatch(r"[a-z_.]+", key) and value != "(none)"]
+    words = [f"{key}={after}" for key, _, after in changed if re.fullmatch(r"[a-z_.]+", key) and after != "(none)"]
     recipe_of, changes = (run / RECIPE, words) if len(words) == len(changed) <= _MOST_CHANGES else ("RECIPE", [])
     return shlex.join(["segue", "train", str(recipe_of), "--from", str(run), "--out", str(new), *changes])
 

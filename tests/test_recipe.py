@@ -479,7 +479,7 @@ def test_differences_name_the_key_and_both_values() -> None:
         model=Model(kind="jasper", blocks=(Pool(kind="pool", by=(1, 3)),)),
         engine=Engine(steps=200, clip=1.0),
     )
-    assert differences(a, b) == [
+    assert list(map(str, differences(a, b))) == [
         'optimizer: { kind = "adamw" } -> { kind = "novograd", learning_rate = 1.0 }',
         "model.blocks.0.by.1: 2 -> 3",
         "engine.steps: 100 -> 200",

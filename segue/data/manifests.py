@@ -61,7 +61,7 @@ def resolved(data: S) -> S:
     return data.model_copy(update={"dev": tuple(found[:1]) or "held_out"})
 
 
-def splits(kind: type[E], data: ManifestsSection, *, has_base: bool = False) -> Splits:
+def splits(kind: type[E], data: ManifestsSection) -> Splits:
     """The training and development examples. Raises a UserError for missing or unusable manifests.
 
     Warnings about held-out examples are given only here, at the start of a training.
@@ -77,9 +77,7 @@ def splits(kind: type[E], data: ManifestsSection, *, has_base: bool = False) -> 
     if len(chosen) < FEW_DEV:
         warn(
             f"held out for development: {len(chosen)} of {count_of(len(train), 'example')}; "
-            "so few choose the best model by luck; more data help"
-            + ", or a model to start from (--from MODEL)"
-            * (not has_base)
+            "so few choose the best model by luck; more data help, and a training with --from MODEL needs fewer"
         )
     return Splits(train.part(rest), train.part(chosen))
 

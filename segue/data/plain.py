@@ -3,8 +3,6 @@
 import random
 import re
 import unicodedata
-from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from segue.errors import UserError, missing_extra
@@ -44,41 +42,6 @@ def has_unread(text: str, language: str = "en") -> bool:
     return has_sign or _DASHED.search(text) is not None
 
 
-def digits_of(words: Sequence[str], language: str = "en") -> str | None:
-    """The number from ten on that is read as these words: "nineteen eighty four" -> "1984"; None if there is none.
-
-    It is below ten thousand, or so many thousands, or an English ordinal below a thousand. Raises a UserError as
-    `plain` does.
-    """
-    return _readings(language).get(tuple(words))
-
-
-@cache
-def number_words(language: str = "en") -> frozenset[str]:
-    """The words of which numbers consist, but not those of ordinals. Raises a UserError as `plain` does."""
-    numbers = [word for number in (*range(10), 10**6, 10**9) for word in plain(str(number), language).split()]
-    readings = (reading for reading, digits in _readings(language).items() if digits[-1].isdigit())
-    return frozenset([*numbers, *(word for reading in readings for word in reading)]) - {"and"}
-
-
-@cache
-def _readings(language: str) -> dict[tuple[str, ...], str]:
-    """How numbers are read, in English with "and" and without, and their digits; of equal readings the first."""
-    is_english = language.startswith("en")
-    written = [str(number) for number in range(10, 10_000)]
-    if is_english:
-        written += [f"{number}{_ordinal(number)}" for number in range(10, 1000)]
-        written += [f"{number:,}" for number in range(1000, 10_000)]
-    written += [f"{number},000" if is_english else f"{number}000" for number in range(10, 1000)]
-    found = dict[tuple[str, ...], str]()
-    for digits in written:
-        reading = plain(digits, language).split()
-        found.setdefault(tuple(reading), digits)
-        if is_english:
-            found.setdefault(tuple(word for word in reading if word != "and"), digits)
-    return found
-
-
 def with_other_numbers(text: str, draw: random.Random) -> str:
     """The text with others of the same kind in place of its numbers: "In 1984, $3,500 at 12:30" -> "In 1907, $8,100 at
     4:52".
@@ -113,12 +76,12 @@ def _another(found: re.Match[str], draw: random.Random) -> str:
             least, most = (1000, 1099) if value < 1100 else (2100, 9999)
         other = draw.randint(-(-least // zeros), most // zeros) * zeros
     rest = "." + "".join(draw.choice("0123456789") for _ in found["rest"]) if found["rest"] is not None else ""
-    ordinal = _ordinal(other) if found["ordinal"] else ""
+    ordinal = ordinal_letters(other) if found["ordinal"] else ""
     whole = f"{other:,}" if "," in found["whole"] else str(other)
     return f"{found['money'] or ''}{whole}{rest}{ordinal}{found['percent'] or ''}"
 
 
-def _ordinal(number: int) -> str:
+def ordinal_letters(number: int) -> str:
     """The letters behind an ordinal number: st, nd, rd or th."""
     return "th" if number // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
 

@@ -75,7 +75,7 @@ class NGram:
                 yield word, self._probabilities[*context, number]
 
     def shortened(self, context: Context) -> tuple[float, Context]:
-        """What other words after a context lose, in nats (negative), and the context that counts for them."""
+        """What is added for other words after a context, in nats, and the context that counts for them."""
         return self._backoffs.get(context, 0.0), context[1:]
 
     def end(self, context: Context) -> float:

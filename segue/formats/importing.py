@@ -15,7 +15,7 @@ def import_model(source: Path, out: Path, nemo_version: str | None = None, base:
     and writes nothing, if `source` is not a model that can be imported as it is, or `out` exists.
     """
     imported.check_out(out)
-    if not source.exists():
+    if not (source.is_file() or source.is_dir()):
         raise UserError(f"{source}: no such file or folder; Segue imports models that are on this machine")
     is_adapter = (source / peft.CONFIG).is_file()
     if is_adapter != (base is not None):

@@ -383,14 +383,12 @@ class _Hearing:
 
     def transcript(self, done: Sequence[Sequence[Word]]) -> Transcript:
         """The transcript, after all batches; `done` are the words of the first parts, where they are known."""
-        if not self.parts:
-            warn(
-                f"{self._name or 'samples'}: no speech found, so nothing was recognized "
-                "(--voice-activity off recognizes all)"
-            )
         duration = self._counted.num_samples / self._model.metadata.sample_rate_hz
         found = joined([*done, *(self._model.words_of(part) for part in self.parts[len(done) :])])
         found = [word._replace(start=min(word.start, duration), end=min(word.end, duration)) for word in found]
-        if self.parts and not found:
-            warn(f"{self._name or 'samples'}: nothing was recognized: there is no speech that the model knows")
+        if not found:
+            why = "there is no speech that the model knows"
+            if not self.parts:
+                why = "no speech found (--voice-activity off recognizes all)"
+            warn(f"{self._name or 'samples'}: nothing was recognized: {why}")
         return Transcript(self._name, duration, text_of(found), found)

@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
-from itertools import takewhile
 from typing import NamedTuple, Protocol
 
-from segue.data.plain import digits_of, has_unread, number_words, plain
+from segue.data.plain import has_unread, plain
+from segue.data.spoken_numbers import Number, goes_on, number_words, numbers_in
 from segue.errors import count_of, warn
 from segue.runtime.recognizer import Transcript
 from segue.runtime.words import Word, text_of, turns
@@ -23,12 +23,9 @@ PAUSE_SECONDS = 0.3
 """They are divided at the longest of their pauses above this; models of written text do best with whole sentences."""
 BATCH = 16
 """Passages that are rewritten at once. With 32, an hour took 16 MB more (of 49), and no less time."""
-LONGEST_NUMBER = 8
-"""Most words of a number that is written in digits: nine thousand nine hundred and ninety nine has seven."""
 LARGEST_CHANGE = 0.3
 """If more of the words are others, the model did not rewrite, but invent: the words stay as they are."""
 
-_SCALES = ("thousand", "million", "billion")
 _SIGNS = re.compile(r"(?<=\w)[.,;:!?]+$")
 _TOKEN = re.compile(r"\S+(?: %(?!\S))?")
 
@@ -112,7 +109,7 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
     found, others = list[Word](), list[str]()
     place = num_kept = 0
     said = [_key(word.word) for word in words]
-    numbers = dict(_numbers(said, language)) if _has_digit(text) else {}
+    numbers = dict(numbers_in(said, language)) if _has_digit(text) else {}
     for token, own in _stands(text, said, numbers, language):
         if not _key(token):  # a dash between words
             if found and not others and not has_unread(token, language):
@@ -132,7 +129,7 @@ def aligned(words: Sequence[Word], text: str, language: str = "en") -> Aligned |
 
 
 def _stands(
-    text: str, said: Sequence[str], numbers: Mapping[int, "_Number"], language: str
+    text: str, said: Sequence[str], numbers: Mapping[int, Number], language: str
 ) -> Iterator[tuple[str, range]]:
     """The words of a written text, each with the places of the said words that it stands for; with none if it is read
     as others, or is a part of a number: "twenty five" is not "20 five", "two thousand and eight" not "2000 and eight".
@@ -145,8 +142,8 @@ def _stands(
     for own in written:
         beside = {own.start - 1, own.stop} & set(range(len(said))) - as_digits
         is_part = any(said[near] in number_words(language) for near in beside)
-        is_part |= own.start - 2 not in as_digits and _goes_on(said, own.start - 1, language)
-        is_part |= own.stop + 1 not in as_digits and _goes_on(said, own.stop, language)
+        is_part |= own.start - 2 not in as_digits and goes_on(said, own.start - 1, language)
+        is_part |= own.stop + 1 not in as_digits and goes_on(said, own.stop, language)
         if is_part:
             parts.update(own)
     for start, number in numbers.items():
@@ -175,7 +172,7 @@ def _keep(
     found: list[Word],
     words: Sequence[Word],
     own: range,
-    numbers: Mapping[int, "_Number"],
+    numbers: Mapping[int, Number],
     others: Sequence[str],
     language: str,
 ) -> int:
@@ -198,7 +195,7 @@ def _keep(
     return num_kept
 
 
-def _with_digits(words: Sequence[Word], own: range, numbers: Mapping[int, "_Number"]) -> tuple[list[Word], int]:
+def _with_digits(words: Sequence[Word], own: range, numbers: Mapping[int, Number]) -> tuple[list[Word], int]:
     """The words at some places, their numbers in digits, and how many numbers these are."""
     found, place, count = list[Word](), own.start, 0
     while place < own.stop:
@@ -210,45 +207,6 @@ def _with_digits(words: Sequence[Word], own: range, numbers: Mapping[int, "_Numb
             found.append(words[place])
             place += 1
     return found, count
-
-
-class _Number(NamedTuple):
-    """A number that was said."""
-
-    end: int
-    """The place after its last word."""
-    digits: str
-    is_whole: bool
-    """Whether no other number is beside it, so that both may be parts of one."""
-
-
-def _numbers(said: Sequence[str], language: str) -> Iterator[tuple[int, _Number]]:
-    """The places at which numbers begin, from left to right, each as long as it can be."""
-    place = 0
-    while place < len(said):
-        for end in range(min(len(said), place + LONGEST_NUMBER), place, -1):
-            if digits := digits_of(said[place:end], language):
-                beside = [*said[max(0, place - 1) : place], *said[end : end + 1]]
-                is_part = any(_goes_on(said, near, language) for near in (place - 1, end))
-                yield place, _Number(end, digits, not is_part and not number_words(language).intersection(beside))
-                place = end
-                break
-        else:
-            place += 1
-
-
-def _goes_on(said: Sequence[str], place: int, language: str) -> bool:
-    """Whether an English number goes on after the "and" or "point" at a place: "a hundred and twenty", "nine point
-    twenty five", but not "fifty thousand and sixty thousand"."""
-    if not language.startswith("en") or not 0 < place < len(said) - 1 or said[place] not in ("and", "point"):
-        return False
-    before, words = said[place - 1], number_words(language)
-    more = list(takewhile(words.__contains__, said[place + 1 :]))
-    if said[place] == "point":
-        return before in words and bool(more)
-    if before == "hundred":
-        return bool(more) or digits_of(said[place + 1 : place + 2], language) is not None  # tenth
-    return before in _SCALES and bool(more) and not set(_SCALES[_SCALES.index(before) :]).intersection(more)
 
 
 def _reading(token: str, said: str, language: str) -> list[str]:

@@ -199,7 +199,7 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Labe
     A tokenizer for texts is learned at the first call and saved in the run directory.
     """
     data = world.first(lambda: manifests.resolved(section.data))
-    splits = manifests.splits(Labeled, data, has_base=section.start.model is not None)
+    splits = manifests.splits(Labeled, data)
     for manifest in splits:
         _refuse_other_inputs(section, manifest)
     classes = learned_classes(splits.train) if section.classes == "auto" else section.classes

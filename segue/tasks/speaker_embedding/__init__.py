@@ -158,7 +158,7 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Voic
     """The recipe with every "auto" resolved from the data, and the data of a run. Collective."""
     del run
     data = world.first(lambda: manifests.resolved(section.data))
-    splits = manifests.splits(Utterance, data, has_base=section.start.model is not None)
+    splits = manifests.splits(Utterance, data)
     speakers = learned_speakers(splits.train) if section.speakers == "auto" else section.speakers
     model = automatic.widened(section.model, seconds_in(splits.train), MUCH_SECONDS)
     section = section.model_copy(update={"data": data, "speakers": speakers, "model": model})

@@ -187,7 +187,7 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Spee
     """
     data = world.first(lambda: manifests.resolved(section.data))
     section = section.model_copy(update={"data": data})
-    splits = manifests.splits(Utterance, data, has_base=section.start.model is not None)
+    splits = manifests.splits(Utterance, data)
     section = section.model_copy(
         update={
             "tokenizer": tokenizers.resolved(section.tokenizer, _texts(section, splits.train)),

@@ -213,7 +213,7 @@ def build_source(section: Recipe, run: Path, world: World) -> tuple[Recipe, Pair
     Tokenizers are learned at the first call and saved in the run directory.
     """
     data = world.first(lambda: manifests.resolved(section.data))
-    splits = manifests.splits(Pair, data, has_base=section.start.model is not None)
+    splits = manifests.splits(Pair, data)
     section = section.model_copy(
         update={
             "data": data,
